@@ -1,0 +1,40 @@
+"""Measurements made up for tests; the figures are chosen, the records are what a device session would write."""
+
+from pathlib import Path
+
+from tvmfbnet.latency.measurement import OVERHEAD_PART, Measurement, summarise
+from tvmfbnet.space.counts import count_part
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
+
+PART = NetPart("block", "k3_e6", 64, 64, 14, 14, 1)
+
+# Real device tables, kept beside the checkout and never copied into it.
+DEVICE_TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def measurement(part: NetPart = PART, latency_ms: float = 1.5, **changes: object) -> Measurement:
+    fields: dict[str, object] = {
+        "target": "host",
+        "part": part,
+        "trials": 64,
+        "tvm_version": "0.27.0",
+        "tvm_target": '{"kind": "llvm"}',
+        "threads": 2,
+        "dtype": "float32",
+        "layout": "NHWC",
+        "overhead_ms": 0.25,
+        "fingerprint": {"model": "Some CPU", "cores": 2, "temperature": None},
+        **summarise([latency_ms * factor for factor in (0.98, 1.0, 1.05)]),
+    }
+    return Measurement.model_validate({**fields, **changes})
+
+
+def measured_space(name: str = "fbnet_mini", every: int = 1) -> list[Measurement]:
+    """A space measured on a machine that does a million MACs in 0.1 ms; only each ``every``-th block is there."""
+    space = load_space(name)
+    parts = [*space.fixed_parts(), *space.distinct_blocks()[::every]]
+    return [
+        measurement(OVERHEAD_PART, 0.2, overhead_ms=0),
+        *(measurement(part, 0.3 + count_part(part).macs / 1e7, overhead_ms=0.2) for part in parts),
+    ]

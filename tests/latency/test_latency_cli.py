@@ -1,0 +1,158 @@
+"""The commands of spaces, archs and latency tables, run as a user runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from latency_samples import measured_space
+from typer.testing import CliRunner, Result
+
+from tvmfbnet.cli import arch, latency, spaces
+from tvmfbnet.errors import UserError
+from tvmfbnet.latency.foreign import write_csv
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.store import journal_path
+from tvmfbnet.latency.table import LatencyTable
+
+MINI_ARCH = "k3_e1,skip/k5_e3,skip,k3_e6/skip,skip"
+
+
+def run(group: typer.Typer, *arguments: object) -> Result:
+    result = CliRunner().invoke(group, [str(item) for item in arguments], catch_exceptions=True)
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    return result
+
+
+def run_json(group: typer.Typer, *arguments: object) -> dict[str, object]:
+    result = run(group, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Measurements of a target ``host``: every third block of fbnet_mini."""
+    journal = Journal(journal_path("host", tmp_path / "logs"))
+    for item in measured_space(every=3):
+        journal.append(item)
+    return tmp_path / "logs"
+
+
+def test_spaces_show_has_the_promised_keys() -> None:
+    shown = run_json(spaces.app, "show", "fbnet")
+    assert shown["size"] == 9**22
+    assert shown["distinct_blocks"] == 102
+    layers = shown["layers"]
+    assert isinstance(layers, list)
+    assert len(layers) == 22
+    assert set(layers[0]) == {"index", "stage", "cin", "cout", "height", "width", "stride", "blocks"}
+    assert "fbnet_mini" in run(spaces.app, "list").stdout
+    assert "4,782,969 archs" in run(spaces.app, "show", "fbnet_mini").stdout
+
+
+def test_arch_describe_has_the_promised_keys() -> None:
+    shown = run_json(arch.app, "describe", "fbnet_c", "--space", "fbnet")
+    assert (shown["params"], shown["macs"]) == (5572200, 384960160)
+    assert str(shown["arch"]).startswith("k3_e1/k3_e6,skip,k3_e1,k3_e1/")
+    assert "predicted_ms" not in shown
+    narrow = run_json(arch.app, "describe", "fbnet_c", "--space", "fbnet", "--last-channels", 1504)
+    assert narrow["params"] == 5572200 - (1984 - 1504) * (352 + 2 + 1000)
+
+
+def test_arch_describe_predicts_and_says_how_much_was_measured(logs: Path) -> None:
+    options = ("--space", "fbnet_mini", "--target", "host", "--tuning-logs", logs)
+    shown = run_json(arch.app, "describe", MINI_ARCH, *options)
+    assert isinstance(shown["predicted_ms"], float)
+    assert isinstance(shown["measured_share"], float)
+    assert 0 < shown["measured_share"] < 1
+    assert "predicted latency" in run(arch.app, "describe", MINI_ARCH, *options).stdout
+
+
+def test_arch_describe_takes_a_foreign_table(tmp_path: Path) -> None:
+    table = LatencyTable.from_measurements(measured_space())
+    write_csv(table, tmp_path / "t.csv")
+    shown = run_json(arch.app, "describe", MINI_ARCH, "--space", "fbnet_mini", "--latency-table", tmp_path / "t.csv")
+    assert shown["measured_share"] == 1.0
+
+
+def test_latency_show_tells_measured_from_predicted(logs: Path) -> None:
+    options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
+    shown = run_json(latency.app, "show", *options)
+    cells = shown["cells"]
+    assert isinstance(cells, list)
+    assert (shown["measured"], shown["predicted"], shown["missing"]) == (4 + 14, 28, [])
+    assert {cell["source"] for cell in cells} == {"measured", "predicted"}
+    assert all(cell["latency_ms"] > 0 for cell in cells)
+    only = run_json(latency.app, "show", *options, "--measured-only")
+    assert isinstance(only["missing"], list)
+    assert (only["measured"], only["predicted"], len(only["missing"])) == (18, 0, 28)
+    assert "18 measured, 28 predicted" in run(latency.app, "show", *options).stdout
+
+
+def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    export = ("export", "--target", "host", "--out", file, "--space", "fbnet_mini", "--tuning-logs", logs)
+    assert run(latency.app, *export).exit_code == 0
+    imported = ("import", file, "--target", "copy", "--tuning-logs", logs)
+    assert run(latency.app, *imported).exit_code == 0
+    assert (logs / "copy" / "table.csv").exists()
+    with pytest.raises(UserError, match="--replace"):
+        run(latency.app, *imported)
+    assert run(latency.app, *imported, "--replace").exit_code == 0
+    with pytest.raises(UserError, match="measurements of its own"):
+        run(latency.app, "import", file, "--target", "host", "--tuning-logs", logs)
+    ours, theirs = (
+        run_json(latency.app, "show", "--target", name, "--space", "fbnet_mini", "--tuning-logs", logs)
+        for name in ("host", "copy")
+    )
+    keep = ("name", "latency_ms", "source")
+    for mine, other in zip(ours["cells"], theirs["cells"], strict=True):  # type: ignore[call-overload]
+        assert [mine[key] for key in keep] == [other[key] for key in keep]
+    assert ours["overhead_ms"] == theirs["overhead_ms"]
+
+
+def test_latency_fit_scores_and_saves(logs: Path, tmp_path: Path) -> None:
+    options = ("--target", "host", "--tuning-logs", logs, "--splits", 3, "--seed", 1)
+    shown = run_json(latency.app, "fit", *options, "--out", tmp_path / "model.json")
+    assert {"mape", "within_10", "spearman", "coverage_90", "baseline_mape", "n"} <= set(shown)
+    assert shown["n"] == 18
+    assert (tmp_path / "model.json").exists()
+    assert run_json(latency.app, "fit", *options) == shown
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments", "said"),
+    [
+        (latency.app, ["fit"], "either --target or --table"),
+        (latency.app, ["show", "--target", "nobody", "--space", "fbnet"], "nothing was measured for target nobody"),
+        (latency.app, ["export", "--target", "host", "--out", "table.parquet"], "written as .csv"),
+        (latency.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),
+        (spaces.app, ["show", "nonsense"], "unknown space 'nonsense'"),
+        (arch.app, ["describe", "skip", "--space", "fbnet"], "unknown arch 'skip'"),
+        (arch.app, ["describe", "fbnet_a", "--target", "a", "--latency-table", "b"], "not both"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: typer.Typer, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        run(group, *arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:
+    code = (
+        "import sys, tvmfbnet.cli.spaces, tvmfbnet.cli.arch, tvmfbnet.cli.latency\n"
+        "assert not {'numpy', 'xgboost', 'pydantic'} & set(sys.modules), 'the command line must start light'\n"
+        "import tvmfbnet.latency.regressor, tvmfbnet.latency.store, tvmfbnet.space.registry\n"
+        "assert not {'torch', 'tvm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,153 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from latency_samples import DEVICE_TABLES, measured_space
+
+from tvmfbnet.errors import LatencyError, StorageError
+from tvmfbnet.latency.features import AMOUNTS, SHAPES, amounts, shapes
+from tvmfbnet.latency.foreign import read_csv
+from tvmfbnet.latency.regressor import LatencyRegressor, complete
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.counts import count_part
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
+
+FBNET = load_space("fbnet")
+MINI = load_space("fbnet_mini")
+
+
+def made_up_device(part: NetPart) -> float:
+    """A device whose truth is known: MACs, traffic and a fixed cost, and a penalty that no sum explains."""
+    work = amounts([part])[0]
+    traffic = work[AMOUNTS.index("pointwise_elements")] + work[AMOUNTS.index("depthwise_elements")]
+    penalty = 1.3 if part.height >= 28 else 1.0
+    return penalty * (count_part(part).macs / 4e6 + float(traffic) / 2e6 + 0.02)
+
+
+def test_features_have_their_names_and_are_finite() -> None:
+    parts = [*FBNET.distinct_parts(), *MINI.distinct_parts()]
+    assert amounts(parts).shape == (len(parts), len(AMOUNTS))
+    assert shapes(parts).shape == (len(parts), len(SHAPES))
+    assert np.isfinite(amounts(parts)).all()
+    assert np.isfinite(shapes(parts)).all()
+    assert len({tuple(row) for row in shapes(parts)}) == len(parts)
+
+
+def test_unmeasured_blocks_of_a_known_device_are_predicted_within_a_few_percent() -> None:
+    parts = FBNET.distinct_parts()
+    known, unknown = parts[::2], parts[5::2]
+    regressor = LatencyRegressor().fit(known, [made_up_device(part) for part in known])
+    predicted, spread = regressor.predict(unknown)
+    error = np.abs(predicted / np.array([made_up_device(part) for part in unknown]) - 1)
+    assert error.mean() < 0.05
+    assert (spread > 0).all()
+
+
+def test_eight_measurements_are_enough_to_predict_every_other_block_sensibly() -> None:
+    parts = FBNET.distinct_parts()
+    known = [*parts[:4], *parts[4::26]][:8]
+    assert len(known) == 8
+    predicted, spread = LatencyRegressor().fit(known, [made_up_device(part) for part in known]).predict(parts)
+    truth = np.array([made_up_device(part) for part in parts])
+    assert np.isfinite(predicted).all()
+    assert np.isfinite(spread).all()
+    assert (predicted > 0).all()
+    assert np.median(np.abs(predicted / truth - 1)) < 0.5
+
+
+def test_a_kind_of_work_that_was_never_measured_is_not_free() -> None:
+    known = [part for part in FBNET.distinct_blocks() if part.block.startswith("k3") and "_g2" not in part.block]
+    regressor = LatencyRegressor().fit(known, [made_up_device(part) for part in known])
+    small, large = (NetPart("block", f"k{kernel}_e6", 64, 64, 14, 14, 1) for kernel in (3, 5))
+    predicted, _ = regressor.predict([small, large])
+    assert predicted[1] > predicted[0]
+
+
+def test_one_seed_gives_the_same_predictions() -> None:
+    parts = MINI.distinct_parts()
+    latency = [made_up_device(part) for part in parts]
+    first, second = (LatencyRegressor(3).fit(parts, latency).predict(parts) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_an_identity_skip_is_predicted_to_cost_nothing() -> None:
+    parts = MINI.distinct_parts()
+    regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
+    latency, spread = regressor.predict([MINI.layers[0].cell("skip"), parts[0]])
+    assert (latency[0], spread[0]) == (0.0, 0.0)
+    assert latency[1] > 0
+
+
+def test_a_saved_regressor_predicts_the_same_and_is_plain_json(tmp_path: Path) -> None:
+    parts = MINI.distinct_parts()
+    regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
+    regressor.save(tmp_path / "model.json")
+    assert json.loads((tmp_path / "model.json").read_text())["schema_version"] == 1
+    loaded = LatencyRegressor.load(tmp_path / "model.json")
+    assert np.array_equal(loaded.predict(FBNET.distinct_parts()), regressor.predict(FBNET.distinct_parts()))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 99}'])
+def test_an_unreadable_regressor_file_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(StorageError, match=r"model\.json"):
+        LatencyRegressor.load(tmp_path / "model.json")
+
+
+def test_a_regressor_of_another_version_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    parts = MINI.distinct_parts()
+    LatencyRegressor().fit(parts, [made_up_device(part) for part in parts]).save(file)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 2}))
+    with pytest.raises(StorageError, match="another version"):
+        LatencyRegressor.load(file)
+
+
+def test_what_cannot_be_learned_from_is_refused() -> None:
+    parts = MINI.distinct_parts()
+    with pytest.raises(LatencyError, match="at least 8"):
+        LatencyRegressor().fit(parts[:7], [1.0] * 7)
+    with pytest.raises(LatencyError, match="finite"):
+        LatencyRegressor().fit(parts[:9], [1.0] * 8 + [math.nan])
+    with pytest.raises(LatencyError, match="one a part"):
+        LatencyRegressor().fit(parts[:9], [1.0] * 8)
+    with pytest.raises(LatencyError, match="not been fitted"):
+        LatencyRegressor().predict(parts)
+
+
+def test_filling_a_table_keeps_what_was_measured_and_marks_what_was_not() -> None:
+    arch = parse_arch("k3_e1,skip/k5_e3,skip,k3_e6/skip,skip", MINI)
+    partial = LatencyTable.from_measurements(measured_space(every=3))
+    full = complete(partial, MINI.distinct_parts())
+    assert partial.missing(MINI.distinct_parts())
+    assert not full.missing(MINI.distinct_parts())
+    for part, cell in full.cells.items():
+        assert cell.source == ("measured" if part in partial.cells else "predicted")
+        assert part not in partial.cells or cell == partial.cells[part]
+    predicted = sum(full.cells[part].latency_ms for part in MINI.parts_of(arch) if part not in partial.cells)
+    assert 0 < full.measured_share(arch, MINI) < 1
+    assert full.measured_share(arch, MINI) == pytest.approx(1 - predicted / full.arch_ms(arch, MINI))
+
+
+def test_a_table_with_too_little_to_learn_from_lists_what_it_lacks() -> None:
+    few = LatencyTable.from_measurements(measured_space()[:6])
+    with pytest.raises(LatencyError, match="lacks"):
+        complete(few, MINI.distinct_parts())
+
+
+@pytest.mark.skipif(not DEVICE_TABLES.is_dir(), reason=f"real device tables are not at {DEVICE_TABLES}")
+@pytest.mark.parametrize(
+    ("device", "splits", "mape"), [("pixel3", 20, 0.065), ("raspi4", 8, 0.1), ("edgegpu", 8, 0.07)]
+)
+def test_held_out_blocks_of_real_devices_are_predicted(device: str, splits: int, mape: float) -> None:
+    cells = read_csv(DEVICE_TABLES / f"fbnet224_{device}.csv").cells
+    figures = LatencyRegressor.score(list(cells), [cell.latency_ms for cell in cells.values()], splits)
+    assert figures["mape"] < mape
+    assert figures["mape"] < figures["baseline_mape"] / 2
+    assert figures["spearman"] > 0.93
+    assert figures["coverage_90"] > 0.8
+    assert figures["n"] == 106

@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from latency_samples import DEVICE_TABLES, PART, measured_space, measurement
+
+from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
+from tvmfbnet.latency.foreign import read_csv, write_csv
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.measurement import OVERHEAD_PART, net_part, summarise
+from tvmfbnet.latency.store import journal_path, load_table, target_folder
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.space.arch import parse_arch, resolve_arch
+from tvmfbnet.space.registry import load_space
+
+SPACE = load_space("fbnet_mini")
+ARCH = parse_arch("k3_e1,skip/k5_e3,skip,k3_e6/skip,skip", SPACE)
+
+
+def test_statistics_are_those_of_the_repeats() -> None:
+    figures = summarise([3.0, 1.0, 2.0, 4.0, 10.0])
+    assert (figures["latency_ms"], figures["min_ms"], figures["mean_ms"], figures["n"]) == (3.0, 1.0, 4.0, 5)
+    assert figures["p10_ms"] == pytest.approx(np.percentile([1, 2, 3, 4, 10], 10))
+    assert figures["p90_ms"] == pytest.approx(np.percentile([1, 2, 3, 4, 10], 90))
+    assert figures["std_ms"] == pytest.approx(np.std([1, 2, 3, 4, 10]))
+    with pytest.raises(LatencyError):
+        summarise([])
+
+
+def test_call_overhead_is_paid_once_a_net_and_not_once_a_block() -> None:
+    table = LatencyTable.from_measurements(measured_space())
+    assert table.overhead_ms == pytest.approx(0.2)
+    parts = SPACE.parts_of(ARCH)
+    raw = {item.part: item.latency_ms for item in measured_space()}
+    assert table.arch_ms(ARCH, SPACE) == pytest.approx(0.2 + sum(raw[part] - 0.2 for part in parts))
+
+
+def test_a_part_faster_than_an_empty_call_costs_nothing_not_less() -> None:
+    table = LatencyTable.from_measurements([measurement(PART, 0.2, overhead_ms=0.5)])
+    assert table.lookup(PART).latency_ms == 0.0
+    assert table.overhead_ms == 0.5
+
+
+def test_the_matrix_holds_every_candidate_and_agrees_with_arch_ms() -> None:
+    table = LatencyTable.from_measurements(measured_space())
+    matrix = table.matrix(SPACE)
+    assert matrix.shape == (7, 9)
+    assert matrix[1, 8] == 0.0  # an identity skip
+    assert matrix[2, 8] > 0.0  # a projecting one
+    chosen = [layer.blocks.index(block) for layer, block in zip(SPACE.layers, ARCH.blocks, strict=True)]
+    total = table.fixed_ms(SPACE) + sum(matrix[layer, block] for layer, block in enumerate(chosen))
+    assert total == pytest.approx(table.arch_ms(ARCH, SPACE))
+    low, high = table.range_ms(SPACE)
+    assert low < total < high
+
+
+def test_what_is_missing_is_listed_and_never_counted_as_zero() -> None:
+    measurements = [item for item in measured_space() if item.part.block not in ("k5_e3", "linear")]
+    table = LatencyTable.from_measurements(measurements)
+    with pytest.raises(LatencyError) as caught:
+        table.arch_ms(ARCH, SPACE)
+    assert "block/k5_e3/16-32/16x16/s2" in str(caught.value)
+    assert "head_linear/linear/128-10" in str(caught.value)
+    with pytest.raises(LatencyError, match="lacks 5 part"):
+        table.matrix(SPACE)
+    with pytest.raises(LatencyError, match="k5_e3"):
+        table.lookup(SPACE.layers[2].cell("k5_e3"))
+
+
+def test_the_newest_measurement_of_a_part_wins() -> None:
+    old = measurement(PART, 5.0, time="2024-01-01T00:00:00.000+00:00")
+    new = measurement(PART, 3.0, time="2024-06-01T00:00:00.000+00:00")
+    for order in ([old, new], [new, old]):
+        assert LatencyTable.from_measurements(order).lookup(PART).latency_ms == pytest.approx(2.75)
+
+
+def test_whole_nets_never_enter_the_table() -> None:
+    net = measurement(net_part(SPACE), 9.0, arch="x", space="fbnet_mini")
+    assert list(LatencyTable.from_measurements([measurement(), net]).cells) == [PART]
+    with pytest.raises(LatencyError, match="no measurements"):
+        LatencyTable.from_measurements([net])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tvm_version": "0.26"}, {"dtype": "float16"}, {"threads": 1}, {"target": "phone"}, {"layout": "NCHW"}],
+)
+def test_measurements_of_different_contexts_are_never_mixed(change: dict[str, object]) -> None:
+    other = measurement(OVERHEAD_PART if "target" in change else PART, 7.0, **change)
+    with pytest.raises(LatencyError, match="must not be mixed") as caught:
+        LatencyTable.from_measurements([measurement(), other])
+    assert str(next(iter(change.values()))) in str(caught.value)
+    table = LatencyTable.from_measurements([measurement(), other], measurement().context)
+    assert table.lookup(PART).latency_ms == pytest.approx(1.25)
+
+
+def test_protocols_are_not_mixed_either() -> None:
+    with pytest.raises(LatencyError, match="isolated, streamed"):
+        LatencyTable.from_measurements([measurement(), measurement(protocol="streamed")])
+
+
+def test_a_target_loads_what_was_measured_last_and_says_what_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(measurement(PART, 5.0, tvm_version="0.26", time="2024-01-01T00:00:00.000+00:00"))
+    journal.append(measurement(PART, 3.0, time="2024-06-01T00:00:00.000+00:00"))
+    assert load_table("host", tmp_path).lookup(PART).latency_ms == pytest.approx(2.75)
+    assert "1 of 2 measurements" in capsys.readouterr().err
+
+
+def test_a_target_without_measurements_says_how_to_get_some(tmp_path: Path) -> None:
+    with pytest.raises(LatencyError, match="tvmfbnet tune --target phone"):
+        load_table("phone", tmp_path)
+    for name in ("../x", "", "a/b", ".hidden"):
+        with pytest.raises(UserError, match="bad target name"):
+            target_folder(name, tmp_path)
+
+
+def test_the_logs_folder_follows_argument_then_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TVMFBNET_TUNING_LOGS", raising=False)
+    assert target_folder("host") == Path("tuning_logs/host")
+    monkeypatch.setenv("TVMFBNET_TUNING_LOGS", "/elsewhere")
+    assert target_folder("host") == Path("/elsewhere/host")
+    assert target_folder("host", Path("here")) == Path("here/host")
+
+
+def test_a_table_survives_csv(tmp_path: Path) -> None:
+    table = LatencyTable.from_measurements(measured_space())
+    table = LatencyTable({**table.cells, PART: Cell(1 / 3, 0.1, "predicted")}, table.overhead_ms, "t")
+    write_csv(table, tmp_path / "t.csv")
+    back = read_csv(tmp_path / "t.csv")
+    assert back.overhead_ms == table.overhead_ms
+    assert list(back.cells) == list(table.cells)
+    for part, cell in table.cells.items():
+        found = back.cells[part]
+        assert (found.latency_ms, found.spread_ms, found.source) == (cell.latency_ms, cell.spread_ms, cell.source)
+
+
+HEADER = "part,block,cin,cout,height,width,stride,latency_ms\n"
+
+
+def test_an_identity_skips_own_row_is_kept_and_used(tmp_path: Path) -> None:
+    write_csv(LatencyTable.from_measurements(measured_space()), tmp_path / "t.csv")
+    plain = read_csv(tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open("a") as stream:
+        stream.write("block,skip,16,16,16,16,1,0.125,0,measured\n")
+    assert read_csv(tmp_path / "t.csv").arch_ms(ARCH, SPACE) == pytest.approx(plain.arch_ms(ARCH, SPACE) + 0.125)
+
+
+def test_every_problem_of_a_foreign_table_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    rows = [
+        "block,k3_e1,16,16,112,112,1,1.0",
+        "block,k3_e1,16,16,112,112,1,2.0",
+        "block,k4_e1,16,16,112,112,1,1.0",
+        "block,k3_e1,16,24,112,112,2,soon",
+        "block,k3_e1,16,24,112,112,2,-1",
+        "block,k3_e1,16,24,112,112,2,nan",
+        "block,k3_e1,0,24,112,112,2,1",
+        "wing,k3_e1,16,24,112,112,2,1",
+    ]
+    file.write_text(HEADER + "\n".join(rows) + "\n")
+    with pytest.raises(ConfigError) as caught:
+        read_csv(file)
+    lines = [problem.split(":")[0] for problem in caught.value.problems]
+    assert lines == [f"line {number}" for number in range(3, 10)]
+
+
+@pytest.mark.parametrize("text", ["", HEADER, "part,block\nblock,skip\n", "\0\0\0", "\xff"])
+def test_what_is_no_latency_table_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"bad\.csv") as caught:
+        read_csv(file)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StorageError, match=r"absent\.csv"):
+        read_csv(tmp_path / "absent.csv")
+
+
+@pytest.mark.skipif(not DEVICE_TABLES.is_dir(), reason=f"real device tables are not at {DEVICE_TABLES}")
+@pytest.mark.parametrize("device", ["pixel3", "raspi4", "edgegpu"])
+def test_a_real_phones_table_prices_the_published_net(device: str) -> None:
+    table = read_csv(DEVICE_TABLES / f"fbnet224_{device}.csv")
+    arch, space = resolve_arch("fbnet_c", load_space("fbnet"))
+    assert len(table.cells) == 112
+    assert table.missing(space.distinct_parts()) == ()
+    skip = space.layers[2].cell("skip")
+    parts = [*space.parts_of(arch), skip]
+    assert arch.blocks.count("skip") == 1
+    assert table.arch_ms(arch, space) == pytest.approx(sum(table.cells[part].latency_ms for part in parts))
+    assert table.measured_share(arch, space) == 1.0

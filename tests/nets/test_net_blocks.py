@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+from tvmfbnet.nets.blocks import ChannelShuffle, ConvBNReLU, FBNetBlock, build_part, input_shape
+from tvmfbnet.nets.folding import fold_bn, randomise_bn
+from tvmfbnet.space.counts import count_part
+from tvmfbnet.space.registry import load_space
+
+MINI = load_space("fbnet_mini")
+
+
+@pytest.mark.parametrize("part", MINI.distinct_parts(), ids=lambda part: part.name)
+def test_every_part_of_a_space_has_the_declared_output_shape_and_parameter_count(part):
+    module = build_part(part).eval()
+    out = module(torch.randn(input_shape(part, 2)))
+    if part.part in ("head_pool", "head_linear"):
+        assert out.shape == (2, part.cout)
+    else:
+        assert out.shape == (2, part.cout, part.out_height, part.out_width)
+    assert sum(p.numel() for p in module.parameters()) == count_part(part).params
+
+
+def test_channel_shuffle_interleaves_the_groups():
+    x = torch.arange(6.0).view(1, 6, 1, 1)
+    assert ChannelShuffle(2)(x).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert torch.equal(ChannelShuffle(2)(x), nn.functional.channel_shuffle(x, 2))
+
+
+def test_the_identity_is_added_only_where_shapes_stay_and_no_relu_follows():
+    kept = MINI.layers[0].part("k3_e1")
+    changed = next(layer for layer in MINI.layers if layer.cin != layer.cout).part("k3_e1")
+    same, other = build_part(kept), build_part(changed)
+    assert isinstance(same, FBNetBlock) and same.has_residual
+    assert isinstance(other, FBNetBlock) and not other.has_residual
+    nn.init.zeros_(same.bn3.weight)
+    x = torch.randn(input_shape(kept))
+    assert torch.equal(same.eval()(x), x), "with a silent branch the block is the identity, negative values included"
+
+
+def test_a_projecting_skip_is_a_1x1_conv_with_bn_and_relu():
+    layer = next(layer for layer in MINI.layers if layer.stride == 2)
+    module = build_part(layer.part("skip"))
+    assert isinstance(module, ConvBNReLU)
+    assert module.conv.kernel_size == (1, 1) and module.conv.stride == (2, 2) and module.conv.bias is None
+    assert module.eval()(torch.randn(input_shape(layer.part("skip")))).min() >= 0
+
+
+@pytest.mark.parametrize("part", MINI.distinct_parts(), ids=lambda part: part.name)
+def test_folding_batch_norm_changes_nothing_but_rounding(part):
+    module = build_part(part)
+    randomise_bn(module, seed=1)
+    module.eval()
+    folded = fold_bn(module)
+    x = torch.randn(input_shape(part, 2))
+    torch.testing.assert_close(folded(x), module(x), rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(child, nn.BatchNorm2d) for child in folded.modules())
+    assert not any(isinstance(child, nn.Conv2d) and child.bias is None for child in folded.modules())
+
+
+def test_randomised_batch_norm_is_reproducible_and_nowhere_trivial():
+    first, second = (build_part(MINI.layers[0].part("k3_e3")) for _ in range(2))
+    randomise_bn(first, seed=3)
+    randomise_bn(second, seed=3)
+    for name in ("bn1", "bn2", "bn3"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        for tensor in ("running_mean", "running_var", "weight", "bias"):
+            assert torch.equal(getattr(ours, tensor), getattr(theirs, tensor))
+        assert (ours.running_mean != 0).all() and (ours.running_var != 1).all()
+        assert (ours.weight != 1).all() and (ours.bias != 0).all()

@@ -1,0 +1,80 @@
+"""The commands search, sample and train, called as a user calls them."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tvmfbnet.cli.sample import sample_command
+from tvmfbnet.cli.search import search_command
+from tvmfbnet.cli.train import train_command
+from tvmfbnet.errors import ConfigError, LatencyError, UserError
+from tvmfbnet.latency.foreign import write_csv
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.space.counts import count_part
+
+APP = typer.Typer()
+APP.command("search")(search_command)
+APP.command("sample")(sample_command)
+APP.command("train")(train_command)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(APP, [str(item) for item in arguments])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def searching(tiny_space_file, tiny_space, tiny_data, tmp_path):
+    """Arguments of a tiny search with a foreign table and a settings file."""
+    cells = {part: Cell(0.01 + count_part(part).macs / 1e6) for part in tiny_space.distinct_parts()}
+    write_csv(LatencyTable(cells, 0.005), tmp_path / "table.csv")
+    (tmp_path / "search.yaml").write_text("epochs: 9\nwarmup_epochs: 1\nbatch_size: 16\ncandidates: 2\nthreads: 1\n")
+    arguments = ["--space", tiny_space_file, "--data", tiny_data, "--latency-table", tmp_path / "table.csv"]
+    return [*arguments, "--config", tmp_path / "search.yaml", "--epochs", 2, "--device", "cpu"]
+
+
+def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_file, tiny_data, tmp_path):
+    found = json.loads(
+        run("search", *searching, "--out", tmp_path / "s", "--latency-target", "0.09ms", "--json").stdout
+    )
+    assert found["predicted_ms"] <= 0.09 and len(found["candidates"]) == 2 and found["measured_share"] == 1.0
+    assert len(json.loads((tmp_path / "s/history.json").read_text())) == 2, "a flag goes before the settings file"
+    drawn = json.loads(run("sample", tmp_path / "s", "-n", 3, "--json").stdout)
+    assert len(drawn) == 3 and set(drawn[0]) == {"arch", "probability", "predicted_ms"}
+    shown = run("sample", tmp_path / "s", "-n", 3)
+    assert drawn[0]["arch"] in shown.stdout.replace("\n", "")
+    training = ["--space", tiny_space_file, "--data", tiny_data, "--out", tmp_path / "t", "--epochs", 1]
+    flags = ["--warmup-epochs", 0, "--batch-size", 16, "--device", "cpu", "--json"]
+    trained = json.loads(run("train", found["arch"], *training, *flags).stdout)
+    assert 0 <= trained["test_accuracy"] <= 1 and trained["checkpoint"] == str(tmp_path / "t/net.pt")
+
+
+def test_an_unreachable_target_is_refused_with_the_range(searching, tmp_path):
+    with pytest.raises(LatencyError, match=r"0\.01 ms: reachable are 0\.0\d+ to 0\.\d+ ms"):
+        run("search", *searching, "--out", tmp_path / "s", "--latency-target", "10us")
+
+
+def test_a_latency_without_sense_is_a_usage_error(searching):
+    for text in ("fast", "-3ms", "0", "8 hours"):
+        result = run("search", *searching, "--latency-target", text)
+        assert result.exit_code == 2 and "write 8ms" in result.output.replace("\n", " ")
+
+
+def test_all_mistakes_of_a_settings_file_are_told_at_once(searching, tmp_path):
+    (tmp_path / "search.yaml").write_text("epoch: 3\nalpha: -1\n")
+    with pytest.raises(ConfigError, match=r"search\.yaml: 2 problems.*"):
+        run("search", *searching)
+
+
+def test_exactly_one_source_of_latency_must_be_given(searching):
+    with pytest.raises(UserError, match="one of the two"):
+        run("search", *searching, "--target", "host")
+
+
+def test_a_target_that_was_never_measured_is_refused(tiny_space_file, tiny_data, tmp_path):
+    with pytest.raises(LatencyError, match="nothing was measured"):
+        run("search", "--space", tiny_space_file, "--data", tiny_data, "--target", "x", "--tuning-logs", tmp_path)

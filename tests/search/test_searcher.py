@@ -1,0 +1,117 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.errors import DivergedError
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.searcher import Searcher
+
+COSTS = Costs(((1.0, 2.0, 1.0, 0.0), (0.5, 2.0, 1.0, 0.2), (0.5, 2.0, 1.0, 0.2)), fixed_ms=1.0)
+TINY = {"epochs": 4, "warmup_epochs": 1, "batch_size": 16, "threads": 1, "device": "cpu", "temperature_decay": 0.5}
+
+
+@pytest.fixture
+def make(tiny_space, tiny_data):
+    def build(costs=COSTS, **changes):
+        torch.manual_seed(0)
+        data = load_data(tiny_data, 28, 28, 1, 10)
+        return Searcher(tiny_space, data, costs, SearchConfig(**{**TINY, **changes}))
+
+    return build
+
+
+def run_to_end(searcher, steps=10**6):
+    while not searcher.finished and steps:
+        searcher.advance()
+        steps -= 1
+    return searcher
+
+
+def snapshot(searcher):
+    history = [{k: v for k, v in record.items() if k != "seconds"} for record in searcher.history]
+    return searcher.supernet.state_dict(), history
+
+
+def test_weights_and_theta_never_see_the_same_pictures(make):
+    searcher, seen = make(), {"w": set(), "theta": set()}
+    for name, loader in (("w", searcher._weight_batches), ("theta", searcher._theta_batches)):
+        original = loader._images.take
+
+        def spy(indices, augment, generator, name=name, original=original):
+            seen[name] |= set(indices.tolist())
+            return original(indices, augment, generator)
+
+        loader._images = copy.copy(loader._images)
+        loader._images.take = spy
+    run_to_end(searcher)
+    assert seen["w"] and seen["theta"] and not seen["w"] & seen["theta"]
+    assert len(seen["w"] | seen["theta"]) > 110, "all but what incomplete batches leave out"
+
+
+def test_warm_up_trains_weights_only_and_the_search_trains_both(make):
+    searcher = make()
+    while searcher.epoch < 1:
+        searcher.advance()
+    assert (searcher.supernet.theta == 0).all() and searcher.history[0]["phase"] == "warm-up"
+    weights = [p.detach().clone() for p in searcher.supernet.weight_parameters()]
+    while searcher.step < len(searcher._weight_batches):
+        searcher.advance()
+    assert (searcher.supernet.theta == 0).all(), "w's steps leave theta alone"
+    trained = [p.detach().clone() for p in searcher.supernet.weight_parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(weights, trained, strict=True))
+    searcher.advance()
+    assert (searcher.supernet.theta != 0).all(), "every theta moves in theta's first step"
+    after = searcher.supernet.weight_parameters()
+    assert all(torch.equal(a, b) for a, b in zip(trained, after, strict=True)), "theta's steps leave w alone"
+    assert all(p.requires_grad for p in after)
+
+
+def test_temperature_falls_from_epoch_to_epoch_and_history_records_it(make):
+    history = run_to_end(make()).history
+    assert [record["temperature"] for record in history] == [5.0, 2.5, 1.25, 0.625]
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert history[0]["entropy"] == pytest.approx(math.log(4)) and history[0]["theta_loss"] is None
+    assert history[0]["expected_ms"] == pytest.approx(1 + 1.0 + 2 * 0.925)
+
+
+@pytest.mark.parametrize("form", ["additive", "multiplicative"])
+def test_latency_pulls_theta_towards_cheap_blocks(make, form):
+    costs = Costs(tuple((9.0, 9.0, 0.01, 9.0) for _ in range(3)), fixed_ms=0.1)
+    searcher = run_to_end(make(costs=costs, loss=form, alpha=50.0, theta_lr=0.1))
+    assert searcher.supernet.probabilities().argmax(dim=1).tolist() == [2, 2, 2]
+
+
+def test_a_target_pulls_the_expected_latency_down_to_it(make):
+    settings = {"epochs": 30, "theta_lr": 0.1, "theta_batch_size": 8, "weight_steps": "sampled"}
+    aimed = run_to_end(make(latency_target_ms=2.2, target_strength=20.0, **settings))
+    assert aimed.history[0]["expected_ms"] > 3.5
+    assert 1.7 < aimed.history[-1]["expected_ms"] < 2.4, "met, and not much more than met"
+
+
+@pytest.mark.parametrize("weight_steps", ["mixture", "sampled"])
+def test_stopped_after_any_step_and_continued_it_ends_bit_equal(make, tmp_path, weight_steps):
+    whole_state, whole_history = snapshot(run_to_end(make(weight_steps=weight_steps)))
+    for stop in (3, 6, 9, 15):  # in the warm-up, at its end, among w's steps, among theta's
+        first = run_to_end(make(weight_steps=weight_steps), stop)
+        torch.save(first.state_dict(), tmp_path / "state")
+        second = make(weight_steps=weight_steps)
+        torch.rand(7)  # whatever happened to the global generator meanwhile
+        second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        state, history = snapshot(run_to_end(second))
+        assert history == whole_history
+        assert all(torch.equal(state[name], tensor) for name, tensor in whole_state.items())
+
+
+def test_another_seed_gives_another_theta(make):
+    first, second = run_to_end(make(seed=1)), run_to_end(make(seed=2))
+    assert not torch.equal(first.supernet.theta, second.supernet.theta)
+
+
+def test_nan_is_noticed_before_it_reaches_the_weights(make):
+    searcher = make(weight_lr=1e30)
+    with pytest.raises(DivergedError, match="lower weight_lr"):
+        run_to_end(searcher)

@@ -1,0 +1,186 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tvmfbnet.config import validate
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
+from tvmfbnet.nets.checkpoint import load_checkpoint
+from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.run import load_net, train
+from tvmfbnet.training.trainer import Trainer
+
+ARCH = "k3_e1/k3_e3,skip"
+TINY = {
+    "epochs": 4,
+    "warmup_epochs": 0.5,
+    "batch_size": 16,
+    "threads": 1,
+    "device": "cpu",
+    "checkpoint_steps": 1,
+    "dropout": 0.2,
+}
+
+CHILD = """
+import json
+from pathlib import Path
+from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.run import train
+space = load_space({space!r})
+train(parse_arch({arch!r}, space), space, {data!r}, TrainConfig(**json.loads({config!r})), Path({out!r}))
+"""
+
+
+@pytest.fixture
+def arch(tiny_space):
+    return parse_arch(ARCH, tiny_space)
+
+
+def figures(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_training_learns_and_the_saved_net_gives_the_reported_accuracy(arch, tiny_space, tiny_data, tmp_path):
+    config = TrainConfig(**{**TINY, "epochs": 25, "augment_shift": 0, "augment_flip": False, "dropout": 0.0})
+    result = train(arch, tiny_space, tiny_data, config, tmp_path)
+    assert result.test_accuracy > 0.8, "the class is plain to see in these pictures"
+    net, metadata = load_net(result.checkpoint)
+    assert not net.training and net.arch == arch and net.space == tiny_space
+    assert metadata == {"arch": ARCH, "data": tiny_data, "test_accuracy": result.test_accuracy}
+    data = load_data(tiny_data, 28, 28, 1)
+    with torch.no_grad():
+        right = net(data.normalise(data.test.pixels)).argmax(dim=1) == data.test.labels
+    assert right.float().mean().item() == pytest.approx(result.test_accuracy)
+    assert figures(json.loads((tmp_path / "history.json").read_text())) == figures(result.history)
+    again = train(arch, tiny_space, tiny_data, config, tmp_path)
+    assert again == result, "started again when done, it gives the same"
+
+
+@pytest.mark.parametrize("ema", [0.99, None])
+def test_stopped_after_any_step_and_continued_it_ends_bit_equal(arch, tiny_space, tiny_data, tmp_path, ema):
+    def make():
+        torch.manual_seed(0)  # dropout draws from the global generator
+        data = load_data(tiny_data, 28, 28, 1)
+        return Trainer(arch, tiny_space, data, TrainConfig(**{**TINY, "ema_decay": ema}))
+
+    def run(trainer, steps):
+        while not trainer.finished and trainer.done_steps < steps:
+            trainer.advance()
+        return trainer
+
+    whole = run(make(), 10**6)
+    for stop in (1, 7, 10):
+        torch.save(run(make(), stop).state_dict(), tmp_path / "state")
+        second = make()
+        torch.rand(5)
+        second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        run(second, 10**6)
+        assert figures(second.history) == figures(whole.history)
+        for ours, theirs in ((second.net, whole.net), (second.result_net, whole.result_net)):
+            expected = theirs.state_dict()
+            assert all(torch.equal(expected[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
+    arch, tiny_space, tiny_space_file, tiny_data, tmp_path
+):
+    config = {**TINY, "epochs": 8}
+    whole = train(arch, tiny_space, tiny_data, TrainConfig(**config), tmp_path / "whole")
+    out = tmp_path / "killed"
+    code = CHILD.format(space=str(tiny_space_file), arch=ARCH, data=tiny_data, config=json.dumps(config), out=str(out))
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        wait_for_the_middle_of_an_epoch(out / "train.ckpt", child, steps_per_epoch=7)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert load_checkpoint(out / "train.ckpt", "training")["trainer"]["done_steps"] < 56, "killed before the end"
+    assert not (out / "net.pt").exists()
+    result = train(arch, tiny_space, tiny_data, TrainConfig(**config), out)
+    assert figures(result.history) == figures(whole.history)
+    ours, theirs = (load_net(item.checkpoint)[0].state_dict() for item in (result, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def wait_for_the_middle_of_an_epoch(path, child, steps_per_epoch):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and child.poll() is None:
+        if path.exists():
+            steps = load_checkpoint(path, "training")["trainer"]["done_steps"]
+            if steps > steps_per_epoch and steps % steps_per_epoch:
+                return
+        time.sleep(0.01)
+    pytest.fail("the training never came to the middle of its second epoch")
+
+
+def test_a_checkpoint_of_another_arch_or_setting_is_refused(arch, tiny_space, tiny_data, tmp_path):
+    config = TrainConfig(**{**TINY, "epochs": 1})
+    train(arch, tiny_space, tiny_data, config, tmp_path)
+    with pytest.raises(StorageError, match=r"arch was k3_e1/k3_e3,skip, now k3_e1/skip,skip"):
+        train(parse_arch("k3_e1/skip,skip", tiny_space), tiny_space, tiny_data, config, tmp_path)
+    with pytest.raises(StorageError, match=r"lr was 0.2, now 0.1"):
+        train(arch, tiny_space, tiny_data, TrainConfig(**{**TINY, "epochs": 1, "lr": 0.1}), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn"])
+def test_an_unreadable_checkpoint_is_named(arch, tiny_space, tiny_data, tmp_path, content):
+    (tmp_path / "train.ckpt").write_bytes(content)
+    with pytest.raises(StorageError, match=r"train\.ckpt is not a readable checkpoint"):
+        train(arch, tiny_space, tiny_data, TrainConfig(**TINY), tmp_path)
+    with pytest.raises(StorageError, match=r"train\.ckpt is not a readable checkpoint"):
+        load_net(tmp_path / "train.ckpt")
+
+
+def test_a_file_of_another_kind_is_no_net(arch, tiny_space, tiny_data, tmp_path):
+    train(arch, tiny_space, tiny_data, TrainConfig(**{**TINY, "epochs": 1}), tmp_path)
+    with pytest.raises(StorageError, match="not a checkpoint of a net"):
+        load_net(tmp_path / "train.ckpt")
+    with pytest.raises(StorageError, match=r"cannot read .*absent\.pt"):
+        load_net(tmp_path / "absent.pt")
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(arch, tiny_space, tiny_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot create folder"):
+        train(arch, tiny_space, tiny_data, TrainConfig(**TINY), tmp_path / "file" / "out")
+
+
+def test_a_missing_data_set_is_named_before_anything_is_written(arch, tiny_space, tmp_path):
+    with pytest.raises(DataError, match="apt install"):
+        train(arch, tiny_space, f"fashion_mnist:{tmp_path}", TrainConfig(**TINY), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_arch_of_another_space_is_refused(tiny_space, tiny_data, tmp_path):
+    from tvmfbnet.space.arch import Arch
+
+    with pytest.raises(ArchError):
+        train(Arch(("k3_e6",)), tiny_space, tiny_data, TrainConfig(**TINY), tmp_path / "out")
+
+
+def test_nan_stops_the_training_and_keeps_the_last_good_checkpoint(arch, tiny_space, tiny_data, tmp_path):
+    with pytest.raises(DivergedError, match="lower lr"):
+        train(arch, tiny_space, tiny_data, TrainConfig(**{**TINY, "lr": 1e30, "epochs": 30}), tmp_path)
+
+
+def test_settings_are_checked_all_at_once():
+    with pytest.raises(ConfigError, match=r"2 problems.*epochs.*lr"):
+        validate(TrainConfig, {"epochs": 0, "lr": -1}, "recipe.yaml")
+
+
+def test_the_result_does_not_depend_on_how_often_checkpoints_are_written(arch, tiny_space, tiny_data, tmp_path):
+    nets = []
+    for steps in (1, 1000):
+        config = TrainConfig(**{**TINY, "epochs": 2, "checkpoint_steps": steps})
+        nets.append(load_net(train(arch, tiny_space, tiny_data, config, tmp_path / str(steps)).checkpoint)[0])
+    states = [net.state_dict() for net in nets]
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())

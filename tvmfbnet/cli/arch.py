@@ -1,0 +1,103 @@
+"""``tvmfbnet arch``: what one arch is made of and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.space.arch import Arch
+    from tvmfbnet.space.space import Space
+
+app = typer.Typer(help="Archs: one block a layer.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps ``describe`` a subcommand although it is the only one."""
+
+
+@app.command("describe")
+def describe_command(
+    arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
+    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")] = "fbnet",
+    target: Annotated[str | None, typer.Option(help="Predict the latency on this target.")] = None,
+    latency_table: Annotated[Path | None, typer.Option(help="Predict it from this table (CSV) instead.")] = None,
+    tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
+    last_channels: Annotated[int | None, typer.Option(min=1, help="Width of the head's 1x1 conv.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show an arch layer by layer: parameters, MACs and, with a target or table, predicted latency.
+
+    Example: tvmfbnet arch describe fbnet_c --space fbnet --latency-table pixel3.csv
+    """
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.counts import describe_arch
+    from tvmfbnet.space.registry import load_space
+
+    if target is not None and latency_table is not None:
+        raise UserError("give either --target or --latency-table, not both")
+    found, used = resolve_arch(arch, load_space(space))
+    if last_channels is not None:
+        used = used.with_last_channels(last_channels)
+    description = describe_arch(found, used)
+    table = _load(target, latency_table, tuning_logs)
+    if table is not None:
+        _add_latency(description, table, found, used)
+    if as_json:
+        print_json(description)
+    else:
+        _print(description)
+
+
+def _load(target: str | None, csv_file: Path | None, tuning_logs: Path | None) -> LatencyTable | None:
+    if csv_file is not None:
+        from tvmfbnet.latency.foreign import read_csv
+
+        return read_csv(csv_file)
+    if target is not None:
+        from tvmfbnet.latency.store import load_table
+
+        return load_table(target, tuning_logs)
+    return None
+
+
+def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, space: Space) -> None:
+    """Adds the predicted latency of the net and of its layers; parts that were not measured are predicted first."""
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.progress import say
+
+    parts = space.parts_of(arch)
+    missing = table.missing(parts)
+    table = complete(table, parts)
+    if missing:
+        say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")
+    description["predicted_ms"] = table.arch_ms(arch, space)
+    description["measured_share"] = table.measured_share(arch, space)
+    for row, (_, part) in zip(description["layers"], space.cells_of(arch), strict=True):
+        cell = table.lookup(part)
+        row.update(latency_ms=cell.latency_ms, source=cell.source)
+
+
+def _print(description: dict[str, Any]) -> None:
+    timed = "predicted_ms" in description
+    rows = []
+    for row in description["layers"]:
+        shape = [f"{row['cin']}-{row['cout']}", f"{row['height']}x{row['width']}", row["stride"]]
+        counts = [f"{row['params'] / 1e3:.1f}k", f"{row['macs'] / 1e6:.2f}M"]
+        cost = [f"{row['latency_ms']:.4g}" + (" (predicted)" if row["source"] == "predicted" else "")] if timed else []
+        rows.append([row["index"], row["block"], *shape, *counts, *cost])
+    columns = ["layer", "block", "channels", "input", "stride", "params", "MACs"]
+    print_table("", columns + (["ms"] if timed else []), rows)
+    print(f"arch {description['arch']}")
+    head = f"last_channels {description['last_channels']}"
+    print(f"{description['params']:,} parameters, {description['macs']:,} MACs ({head})")
+    if timed:
+        share = f"{description['measured_share']:.0%} of it from measured cells"
+        print(f"predicted latency {description['predicted_ms']:.4g} ms, {share}")

@@ -1,0 +1,183 @@
+"""``tvmfbnet latency``: the latency table of a target: show it, take it out, bring one in, score the regressor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.space.space import NetPart
+
+app = typer.Typer(help="Latency tables: show, export, import, fit the regressor.", no_args_is_help=True)
+
+LogsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
+    ),
+]
+TargetOption = Annotated[str, typer.Option(help="The target, or the name a table was imported under.")]
+
+
+@app.command()
+def show(
+    target: TargetOption,
+    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
+    tuning_logs: LogsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what each part of a space costs, measured or predicted.
+
+    Example: tvmfbnet latency show --target host --space fbnet_mini
+    """
+    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.space.registry import load_space
+
+    loaded, found = load_table(target, tuning_logs), load_space(space)
+    parts = found.distinct_parts()
+    table = loaded if measured_only else _complete_if_possible(loaded, parts)
+    missing = table.missing(parts)
+    cells = table.to_records([part for part in parts if part not in missing])
+    measured = sum(cell["source"] == "measured" for cell in cells)
+    if as_json:
+        print_json(
+            {
+                "target": target,
+                "space": found.name,
+                "overhead_ms": table.overhead_ms,
+                "cells": cells,
+                "measured": measured,
+                "predicted": len(cells) - measured,
+                "missing": [part.name for part in missing],
+            }
+        )
+        return
+    rows = [
+        (cell["name"], f"{cell['latency_ms']:.4g}", f"{cell['spread_ms']:.2g}", cell["source"], cell["trials"] or None)
+        for cell in cells
+    ]
+    print_table(f"{target}: {found.name}", ("part", "ms", "spread", "source", "trials"), rows)
+    print(
+        f"{measured} measured, {len(cells) - measured} predicted, {len(missing)} missing; "
+        f"call overhead {table.overhead_ms:.4g} ms"
+    )
+
+
+@app.command()
+def export(
+    target: TargetOption,
+    out: Annotated[Path, typer.Option(help="The .csv file to write.")],
+    space: Annotated[
+        str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
+    ] = None,
+    tuning_logs: LogsOption = None,
+) -> None:
+    """Write a latency table as CSV. Example: tvmfbnet latency export --target host --out host.csv."""
+    from dataclasses import replace
+
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.foreign import write_csv
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.progress import say
+    from tvmfbnet.space.registry import load_space
+
+    if out.suffix != ".csv":
+        raise UserError(f"cannot export to {out}: latency tables are written as .csv")
+    table = load_table(target, tuning_logs)
+    if space is not None:
+        found = load_space(space)
+        cells = complete(table, found.distinct_parts()).cells
+        wanted = dict.fromkeys(
+            [*found.fixed_parts(), *(item.cell(name) for item in found.layers for name in item.blocks)]
+        )
+        table = replace(table, cells={part: cells[part] for part in wanted if part in cells})
+    write_csv(table, out)
+    say(f"wrote {len(table.cells)} cells to {out}")
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.csv", help="Columns part,block,cin,cout,height,width,stride,latency_ms.")
+    ],
+    target: Annotated[str, typer.Option(help="Name to keep the table under.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a table of that name.")] = False,
+    tuning_logs: LogsOption = None,
+) -> None:
+    """Bring in a latency table that was measured elsewhere.
+
+    Example: tvmfbnet latency import pixel3.csv --target pixel3
+    """
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.foreign import read_csv, write_csv
+    from tvmfbnet.latency.store import journal_path, table_path
+    from tvmfbnet.progress import say
+
+    table = read_csv(file)
+    destination = table_path(target, tuning_logs)
+    if journal_path(target, tuning_logs).exists():
+        raise UserError(
+            f"target {target} has measurements of its own, which go before a table; import under another name"
+        )
+    if destination.exists() and not replace:
+        raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
+    write_csv(table, destination)
+    say(f"imported {len(table.cells)} cells as target {target} ({destination})")
+
+
+@app.command()
+def fit(
+    target: Annotated[str | None, typer.Option(help="Learn from this target's measurements.")] = None,
+    table: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Learn from this table instead.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and trees.")] = 0,
+    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random 80/20 splits to score on.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write the fitted regressor here (JSON).")] = None,
+    tuning_logs: LogsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit the latency regressor and score it on held-out blocks. Example: tvmfbnet latency fit --target host --json."""
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.foreign import read_csv
+    from tvmfbnet.latency.regressor import LatencyRegressor
+    from tvmfbnet.latency.store import load_table
+
+    if (target is None) == (table is None):
+        raise UserError("give either --target or --table")
+    loaded = read_csv(table) if table is not None else load_table(str(target), tuning_logs)
+    known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
+    parts, latency_ms = list(known), list(known.values())
+    figures = LatencyRegressor.score(parts, latency_ms, splits, seed)
+    if out is not None:
+        LatencyRegressor(seed).fit(parts, latency_ms).save(out)
+    if as_json:
+        print_json({"name": loaded.name, "seed": seed, "splits": splits, **figures})
+        return
+    print_table(
+        f"{loaded.name}: {figures['n']} samples, {splits} random 80/20 splits",
+        ("figure", "value"),
+        [
+            ("mean error", f"{figures['mape']:.1%} (MACs alone: {figures['baseline_mape']:.1%})"),
+            ("within 10 %", f"{figures['within_10']:.1%}"),
+            ("rank correlation", f"{figures['spearman']:.3f}"),
+            ("inside the 90 % interval", f"{figures['coverage_90']:.1%}"),
+        ],
+    )
+
+
+def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:
+    """Predicts what is missing; with too few measurements to learn from, the table stays as it is."""
+    from tvmfbnet.errors import LatencyError
+    from tvmfbnet.latency.regressor import complete
+
+    try:
+        return complete(table, parts)
+    except LatencyError:
+        return table

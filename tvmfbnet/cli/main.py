@@ -1,0 +1,64 @@
+"""Entry point of ``tvmfbnet``: gathers the commands and turns every failure into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+import typer
+
+from tvmfbnet import __version__
+from tvmfbnet.errors import UserError
+
+app = typer.Typer(
+    name="tvmfbnet",
+    help="Finds the most accurate ConvNet that meets a latency target on a real device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tvmfbnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of a failure."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    if debug:
+        os.environ["TVMFBNET_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line: exit code 0 on success, 2 for bad input (one line), 1 for an internal failure."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except UserError as error:
+        code = _fail(str(error), 2)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted; start the same command again to go on", 130)
+    except Exception as error:
+        code = _fail(f"internal failure: {type(error).__name__}: {error} (--debug shows where)", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("TVMFBNET_DEBUG") == "1":
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

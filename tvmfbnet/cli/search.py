@@ -1,0 +1,124 @@
+"""``tvmfbnet search``: the differentiable search for the most accurate net within a latency target."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.search.run import SearchResult
+    from tvmfbnet.space.space import Space
+
+_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "": 1.0}
+
+
+def parse_latency(text: str) -> float:
+    """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|us|s|)\s*", text)
+    value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if value <= 0:
+        raise typer.BadParameter(f"{text!r} is no latency: write 8ms, 800us or 0.008s")
+    return value
+
+
+def search_command(
+    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")],
+    target: Annotated[str | None, typer.Option(help="Use this target's measurements.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Use this table instead; needs no TVM at all.")
+    ] = None,
+    tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
+    latency_target: Annotated[
+        str | None, typer.Option(metavar="LATENCY", help="Find the most accurate net up to this, such as 8ms.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one goes on.")] = Path("search"),
+    config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, warm-up included.")] = None,
+    warmup_epochs: Annotated[int | None, typer.Option(help="First epochs, which train weights only.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures in a step.")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Use only so many training pictures.")] = None,
+    loss: Annotated[str | None, typer.Option(help="additive or multiplicative.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Search a space for the most accurate net that meets a latency target.
+
+    Flags go before the settings of --config; what neither names has FBNet's published value.
+
+    Example: tvmfbnet search --target host --space fbnet_mini --data fashion_mnist --latency-target 0.3ms --out runs/s1
+    """
+    from tvmfbnet.config import validate
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.files import read_yaml
+    from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.space.registry import load_space
+
+    if (target is None) == (latency_table is None):
+        raise UserError("give --target or --latency-table FILE.csv, one of the two")
+    flags: dict[str, Any] = {
+        "epochs": epochs,
+        "warmup_epochs": warmup_epochs,
+        "batch_size": batch_size,
+        "train_images": train_images,
+        "loss": loss,
+        "seed": seed,
+        "threads": threads,
+        "device": device,
+        "latency_target_ms": parse_latency(latency_target) if latency_target is not None else None,
+    }
+    settings = read_yaml(config) if config is not None else {}
+    settings.update({name: value for name, value in flags.items() if value is not None})
+    checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
+    found_space = load_space(space)
+    table = _table(target, latency_table, tuning_logs, found_space)
+
+    from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
+
+    result = search(found_space, data, table, checked, out)
+    _print(result, as_json)
+
+
+def _table(target: str | None, csv_file: Path | None, logs: Path | None, space: Space) -> LatencyTable:
+    """The latency table; a target's missing cells are predicted, a foreign table must have all."""
+    from tvmfbnet.latency.foreign import read_csv
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.progress import say
+
+    if csv_file is not None:
+        return read_csv(csv_file)
+    table = load_table(target or "", logs)
+    missing = table.missing(space.distinct_parts())
+    if missing:
+        say(f"note: {len(missing)} of {len(space.distinct_parts())} parts were not measured; they are predicted")
+    return complete(table, space.distinct_parts())
+
+
+def _print(result: SearchResult, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "arch": result.best.arch,
+                "predicted_ms": result.best.predicted_ms,
+                "accuracy": result.best.accuracy,
+                "measured_share": result.measured_share,
+                "expected_ms": result.expected_ms,
+                "candidates": [candidate.to_dict() for candidate in result.candidates],
+                "out": str(result.out),
+            }
+        )
+        return
+    rows = [
+        [c.arch, f"{c.predicted_ms:.4g}", f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"] for c in result.candidates
+    ]
+    print_table("archs found, best first", ["arch", "predicted ms", "supernet accuracy", "probability"], rows)
+    print(f"found {result.best.arch}")

@@ -1,0 +1,58 @@
+"""``tvmfbnet train``: a found net, from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvmfbnet.cli.output import JsonFlag, print_json
+
+
+def train_command(
+    arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
+    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one goes on.")] = Path("training"),
+    config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="Of these, a linear rise of the learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures in a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at its peak.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a net from scratch and test it; writes net.pt.
+
+    Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
+    """
+    from tvmfbnet.config import validate
+    from tvmfbnet.files import read_yaml
+    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.training.config import TrainConfig
+
+    flags: dict[str, Any] = {
+        "epochs": epochs,
+        "warmup_epochs": warmup_epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "threads": threads,
+        "device": device,
+    }
+    settings = read_yaml(config) if config is not None else {}
+    settings.update({name: value for name, value in flags.items() if value is not None})
+    checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
+    found, found_space = resolve_arch(arch, load_space(space))
+
+    from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
+
+    result = train(found, found_space, data, checked, out)
+    if as_json:
+        print_json({"test_accuracy": result.test_accuracy, "checkpoint": str(result.checkpoint)})
+    else:
+        print(f"test accuracy {result.test_accuracy:.2%}, net in {result.checkpoint}")

@@ -1,0 +1,143 @@
+"""From torch to ONNX: parts of a space (untrained, with randomised batch norm folded in) and whole trained nets.
+
+Parts are exported with the interior layout at their borders, because that is how they meet their neighbours in a net:
+a part that was timed with transposes at its edges would pay for something that no net pays for.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from pathlib import Path
+
+import onnx
+import torch
+from onnx.utils import Extractor
+from torch import nn
+
+from tvmfbnet.nets.arch_net import ArchNet
+from tvmfbnet.nets.blocks import build_part
+from tvmfbnet.nets.folding import fold_bn, randomise_bn
+from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
+
+# torch.onnx.export costs about a second a call and little a block, so this many parts share one call.
+_PARTS_A_CALL = 24
+
+
+class _InteriorPart(nn.Module):
+    """A folded part whose activations are NHWC outside; the image before the stem stays NCHW."""
+
+    def __init__(self, part: NetPart) -> None:
+        super().__init__()
+        seed = zlib.crc32(part.name.encode())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body = build_part(part)
+        randomise_bn(body, seed)
+        if isinstance(body, nn.Linear):  # its bias starts at zero, and the exporter would drop it
+            nn.init.uniform_(body.bias, -0.5, 0.5)
+        self.body = fold_bn(body)
+        self.nhwc_in = part.part not in (STEM, HEAD_LINEAR)
+        self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # contiguous() costs nothing in ONNX; without it torch decomposes pooling into a gather over the strides.
+        y = self.body(x.permute(0, 3, 1, 2).contiguous() if self.nhwc_in else x)
+        return y.permute(0, 2, 3, 1) if self.nhwc_out else y  # type: ignore[no-any-return]
+
+
+class _Bundle(nn.Module):
+    """Several parts side by side, each with its own input and output."""
+
+    def __init__(self, parts: Sequence[NetPart]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(_InteriorPart(part) for part in parts)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+
+
+def part_input_shape(part: NetPart) -> tuple[int, ...]:
+    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) for the classifier."""
+    if part.part == STEM:
+        return (1, part.cin, part.height, part.width)
+    if part.part == HEAD_LINEAR:
+        return (1, part.cin)
+    return (1, part.height, part.width, part.cin)
+
+
+def part_module(part: NetPart) -> nn.Module:
+    """The torch module that a part's ONNX model was made from (same weights, same layout), for comparing outputs."""
+    return _InteriorPart(part).eval()
+
+
+def export_parts(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
+    """Exports parts to ONNX models, one each, input ``input`` and output ``output``; weights depend on the part alone."""
+    models: dict[NetPart, onnx.ModelProto] = {}
+    for start in range(0, len(parts), _PARTS_A_CALL):
+        models.update(_export_bundle(parts[start : start + _PARTS_A_CALL]))
+    return models
+
+
+def _export_bundle(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
+    inputs = tuple(torch.zeros(part_input_shape(part)) for part in parts)
+    names = [f"input{index}" for index in range(len(parts))], [f"output{index}" for index in range(len(parts))]
+    extractor = Extractor(_export(_Bundle(parts).eval(), inputs, *names))
+    models = {}
+    for part, source, result in zip(parts, *names, strict=True):
+        model = extractor.extract_model([source], [result])
+        _rename(model, {source: "input", result: "output"})
+        models[part] = model
+    return models
+
+
+def export_net(net: ArchNet) -> onnx.ModelProto:
+    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes)."""
+    image = torch.zeros(1, net.space.input_channels, net.space.height, net.space.width)
+    return _export(fold_bn(net), (image,), ["input"], ["output"])
+
+
+def _export(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
+) -> onnx.ModelProto:
+    with TemporaryDirectory() as folder, _quiet_exporter():
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=input_names,
+            output_names=output_names,
+        )
+        return onnx.load(str(path))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter logs and warns about its own internals, which a user can do nothing about."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]

@@ -1,0 +1,222 @@
+"""From an ONNX model to fused TIR kernels in the interior layout, and from those to an executable library.
+
+The order of the passes is what makes tuned kernels fit: a kernel's identity (its structural hash) must come out the
+same whether its block is lowered alone or inside a net, and prepacked weights must end as constants of the library.
+
+This module and :mod:`tvmfbnet.tuning.metaschedule` are the only ones that name TVM's unstable compiler API.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.relax.frontend.onnx import from_onnx
+from tvm.s_tir import dlight
+from tvm.s_tir import meta_schedule as ms
+from tvm_ffi import structural_hash
+
+# Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
+INTERIOR_LAYOUT = "NHWC"
+_CONV_LAYOUTS = {"relax.nn.conv2d": [INTERIOR_LAYOUT, "HWIO"]}
+
+
+@relax.expr_functor.mutator
+class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
+    """Removes data movement that the change of layout left behind, so that a part and a net get the same kernels.
+
+    A transpose of a transpose becomes one or none; a transpose that moves only axes of size 1 becomes a reshape, and a
+    reshape of a reshape becomes one (reshapes cost nothing); a mean of a transpose is taken before the transpose.
+    """
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """Rewrites one call after its arguments were rewritten."""
+        call = self.visit_expr_post_order(call)
+        match _operator(call):
+            case "relax.permute_dims":
+                return self._permute(call.args[0], _axes(call))
+            case "relax.reshape":
+                inner = self._producer(call.args[0])
+                return relax.op.reshape(inner.args[0], call.args[1]) if _operator(inner) == "relax.reshape" else call
+            case "relax.mean":
+                return self._mean(call)
+            case _:
+                return call
+
+    def _producer(self, value: relax.Expr) -> relax.Expr | None:
+        return self.lookup_binding(value) if isinstance(value, relax.Var) else None
+
+    def _permute(self, source: relax.Expr, axes: list[int]) -> relax.Expr:
+        inner = self._producer(source)
+        if _operator(inner) == "relax.permute_dims":
+            inner_axes = _axes(inner)
+            source, axes = inner.args[0], [inner_axes[axis] for axis in axes]
+        if axes == sorted(axes):
+            return source
+        shape = [int(size) for size in source.ty.shape.values]
+        moved = [axis for axis in axes if shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.visit_call_(self.builder_.normalize(relax.op.reshape(source, [shape[axis] for axis in axes])))
+        return relax.op.permute_dims(source, axes)
+
+    def _mean(self, call: relax.Call) -> relax.Expr:
+        inner = self._producer(call.args[0])
+        if _operator(inner) != "relax.permute_dims" or not call.attrs.keepdims or call.attrs.axis is None:
+            return call
+        axes = _axes(inner)
+        mean = relax.op.mean(inner.args[0], sorted(axes[int(axis)] for axis in call.attrs.axis), keepdims=True)
+        return self._permute(self.builder_.emit(mean), axes)
+
+
+def _operator(expression: Any) -> str:
+    """The name of the operator that is called, or an empty string."""
+    called = isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.Op)
+    return str(expression.op.name) if called else ""
+
+
+def _axes(call: relax.Call) -> list[int]:
+    """The permutation of a ``permute_dims`` call; none given means reversed."""
+    rank = len(call.args[0].ty.shape.values)
+    return [int(axis) for axis in call.attrs.axes] if call.attrs.axes is not None else list(range(rank))[::-1]
+
+
+def _simplify_layout(mod: IRModule) -> IRModule:
+    simplifier = _LayoutSimplifier(mod)
+    for name, function in mod.functions_items():
+        if isinstance(function, relax.Function):
+            simplifier.builder_.update_func(name, simplifier.visit_expr(function))
+    return relax.transform.DeadCodeElimination()(simplifier.builder_.get())
+
+
+def import_onnx(model: onnx.ModelProto) -> IRModule:
+    """Turns an ONNX model (NCHW, weights inside) into Relax with the interior layout and no needless transposes."""
+    mod = from_onnx(model, keep_params_in_input=False)
+    mod = tvm.transform.Sequential(
+        [
+            relax.transform.DecomposeOpsForInference(),
+            relax.transform.ConvertLayout(_CONV_LAYOUTS),
+            relax.transform.Normalize(),
+            relax.transform.FoldConstant(),
+        ]
+    )(mod)
+    return _simplify_layout(mod)
+
+
+def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
+    """Lowers Relax operators to TIR and fuses them into kernels; weights are marked as free to be re-laid out."""
+    with target, tvm.transform.PassContext(opt_level=3):
+        return tvm.transform.Sequential(
+            [
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FoldConstant(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+                relax.transform.AttachAttrLayoutFreeBuffers(),
+            ]
+        )(mod)
+
+
+def lower(model: onnx.ModelProto, target: tvm.target.Target) -> IRModule:
+    """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`."""
+    return fuse(import_onnx(model), target)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fused kernel of a lowered module.
+
+    Attributes:
+        key: structural hash of its TIR, equal wherever the same kernel occurs.
+        name: TVM's name for it, which lists the fused operators.
+        count: how many call sites share it.
+        mod: its TIR as a module with one function ``main``.
+    """
+
+    key: str
+    name: str
+    count: int
+    mod: IRModule
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it multiplies weights (a convolution or the classifier), as against moving or adding data."""
+        return "conv2d" in self.name or "matmul" in self.name
+
+
+def kernels_of(mod: IRModule, target: tvm.target.Target) -> list[Kernel]:
+    """The distinct kernels of a fused module: what the tuning database is asked for."""
+    tasks = ms.relax_integration.extract_tasks(mod, target)
+    return [Kernel(kernel_key(task.dispatched[0]), task.task_name, int(task.weight), task.dispatched[0]) for task in tasks]
+
+
+def kernel_key(mod: IRModule) -> str:
+    """Identity of a kernel: the structural hash of its module, as 16 hex digits."""
+    return f"{structural_hash(mod) & (2**64 - 1):016x}"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a module's conv kernels the tuning database knew, and the names of those it did not."""
+
+    needed: int
+    found: int
+    missing: tuple[str, ...]
+
+
+def coverage(mod: IRModule, target: tvm.target.Target, database: ms.Database | None) -> Coverage:
+    """Looks every conv kernel of a fused module up in the database."""
+    needed = [kernel for kernel in kernels_of(mod, target) if kernel.is_conv]
+    missing = tuple(
+        kernel.name
+        for kernel in needed
+        if database is None or database.query_tuning_record(kernel.mod, target, kernel.name) is None
+    )
+    return Coverage(len(needed), len(needed) - len(missing), missing)
+
+
+def _lowering_passes() -> list[tvm.transform.Pass]:
+    # The tail of TVM's default pipelines, the same for every backend; not all of them export it (cpu_generic does not).
+    return [
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+
+
+def _default_schedules(mod: IRModule) -> IRModule:
+    """Gives GPU kernels that nobody tuned a valid schedule; without one they cannot be built at all."""
+    rules = [dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction()]
+    rules += [dlight.gpu.GeneralReduction(), dlight.gpu.Fallback()]
+    return dlight.ApplyDefaultSchedule(*rules)(mod.clone())  # the rules change their input in place
+
+
+def build(mod: IRModule, target: tvm.target.Target, database: ms.Database | None) -> relax.VMExecutable:
+    """Builds a fused module, each kernel with its best schedule from the database where there is one.
+
+    Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
+    """
+    passes = []
+    if database is not None:
+        passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
+    passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
+    scope = database if database is not None else nullcontext()
+    with target, scope, tvm.transform.PassContext(opt_level=3):
+        prepared = tvm.transform.Sequential(passes)(mod)
+        if target.kind.name != "llvm":
+            prepared = _default_schedules(prepared)
+        return relax.build(prepared, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))

@@ -1,0 +1,147 @@
+"""Finding and loading a data set by its spec: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from tvmfbnet.data.files import read_cifar_batch, read_idx
+from tvmfbnet.data.images import FolderImages, ImageData, TensorImages
+from tvmfbnet.errors import DataError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
+SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_data(spec: str, height: int, width: int, channels: int, classes: int | None = None) -> ImageData:
+    """Loads a data set at a space's input size.
+
+    Args:
+        spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
+            ``DIR/val`` or ``DIR/test`` beside it).
+        height, width, channels: what the space takes; smaller pictures are padded with zeros, evenly.
+        classes: what the space's classifier gives; another number in the data is refused.
+
+    Raises:
+        DataError: unknown spec, missing or damaged files, or a data set that does not fit the space.
+    """
+    name, _, place = spec.partition(":")
+    folder = Path(place).expanduser() if place else None
+    if name == "fashion_mnist":
+        data = _fashion_mnist(folder, height, width, channels)
+    elif name == "cifar10":
+        data = _cifar10(folder, height, width, channels)
+    elif name == "imagefolder":
+        data = _imagefolder(folder, height, width, channels)
+    else:
+        raise DataError(f"unknown data set {spec!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+    if classes is not None and data.classes != classes:
+        raise DataError(f"data set {spec} has {data.classes} classes but the space classifies {classes}")
+    return data
+
+
+def _search_places(folder: Path | None, subfolder: str, system: str | None = None) -> list[Path]:
+    """The folders where a data set may lie, in order; an explicit folder is the only one."""
+    if folder is not None:
+        return [folder]
+    places = [Path("datasets") / subfolder]
+    if "TVMFBNET_DATA" in os.environ:
+        places.insert(0, Path(os.environ["TVMFBNET_DATA"]) / subfolder)
+    return places + ([Path(system)] if system else [])
+
+
+def _fashion_mnist(folder: Path | None, height: int, width: int, channels: int) -> ImageData:
+    places = _search_places(folder, "fashion-mnist", SYSTEM_FASHION_MNIST)
+    places += [place / "FashionMNIST" / "raw" for place in ([folder] if folder else [p.parent for p in places])]
+    found = {}
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        files = [
+            p / f"{name}-ubyte{end}" for p in places for end in (".gz", "") if (p / f"{name}-ubyte{end}").is_file()
+        ]
+        if not files:
+            raise DataError(
+                f"Fashion-MNIST is missing ({name}-ubyte.gz not in {', '.join(map(str, places))}): "
+                "apt install dataset-fashion-mnist, or put the four .gz files in a folder DIR and say fashion_mnist:DIR"
+            )
+        found[name] = files[0]
+    if channels != 1:
+        raise DataError(f"fashion_mnist is grey (1 channel) but the space takes {channels} channels")
+    sets = []
+    for part in ("train", "t10k"):
+        pixels, labels = read_idx(found[f"{part}-images-idx3"]), read_idx(found[f"{part}-labels-idx1"])
+        if pixels.dim() != 3 or labels.dim() != 1 or len(pixels) != len(labels):
+            raise DataError(
+                f"{found[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
+            )
+        sets.append(TensorImages(_pad(pixels.unsqueeze(1), height, width, "fashion_mnist"), labels.long()))
+    return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,))
+
+
+def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> ImageData:
+    places = _search_places(folder, "cifar10")
+    places += [place / "cifar-10-batches-bin" for place in places]
+    home = next((place for place in places if (place / "data_batch_1.bin").is_file()), None)
+    if home is None:
+        raise DataError(
+            f"CIFAR-10 is missing (data_batch_1.bin not in {', '.join(map(str, places))}): unpack "
+            "cifar-10-binary.tar.gz in a folder DIR and say cifar10:DIR"
+        )
+    if channels != 3:
+        raise DataError(f"cifar10 has 3 channels but the space takes {channels}")
+    batches = [read_cifar_batch(home / f"data_batch_{number}.bin") for number in range(1, 6)]
+    train = TensorImages(
+        _pad(torch.cat([pixels for pixels, _ in batches]), height, width, "cifar10"),
+        torch.cat([labels for _, labels in batches]),
+    )
+    pixels, labels = read_cifar_batch(home / "test_batch.bin")
+    test = TensorImages(_pad(pixels, height, width, "cifar10"), labels)
+    return ImageData("cifar10", 10, train, test, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def _imagefolder(folder: Path | None, height: int, width: int, channels: int) -> ImageData:
+    if folder is None:
+        raise DataError("imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it")
+    if channels not in (1, 3):
+        raise DataError(f"imagefolder gives 1 or 3 channels but the space takes {channels}")
+    test_folder = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
+    names = _class_names(folder / "train")
+    if _class_names(test_folder) != names:
+        raise DataError(f"{test_folder} does not hold the same classes as {folder / 'train'}")
+    train, test = (_folder_images(part, names, channels, height, width) for part in (folder / "train", test_folder))
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
+    return ImageData("imagefolder", len(names), train, test, mean, std)
+
+
+def _class_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
+        raise DataError(f"{folder} holds no class folders")
+    return names
+
+
+def _folder_images(folder: Path, names: list[str], channels: int, height: int, width: int) -> FolderImages:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        pictures = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not pictures:
+            raise DataError(f"{folder / name} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+        files += pictures
+        labels += [label] * len(pictures)
+    return FolderImages(files, torch.tensor(labels), channels, height, width)
+
+
+def _pad(pixels: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:
+    """Pads pictures evenly with zeros to the size asked for; larger pictures are refused."""
+    rows, columns = height - pixels.shape[2], width - pixels.shape[3]
+    if rows < 0 or columns < 0:
+        raise DataError(
+            f"{name} pictures are {pixels.shape[2]}x{pixels.shape[3]}, larger than the space's input {height}x{width}"
+        )
+    return F.pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))

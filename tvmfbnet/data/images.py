@@ -1,0 +1,137 @@
+"""What the rest of the package sees of a data set: pictures taken by index, in whole batches, as uint8 tensors.
+
+Small data sets are decoded once and stay in memory; image folders are decoded batch by batch. Random augmentation is
+drawn from a generator that the caller owns, so that a run can be stopped and continued without a trace.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to training pictures.
+
+    Args:
+        shift: largest shift in pixels, each way and in both directions; uncovered pixels are zero. Folders of photos
+            use a random resized crop instead whenever this is above 0.
+        flip: mirror half of the pictures.
+    """
+
+    shift: int = 0
+    flip: bool = False
+
+
+class Images(ABC):
+    """A list of labelled pictures of one size."""
+
+    labels: torch.Tensor
+    """Class index of each picture, int64, shape (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
+        """The pictures at ``indices`` as uint8 (n, channels, height, width), changed at random as ``augment`` says."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set, ready for a space: its pictures have the space's size and channels.
+
+    ``mean`` and ``std`` (one a channel, for pixels in 0..1) normalise a batch.
+    """
+
+    name: str
+    classes: int
+    train: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, c, h, w) -> float32 of mean 0 and deviation 1."""
+        mean = torch.tensor(self.mean).view(1, -1, 1, 1) * 255
+        std = torch.tensor(self.std).view(1, -1, 1, 1) * 255
+        return (pixels.float() - mean) / std
+
+
+class TensorImages(Images):
+    """Pictures that live in memory.
+
+    Args:
+        pixels: uint8 (n, channels, height, width), already of the final size.
+        labels: int64 (n,).
+    """
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        self.pixels, self.labels = pixels, labels
+
+    def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
+        """See :meth:`Images.take`."""
+        batch = self.pixels[indices]
+        if augment.flip:
+            mirrored = torch.rand(len(batch), generator=generator) < 0.5
+            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
+        if augment.shift:
+            batch = _shift(batch, augment.shift, generator)
+        return batch
+
+
+def _shift(batch: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Moves each picture by up to ``most`` pixels in both directions, filling with zeros."""
+    count, _, height, width = batch.shape
+    padded = F.pad(batch, (most, most, most, most))
+    top, left = torch.randint(0, 2 * most + 1, (2, count), generator=generator)
+    rows = (top.view(-1, 1) + torch.arange(height)).view(count, 1, height, 1)
+    columns = (left.view(-1, 1) + torch.arange(width)).view(count, 1, 1, width)
+    channels = torch.arange(batch.shape[1]).view(1, -1, 1, 1)
+    return padded[torch.arange(count).view(-1, 1, 1, 1), channels, rows, columns]
+
+
+class FolderImages(Images):
+    """Picture files, decoded when they are asked for.
+
+    Evaluation: the shorter side is scaled to 8/7 of the size asked for (256 for 224), then the centre is cut out.
+    Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
+    """
+
+    def __init__(self, files: list[Path], labels: torch.Tensor, channels: int, height: int, width: int) -> None:
+        self.files, self.labels = files, labels
+        self.channels, self.height, self.width = channels, height, width
+
+    def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
+        """See :meth:`Images.take`; raises DataError for a file that is no picture."""
+        draws = torch.rand(len(indices), 4, generator=generator).tolist() if augment.shift or augment.flip else None
+        rows = draws if draws is not None else [None] * len(indices)
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
+            load = pool.map(lambda index, row: self._load(self.files[index], augment, row), indices.tolist(), rows)
+            return torch.stack(list(load))
+
+    def _load(self, file: Path, augment: Augment, draw: list[float] | None) -> torch.Tensor:
+        from torchvision.transforms.v2 import functional as tv
+
+        from tvmfbnet.data.files import read_picture
+
+        picture = read_picture(file, self.channels)
+        if draw is not None and augment.flip and draw[0] < 0.5:
+            picture = tv.horizontal_flip(picture)
+        size = [self.height, self.width]
+        if draw is not None and augment.shift:
+            rows, columns = picture.shape[1:]
+            side = (0.25 + 0.75 * draw[1]) ** 0.5
+            height, width = max(1, round(rows * side)), max(1, round(columns * side))
+            top, left = int((rows - height + 1) * draw[2]), int((columns - width + 1) * draw[3])
+            return tv.resized_crop(picture, top, left, height, width, size, antialias=True)  # type: ignore[no-any-return]
+        scale = max(self.height / picture.shape[1], self.width / picture.shape[2]) * 8 / 7
+        scaled = [max(side, round(old * scale)) for side, old in zip(size, picture.shape[1:], strict=True)]
+        return tv.center_crop(tv.resize(picture, scaled, antialias=True), size)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Where code runs: target definitions, the tracker, device servers, remote jobs with a deadline, robust timing."""

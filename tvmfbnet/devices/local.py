@@ -1,0 +1,124 @@
+"""Starting and stopping a tracker and servers on this machine's loopback, for targets reached by ``local`` transport."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+from tvmfbnet.devices.serve import READY
+from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.tracker import Endpoint, port_is_free, require_key
+from tvmfbnet.errors import DeviceError
+
+LOOPBACK = "127.0.0.1"
+_START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Refuses a port that something else listens on, in one line."""
+    if not port_is_free(host, port):
+        raise DeviceError(f"port {port} on {host} is in use; choose another with --port or stop what listens there")
+
+
+class Service:
+    """A child process of :mod:`tvmfbnet.devices.serve`; ends with :meth:`stop`, or when this process dies.
+
+    Args:
+        arguments: what ``python -m tvmfbnet.devices.serve`` is given.
+        threads: worker threads of TVM's runtime inside it.
+    """
+
+    def __init__(self, arguments: Sequence[str], threads: int = 1) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tvmfbnet.devices.serve", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "TVM_NUM_THREADS": str(threads)},
+        )
+        self._errors: list[bytes] = []
+        self._drain = threading.Thread(target=self._collect_errors, daemon=True)
+        self._drain.start()
+        self._what = arguments[0]
+
+    def _collect_errors(self) -> None:
+        stream = self.process.stderr
+        if stream is not None:
+            for line in stream:
+                self._errors = [*self._errors[-50:], line]
+
+    def wait_until_ready(self) -> None:
+        """Returns when the service listens.
+
+        Raises:
+            DeviceError: it ended or said nothing for a minute; carries its last message.
+        """
+        stdout, what = self.process.stdout, self._what
+        if stdout is None:
+            raise DeviceError(f"the {what} has no output to read")
+        lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+        try:
+            line = lines.get(timeout=_START_SECONDS)
+        except queue.Empty:
+            line = b""
+        if line.strip().decode() != READY:
+            self.stop()
+            self._drain.join(1.0)
+            reason = b"".join(self._errors).decode(errors="replace").strip().splitlines()
+            raise DeviceError(f"the {what} did not start: {reason[-1] if reason else 'no message'}")
+
+    def stop(self) -> None:
+        """Ends the process and everything that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def local_device(target: Target) -> Iterator[Endpoint]:
+    """A tracker and one server for ``target`` on loopback, stopped on leaving."""
+    endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
+    arguments = ["server", "--host", LOOPBACK, "--port", str(free_port())]
+    arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
+    with ExitStack() as stack:
+        # Both take seconds to load TVM, so they start together.
+        tracker = Service(["tracker", "--host", LOOPBACK, "--port", str(endpoint.port)])
+        stack.callback(tracker.stop)
+        server = Service(arguments, threads=target.threads)
+        stack.callback(server.stop)
+        tracker.wait_until_ready()
+        server.wait_until_ready()
+        require_key(endpoint, target.timeouts.connect)
+        yield endpoint
+
+
+@contextmanager
+def reach(target: Target) -> Iterator[Endpoint]:
+    """The endpoint of a target's devices: started here for ``local`` transport, else the tracker that the target names.
+
+    Raises:
+        DeviceError: no tracker, or nobody serves the target's key.
+    """
+    if target.transport.kind == "local":
+        with local_device(target) as endpoint:
+            yield endpoint
+    else:
+        endpoint = Endpoint(target.transport.host, target.transport.port, target.transport.key)
+        require_key(endpoint, target.timeouts.connect)
+        yield endpoint

@@ -1,0 +1,198 @@
+"""Jobs on a device: run or time a library over RPC, each in a worker process and under a deadline.
+
+A frozen device or a lost network makes TVM's RPC client wait for ever, and a crashing driver may take the client down
+with it. So every remote call runs in a child process that is killed when its time is up; this process never touches RPC.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.errors import DeviceError
+
+ResultT = TypeVar("ResultT")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often a function is called when it is timed: ``repeats`` means, each over at least ``min_repeat_ms``."""
+
+    repeats: int
+    min_repeat_ms: int
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class KernelJob:
+    """One candidate kernel: its library and its arguments' (dtype, shape)."""
+
+    library: str
+    arguments: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class KernelTiming:
+    """Timed repeats of one candidate in milliseconds, or why there are none (``error`` and its ``kind``)."""
+
+    repeats_ms: tuple[float, ...] = ()
+    error: str = ""
+    kind: str = ""
+
+
+class RemoteWorker:
+    """A child process that talks to one endpoint's devices; replaced when it crashes or misses a deadline.
+
+    Args:
+        endpoint: tracker and key.
+        device: ``cpu``, ``opencl`` or ``metal``.
+        session_seconds: after this the device itself ends a session.
+    """
+
+    def __init__(self, endpoint: Endpoint, device: str, session_seconds: int) -> None:
+        self.endpoint, self.device, self.session_seconds = endpoint, device, session_seconds
+        self._worker: Any = None
+
+    def call(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
+        """Runs ``job(session, *arguments)`` in the worker.
+
+        Raises:
+            DeviceError: the job failed, crashed its worker, or took longer than ``seconds``.
+        """
+        from tvm.support.popen_pool import PopenWorker
+
+        if self._worker is None:
+            self._worker = PopenWorker(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        spec = (self.endpoint, self.device, self.session_seconds)
+        try:
+            self._worker.send(_run_job, (spec, job, arguments), timeout=seconds)
+            status, value = self._worker.recv()
+        except TimeoutError as error:
+            self.close()
+            raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
+        except Exception as error:
+            self.close()
+            raise DeviceError(f"the connection to {self._where()} broke: {_last_line(str(error))}") from error
+        if status != "done":
+            raise DeviceError(f"{self._where()}: {value}")
+        result: ResultT = value
+        return result
+
+    def _where(self) -> str:
+        return f"device {self.endpoint.key!r} at tracker {self.endpoint.address}"
+
+    def close(self) -> None:
+        """Ends the child process."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+    def __enter__(self) -> RemoteWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _last_line(message: str) -> str:
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+# What follows runs in the worker process.
+
+
+def _run_job(spec: tuple[Endpoint, str, int], job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, Any]:
+    try:
+        return "done", job(connect(*spec), *arguments)
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {_last_line(str(error))}"
+    finally:
+        gc.collect()  # a session ends with its last reference, and TVM's objects hold cycles
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open RPC session and its device."""
+
+    remote: Any
+    device: Any
+
+    def load(self, library: str) -> Any:
+        """Uploads a library and loads it there."""
+        self.remote.upload(library)
+        return self.remote.load_module(Path(library).name)
+
+    def virtual_machine(self, library: str) -> Any:
+        """Loads a compiled net or block."""
+        from tvm import relax
+
+        return relax.VirtualMachine(self.load(library), self.device)
+
+    def put(self, array: Array) -> Any:
+        """Copies an array to the device."""
+        import tvm
+
+        return tvm.runtime.tensor(array, self.device)
+
+
+def connect(endpoint: Endpoint, device: str, session_seconds: int) -> Session:
+    """Asks the tracker for a device and opens a session."""
+    from tvm import rpc
+
+    tracker = rpc.connect_tracker(endpoint.host, endpoint.port)
+    remote = tracker.request(endpoint.key, session_timeout=session_seconds, max_retry=2)
+    return Session(remote, remote.device(device, 0))
+
+
+def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
+    """Runs a compiled function ``main`` once and returns its only output."""
+    machine = session.virtual_machine(library)
+    machine.set_input("main", *[session.put(array) for array in inputs])
+    machine.invoke_stateful("main")
+    output: Array = machine.get_outputs("main").numpy()
+    return output
+
+
+def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
+    """Times a compiled function ``main`` on the device; milliseconds, one value a repeat."""
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.save_function("main", "timed", session.put(image), include_return=False)
+    if repeats.warmup:
+        machine.module.time_evaluator("timed", session.device, number=repeats.warmup)()
+    evaluator = machine.module.time_evaluator(
+        "timed", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+    )
+    return tuple(1e3 * seconds for seconds in evaluator().results)
+
+
+def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
+    """Times candidate kernels one after another in one session; a failing candidate does not end the others."""
+    fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
+    return [_time_kernel(session, job, repeats, fill) for job in jobs]
+
+
+def _time_kernel(session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None]) -> KernelTiming:
+    import tvm
+
+    try:
+        module = session.load(job.library)
+        arguments = [tvm.runtime.empty(shape, dtype, session.device) for dtype, shape in job.arguments]
+        for argument in arguments:
+            fill(argument)
+        evaluator = module.time_evaluator(
+            "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+        )
+        return KernelTiming(tuple(1e3 * seconds for seconds in evaluator(*arguments).results))
+    except Exception as error:
+        return KernelTiming(error=_last_line(str(error)), kind="run")

@@ -1,0 +1,135 @@
+"""Target definitions: what to compile for, with which toolchain, how to reach the device and how to measure on it.
+
+A target is one YAML file in ``targets/``; users put theirs beside the shipped ones, in ``./targets``, or name a path.
+No TVM here: the TVM target stays plain data until the compiler needs it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tvmfbnet.config import Config, validate
+from tvmfbnet.errors import UserError
+from tvmfbnet.files import read_yaml
+
+
+class Toolchain(Config):
+    """How kernels become a library that the device can load.
+
+    ``cxx``: a C++ compiler command (found on PATH); ``zig``: the ziglang wheel as a cross linker (``triple``);
+    ``ndk``: clang of the Android NDK, from $TVM_NDK_CC; ``metal``: Metal source inside a Mach-O library.
+    """
+
+    kind: Literal["cxx", "zig", "ndk"] = "cxx"
+    command: str = "c++"
+    triple: str = ""
+    options: tuple[str, ...] = ()
+
+
+class Transport(Config):
+    """How the device is reached: ``local`` starts a tracker and a server on loopback, ``tracker`` uses a running one."""
+
+    kind: Literal["local", "tracker"] = "tracker"
+    host: str = "127.0.0.1"
+    port: int = Field(default=9190, ge=1, le=65535)
+    key: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+
+
+class TimingPolicy(Config):
+    """How a latency is measured on the device (see :mod:`tvmfbnet.devices.timing`)."""
+
+    warmup: int = Field(default=3, ge=0, description="untimed calls before the first repeat")
+    repeats: int = Field(default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept")
+    min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
+    trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
+    trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")
+
+
+class Timeouts(Config):
+    """Deadlines, in seconds. Nothing that talks to a device waits longer than these."""
+
+    connect: float = Field(default=20, gt=0)
+    session: int = Field(default=120, gt=0)
+    trial: float = Field(default=10, gt=0)
+    build: float = Field(default=60, gt=0)
+
+
+class Target(Config):
+    """One target: everything that ``targets/NAME.yaml`` says."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str
+    exercised: bool = Field(description="whether a run on such a device has been done and recorded")
+    tvm: dict[str, Any] = Field(description="TVM target: kind, mtriple, mcpu, ...; mcpu: native means this machine's")
+    toolchain: Toolchain = Toolchain()
+    transport: Transport
+    device: Literal["cpu", "opencl", "metal"] = "cpu"
+    threads: int = Field(default=1, ge=1)
+    dtype: Literal["float32"] = "float32"
+    layout: Literal["NHWC"] = "NHWC"
+    timing: TimingPolicy = TimingPolicy()
+    timeouts: Timeouts = Timeouts()
+
+    @model_validator(mode="after")
+    def _check_tvm(self) -> Target:
+        kind = self.tvm.get("kind")
+        expected = {"cpu": ("llvm", "c"), "opencl": ("opencl",), "metal": ("metal",)}[self.device]
+        if kind not in expected:
+            raise ValueError(f"tvm.kind is {kind!r}, but device {self.device!r} needs {' or '.join(expected)}")
+        return self
+
+    def tvm_json(self) -> str:
+        """The TVM target as canonical JSON: the identity that measurements and tuning databases carry."""
+        return json.dumps(self.tvm, sort_keys=True, separators=(",", ":"))
+
+
+def _shipped_folder() -> Path:
+    """``targets/`` beside the package's files when installed, in the repository when run from a checkout."""
+    inside = Path(__file__).resolve().parent.parent / "targets"
+    return inside if inside.is_dir() else inside.parent.parent / "targets"
+
+
+def _folders() -> list[Path]:
+    return [Path("targets"), _shipped_folder()]
+
+
+def list_targets() -> list[str]:
+    """Names of all targets in ``./targets`` and the shipped folder."""
+    return sorted({file.stem for folder in _folders() if folder.is_dir() for file in folder.glob("*.yaml")})
+
+
+def load_target(name_or_file: str) -> Target:
+    """Reads a target by name, or from a ``.yaml`` file.
+
+    Raises:
+        UserError: no such target (says what there is), or the file is malformed (says every problem).
+    """
+    if name_or_file.endswith((".yaml", ".yml")):
+        path = Path(name_or_file)
+    else:
+        found = [folder / f"{name_or_file}.yaml" for folder in _folders() if (folder / f"{name_or_file}.yaml").is_file()]
+        if not found:
+            raise UserError(_unknown(name_or_file))
+        path = found[0]
+    return validate(Target, read_yaml(path), str(path))
+
+
+def _unknown(name: str) -> str:
+    known = list_targets()
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown target {name!r}: {hint}known targets are {', '.join(known)}; a path to a .yaml file works too"
+
+
+def resolve_native(target: Target) -> Target:
+    """Replaces ``mcpu: native`` by LLVM's name of this machine's CPU. Loads TVM, so only those who compile call it."""
+    if target.tvm.get("mcpu") != "native":
+        return target
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    return target.model_copy(update={"tvm": {**target.tvm, "mcpu": str(llvm_get_system_cpu())}})

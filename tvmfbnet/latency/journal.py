@@ -1,0 +1,175 @@
+"""The append-only journal of measurements: one JSON object a line, on disk before the next trial starts.
+
+Several processes may write at once (a lock file beside the journal puts them in order). Whatever was appended stays:
+a line is written whole or not at all, so a full disk or a kill leaves the earlier lines readable, and the torn last
+line that a power cut can leave is cut off with a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from tvmfbnet.errors import StorageError
+from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.latency.measurement import SCHEMA_VERSION, Measurement
+from tvmfbnet.progress import say
+
+_LOCK_SECONDS = 60.0
+_CHUNK = 1 << 16
+
+
+class Journal:
+    """The measurements of one target in one file.
+
+    Args:
+        path: the ``.jsonl`` file; it and its folder are created with the first measurement.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_path = path.with_name(path.name + ".lock")
+
+    def append(self, measurement: Measurement) -> None:
+        """Adds one measurement; it is on disk when this returns.
+
+        Raises:
+            StorageError: the folder cannot be written or the disk is full; the journal is as it was before.
+        """
+        line = measurement.model_dump_json(fallback=str).encode() + b"\n"
+        make_folder(self.path.parent)
+        with self._locked(), storage_errors(self.path, "append to"):
+            is_new = not self.path.exists()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._repair(descriptor)
+                _append_whole(descriptor, line)
+            finally:
+                os.close(descriptor)
+            if is_new:
+                _sync_folder(self.path.parent)
+
+    def read(self) -> list[Measurement]:
+        """All measurements in the order they were made; none where there is no journal yet.
+
+        A torn last line is cut off and a corrupt line elsewhere is skipped, each with a warning.
+
+        Raises:
+            StorageError: it cannot be read, or a newer version of this program wrote it.
+        """
+        if not self.path.exists():
+            return []
+        with storage_errors(self.path, "read"):
+            if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+                with self._locked():
+                    self._repair_file()
+                    data = self.path.read_bytes()
+            else:  # a journal that is only there to be looked at
+                data = self.path.read_bytes()
+        found = (self._parse_or_skip(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line)
+        return [measurement for measurement in found if measurement is not None]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(self._lock_path, timeout=_LOCK_SECONDS)
+        try:
+            with storage_errors(self._lock_path, "lock"):
+                lock.acquire()
+        except Timeout as error:
+            raise StorageError(
+                f"{self.path} has been locked by another process for {_LOCK_SECONDS:.0f} s; stop that process and retry"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _repair_file(self) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            self._repair(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _repair(self, descriptor: int) -> None:
+        """Makes the file end with a whole line: completes the last one if only its newline is missing, else cuts it."""
+        size = os.fstat(descriptor).st_size
+        good = _end_of_last_line(descriptor, size)
+        if good == size:
+            return
+        torn = os.pread(descriptor, size - good, good)
+        try:
+            self._parse(0, torn)
+        except ValueError:
+            os.ftruncate(descriptor, good)
+            os.fsync(descriptor)
+            say(f"warning: {self.path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
+        else:
+            _append_whole(descriptor, b"\n")
+
+    def _parse_or_skip(self, number: int, line: bytes) -> Measurement | None:
+        try:
+            return self._parse(number, line)
+        except ValueError as error:
+            say(f"warning: {self.path} line {number} is no valid measurement and is skipped ({_reason(error)})")
+            return None
+
+    def _parse(self, number: int, line: bytes) -> Measurement:
+        """Reads one line; ``ValueError`` where it is corrupt, StorageError where it comes from a newer version."""
+        value = json.loads(line)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise StorageError(
+                f"{self.path} line {number} was written by a newer tvmfbnet (schema version {version}, this one "
+                f"reads up to {SCHEMA_VERSION}); update tvmfbnet"
+            )
+        return Measurement.model_validate(value)
+
+
+def _append_whole(descriptor: int, data: bytes) -> None:
+    """Appends and flushes ``data``; on failure takes back the part that was written, then raises ``OSError``."""
+    start = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):  # a disk that fills up takes a part first and says why only on the next write
+            written += os.write(descriptor, data[written:])
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, start)
+        raise
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """Offset just behind the last newline; 0 without one."""
+    end = size
+    while end > 0:
+        start = max(0, end - _CHUNK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes a folder, so that a file created in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,78 @@
+"""Where the measurements of a target live, and how its latency table is loaded from there.
+
+One folder a target: ``latency.jsonl`` is the journal of what was measured here, ``table.csv`` a table that was
+imported from elsewhere; the journal goes first. The folder of all targets is ``tuning_logs`` in the current
+directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from tvmfbnet.errors import LatencyError, UserError
+from tvmfbnet.latency.foreign import read_csv
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.measurement import NET, Context
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.progress import say
+
+ENVIRONMENT = "TVMFBNET_TUNING_LOGS"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def logs_root(root: Path | None = None) -> Path:
+    """The folder of all targets: ``root``, else what the environment names, else ``tuning_logs``."""
+    return root or Path(os.environ.get(ENVIRONMENT) or "tuning_logs")
+
+
+def target_folder(target: str, root: Path | None = None) -> Path:
+    """The folder of one target, whether it exists or not; :class:`UserError` if the name could not be a folder's."""
+    if not _NAME.fullmatch(target):
+        raise UserError(f"bad target name {target!r}: letters, digits, '_', '-' and '.' only, a letter or digit first")
+    return logs_root(root) / target
+
+
+def journal_path(target: str, root: Path | None = None) -> Path:
+    """The journal of what was measured for a target."""
+    return target_folder(target, root) / "latency.jsonl"
+
+
+def table_path(target: str, root: Path | None = None) -> Path:
+    """The table that was imported under a target's name."""
+    return target_folder(target, root) / "table.csv"
+
+
+def load_table(target: str, root: Path | None = None, context: Context | None = None) -> LatencyTable:
+    """Loads a target's table: from its journal, else from an imported table.
+
+    Args:
+        target: name of the target.
+        root: see :func:`logs_root`.
+        context: which measurements to use. None takes the context measured last and says what it leaves out.
+
+    Raises:
+        LatencyError: nothing was measured or imported for the target.
+        StorageError: what there is cannot be read.
+    """
+    journal, table = journal_path(target, root), table_path(target, root)
+    if journal.exists():
+        measurements = [item for item in Journal(journal).read() if item.part.part != NET]
+        if measurements:
+            chosen = context or max(measurements, key=lambda item: item.time).context
+            others = [item for item in measurements if item.context != chosen]
+            if others and context is None:
+                say(
+                    f"note: {len(others)} of {len(measurements)} measurements in {journal} are left out: "
+                    f"made otherwise than the newest ({chosen.describe()})"
+                )
+            return LatencyTable.from_measurements(measurements, chosen)
+    if table.exists():
+        return replace(read_csv(table), name=target)
+    raise LatencyError(
+        f"nothing was measured for target {target} in {journal.parent}: run `tvmfbnet tune --target {target}`, "
+        f"or bring a table with `tvmfbnet latency import FILE.csv --target {target}`"
+    )

@@ -1,0 +1,190 @@
+"""The latency table: what every part of a space costs on one target, in milliseconds.
+
+A cell holds a part's share of a net's latency (the overhead of calling the runtime is kept apart and added once a
+net) and says whether it was measured or predicted. A part that is not in the table is an error, never zero; only an
+identity skip, which computes nothing, costs 0 where the table has no cell of its own for it.
+
+LATENCY(arch) = overhead + stem + sum over layers + head (equation 2 of the FBNet paper, arXiv 1812.03443).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.measurement import NET, OVERHEAD, Context, Measurement
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.space import NetPart, Space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Source = Literal["measured", "predicted"]
+MEASURED: Source = "measured"
+PREDICTED: Source = "predicted"
+
+_LISTED = 12
+
+
+class Predictor(Protocol):
+    """What can fill a table: gives latency and spread of parts, both in milliseconds."""
+
+    def predict(self, parts: Sequence[NetPart]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Two arrays, one figure a part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one part costs.
+
+    Attributes:
+        latency_ms: its share of a net's latency.
+        spread_ms: one standard deviation: over repeats if measured, expected error if predicted.
+        source: ``measured`` or ``predicted``.
+        n: timed repeats (0 if predicted or unknown).
+        trials: tuning trials spent on it (0 if predicted or unknown).
+    """
+
+    latency_ms: float
+    spread_ms: float = 0.0
+    source: Source = MEASURED
+    n: int = 0
+    trials: int = 0
+
+
+_NOTHING = Cell(0.0)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """The cells of one target. Treat ``cells`` as read-only; :meth:`fill` makes a new table.
+
+    Attributes:
+        cells: cost of each part.
+        overhead_ms: cost of calling the runtime, paid once a net.
+        name: target or file it comes from, for messages.
+    """
+
+    cells: Mapping[NetPart, Cell]
+    overhead_ms: float = 0.0
+    name: str = ""
+
+    @classmethod
+    def from_measurements(
+        cls, measurements: Iterable[Measurement], context: Context | None = None, name: str = ""
+    ) -> LatencyTable:
+        """Makes a table of the measurements of one context; the newest measurement of a part wins.
+
+        Whole nets never enter. The overhead is the newest measured empty call, else the newest that a part carries.
+
+        Args:
+            measurements: in the order they were made.
+            context: which of them to use; others are left out. None means that all must agree.
+            name: for messages; the target's name if empty.
+
+        Raises:
+            LatencyError: there is none, or they disagree and no context says which to use.
+        """
+        usable = [item for item in measurements if item.part.part != NET]
+        contexts = sorted({item.context for item in usable})
+        if context is None and len(contexts) > 1:
+            raise LatencyError(
+                "measurements that must not be mixed: " + "; ".join(item.describe() for item in contexts)
+            )
+        chosen = sorted((item for item in usable if context in (None, item.context)), key=lambda item: item.time)
+        protocols = sorted({item.protocol for item in chosen})
+        if len(protocols) > 1:
+            raise LatencyError(f"measurements of different protocols must not be mixed: {', '.join(protocols)}")
+        if not any(item.part.part != OVERHEAD for item in chosen):
+            there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
+            wanted = f" of {context.describe()}" if context else ""
+            raise LatencyError(f"there are no measurements{wanted}{there}; make some with `tvmfbnet tune`")
+        cells = {
+            item.part: Cell(item.net_ms, item.std_ms, MEASURED, item.n, item.trials)
+            for item in chosen
+            if item.part.part != OVERHEAD
+        }
+        calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
+        return cls(cells, calls[-1] if calls else chosen[-1].overhead_ms, name or chosen[-1].target)
+
+    def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
+        """Those of ``parts`` that the table cannot tell, without repeats."""
+        return tuple(dict.fromkeys(part for part in parts if part not in self.cells and not part.is_identity))
+
+    def require(self, parts: Iterable[NetPart]) -> None:
+        """:class:`LatencyError` that lists whatever of ``parts`` is missing; nothing if all are there."""
+        missing = self.missing(parts)
+        if missing:
+            names = ", ".join(part.name for part in missing[:_LISTED])
+            more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+            raise LatencyError(
+                f"latency table {self.name or '(unnamed)'} lacks {len(missing)} part(s): {names}{more}; "
+                "measure them with `tvmfbnet tune`"
+            )
+
+    def lookup(self, part: NetPart) -> Cell:
+        """The cell of one part; :class:`LatencyError` if there is none (identity skips cost 0 then)."""
+        self.require([part])
+        return self.cells.get(part, _NOTHING)
+
+    def fill(self, predictor: Predictor, parts: Sequence[NetPart]) -> LatencyTable:
+        """A new table in which those of ``parts`` that were missing are predicted; cells that are there stay."""
+        missing = self.missing(parts)
+        if not missing:
+            return self
+        latency, spread = predictor.predict(missing)
+        predicted = {
+            part: Cell(float(ms), float(deviation), PREDICTED)
+            for part, ms, deviation in zip(missing, latency, spread, strict=True)
+        }
+        return replace(self, cells={**self.cells, **predicted})
+
+    def matrix(self, space: Space) -> NDArray[np.float64]:
+        """Cost of every candidate block of every layer.
+
+        Returns:
+            (layers, most candidates of any layer), float64, milliseconds. A layer with fewer candidates repeats its
+            dearest to the right, so that minimum, maximum and products with zero probability stay true.
+
+        Raises:
+            LatencyError: parts are missing; lists them.
+        """
+        self.require(layer.cell(block) for layer in space.layers for block in layer.blocks)
+        rows = [[self.lookup(layer.cell(block)).latency_ms for block in layer.blocks] for layer in space.layers]
+        widest = max(len(row) for row in rows)
+        return np.array([row + [max(row)] * (widest - len(row)) for row in rows], dtype=np.float64)
+
+    def fixed_ms(self, space: Space) -> float:
+        """What every arch of the space pays: overhead, stem and head."""
+        self.require(space.fixed_parts())
+        return self.overhead_ms + sum(self.cells[part].latency_ms for part in space.fixed_parts())
+
+    def arch_ms(self, arch: Arch, space: Space) -> float:
+        """Predicted latency of a net; :class:`LatencyError` lists every part that is missing."""
+        return self.overhead_ms + sum(cell.latency_ms for cell in self._cells_of(arch, space))
+
+    def measured_share(self, arch: Arch, space: Space) -> float:
+        """Share (0 to 1) of a net's predicted latency that rests on measured cells; the overhead counts as measured."""
+        total = self.arch_ms(arch, space)
+        cells = self._cells_of(arch, space)
+        predicted = sum(cell.latency_ms for cell in cells if cell.source == PREDICTED)
+        return 1.0 - predicted / total if total > 0 else 1.0
+
+    def range_ms(self, space: Space) -> tuple[float, float]:
+        """Latency of the fastest and of the slowest arch of the space."""
+        matrix, fixed = self.matrix(space), self.fixed_ms(space)
+        return fixed + float(matrix.min(axis=1).sum()), fixed + float(matrix.max(axis=1).sum())
+
+    def to_records(self, parts: Iterable[NetPart]) -> list[dict[str, Any]]:
+        """The cells of ``parts`` as plain data, for JSON: the part's fields and the cell's."""
+        return [{"name": part.name, **part.to_dict(), **vars(self.lookup(part))} for part in parts]
+
+    def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
+        parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]
+        self.require(parts)
+        return [self.lookup(part) for part in parts]

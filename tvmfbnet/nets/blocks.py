@@ -1,0 +1,123 @@
+"""The pieces that every net is made of, as torch modules: one builder for each measurable part of a space.
+
+The same modules make the supernet, the found net and the single blocks that are exported and timed, so a latency
+measured for a part is the latency of what later runs. Block structure: FBNet (arXiv 1812.03443), section 3.1.
+Submodule names follow timm's (``conv_pw``, ``bn1``, ...), which makes the parity with ``fbnetc_100`` one to one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tvmfbnet.space.blocks import BlockSpec, parse_block
+from tvmfbnet.space.space import NetPart
+
+
+class ChannelShuffle(nn.Module):
+    """Interleaves the channels of ``groups`` groups, so that the next grouped conv sees all of them.
+
+    In and out (N, C, H, W). Written with plain reshapes, which every exporter understands.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shuffles the channels of (N, C, H, W)."""
+        batch, channels, height, width = x.shape
+        grouped = x.reshape(batch, self.groups, channels // self.groups, height, width)
+        return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class ConvBNReLU(nn.Module):
+    """A conv without bias, batch normalisation, ReLU. In (N, cin, H, W), out (N, cout, ceil(H/s), ceil(W/s))."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(cout)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, H', W')."""
+        return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class FBNetBlock(nn.Module):
+    """1x1 conv (expand), k x k depthwise conv, 1x1 conv (project); identity added when the shape stays the same.
+
+    The first 1x1 conv is there also when the expansion is 1; with groups a channel shuffle follows it. No ReLU after
+    the projection nor after the addition (FBNet, figure 3).
+    """
+
+    def __init__(self, spec: BlockSpec, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        middle = cin * spec.expansion
+        self.conv_pw = nn.Conv2d(cin, middle, 1, groups=spec.groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.act1 = nn.ReLU(inplace=True)
+        self.shuffle = ChannelShuffle(spec.groups) if spec.groups > 1 else nn.Identity()
+        self.conv_dw = nn.Conv2d(middle, middle, spec.kernel, stride, spec.kernel // 2, groups=middle, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.act2 = nn.ReLU(inplace=True)
+        self.conv_pwl = nn.Conv2d(middle, cout, 1, groups=spec.groups, bias=False)
+        self.bn3 = nn.BatchNorm2d(cout)
+        self.has_residual = stride == 1 and cin == cout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, ceil(H/s), ceil(W/s))."""
+        y = self.shuffle(self.act1(self.bn1(self.conv_pw(x))))
+        y = self.act2(self.bn2(self.conv_dw(y)))
+        y = self.bn3(self.conv_pwl(y))
+        # In this order: the compiler takes the layout of the sum from its first operand, the conv's output.
+        return y + x if self.has_residual else y  # type: ignore[no-any-return]
+
+
+def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:
+    """The module of a candidate block; ``skip`` is the identity where shapes allow, else 1x1 conv + BN + ReLU."""
+    spec = parse_block(block)
+    if spec is not None:
+        return FBNetBlock(spec, cin, cout, stride)
+    return nn.Identity() if stride == 1 and cin == cout else ConvBNReLU(cin, cout, 1, stride)
+
+
+def build_part(part: NetPart) -> nn.Module:
+    """The module of one measurable part of a net, freshly initialised.
+
+    Every part maps (N, cin, H, W) to (N, cout, H', W'), except ``head_pool``, which gives (N, cout), and
+    ``head_linear``, which takes that: see :func:`input_shape`.
+    """
+    match part.part:
+        case "stem":
+            return initialise(ConvBNReLU(part.cin, part.cout, 3, part.stride))
+        case "block":
+            return initialise(build_block(part.block, part.cin, part.cout, part.stride))
+        case "head_conv":
+            return initialise(ConvBNReLU(part.cin, part.cout, 1, part.stride))
+        case "head_pool":
+            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        case "head_linear":
+            return initialise(nn.Linear(part.cin, part.cout))
+        case _:
+            raise ValueError(f"no module for part {part.part!r}")
+
+
+def input_shape(part: NetPart, batch: int = 1) -> tuple[int, ...]:
+    """The shape of a part's input: (batch, cin, height, width), or (batch, cin) for ``head_linear``."""
+    if part.part == "head_linear":
+        return (batch, part.cin)
+    return (batch, part.cin, part.height, part.width)
+
+
+def initialise(module: nn.Module) -> nn.Module:
+    """Initialises in place and returns ``module``: He et al. 2015, fan-out, for convs; a small normal for linear."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups
+            nn.init.normal_(child.weight, 0.0, (2.0 / fan_out) ** 0.5)
+        elif isinstance(child, nn.Linear):
+            nn.init.normal_(child.weight, 0.0, 0.01)
+            nn.init.zeros_(child.bias)
+    return module

@@ -1,0 +1,37 @@
+"""Where torch computes: the choice of device, and moving a net or a batch there in the fastest memory format."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from tvmfbnet.errors import UserError
+
+NetT = TypeVar("NetT", bound=nn.Module)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` (a CUDA GPU when there is one), ``cpu``, ``cuda``, ``cuda:1``; UserError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"no torch device {name!r} here; use cpu or auto") from error
+
+
+def place_net(net: NetT, device: torch.device) -> NetT:
+    """Moves a net to its device, channels last: about twice as fast for these nets on CPUs."""
+    net.to(device=device)
+    for parameter in net.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
+
+
+def place_batch(pixels: torch.Tensor, labels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves a batch to the device, pixels channels last."""
+    return pixels.to(device=device, memory_format=torch.channels_last), labels.to(device)

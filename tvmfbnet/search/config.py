@@ -1,0 +1,83 @@
+"""The settings of a search: a recipe's ``search`` section, with FBNet's published values as defaults."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tvmfbnet.config import Config
+
+
+class SearchConfig(Config):
+    """FBNet's training scheme (section 3.3 and 4.1 of the paper) and what was added to it.
+
+    Each epoch trains the weights w on ``weight_share`` of the training pictures, then, after the warm-up, theta on the
+    rest. The division is fixed for the run.
+    """
+
+    epochs: int = Field(90, ge=1, description="passes over the training pictures, warm-up included")
+    warmup_epochs: int = Field(10, ge=0, description="first epochs, which train w only, each block equally likely")
+    batch_size: int = Field(192, ge=2, description="pictures in a step that trains w")
+    theta_batch_size: int | None = Field(
+        None, ge=2, description="pictures in a step that trains theta; batch_size if unset"
+    )
+    train_images: int | None = Field(None, ge=10, description="use only so many training pictures, chosen at random")
+    weight_share: float = Field(0.8, gt=0, lt=1, description="share of the pictures that trains w")
+
+    weight_lr: float = Field(0.1, gt=0, description="learning rate of w at its peak (SGD, cosine to 0)")
+    weight_momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    weight_steps: Literal["mixture", "sampled"] = Field(
+        "mixture",
+        description="after the warm-up, w learns through the Gumbel-softmax mixture of all blocks (the paper), or "
+        "through one block a layer sampled from softmax(theta), which is several times cheaper",
+    )
+    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient of w")
+    theta_lr: float = Field(0.01, gt=0, description="learning rate of theta (Adam)")
+    theta_decay: float = Field(5e-4, ge=0, description="weight decay of theta")
+    temperature: float = Field(5.0, gt=0, description="Gumbel-softmax temperature at the first epoch")
+    temperature_decay: float = Field(math.exp(-0.045), gt=0, le=1, description="its factor from epoch to epoch")
+
+    loss: Literal["additive", "multiplicative"] = Field("additive", description="how latency joins cross entropy")
+    alpha: float = Field(0.2, ge=0, description="weight of the latency term")
+    beta: float = Field(0.6, gt=0, description="exponent of the latency term")
+    latency_reference_ms: float = Field(0.001, gt=0, description="unit of the latency inside the logarithm")
+    latency_target_ms: float | None = Field(None, gt=0, description="find the most accurate net up to this latency")
+    mode: Literal["auto", "penalty", "target"] = Field(
+        "auto",
+        description="penalty: alpha and beta rule, a target only selects; target: only latency above it costs; "
+        "auto: target where one is given",
+    )
+    target_strength: float = Field(1.0, gt=0, description="cost of each factor e above the latency target")
+
+    augment_shift: int = Field(2, ge=0, description="random shift of training pictures, pixels")
+    augment_flip: bool = Field(True, description="mirror half of the training pictures")
+
+    samples: int = Field(200, ge=1, description="archs sampled from the learned distribution")
+    candidates: int = Field(10, ge=1, description="of these, so many of the most probable are validated")
+    bn_images: int = Field(1024, ge=2, description="pictures that renew a candidate's batch-norm statistics")
+    validation_images: int | None = Field(None, ge=1, description="most pictures that rank a candidate; all if unset")
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
+    threads: int | None = Field(None, ge=1, description="CPU threads; torch's choice if unset")
+    checkpoint_steps: int = Field(50, ge=1, description="steps between checkpoints; each epoch ends with one anyway")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) leaves no epoch of {self.epochs} to train theta")
+        if self.mode == "target" and self.latency_target_ms is None:
+            raise ValueError("mode target needs latency_target_ms")
+        return self
+
+    @property
+    def aims_at_target(self) -> bool:
+        """Whether theta's loss is the one with a latency target."""
+        return self.latency_target_ms is not None and self.mode != "penalty"
+
+    def temperature_at(self, epoch: int) -> float:
+        """Gumbel-softmax temperature of an epoch, counted from 0."""
+        return self.temperature * self.temperature_decay**epoch

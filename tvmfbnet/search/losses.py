@@ -1,0 +1,59 @@
+"""The latency-aware losses of the search, finite and smooth for every latency.
+
+FBNet's term is ``log(LAT)^beta``, that is ``(log LAT)^beta``: it depends on the unit of LAT, is NaN below 1 and has
+an infinite slope at 1. Here it is ``log(e + LAT / reference)^beta``: for LAT much above the reference the same as the
+paper's with LAT in units of the reference; at LAT = 0 it is 1 with a finite slope; in between it rises smoothly.
+The default reference, 0.001 ms, means that LAT counts in microseconds, as in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+LOSS_FORMS = ("additive", "multiplicative")
+
+
+def latency_term(latency_ms: torch.Tensor, beta: float, reference_ms: float) -> torch.Tensor:
+    """``log(e + latency_ms / reference_ms) ** beta``: at least 1, rising, finite with its gradient for latency >= 0."""
+    return torch.log(math.e + latency_ms / reference_ms) ** beta
+
+
+def penalised_loss(
+    cross_entropy: torch.Tensor, latency_ms: torch.Tensor, form: str, alpha: float, beta: float, reference_ms: float
+) -> torch.Tensor:
+    """The search's loss without a latency target.
+
+    Args:
+        cross_entropy: scalar.
+        latency_ms: scalar, latency of the sampled mixture.
+        form: ``additive``: CE + alpha * term; ``multiplicative``: CE * alpha * term (FBNet, eq. 2).
+        alpha, beta: 0.2 and 0.6 in the paper.
+        reference_ms: unit of the latency inside the logarithm, see the module's text.
+    """
+    term = latency_term(latency_ms, beta, reference_ms)
+    return cross_entropy + alpha * term if form == "additive" else cross_entropy * alpha * term
+
+
+def targeted_loss(
+    cross_entropy: torch.Tensor, latency_ms: torch.Tensor, form: str, target_ms: float, strength: float
+) -> torch.Tensor:
+    """The search's loss with a latency target: cross entropy alone while the target is met.
+
+    Above it, ``strength * log(latency / target)`` is added (``additive``), or cross entropy is multiplied by 1 plus
+    that (``multiplicative``); the logarithm keeps the pull the same from 2 ms to 1 ms as from 20 ms to 10 ms.
+    """
+    excess = strength * torch.log(torch.clamp(latency_ms / target_ms, min=1.0))
+    return cross_entropy + excess if form == "additive" else cross_entropy * (1.0 + excess)
+
+
+def mixture_latency_ms(mix: torch.Tensor, cells_ms: torch.Tensor, fixed_ms: float) -> torch.Tensor:
+    """Stem, head and call overhead plus ``sum_l sum_i m[l, i] * LAT[l, i]``, in milliseconds.
+
+    Args:
+        mix: (layers, candidates): a sampled mixture, or probabilities for the expectation.
+        cells_ms: (layers, candidates), 0 where there is no candidate.
+        fixed_ms: what every arch of the space pays.
+    """
+    return fixed_ms + (mix * cells_ms).sum()

@@ -1,0 +1,236 @@
+"""The search itself: FBNet's alternating training of weights and theta, which can be stopped and continued anywhere.
+
+A :class:`Searcher` is a small state machine: :meth:`Searcher.advance` does one optimiser step, and
+:meth:`Searcher.state_dict` between any two steps is enough to go on exactly there, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch.nn import functional as F
+
+from tvmfbnet.data.images import Augment, ImageData
+from tvmfbnet.data.loader import Loader, split_indices
+from tvmfbnet.errors import DataError, DivergedError
+from tvmfbnet.nets.checkpoint import restore_rng, rng_state
+from tvmfbnet.nets.device import pick_device, place_batch, place_net
+from tvmfbnet.nets.supernet import Mix, Supernet
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss, targeted_loss
+from tvmfbnet.space.space import Space
+
+_NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
+
+
+class Searcher:
+    """Trains a supernet and its theta.
+
+    Args:
+        space: what may be searched.
+        data: pictures of the space's size.
+        costs: latency of every candidate.
+        config: the scheme's settings.
+    """
+
+    def __init__(self, space: Space, data: ImageData, costs: Costs, config: SearchConfig) -> None:
+        self.space, self.data, self.costs, self.config = space, data, costs, config
+        self.device = pick_device(config.device)
+        self.supernet = place_net(Supernet(space), self.device)
+        self._cells_ms = costs.matrix().to(self.device)
+        self.weight_indices, self.theta_indices = split_indices(
+            len(data.train), config.weight_share, config.seed, config.train_images
+        )
+        if min(len(self.weight_indices), len(self.theta_indices)) < 2:
+            raise DataError(f"{data.name} gives too few training pictures to divide: {len(data.train)}")
+        augment = Augment(config.augment_shift, config.augment_flip)
+        theta_batch = config.theta_batch_size or config.batch_size
+        self._weight_batches = Loader(
+            data, data.train, self.weight_indices, config.batch_size, augment, 3 * config.seed + 1
+        )
+        self._theta_batches = Loader(data, data.train, self.theta_indices, theta_batch, augment, 3 * config.seed + 2)
+        self._weight_optimiser = torch.optim.SGD(
+            self.supernet.weight_parameters(),
+            lr=config.weight_lr,
+            momentum=config.weight_momentum,
+            weight_decay=config.weight_decay,
+        )
+        self._theta_optimiser = torch.optim.Adam(
+            self.supernet.theta_parameters(), lr=config.theta_lr, weight_decay=config.theta_decay
+        )
+        steps = config.epochs * len(self._weight_batches)
+        self._schedule = CosineLRScheduler(self._weight_optimiser, t_initial=steps, t_in_epochs=False)
+        self._generator = torch.Generator().manual_seed(3 * config.seed + 3)
+        self.epoch, self.step = 0, 0
+        self.history: list[dict[str, Any]] = []
+        self._sums = dict(_NO_SUMS)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.config.epochs
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole search."""
+        return sum(self._steps_of(epoch) for epoch in range(self.config.epochs))
+
+    @property
+    def done_steps(self) -> int:
+        """Optimiser steps done so far."""
+        return sum(self._steps_of(epoch) for epoch in range(self.epoch)) + self.step
+
+    def _is_warmup(self, epoch: int) -> bool:
+        return epoch < self.config.warmup_epochs
+
+    def _steps_of(self, epoch: int) -> int:
+        return len(self._weight_batches) + (0 if self._is_warmup(epoch) else len(self._theta_batches))
+
+    def advance(self) -> bool:
+        """Does one optimiser step, of w or of theta; True when it was the last one of an epoch.
+
+        Raises:
+            DivergedError: a loss or theta is not finite; the state is then of no use any more.
+        """
+        started = time.monotonic()
+        if self.step < len(self._weight_batches):
+            self._weight_step()
+        else:
+            self._theta_step()
+        self.step += 1
+        self._sums["seconds"] += time.monotonic() - started
+        if self.step < self._steps_of(self.epoch):
+            return False
+        self.history.append(self._summary())
+        self.epoch, self.step, self._sums = self.epoch + 1, 0, dict(_NO_SUMS)
+        return True
+
+    def _weight_step(self) -> None:
+        """One SGD step of w on the larger part of the pictures; theta is a constant."""
+        self._schedule.step_update(self.epoch * len(self._weight_batches) + self.step)
+        pixels, labels = place_batch(*self._weight_batches.next(), self.device)
+        self.supernet.train()
+        logits = self.supernet(pixels, self._weight_mix())
+        loss = F.cross_entropy(logits, labels)
+        self._require_finite(loss)
+        self._weight_optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.config.gradient_clip)
+        self._weight_optimiser.step()
+        self._count("weight", loss, logits, labels)
+
+    @torch.no_grad()
+    def _weight_mix(self) -> Mix:
+        """How blocks are mixed when w learns: one at random in the warm-up, else by a sample of theta."""
+        if self._is_warmup(self.epoch):
+            return self.supernet.uniform_choice(self._generator)
+        if self.config.weight_steps == "sampled":
+            probabilities = self.supernet.probabilities().cpu()
+            return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0].tolist()
+        return self.supernet.gumbel_mix(self.config.temperature_at(self.epoch), self._generator)
+
+    def _theta_step(self) -> None:
+        """One Adam step of theta on the other part of the pictures, under the latency-aware loss; w is a constant."""
+        pixels, labels = place_batch(*self._theta_batches.next(), self.device)
+        self.supernet.train()
+        weights = self.supernet.weight_parameters()
+        for parameter in weights:
+            parameter.requires_grad_(False)
+        mix = self.supernet.gumbel_mix(self.config.temperature_at(self.epoch), self._generator)
+        logits = self.supernet(pixels, mix)
+        loss = self._theta_loss(F.cross_entropy(logits, labels), mix)
+        self._require_finite(loss)
+        self._theta_optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._theta_optimiser.step()
+        for parameter in weights:
+            parameter.requires_grad_(True)
+        if not bool(torch.isfinite(self.supernet.theta).all()):
+            raise self._diverged("theta is not finite")
+        self._count("theta", loss, logits, labels)
+
+    def _theta_loss(self, cross_entropy: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        """The paper's loss on the sampled mixture's latency, or the target's on the expected latency.
+
+        A target binds the archs that are sampled in the end, so it looks at their mean, free of this step's noise.
+        """
+        config = self.config
+        if config.aims_at_target and config.latency_target_ms is not None:
+            expected = mixture_latency_ms(self.supernet.probabilities(), self._cells_ms, self.costs.fixed_ms)
+            return targeted_loss(cross_entropy, expected, config.loss, config.latency_target_ms, config.target_strength)
+        latency = mixture_latency_ms(mix, self._cells_ms, self.costs.fixed_ms)
+        return penalised_loss(
+            cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
+        )
+
+    def _require_finite(self, loss: torch.Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            raise self._diverged(f"the loss is {loss.item()}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"the search diverged in epoch {self.epoch + 1}, step {self.step + 1}: {what}; "
+            "start anew with a lower weight_lr or theta_lr (the last good checkpoint is kept)"
+        )
+
+    def _count(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self._sums[f"{part}_loss"] += loss.item()
+        self._sums[f"{part}_right"] += (logits.argmax(dim=1) == labels).float().mean().item()
+
+    @torch.no_grad()
+    def _summary(self) -> dict[str, Any]:
+        """What the history keeps of an epoch; theta's figures are null in the warm-up, which does not train it."""
+        warmup = self._is_warmup(self.epoch)
+        logs = self.supernet.log_probabilities()
+        entropy = -(logs.exp() * logs.masked_fill(~self.supernet.mask, 0.0)).sum(dim=1).mean()
+        steps, theta_steps = len(self._weight_batches), len(self._theta_batches)
+        return {
+            "epoch": self.epoch + 1,
+            "phase": "warm-up" if warmup else "search",
+            "temperature": self.config.temperature_at(self.epoch),
+            "weight_loss": self._sums["weight_loss"] / steps,
+            "weight_accuracy": self._sums["weight_right"] / steps,
+            "theta_loss": None if warmup else self._sums["theta_loss"] / theta_steps,
+            "theta_accuracy": None if warmup else self._sums["theta_right"] / theta_steps,
+            "expected_ms": float(mixture_latency_ms(logs.exp(), self._cells_ms, self.costs.fixed_ms)),
+            "entropy": float(entropy),
+            "theta": [
+                row[: len(layer.blocks)]
+                for row, layer in zip(self.supernet.theta.tolist(), self.space.layers, strict=True)
+            ],
+            "seconds": self._sums["seconds"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as plain data and tensors."""
+        return {
+            "supernet": self.supernet.state_dict(),
+            "weight_optimiser": self._weight_optimiser.state_dict(),
+            "theta_optimiser": self._theta_optimiser.state_dict(),
+            "weight_batches": self._weight_batches.state_dict(),
+            "theta_batches": self._theta_batches.state_dict(),
+            "generator": self._generator.get_state(),
+            "rng": rng_state(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": dict(self._sums),
+            "history": list(self.history),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a saved state. Learning rate and temperature follow from epoch and step."""
+        self.supernet.load_state_dict(state["supernet"])
+        self._weight_optimiser.load_state_dict(state["weight_optimiser"])
+        self._theta_optimiser.load_state_dict(state["theta_optimiser"])
+        self._weight_batches.load_state_dict(state["weight_batches"])
+        self._theta_batches.load_state_dict(state["theta_batches"])
+        self._generator.set_state(state["generator"])
+        restore_rng(state["rng"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._sums, self.history = dict(state["sums"]), list(state["history"])

@@ -1,0 +1,1 @@
+"""What may be searched: layers, candidate blocks, archs, and their parameter and MAC counts. No torch, no tvm."""

@@ -1,0 +1,209 @@
+"""The search space itself: layers, each with its candidate blocks, between a fixed stem and a fixed head.
+
+Everything here is plain, frozen and hashable, so that it can serve as a key (:class:`NetPart` keys the latency table),
+cross process boundaries and be compared. Spaces come from YAML files: see :mod:`tvmfbnet.space.registry`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.blocks import SKIP
+
+STEM, BLOCK, HEAD_CONV, HEAD_POOL, HEAD_LINEAR = "stem", "block", "head_conv", "head_pool", "head_linear"
+
+
+@dataclass(frozen=True, order=True)
+class NetPart:
+    """One measurable piece of a net: the key of a cell of the latency table.
+
+    Attributes:
+        part: ``stem``, ``block``, ``head_conv``, ``head_pool`` or ``head_linear``.
+        block: the block's name; for the fixed parts ``conv_k3``, ``conv_k1``, ``avgpool`` or ``linear``.
+        cin: input channels.
+        cout: output channels.
+        height: input height in pixels (1 for ``head_linear``).
+        width: input width in pixels (1 for ``head_linear``).
+        stride: step of the spatial conv (1 for pool and linear).
+    """
+
+    part: str
+    block: str
+    cin: int
+    cout: int
+    height: int
+    width: int
+    stride: int
+
+    @property
+    def out_height(self) -> int:
+        """Output height in pixels: convs pad to ceil(height / stride), the pool leaves one pixel."""
+        return 1 if self.part == HEAD_POOL else math.ceil(self.height / self.stride)
+
+    @property
+    def out_width(self) -> int:
+        """Output width in pixels."""
+        return 1 if self.part == HEAD_POOL else math.ceil(self.width / self.stride)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the input is added to the output: a conv block that changes neither size nor channels."""
+        return self.part == BLOCK and self.block != SKIP and self.stride == 1 and self.cin == self.cout
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is computed: ``skip`` where size and channels stay."""
+        return self.part == BLOCK and self.block == SKIP and self.stride == 1 and self.cin == self.cout
+
+    @property
+    def name(self) -> str:
+        """A readable unique name: ``block/k3_e6/64-64/14x14/s1``."""
+        return f"{self.part}/{self.block}/{self.cin}-{self.cout}/{self.height}x{self.width}/s{self.stride}"
+
+    @property
+    def slug(self) -> str:
+        """The name in a form that is safe as a file name: ``block-k3_e6-64-64-14x14-s1``."""
+        return self.name.replace("/", "-")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, in order."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> NetPart:
+        """Builds a part from the fields that :meth:`to_dict` gives; raises ``KeyError`` or ``ValueError``."""
+        sizes = (int(value[key]) for key in ("cin", "cout", "height", "width", "stride"))
+        return cls(str(value["part"]), str(value["block"]), *sizes)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One searchable position: its shape and the blocks that may stand there.
+
+    Attributes:
+        index: position in the net, from 0.
+        stage: stage it belongs to, from 0.
+        cin: input channels.
+        cout: output channels.
+        height: input height in pixels.
+        width: input width in pixels.
+        stride: stride of the depthwise conv.
+        blocks: candidate blocks, in the order of theta's columns.
+    """
+
+    index: int
+    stage: int
+    cin: int
+    cout: int
+    height: int
+    width: int
+    stride: int
+    blocks: tuple[str, ...]
+
+    def cell(self, block: str) -> NetPart:
+        """The part that ``block`` would be at this layer, an identity skip included."""
+        return NetPart(BLOCK, block, self.cin, self.cout, self.height, self.width, self.stride)
+
+    def part(self, block: str) -> NetPart | None:
+        """The part that ``block`` would be here, or ``None`` where nothing is computed (identity skip)."""
+        part = self.cell(block)
+        return None if part.is_identity else part
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space: macro-architecture and candidate blocks. Sizes are in pixels and channels.
+
+    Attributes:
+        name: the shipped name, or the file's name without its suffix.
+        input_channels: channels of the input image.
+        height: input image height.
+        width: input image width.
+        classes: outputs of the net.
+        stem_channels: output channels of the first 3x3 conv.
+        stem_stride: its stride.
+        last_channels: output channels of the head's 1x1 conv.
+        layers: the searchable layers.
+        description: one line for people.
+    """
+
+    name: str
+    input_channels: int
+    height: int
+    width: int
+    classes: int
+    stem_channels: int
+    stem_stride: int
+    last_channels: int
+    layers: tuple[Layer, ...]
+    description: str = ""
+
+    @property
+    def size(self) -> int:
+        """How many archs there are."""
+        return math.prod(len(layer.blocks) for layer in self.layers)
+
+    @cached_property
+    def stage_sizes(self) -> tuple[int, ...]:
+        """How many layers each stage has."""
+        stages = [layer.stage for layer in self.layers]
+        return tuple(stages.count(stage) for stage in range(stages[-1] + 1))
+
+    @property
+    def stem(self) -> NetPart:
+        """The 3x3 conv before the first layer."""
+        return NetPart(
+            STEM, "conv_k3", self.input_channels, self.stem_channels, self.height, self.width, self.stem_stride
+        )
+
+    @property
+    def head(self) -> tuple[NetPart, NetPart, NetPart]:
+        """The 1x1 conv, the global average pool and the classifier after the last layer."""
+        last = self.layers[-1].cell(SKIP)
+        height, width, channels = last.out_height, last.out_width, self.last_channels
+        return (
+            NetPart(HEAD_CONV, "conv_k1", last.cout, channels, height, width, 1),
+            NetPart(HEAD_POOL, "avgpool", channels, channels, height, width, 1),
+            NetPart(HEAD_LINEAR, "linear", channels, self.classes, 1, 1, 1),
+        )
+
+    def fixed_parts(self) -> tuple[NetPart, ...]:
+        """Stem and head: what every arch has."""
+        return (self.stem, *self.head)
+
+    def distinct_blocks(self) -> tuple[NetPart, ...]:
+        """Every different block of the space by first appearance; identity skips are left out."""
+        parts = (layer.part(block) for layer in self.layers for block in layer.blocks)
+        return tuple(dict.fromkeys(part for part in parts if part is not None))
+
+    def distinct_parts(self) -> tuple[NetPart, ...]:
+        """All there is to measure: the fixed parts, then the distinct blocks."""
+        return (*self.fixed_parts(), *self.distinct_blocks())
+
+    def cells_of(self, arch: Arch) -> Iterator[tuple[Layer, NetPart]]:
+        """Pairs each layer with the part the arch puts there, identity skips included."""
+        return ((layer, layer.cell(block)) for layer, block in zip(self.layers, arch.blocks, strict=True))
+
+    def parts_of(self, arch: Arch) -> tuple[NetPart, ...]:
+        """What one arch computes, in order of execution: stem, blocks (identity skips left out), head."""
+        blocks = (part for _, part in self.cells_of(arch) if not part.is_identity)
+        return (self.stem, *blocks, *self.head)
+
+    def with_last_channels(self, channels: int) -> Space:
+        """The same space with another width of the head's 1x1 conv."""
+        return replace(self, last_channels=channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain data, for a checkpoint that must stand on its own."""
+        return {**asdict(self), "layers": [{**asdict(layer), "blocks": list(layer.blocks)} for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Space:
+        """Builds a space from what :meth:`to_dict` gave; raises ``TypeError`` or ``KeyError`` on other data."""
+        layers = tuple(Layer(**{**layer, "blocks": tuple(layer["blocks"])}) for layer in value["layers"])
+        return cls(**{**value, "layers": layers})
