@@ -1,12 +1,22 @@
 """What tests of several packages share: a tiny space, tiny pictures in Fashion-MNIST's file format."""
 
+from __future__ import annotations
+
 import gzip
 import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import Space
+
+if TYPE_CHECKING:
+    from tvmfbnet.tuning.run import TuneOutcome
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -48,3 +58,23 @@ def tiny_data(tmp_path):
             content = header + array.to(torch.uint8).numpy().tobytes()
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
     return f"fashion_mnist:{folder}"
+
+
+@dataclass(frozen=True)
+class TunedSpace:
+    """A space that was tuned on this host through a real tracker and server, with as few trials as will do."""
+
+    space: Space
+    target: Target
+    root: Path
+    outcome: TuneOutcome
+    measured_share: float
+
+
+@pytest.fixture(scope="session")
+def tuned_mini(tmp_path_factory):
+    from tvmfbnet.tuning.run import tune_space
+
+    space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
+    outcome = tune_space(space, target, root, trials=1, measure_share=0.2, batch=2)
+    return TunedSpace(space, resolve_native(target), root, outcome, 0.2)

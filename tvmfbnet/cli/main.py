@@ -10,6 +10,17 @@ import click
 import typer
 
 from tvmfbnet import __version__
+from tvmfbnet.cli import arch, latency, spaces, targets
+from tvmfbnet.cli.bench import bench_command
+from tvmfbnet.cli.compile import compile_command
+from tvmfbnet.cli.devices import devices_command
+from tvmfbnet.cli.report import report_command
+from tvmfbnet.cli.run import run_command
+from tvmfbnet.cli.sample import sample_command
+from tvmfbnet.cli.search import search_command
+from tvmfbnet.cli.tracker import tracker_command
+from tvmfbnet.cli.train import train_command
+from tvmfbnet.cli.tune import tune_command
 from tvmfbnet.errors import UserError
 
 app = typer.Typer(
@@ -35,6 +46,22 @@ def _global_options(
 ) -> None:
     if debug:
         os.environ["TVMFBNET_DEBUG"] = "1"
+
+
+app.command("run")(run_command)
+app.add_typer(spaces.app, name="spaces")
+app.add_typer(arch.app, name="arch")
+app.add_typer(targets.app, name="targets")
+app.command("tracker")(tracker_command)
+app.command("devices")(devices_command)
+app.add_typer(latency.app, name="latency")
+app.command("search")(search_command)
+app.command("sample")(sample_command)
+app.command("train")(train_command)
+app.command("tune")(tune_command)
+app.command("compile")(compile_command)
+app.command("bench")(bench_command)
+app.command("report")(report_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,5 +25,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+        table.add_row(
+            *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row)
+        )
     Console().print(table)

@@ -1,1 +1,1 @@
-"""From a torch module to a library for a target: ONNX export, lowering to fused kernels, building with tuned schedules."""
+"""From a torch module to a library for a target: ONNX export, lowering to fused kernels, building them tuned."""

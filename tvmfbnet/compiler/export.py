@@ -11,8 +11,8 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import torch
@@ -62,7 +62,7 @@ class _Bundle(nn.Module):
 
 
 def part_input_shape(part: NetPart) -> tuple[int, ...]:
-    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) for the classifier."""
+    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) at its end."""
     if part.part == STEM:
         return (1, part.cin, part.height, part.width)
     if part.part == HEAD_LINEAR:
@@ -76,7 +76,7 @@ def part_module(part: NetPart) -> nn.Module:
 
 
 def export_parts(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
-    """Exports parts to ONNX models, one each, input ``input`` and output ``output``; weights depend on the part alone."""
+    """Exports parts to ONNX models, one each, from ``input`` to ``output``; weights depend on the part alone."""
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_A_CALL):
         models.update(_export_bundle(parts[start : start + _PARTS_A_CALL]))

@@ -48,7 +48,7 @@ class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
             case _:
                 return call
 
-    def _producer(self, value: relax.Expr) -> relax.Expr | None:
+    def _producer(self, value: relax.Expr) -> Any:
         return self.lookup_binding(value) if isinstance(value, relax.Var) else None
 
     def _permute(self, source: relax.Expr, axes: list[int]) -> relax.Expr:
@@ -153,7 +153,9 @@ class Kernel:
 def kernels_of(mod: IRModule, target: tvm.target.Target) -> list[Kernel]:
     """The distinct kernels of a fused module: what the tuning database is asked for."""
     tasks = ms.relax_integration.extract_tasks(mod, target)
-    return [Kernel(kernel_key(task.dispatched[0]), task.task_name, int(task.weight), task.dispatched[0]) for task in tasks]
+    return [
+        Kernel(kernel_key(task.dispatched[0]), task.task_name, int(task.weight), task.dispatched[0]) for task in tasks
+    ]
 
 
 def kernel_key(mod: IRModule) -> str:
@@ -210,12 +212,12 @@ def build(mod: IRModule, target: tvm.target.Target, database: ms.Database | None
 
     Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
     """
-    passes = []
-    if database is not None:
-        passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
-    passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
     scope = database if database is not None else nullcontext()
     with target, scope, tvm.transform.PassContext(opt_level=3):
+        passes = []
+        if database is not None:
+            passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
+        passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
         prepared = tvm.transform.Sequential(passes)(mod)
         if target.kind.name != "llvm":
             prepared = _default_schedules(prepared)

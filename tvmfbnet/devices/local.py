@@ -1,4 +1,4 @@
-"""Starting and stopping a tracker and servers on this machine's loopback, for targets reached by ``local`` transport."""
+"""Starting and stopping a tracker and servers on this machine's loopback, for targets with ``local`` transport."""
 
 from __future__ import annotations
 

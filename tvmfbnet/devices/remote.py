@@ -1,7 +1,7 @@
 """Jobs on a device: run or time a library over RPC, each in a worker process and under a deadline.
 
 A frozen device or a lost network makes TVM's RPC client wait for ever, and a crashing driver may take the client down
-with it. So every remote call runs in a child process that is killed when its time is up; this process never touches RPC.
+with it. So every remote call runs in a child process that is killed when its time is up; this one never touches RPC.
 """
 
 from __future__ import annotations

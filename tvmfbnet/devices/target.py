@@ -32,7 +32,7 @@ class Toolchain(Config):
 
 
 class Transport(Config):
-    """How the device is reached: ``local`` starts a tracker and a server on loopback, ``tracker`` uses a running one."""
+    """How the device is reached: ``local`` starts a tracker and a server on loopback; ``tracker`` is one that runs."""
 
     kind: Literal["local", "tracker"] = "tracker"
     host: str = "127.0.0.1"
@@ -44,7 +44,9 @@ class TimingPolicy(Config):
     """How a latency is measured on the device (see :mod:`tvmfbnet.devices.timing`)."""
 
     warmup: int = Field(default=3, ge=0, description="untimed calls before the first repeat")
-    repeats: int = Field(default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept")
+    repeats: int = Field(
+        default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept"
+    )
     min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
     trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
     trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")
@@ -112,7 +114,9 @@ def load_target(name_or_file: str) -> Target:
     if name_or_file.endswith((".yaml", ".yml")):
         path = Path(name_or_file)
     else:
-        found = [folder / f"{name_or_file}.yaml" for folder in _folders() if (folder / f"{name_or_file}.yaml").is_file()]
+        found = [
+            folder / f"{name_or_file}.yaml" for folder in _folders() if (folder / f"{name_or_file}.yaml").is_file()
+        ]
         if not found:
             raise UserError(_unknown(name_or_file))
         path = found[0]

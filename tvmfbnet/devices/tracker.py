@@ -97,7 +97,8 @@ def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
 
     summary = with_deadline(ask, seconds, f"tracker {host}:{port}")
     servers = tuple(
-        {"key": str(item["key"]).removeprefix("server:"), "address": item.get("addr")} for item in summary["server_info"]
+        {"key": str(item["key"]).removeprefix("server:"), "address": item.get("addr")}
+        for item in summary["server_info"]
     )
     free = {key: int(queue["free"]) for key, queue in summary["queue_info"].items()}
     return TrackerStatus(servers, free)

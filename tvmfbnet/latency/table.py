@@ -184,6 +184,13 @@ class LatencyTable:
         """The cells of ``parts`` as plain data, for JSON: the part's fields and the cell's."""
         return [{"name": part.name, **part.to_dict(), **vars(self.lookup(part))} for part in parts]
 
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str) -> LatencyTable:
+        """The table whose cells :meth:`to_records` gave."""
+        fields = ("latency_ms", "spread_ms", "source", "n", "trials")
+        cells = {NetPart.from_dict(record): Cell(*(record[field] for field in fields)) for record in records}
+        return cls(cells, overhead_ms, name)
+
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]
         self.require(parts)

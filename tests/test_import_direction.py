@@ -1,0 +1,102 @@
+"""Imports point one way, and heavy libraries stay where they belong. Reads the sources, imports none of them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "tvmfbnet"
+
+ROOT_MODULES = {"errors", "files", "config", "progress"}
+
+MAY_IMPORT = {
+    "space": set(),
+    "data": set(),
+    "devices": set(),
+    "latency": {"space"},
+    "nets": {"space"},
+    "compiler": {"space", "nets", "devices"},
+    "tuning": {"compiler", "devices", "latency", "space", "nets"},
+    "search": {"nets", "latency", "data", "space"},
+    "training": {"nets", "data", "space"},
+    "deploy": {"compiler", "devices", "nets", "space", "tuning", "training"},
+    "report": {"space", "latency", "search", "training"},
+}
+
+TVM_PACKAGES = {"compiler", "tuning", "devices", "deploy"}
+NO_TORCH_PACKAGES = {"space", "latency", "devices"}
+
+
+def imported_names(source: str) -> set[str]:
+    """Full names of every imported module, wherever in the source the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # Relative imports are not used here; one would hide its package from this test.
+            assert node.level == 0, f"relative import of {node.module}"
+            names.add(str(node.module))
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def packages_of(names: set[str]) -> set[str]:
+    """Which of tvmfbnet's own packages and root modules the names lie in."""
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "tvmfbnet" and len(part) > 1} - {"__version__"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def package_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def breaches(file: str, package: str, source: str) -> list[str]:
+    names = imported_names(source)
+    tops = {name.split(".")[0] for name in names}
+    found = []
+    if package in MAY_IMPORT:
+        allowed = MAY_IMPORT[package] | ROOT_MODULES | {package}
+        found += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - allowed)]
+    if package in ROOT_MODULES:
+        found += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - ROOT_MODULES)]
+    if package not in TVM_PACKAGES and tops & {"tvm", "tvm_ffi"}:
+        found.append(f"{file} names tvm")
+    if package in NO_TORCH_PACKAGES and tops & {"torch", "torchvision", "timm"}:
+        found.append(f"{file} names torch")
+    return found
+
+
+def test_imports_point_one_way():
+    found = [
+        breach
+        for file in sources()
+        for breach in breaches(str(file.relative_to(PACKAGE)), package_of(file), file.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_package_has_a_rule():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders - {"cli"} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("space", "import torch"),
+        ("space", "from tvmfbnet.latency.table import Cell"),
+        ("search", "def f():\n    from tvm import relax"),
+        ("search", "from tvmfbnet import tuning"),
+        ("latency", "import tvmfbnet.nets.blocks"),
+        ("devices", "import torch.nn"),
+        ("errors", "from tvmfbnet.space.arch import Arch"),
+        ("cli", "import tvm_ffi"),
+    ],
+)
+def test_a_wrong_import_would_be_found(package, source):
+    assert breaches("some.py", package, source)

@@ -1,0 +1,40 @@
+"""What can be read about the machine that a latency was measured on: model, cores, governor, temperature."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def host_fingerprint() -> dict[str, Any]:
+    """This machine's fingerprint; whatever is not readable is left out."""
+    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "kernel": platform.release()}
+    found["cores"] = os.cpu_count()
+    model = _cpu_model()
+    if model:
+        found["model"] = model
+    for name, path in (
+        ("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        ("frequency_khz", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
+        ("temperature_millicelsius", "/sys/class/thermal/thermal_zone0/temp"),
+    ):
+        value = _read(path)
+        if value:
+            found[name] = value
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _cpu_model() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith(("model name", "Hardware", "Model")):
+            return line.partition(":")[2].strip()
+    return ""

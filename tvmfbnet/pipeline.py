@@ -1,0 +1,240 @@
+"""The whole run from a recipe: tune, search, train, compile, bench, report. Resumable at any point.
+
+A run is one folder. Each stage leaves its own files there and is entered in ``state.json`` when it has ended; a run
+that is started again goes on with the first stage that has not, and that stage goes on from its own checkpoints.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from tvmfbnet.config import Config, validate
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.files import make_folder, read_json, read_yaml, write_json, write_text
+from tvmfbnet.latency.regressor import complete
+from tvmfbnet.latency.store import load_table, target_folder
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.progress import say
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import Space
+from tvmfbnet.training.config import TrainConfig
+
+
+class TuneConfig(Config):
+    """How much tuning and measuring a run pays for."""
+
+    trials: int | None = Field(default=None, ge=1, description="tuning trials in all; default 16 a task")
+    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the rest is predicted")
+    seed: int = 0
+
+
+class Recipe(Config):
+    """One whole run. Shipped recipes are in ``tvmfbnet/recipes``; copy one and edit it."""
+
+    description: str
+    target: str
+    space: str
+    data: str
+    tune: TuneConfig = TuneConfig()
+    latency_target_share: float | None = Field(
+        default=None, gt=0, lt=1, description="latency target as a share of the way from the fastest net to the slowest"
+    )
+    search: SearchConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Recipe:
+        if self.latency_target_share is not None and self.search.latency_target_ms is not None:
+            raise ValueError("give latency_target_share or search.latency_target_ms, not both")
+        return self
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes are."""
+    return Path(__file__).parent / "recipes"
+
+
+def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
+    """A shipped recipe by name, or one from a ``.yaml`` file; also gives its name.
+
+    Raises:
+        UserError: no such recipe, or it is malformed (says every problem).
+    """
+    if name_or_file.endswith((".yaml", ".yml")):
+        path = Path(name_or_file)
+    else:
+        path = recipes_folder() / f"{name_or_file}.yaml"
+        known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+        if name_or_file not in known:
+            close = difflib.get_close_matches(name_or_file, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(
+                f"unknown recipe {name_or_file!r}: {hint}shipped are {', '.join(known)}; a .yaml file works too"
+            )
+    return path.stem, validate(Recipe, read_yaml(path), str(path))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run found: the content of its ``result.json``, and the report's page."""
+
+    values: dict[str, Any]
+    report: Path
+
+
+class Run:
+    """One run folder and its stages.
+
+    Args:
+        recipe: what to do.
+        folder: the run's folder; must hold no run of another recipe.
+        logs_root: folder of all targets' measurements.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, logs_root: Path | None = None) -> None:
+        self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
+        self.space: Space = load_space(recipe.space)
+        self.target: Target = load_target(recipe.target)
+        # A missing data set is found out now, not after an hour of tuning.
+        load_data(recipe.data, self.space.height, self.space.width, self.space.input_channels, self.space.classes)
+        self._claim()
+
+    def _claim(self) -> None:
+        path = make_folder(self.folder) / "recipe.yaml"
+        text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not path.exists():
+            write_text(path, text)
+        elif validate(Recipe, read_yaml(path), str(path)) != self.recipe:
+            raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
+
+    def go(self) -> RunResult:
+        """Runs the stages that have not ended yet."""
+        stages: list[tuple[str, Callable[[], None]]] = [
+            ("tune", self._tune),
+            ("search", self._search),
+            ("train", self._train),
+            ("compile", self._compile),
+            ("bench", self._bench),
+        ]
+        for number, (name, stage) in enumerate(stages, start=1):
+            if name in self._state():
+                say(f"[{number}/{len(stages)}] {name}: done before")
+                continue
+            say(f"[{number}/{len(stages)}] {name}")
+            started = time.monotonic()
+            stage()
+            write_json(self.folder / "state.json", {**self._state(), name: round(time.monotonic() - started, 1)})
+        return self._conclude()
+
+    def _state(self) -> dict[str, float]:
+        path = self.folder / "state.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def _tune(self) -> None:
+        from tvmfbnet.tuning.run import tune_space
+
+        settings = self.recipe.tune
+        tune_space(
+            self.space,
+            self.target,
+            self.logs_root,
+            trials=settings.trials,
+            measure_share=settings.measure_share,
+            seed=settings.seed,
+        )
+        # Frozen here, so that what the run was decided on stays with it.
+        table = self._fresh_table()
+        values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
+        write_json(self.folder / "table.json", {**values, "cells": table.to_records(self.space.distinct_parts())})
+
+    def _fresh_table(self) -> LatencyTable:
+        from tvmfbnet.tuning.measure import context_of
+
+        context = context_of(resolve_native(self.target))
+        return complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
+
+    def _table(self) -> LatencyTable:
+        values = read_json(self.folder / "table.json")
+        return LatencyTable.from_records(values["cells"], values["overhead_ms"], values["target"])
+
+    def _search(self) -> None:
+        from tvmfbnet.search.run import search
+
+        table, config = self._table(), self.recipe.search
+        share = self.recipe.latency_target_share
+        if share is not None:
+            low, high = table.range_ms(self.space)
+            config = config.model_copy(update={"latency_target_ms": round(low + share * (high - low), 6)})
+        search(self.space, self.recipe.data, table, config, self.folder / "search")
+
+    def _arch(self) -> Arch:
+        return parse_arch(str(read_json(self.folder / "search" / "archs.json")[0]["arch"]), self.space)
+
+    def _train(self) -> None:
+        from tvmfbnet.training.run import train
+
+        train(self._arch(), self.space, self.recipe.data, self.recipe.train, self.folder / "train")
+
+    def _compile(self) -> None:
+        from tvmfbnet.deploy.package import check_parity, compile_net
+        from tvmfbnet.devices.local import reach
+        from tvmfbnet.training.run import load_net
+        from tvmfbnet.tuning.engine import database_folder
+        from tvmfbnet.tuning.metaschedule import TuningDatabase
+
+        target = resolve_native(self.target)
+        net, _ = load_net(self.folder / "train" / "net.pt")
+        database = TuningDatabase(database_folder(target_folder(target.name, self.logs_root)), repair=True)
+        package = compile_net(net, target, database, self.folder / "package")
+        with reach(target) as endpoint:
+            error = check_parity(package, net, target, endpoint)
+        write_json(self.folder / "parity.json", {"parity_error": error})
+
+    def _bench(self) -> None:
+        from dataclasses import asdict
+
+        from tvmfbnet.deploy.bench import bench_package
+        from tvmfbnet.deploy.package import load_package
+        from tvmfbnet.devices.local import reach
+
+        target = resolve_native(self.target)
+        with reach(target) as endpoint:
+            result = bench_package(load_package(self.folder / "package"), target, endpoint)
+        write_json(self.folder / "bench.json", asdict(result))
+
+    def _conclude(self) -> RunResult:
+        from tvmfbnet.report.page import write_report
+
+        arch, table = self._arch(), self._table()
+        bench, package = read_json(self.folder / "bench.json"), read_json(self.folder / "package" / "package.json")
+        values = {
+            "arch": package["arch"],
+            "target": self.target.name,
+            "space": self.space.name,
+            "predicted_ms": table.arch_ms(arch, self.space),
+            "measured_ms": bench["latency_ms"],
+            "measured_spread_ms": bench["spread_ms"],
+            "onnxruntime_ms": bench["onnxruntime_ms"],
+            "parity_error": read_json(self.folder / "parity.json")["parity_error"],
+            "test_accuracy": read_json(self.folder / "train" / "history.json")[-1]["test_accuracy"],
+            "stage_seconds": self._state(),
+            "kernels_needed": package["kernels_needed"],
+            "kernels_found": package["kernels_found"],
+            "measured_share": table.measured_share(arch, self.space),
+            "tvm_target": package["tvm_target"],
+            "threads": package["threads"],
+        }
+        write_json(self.folder / "result.json", values)
+        return RunResult(values, write_report(self.folder))

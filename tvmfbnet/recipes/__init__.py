@@ -1,0 +1,1 @@
+"""YAML recipes of whole runs, each headed by a comment that explains it."""

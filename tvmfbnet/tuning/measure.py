@@ -1,0 +1,123 @@
+"""Timing whole blocks, the stem and the head on the device, and writing each to the journal before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import tvm
+from onnx import TensorProto, helper
+
+from tvmfbnet.compiler.export import part_input_shape
+from tvmfbnet.compiler.library import save_library
+from tvmfbnet.compiler.lowering import build, kernels_of, lower
+from tvmfbnet.devices.fingerprint import host_fingerprint
+from tvmfbnet.devices.remote import RemoteWorker, Repeats, time_library
+from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.measurement import Context, Measurement, summarise
+from tvmfbnet.progress import progress
+from tvmfbnet.space.space import NetPart
+from tvmfbnet.tuning.metaschedule import TuningDatabase
+from tvmfbnet.tuning.plan import Plan
+from tvmfbnet.tuning.trials import TrialLog
+
+
+def context_of(target: Target) -> Context:
+    """What this process's measurements on ``target`` may be mixed with."""
+    return Context(target.name, tvm.__version__, target.tvm_json(), target.threads, target.dtype, target.layout)
+
+
+class DeviceTimer:
+    """Times libraries on one endpoint by the target's timing policy."""
+
+    def __init__(self, target: Target, worker: RemoteWorker) -> None:
+        self.target, self._worker = target, worker
+
+    def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """Latency of the library's ``main``, one value in milliseconds a repeat."""
+        policy, limits = self.target.timing, self.target.timeouts
+        repeats = Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
+        return self._worker.call(time_library, str(library), shape, repeats, seconds=limits.connect + limits.session)
+
+    def overhead_ms(self) -> float:
+        """The device's cost of one call with nothing to compute."""
+        shape = [1, 1]
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["input"], ["output"])],
+            "call",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        )
+        model: onnx.ModelProto = helper.make_model(graph)
+        compiled_for = tvm.target.Target(self.target.tvm)
+        with TemporaryDirectory() as folder:
+            library = save_library(
+                build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
+            )
+            return float(summarise(self.time(library, (1, 1)))["latency_ms"])
+
+
+@contextmanager
+def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
+    """A timer whose worker ends with the block."""
+    with RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
+        yield DeviceTimer(target, worker)
+
+
+def measure_parts(
+    plan: Plan,
+    parts: Sequence[NetPart],
+    timer: DeviceTimer,
+    database: TuningDatabase,
+    journal: Journal,
+    log: TrialLog,
+) -> int:
+    """Builds and times those of ``parts`` that the journal does not hold yet; returns how many were timed.
+
+    A part whose kernels got more trials since it was timed counts as not held.
+    """
+    context = context_of(timer.target)
+    held = {(m.part, m.trials) for m in journal.read() if m.context == context}
+    compiled_for = tvm.target.Target(timer.target.tvm)
+    trials = {part: sum(log.spent[k.key] for k in kernels_of(plan.parts[part], compiled_for)) for part in parts}
+    due = [part for part in parts if (part, trials[part]) not in held]
+    if not due:
+        return 0
+    overhead = timer.overhead_ms()
+    with (
+        progress("measuring blocks", len(parts), done=len(parts) - len(due)) as reporter,
+        TemporaryDirectory() as folder,
+    ):
+        for part in due:
+            executable = build(plan.parts[part], compiled_for, database.records)
+            library = save_library(executable, Path(folder) / f"{part.slug}.so", timer.target)
+            samples = timer.time(library, part_input_shape(part))
+            library.unlink()
+            journal.append(_measurement(part, samples, context, trials[part], overhead))
+            reporter.advance()
+    return len(due)
+
+
+def _measurement(
+    part: NetPart, samples: Sequence[float], context: Context, trials: int, overhead: float
+) -> Measurement:
+    return Measurement.model_validate(
+        {
+            **summarise(samples),
+            "target": context.target,
+            "part": part,
+            "trials": trials,
+            "tvm_version": context.tvm_version,
+            "tvm_target": context.tvm_target,
+            "threads": context.threads,
+            "dtype": context.dtype,
+            "layout": context.layout,
+            "overhead_ms": overhead,
+            "fingerprint": host_fingerprint() if context.target == "host" else {},
+        }
+    )

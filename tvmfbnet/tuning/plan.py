@@ -1,0 +1,81 @@
+"""What tuning a space takes: its distinct parts, and the kernels they share, before anything is spent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import tvm
+from tvm.ir import IRModule
+
+from tvmfbnet.compiler.export import export_parts
+from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
+from tvmfbnet.devices.target import Target
+from tvmfbnet.errors import UserError
+from tvmfbnet.progress import progress
+from tvmfbnet.space.space import BLOCK, NetPart, Space
+
+# Measured on two cores, one building while the other searches and times; replaced by the run's own rate as it goes.
+TRIALS_PER_SECOND = 4.0
+SECONDS_PER_PART = 2.5
+
+
+@dataclass(frozen=True)
+class TuningTask:
+    """One kernel to tune, and in how many (layer, block) cells of the space it is used."""
+
+    kernel: Kernel
+    cells: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a space lowered for a target, and the distinct tuning tasks among them."""
+
+    space: Space
+    target: Target
+    parts: dict[NetPart, IRModule]
+    tasks: tuple[TuningTask, ...]
+
+    @property
+    def blocks(self) -> int:
+        """How many of the parts are blocks."""
+        return sum(1 for part in self.parts if part.part == BLOCK)
+
+    def estimated_seconds(self, trials: int) -> float:
+        """Time that ``trials`` trials and the measurements will take, from rates measured on a two-core host."""
+        return trials / TRIALS_PER_SECOND + SECONDS_PER_PART * len(self.parts)
+
+
+def choose_parts(space: Space, blocks: str) -> tuple[NetPart, ...]:
+    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``."""
+    chosen = [part for part in space.distinct_blocks() if fnmatch(part.block, blocks) or fnmatch(part.name, blocks)]
+    if not chosen:
+        raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
+    return (*space.fixed_parts(), *chosen)
+
+
+def make_plan(space: Space, target: Target, parts: Sequence[NetPart]) -> Plan:
+    """Exports and lowers ``parts`` and gathers their kernels, each once.
+
+    Args:
+        space: where the parts come from; decides how often each is used.
+        target: resolved target (see :func:`tvmfbnet.devices.target.resolve_native`).
+        parts: what will be measured.
+    """
+    compiled_for = tvm.target.Target(target.tvm)
+    uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
+    lowered: dict[NetPart, IRModule] = {}
+    kernels: dict[str, Kernel] = {}
+    cells: Counter[str] = Counter()
+    with progress("lowering blocks", len(parts)) as reporter:
+        for part, model in export_parts(parts).items():
+            lowered[part] = lower(model, compiled_for)
+            for kernel in kernels_of(lowered[part], compiled_for):
+                kernels.setdefault(kernel.key, kernel)
+                cells[kernel.key] += kernel.count * max(uses[part], 1)
+            reporter.advance()
+    tasks = tuple(TuningTask(kernel, cells[key]) for key, kernel in kernels.items())
+    return Plan(space, target, lowered, tasks)
