@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "tuning": {"compiler", "devices", "latency", "space", "nets"},
     "search": {"nets", "latency", "data", "space"},
     "training": {"nets", "data", "space"},
-    "deploy": {"compiler", "devices", "nets", "space", "tuning", "training"},
+    "deploy": {"compiler", "devices", "latency", "nets", "space", "tuning", "training"},
     "report": {"space", "latency", "search", "training"},
 }
 

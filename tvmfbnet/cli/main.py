@@ -6,8 +6,8 @@ import os
 import sys
 import traceback
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from tvmfbnet import __version__
 from tvmfbnet.cli import arch, latency, spaces, targets
@@ -70,10 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(args=arguments, standalone_mode=False)
     except UserError as error:
         code = _fail(str(error), 2)
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:  # a usage error: unknown command, option or value
+        code = _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted; start the same command again to go on", 130)
     except Exception as error:
         code = _fail(f"internal failure: {type(error).__name__}: {error} (--debug shows where)", 1)

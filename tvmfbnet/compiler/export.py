@@ -28,6 +28,13 @@ from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 _PARTS_A_CALL = 24
 
 
+def randomise_biases(module: nn.Module) -> None:
+    """Gives classifiers a random bias: theirs starts at zero, and the exporter would drop a sum with zeros."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.uniform_(child.bias, -0.5, 0.5)
+
+
 class _InteriorPart(nn.Module):
     """A folded part whose activations are NHWC outside; the image before the stem stays NCHW."""
 
@@ -37,9 +44,8 @@ class _InteriorPart(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             body = build_part(part)
+            randomise_biases(body)
         randomise_bn(body, seed)
-        if isinstance(body, nn.Linear):  # its bias starts at zero, and the exporter would drop it
-            nn.init.uniform_(body.bias, -0.5, 0.5)
         self.body = fold_bn(body)
         self.nhwc_in = part.part not in (STEM, HEAD_LINEAR)
         self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)

@@ -16,7 +16,7 @@ import onnx
 import torch
 import tvm
 
-from tvmfbnet.compiler.export import export_net
+from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
 from tvmfbnet.devices.remote import RemoteWorker, run_library
@@ -41,6 +41,7 @@ def untrained_net(arch: Arch, space: Space) -> ArchNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build_net(arch, space)
+        randomise_biases(net)
     randomise_bn(net, seed=0)
     return net
 

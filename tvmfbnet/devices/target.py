@@ -22,7 +22,7 @@ class Toolchain(Config):
     """How kernels become a library that the device can load.
 
     ``cxx``: a C++ compiler command (found on PATH); ``zig``: the ziglang wheel as a cross linker (``triple``);
-    ``ndk``: clang of the Android NDK, from $TVM_NDK_CC; ``metal``: Metal source inside a Mach-O library.
+    ``ndk``: clang of the Android NDK, from $TVM_NDK_CC.
     """
 
     kind: Literal["cxx", "zig", "ndk"] = "cxx"

@@ -90,9 +90,9 @@ def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
     if not port_is_open(host, port):
         raise DeviceError(f"no tracker at {host}:{port}; start one with: tvmfbnet tracker --host {host} --port {port}")
 
-    def ask() -> dict[str, Any]:
-        from tvm import rpc
+    from tvm import rpc  # takes seconds to load, which are not the tracker's
 
+    def ask() -> dict[str, Any]:
         return dict(rpc.connect_tracker(host, port).summary())
 
     summary = with_deadline(ask, seconds, f"tracker {host}:{port}")

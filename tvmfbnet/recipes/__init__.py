@@ -1,1 +1,0 @@
-"""YAML recipes of whole runs, each headed by a comment that explains it."""
