@@ -1,7 +1,9 @@
 """Nothing that talks to a device waits for ever, and every failure says what to look at."""
 
+import sys
 import time
 
+import cloudpickle
 import pytest
 
 from tvmfbnet.devices.local import Service, free_port, reach, require_free_port
@@ -9,6 +11,9 @@ from tvmfbnet.devices.remote import RemoteWorker
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
 from tvmfbnet.errors import DeviceError
+
+# The worker process cannot import this file, so its jobs travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def _sleep(session, seconds):
