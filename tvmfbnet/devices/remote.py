@@ -81,7 +81,7 @@ class RemoteWorker:
             raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
         except Exception as error:
             self.close()
-            raise DeviceError(f"the connection to {self._where()} broke: {_last_line(str(error))}") from error
+            raise DeviceError(f"the connection to {self._where()} broke: {last_line(str(error))}") from error
         if status != "done":
             raise DeviceError(f"{self._where()}: {value}")
         result: ResultT = value
@@ -103,7 +103,8 @@ class RemoteWorker:
         self.close()
 
 
-def _last_line(message: str) -> str:
+def last_line(message: str) -> str:
+    """The last line that says something: of a traceback, the one that names the failure."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
@@ -115,7 +116,7 @@ def _run_job(spec: tuple[Endpoint, str, int], job: Callable[..., Any], arguments
     try:
         return "done", job(connect(*spec), *arguments)
     except Exception as error:
-        return "failed", f"{type(error).__name__}: {_last_line(str(error))}"
+        return "failed", f"{type(error).__name__}: {last_line(str(error))}"
     finally:
         gc.collect()  # a session ends with its last reference, and TVM's objects hold cycles
 
@@ -195,4 +196,4 @@ def _time_kernel(session: Session, job: KernelJob, repeats: Repeats, fill: Calla
         )
         return KernelTiming(tuple(1e3 * seconds for seconds in evaluator(*arguments).results))
     except Exception as error:
-        return KernelTiming(error=_last_line(str(error)), kind="run")
+        return KernelTiming(error=last_line(str(error)), kind="run")

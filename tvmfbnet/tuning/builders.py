@@ -11,12 +11,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.compiler.library import linker
+from tvmfbnet.devices.remote import KernelTiming, last_line
 from tvmfbnet.devices.target import Target
 from tvmfbnet.tuning.metaschedule import Candidate
 
 
-def build_candidate(mod_json: str, target_json: str, library: str, compiler: str) -> str:
+def build_candidate(mod_json: str, target_json: str, library: str, linking: dict[str, Any]) -> str:
     """Runs in a worker: compiles one scheduled kernel into a shared library and returns its path."""
     import tvm
     from tvm.driver import build
@@ -25,7 +26,7 @@ def build_candidate(mod_json: str, target_json: str, library: str, compiler: str
 
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(tvm.ir.load_json(mod_json))
     built = build(mod, target=tvm.target.Target(json.loads(target_json)))
-    built.export_library(library, fcompile=cc.create_shared, cc=compiler)
+    built.export_library(library, fcompile=cc.create_shared, **linking)
     return library
 
 
@@ -35,7 +36,7 @@ class BuilderPool:
     def __init__(self, target: Target, folder: Path, workers: int) -> None:
         from tvm.support.popen_pool import PopenPoolExecutor
 
-        self._target_json, self._compiler, self._folder = target.tvm_json(), target.toolchain.command, folder
+        self._target_json, self._linking, self._folder = target.tvm_json(), linker(target), folder
         self._seconds = target.timeouts.build
         self._pool = PopenPoolExecutor(max_workers=workers, timeout=self._seconds)
         self._count = 0
@@ -45,7 +46,7 @@ class BuilderPool:
         self._count += 1
         library = self._folder / f"candidate{self._count}.so"
         future: Future[str] = self._pool.submit(
-            build_candidate, candidate.mod_json, self._target_json, str(library), self._compiler
+            build_candidate, candidate.mod_json, self._target_json, str(library), self._linking
         )
         return future
 
@@ -53,8 +54,7 @@ class BuilderPool:
         """What a failed build is recorded as."""
         if isinstance(error, TimeoutError):
             return KernelTiming(error=f"took longer than {self._seconds:g} s", kind="build timeout")
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        return KernelTiming(error=lines[-1].strip() if lines else type(error).__name__, kind="build")
+        return KernelTiming(error=last_line(str(error)), kind="build")
 
     def close(self) -> None:
         """Ends the workers."""
