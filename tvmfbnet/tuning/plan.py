@@ -17,9 +17,9 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.progress import progress
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
-# Measured on two cores, one building while the other searches and times; replaced by the run's own rate as it goes.
-TRIALS_PER_SECOND = 4.0
-SECONDS_PER_PART = 2.5
+# Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
+TRIALS_PER_SECOND = 6.0
+SECONDS_PER_PART = 1.5
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,14 @@ class Plan:
         """How many of the parts are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
-    def estimated_seconds(self, trials: int) -> float:
-        """Time that ``trials`` trials and the measurements will take, from rates measured on a two-core host."""
-        return trials / TRIALS_PER_SECOND + SECONDS_PER_PART * len(self.parts)
+    def estimated_seconds(self, trials: int, trials_per_second: float | None = None) -> float:
+        """Time that ``trials`` trials and the measurements will take.
+
+        Args:
+            trials: still to be done.
+            trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
+        """
+        return trials / (trials_per_second or TRIALS_PER_SECOND) + SECONDS_PER_PART * len(self.parts)
 
 
 def choose_parts(space: Space, blocks: str) -> tuple[NetPart, ...]:
