@@ -43,6 +43,7 @@ def tune_command(
     ] = QualityChoice.normal,
     more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",
+    arch: Annotated[str | None, typer.Option(help="Only the blocks (and the head) of this arch.")] = None,
     measure_share: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of blocks to time.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the choice of blocks and the search of schedules.")] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
@@ -54,14 +55,18 @@ def tune_command(
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
     from tvmfbnet.devices.target import load_target
+    from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
 
     loaded_target, loaded_space = load_target(target), load_space(space)
+    chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
 
     from tvmfbnet.tuning.run import forecast, tune_space
 
     if dry_run:
-        planned = forecast(loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more)
+        planned = forecast(
+            loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen
+        )
         if as_json:
             print_json(planned.to_dict())
         else:
@@ -78,6 +83,7 @@ def tune_command(
         quality=quality.value,
         seconds=time_limit,
         more=more,
+        arch=chosen,
     )
     report = done.report
     if as_json:

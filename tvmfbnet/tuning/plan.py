@@ -15,6 +15,7 @@ from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import UserError
 from tvmfbnet.progress import progress
+from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
 # Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
@@ -54,9 +55,17 @@ class Plan:
         return trials / (trials_per_second or TRIALS_PER_SECOND) + SECONDS_PER_PART * len(self.parts)
 
 
-def choose_parts(space: Space, blocks: str) -> tuple[NetPart, ...]:
-    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``."""
-    chosen = [part for part in space.distinct_blocks() if fnmatch(part.block, blocks) or fnmatch(part.name, blocks)]
+def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[NetPart, ...]:
+    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``.
+
+    With an arch, only those blocks that it uses.
+    """
+    used = None if arch is None else set(space.parts_of(arch))
+    chosen = [
+        part
+        for part in space.distinct_blocks()
+        if (fnmatch(part.block, blocks) or fnmatch(part.name, blocks)) and (used is None or part in used)
+    ]
     if not chosen:
         raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
     return (*space.fixed_parts(), *chosen)

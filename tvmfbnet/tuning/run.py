@@ -14,6 +14,7 @@ from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path, target_folder
+from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
@@ -70,9 +71,10 @@ def forecast(
     quality: Quality = "normal",
     seconds: float | None = None,
     more: bool = False,
+    arch: Arch | None = None,
 ) -> Forecast:
     """Says what :func:`tune_space` with the same arguments will take; builds nothing and asks no device."""
-    plan, log = plan_space(space, target, blocks), log_of(target, root)
+    plan, log = plan_space(space, target, blocks, arch), log_of(target, root)
     spent, rate = spent_on(plan, log), log.trials_per_second()
     granted = default_trials(plan, quality) if trials is None else trials
     left = granted if more else max(0, granted - spent)
@@ -85,9 +87,9 @@ def forecast(
     return Forecast(plan.blocks, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
 
 
-def plan_space(space: Space, target: Target, blocks: str = "*") -> Plan:
+def plan_space(space: Space, target: Target, blocks: str = "*", arch: Arch | None = None) -> Plan:
     """The plan alone: nothing is built, no device is asked."""
-    return make_plan(space, resolve_native(target), choose_parts(space, blocks))
+    return make_plan(space, resolve_native(target), choose_parts(space, blocks, arch))
 
 
 def default_trials(plan: Plan, quality: Quality = "normal") -> int:
@@ -125,6 +127,7 @@ def tune_space(
     quality: Quality = "normal",
     seconds: float | None = None,
     more: bool = False,
+    arch: Arch | None = None,
 ) -> TuneOutcome:
     """Tunes every kernel that the chosen blocks need, then times ``measure_share`` of the blocks on the device.
 
@@ -140,9 +143,10 @@ def tune_space(
         quality: how much to spend where ``trials`` does not say.
         seconds: stop tuning after so long, whatever is left of the trials; every task still gets its first round.
         more: spend the budget on top of what earlier runs spent, instead of up to it.
+        arch: only the blocks of this arch.
     """
     folder = make_folder(target_folder(target.name, root))
-    plan = plan_space(space, target, blocks)
+    plan = plan_space(space, target, blocks, arch)
     granted = default_trials(plan, quality) if trials is None else trials
     budget = Budget(granted + (spent_on(plan, log_of(target, root)) if more else 0), seconds)
     with reach(plan.target) as endpoint:
