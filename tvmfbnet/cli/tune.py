@@ -92,6 +92,7 @@ def tune_command(
                 "trials": report.trials,
                 "new_trials": report.new_trials,
                 "failures": report.failures,
+                "device_faults": report.device_faults,
                 "untuned": list(report.untuned),
                 "tuning_seconds": round(report.seconds, 1),
                 "profile_seconds": report.profile,
@@ -102,7 +103,9 @@ def tune_command(
         return
     print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
     if report.new_trials:
-        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in report.profile.items() if what != "trials")
+        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in report.profile.items())
         print(f"tuning took {report.seconds:.0f} s ({report.new_trials / report.seconds:.1f} trials/s): {spent}")
     for kind, count in report.failures.items():
         print(f"{count} trial(s) failed: {kind}")
+    if report.device_faults:
+        print(f"{report.device_faults} session(s) with devices broke; what they were timing was timed again")

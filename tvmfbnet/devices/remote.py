@@ -201,4 +201,5 @@ def _time_kernel(session: Session, job: KernelJob, repeats: Repeats, fill: Calla
         )
         return KernelTiming(tuple(1e3 * seconds for seconds in evaluator(*arguments).results))
     except Exception as error:
+        _ = session.device.exist  # asks the device: where the session is gone, that is the fault, not the kernel
         return KernelTiming(error=last_line(str(error)), kind="run")

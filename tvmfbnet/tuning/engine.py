@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -21,17 +20,17 @@ from typing import Any
 import tvm
 from filelock import FileLock, Timeout
 
-from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteWorker, Repeats, time_kernels
+from tvmfbnet.devices.remote import KernelTiming, RemoteWorker
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
-from tvmfbnet.errors import DeviceError
+from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.progress import Reporter, progress, say
-from tvmfbnet.tuning.builders import BuilderPool, Built
+from tvmfbnet.tuning.builders import BuilderPool
 from tvmfbnet.tuning.candidate import Candidate, Search
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
 from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.tuning.plan import Plan, TuningTask
 from tvmfbnet.tuning.ranking import Ranking
+from tvmfbnet.tuning.rounds import Activity, RoundRunner
 from tvmfbnet.tuning.template_search import TemplateSearch
 from tvmfbnet.tuning.templates import registers_of, shape_of
 from tvmfbnet.tuning.trials import TrialLog
@@ -88,7 +87,9 @@ class _Round:
 
 @dataclass(frozen=True)
 class TuningReport:
-    """What a tuning run did: trials in all (earlier runs included), in this run, failures by kind, seconds.
+    """What a tuning run did: trials in all (earlier runs included), in this run, failed ones by kind, seconds.
+
+    ``device_faults`` counts sessions that broke; their trials were done again.
 
     ``profile`` is seconds of this run by what they went to: ``propose`` and ``learn`` (this process), ``build`` (sum
     over workers), ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
@@ -97,6 +98,7 @@ class TuningReport:
     trials: int
     new_trials: int
     failures: dict[str, int]
+    device_faults: int
     untuned: tuple[str, ...]
     seconds: float
     profile: dict[str, float]
@@ -134,7 +136,8 @@ class Engine:
         self._templates = self._compiled_for.kind.name == "llvm"
         self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
-        self._profile: dict[str, float] = defaultdict(float)
+        self._activity = Activity()
+        self._fastest = 0.0
 
     def _restore(self, task: TuningTask) -> _TaskState:
         key = task.kernel.key
@@ -159,8 +162,9 @@ class Engine:
         if untuned:
             say(f"warning: {len(untuned)} task(s) have no valid schedule: {', '.join(untuned)}")
         spent, seconds = self._spent(), time.monotonic() - started
-        profile = {what: round(value, 2) for what, value in self._profile.items()}
-        return TuningReport(spent, spent - before, dict(self.log.failures), untuned, seconds, profile)
+        profile = {what: round(value, 2) for what, value in self._activity.seconds.items()}
+        failures, faults = dict(self.log.failures), self._activity.faults
+        return TuningReport(spent, spent - before, failures, faults, untuned, seconds, profile)
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
@@ -175,23 +179,25 @@ class Engine:
                 worker = RemoteWorker(self.endpoint, self.target.device, self.target.timeouts.session)
                 workers.put(stack.enter_context(worker))
             timers = stack.enter_context(ThreadPoolExecutor(max_workers=devices + _ROUNDS_AHEAD))
-            bench = _Bench(self.target, self.endpoint, pool, workers, folder, self._profile)
+            runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
-            self._loop(bench, timers, devices + _ROUNDS_AHEAD, reporter, started)
+            self._loop(runner, timers, devices + _ROUNDS_AHEAD, reporter, started)
 
-    def _loop(self, bench: _Bench, timers: ThreadPoolExecutor, most: int, reporter: Reporter, started: float) -> None:
+    def _loop(
+        self, runner: RoundRunner, timers: ThreadPoolExecutor, most: int, reporter: Reporter, started: float
+    ) -> None:
         in_flight: list[_Round] = []
         ranking = self._learnt_ranking() if self._templates else None
         while True:
             in_time = self.budget.seconds is None or time.monotonic() - started < self.budget.seconds
             state = self._choose(in_time) if len(in_flight) < most else None
             if state is not None:
-                opened = self._start(state, bench, timers, ranking)
+                opened = self._start(state, runner, timers, ranking)
                 in_flight += [opened] if opened is not None else []
             elif in_flight:
                 waited = time.monotonic()
                 wait([opened.timings for opened in in_flight], return_when=FIRST_COMPLETED)
-                self._profile["wait"] += time.monotonic() - waited
+                self._activity.add("wait", time.monotonic() - waited)
                 for opened in [opened for opened in in_flight if opened.timings.done()]:
                     in_flight.remove(opened)
                     self._finish(opened)
@@ -212,19 +218,19 @@ class Engine:
         return max(ready, key=_TaskState.expected_gain_ms)
 
     def _start(
-        self, state: _TaskState, bench: _Bench, timers: ThreadPoolExecutor, ranking: Ranking | None
+        self, state: _TaskState, runner: RoundRunner, timers: ThreadPoolExecutor, ranking: Ranking | None
     ) -> _Round | None:
         began = time.monotonic()
         if state.search is None:
             state.search = self._search_of(state.task, ranking)
         candidates = state.search.propose()
-        self._profile["propose"] += time.monotonic() - began
+        self._activity.add("propose", time.monotonic() - began)
         if not candidates:
             state.exhausted = True
             return None
         state.in_flight = True
-        builds = [bench.pool.submit(candidate) if not candidate.error else None for candidate in candidates]
-        return _Round(state, candidates, timers.submit(bench.time, candidates, builds))
+        builds = [runner.pool.submit(candidate) if not candidate.error else None for candidate in candidates]
+        return _Round(state, candidates, timers.submit(runner.time, candidates, builds))
 
     def _search_of(self, task: TuningTask, ranking: Ranking | None) -> Search:
         shape = shape_of(task.kernel.mod) if ranking is not None else None
@@ -249,7 +255,9 @@ class Engine:
         began = time.monotonic()
         if state.search is not None:
             state.search.learn(timings)
-        self._profile["learn"] += time.monotonic() - began
+        self._activity.add("learn", time.monotonic() - began)
+        if shape is not None and state.best_ms is not None and shape.kind in ("conv", "depthwise", "matmul"):
+            self._fastest = max(self._fastest, 2e-6 * shape.products / state.best_ms)
         state.rounds += 1
         state.in_flight = False
         if before is not None and state.best_ms is not None:
@@ -258,74 +266,16 @@ class Engine:
 
     def _note(self, started: float) -> str:
         tuned = sum(state.valid for state in self._states)
-        seconds = max(time.monotonic() - started, 1e-9)
-        failed = sum(self.log.failures.values())
-        notes = [f"{tuned}/{len(self._states)} tasks tuned", f"{self._profile['trials'] / seconds:.1f} trials/s"]
-        if failed:
+        activity, seconds = self._activity, max(time.monotonic() - started, 1e-9)
+        notes = [f"{tuned}/{len(self._states)} tasks tuned", f"{activity.trials / seconds:.1f} trials/s"]
+        notes += [f"best {self._fastest:.0f} GFLOP/s"] if self._fastest else []
+        notes.append(f"{activity.busy} device(s) busy")
+        if self.log.failures:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.log.failures.most_common())
             notes.append(f"failed: {kinds}")
+        if activity.faults:
+            notes.append(f"{activity.faults} device fault(s)")
         return ", ".join(notes)
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """Where a round is built and timed; used by several threads at once, one device each."""
-
-    target: Target
-    endpoint: Endpoint
-    pool: BuilderPool
-    workers: queue.Queue[RemoteWorker]
-    folder: Path
-    profile: dict[str, float]
-
-    def time(
-        self, candidates: Sequence[Candidate], builds: Sequence[Future[tuple[bytes, float]] | None]
-    ) -> list[KernelTiming]:
-        """Waits for the builds, then times what was built; timings come in the candidates' order."""
-        timings: list[KernelTiming | None] = []
-        jobs: list[KernelJob] = []
-        for candidate, build in zip(candidates, builds, strict=True):
-            outcome = KernelTiming(error=candidate.error, kind="schedule") if build is None else self.pool.result(build)
-            if isinstance(outcome, Built):
-                self.profile["build"] += outcome.seconds
-                path = self.folder / f"candidate{id(candidates)}_{len(jobs)}.so"
-                path.write_bytes(outcome.library)
-                jobs.append(KernelJob(str(path), candidate.arguments))
-                timings.append(None)
-            else:
-                timings.append(outcome)
-        worker = self.workers.get()
-        began = time.monotonic()
-        try:
-            timed = iter(self._time_jobs(jobs, worker))
-        finally:
-            self.workers.put(worker)
-            self.profile["measure"] += time.monotonic() - began
-            self.profile["trials"] += len(candidates)
-            for job in jobs:
-                Path(job.library).unlink(missing_ok=True)
-        return [timing if timing is not None else next(timed) for timing in timings]
-
-    def _time_jobs(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming]:
-        """Times a round in one session; if that breaks, each candidate alone, so that one cannot fail the others."""
-        policy = self.target.timing
-        repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
-        seconds = self.target.timeouts.trial
-        if not jobs:
-            return []
-        try:
-            return worker.call(time_kernels, jobs, repeats, seconds=self.target.timeouts.connect + seconds * len(jobs))
-        except DeviceError:
-            require_key(self.endpoint, self.target.timeouts.connect)
-        results = []
-        for job in jobs:
-            try:
-                deadline = self.target.timeouts.connect + seconds
-                results += worker.call(time_kernels, [job], repeats, seconds=deadline)
-            except DeviceError as error:
-                results.append(KernelTiming(error=str(error), kind="device"))
-                require_key(self.endpoint, self.target.timeouts.connect)
-        return results
 
 
 def tune(

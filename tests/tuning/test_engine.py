@@ -1,0 +1,104 @@
+"""The engine spends its budget where it is meant to, on every device there is, through any executor."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tvmfbnet.devices.local import Service, free_port
+from tvmfbnet.devices.target import load_target
+from tvmfbnet.devices.tracker import Endpoint, query_tracker
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.tuning.engine import Budget, tune
+from tvmfbnet.tuning.run import forecast, plan_space
+from tvmfbnet.tuning.trials import TrialLog
+
+SPACE = """
+input: {channels: 1, height: 8, width: 8}
+classes: 4
+stem: {channels: 8, stride: 1}
+stages:
+  - {channels: 16, layers: 1, stride: 1}
+blocks: [k3_e3, skip]
+last_channels: 16
+"""
+
+pytestmark = [pytest.mark.rpc, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("space") / "small.yaml"
+    path.write_text(SPACE)
+    return plan_space(load_space(str(path)), load_target("host"))
+
+
+@contextmanager
+def fleet(devices):
+    """A tracker and several servers under one key; gives the endpoint and the servers."""
+    endpoint = Endpoint("127.0.0.1", free_port(), "host")
+    with ExitStack() as stack:
+        tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(endpoint.port)])
+        stack.callback(tracker.stop)
+        tracker.wait_until_ready()
+        arguments = ["--host", "127.0.0.1", "--tracker", endpoint.address, "--key", "host"]
+        servers = [Service(["server", "--port", str(free_port()), *arguments]) for _ in range(devices)]
+        for server in servers:
+            stack.callback(server.stop)
+            server.wait_until_ready()
+        while query_tracker(endpoint.host, endpoint.port).serving("host") < devices:
+            time.sleep(0.1)
+        yield endpoint, servers
+
+
+def test_several_devices_and_a_foreign_executor_share_the_trials(plan, tmp_path):
+    with fleet(2) as (endpoint, _), ThreadPoolExecutor(2) as executor:
+        budget = 8 * len(plan.tasks) + 16
+        report = tune(plan, endpoint, tmp_path, Budget(budget), executor=executor)
+    assert report.untuned == () and report.device_faults == 0
+    assert budget <= report.trials <= budget + 16
+    log = TrialLog(tmp_path / "database" / "trials.jsonl")
+    assert all(log.spent[task.kernel.key] for task in plan.tasks)
+    assert sum(log.spent.values()) == report.trials and not report.failures
+
+
+def test_a_device_that_dies_costs_no_trial_and_counts_as_no_failure(plan, tmp_path):
+    with fleet(2) as (endpoint, servers):
+        log_path = tmp_path / "database" / "trials.jsonl"
+
+        def kill_one_when_it_is_busy():
+            while not log_path.exists():
+                time.sleep(0.01)
+            os.killpg(servers[0].process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one_when_it_is_busy)
+        killer.start()
+        report = tune(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks)))
+        killer.join()
+    assert report.untuned == ()
+    assert report.failures == {}
+    spent = TrialLog(log_path).spent
+    assert all(spent[task.kernel.key] for task in plan.tasks)
+
+
+def test_out_of_time_every_task_still_gets_its_first_round_and_no_more(plan, tmp_path):
+    with fleet(1) as (endpoint, _):
+        report = tune(plan, endpoint, tmp_path, Budget(10_000, seconds=0.001))
+    assert report.untuned == ()
+    assert report.trials <= 8 * len(plan.tasks)
+
+
+def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan, tmp_path):
+    target = plan.target
+    tasks = len(plan.tasks)
+    fresh = forecast(plan.space, target, tmp_path, trials=1)
+    assert (fresh.tuning_tasks, fresh.trials, fresh.untouched) == (tasks, 8 * tasks, tasks)
+    assert "warning" in fresh.describe()
+    with fleet(1) as (endpoint, _):
+        tune(plan, endpoint, tmp_path / "host", Budget(8 * tasks))
+    assert forecast(plan.space, target, tmp_path, trials=1).trials == 0
+    assert forecast(plan.space, target, tmp_path, trials=5, more=True).trials == 5

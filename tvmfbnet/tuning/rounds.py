@@ -1,0 +1,140 @@
+"""One round of trials: waits for its builds, then times them on a device. A device's fault is never a kernel's.
+
+A round is timed in one session. If the session breaks, its kernels are timed again one by one, on whichever device is
+free; only a kernel that breaks its session every time is given up as crashing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteWorker, Repeats, time_kernels
+from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.tracker import Endpoint, require_key
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.tuning.builders import BuilderPool, Built
+from tvmfbnet.tuning.candidate import Candidate
+
+# A kernel whose session breaks this often with nothing else in it is taken to be the cause.
+_STRIKES = 3
+
+
+@dataclass
+class Activity:
+    """What the rounds of a run have cost so far; several threads add to it.
+
+    Attributes:
+        seconds: by what they went to.
+        trials: candidates done.
+        busy: devices that are timing at this moment.
+        faults: sessions that broke or missed their deadline.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0})
+    trials: int = 0
+    busy: int = 0
+    faults: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, what: str, seconds: float) -> None:
+        """Counts time spent."""
+        with self._lock:
+            self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def count(self, trials: int = 0, busy: int = 0, faults: int = 0) -> None:
+        """Counts events."""
+        with self._lock:
+            self.trials, self.busy, self.faults = self.trials + trials, self.busy + busy, self.faults + faults
+
+
+class RoundRunner:
+    """Where rounds are built and timed; used by several threads at once, one device each.
+
+    Args:
+        target: how to time, and how long to wait.
+        endpoint: where the devices are.
+        pool: builds.
+        workers: one remote worker a device, shared by the threads.
+        folder: for the libraries on their way to a device.
+        activity: what is spent is counted there.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        pool: BuilderPool,
+        workers: queue.Queue[RemoteWorker],
+        folder: Path,
+        activity: Activity,
+    ) -> None:
+        self.target, self.endpoint, self.pool = target, endpoint, pool
+        self._workers, self._folder, self._activity = workers, folder, activity
+        policy = target.timing
+        self._repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
+
+    def time(
+        self, candidates: Sequence[Candidate], builds: Sequence[Future[tuple[bytes, float]] | None]
+    ) -> list[KernelTiming]:
+        """Waits for the builds, then times what was built; timings come in the candidates' order."""
+        timings: list[KernelTiming | None] = []
+        jobs: list[KernelJob] = []
+        for candidate, build in zip(candidates, builds, strict=True):
+            outcome = KernelTiming(error=candidate.error, kind="schedule") if build is None else self.pool.result(build)
+            if isinstance(outcome, Built):
+                self._activity.add("build", outcome.seconds)
+                jobs.append(self._job(candidate, outcome, f"{id(candidates):x}_{len(jobs)}"))
+                timings.append(None)
+            else:
+                timings.append(outcome)
+        timed = iter(self._time_on_a_device(jobs))
+        self._activity.count(trials=len(candidates))
+        return [timing if timing is not None else next(timed) for timing in timings]
+
+    def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
+        path = self._folder / f"candidate{name}.so"
+        path.write_bytes(built.library)
+        return KernelJob(str(path), candidate.arguments)
+
+    def _time_on_a_device(self, jobs: Sequence[KernelJob]) -> list[KernelTiming]:
+        if not jobs:
+            return []
+        worker = self._workers.get()
+        self._activity.count(busy=1)
+        began = time.monotonic()
+        try:
+            timings = self._attempt(jobs, worker)
+            return timings if timings is not None else [self._time_alone(job, worker) for job in jobs]
+        finally:
+            self._workers.put(worker)
+            self._activity.count(busy=-1)
+            self._activity.add("measure", time.monotonic() - began)
+            for job in jobs:
+                Path(job.library).unlink(missing_ok=True)
+
+    def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
+        for _ in range(_STRIKES):
+            timings = self._attempt([job], worker)
+            if timings is not None:
+                return timings[0]
+        return KernelTiming(error=f"broke its session {_STRIKES} times", kind="crash")
+
+    def _attempt(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming] | None:
+        """One session; None when it broke, once a device is there again.
+
+        Raises:
+            DeviceError: no device came back in time.
+        """
+        limits = self.target.timeouts
+        try:
+            return worker.call(time_kernels, jobs, self._repeats, seconds=limits.connect + limits.trial * len(jobs))
+        except DeviceError:
+            self._activity.count(faults=1)
+            require_key(self.endpoint, limits.connect)
+            return None
