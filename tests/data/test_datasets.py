@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.images import Augment
+from tvmfbnet.data.changes import Augment
 from tvmfbnet.errors import DataError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -94,13 +94,17 @@ class FBNetBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(cout)
         self.has_residual = stride == 1 and cin == cout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, cin, H, W) to (N, cout, ceil(H/s), ceil(W/s))."""
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        """All but the addition of the input."""
         y = self.shuffle(self.act1(self.bn1(self.conv_pw(x))))
         y = self.se(self.act2(self.bn2(self.conv_dw(y))))
-        y = self.bn3(self.conv_pwl(y))
+        return self.bn3(self.conv_pwl(y))  # type: ignore[no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, ceil(H/s), ceil(W/s))."""
+        y = self.branch(x)
         # In this order: the compiler takes the layout of the sum from its first operand, the conv's output.
-        return y + x if self.has_residual else y  # type: ignore[no-any-return]
+        return y + x if self.has_residual else y
 
 
 def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvmfbnet.nets.blocks import FBNetBlock
-from tvmfbnet.nets.norms import joined_norm
+from tvmfbnet.nets.norms import conv_and_norm, joined_norm
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def _of(blocks: Sequence[nn.Module], band: Band) -> list[FBNetBlock]:
 def _inner(blocks: list[FBNetBlock], band: Band, x: torch.Tensor) -> list[torch.Tensor]:
     """What each block of a band hands to its projection: slices (N, inner, H', W') of one tensor."""
     orders = [_shuffled(block) for block in blocks]
-    y = F.conv2d(x, torch.cat([_first_rows(block, order) for block, order in zip(blocks, orders, strict=True)]))
+    rows = torch.cat([_first_rows(block, order) for block, order in zip(blocks, orders, strict=True)])
     act = blocks[0].act1
-    y = act(joined_norm(y, [block.bn1 for block in blocks], orders))
+    y = act(conv_and_norm(x, rows.flatten(1), [block.bn1 for block in blocks], orders))
     kernels = torch.cat([block.conv_dw.weight for block in blocks])
     y = F.conv2d(y, kernels, None, blocks[0].conv_dw.stride, band.kernel // 2, groups=len(kernels))
     y = act(joined_norm(y, [block.bn2 for block in blocks]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -42,6 +43,75 @@ def joined_norm(
     return y
 
 
+def conv_and_norm(
+    x: torch.Tensor,
+    rows: torch.Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+) -> torch.Tensor:
+    """A 1x1 conv and the batch norms behind it as one conv, whose output is neither read nor kept for the norms.
+
+    The output's statistics follow from the input's: ``mean(W x) = W mean(x)`` and ``var(W x) = diag(W cov(x) W^T)``,
+    where the covariance is a small matrix for an input with few channels. So the norms are folded into the conv also
+    in training, and autograd goes through the folding.
+
+    Args:
+        x: (N, cin, H, W), channels last.
+        rows: (channels, cin): the conv's weights.
+        norms: one a block; all in the same mode.
+        orders: see :func:`joined_norm`.
+
+    Returns:
+        (N, channels, H, W), channels last.
+    """
+    count, cin, height, width = x.shape
+    flat = x.permute(0, 2, 3, 1).reshape(-1, cin)
+    # A column of ones carries the bias: an addition of its own would be a pass over the whole output, twice.
+    inputs = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+    first = norms[0]
+    weight, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
+    if first.training:
+        mean_x = flat.mean(dim=0)
+        centred = flat - mean_x
+        covariance = centred.t() @ centred / len(flat)
+        mean, var = rows @ mean_x, ((rows @ covariance) * rows).sum(dim=1)
+        _update(norms, orders, mean.detach(), var.detach(), len(flat))
+    else:
+        mean, var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
+    scale = weight * (var + first.eps).rsqrt()
+    y = inputs @ torch.cat([rows * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t()
+    return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keeps all running statistics of ``module`` as they are while it runs a second time on the same batch."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    before = [(norm.momentum, _batches(norm).clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            _batches(norm).copy_(batches)
+
+
+@torch.no_grad()
+def _update(
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    count: int,
+) -> None:
+    """Moves running statistics towards those of a batch, as torch's batch norm does (variance without bias)."""
+    momentum = norms[0].momentum or 0.0
+    old_mean, old_var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
+    _store(norms, orders, old_mean.lerp(mean, momentum), old_var.lerp(var * (count / max(count - 1, 1)), momentum))
+
+
 def _joined(tensors: Sequence[torch.Tensor], orders: Sequence[torch.Tensor | None]) -> torch.Tensor:
     return torch.cat([t if order is None else t[order] for t, order in zip(tensors, orders, strict=True)])
 
@@ -59,15 +129,19 @@ def _store(
         else:
             _mean(norm)[order] = new_mean
             _var(norm)[order] = new_var
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += 1
+        _batches(norm).add_(1)
+
+
+# All norms here keep running statistics; torch's types cannot say so.
 
 
 def _mean(norm: nn.BatchNorm2d) -> torch.Tensor:
-    assert norm.running_mean is not None  # for the type checker: all norms here track statistics
-    return norm.running_mean
+    return cast(torch.Tensor, norm.running_mean)
 
 
 def _var(norm: nn.BatchNorm2d) -> torch.Tensor:
-    assert norm.running_var is not None
-    return norm.running_var
+    return cast(torch.Tensor, norm.running_var)
+
+
+def _batches(norm: nn.BatchNorm2d) -> torch.Tensor:
+    return cast(torch.Tensor, norm.num_batches_tracked)

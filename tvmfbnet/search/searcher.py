@@ -14,7 +14,8 @@ import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch.nn import functional as F
 
-from tvmfbnet.data.images import Augment, ImageData
+from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, split_indices
 from tvmfbnet.errors import DataError, DivergedError
 from tvmfbnet.nets.checkpoint import restore_rng, rng_state
