@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import DataError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

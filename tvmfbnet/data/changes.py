@@ -14,7 +14,7 @@ FLIP, AREA, TOP, LEFT, BRIGHTNESS, CONTRAST, SATURATION, OPERATION, STRENGTH, ER
 DRAWS = 12
 """Numbers a picture needs; the names before say what each is for."""
 
-# Strengths of TrivialAugment at their strongest (Müller and Hutter 2021, "wide" table, geometric part as in RandAugment).
+# The strongest changes that TrivialAugment makes.
 _DEGREES, _SHEAR_DEGREES, _SHIFT_SHARE, _FACTOR = 30.0, 17.0, 0.25, 0.9
 # Share of the picture's sides that an erased rectangle takes.
 _ERASED_SIDE = 0.4

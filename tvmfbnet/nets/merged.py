@@ -79,7 +79,7 @@ def _inner(blocks: list[FBNetBlock], band: Band, x: torch.Tensor) -> list[torch.
     orders = [_shuffled(block) for block in blocks]
     rows = torch.cat([_first_rows(block, order) for block, order in zip(blocks, orders, strict=True)])
     act = blocks[0].act1
-    y = act(conv_and_norm(x, rows.flatten(1), [block.bn1 for block in blocks], orders))
+    y = conv_and_norm(x, rows.flatten(1), [block.bn1 for block in blocks], orders, act)
     kernels = torch.cat([block.conv_dw.weight for block in blocks])
     y = F.conv2d(y, kernels, None, blocks[0].conv_dw.stride, band.kernel // 2, groups=len(kernels))
     y = act(joined_norm(y, [block.bn2 for block in blocks]))
@@ -106,7 +106,8 @@ def _dense(conv: nn.Conv2d) -> torch.Tensor:
     if conv.groups == 1:
         return conv.weight
     parts = conv.weight.flatten(1).chunk(conv.groups)
-    return torch.block_diag(*parts)[:, :, None, None]
+    dense: torch.Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+    return dense[:, :, None, None]
 
 
 def _projected(blocks: list[FBNetBlock], hidden: list[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce as functional_all_reduce
 from torch.nn import functional as F
 
 
@@ -36,6 +37,8 @@ def joined_norm(
     if scale is not None:
         factors = scale.repeat_interleave(torch.tensor([n.num_features for n in norms], device=scale.device))
         weight, bias = weight * factors, bias * factors
+    if first.training and isinstance(first, SharedNorm):
+        return _shared_norm(x, norms, places, weight, bias)
     mean, var = _joined([_mean(n) for n in norms], places), _joined([_var(n) for n in norms], places)
     y = F.batch_norm(x, mean, var, weight, bias, first.training, first.momentum or 0.0, first.eps)
     if first.training:
@@ -43,13 +46,43 @@ def joined_norm(
     return y
 
 
+class SharedNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of all processes' pictures. torch's own way to do that needs a GPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises (N, C, H, W)."""
+        return joined_norm(x, [self])
+
+
+def _shared_norm(
+    x: torch.Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> torch.Tensor:
+    mean = _over_processes(x.mean(dim=(0, 2, 3)))
+    centred = x - mean[:, None, None]
+    var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
+    _update(norms, orders, mean.detach(), var.detach(), x.numel() // x.shape[1] * distributed.get_world_size())
+    scale = weight * (var + norms[0].eps).rsqrt()
+    return centred * scale[:, None, None] + bias[:, None, None]
+
+
+def _over_processes(mean: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes, differentiable in each one's part."""
+    total: torch.Tensor = functional_all_reduce(mean)  # type: ignore[no-untyped-call]
+    return total / distributed.get_world_size()
+
+
 def conv_and_norm(
     x: torch.Tensor,
     rows: torch.Tensor,
     norms: Sequence[nn.BatchNorm2d],
     orders: Sequence[torch.Tensor | None],
+    act: nn.Module,
 ) -> torch.Tensor:
-    """A 1x1 conv and the batch norms behind it as one conv, whose output is neither read nor kept for the norms.
+    """A 1x1 conv, the batch norms behind it and an activation; the norms neither read nor keep the conv's output.
 
     The output's statistics follow from the input's: ``mean(W x) = W mean(x)`` and ``var(W x) = diag(W cov(x) W^T)``,
     where the covariance is a small matrix for an input with few channels. So the norms are folded into the conv also
@@ -60,6 +93,7 @@ def conv_and_norm(
         rows: (channels, cin): the conv's weights.
         norms: one a block; all in the same mode.
         orders: see :func:`joined_norm`.
+        act: the activation; it may work in place.
 
     Returns:
         (N, channels, H, W), channels last.
@@ -71,15 +105,19 @@ def conv_and_norm(
     first = norms[0]
     weight, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
     if first.training:
-        mean_x = flat.mean(dim=0)
+        shared = isinstance(first, SharedNorm)
+        mean_x = _over_processes(flat.mean(dim=0)) if shared else flat.mean(dim=0)
         centred = flat - mean_x
         covariance = centred.t() @ centred / len(flat)
+        covariance = _over_processes(covariance) if shared else covariance
         mean, var = rows @ mean_x, ((rows @ covariance) * rows).sum(dim=1)
-        _update(norms, orders, mean.detach(), var.detach(), len(flat))
+        seen = len(flat) * (distributed.get_world_size() if shared else 1)
+        _update(norms, orders, mean.detach(), var.detach(), seen)
     else:
         mean, var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
     scale = weight * (var + first.eps).rsqrt()
-    y = inputs @ torch.cat([rows * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t()
+    # The activation comes before the view: in place on a view, autograd would copy the whole gradient.
+    y: torch.Tensor = act(inputs @ torch.cat([rows * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t())
     return y.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
@@ -122,7 +160,8 @@ def _store(
 ) -> None:
     """Writes joined running statistics back to their norms."""
     sizes = [norm.num_features for norm in norms]
-    for norm, order, new_mean, new_var in zip(norms, orders, mean.split(sizes), var.split(sizes), strict=True):
+    means, variances = torch.split(mean, sizes), torch.split(var, sizes)
+    for norm, order, new_mean, new_var in zip(norms, orders, means, variances, strict=True):
         if order is None:
             _mean(norm).copy_(new_mean)
             _var(norm).copy_(new_var)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
+from tvmfbnet.nets.forms import Form
 from tvmfbnet.nets.merged import bands_of, merged_mixture
 from tvmfbnet.nets.norms import frozen_statistics
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Layer, Space
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -36,9 +38,6 @@ class Paths:
     indices: tuple[int, ...]
     weights: torch.Tensor
 
-
-Form = Literal["mixture", "sampled", "two_path"]
-"""How many blocks of a layer run in a step: all, one, or two."""
 
 Mix = torch.Tensor | Sequence[int] | Sequence[Paths]
 """Weights of shape (layers, candidates), or for each layer one candidate's index or some weighted candidates."""

@@ -76,7 +76,7 @@ def parse_block(name: str) -> BlockSpec | None:
     if match is None or kernel % 2 == 0:
         raise ArchError(
             f"unknown block {name!r}: a block is 'skip' or k<odd kernel>_e<expansion>, with _g<groups> appended "
-            "where its 1x1 convs are grouped, _se for squeeze-and-excitation and _hswish or _swish for another activation, "
+            "where its 1x1 convs are grouped, _se for squeeze-and-excitation, _hswish or _swish for an activation, "
             "e.g. k3_e6, k5_e1_g2 or k5_e3_se_hswish"
         )
     return BlockSpec(kernel, int(match[2]), int(match[3] or 1), match[4] is not None, match[5] or RELU)
