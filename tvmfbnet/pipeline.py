@@ -191,8 +191,7 @@ class Run:
         from tvmfbnet.deploy.package import check_parity, compile_net
         from tvmfbnet.devices.local import reach
         from tvmfbnet.training.run import load_net
-        from tvmfbnet.tuning.engine import database_folder
-        from tvmfbnet.tuning.metaschedule import TuningDatabase
+        from tvmfbnet.tuning.database import TuningDatabase, database_folder
 
         target = resolve_native(self.target)
         net, _ = load_net(self.folder / "train" / "net.pt")

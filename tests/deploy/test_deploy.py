@@ -12,8 +12,7 @@ from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path, load_table, target_folder
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.tuning.engine import database_folder
-from tvmfbnet.tuning.metaschedule import TuningDatabase
+from tvmfbnet.tuning.database import TuningDatabase, database_folder
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from filelock import FileLock
+import typer
 
-from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.tuning.engine import tune
-from tvmfbnet.tuning.metaschedule import TuningDatabase
+from tvmfbnet.cli.tune import parse_duration
+from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.errors import UserError
+from tvmfbnet.tuning.database import TuningDatabase
+from tvmfbnet.tuning.knobs import KernelShape, Knobs
 from tvmfbnet.tuning.plan import choose_parts
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -42,25 +45,64 @@ def test_torn_lines_of_the_tuning_database_are_dropped(tmp_path):
     assert records.read_text() == ""  # the whole line names a workload that is not there
 
 
+class Kernel:
+    """As much of a kernel as the log looks at."""
+
+    key, name = "b", "conv"
+
+
 def test_a_torn_trial_log_loses_only_its_torn_line(tmp_path):
     path = tmp_path / "trials.jsonl"
-    path.write_text(json.dumps({"task": "a", "kind": ""}) + "\n" + '{"task": "a", "ki')
+    path.write_text(json.dumps({"task": "a", "kind": "", "best_ms": 2.0}) + "\n" + '{"task": "a", "ki')
     log = TrialLog(path)
     assert log.spent["a"] == 1
-
-    class Kernel:
-        key, name = "b", "conv"
-
-    from tvmfbnet.devices.remote import KernelTiming
-
-    log.append(Kernel, [KernelTiming((1.0,)), KernelTiming(error="boom", kind="build")])
+    log.append(Kernel, None, [None, None], [KernelTiming((1.0, 3.0)), KernelTiming(error="boom", kind="build")])
     again = TrialLog(path)
     assert (again.spent["a"], again.spent["b"], again.failures["build"]) == (1, 2, 1)
+    assert again.best_ms == {"a": 2.0, "b": 1.0}
+    assert json.loads(path.read_text().splitlines()[-1])["error"] == "boom"
 
 
-def test_a_second_tuning_of_one_target_is_refused_at_once(tmp_path):
-    with FileLock(tmp_path / "tuning.lock"), pytest.raises(StorageError, match="another process is tuning"):
-        tune(None, None, tmp_path, trials=1)  # the lock is taken before anything else is looked at
+def test_the_log_gives_back_the_knobs_that_were_tried(tmp_path):
+    path, shape, knobs = tmp_path / "trials.jsonl", KernelShape("conv", 4, 4, 16, group=16), Knobs(1, 2, 16, 16)
+    TrialLog(path).append(Kernel, shape, [knobs], [KernelTiming((1.5,))])
+    (trial,) = TrialLog(path).templated["b"]
+    assert (trial.shape, trial.knobs, trial.best_ms) == (shape, knobs, 1.5)
+
+
+def test_the_rate_of_a_target_leaves_out_the_pauses_between_runs(tmp_path):
+    path, start = tmp_path / "trials.jsonl", datetime(2026, 1, 1, tzinfo=UTC)
+    times = [start + timedelta(seconds=index / 4 + (7200 if index >= 50 else 0)) for index in range(100)]
+    lines = [json.dumps({"task": "a", "kind": "", "best_ms": 1.0, "time": time.isoformat()}) for time in times]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    assert TrialLog(path).trials_per_second() == pytest.approx(99 / (98 / 4), rel=0.01)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5min", 90), ("2h", 7200)])
+def test_a_duration_is_read_with_its_unit(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3min", "2 days"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(typer.BadParameter, match="not a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_two_tunings_of_one_target_share_the_work_and_repeat_nothing(tmp_path):
+    space, logs = tmp_path / "small.yaml", tmp_path / "logs"
+    space.write_text(SMALL_SPACE)
+    command = [sys.executable, "-m", "tvmfbnet.cli.main", "tune", "--target", "host", "--space", str(space)]
+    command += ["--trials", "40", "--tuning-logs", str(logs), "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outcomes = [json.loads(process.communicate(timeout=400)[0]) for process in both]
+    assert sorted(outcome["new_trials"] == 0 for outcome in outcomes) == [False, True]
+    lines = [json.loads(line) for line in (logs / "host" / "database" / "trials.jsonl").read_text().splitlines()]
+    tried = [(line["task"], json.dumps(line["knobs"])) for line in lines if line["knobs"]]
+    assert len(tried) == len(set(tried)) >= 30
+    assert all(outcome["trials"] == len(lines) for outcome in outcomes)
 
 
 @pytest.mark.rpc

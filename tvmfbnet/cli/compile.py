@@ -37,8 +37,7 @@ def compile_command(
     from tvmfbnet.devices.local import reach
     from tvmfbnet.errors import ArchError
     from tvmfbnet.training.run import load_net
-    from tvmfbnet.tuning.engine import database_folder
-    from tvmfbnet.tuning.metaschedule import TuningDatabase
+    from tvmfbnet.tuning.database import TuningDatabase, database_folder
 
     net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
     if format_arch(net.arch, net.space) != format_arch(found, found_space):

@@ -66,6 +66,9 @@ app.command("report")(report_command)
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exit code 0 on success, 2 for bad input (one line), 1 for an internal failure."""
+    # Torch's threads spin while they wait; where other work shares the cores that slows training down several times.
+    # Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(args=arguments, standalone_mode=False)
     except UserError as error:

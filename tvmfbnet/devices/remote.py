@@ -48,6 +48,11 @@ class KernelTiming:
     error: str = ""
     kind: str = ""
 
+    @property
+    def best_ms(self) -> float | None:
+        """The fastest repeat, which other work on the device disturbed least; None where the trial failed."""
+        return min(self.repeats_ms, default=None)
+
 
 class RemoteWorker:
     """A child process that talks to one endpoint's devices; replaced when it crashes or misses a deadline.

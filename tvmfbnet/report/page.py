@@ -7,6 +7,7 @@ SVG beside it. A run that is not finished gets a report of what it has; the page
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -277,7 +278,7 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("Largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
         ("Kernels with a tuning record", _kernels(result)),
         ("Threads", _format(result.get("threads"), "{}")),
-        ("TVM target", _format(result.get("tvm_target"), "{}")),
+        ("TVM target", json.dumps(result["tvm_target"]) if "tvm_target" in result else None),
     ]
     return [(name, str(value)) for name, value in rows if value is not None]
 

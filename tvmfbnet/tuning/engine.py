@@ -1,15 +1,17 @@
-"""Spending a budget of trials on tuning tasks: while one round is built and timed, the next one is searched.
+"""Spending a budget of trials on tuning tasks: proposing, building and timing overlap, on as many devices as there are.
 
-Every task gets a first round; after that the rounds go where the space gains most: to the task with the largest
-(cells it serves) x (its best time) / (rounds it has had).
+Every task gets a first round. After that the rounds go where the space gains most: to the task with the largest
+(cells it serves) x (time it is expected to lose by another round).
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,25 +23,37 @@ from filelock import FileLock, Timeout
 
 from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteWorker, Repeats, time_kernels
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint, require_key
-from tvmfbnet.errors import DeviceError, StorageError
+from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
+from tvmfbnet.errors import DeviceError
 from tvmfbnet.progress import Reporter, progress, say
-from tvmfbnet.tuning.builders import BuilderPool
-from tvmfbnet.tuning.metaschedule import Candidate, TaskSearch, TuningDatabase, new_cost_model
+from tvmfbnet.tuning.builders import BuilderPool, Built
+from tvmfbnet.tuning.candidate import Candidate, Search
+from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.tuning.plan import Plan, TuningTask
+from tvmfbnet.tuning.ranking import Ranking
+from tvmfbnet.tuning.template_search import TemplateSearch
+from tvmfbnet.tuning.templates import registers_of, shape_of
 from tvmfbnet.tuning.trials import TrialLog
 
 # Rounds without one valid trial after which a task is given up, with a warning.
 _HOPELESS_ROUNDS = 3
-_ROUNDS_IN_FLIGHT = 2
+# Rounds that are built or timed at once, beyond one a device.
+_ROUNDS_AHEAD = 2
 
 # Candidates a round.
 BATCH = 8
 
 
-def database_folder(target_folder: Path) -> Path:
-    """Where a target's tuning database lives: ``tuning_logs/TARGET/database``."""
-    return target_folder / "database"
+@dataclass(frozen=True)
+class Budget:
+    """When tuning ends: after so many trials (earlier runs included), or seconds of this run, whichever comes first.
+
+    Every task gets one round all the same: without a schedule its kernel would be very slow.
+    """
+
+    trials: int
+    seconds: float | None = None
 
 
 @dataclass
@@ -47,57 +61,91 @@ class _TaskState:
     task: TuningTask
     best_ms: float | None
     rounds: int
-    valid: bool
-    search: TaskSearch | None = None
+    stale: int = 0
+    gain: float = 0.3
+    search: Search | None = None
     exhausted: bool = False
     in_flight: bool = False
+
+    @property
+    def valid(self) -> bool:
+        return self.best_ms is not None
+
+    def expected_gain_ms(self) -> float:
+        """Milliseconds that one more round is expected to take off the space's cells."""
+        best = self.best_ms or 0.0
+        promised = self.search.promised_ms() if self.search is not None else None
+        share = self.gain if promised is None else max(0.0, 1.0 - promised / best) + 0.05
+        return self.task.cells * best * share * 0.5**self.stale
 
 
 @dataclass
 class _Round:
     state: _TaskState
-    candidates: list[Candidate]
+    candidates: Sequence[Candidate]
     timings: Future[list[KernelTiming]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
 class TuningReport:
-    """What a tuning run did: trials in all (earlier runs included), in this run, failures by kind, seconds."""
+    """What a tuning run did: trials in all (earlier runs included), in this run, failures by kind, seconds.
+
+    ``profile`` is seconds of this run by what they went to: ``propose`` and ``learn`` (this process), ``build`` (sum
+    over workers), ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
+    """
 
     trials: int
     new_trials: int
     failures: dict[str, int]
     untuned: tuple[str, ...]
     seconds: float
+    profile: dict[str, float]
 
 
 class Engine:
-    """Tunes the tasks of a plan on one device until the budget is spent.
+    """Tunes the tasks of a plan on the devices of an endpoint until the budget is spent.
 
     Args:
         plan: the tasks.
-        endpoint: where the device is.
+        endpoint: where the devices are.
         folder: the target's folder in ``tuning_logs``.
-        trials: budget in trials for these tasks, those of earlier runs included.
+        budget: when to stop.
         batch: candidates a round.
         seed: of the search.
+        executor: runs the builds instead of processes on this machine.
     """
 
     def __init__(
-        self, plan: Plan, endpoint: Endpoint, folder: Path, trials: int, batch: int = BATCH, seed: int = 0
+        self,
+        plan: Plan,
+        endpoint: Endpoint,
+        folder: Path,
+        budget: Budget,
+        batch: int = BATCH,
+        seed: int = 0,
+        executor: Executor | None = None,
     ) -> None:
-        self.plan, self.endpoint, self.trials, self.batch, self.seed = plan, endpoint, trials, batch, seed
+        self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
         self.target: Target = plan.target
+        self._executor = executor
         self._compiled_for = tvm.target.Target(plan.target.tvm)
         self.database = TuningDatabase(database_folder(folder), repair=True)
         self.log = TrialLog(self.database.folder / "trials.jsonl")
-        self._cost_model: Any = new_cost_model()
+        self._templates = self._compiled_for.kind.name == "llvm"
+        self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
+        self._profile: dict[str, float] = defaultdict(float)
 
     def _restore(self, task: TuningTask) -> _TaskState:
-        best = self.database.best_ms(task.kernel, self._compiled_for)
-        rounds = -(-self.log.spent[task.kernel.key] // self.batch)
-        return _TaskState(task, best, rounds, best is not None)
+        key = task.kernel.key
+        return _TaskState(task, self.log.best_ms.get(key), -(-self.log.spent[key] // self.batch))
+
+    def _learnt_ranking(self) -> Ranking:
+        ranking = Ranking(registers_of(self._compiled_for), self.seed)
+        for trials in self.log.templated.values():
+            for trial in trials:
+                ranking.add(trial.shape, trial.knobs, trial.best_ms)
+        return ranking
 
     def _spent(self) -> int:
         return sum(self.log.spent[state.task.kernel.key] for state in self._states)
@@ -105,76 +153,157 @@ class Engine:
     def run(self) -> TuningReport:
         """Tunes until every task has a valid schedule (or is given up) and the budget is spent."""
         started, before = time.monotonic(), self._spent()
-        total = max(self.trials, before)
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tvmfbnet-")))
-            pool = stack.enter_context(BuilderPool(self.target, folder, workers=max(1, (os.cpu_count() or 2) - 1)))
-            worker = stack.enter_context(RemoteWorker(self.endpoint, self.target.device, self.target.timeouts.session))
-            timer = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-            reporter = stack.enter_context(progress("tuning trials", total, done=before))
-            self._loop(pool, worker, timer, reporter)
+        if any(not state.valid for state in self._states) or before < self.budget.trials:
+            self._tune(started)
         untuned = tuple(state.task.kernel.name for state in self._states if not state.valid)
         if untuned:
             say(f"warning: {len(untuned)} task(s) have no valid schedule: {', '.join(untuned)}")
-        spent = self._spent()
-        return TuningReport(spent, spent - before, dict(self.log.failures), untuned, time.monotonic() - started)
+        spent, seconds = self._spent(), time.monotonic() - started
+        profile = {what: round(value, 2) for what, value in self._profile.items()}
+        return TuningReport(spent, spent - before, dict(self.log.failures), untuned, seconds, profile)
 
-    def _loop(self, pool: BuilderPool, worker: RemoteWorker, timer: ThreadPoolExecutor, reporter: Reporter) -> None:
+    def _tune(self, started: float) -> None:
+        devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
+        # A local target's kernels are timed on this machine: one core stays free of builders.
+        builders = max(1, (os.cpu_count() or 2) - (1 if self.target.transport.kind == "local" else 0))
+        before = self._spent()
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tvmfbnet-")))
+            pool = stack.enter_context(BuilderPool(self.target, builders, self._executor))
+            workers: queue.Queue[RemoteWorker] = queue.Queue()
+            for _ in range(devices):
+                worker = RemoteWorker(self.endpoint, self.target.device, self.target.timeouts.session)
+                workers.put(stack.enter_context(worker))
+            timers = stack.enter_context(ThreadPoolExecutor(max_workers=devices + _ROUNDS_AHEAD))
+            bench = _Bench(self.target, self.endpoint, pool, workers, folder, self._profile)
+            reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
+            self._loop(bench, timers, devices + _ROUNDS_AHEAD, reporter, started)
+
+    def _loop(self, bench: _Bench, timers: ThreadPoolExecutor, most: int, reporter: Reporter, started: float) -> None:
         in_flight: list[_Round] = []
+        ranking = self._learnt_ranking() if self._templates else None
         while True:
-            state = self._choose()
-            if state is None and not in_flight:
-                return
+            in_time = self.budget.seconds is None or time.monotonic() - started < self.budget.seconds
+            state = self._choose(in_time) if len(in_flight) < most else None
             if state is not None:
-                started = self._start(state, pool, worker, timer)
-                if started is not None:
-                    in_flight.append(started)
-            if in_flight and (state is None or len(in_flight) >= _ROUNDS_IN_FLIGHT):
-                self._finish(in_flight.pop(0))
-                reporter.update(self._spent(), self._note())
+                opened = self._start(state, bench, timers, ranking)
+                in_flight += [opened] if opened is not None else []
+            elif in_flight:
+                waited = time.monotonic()
+                wait([opened.timings for opened in in_flight], return_when=FIRST_COMPLETED)
+                self._profile["wait"] += time.monotonic() - waited
+                for opened in [opened for opened in in_flight if opened.timings.done()]:
+                    in_flight.remove(opened)
+                    self._finish(opened)
+                reporter.update(self._spent(), self._note(started))
+            else:
+                return
 
-    def _choose(self) -> _TaskState | None:
+    def _choose(self, in_time: bool) -> _TaskState | None:
         """The task whose next round promises most, or None when nothing is worth (or allowed) another round."""
         free = [state for state in self._states if not state.exhausted and not state.in_flight]
         first = [state for state in free if not state.valid and state.rounds < _HOPELESS_ROUNDS]
         if first:
-            return first[0]
+            return max(first, key=lambda state: -state.rounds)
         pending = self.batch * sum(state.in_flight for state in self._states)
-        ready = [state for state in free if state.best_ms is not None]
-        if self._spent() + pending >= self.trials or not ready:
+        ready = [state for state in free if state.valid]
+        if not ready or not in_time or self._spent() + pending >= self.budget.trials:
             return None
-        return max(ready, key=lambda state: state.task.cells * (state.best_ms or 0.0) / max(state.rounds, 1))
+        return max(ready, key=_TaskState.expected_gain_ms)
 
     def _start(
-        self, state: _TaskState, pool: BuilderPool, worker: RemoteWorker, timer: ThreadPoolExecutor
+        self, state: _TaskState, bench: _Bench, timers: ThreadPoolExecutor, ranking: Ranking | None
     ) -> _Round | None:
+        began = time.monotonic()
         if state.search is None:
-            state.search = TaskSearch(
-                state.task.kernel, self._compiled_for, self.database, self._cost_model, self.batch, self.seed
-            )
+            state.search = self._search_of(state.task, ranking)
         candidates = state.search.propose()
+        self._profile["propose"] += time.monotonic() - began
         if not candidates:
             state.exhausted = True
             return None
         state.in_flight = True
-        builds = [pool.submit(candidate) for candidate in candidates]
-        timings = timer.submit(self._time, candidates, builds, pool, worker)
-        return _Round(state, candidates, timings)
+        builds = [bench.pool.submit(candidate) if not candidate.error else None for candidate in candidates]
+        return _Round(state, candidates, timers.submit(bench.time, candidates, builds))
 
-    def _time(
-        self, candidates: Sequence[Candidate], builds: Sequence[Future[str]], pool: BuilderPool, worker: RemoteWorker
+    def _search_of(self, task: TuningTask, ranking: Ranking | None) -> Search:
+        shape = shape_of(task.kernel.mod) if ranking is not None else None
+        if ranking is not None and shape is not None:
+            tried = [trial.knobs for trial in self.log.templated[task.kernel.key]]
+            return TemplateSearch(task.kernel, shape, ranking, tried, self.batch, self.seed)
+        if self._cost_model is None:
+            self._cost_model = new_cost_model()
+        return EvolutionSearch(task.kernel, self._compiled_for, self.database, self._cost_model, self.batch, self.seed)
+
+    def _finish(self, finished: _Round) -> None:
+        """Records a round: in the database and the log first, then in the search."""
+        state, timings = finished.state, finished.timings.result()
+        kernel, before = state.task.kernel, state.best_ms
+        for candidate, timing in zip(finished.candidates, timings, strict=True):
+            if timing.best_ms is not None:
+                self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
+                state.best_ms = timing.best_ms if state.best_ms is None else min(timing.best_ms, state.best_ms)
+        self.database.flush()
+        shape = state.search.shape if state.search is not None else None
+        self.log.append(kernel, shape, [candidate.knobs for candidate in finished.candidates], timings)
+        began = time.monotonic()
+        if state.search is not None:
+            state.search.learn(timings)
+        self._profile["learn"] += time.monotonic() - began
+        state.rounds += 1
+        state.in_flight = False
+        if before is not None and state.best_ms is not None:
+            gained = 1.0 - state.best_ms / before
+            state.gain, state.stale = 0.5 * (state.gain + gained), (state.stale + 1 if gained < 0.01 else 0)
+
+    def _note(self, started: float) -> str:
+        tuned = sum(state.valid for state in self._states)
+        seconds = max(time.monotonic() - started, 1e-9)
+        failed = sum(self.log.failures.values())
+        notes = [f"{tuned}/{len(self._states)} tasks tuned", f"{self._profile['trials'] / seconds:.1f} trials/s"]
+        if failed:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.log.failures.most_common())
+            notes.append(f"failed: {kinds}")
+        return ", ".join(notes)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where a round is built and timed; used by several threads at once, one device each."""
+
+    target: Target
+    endpoint: Endpoint
+    pool: BuilderPool
+    workers: queue.Queue[RemoteWorker]
+    folder: Path
+    profile: dict[str, float]
+
+    def time(
+        self, candidates: Sequence[Candidate], builds: Sequence[Future[tuple[bytes, float]] | None]
     ) -> list[KernelTiming]:
-        """Runs in the timer's thread: waits for the builds, times what was built, in the candidates' order."""
+        """Waits for the builds, then times what was built; timings come in the candidates' order."""
         timings: list[KernelTiming | None] = []
         jobs: list[KernelJob] = []
-        for candidate, built in zip(candidates, builds, strict=True):
-            error = built.exception()
-            timings.append(pool.failure(error) if error is not None else None)
-            if error is None:
-                jobs.append(KernelJob(built.result(), candidate.arguments))
-        timed = iter(self._time_jobs(jobs, worker))
-        for job in jobs:
-            Path(job.library).unlink(missing_ok=True)
+        for candidate, build in zip(candidates, builds, strict=True):
+            outcome = KernelTiming(error=candidate.error, kind="schedule") if build is None else self.pool.result(build)
+            if isinstance(outcome, Built):
+                self.profile["build"] += outcome.seconds
+                path = self.folder / f"candidate{id(candidates)}_{len(jobs)}.so"
+                path.write_bytes(outcome.library)
+                jobs.append(KernelJob(str(path), candidate.arguments))
+                timings.append(None)
+            else:
+                timings.append(outcome)
+        worker = self.workers.get()
+        began = time.monotonic()
+        try:
+            timed = iter(self._time_jobs(jobs, worker))
+        finally:
+            self.workers.put(worker)
+            self.profile["measure"] += time.monotonic() - began
+            self.profile["trials"] += len(candidates)
+            for job in jobs:
+                Path(job.library).unlink(missing_ok=True)
         return [timing if timing is not None else next(timed) for timing in timings]
 
     def _time_jobs(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming]:
@@ -198,39 +327,27 @@ class Engine:
                 require_key(self.endpoint, self.target.timeouts.connect)
         return results
 
-    def _finish(self, finished: _Round) -> None:
-        """Records a round: in the database and the log first, then in the search and the cost model."""
-        state, timings = finished.state, finished.timings.result()
-        kernel = state.task.kernel
-        for candidate, timing in zip(finished.candidates, timings, strict=True):
-            if not timing.error:
-                self.database.add(candidate.raw, kernel, self._compiled_for, timing.repeats_ms)
-                mean = sum(timing.repeats_ms) / len(timing.repeats_ms)
-                state.best_ms = mean if state.best_ms is None else min(mean, state.best_ms)
-                state.valid = True
-        self.database.flush()
-        self.log.append(kernel, timings)
-        if state.search is not None:
-            state.search.learn(timings, self._cost_model)
-        state.rounds += 1
-        state.in_flight = False
 
-    def _note(self) -> str:
-        tuned = sum(state.valid for state in self._states)
-        failed = sum(self.log.failures.values())
-        return f"{tuned}/{len(self._states)} tasks tuned" + (f", {failed} failed trials" if failed else "")
-
-
-def tune(plan: Plan, endpoint: Endpoint, folder: Path, trials: int, seed: int = 0, batch: int = BATCH) -> TuningReport:
-    """Tunes a plan's tasks; refuses to run beside another tuning of the same target.
+def tune(
+    plan: Plan,
+    endpoint: Endpoint,
+    folder: Path,
+    budget: Budget,
+    seed: int = 0,
+    batch: int = BATCH,
+    executor: Executor | None = None,
+) -> TuningReport:
+    """Tunes a plan's tasks; waits while another process tunes the same target, then does what is left.
 
     Raises:
-        StorageError: another process is tuning this target, or the folder is not writable.
+        StorageError: the folder is not writable.
         DeviceError: the device went away and did not come back.
     """
     lock = FileLock(database_folder(folder).parent / "tuning.lock")
     try:
-        with lock.acquire(timeout=0):
-            return Engine(plan, endpoint, folder, trials, batch, seed).run()
-    except Timeout as error:
-        raise StorageError(f"another process is tuning in {folder}; wait for it or stop it") from error
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process is tuning in {folder}; waiting for it to end")
+        lock.acquire()
+    with lock:
+        return Engine(plan, endpoint, folder, budget, batch, seed, executor).run()

@@ -22,7 +22,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import Context, Measurement, summarise
 from tvmfbnet.progress import progress
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.tuning.metaschedule import TuningDatabase
+from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.trials import TrialLog
 

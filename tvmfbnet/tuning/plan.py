@@ -15,11 +15,12 @@ from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import UserError
 from tvmfbnet.progress import progress
+from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
-# Measured on two cores, one building while the other searches and times; replaced by the run's own rate as it goes.
-TRIALS_PER_SECOND = 4.0
-SECONDS_PER_PART = 2.5
+# Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
+TRIALS_PER_SECOND = 6.0
+SECONDS_PER_PART = 1.5
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,27 @@ class Plan:
         """How many of the parts are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
-    def estimated_seconds(self, trials: int) -> float:
-        """Time that ``trials`` trials and the measurements will take, from rates measured on a two-core host."""
-        return trials / TRIALS_PER_SECOND + SECONDS_PER_PART * len(self.parts)
+    def estimated_seconds(self, trials: int, trials_per_second: float | None = None) -> float:
+        """Time that ``trials`` trials and the measurements will take.
+
+        Args:
+            trials: still to be done.
+            trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
+        """
+        return trials / (trials_per_second or TRIALS_PER_SECOND) + SECONDS_PER_PART * len(self.parts)
 
 
-def choose_parts(space: Space, blocks: str) -> tuple[NetPart, ...]:
-    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``."""
-    chosen = [part for part in space.distinct_blocks() if fnmatch(part.block, blocks) or fnmatch(part.name, blocks)]
+def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[NetPart, ...]:
+    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``.
+
+    With an arch, only those blocks that it uses.
+    """
+    used = None if arch is None else set(space.parts_of(arch))
+    chosen = [
+        part
+        for part in space.distinct_blocks()
+        if (fnmatch(part.block, blocks) or fnmatch(part.name, blocks)) and (used is None or part in used)
+    ]
     if not chosen:
         raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
     return (*space.fixed_parts(), *chosen)

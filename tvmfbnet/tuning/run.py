@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path, target_folder
+from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
-from tvmfbnet.tuning.engine import BATCH, TuningReport, database_folder, tune
+from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.tuning.measure import device_timer, measure_parts
-from tvmfbnet.tuning.metaschedule import TuningDatabase
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
 from tvmfbnet.tuning.trials import TrialLog
+
+Quality = Literal["quick", "normal", "best"]
+TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,76 @@ class TuneOutcome:
     parts: int
 
 
-def plan_space(space: Space, target: Target, blocks: str = "*") -> Plan:
+@dataclass(frozen=True)
+class Forecast:
+    """What a tuning run will take: ``trials`` are those still to be done, ``untouched`` the tasks left without any."""
+
+    distinct_blocks: int
+    tuning_tasks: int
+    trials: int
+    estimated_seconds: int
+    rate_is_measured: bool
+    untouched: int
+
+    def to_dict(self) -> dict[str, int | bool]:
+        """Plain data."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """For a person."""
+        rate = "by this target's own rate" if self.rate_is_measured else "by a two-core host's rate"
+        lines = [
+            f"{self.distinct_blocks} distinct blocks, {self.tuning_tasks} tuning tasks, {self.trials} trials to do",
+            f"about {timedelta(seconds=self.estimated_seconds)} ({rate})",
+        ]
+        if self.untouched:
+            lines.append(f"warning: the budget gives {self.untouched} task(s) no more than their first round")
+        return "\n".join(lines)
+
+
+def forecast(
+    space: Space,
+    target: Target,
+    root: Path | None = None,
+    trials: int | None = None,
+    blocks: str = "*",
+    quality: Quality = "normal",
+    seconds: float | None = None,
+    more: bool = False,
+    arch: Arch | None = None,
+) -> Forecast:
+    """Says what :func:`tune_space` with the same arguments will take; builds nothing and asks no device."""
+    plan, log = plan_space(space, target, blocks, arch), log_of(target, root)
+    spent, rate = spent_on(plan, log), log.trials_per_second()
+    granted = default_trials(plan, quality) if trials is None else trials
+    left = granted if more else max(0, granted - spent)
+    fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
+    needed = max(left, BATCH * fresh)  # every task gets its first round
+    estimated = plan.estimated_seconds(needed, rate)
+    if seconds is not None:
+        estimated = min(estimated, seconds + plan.estimated_seconds(0))
+    untouched = max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0
+    return Forecast(plan.blocks, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
+
+
+def plan_space(space: Space, target: Target, blocks: str = "*", arch: Arch | None = None) -> Plan:
     """The plan alone: nothing is built, no device is asked."""
-    return make_plan(space, resolve_native(target), choose_parts(space, blocks))
+    return make_plan(space, resolve_native(target), choose_parts(space, blocks, arch))
 
 
-def default_trials(plan: Plan) -> int:
-    """A budget that gives every task two rounds on average."""
-    return 16 * len(plan.tasks)
+def default_trials(plan: Plan, quality: Quality = "normal") -> int:
+    """A budget by how good the kernels shall be: one, three or twelve rounds a task on average."""
+    return TRIALS_A_TASK[quality] * len(plan.tasks)
+
+
+def log_of(target: Target, root: Path | None = None) -> TrialLog:
+    """The trials of a target so far."""
+    return TrialLog(database_folder(target_folder(target.name, root)) / "trials.jsonl")
+
+
+def spent_on(plan: Plan, log: TrialLog) -> int:
+    """Trials that a plan's tasks have had so far."""
+    return sum(log.spent[task.kernel.key] for task in plan.tasks)
 
 
 def parts_to_measure(plan: Plan, share: float, seed: int) -> tuple[NetPart, ...]:
@@ -56,6 +124,10 @@ def tune_space(
     measure_share: float = 1.0,
     seed: int = 0,
     batch: int = BATCH,
+    quality: Quality = "normal",
+    seconds: float | None = None,
+    more: bool = False,
+    arch: Arch | None = None,
 ) -> TuneOutcome:
     """Tunes every kernel that the chosen blocks need, then times ``measure_share`` of the blocks on the device.
 
@@ -63,19 +135,24 @@ def tune_space(
         space: the space.
         target: the target, as its file says.
         root: folder of all targets' logs.
-        trials: budget in trials, those of earlier runs included; default 16 a task.
+        trials: budget in trials, those of earlier runs included; default by ``quality``.
         blocks: glob on block names.
         measure_share: share of the distinct blocks to time, 0 to 1; the others are left to the regressor.
         seed: of the choice of blocks and the search of schedules.
         batch: candidates a round.
+        quality: how much to spend where ``trials`` does not say.
+        seconds: stop tuning after so long, whatever is left of the trials; every task still gets its first round.
+        more: spend the budget on top of what earlier runs spent, instead of up to it.
+        arch: only the blocks of this arch.
     """
     folder = make_folder(target_folder(target.name, root))
-    plan = plan_space(space, target, blocks)
-    budget = default_trials(plan) if trials is None else trials
+    plan = plan_space(space, target, blocks, arch)
+    granted = default_trials(plan, quality) if trials is None else trials
+    budget = Budget(granted + (spent_on(plan, log_of(target, root)) if more else 0), seconds)
     with reach(plan.target) as endpoint:
         report = tune(plan, endpoint, folder, budget, seed, batch)
         database = TuningDatabase(database_folder(folder), repair=True)
-        log = TrialLog(database.folder / "trials.jsonl")
+        log = log_of(target, root)
         parts = parts_to_measure(plan, measure_share, seed)
         with device_timer(plan.target, endpoint) as timer:
             timed = measure_parts(plan, parts, timer, database, Journal(journal_path(target.name, root)), log)

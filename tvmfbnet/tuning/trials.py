@@ -1,4 +1,4 @@
-"""The log of every trial, failures with their reason included: what a resumed run counts its budget by.
+"""The log of every trial, failures with their reason included: what a resumed run counts its budget by and learns from.
 
 One JSON object a line in ``trials.jsonl`` beside the tuning database, flushed to disk after every round.
 """
@@ -7,23 +7,48 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.devices.remote import KernelTiming
 from tvmfbnet.files import storage_errors
+from tvmfbnet.tuning.knobs import KernelShape, Knobs
+
+# Trials further apart than this belong to different runs (seconds).
+_PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Templated:
+    """A trial of a template: what was scheduled how, and its time in milliseconds (None where it failed)."""
+
+    shape: KernelShape
+    knobs: Knobs
+    best_ms: float | None
 
 
 class TrialLog:
-    """Counts trials a task and failures by kind; a line torn by a power cut is ignored."""
+    """What was tried so far; a line torn by a power cut is ignored.
+
+    Attributes:
+        spent: trials of each task, by the kernel's key.
+        best_ms: fastest valid trial of each task.
+        failures: failed trials by kind.
+        templated: the trials of templates, by task.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spent: Counter[str] = Counter()
+        self.best_ms: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
+        self.templated: dict[str, list[Templated]] = defaultdict(list)
+        self._times: list[float] = []
         if path.exists():
             with storage_errors(path, "read"):
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -32,31 +57,53 @@ class TrialLog:
 
     def _count_line(self, line: str) -> None:
         try:
-            value = json.loads(line)
-            self._count(str(value["task"]), str(value["kind"]))
-        except (ValueError, KeyError, TypeError):
+            self._count(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
             return
 
-    def _count(self, task: str, kind: str) -> None:
+    def _count(self, record: dict[str, Any]) -> None:
+        task, kind, best = str(record["task"]), str(record["kind"]), record.get("best_ms")
+        knobs = Knobs(**record["knobs"]) if record.get("knobs") else None
+        shape = KernelShape(**record["shape"]) if record.get("shape") else None
         self.spent[task] += 1
         if kind:
             self.failures[kind] += 1
+        elif best is not None:
+            self.best_ms[task] = min(float(best), self.best_ms.get(task, float("inf")))
+        if knobs is not None and shape is not None:
+            self.templated[task].append(Templated(shape, knobs, best))
+        if "time" in record:
+            self._times.append(datetime.fromisoformat(record["time"]).timestamp())
 
-    def append(self, kernel: Kernel, timings: Sequence[KernelTiming]) -> None:
-        """Writes one round."""
+    def trials_per_second(self) -> float | None:
+        """The rate of the runs so far, pauses between them left out; None before there is anything to go by."""
+        gaps = [later - sooner for sooner, later in zip(self._times, self._times[1:], strict=False)]
+        spent = sum(gap for gap in gaps if 0 <= gap < _PAUSE)
+        return len(gaps) / spent if spent > 0 and len(gaps) >= 50 else None
+
+    def append(
+        self,
+        kernel: Kernel,
+        shape: KernelShape | None,
+        knobs: Sequence[Knobs | None],
+        timings: Sequence[KernelTiming],
+    ) -> None:
+        """Writes one round: a line for each candidate."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = []
-        for timing in timings:
-            best = min(timing.repeats_ms) if timing.repeats_ms else None
+        for chosen, timing in zip(knobs, timings, strict=True):
             record = {
                 "task": kernel.key,
                 "name": kernel.name,
-                "best_ms": best,
+                "best_ms": timing.best_ms,
                 "kind": timing.kind,
                 "error": timing.error,
+                "shape": asdict(shape) if shape is not None else None,
+                "knobs": chosen.to_dict() if chosen is not None else None,
+                "time": now,
             }
-            lines.append(json.dumps({**record, "time": now}))
-            self._count(kernel.key, timing.kind)
+            lines.append(json.dumps(record))
+            self._count(record)
         with storage_errors(self.path, "append to"), self.path.open("ab") as stream:
             # A torn line of an earlier crash ends here, so that it spoils no line of ours.
             torn = stream.tell() > 0 and not _ends_whole(self.path)

@@ -1,0 +1,197 @@
+"""What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding.
+
+Plain data, no TVM: :mod:`tvmfbnet.tuning.templates` applies knobs to a kernel, :mod:`tvmfbnet.tuning.ranking` learns
+which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates costs
+next to nothing, unlike TVM's evolutionary search, and what is learnt from one kernel carries over to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
+
+# Larger tiles than this only spill registers or blow up the code.
+_MAX_ROWS, _MAX_COLUMNS = 7, 28
+_ORDERS = ("cyx", "yxc", "ycx")
+_UNROLLS = (1, 2, 4, 8)
+_PADDINGS = ("inline", "whole", "outer", "middle")
+
+
+@dataclass(frozen=True)
+class Registers:
+    """The vector registers of a CPU: how many, and how many float32 lanes each has."""
+
+    count: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """What a kernel computes, as far as its schedule cares.
+
+    Attributes:
+        kind: ``conv`` (also grouped), ``depthwise``, ``matmul`` (one row), ``pool`` (mean over space), ``move``
+            (element by element).
+        height, width, channels: of the output; ``move`` counts all but the last two axes as height.
+        kernel, stride: of the window; 1 for the rest.
+        reduction: products summed an output element and window position (channels of a group).
+        group: output channels of a group; tiles must not cross its border.
+        padded: whether the input is padded.
+        extra: elementwise inputs after the sum (bias, residual).
+    """
+
+    kind: Kind
+    height: int
+    width: int
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    reduction: int = 1
+    group: int = 1
+    padded: bool = False
+    extra: int = 0
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of the whole kernel."""
+        return self.height * self.width * self.channels * self.kernel**2 * self.reduction
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """One way to schedule a kernel.
+
+    Attributes:
+        rows, columns, channels: output tile that is held in registers.
+        lanes: vector width in elements.
+        order: outer loops from the outside in, of c(hannels), y and x.
+        unroll: steps of the inner reduction loop that are unrolled.
+        padding: where padded input is made: ``inline`` (never stored), ``whole`` (once, before all), or inside the
+            first (``outer``) or second (``middle``) outer loop.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    lanes: int
+    order: str = "cyx"
+    unroll: int = 1
+    padding: str = "inline"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the log."""
+        return asdict(self)
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Hashable identity, quicker to compare than the record."""
+        return (self.rows, self.columns, self.channels, self.lanes, self.order, self.unroll, self.padding)
+
+
+def divisors(number: int, largest: int | None = None) -> list[int]:
+    """The divisors of a number up to ``largest``, rising."""
+    return [d for d in range(1, min(number, largest or number) + 1) if number % d == 0]
+
+
+def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
+    """Every sensible way to schedule a kernel; never empty."""
+    if shape.kind == "move":
+        return [
+            Knobs(1, columns, lanes, lanes)
+            for lanes in _lanes(shape.channels, registers)
+            for columns in divisors(shape.width, 8)
+        ]
+    found = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+    return found or list(_tiles(shape, registers))
+
+
+def _lanes(channels: int, registers: Registers) -> list[int]:
+    """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
+    usual = [lanes for lanes in (registers.lanes, registers.lanes // 2, registers.lanes // 4) if lanes > 1]
+    fitting = [lanes for lanes in usual if channels % lanes == 0]
+    return fitting or [divisors(channels, registers.lanes)[-1]]
+
+
+def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
+    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
+    unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
+    paddings = _PADDINGS if shape.padded else _PADDINGS[:1]
+    orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
+    for lanes in _lanes(spans, registers):
+        channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
+        rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
+        for tile, row, column in product(channels, rows, columns):
+            if row * column * vectors(tile, lanes, registers) > registers.count:
+                continue
+            for order, unroll, padding in product(orders, unrolls, paddings):
+                yield Knobs(row, column, tile, lanes, order, unroll, padding)
+
+
+def vectors(channels: int, lanes: int, registers: Registers) -> int:
+    """Registers that one position of a tile takes."""
+    return (channels // lanes) * max(1, math.ceil(lanes / registers.lanes))
+
+
+def accumulators(knobs: Knobs, registers: Registers) -> int:
+    """Registers that a tile's sums take."""
+    return knobs.rows * knobs.columns * vectors(knobs.channels, knobs.lanes, registers)
+
+
+def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
+    """Drops tiles too small to hide a multiply-add's delay, unless the kernel itself is that small."""
+    most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes)
+    return accumulators(knobs, registers) >= min(4, most)
+
+
+FEATURES = (
+    *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
+    *("tile_input_kb", "tile_weights_kb", "tiles", "strips", "full_vectors", "rows_share", "columns_share"),
+    *("kind", "height", "width", "out_channels", "kernel", "stride", "reduction", "group", "extra"),
+    *("log_products", "weights_kb", "input_kb"),
+)
+_KINDS = ("conv", "depthwise", "matmul", "pool", "move")
+
+
+def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
+    """What the ranking model sees of a candidate, in the order of :data:`FEATURES`."""
+    window = shape.kernel**2 * shape.reduction
+    positions = knobs.rows * knobs.columns
+    sums = accumulators(knobs, registers)
+    loads = loads_per_product(shape, knobs, registers)
+    deep = shape.channels if shape.kind == "depthwise" else shape.reduction * (shape.channels // max(shape.group, 1))
+    tile_height = (knobs.rows - 1) * shape.stride + shape.kernel
+    tile_width = (knobs.columns - 1) * shape.stride + shape.kernel
+    tile_depth = knobs.channels if shape.kind == "depthwise" else shape.reduction
+    return [
+        *(float(knobs.rows), float(knobs.columns), float(knobs.channels), float(knobs.lanes), float(knobs.unroll)),
+        *(float(_ORDERS.index(knobs.order)), float(_PADDINGS.index(knobs.padding)), float(sums), loads),
+        tile_height * tile_width * tile_depth / 256,
+        window * knobs.channels / 256,
+        math.log2(shape.height * shape.width * shape.channels / (positions * knobs.channels)),
+        math.log2(shape.channels / knobs.channels),
+        knobs.lanes / registers.lanes,
+        knobs.rows / shape.height,
+        knobs.columns / shape.width,
+        *(float(_KINDS.index(shape.kind)), float(shape.height), float(shape.width), float(shape.channels)),
+        *(float(shape.kernel), float(shape.stride), float(shape.reduction), float(shape.group), float(shape.extra)),
+        math.log2(shape.products),
+        window * shape.channels / 256,
+        shape.height * shape.width * shape.stride**2 * deep / 256,
+    ]
+
+
+def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """Vector loads and broadcasts for each vector multiply-add of a tile: the first figure of merit of a tile."""
+    wide = vectors(knobs.channels, knobs.lanes, registers)
+    positions = knobs.rows * knobs.columns
+    if shape.kind in ("depthwise", "pool"):
+        height = (knobs.rows - 1) * shape.stride + shape.kernel
+        width = (knobs.columns - 1) * shape.stride + shape.kernel
+        return (height * width + shape.kernel**2) / (positions * shape.kernel**2)
+    return (positions + wide) / (positions * wide)
