@@ -16,7 +16,7 @@ CELLS = ((1.0, 2.0, 3.0, 0.0), (0.5, 4.0, 1.0, 0.2), (2.0, 2.5, 0.1, 0.3))
 
 def random_case(draw, layers=3, candidates=4):
     cells = tuple(tuple(draw.uniform(0, 4) for _ in range(candidates)) for _ in range(layers))
-    logs = [[draw.gauss(0, 1.5) for _ in range(candidates)] for _ in range(layers)]
+    logs = [[draw.gauss(0, 0.7) for _ in range(candidates)] for _ in range(layers)]
     return Costs(cells, fixed_ms=0.7), torch.tensor(logs, dtype=torch.float64).log_softmax(dim=1)
 
 
@@ -36,17 +36,17 @@ def test_a_kept_target_costs_nothing_and_a_missed_one_pulls_more_the_longer_it_i
 
 def test_the_controller_settles_at_the_target_whatever_the_trade_off_is_worth():
     """Minimises value * (3 - p) + term over one latency p: without a controller it would go to 3 or to 1."""
-    for value in (0.05, 1.0, 20.0):
+    for value in (0.01, 1.0, 5.0):
         logit = torch.zeros((), requires_grad=True)
         controller = LatencyController(2.2, strength=10.0, steps=20)
         optimiser = torch.optim.Adam([logit], lr=0.05)
-        for _ in range(1500):
+        for _ in range(600):
             expected = 1 + 2 * torch.sigmoid(logit)
             optimiser.zero_grad()
             (value * (3 - expected) + controller.term(expected)).backward()
             optimiser.step()
             controller.update(float(expected.detach()))
-        assert float(expected) == pytest.approx(AIM * 2.2, rel=0.01)
+        assert float(expected.detach()) == pytest.approx(AIM * 2.2, rel=0.01)
 
 
 def test_every_arch_that_is_drawn_lies_in_the_window_and_every_such_arch_can_be_drawn():
