@@ -58,3 +58,7 @@ class ParityError(UserError):
 
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
+
+
+class CollapsedError(UserError):
+    """Theta settled before it had learned anything; the checkpoint is kept and the message says what was seen."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -178,8 +179,47 @@ class Run:
             low, high = table.range_ms(self.space)
             config = config.model_copy(update={"latency_target_ms": round(low + share * (high - low), 6)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
+        if config.latency_target_ms is not None:
+            self._close_loop(table, config.latency_target_ms)
+
+    def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
+        """Times the found net, and chooses again where it misses the target; leaves ``closed_loop.json``."""
+        from tvmfbnet.closed_loop import Proposal, close_loop
+        from tvmfbnet.search.run import choose_again
+
+        def proposal(arch: str, accuracy: float | None) -> Proposal:
+            return Proposal(arch, table.arch_ms(parse_arch(arch, self.space), self.space), accuracy or 0.0)
+
+        def choose(factor: float) -> Proposal:
+            say(f"measured latency is {factor:.2f} of the prediction; choosing again")
+            best = choose_again(self.folder / "search", factor)[0]
+            return proposal(best.arch, best.accuracy)
+
+        found = read_json(self.folder / "search" / "archs.json")[0]
+        first = proposal(found["arch"], found["accuracy"])
+        attempts = close_loop(first, target_ms, self._time_untrained, choose)
+        write_json(
+            self.folder / "closed_loop.json",
+            {"target_ms": target_ms, "arch": attempts[-1].arch, "attempts": [a.to_dict() for a in attempts]},
+        )
+
+    def _time_untrained(self, text: str) -> float:
+        """Measured latency of an arch on the device, with random weights; milliseconds."""
+        from tvmfbnet.deploy.bench import bench_package
+        from tvmfbnet.deploy.package import compile_net, untrained_net
+        from tvmfbnet.devices.local import reach
+        from tvmfbnet.tuning.database import TuningDatabase, database_folder
+
+        target = resolve_native(self.target)
+        net = untrained_net(parse_arch(text, self.space), self.space)
+        database = TuningDatabase(database_folder(target_folder(target.name, self.logs_root)), repair=True)
+        with reach(target) as endpoint, TemporaryDirectory() as folder:
+            return bench_package(compile_net(net, target, database, Path(folder)), target, endpoint).latency_ms
 
     def _arch(self) -> Arch:
+        decided = self.folder / "closed_loop.json"
+        if decided.exists():
+            return parse_arch(str(read_json(decided)["arch"]), self.space)
         return parse_arch(str(read_json(self.folder / "search" / "archs.json")[0]["arch"]), self.space)
 
     def _train(self) -> None:

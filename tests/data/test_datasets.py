@@ -1,3 +1,4 @@
+import copy
 import gzip
 import shutil
 import struct
@@ -7,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tvmfbnet.data.changes import Augment
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.images import Augment
+from tvmfbnet.data.loader import Loader
 from tvmfbnet.errors import DataError
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -123,3 +125,68 @@ def test_image_folders_are_scaled_and_damaged_pictures_are_named(tmp_path):
     shutil.rmtree(tmp_path / "val" / "dog")
     with pytest.raises(DataError, match="same classes"):
         load_data(f"imagefolder:{tmp_path}", 16, 24, 3)
+
+
+def class_folders(home, names, pictures=3):
+    for part in ("train", "val"):
+        for number, name in enumerate(names):
+            (home / part / name).mkdir(parents=True)
+            for index in range(pictures):
+                picture = Image.effect_noise((40, 30), 60 + number).convert("RGB")
+                picture.save(home / part / name / f"{index}.png")
+    return home
+
+
+def test_a_subset_of_the_classes_may_stand_in_for_them_all(tmp_path):
+    names = [f"class{number:02}" for number in range(12)]
+    spec = f"imagefolder:{class_folders(tmp_path, names, 1)}"
+    five = load_data(f"{spec}?classes=5", 16, 16, 3, 12)
+    assert (five.classes, len(five.train), five.train.labels.tolist()) == (5, 5, [0, 1, 2, 3, 4])
+    chosen = [file.parent.name for file in five.train.files]
+    assert chosen == [file.parent.name for file in load_data(f"{spec}?classes=5", 16, 16, 3, 12).train.files]
+    assert chosen != names[:5], "not just the first"
+    (tmp_path / "mine.txt").write_text("class07\nclass03\n")
+    named = load_data(f"{spec}?classes={tmp_path / 'mine.txt'}", 16, 16, 3, 12)
+    assert [file.parent.name for file in named.test.files] == ["class03", "class07"]
+    (tmp_path / "mine.txt").write_text("class07\ncat\n")
+    for subset, said in (("1", "take 2 to 12"), ("13", "take 2 to 12"), ("none.txt", "neither"), ("", "neither")):
+        with pytest.raises(DataError, match=said):
+            load_data(f"{spec}?classes={subset}", 16, 16, 3, 12)
+    with pytest.raises(DataError, match="first cat"):
+        load_data(f"{spec}?classes={tmp_path / 'mine.txt'}", 16, 16, 3, 12)
+    with pytest.raises(DataError, match="only an imagefolder"):
+        load_data(f"fashion_mnist:{fashion(tmp_path / 'f')}?classes=3", 32, 32, 1, 10)
+    with pytest.raises(DataError, match="5 classes but the space classifies 4"):
+        load_data(f"{spec}?classes=5", 16, 16, 3, 4)
+
+
+def test_every_change_alters_pictures_and_is_settled_by_its_draws(tmp_path):
+    data = load_data(f"imagefolder:{class_folders(tmp_path, ['a', 'b'], 8)}", 24, 24, 3)
+    indices = torch.arange(16)
+    for change in ({"shift": 1}, {"flip": True}, {"colour": 0.5}, {"trivial": True}, {"erase": 1.0}):
+        augment = Augment(**change)
+        draws = augment.draw(16, torch.Generator().manual_seed(1))
+        changed = data.train.load(indices, augment, draws)
+        plain = data.train.load(indices, NO_AUGMENT, None)
+        different = [not torch.equal(a, b) for a, b in zip(changed, plain, strict=True)]
+        assert sum(different) >= 4 and changed.dtype == torch.uint8, change
+        backwards = data.train.load(indices.flip(0), augment, draws.flip(0))
+        assert torch.equal(backwards.flip(0), changed), "a picture's change depends on its own numbers alone"
+    erased = data.train.load(indices, augment, draws)
+    assert all(int((picture.sum(dim=0) == 0).sum()) > 60 for picture in erased), "a rectangle is blank"
+
+
+def test_a_loader_of_files_goes_on_exactly_where_it_was_saved_although_it_reads_ahead(tmp_path):
+    data = load_data(f"imagefolder:{class_folders(tmp_path, ['a', 'b'], 8)}", 16, 16, 3)
+    first = Loader(data, data.train, torch.arange(16), 4, Augment(shift=1, trivial=True), seed=1)
+    for _ in range(3):
+        first.next()
+    state = copy.deepcopy(first.state_dict())
+    expected = [first.next() for _ in range(5)]
+    second = Loader(data, data.train, torch.arange(16), 4, Augment(shift=1, trivial=True), seed=9)
+    second.next()
+    second.load_state_dict(state)
+    for pixels, labels in expected:
+        again = second.next()
+        assert torch.equal(pixels, again[0]) and torch.equal(labels, again[1])
+    assert second.waited_seconds > 0

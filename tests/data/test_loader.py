@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from tvmfbnet.data.images import Augment, ImageData, TensorImages
+from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 
 STRONG = Augment(shift=2, flip=True)

@@ -1,16 +1,25 @@
+import onnxruntime
 import pytest
+import timm.layers
 import torch
 from torch import nn
 
+from tvmfbnet.compiler.export import export_parts, part_input_shape, part_module
 from tvmfbnet.nets.blocks import ChannelShuffle, ConvBNReLU, FBNetBlock, build_part, input_shape
 from tvmfbnet.nets.folding import fold_bn, randomise_bn
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
 
 MINI = load_space("fbnet_mini")
+BEYOND = [
+    NetPart("block", name, 8, cout, 9, 7, stride)
+    for name in ("k7_e3_se_hswish", "k3_e1_se", "k5_e2_g2_swish")
+    for cout, stride in ((8, 1), (12, 2))
+]
 
 
-@pytest.mark.parametrize("part", MINI.distinct_parts(), ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [*MINI.distinct_parts(), *BEYOND], ids=lambda part: part.name)
 def test_every_part_of_a_space_has_the_declared_output_shape_and_parameter_count(part):
     module = build_part(part).eval()
     out = module(torch.randn(input_shape(part, 2)))
@@ -46,7 +55,7 @@ def test_a_projecting_skip_is_a_1x1_conv_with_bn_and_relu():
     assert module.eval()(torch.randn(input_shape(layer.part("skip")))).min() >= 0
 
 
-@pytest.mark.parametrize("part", MINI.distinct_parts(), ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [*MINI.distinct_parts(), *BEYOND], ids=lambda part: part.name)
 def test_folding_batch_norm_changes_nothing_but_rounding(part):
     module = build_part(part)
     randomise_bn(module, seed=1)
@@ -68,3 +77,26 @@ def test_randomised_batch_norm_is_reproducible_and_nowhere_trivial():
             assert torch.equal(getattr(ours, tensor), getattr(theirs, tensor))
         assert (ours.running_mean != 0).all() and (ours.running_var != 1).all()
         assert (ours.weight != 1).all() and (ours.bias != 0).all()
+
+
+def test_squeeze_and_excitation_weights_channels_by_what_the_whole_picture_shows():
+    module = build_part(NetPart("block", "k3_e2_se", 4, 4, 6, 6, 1)).eval()
+    x = torch.randn(2, 8, 6, 6)
+    gates = module.se.gates(x.mean(dim=(2, 3)))
+    assert gates.shape == (2, 8) and gates.min() >= 0 and gates.max() <= 1
+    torch.testing.assert_close(module.se(x), x * gates.view(2, 8, 1, 1))
+    theirs = timm.layers.SqueezeExcite(8, rd_channels=2, gate_layer="hard_sigmoid")
+    for mine, other in ((module.se.reduce, theirs.conv_reduce), (module.se.expand, theirs.conv_expand)):
+        other.load_state_dict({"weight": mine.weight[:, :, None, None], "bias": mine.bias})
+    torch.testing.assert_close(module.se(x), theirs(x))
+
+
+def test_blocks_beyond_the_paper_export_to_onnx_and_run_there():
+    for part, model in export_parts(BEYOND[::2] + BEYOND[3:4]).items():
+        x = torch.randn(part_input_shape(part), generator=torch.Generator().manual_seed(0))
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            expected = part_module(part)(x)
+        torch.testing.assert_close(
+            torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), expected, rtol=1e-4, atol=1e-5
+        )

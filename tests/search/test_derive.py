@@ -41,9 +41,9 @@ def test_proposals_meet_the_target_are_distinct_and_never_empty(tiny_space):
     sure_of_slowest = log_softmax([[0, 0, 50.0, 0], [0, 50.0, 0, 0], [0, 50.0, 0, 0]])
     found = propose(sure_of_slowest, tiny_space, costs, 3.0, 100, generator)
     assert found and all(candidate.predicted_ms <= 3.0 for candidate in found)
-    uniform = propose(log_softmax([[0.0] * 4] * 3), tiny_space, costs, 4.0, 300, generator)
+    uniform = propose(log_softmax([[0.0] * 4] * 3), tiny_space, costs, 5.0, 300, generator, tolerance=0.3)
     assert len({candidate.arch for candidate in uniform}) == len(uniform) > 5
-    assert all(candidate.predicted_ms <= 4.0 for candidate in uniform)
+    assert all(3.5 <= candidate.predicted_ms <= 5.0 for candidate in uniform)
     assert all(candidate.probability == pytest.approx(1 / 64) for candidate in uniform)
 
 

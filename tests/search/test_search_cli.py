@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import search_command
 from tvmfbnet.cli.train import train_command
-from tvmfbnet.errors import ConfigError, LatencyError, UserError
+from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.foreign import write_csv
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.counts import count_part
@@ -21,7 +21,7 @@ APP.command("train")(train_command)
 
 
 def run(*arguments):
-    result = CliRunner().invoke(APP, [str(item) for item in arguments])
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(APP, [str(item) for item in arguments])
     if isinstance(result.exception, UserError):
         raise result.exception
     return result
@@ -44,9 +44,19 @@ def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_f
     assert found["predicted_ms"] <= 0.09 and len(found["candidates"]) == 2 and found["measured_share"] == 1.0
     assert len(json.loads((tmp_path / "s/history.json").read_text())) == 2, "a flag goes before the settings file"
     drawn = json.loads(run("sample", tmp_path / "s", "-n", 3, "--json").stdout)
-    assert len(drawn) == 3 and set(drawn[0]) == {"arch", "probability", "predicted_ms"}
+    assert len(drawn) == 3 and all(0 <= item["accuracy"] <= 1 for item in drawn)
     shown = run("sample", tmp_path / "s", "-n", 3)
-    assert drawn[0]["arch"] in shown.stdout.replace("\n", "")
+    assert drawn[0]["arch"] in shown.stdout and "front" in shown.stdout
+    assert any(item["on_front"] for item in drawn)
+    quick = json.loads(run("sample", tmp_path / "s", "-n", 3, "--no-validate", "--json").stdout)
+    assert [item["arch"] for item in quick] == [item["arch"] for item in drawn] and quick[0]["accuracy"] is None
+    run("sample", tmp_path / "s", "--figure", tmp_path / "front.svg")
+    assert "Pareto front" in (tmp_path / "front.svg").read_text() and "<svg" in (tmp_path / "front.svg").read_text()
+    with pytest.raises(UserError, match=r"front\.txt.*ending in"):
+        run("sample", tmp_path / "s", "--figure", tmp_path / "front.txt")
+    (tmp_path / "s/search.ckpt").unlink()
+    with pytest.raises(StorageError, match=r"search\.ckpt"):
+        run("sample", tmp_path / "s")
     training = ["--space", tiny_space_file, "--data", tiny_data, "--out", tmp_path / "t", "--epochs", 1]
     flags = ["--warmup-epochs", 0, "--batch-size", 16, "--device", "cpu", "--json"]
     trained = json.loads(run("train", found["arch"], *training, *flags).stdout)

@@ -50,7 +50,7 @@ def table_of(space):
 
 def figures(out):
     history = json.loads((out / "history.json").read_text())
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "data_wait")} for record in history]
 
 
 def test_a_search_leaves_its_archs_its_history_and_its_outcome(tiny_space, tiny_data, tmp_path):

@@ -32,21 +32,21 @@ def run_to_end(searcher, steps=10**6):
 
 
 def snapshot(searcher):
-    history = [{k: v for k, v in record.items() if k != "seconds"} for record in searcher.history]
+    history = [{k: v for k, v in record.items() if k not in ("seconds", "data_wait")} for record in searcher.history]
     return searcher.supernet.state_dict(), history
 
 
 def test_weights_and_theta_never_see_the_same_pictures(make):
     searcher, seen = make(), {"w": set(), "theta": set()}
     for name, loader in (("w", searcher._weight_batches), ("theta", searcher._theta_batches)):
-        original = loader._images.take
+        original = loader._images.load
 
-        def spy(indices, augment, generator, name=name, original=original):
+        def spy(indices, augment, draws, name=name, original=original):
             seen[name] |= set(indices.tolist())
-            return original(indices, augment, generator)
+            return original(indices, augment, draws)
 
         loader._images = copy.copy(loader._images)
-        loader._images.take = spy
+        loader._images.load = spy
     run_to_end(searcher)
     assert seen["w"] and seen["theta"] and not seen["w"] & seen["theta"]
     assert len(seen["w"] | seen["theta"]) > 110, "all but what incomplete batches leave out"
@@ -87,18 +87,19 @@ def test_latency_pulls_theta_towards_cheap_blocks(make, form):
 
 def test_a_target_pulls_the_expected_latency_down_to_it(make):
     settings = {"epochs": 30, "theta_lr": 0.1, "theta_batch_size": 8, "weight_steps": "sampled"}
-    aimed = run_to_end(make(latency_target_ms=2.2, target_strength=20.0, **settings))
+    aimed = run_to_end(make(latency_target_ms=2.2, **settings))
     assert aimed.history[0]["expected_ms"] > 3.5
     assert 1.7 < aimed.history[-1]["expected_ms"] < 2.4, "met, and not much more than met"
 
 
-@pytest.mark.parametrize("weight_steps", ["mixture", "sampled"])
-def test_stopped_after_any_step_and_continued_it_ends_bit_equal(make, tmp_path, weight_steps):
-    whole_state, whole_history = snapshot(run_to_end(make(weight_steps=weight_steps)))
+@pytest.mark.parametrize("form", ["mixture", "sampled", "two_path"])
+def test_stopped_after_any_step_and_continued_it_ends_bit_equal(make, tmp_path, form):
+    settings = {"weight_steps": form, "theta_steps": form, "latency_target_ms": 2.0, "augment_erase": 0.5}
+    whole_state, whole_history = snapshot(run_to_end(make(**settings)))
     for stop in (3, 6, 9, 15):  # in the warm-up, at its end, among w's steps, among theta's
-        first = run_to_end(make(weight_steps=weight_steps), stop)
+        first = run_to_end(make(**settings), stop)
         torch.save(first.state_dict(), tmp_path / "state")
-        second = make(weight_steps=weight_steps)
+        second = make(**settings)
         torch.rand(7)  # whatever happened to the global generator meanwhile
         second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
         state, history = snapshot(run_to_end(second))

@@ -14,6 +14,14 @@ def test_every_block_of_the_paper_reads_back_as_its_own_name() -> None:
 def test_blocks_beyond_the_paper_are_allowed() -> None:
     assert parse_block("k7_e4_g4") == BlockSpec(7, 4, 4)
     assert canonical_block("k3_e1_g1") == "k3_e1"
+    assert parse_block("k5_e6_g2_se_hswish") == BlockSpec(5, 6, 2, True, "hswish")
+    assert canonical_block("k5_e6_se_relu") == "k5_e6_se"
+
+
+@pytest.mark.parametrize("name", ["k3_e1_hswish_se", "k3_e1_tanh", "k3_e1_se_se"])
+def test_the_parts_of_a_name_have_one_order(name: str) -> None:
+    with pytest.raises(ArchError, match="k5_e3_se_hswish"):
+        canonical_block(name)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tvmfbnet.space.space import NetPart, Space
 
 
 def test_the_shipped_spaces_are_listed_and_load() -> None:
-    assert list_spaces() == ["fbnet", "fbnet_cifar", "fbnet_mini"]
+    assert list_spaces() == ["fbnet", "fbnet_cifar", "fbnet_mini", "mobile_se"]
     for name in list_spaces():
         space = load_space(name)
         assert space.name == name
@@ -60,7 +60,7 @@ def test_fbnet_cifar_and_mini_end_at_4x4_pixels() -> None:
     assert mini.head[0] == NetPart("head_conv", "conv_k1", 64, 128, 4, 4, 1)
 
 
-@pytest.mark.parametrize("name", ["fbnet", "fbnet_cifar", "fbnet_mini"])
+@pytest.mark.parametrize("name", list_spaces())
 def test_each_parts_output_is_the_next_parts_input(name: str) -> None:
     space = load_space(name)
     parts = [space.stem, *(layer.cell(layer.blocks[0]) for layer in space.layers), *space.head]
@@ -94,7 +94,7 @@ def test_an_identity_skip_is_no_part_but_a_projecting_skip_is() -> None:
 
 
 def test_an_unknown_space_lists_what_there_is_and_the_closest() -> None:
-    with pytest.raises(UserError, match=r"did you mean fbnet_mini\?.*fbnet, fbnet_cifar, fbnet_mini"):
+    with pytest.raises(UserError, match=r"did you mean fbnet_mini\?.*fbnet, fbnet_cifar, fbnet_mini, mobile_se"):
         load_space("fbnet_mni")
 
 
@@ -169,3 +169,53 @@ def test_a_space_file_that_is_missing_or_no_yaml_is_one_clear_line(tmp_path: Pat
     broken.write_text("stages: [1,\nb: {")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_space(str(broken))
+
+
+def test_a_product_of_kernels_and_expansions_spells_out_its_blocks(tmp_path: Path) -> None:
+    product = {"kernels": [3, 7], "expansions": [1, 6], "squeeze_excite": [False, True], "activations": ["hswish"]}
+    space = load_space(write(tmp_path / "own.yaml", blocks={**product, "skip": True}))
+    assert len(space.layers[1].blocks) == 9
+    assert {"k3_e1_hswish", "k7_e6_se_hswish", "skip"} <= set(space.layers[1].blocks)
+    assert space.layers[1].blocks[-1] == "skip"
+
+
+def test_single_layers_of_a_stage_may_have_candidates_of_their_own(tmp_path: Path) -> None:
+    stage = {
+        "channels": 24,
+        "layers": 3,
+        "stride": 2,
+        "layer_blocks": {0: ["k3_e6"], 2: {"kernels": [5], "expansions": [2]}},
+    }
+    space = load_space(write(tmp_path / "own.yaml", stages=[stage]))
+    assert [layer.blocks for layer in space.layers] == [("k3_e6",), ("k3_e4_g4", "k5_e1"), ("k5_e2",)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"blocks": {"kernels": [4], "expansions": [1]}}, "odd kernel"),
+        ({"blocks": {"kernels": [], "expansions": [1]}}, "kernels"),
+        ({"blocks": {"kernels": [3], "expansions": [1], "activations": ["tanh"]}}, "k3_e1_tanh"),
+        ({"blocks": {"kernels": [3, 3], "expansions": [1]}}, "k3_e1 listed more than once"),
+        ({"stages": [{"channels": 8, "layers": 2, "layer_blocks": {2: ["skip"]}}]}, "layers are 0 to 1"),
+    ],
+)
+def test_wrong_candidates_are_told(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_space(write(tmp_path / "bad.yaml", **changes))
+
+
+def test_a_resolution_may_be_asked_for_with_the_name(tmp_path: Path) -> None:
+    space = load_space("fbnet@160x128")
+    assert (space.name, space.height, space.width) == ("fbnet@160x128", 160, 128)
+    assert (space.layers[-1].height, space.layers[-1].width) == (5, 4)
+    assert load_space(write(tmp_path / "own.yaml") + "@96").width == 96
+    with pytest.raises(UserError, match="write @160"):
+        load_space("fbnet@large")
+    with pytest.raises(ConfigError, match=r"input\.height"):
+        load_space("fbnet@0")
+
+
+def test_the_mobile_space_uses_what_goes_beyond_the_paper() -> None:
+    blocks = {block for layer in load_space("mobile_se").layers for block in layer.blocks}
+    assert {"k7_e6_se_hswish", "k5_e3_se", "k3_e2", "k3_e4_hswish"} <= blocks

@@ -17,20 +17,45 @@ def sample_command(
         str | None, typer.Option(metavar="LATENCY", help="Leave out slower archs, such as 8ms.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    validate: Annotated[
+        bool, typer.Option(help="Also judge each arch with the supernet's weights; needs the search's data set.")
+    ] = True,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw latency against accuracy (.png, .svg or .pdf).")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sample archs from a search's final theta, with their predicted latency, most probable first.
+    """Sample archs from a search's final theta: probability, predicted latency, supernet accuracy, Pareto front.
 
-    Example: tvmfbnet sample runs/s1 -n 5 --latency-target 0.3ms
+    Most probable first. An arch is on the front when no other one here is both faster and as accurate.
+
+    Example: tvmfbnet sample runs/s1 -n 20 --latency-target 0.3ms --figure front.svg
     """
     from tvmfbnet.cli.search import parse_latency
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.search.derive import pareto_front
     from tvmfbnet.search.run import sample_run
 
     limit = parse_latency(latency_target) if latency_target is not None else None
-    drawn = sample_run(run, count, seed, limit)
+    if figure is not None and (not validate or figure.suffix not in (".png", ".svg", ".pdf")):
+        raise UserError(f"--figure {figure}: a figure needs validated archs and a name ending in .png, .svg or .pdf")
+    drawn = sample_run(run, count, seed, limit, validate)
+    front = {candidate.arch for candidate in pareto_front(drawn)}
+    if figure is not None:
+        from tvmfbnet.report.pareto import write_pareto_figure
+
+        write_pareto_figure(drawn, limit, figure)
     if as_json:
-        keys = ("arch", "probability", "predicted_ms")
-        print_json([{key: candidate.to_dict()[key] for key in keys} for candidate in drawn])
-    else:
-        rows = [[c.arch, f"{c.predicted_ms:.4g}", f"{c.probability:.3g}"] for c in drawn]
-        print_table("", ["arch", "predicted ms", "probability"], rows)
+        print_json([{**candidate.to_dict(), "on_front": candidate.arch in front} for candidate in drawn])
+        return
+    rows = [
+        [
+            c.arch,
+            f"{c.predicted_ms:.4g} +- {c.spread_ms:.2g}",
+            f"{c.probability:.3g}",
+            "" if c.accuracy is None else f"{c.accuracy:.2%}",
+            "front" if c.arch in front else "",
+        ]
+        for c in drawn
+    ]
+    print_table("", ["arch", "predicted ms", "probability", "supernet accuracy", "Pareto"], rows)

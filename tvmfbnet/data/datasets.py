@@ -1,8 +1,13 @@
-"""Finding and loading a data set by its spec: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``."""
+"""Finding and loading a data set by its spec: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``.
+
+Behind an image folder, ``?classes=100`` takes so many of its classes (always the same ones, spread by chance over the
+alphabet, as FBNet's 100 proxy classes of ImageNet are) and ``?classes=FILE.txt`` those that a file names, one a line.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import torch
@@ -22,24 +27,27 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
 
     Args:
         spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
-            ``DIR/val`` or ``DIR/test`` beside it).
+            ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes).
         height, width, channels: what the space takes; smaller pictures are padded with zeros, evenly.
-        classes: what the space's classifier gives; another number in the data is refused.
+        classes: what the space's classifier gives; another number in the data is refused, but for a subset.
 
     Raises:
         DataError: unknown spec, missing or damaged files, or a data set that does not fit the space.
     """
-    name, _, place = spec.partition(":")
+    name, _, rest = spec.partition(":")
+    place, subset_asked, subset = rest.partition("?classes=")
     folder = Path(place).expanduser() if place else None
     if name == "fashion_mnist":
         data = _fashion_mnist(folder, height, width, channels)
     elif name == "cifar10":
         data = _cifar10(folder, height, width, channels)
     elif name == "imagefolder":
-        data = _imagefolder(folder, height, width, channels)
+        data = _imagefolder(folder, height, width, channels, subset if subset_asked else None)
     else:
         raise DataError(f"unknown data set {spec!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
-    if classes is not None and data.classes != classes:
+    if subset_asked and name != "imagefolder":
+        raise DataError(f"data set {spec}: only an imagefolder takes a subset of its classes")
+    if classes is not None and data.classes != classes and not (subset_asked and data.classes < classes):
         raise DataError(f"data set {spec} has {data.classes} classes but the space classifies {classes}")
     return data
 
@@ -102,7 +110,7 @@ def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> Ima
     return ImageData("cifar10", 10, train, test, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
-def _imagefolder(folder: Path | None, height: int, width: int, channels: int) -> ImageData:
+def _imagefolder(folder: Path | None, height: int, width: int, channels: int, subset: str | None) -> ImageData:
     if folder is None:
         raise DataError("imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it")
     if channels not in (1, 3):
@@ -111,6 +119,8 @@ def _imagefolder(folder: Path | None, height: int, width: int, channels: int) ->
     names = _class_names(folder / "train")
     if _class_names(test_folder) != names:
         raise DataError(f"{test_folder} does not hold the same classes as {folder / 'train'}")
+    if subset is not None:
+        names = _subset(names, subset)
     train, test = (_folder_images(part, names, channels, height, width) for part in (folder / "train", test_folder))
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     return ImageData("imagefolder", len(names), train, test, mean, std)
@@ -123,6 +133,25 @@ def _class_names(folder: Path) -> list[str]:
     if not names:
         raise DataError(f"{folder} holds no class folders")
     return names
+
+
+def _subset(names: list[str], subset: str) -> list[str]:
+    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
+    if subset.isdecimal():
+        if not 2 <= int(subset) <= len(names):
+            raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
+        return sorted(random.Random(0).sample(names, int(subset)))
+    try:
+        wanted = Path(subset).expanduser().read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
+    unknown = sorted(set(wanted) - set(names))
+    if unknown or len(set(wanted)) < 2:
+        raise DataError(
+            f"{subset} names {len(set(wanted))} classes, of which {len(unknown)} are not in the data"
+            + (f" (first {unknown[0]})" if unknown else "; name at least 2")
+        )
+    return sorted(set(wanted))
 
 
 def _folder_images(folder: Path, names: list[str], channels: int, height: int, width: int) -> FolderImages:

@@ -15,19 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes to training pictures.
-
-    Args:
-        shift: largest shift in pixels, each way and in both directions; uncovered pixels are zero. Folders of photos
-            use a random resized crop instead whenever this is above 0.
-        flip: mirror half of the pictures.
-    """
-
-    shift: int = 0
-    flip: bool = False
+from tvmfbnet.data.changes import AREA, FLIP, LEFT, TOP, Augment, change_picture
 
 
 class Images(ABC):
@@ -36,12 +24,19 @@ class Images(ABC):
     labels: torch.Tensor
     """Class index of each picture, int64, shape (n,)."""
 
+    decodes: bool = False
+    """Whether loading takes long enough to be worth doing ahead of time."""
+
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
+    def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """The pictures at ``indices`` as uint8 (n, channels, height, width), changed as ``draws`` settle."""
+
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
         """The pictures at ``indices`` as uint8 (n, channels, height, width), changed at random as ``augment`` says."""
+        return self.load(indices, augment, augment.draw(len(indices), generator))
 
 
 @dataclass(frozen=True)
@@ -76,22 +71,26 @@ class TensorImages(Images):
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
         self.pixels, self.labels = pixels, labels
 
-    def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
-        """See :meth:`Images.take`."""
+    def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """See :meth:`Images.load`."""
         batch = self.pixels[indices]
+        if draws is None:
+            return batch
         if augment.flip:
-            mirrored = torch.rand(len(batch), generator=generator) < 0.5
-            batch = torch.where(mirrored.view(-1, 1, 1, 1), batch.flip(3), batch)
+            batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
         if augment.shift:
-            batch = _shift(batch, augment.shift, generator)
+            batch = _shift(batch, augment.shift, draws)
+        if augment.per_picture:
+            pairs = zip(batch, draws.tolist(), strict=True)
+            batch = torch.stack([change_picture(picture, augment, row) for picture, row in pairs])
         return batch
 
 
-def _shift(batch: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
     """Moves each picture by up to ``most`` pixels in both directions, filling with zeros."""
     count, _, height, width = batch.shape
     padded = F.pad(batch, (most, most, most, most))
-    top, left = torch.randint(0, 2 * most + 1, (2, count), generator=generator)
+    top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
     rows = (top.view(-1, 1) + torch.arange(height)).view(count, 1, height, 1)
     columns = (left.view(-1, 1) + torch.arange(width)).view(count, 1, 1, width)
     channels = torch.arange(batch.shape[1]).view(1, -1, 1, 1)
@@ -105,14 +104,15 @@ class FolderImages(Images):
     Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
     """
 
+    decodes = True
+
     def __init__(self, files: list[Path], labels: torch.Tensor, channels: int, height: int, width: int) -> None:
         self.files, self.labels = files, labels
         self.channels, self.height, self.width = channels, height, width
 
-    def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
-        """See :meth:`Images.take`; raises DataError for a file that is no picture."""
-        draws = torch.rand(len(indices), 4, generator=generator).tolist() if augment.shift or augment.flip else None
-        rows = draws if draws is not None else [None] * len(indices)
+    def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """See :meth:`Images.load`; raises DataError for a file that is no picture."""
+        rows = draws.tolist() if draws is not None else [None] * len(indices)
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
             load = pool.map(lambda index, row: self._load(self.files[index], augment, row), indices.tolist(), rows)
             return torch.stack(list(load))
@@ -123,14 +123,21 @@ class FolderImages(Images):
         from tvmfbnet.data.files import read_picture
 
         picture = read_picture(file, self.channels)
-        if draw is not None and augment.flip and draw[0] < 0.5:
+        if draw is not None and augment.flip and draw[FLIP] < 0.5:
             picture = tv.horizontal_flip(picture)
+        picture = self._cut(picture, draw if augment.shift else None)
+        return change_picture(picture, augment, draw) if draw is not None and augment.per_picture else picture
+
+    def _cut(self, picture: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
+        """A random part, or the centre where there is no draw, at the size asked for."""
+        from torchvision.transforms.v2 import functional as tv
+
         size = [self.height, self.width]
-        if draw is not None and augment.shift:
+        if draw is not None:
             rows, columns = picture.shape[1:]
-            side = (0.25 + 0.75 * draw[1]) ** 0.5
+            side = (0.25 + 0.75 * draw[AREA]) ** 0.5
             height, width = max(1, round(rows * side)), max(1, round(columns * side))
-            top, left = int((rows - height + 1) * draw[2]), int((columns - width + 1) * draw[3])
+            top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
             return tv.resized_crop(picture, top, left, height, width, size, antialias=True)  # type: ignore[no-any-return]
         scale = max(self.height / picture.shape[1], self.width / picture.shape[2]) * 8 / 7
         scaled = [max(side, round(old * scale)) for side, old in zip(size, picture.shape[1:], strict=True)]

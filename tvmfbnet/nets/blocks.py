@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tvmfbnet.space.blocks import BlockSpec, parse_block
 from tvmfbnet.space.space import NetPart
@@ -45,34 +46,65 @@ class ConvBNReLU(nn.Module):
         return self.act(self.bn(self.conv(x)))  # type: ignore[no-any-return]
 
 
+class SqueezeExcite(nn.Module):
+    """Weights each channel by a number in 0..1 that is drawn from all channels' means over the picture.
+
+    Hu et al. 2018 with the hard sigmoid of Howard et al. 2019. In and out (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Linear(channels, squeezed), nn.Linear(squeezed, channels)
+
+    def gates(self, means: torch.Tensor) -> torch.Tensor:
+        """Channel means (N, C) to weights (N, C)."""
+        return F.hardsigmoid(self.expand(F.relu(self.reduce(means))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Weights the channels of (N, C, H, W)."""
+        return x * self.gates(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
+def activation(name: str) -> nn.Module:
+    """The module of an activation of :data:`tvmfbnet.space.blocks.ACTIVATIONS`."""
+    kinds = {"relu": nn.ReLU, "hswish": nn.Hardswish, "swish": nn.SiLU}
+    return kinds[name](inplace=True)
+
+
 class FBNetBlock(nn.Module):
     """1x1 conv (expand), k x k depthwise conv, 1x1 conv (project); identity added when the shape stays the same.
 
     The first 1x1 conv is there also when the expansion is 1; with groups a channel shuffle follows it. No ReLU after
-    the projection nor after the addition (FBNet, figure 3).
+    the projection nor after the addition (FBNet, figure 3). Squeeze-and-excitation, where the block has it, stands
+    between depthwise conv and projection.
     """
 
     def __init__(self, spec: BlockSpec, cin: int, cout: int, stride: int) -> None:
         super().__init__()
-        middle = cin * spec.expansion
+        self.spec, middle = spec, cin * spec.expansion
         self.conv_pw = nn.Conv2d(cin, middle, 1, groups=spec.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.act1 = nn.ReLU(inplace=True)
+        self.act1 = activation(spec.activation)
         self.shuffle = ChannelShuffle(spec.groups) if spec.groups > 1 else nn.Identity()
         self.conv_dw = nn.Conv2d(middle, middle, spec.kernel, stride, spec.kernel // 2, groups=middle, bias=False)
         self.bn2 = nn.BatchNorm2d(middle)
-        self.act2 = nn.ReLU(inplace=True)
+        self.act2 = activation(spec.activation)
+        self.se = SqueezeExcite(middle, spec.squeezed(cin)) if spec.squeeze_excite else nn.Identity()
         self.conv_pwl = nn.Conv2d(middle, cout, 1, groups=spec.groups, bias=False)
         self.bn3 = nn.BatchNorm2d(cout)
         self.has_residual = stride == 1 and cin == cout
 
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        """All but the addition of the input."""
+        y = self.shuffle(self.act1(self.bn1(self.conv_pw(x))))
+        y = self.se(self.act2(self.bn2(self.conv_dw(y))))
+        return self.bn3(self.conv_pwl(y))  # type: ignore[no-any-return]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, cin, H, W) to (N, cout, ceil(H/s), ceil(W/s))."""
-        y = self.shuffle(self.act1(self.bn1(self.conv_pw(x))))
-        y = self.act2(self.bn2(self.conv_dw(y)))
-        y = self.bn3(self.conv_pwl(y))
+        y = self.branch(x)
         # In this order: the compiler takes the layout of the sum from its first operand, the conv's output.
-        return y + x if self.has_residual else y  # type: ignore[no-any-return]
+        return y + x if self.has_residual else y
 
 
 def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:

@@ -2,29 +2,57 @@
 
 Layer l computes ``sum_i m[l, i] * block_i(x)``. During the search m is a Gumbel-softmax sample of theta; during warm-up
 it is one block a layer, and then only that block runs. Probabilities of an arch multiply over layers.
+
+Cheaper forms run one or two blocks a layer and still give theta a gradient: :meth:`Supernet.draw`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
+from tvmfbnet.nets.forms import Form
+from tvmfbnet.nets.merged import bands_of, merged_mixture
+from tvmfbnet.nets.norms import frozen_statistics
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Layer, Space
 
-Mix = torch.Tensor | Sequence[int]
-"""Weights of shape (layers, candidates), or one candidate's index a layer."""
+
+@dataclass(frozen=True)
+class Paths:
+    """Some candidates of one layer, the only ones that run.
+
+    Attributes:
+        indices: which.
+        weights: (len(indices),), with the gradient that theta learns from.
+    """
+
+    indices: tuple[int, ...]
+    weights: torch.Tensor
+
+
+Mix = torch.Tensor | Sequence[int] | Sequence[Paths]
+"""Weights of shape (layers, candidates), or for each layer one candidate's index or some weighted candidates."""
 
 
 class MixedLayer(nn.Module):
-    """The candidate blocks of one layer."""
+    """The candidate blocks of one layer.
 
-    def __init__(self, layer: Layer) -> None:
+    Args:
+        layer: its shape and candidates.
+        merged: compute mixtures with large joint operations (:mod:`tvmfbnet.nets.merged`) or block by block.
+        save_memory: keep only the input of a mixture for the backward pass, which computes the rest again.
+    """
+
+    def __init__(self, layer: Layer, merged: bool = True, save_memory: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             initialise(build_block(block, layer.cin, layer.cout, layer.stride)) for block in layer.blocks
@@ -34,15 +62,52 @@ class MixedLayer(nn.Module):
         for block in self.blocks:
             if isinstance(block, FBNetBlock) and block.has_residual:
                 nn.init.zeros_(block.bn3.weight)
+        self._passes_on = layer.cin == layer.cout and layer.stride == 1
+        self._bands = bands_of(list(self.blocks)) if merged else None
+        self._save_memory = save_memory
 
-    def forward(self, x: torch.Tensor, mix: torch.Tensor | int) -> torch.Tensor:
-        """The weighted sum of all blocks, or one block alone where ``mix`` is an index."""
+    def forward(self, x: torch.Tensor, mix: torch.Tensor | int | Paths) -> torch.Tensor:
+        """The weighted sum of all blocks or of some, or one block alone where ``mix`` is an index."""
         if isinstance(mix, int):
             return self.blocks[mix](x)  # type: ignore[no-any-return]
+        if isinstance(mix, Paths):
+            return self._some(x, mix)
+        if not (self._save_memory and self.training and torch.is_grad_enabled()):
+            return self._all(x, mix)
+        kept: torch.Tensor = checkpoint(
+            self._all,
+            x,
+            mix,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), frozen_statistics(self)),
+        )
+        return kept
+
+    def _all(self, x: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        if self._bands is not None:
+            return merged_mixture(list(self.blocks), self._bands, x, mix)
         outputs: list[torch.Tensor] = [block(x) for block in self.blocks]
         total = mix[0] * outputs[0]
         for weight, output in zip(mix[1:], outputs[1:], strict=False):  # mix is padded where layers differ in blocks
             total = total + weight * output
+        return total
+
+    def _some(self, x: torch.Tensor, paths: Paths) -> torch.Tensor:
+        """The weighted sum of some blocks, whose weights sum to 1.
+
+        Where the layer may pass its input on, every candidate does; that common part stays out of the weights. It
+        would only add noise to theta's gradient: shared by all, it says nothing about which block is better.
+        """
+        total: torch.Tensor | None = x if self._passes_on else None
+        for index, weight in zip(paths.indices, paths.weights, strict=True):
+            block = self.blocks[index]
+            if isinstance(block, nn.Identity):
+                continue
+            out = weight * (block.branch(x) if isinstance(block, FBNetBlock) else block(x))
+            total = out if total is None else total + out
+        if total is None:
+            raise ValueError("no path was given")
         return total
 
 
@@ -51,16 +116,21 @@ class Supernet(nn.Module):
 
     ``theta`` has shape (layers, candidates); layers with fewer candidates than the largest leave the rest unused
     (``mask`` is False there, and their probability is exactly 0).
+
+    Args:
+        space: what may be searched.
+        merged: compute mixtures with large joint operations; the same function, faster.
+        save_memory: keep only each layer's input for the backward pass; slower, with a fraction of the memory.
     """
 
     mask: torch.Tensor
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, merged: bool = True, save_memory: bool = False) -> None:
         super().__init__()
         self.space = space
         conv, pool, linear = space.head
         self.stem = build_part(space.stem)
-        self.layers = nn.ModuleList(MixedLayer(layer) for layer in space.layers)
+        self.layers = nn.ModuleList(MixedLayer(layer, merged, save_memory) for layer in space.layers)
         self.head_conv, self.head_pool, self.head_linear = build_part(conv), build_part(pool), build_part(linear)
         counts = torch.tensor([len(layer.blocks) for layer in space.layers])
         self.theta = nn.Parameter(torch.zeros(len(counts), int(counts.max())))
@@ -91,10 +161,33 @@ class Supernet(nn.Module):
 
     def gumbel_mix(self, temperature: float, generator: torch.Generator) -> torch.Tensor:
         """A Gumbel-softmax sample of theta, (layers, candidates), differentiable in theta (FBNet, eq. 9)."""
+        return self._gumbel_logits(temperature, generator).softmax(dim=1)
+
+    def _gumbel_logits(self, temperature: float, generator: torch.Generator) -> torch.Tensor:
         exponential = torch.empty(self.theta.shape).exponential_(generator=generator)
         gumbel = -exponential.clamp_min(torch.finfo(torch.float32).tiny).log()
-        logits = self.theta + gumbel.to(self.theta.device)
-        return (logits / temperature).masked_fill(~self.mask, float("-inf")).softmax(dim=1)
+        logits = (self.theta + gumbel.to(self.theta.device)) / temperature
+        return logits.masked_fill(~self.mask, float("-inf"))
+
+    def draw(self, form: Form, temperature: float, generator: torch.Generator) -> tuple[Mix, torch.Tensor]:
+        """A random mix by which theta learns, and the Gumbel-softmax sample (layers, candidates) it was made from.
+
+        - ``mixture``: the sample itself; every block runs (FBNet).
+        - ``sampled``: of each layer the one block with the largest weight, at weight 1, which backward passes on as
+          if it were the sample's weight (straight-through; Dong and Yang 2019, section 3.2).
+        - ``two_path``: the two largest, their weights scaled to sum to 1 (after Cai et al. 2019, section 3.2.2).
+        """
+        logits = self._gumbel_logits(temperature, generator)
+        soft = logits.softmax(dim=1)
+        if form == "mixture":
+            return soft, soft
+        paths = []
+        for row, mixed, layer in zip(logits, soft, self.space.layers, strict=True):
+            count = min(1 if form == "sampled" else 2, len(layer.blocks))
+            chosen = row.detach().topk(count).indices
+            weights = 1 + mixed[chosen] - mixed[chosen].detach() if count == 1 else row[chosen].softmax(dim=0)
+            paths.append(Paths(tuple(chosen.tolist()), weights))
+        return paths, soft
 
     def uniform_choice(self, generator: torch.Generator) -> list[int]:
         """One candidate a layer, each with equal probability: a warm-up step's path."""

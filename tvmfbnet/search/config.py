@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tvmfbnet.config import Config
+from tvmfbnet.nets.forms import Form
+
+if TYPE_CHECKING:  # loads torch
+    from tvmfbnet.data.changes import Augment
 
 
 class SearchConfig(Config):
@@ -29,11 +33,14 @@ class SearchConfig(Config):
     weight_lr: float = Field(0.1, gt=0, description="learning rate of w at its peak (SGD, cosine to 0)")
     weight_momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
-    weight_steps: Literal["mixture", "sampled"] = Field(
+    weight_steps: Form = Field(
         "mixture",
-        description="after the warm-up, w learns through the Gumbel-softmax mixture of all blocks (the paper), or "
-        "through one block a layer sampled from softmax(theta), which is several times cheaper",
+        description="how w learns after the warm-up: through the Gumbel-softmax mixture of all blocks (the paper), or "
+        "at a fraction of the cost through one block a layer sampled from softmax(theta), or two",
     )
+    theta_steps: Form = Field("mixture", description="how theta learns: the same three forms")
+    save_memory: bool = Field(False, description="recompute mixtures in the backward pass: slower, far less memory")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of convs and matrix products")
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient of w")
     theta_lr: float = Field(0.01, gt=0, description="learning rate of theta (Adam)")
     theta_decay: float = Field(5e-4, ge=0, description="weight decay of theta")
@@ -50,15 +57,27 @@ class SearchConfig(Config):
         description="penalty: alpha and beta rule, a target only selects; target: only latency above it costs; "
         "auto: target where one is given",
     )
-    target_strength: float = Field(1.0, gt=0, description="cost of each factor e above the latency target")
+    target_strength: float = Field(
+        10.0, gt=0, description="how strongly latency above the target pulls; its price is found by the controller"
+    )
+    target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below the target archs are looked for")
 
     augment_shift: int = Field(2, ge=0, description="random shift of training pictures, pixels")
     augment_flip: bool = Field(True, description="mirror half of the training pictures")
+    augment_colour: float = Field(0.0, ge=0, lt=1, description="random brightness, contrast, saturation")
+    augment_trivial: bool = Field(False, description="one random operation a picture (TrivialAugment)")
+    augment_erase: float = Field(0.0, ge=0, le=1, description="share of pictures with a random rectangle blanked")
 
     samples: int = Field(200, ge=1, description="archs sampled from the learned distribution")
-    candidates: int = Field(10, ge=1, description="of these, so many of the most probable are validated")
+    screened: int = Field(32, ge=1, description="of these, so many of the most probable are judged on few pictures")
+    screen_images: int = Field(512, ge=2, description="the few pictures")
+    candidates: int = Field(10, ge=1, description="so many of the best of those are validated on all")
     bn_images: int = Field(1024, ge=2, description="pictures that renew a candidate's batch-norm statistics")
     validation_images: int | None = Field(None, ge=1, description="most pictures that rank a candidate; all if unset")
+
+    collapse_skip: float = Field(0.9, gt=0, le=1, description="mean probability of skip that counts as a collapse")
+    stop_on_collapse: bool = Field(True, description="stop, with a checkpoint, when the search has collapsed")
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = Field(("csv",), description="where figures go meanwhile")
 
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
@@ -77,6 +96,15 @@ class SearchConfig(Config):
     def aims_at_target(self) -> bool:
         """Whether theta's loss is the one with a latency target."""
         return self.latency_target_ms is not None and self.mode != "penalty"
+
+    @property
+    def augment(self) -> Augment:
+        """The random changes to training pictures."""
+        from tvmfbnet.data.changes import Augment
+
+        return Augment(
+            self.augment_shift, self.augment_flip, self.augment_colour, self.augment_trivial, self.augment_erase
+        )
 
     def temperature_at(self, epoch: int) -> float:
         """Gumbel-softmax temperature of an epoch, counted from 0."""

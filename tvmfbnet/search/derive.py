@@ -1,18 +1,14 @@
-"""From theta to nets: archs sampled from the learned distribution, kept within the target, ranked by accuracy."""
+"""From theta to nets: archs sampled from the learned distribution and kept within the target."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from tvmfbnet.nets.device import place_net
-from tvmfbnet.nets.evaluation import accuracy
-from tvmfbnet.nets.statistics import recalibrate
-from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
@@ -34,12 +30,14 @@ class Candidate:
         predicted_ms: from the latency table.
         accuracy: top-1 on the pictures that trained theta, with the supernet's weights and renewed batch-norm
             statistics, between 0 and 1; None when it was not validated.
+        spread_ms: one standard deviation of ``predicted_ms``, from the table's cells.
     """
 
     arch: str
     probability: float
     predicted_ms: float
     accuracy: float | None = None
+    spread_ms: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -98,6 +96,62 @@ def _without_dominated(states: dict[int, tuple[float, Choice]]) -> dict[int, tup
     return kept
 
 
+def choices_between(
+    log_probabilities: Sequence[Sequence[float]],
+    costs: Costs,
+    low_ms: float,
+    high_ms: float,
+    count: int,
+    generator: torch.Generator,
+) -> list[Choice]:
+    """Distinct archs drawn from P(a), given that their latency lies between two bounds, both included.
+
+    Rejecting what falls outside would hardly ever hit a narrow window. Instead the probability mass that the layers
+    from l on can bring into the window is summed backwards over a grid of latencies, and the layers are then drawn
+    forwards in proportion to it: exact up to the grid, and what the grid gets wrong is rejected in the end.
+
+    Args:
+        log_probabilities: (layers, candidates).
+        costs: the latencies.
+        low_ms, high_ms: the window.
+        count: draws; fewer archs come back, none where there is none.
+        generator: source of randomness, on the CPU.
+    """
+    if high_ms <= costs.fixed_ms:
+        return []
+    unit = (high_ms - costs.fixed_ms) / BUDGET_STEPS
+    steps = [[round(cell / unit) for cell in row] for row in costs.cells]
+    slack = len(steps) // 2 + 1  # what rounding may add up to
+    places = BUDGET_STEPS + slack + 1
+    mass = torch.full((places,), -math.inf, dtype=torch.float64)
+    mass[max(0, math.floor((low_ms - costs.fixed_ms) / unit) - slack) :] = 0.0
+    later = [mass]
+    for row, logs in zip(reversed(steps), reversed(log_probabilities), strict=True):
+        reach = [_ahead(later[-1], step) + log for step, log in zip(row, logs, strict=False)]
+        later.append(torch.stack(reach).logsumexp(dim=0))
+    later.reverse()
+    if later[0][0] == -math.inf:
+        return []
+    spent = torch.zeros(count, dtype=torch.int64)
+    drawn = []
+    for row, logs, mass in zip(steps, log_probabilities, later[1:], strict=True):
+        reach = [_ahead(mass, step)[spent] + log for step, log in zip(row, logs, strict=False)]
+        weights = torch.stack(reach, dim=1).softmax(dim=1)
+        chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
+        spent = spent + torch.tensor(row)[chosen]
+        drawn.append(chosen)
+    found = dict.fromkeys(tuple(choice) for choice in torch.stack(drawn, dim=1).tolist())
+    return [choice for choice in found if low_ms <= costs.arch_ms(choice) <= high_ms]
+
+
+def _ahead(mass: torch.Tensor, step: int) -> torch.Tensor:
+    """``mass`` read ``step`` places further on; -inf beyond its end."""
+    moved = torch.full_like(mass, -math.inf)
+    if step < len(mass):
+        moved[: len(mass) - step] = mass[step:]
+    return moved
+
+
 def propose(
     log_probabilities: torch.Tensor,
     space: Space,
@@ -105,15 +159,25 @@ def propose(
     target_ms: float | None,
     samples: int,
     generator: torch.Generator,
+    tolerance: float = 0.03,
 ) -> list[Candidate]:
-    """Distinct archs sampled from theta that meet the target, most probable first, not validated yet.
+    """Distinct archs sampled from theta, most probable first, not validated yet; never none.
 
-    The most probable arch of all within the target is always among them, so the list is never empty.
+    With a target they are sampled from those whose latency is at most ``tolerance`` below it. Where a space has no
+    such arch (a small one, or a target beyond its slowest arch), the window is opened downwards until it has.
     """
-    rows = log_probabilities.detach().cpu()
-    choices = set(sample_choices(rows, samples, generator))
-    choices.add(most_probable_within(rows.tolist(), costs, min(costs.slowest_ms, target_ms or math.inf)))
-    return _candidates(choices, rows, space, costs, target_ms)
+    rows = log_probabilities.detach().cpu().double()
+    if target_ms is None:
+        choices = set(sample_choices(rows, samples, generator))
+        choices.add(most_probable_within(rows.tolist(), costs, costs.slowest_ms))
+        return _candidates(choices, rows, space, costs, None)
+    while tolerance < 1:
+        low = (1 - tolerance) * target_ms
+        found = choices_between(rows.tolist(), costs, low, target_ms, samples, generator)
+        if found:
+            return _candidates(found, rows, space, costs, target_ms)
+        tolerance *= 2
+    return _candidates([most_probable_within(rows.tolist(), costs, target_ms)], rows, space, costs, target_ms)
 
 
 def sample_distinct(
@@ -128,10 +192,23 @@ def sample_distinct(
 
     A distribution that is nearly certain may give fewer: drawing stops after a hundred draws an arch.
     """
-    rows = log_probabilities.detach().cpu()
-    drawn = sample_choices(rows, 100 * count, generator)
-    fitting = (choice for choice in drawn if target_ms is None or costs.arch_ms(choice) <= target_ms)
-    return _candidates(list(dict.fromkeys(fitting))[:count], rows, space, costs, target_ms)
+    rows = log_probabilities.detach().cpu().double()
+    if target_ms is None:
+        drawn = sample_choices(rows, 100 * count, generator)
+    else:
+        drawn = choices_between(rows.tolist(), costs, 0.0, target_ms, 100 * count, generator)
+    return _candidates(list(dict.fromkeys(drawn))[:count], rows, space, costs, target_ms)
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those validated candidates that no other one beats in latency without losing accuracy, fastest first."""
+    best = -math.inf
+    front = []
+    for candidate in sorted(candidates, key=lambda c: (c.predicted_ms, -(c.accuracy or 0.0))):
+        if candidate.accuracy is not None and candidate.accuracy > best:
+            best = candidate.accuracy
+            front.append(candidate)
+    return front
 
 
 def _candidates(
@@ -140,7 +217,12 @@ def _candidates(
     """Describes those of ``choices`` that meet the target, most probable first."""
     table = log_probabilities.tolist()
     found = [
-        Candidate(_arch_string(choice, space), math.exp(log_probability(table, choice)), costs.arch_ms(choice))
+        Candidate(
+            _arch_string(choice, space),
+            math.exp(log_probability(table, choice)),
+            costs.arch_ms(choice),
+            spread_ms=costs.spread_ms(choice),
+        )
         for choice in choices
     ]
     fitting = (c for c in found if target_ms is None or c.predicted_ms <= target_ms)
@@ -150,23 +232,3 @@ def _candidates(
 def _arch_string(choice: Choice, space: Space) -> str:
     blocks = (layer.blocks[index] for layer, index in zip(space.layers, choice, strict=True))
     return format_arch(Arch(tuple(blocks)), space)
-
-
-def validate_arch(
-    supernet: Supernet,
-    arch: Arch,
-    calibration: Iterable[torch.Tensor],
-    validation: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]],
-) -> float:
-    """Accuracy of an arch with the supernet's weights, after renewing its batch-norm statistics.
-
-    Args:
-        supernet: gives the weights; stays as it is.
-        arch: the net to judge.
-        calibration: pictures for the statistics, from the part that trained w.
-        validation: gives the labelled batches to judge on, from the other part.
-    """
-    device = supernet.theta.device
-    net = place_net(supernet.extract(arch), device)
-    recalibrate(net, (batch.to(device=device, memory_format=torch.channels_last) for batch in calibration))
-    return accuracy(net, validation(), device)

@@ -36,18 +36,6 @@ def penalised_loss(
     return cross_entropy + alpha * term if form == "additive" else cross_entropy * alpha * term
 
 
-def targeted_loss(
-    cross_entropy: torch.Tensor, latency_ms: torch.Tensor, form: str, target_ms: float, strength: float
-) -> torch.Tensor:
-    """The search's loss with a latency target: cross entropy alone while the target is met.
-
-    Above it, ``strength * log(latency / target)`` is added (``additive``), or cross entropy is multiplied by 1 plus
-    that (``multiplicative``); the logarithm keeps the pull the same from 2 ms to 1 ms as from 20 ms to 10 ms.
-    """
-    excess = strength * torch.log(torch.clamp(latency_ms / target_ms, min=1.0))
-    return cross_entropy + excess if form == "additive" else cross_entropy * (1.0 + excess)
-
-
 def mixture_latency_ms(mix: torch.Tensor, cells_ms: torch.Tensor, fixed_ms: float) -> torch.Tensor:
     """Stem, head and call overhead plus ``sum_l sum_i m[l, i] * LAT[l, i]``, in milliseconds.
 

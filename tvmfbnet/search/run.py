@@ -6,31 +6,36 @@ candidates, best first) and ``search.json`` (the outcome, with all that is neede
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tvmfbnet.config import validate as validate_config
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.loader import in_order
-from tvmfbnet.errors import StorageError
+from tvmfbnet.errors import CollapsedError, StorageError
 from tvmfbnet.files import make_folder, read_json, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
+from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose, sample_distinct, validate_arch
+from tvmfbnet.search.derive import Candidate, propose, sample_distinct
+from tvmfbnet.search.health import collapse_of
+from tvmfbnet.search.judge import Judge
+from tvmfbnet.search.loggers import make_loggers
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.space import Space
 
 # Settings that change how a search is run, but not what comes out of it.
-_FREE_SETTINGS = frozenset({"checkpoint_steps", "device", "threads"})
-
-VALIDATION_BATCH = 256
+_FREE_SETTINGS = frozenset(
+    {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,15 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
     costs = Costs.of(table, space)
     if config.latency_target_ms is not None:
         costs.require_reachable(config.latency_target_ms)
+        if config.latency_target_ms > costs.slowest_ms:
+            say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+    workers = Workers.join(config.device)
     make_folder(out)
     with seeded(config.seed, config.threads):
-        searcher = Searcher(space, data, costs, config)
+        searcher = Searcher(space, data, costs, config, workers)
         _train(searcher, _identity(space, data_spec, costs, config), out)
-        candidates = _judge(searcher, out)
+        candidates = _choose(searcher, costs, config.latency_target_ms)
     return _conclude(searcher, candidates, table, data_spec, out)
 
 
@@ -89,8 +97,8 @@ def _identity(space: Space, data_spec: str, costs: Costs, config: SearchConfig) 
 
 
 def _train(searcher: Searcher, identity: dict[str, Any], out: Path) -> None:
-    """All remaining steps, with checkpoints."""
-    path = out / "search.ckpt"
+    """All remaining steps, with checkpoints and logs."""
+    path, config = out / "search.ckpt", searcher.config
     if path.exists():
         saved = load_checkpoint(path, "search")
         require_same(path, saved["identity"], identity)
@@ -99,14 +107,43 @@ def _train(searcher: Searcher, identity: dict[str, Any], out: Path) -> None:
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise StorageError(f"{path} is damaged; remove it to start anew") from error
         say(f"search: continuing {out} at epoch {searcher.epoch + 1}, step {searcher.step + 1}")
+    first = searcher.workers.rank == 0
+    loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
     with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
         while not searcher.finished:
             epoch_ended = searcher.advance()
-            if epoch_ended or searcher.step % searcher.config.checkpoint_steps == 0:
+            if first and (epoch_ended or searcher.step % config.checkpoint_steps == 0):
+                searcher.require_sound()
                 save_checkpoint(path, "search", {"identity": identity, "searcher": searcher.state_dict()})
-            if epoch_ended:
+            if first and epoch_ended:
                 write_json(out / "history.json", searcher.history)
+                for logger in loggers:
+                    logger.log(searcher.history)
+            if epoch_ended:
+                _look_after(searcher, path)
             reporter.update(searcher.done_steps, _note(searcher.history))
+
+
+# Above this share of the time spent waiting for pictures, the loader holds the search up.
+_LONG_WAIT = 0.2
+
+
+def _look_after(searcher: Searcher, checkpoint: Path) -> None:
+    """Says when pictures come too slowly, and stops a search that has collapsed."""
+    config, last = searcher.config, searcher.history[-1]
+    if last["data_wait"] > _LONG_WAIT:
+        say(f"note: {last['data_wait']:.0%} of epoch {last['epoch']} was spent waiting for pictures; use a faster disk")
+    if last["phase"] == "warm-up" or not config.stop_on_collapse:
+        return
+    health = searcher.health()
+    found = collapse_of(
+        health, last["expected_ms"], config.latency_target_ms, last["temperature"], config.collapse_skip
+    )
+    if found is not None:
+        raise CollapsedError(
+            f"the search collapsed in epoch {last['epoch']}: {found}; its checkpoint is {checkpoint} "
+            "(stop_on_collapse: false goes on from it)"
+        )
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
@@ -119,51 +156,47 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _judge(searcher: Searcher, out: Path) -> tuple[Candidate, ...]:
-    """Samples archs from the learned theta and validates the most probable ones; most accurate first."""
-    config, data, supernet = searcher.config, searcher.data, searcher.supernet
+def _choose(searcher: Searcher, costs: Costs, target_ms: float | None) -> tuple[Candidate, ...]:
+    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first."""
+    config = searcher.config
     generator = torch.Generator().manual_seed(config.seed)
-    target = config.latency_target_ms
     with torch.no_grad():
-        logs = supernet.log_probabilities()
-    proposed = propose(logs, searcher.space, searcher.costs, target, config.samples, generator)[: config.candidates]
-    calibration = searcher.weight_indices[: config.bn_images]
-    judged = searcher.theta_indices[: config.validation_images]
-    pixels = [batch for batch, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
-    ranked = []
-    with progress("validating archs", len(proposed)) as reporter:
-        for candidate in proposed:
-            arch = parse_arch(candidate.arch, searcher.space)
-            share = validate_arch(supernet, arch, pixels, lambda: in_order(data, data.train, judged, VALIDATION_BATCH))
-            ranked.append(replace(candidate, accuracy=share))
-            reporter.advance(note=f"best {max(c.accuracy or 0.0 for c in ranked):.1%}")
-    ranked.sort(key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
-    write_json(out / "archs.json", [candidate.to_dict() for candidate in ranked])
-    return tuple(ranked)
+        logs = searcher.supernet.log_probabilities()
+    tolerance = config.target_tolerance
+    proposed = propose(logs, searcher.space, costs, target_ms, config.samples, generator, tolerance)[: config.screened]
+    if len(proposed) > config.candidates:
+        judge = Judge.of(searcher, config.screen_images, config.screen_images)
+        proposed = judge.rank(proposed, "screening archs")[: config.candidates]
+    return tuple(Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs"))
 
 
 def _conclude(
     searcher: Searcher, candidates: tuple[Candidate, ...], table: LatencyTable, data_spec: str, out: Path
 ) -> SearchResult:
-    last = searcher.history[-1]
-    best = candidates[0]
+    last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)
     record = {
         "best": {**best.to_dict(), "measured_share": measured},
         "expected_ms": last["expected_ms"],
         "latency_target_ms": searcher.config.latency_target_ms,
         "theta": last["theta"],
+        "health": searcher.health().to_dict(),
         "space": searcher.space.to_dict(),
         "costs": searcher.costs.to_dict(),
         "data": data_spec,
         "config": searcher.config.model_dump(),
     }
-    write_json(out / "search.json", record)
+    if searcher.workers.rank == 0:
+        write_json(out / "archs.json", [candidate.to_dict() for candidate in candidates])
+        write_json(out / "search.json", record)
+    searcher.workers.wait()
     theta = tuple(tuple(row) for row in last["theta"])
     return SearchResult(best, candidates, theta, last["expected_ms"], measured, out)
 
 
-def sample_run(run: Path, count: int, seed: int, target_ms: float | None = None) -> list[Candidate]:
+def sample_run(
+    run: Path, count: int, seed: int, target_ms: float | None = None, validate: bool = False
+) -> list[Candidate]:
     """Distinct archs from the distribution that a finished search learned, most probable first.
 
     Args:
@@ -171,12 +204,14 @@ def sample_run(run: Path, count: int, seed: int, target_ms: float | None = None)
         count: how many; fewer come back where the distribution hardly gives more.
         seed: of the sampling.
         target_ms: leave out slower archs.
+        validate: also give each one's accuracy, with the supernet's weights and renewed batch-norm statistics.
 
     Raises:
-        StorageError: no finished search there.
+        StorageError: no finished search there, or its checkpoint is gone.
+        DataError: validation was asked for and the search's data set is missing.
         LatencyError: the target cannot be reached.
     """
-    record = read_result(run)
+    folder, record = read_result(run)
     space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
     if target_ms is not None:
         costs.require_reachable(target_ms)
@@ -184,16 +219,60 @@ def sample_run(run: Path, count: int, seed: int, target_ms: float | None = None)
     padded = [row + [float("-inf")] * (widest - len(row)) for row in record["theta"]]
     logs = torch.tensor(padded, dtype=torch.float64).log_softmax(dim=1)
     generator = torch.Generator().manual_seed(seed)
-    return sample_distinct(logs, space, costs, target_ms, count, generator)
+    drawn = sample_distinct(logs, space, costs, target_ms, count, generator)
+    if not validate:
+        return drawn
+    with reopen(folder, record) as searcher:
+        judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
+        return sorted(judge.rank(drawn, "validating archs"), key=lambda c: (-c.probability, c.arch))
 
 
-def read_result(run: Path) -> dict[str, Any]:
-    """The record ``search.json`` of a finished search; StorageError when there is none."""
-    places = (run / "search.json", run / "search" / "search.json")
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
+def choose_again(run: Path, factor: float) -> list[Candidate]:
+    """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
+
+    Args:
+        run: the search's folder.
+        factor: measured by predicted latency of a net that was tried.
+
+    Returns:
+        Validated archs within the search's target, most accurate first; ``predicted_ms`` is the corrected latency.
+
+    Raises:
+        StorageError: no finished search there, or it had no latency target.
+        LatencyError: no arch meets the target with the corrected latencies.
+    """
+    folder, record = read_result(run)
+    costs, target = Costs.from_dict(record["costs"]).scaled(factor), record["latency_target_ms"]
+    if target is None:
+        raise StorageError(f"the search in {folder} had no latency target to meet")
+    costs.require_reachable(target)
+    with reopen(folder, record) as searcher:
+        return list(_choose(searcher, costs, target))
+
+
+@contextmanager
+def reopen(folder: Path, record: dict[str, Any]) -> Iterator[Searcher]:
+    """A finished search as it was at its end."""
+    config = validate_config(SearchConfig, record["config"], str(folder / "search.json"))
+    space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
+    data = load_data(record["data"], space.height, space.width, space.input_channels, space.classes)
+    saved = load_checkpoint(folder / "search.ckpt", "search")
+    with seeded(config.seed, config.threads):
+        searcher = Searcher(space, data, costs, config)
+        try:
+            searcher.load_state_dict(saved["searcher"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise StorageError(f"{folder / 'search.ckpt'} is damaged; search again") from error
+        yield searcher
+
+
+def read_result(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a finished search and its record ``search.json``; StorageError when there is none."""
+    places = (run, run / "search")
+    folder = next((place for place in places if (place / "search.json").is_file()), None)
+    if folder is None:
         raise StorageError(f"{run} holds no finished search (no search.json): give the folder that search wrote to")
-    record = read_json(path)
+    record = read_json(folder / "search.json")
     if not isinstance(record, dict) or not {"space", "costs", "theta", "best"} <= set(record):
-        raise StorageError(f"{path} is not the outcome of a search; run the search again")
-    return record
+        raise StorageError(f"{folder / 'search.json'} is not the outcome of a search; run the search again")
+    return folder, record

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch.nn import functional as F
 
-from tvmfbnet.data.images import Augment, ImageData
+from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, split_indices
 from tvmfbnet.errors import DataError, DivergedError
 from tvmfbnet.nets.checkpoint import restore_rng, rng_state
 from tvmfbnet.nets.device import pick_device, place_batch, place_net
 from tvmfbnet.nets.supernet import Mix, Supernet
+from tvmfbnet.nets.workers import Workers
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.controller import LatencyController
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss, targeted_loss
+from tvmfbnet.search.health import Health, health_of
+from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss
 from tvmfbnet.space.space import Space
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
@@ -36,24 +40,26 @@ class Searcher:
         data: pictures of the space's size.
         costs: latency of every candidate.
         config: the scheme's settings.
+        workers: the processes that share every batch; this one alone if None.
     """
 
-    def __init__(self, space: Space, data: ImageData, costs: Costs, config: SearchConfig) -> None:
+    def __init__(
+        self, space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers | None = None
+    ) -> None:
         self.space, self.data, self.costs, self.config = space, data, costs, config
-        self.device = pick_device(config.device)
-        self.supernet = place_net(Supernet(space), self.device)
+        self.workers = workers or Workers.alone(pick_device(config.device))
+        self.device = self.workers.device
+        # A subset of the classes may stand in for them all (FBNet, section 4.1); it has a classifier of its own.
+        supernet = Supernet(replace(space, classes=data.classes), save_memory=config.save_memory)
+        self.supernet = self.workers.share(place_net(supernet, self.device))
         self._cells_ms = costs.matrix().to(self.device)
         self.weight_indices, self.theta_indices = split_indices(
             len(data.train), config.weight_share, config.seed, config.train_images
         )
         if min(len(self.weight_indices), len(self.theta_indices)) < 2:
             raise DataError(f"{data.name} gives too few training pictures to divide: {len(data.train)}")
-        augment = Augment(config.augment_shift, config.augment_flip)
-        theta_batch = config.theta_batch_size or config.batch_size
-        self._weight_batches = Loader(
-            data, data.train, self.weight_indices, config.batch_size, augment, 3 * config.seed + 1
-        )
-        self._theta_batches = Loader(data, data.train, self.theta_indices, theta_batch, augment, 3 * config.seed + 2)
+        self._weight_batches = self._loader(self.weight_indices, config.batch_size, 1)
+        self._theta_batches = self._loader(self.theta_indices, config.theta_batch_size or config.batch_size, 2)
         self._weight_optimiser = torch.optim.SGD(
             self.supernet.weight_parameters(),
             lr=config.weight_lr,
@@ -69,6 +75,16 @@ class Searcher:
         self.epoch, self.step = 0, 0
         self.history: list[dict[str, Any]] = []
         self._sums = dict(_NO_SUMS)
+        self._waited = 0.0
+        self._controller = None
+        if config.latency_target_ms is not None and config.aims_at_target:
+            theta_steps = len(self._theta_batches)
+            self._controller = LatencyController(config.latency_target_ms, config.target_strength, theta_steps)
+
+    def _loader(self, indices: torch.Tensor, batch_size: int, stream: int) -> Loader:
+        seed = 3 * self.config.seed + stream
+        part = (self.workers.rank, self.workers.size)
+        return Loader(self.data, self.data.train, indices, batch_size, self.config.augment, seed, part)
 
     @property
     def finished(self) -> bool:
@@ -115,11 +131,12 @@ class Searcher:
         self._schedule.step_update(self.epoch * len(self._weight_batches) + self.step)
         pixels, labels = place_batch(*self._weight_batches.next(), self.device)
         self.supernet.train()
-        logits = self.supernet(pixels, self._weight_mix())
+        logits = self._logits(pixels, self._weight_mix())
         loss = F.cross_entropy(logits, labels)
         self._require_finite(loss)
         self._weight_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.average_gradients(self.supernet.weight_parameters())
         if self.config.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.config.gradient_clip)
         self._weight_optimiser.step()
@@ -133,7 +150,16 @@ class Searcher:
         if self.config.weight_steps == "sampled":
             probabilities = self.supernet.probabilities().cpu()
             return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0].tolist()
-        return self.supernet.gumbel_mix(self.config.temperature_at(self.epoch), self._generator)
+        return self.supernet.draw(self.config.weight_steps, self._temperature, self._generator)[0]
+
+    @property
+    def _temperature(self) -> float:
+        return self.config.temperature_at(self.epoch)
+
+    def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
+        """The supernet's output in float32, computed at the precision that the settings ask for."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self.supernet(pixels, mix).float()  # type: ignore[no-any-return]
 
     def _theta_step(self) -> None:
         """One Adam step of theta on the other part of the pictures, under the latency-aware loss; w is a constant."""
@@ -142,29 +168,36 @@ class Searcher:
         weights = self.supernet.weight_parameters()
         for parameter in weights:
             parameter.requires_grad_(False)
-        mix = self.supernet.gumbel_mix(self.config.temperature_at(self.epoch), self._generator)
-        logits = self.supernet(pixels, mix)
-        loss = self._theta_loss(F.cross_entropy(logits, labels), mix)
+        mix, soft = self.supernet.draw(self.config.theta_steps, self._temperature, self._generator)
+        logits = self._logits(pixels, mix)
+        loss = self._theta_loss(F.cross_entropy(logits, labels), soft)
         self._require_finite(loss)
         self._theta_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.average_gradients(self.supernet.theta_parameters())
         self._theta_optimiser.step()
         for parameter in weights:
             parameter.requires_grad_(True)
         if not bool(torch.isfinite(self.supernet.theta).all()):
             raise self._diverged("theta is not finite")
+        if self._controller is not None:
+            with torch.no_grad():
+                self._controller.update(float(self._expected_ms()))
         self._count("theta", loss, logits, labels)
 
-    def _theta_loss(self, cross_entropy: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+    def _expected_ms(self) -> torch.Tensor:
+        """Mean latency of archs sampled from theta, scalar."""
+        return mixture_latency_ms(self.supernet.probabilities(), self._cells_ms, self.costs.fixed_ms)
+
+    def _theta_loss(self, cross_entropy: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """The paper's loss on the sampled mixture's latency, or the target's on the expected latency.
 
         A target binds the archs that are sampled in the end, so it looks at their mean, free of this step's noise.
         """
+        if self._controller is not None:
+            return cross_entropy + self._controller.term(self._expected_ms())
         config = self.config
-        if config.aims_at_target and config.latency_target_ms is not None:
-            expected = mixture_latency_ms(self.supernet.probabilities(), self._cells_ms, self.costs.fixed_ms)
-            return targeted_loss(cross_entropy, expected, config.loss, config.latency_target_ms, config.target_strength)
-        latency = mixture_latency_ms(mix, self._cells_ms, self.costs.fixed_ms)
+        latency = mixture_latency_ms(soft, self._cells_ms, self.costs.fixed_ms)
         return penalised_loss(
             cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
         )
@@ -174,21 +207,44 @@ class Searcher:
             raise self._diverged(f"the loss is {loss.item()}")
 
     def _diverged(self, what: str) -> DivergedError:
+        sick = self._first_not_finite()
+        rate = self._weight_optimiser.param_groups[0]["lr"]
         return DivergedError(
-            f"the search diverged in epoch {self.epoch + 1}, step {self.step + 1}: {what}; "
-            "start anew with a lower weight_lr or theta_lr (the last good checkpoint is kept)"
+            f"the search diverged in epoch {self.epoch + 1}, step {self.step + 1}: {what}"
+            + (f", first seen in {sick}" if sick else "")
+            + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); start anew with a lower weight_lr or "
+            "theta_lr, or set gradient_clip (the last good checkpoint is kept)"
         )
+
+    def _first_not_finite(self) -> str | None:
+        state = self.supernet.state_dict().items()
+        return next((name for name, tensor in state if not bool(torch.isfinite(tensor).all())), None)
+
+    def require_sound(self) -> None:
+        """DivergedError when a weight or statistic is not finite: such a state must not become a checkpoint."""
+        if self._first_not_finite() is not None:
+            raise self._diverged("the weights are not finite")
 
     def _count(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         self._sums[f"{part}_loss"] += loss.item()
         self._sums[f"{part}_right"] += (logits.argmax(dim=1) == labels).float().mean().item()
 
     @torch.no_grad()
+    def health(self) -> Health:
+        """The figures of theta as it is now."""
+        return health_of(self.supernet.log_probabilities(), self.space, self.costs)
+
+    def _waited_seconds(self) -> float:
+        return self._weight_batches.waited_seconds + self._theta_batches.waited_seconds
+
+    @torch.no_grad()
     def _summary(self) -> dict[str, Any]:
         """What the history keeps of an epoch; theta's figures are null in the warm-up, which does not train it."""
         warmup = self._is_warmup(self.epoch)
         logs = self.supernet.log_probabilities()
-        entropy = -(logs.exp() * logs.masked_fill(~self.supernet.mask, 0.0)).sum(dim=1).mean()
+        health = self.health()
+        self._sums = self.workers.average(self._sums)
+        waited, self._waited = self._waited_seconds() - self._waited, self._waited_seconds()
         steps, theta_steps = len(self._weight_batches), len(self._theta_batches)
         return {
             "epoch": self.epoch + 1,
@@ -199,7 +255,10 @@ class Searcher:
             "theta_loss": None if warmup else self._sums["theta_loss"] / theta_steps,
             "theta_accuracy": None if warmup else self._sums["theta_right"] / theta_steps,
             "expected_ms": float(mixture_latency_ms(logs.exp(), self._cells_ms, self.costs.fixed_ms)),
-            "entropy": float(entropy),
+            "entropy": sum(health.layer_entropy) / len(health.layer_entropy),
+            **health.to_dict(),
+            "latency_price": self._controller.price if self._controller is not None else None,
+            "data_wait": waited / self._sums["seconds"] if self._sums["seconds"] > 0 else 0.0,
             "theta": [
                 row[: len(layer.blocks)]
                 for row, layer in zip(self.supernet.theta.tolist(), self.space.layers, strict=True)
@@ -216,6 +275,7 @@ class Searcher:
             "weight_batches": self._weight_batches.state_dict(),
             "theta_batches": self._theta_batches.state_dict(),
             "generator": self._generator.get_state(),
+            "price": self._controller.price if self._controller is not None else None,
             "rng": rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -231,6 +291,8 @@ class Searcher:
         self._weight_batches.load_state_dict(state["weight_batches"])
         self._theta_batches.load_state_dict(state["theta_batches"])
         self._generator.set_state(state["generator"])
+        if self._controller is not None:
+            self._controller.price = float(state["price"])
         restore_rng(state["rng"])
         self.epoch, self.step = state["epoch"], state["step"]
         self._sums, self.history = dict(state["sums"]), list(state["history"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from tvmfbnet.errors import ArchError
 from tvmfbnet.space.arch import Arch, format_arch
-from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.blocks import RELU, parse_block
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart, Space
 
 
@@ -38,7 +38,8 @@ class Conv:
         stride: its stride.
         height: input height in pixels.
         width: input width in pixels.
-        relu: whether a ReLU follows.
+        relu: whether an activation follows.
+        activation: which one, where one follows: a ReLU, unless the block names another.
         residual: whether the block's input is added to the output (fused too, so it makes another kernel).
     """
 
@@ -52,6 +53,7 @@ class Conv:
     width: int
     relu: bool
     residual: bool = False
+    activation: str = RELU
 
     @property
     def weights(self) -> int:
@@ -94,10 +96,16 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
     spec = parse_block(part.block)
     if spec is None:
         return (Conv("pointwise", cin, cout, 1, 1, stride, height, width, True),)
-    inner, groups = cin * spec.expansion, spec.groups
+    inner, groups, act = cin * spec.expansion, spec.groups, spec.activation
+    squeezed = spec.squeezed(cin)
+    excitation = (
+        Conv("linear", inner, squeezed, 1, 1, 1, 1, 1, True),
+        Conv("linear", squeezed, inner, 1, 1, 1, 1, 1, True, activation="hsigmoid"),
+    )
     return (
-        Conv("pointwise", cin, inner, 1, groups, 1, height, width, True),
-        Conv("depthwise", inner, inner, spec.kernel, inner, stride, height, width, True),
+        Conv("pointwise", cin, inner, 1, groups, 1, height, width, True, activation=act),
+        Conv("depthwise", inner, inner, spec.kernel, inner, stride, height, width, True, activation=act),
+        *(excitation if spec.squeeze_excite else ()),
         Conv("pointwise", inner, cout, 1, groups, 1, part.out_height, part.out_width, False, part.has_residual),
     )
 

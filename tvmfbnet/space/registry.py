@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
+from typing import Any
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
@@ -21,14 +23,18 @@ def list_spaces() -> list[str]:
 def load_space(name_or_file: str) -> Space:
     """Reads a shipped space by name, or a space file by path (it ends in ``.yaml`` or ``.yml``).
 
+    ``@`` and a size behind either gives the space another input resolution: ``fbnet@160`` or ``fbnet@160x128`` (height
+    x width).
+
     Raises:
         UserError: there is no space of that name.
         ConfigError: the file is malformed.
         StorageError: the file cannot be read.
     """
+    name_or_file, _, size = name_or_file.partition("@")
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
-        return build_space(read_yaml(path), path.stem, str(path))
+        return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
     shipped = list_spaces()
     if name_or_file not in shipped:
         close = difflib.get_close_matches(name_or_file, shipped, n=1)
@@ -38,4 +44,16 @@ def load_space(name_or_file: str) -> Space:
             "or give the path of a space file that ends in .yaml"
         )
     path = _DEFINITIONS / f"{name_or_file}.yaml"
-    return build_space(read_yaml(path), path.stem, str(path))
+    return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
+
+
+def _resized(value: dict[str, Any], size: str) -> dict[str, Any]:
+    """A space file's content with another input resolution: ``160`` or ``160x128``; as it is where none is given."""
+    if not size:
+        return value
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    if match is None:
+        raise UserError(f"unknown resolution {size!r}: write @160, or @160x128 for height x width")
+    given = value.get("input")
+    pixels = {"height": int(match[1]), "width": int(match[2] or match[1])}
+    return {**value, "input": {**(given if isinstance(given, dict) else {}), **pixels}}

@@ -2,19 +2,23 @@
 
 A space file names the input, the stem, the stages (channels, layers, stride of the first layer) and the candidate
 blocks; shapes of all layers follow from these. The shipped files in ``definitions/`` are the documentation by example.
+
+Candidates may be written out (``blocks: [k3_e1, skip]``) or as a product (``blocks: {kernels: [3, 5], expansions: [3,
+6], squeeze_excite: [false, true], skip: true}``), for the whole space, for a stage, or for each layer of a stage.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
 from tvmfbnet.config import Config, validate
 from tvmfbnet.errors import ArchError
-from tvmfbnet.space.blocks import FBNET_BLOCKS, canonical_block, parse_block
+from tvmfbnet.space.blocks import FBNET_BLOCKS, RELU, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.space import Layer, Space
 
 
@@ -25,6 +29,28 @@ def _block(name: str) -> str:
         raise ValueError(str(error)) from error
 
 
+class BlockProduct(Config):
+    """All blocks with one of the kernels, one of the expansions and so on; ``skip`` last."""
+
+    kernels: Annotated[tuple[int, ...], Field(min_length=1)]
+    expansions: Annotated[tuple[int, ...], Field(min_length=1)]
+    groups: Annotated[tuple[int, ...], Field(min_length=1)] = (1,)
+    squeeze_excite: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
+    activations: Annotated[tuple[str, ...], Field(min_length=1)] = (RELU,)
+    skip: bool = False
+
+    def names(self) -> list[str]:
+        """The blocks' names; one that makes no sense is found when it is read as a block."""
+        values = itertools.product(self.activations, self.squeeze_excite, self.kernels, self.expansions, self.groups)
+        specs = (BlockSpec(kernel, expansion, groups, se, act) for act, se, kernel, expansion, groups in values)
+        return [*(spec.name for spec in specs), *([SKIP] if self.skip else [])]
+
+
+def _spelled_out(value: Any) -> Any:
+    """A product of kernels, expansions and so on as the list of its blocks; anything else as it is."""
+    return BlockProduct.model_validate(value).names() if isinstance(value, dict) else value
+
+
 def _no_duplicates(blocks: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({block for block in blocks if blocks.count(block) > 1})
     if twice:
@@ -33,7 +59,9 @@ def _no_duplicates(blocks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 BlockName = Annotated[str, AfterValidator(_block)]
-Candidates = Annotated[tuple[BlockName, ...], Field(min_length=1), AfterValidator(_no_duplicates)]
+Candidates = Annotated[
+    tuple[BlockName, ...], BeforeValidator(_spelled_out), Field(min_length=1), AfterValidator(_no_duplicates)
+]
 Stride = Annotated[int, Field(ge=1, le=4)]
 # Generous bounds: they only keep a slip of the keyboard from asking for a net that no machine could hold.
 Channels = Annotated[int, Field(ge=1, le=65536)]
@@ -56,12 +84,24 @@ class StemConfig(Config):
 
 
 class StageConfig(Config):
-    """Some layers of equal width; the first one changes the channels and takes the stride, the others keep both."""
+    """Some layers of equal width; the first one changes the channels and takes the stride, the others keep both.
+
+    ``layer_blocks`` gives single layers, counted from 0 within the stage, candidates of their own.
+    """
 
     channels: Channels
     layers: Annotated[int, Field(ge=1, le=1000)]
     stride: Stride = 1
     blocks: Candidates | None = None
+    layer_blocks: dict[int, Candidates] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> StageConfig:
+        odd = sorted(number for number in self.layer_blocks if not 0 <= number < self.layers)
+        if odd:
+            numbers = ", ".join(map(str, odd))
+            raise ValueError(f"layer_blocks names layer {numbers}, but the stage's layers are 0 to {self.layers - 1}")
+        return self
 
 
 class SpaceConfig(Config):
@@ -108,7 +148,8 @@ def _layers(config: SpaceConfig) -> Iterator[Layer]:
     for number, stage in enumerate(config.stages):
         for position in range(stage.layers):
             stride = stage.stride if position == 0 else 1
-            yield Layer(index, number, cin, stage.channels, height, width, stride, stage.blocks or config.blocks)
+            blocks = stage.layer_blocks.get(position, stage.blocks or config.blocks)
+            yield Layer(index, number, cin, stage.channels, height, width, stride, blocks)
             height, width = math.ceil(height / stride), math.ceil(width / stride)
             cin, index = stage.channels, index + 1
 

@@ -12,7 +12,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
-from tvmfbnet.data.images import Augment, ImageData
+from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError
 from tvmfbnet.nets.arch_net import ArchNet, build_net

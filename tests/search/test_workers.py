@@ -1,0 +1,75 @@
+"""Several processes go through the same search as one process with the same batches."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.loader import Loader
+from tvmfbnet.errors import DataError
+from tvmfbnet.nets.checkpoint import load_checkpoint
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_search_run import TINY, table_of
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.run import search
+from tvmfbnet.space.registry import load_space
+space = load_space({space!r})
+config = SearchConfig(**dict(TINY, epochs=2, weight_steps="two_path", latency_target_ms=0.09, stop_on_collapse=False))
+search(space, {data!r}, table_of(space), config, Path({out!r}))
+"""
+
+
+def run(processes, program):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    starter = [sys.executable]
+    if processes > 1:
+        starter += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
+        starter += [f"--master-port={port}"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*starter, str(program)], capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_path):
+    states = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        values = {"space": str(tiny_space_file), "data": tiny_data, "out": str(out)}
+        program = tmp_path / f"search{processes}.py"
+        program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), **values))
+        run(processes, program)
+        states.append(load_checkpoint(out / "search.ckpt", "search")["searcher"])
+    one, two = states
+    assert one["supernet"]["theta"].abs().max() > 0.01
+    for name, tensor in one["supernet"].items():
+        torch.testing.assert_close(
+            tensor, two["supernet"][name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    assert one["history"][-1]["weight_loss"] == pytest.approx(two["history"][-1]["weight_loss"], rel=1e-3)
+
+
+def test_the_parts_of_a_batch_are_the_batch(tiny_data):
+    data, augment = load_data(tiny_data, 28, 28, 1), Augment(shift=3, flip=True, colour=0.4, trivial=True, erase=0.5)
+    loaders = [Loader(data, data.train, torch.arange(100), 12, augment, 5, part) for part in ((0, 1), (0, 2), (1, 2))]
+    for _ in range(10):
+        (pixels, labels), *parts = [loader.next() for loader in loaders]
+        assert torch.equal(torch.cat([part[0] for part in parts]), pixels)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny_data):
+    data = load_data(tiny_data, 28, 28, 1)
+    with pytest.raises(DataError, match="3 processes cannot divide a batch of 16"):
+        Loader(data, data.train, torch.arange(100), 16, Augment(), 5, (0, 3))

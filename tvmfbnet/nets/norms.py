@@ -1,0 +1,186 @@
+"""Batch norm over several blocks at once, and over several processes: exact, with each block's own statistics.
+
+Batch norm treats every channel for itself. Channels of several blocks that lie side by side in one tensor are
+therefore normalised by one call, with the blocks' parameters side by side; each block's running statistics are
+updated as its own call would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce as functional_all_reduce
+from torch.nn import functional as F
+
+
+def joined_norm(
+    x: torch.Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None] | None = None,
+    scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Batch norm of channels of several blocks that lie side by side.
+
+    Args:
+        x: (N, sum of the norms' channels, H, W).
+        norms: one a block; all in the same mode.
+        orders: for each norm which of its channels stands at each place; None: in order.
+        scale: a factor of the result for each norm, (len(norms),).
+    """
+    first = norms[0]
+    places = orders or [None] * len(norms)
+    weight, bias = _joined([n.weight for n in norms], places), _joined([n.bias for n in norms], places)
+    if scale is not None:
+        factors = scale.repeat_interleave(torch.tensor([n.num_features for n in norms], device=scale.device))
+        weight, bias = weight * factors, bias * factors
+    if first.training and isinstance(first, SharedNorm):
+        return _shared_norm(x, norms, places, weight, bias)
+    mean, var = _joined([_mean(n) for n in norms], places), _joined([_var(n) for n in norms], places)
+    y = F.batch_norm(x, mean, var, weight, bias, first.training, first.momentum or 0.0, first.eps)
+    if first.training:
+        _store(norms, places, mean, var)
+    return y
+
+
+class SharedNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of all processes' pictures. torch's own way to do that needs a GPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises (N, C, H, W)."""
+        return joined_norm(x, [self])
+
+
+def _shared_norm(
+    x: torch.Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> torch.Tensor:
+    mean = _over_processes(x.mean(dim=(0, 2, 3)))
+    centred = x - mean[:, None, None]
+    var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
+    _update(norms, orders, mean.detach(), var.detach(), x.numel() // x.shape[1] * distributed.get_world_size())
+    scale = weight * (var + norms[0].eps).rsqrt()
+    return centred * scale[:, None, None] + bias[:, None, None]
+
+
+def _over_processes(mean: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes, differentiable in each one's part."""
+    total: torch.Tensor = functional_all_reduce(mean)  # type: ignore[no-untyped-call]
+    return total / distributed.get_world_size()
+
+
+def conv_and_norm(
+    x: torch.Tensor,
+    rows: torch.Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+    act: nn.Module,
+) -> torch.Tensor:
+    """A 1x1 conv, the batch norms behind it and an activation; the norms neither read nor keep the conv's output.
+
+    The output's statistics follow from the input's: ``mean(W x) = W mean(x)`` and ``var(W x) = diag(W cov(x) W^T)``,
+    where the covariance is a small matrix for an input with few channels. So the norms are folded into the conv also
+    in training, and autograd goes through the folding.
+
+    Args:
+        x: (N, cin, H, W), channels last.
+        rows: (channels, cin): the conv's weights.
+        norms: one a block; all in the same mode.
+        orders: see :func:`joined_norm`.
+        act: the activation; it may work in place.
+
+    Returns:
+        (N, channels, H, W), channels last.
+    """
+    count, cin, height, width = x.shape
+    flat = x.permute(0, 2, 3, 1).reshape(-1, cin)
+    # A column of ones carries the bias: an addition of its own would be a pass over the whole output, twice.
+    inputs = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+    first = norms[0]
+    weight, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
+    if first.training:
+        shared = isinstance(first, SharedNorm)
+        mean_x = _over_processes(flat.mean(dim=0)) if shared else flat.mean(dim=0)
+        centred = flat - mean_x
+        covariance = centred.t() @ centred / len(flat)
+        covariance = _over_processes(covariance) if shared else covariance
+        mean, var = rows @ mean_x, ((rows @ covariance) * rows).sum(dim=1)
+        seen = len(flat) * (distributed.get_world_size() if shared else 1)
+        _update(norms, orders, mean.detach(), var.detach(), seen)
+    else:
+        mean, var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
+    scale = weight * (var + first.eps).rsqrt()
+    # The activation comes before the view: in place on a view, autograd would copy the whole gradient.
+    y: torch.Tensor = act(inputs @ torch.cat([rows * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t())
+    return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keeps all running statistics of ``module`` as they are while it runs a second time on the same batch."""
+    norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
+    before = [(norm.momentum, _batches(norm).clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            _batches(norm).copy_(batches)
+
+
+@torch.no_grad()
+def _update(
+    norms: Sequence[nn.BatchNorm2d],
+    orders: Sequence[torch.Tensor | None],
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    count: int,
+) -> None:
+    """Moves running statistics towards those of a batch, as torch's batch norm does (variance without bias)."""
+    momentum = norms[0].momentum or 0.0
+    old_mean, old_var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
+    _store(norms, orders, old_mean.lerp(mean, momentum), old_var.lerp(var * (count / max(count - 1, 1)), momentum))
+
+
+def _joined(tensors: Sequence[torch.Tensor], orders: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    return torch.cat([t if order is None else t[order] for t, order in zip(tensors, orders, strict=True)])
+
+
+@torch.no_grad()
+def _store(
+    norms: Sequence[nn.BatchNorm2d], orders: Sequence[torch.Tensor | None], mean: torch.Tensor, var: torch.Tensor
+) -> None:
+    """Writes joined running statistics back to their norms."""
+    sizes = [norm.num_features for norm in norms]
+    means, variances = torch.split(mean, sizes), torch.split(var, sizes)
+    for norm, order, new_mean, new_var in zip(norms, orders, means, variances, strict=True):
+        if order is None:
+            _mean(norm).copy_(new_mean)
+            _var(norm).copy_(new_var)
+        else:
+            _mean(norm)[order] = new_mean
+            _var(norm)[order] = new_var
+        _batches(norm).add_(1)
+
+
+# All norms here keep running statistics; torch's types cannot say so.
+
+
+def _mean(norm: nn.BatchNorm2d) -> torch.Tensor:
+    return cast(torch.Tensor, norm.running_mean)
+
+
+def _var(norm: nn.BatchNorm2d) -> torch.Tensor:
+    return cast(torch.Tensor, norm.running_var)
+
+
+def _batches(norm: nn.BatchNorm2d) -> torch.Tensor:
+    return cast(torch.Tensor, norm.num_batches_tracked)

@@ -1,0 +1,45 @@
+"""The latency target as a constraint on theta: an augmented Lagrangian, so that no trade-off is set by hand.
+
+min over theta of CE subject to E[LAT] <= T, where E[LAT] is the mean latency of archs sampled from theta. With the
+excess ``h = E[LAT] / T - 1`` the loss gets ``(max(0, lambda + mu h)^2 - lambda^2) / (2 mu)`` (Nocedal and Wright,
+*Numerical Optimization*, eq. 17.65); lambda, the price of latency, rises by ``mu h`` an epoch while the target is
+missed and falls while it is kept with room to spare. A target that costs nothing to keep ends with a price of 0.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# The mean of the distribution is steered just below the target: an arch is chosen from what lies at or under it.
+AIM = 0.985
+# Far from the target the price would grow for as long as theta takes to get there, and then overshoot.
+_LARGEST_EXCESS = 0.1
+
+
+class LatencyController:
+    """Keeps the price of latency.
+
+    Args:
+        target_ms: largest latency of a net.
+        strength: mu: how strongly an excess pulls, per unit of cross entropy.
+        steps: theta's steps in an epoch.
+    """
+
+    def __init__(self, target_ms: float, strength: float, steps: int) -> None:
+        self.target_ms, self.strength, self.steps = target_ms, strength, steps
+        self.price = 0.0
+
+    def excess(self, expected_ms: torch.Tensor) -> torch.Tensor:
+        """How far a mean latency lies above what is aimed at, as a share of it; negative below."""
+        return expected_ms / (AIM * self.target_ms) - 1.0
+
+    def term(self, expected_ms: torch.Tensor) -> torch.Tensor:
+        """What is added to cross entropy, scalar; zero slope where price and excess leave nothing to pull."""
+        pull = torch.clamp(self.price + self.strength * self.excess(expected_ms), min=0.0)
+        return (pull.square() - self.price**2) / (2.0 * self.strength)
+
+    def update(self, expected_ms: float) -> None:
+        """Moves the price after a step of theta."""
+        excess = expected_ms / (AIM * self.target_ms) - 1.0
+        limited = max(-_LARGEST_EXCESS, min(_LARGEST_EXCESS, excess))
+        self.price = max(0.0, self.price + self.strength * limited / self.steps)

@@ -1,0 +1,78 @@
+"""Ranking archs by what they achieve with the supernet's weights, after renewing their batch-norm statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.loader import in_order
+from tvmfbnet.nets.device import place_net
+from tvmfbnet.nets.evaluation import accuracy
+from tvmfbnet.nets.statistics import recalibrate
+from tvmfbnet.nets.supernet import Supernet
+from tvmfbnet.progress import progress
+from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.space.arch import Arch, parse_arch
+
+VALIDATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges archs on fixed pictures.
+
+    Attributes:
+        supernet: gives the weights.
+        data: the pictures.
+        calibration: those that renew the statistics, from the part that trained w.
+        judged: those that accuracy is measured on, from the other part.
+    """
+
+    supernet: Supernet
+    data: ImageData
+    calibration: torch.Tensor
+    judged: torch.Tensor
+
+    @classmethod
+    def of(cls, searcher: Searcher, bn_images: int, judged: int | None) -> Judge:
+        """A judge for a search's archs that uses so many pictures; all of theta's if ``judged`` is None."""
+        calibration, pictures = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
+        return cls(searcher.supernet, searcher.data, calibration, pictures)
+
+    def rank(self, candidates: Sequence[Candidate], what: str) -> list[Candidate]:
+        """The candidates with their accuracy, most accurate first; among equals the faster."""
+        data, ranked = self.data, []
+        pixels = [batch for batch, _ in in_order(data, data.train, self.calibration, VALIDATION_BATCH)]
+        with progress(what, len(candidates)) as reporter:
+            for candidate in candidates:
+                arch = parse_arch(candidate.arch, self.supernet.space)
+                share = validate_arch(
+                    self.supernet, arch, pixels, lambda: in_order(data, data.train, self.judged, VALIDATION_BATCH)
+                )
+                ranked.append(replace(candidate, accuracy=share))
+                reporter.advance(note=f"best {max(c.accuracy or 0.0 for c in ranked):.1%}")
+        return sorted(ranked, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
+
+
+def validate_arch(
+    supernet: Supernet,
+    arch: Arch,
+    calibration: Iterable[torch.Tensor],
+    validation: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]],
+) -> float:
+    """Accuracy of an arch with the supernet's weights, after renewing its batch-norm statistics.
+
+    Args:
+        supernet: gives the weights; stays as it is.
+        arch: the net to judge.
+        calibration: pictures for the statistics, from the part that trained w.
+        validation: gives the labelled batches to judge on, from the other part.
+    """
+    device = supernet.theta.device
+    net = place_net(supernet.extract(arch), device)
+    recalibrate(net, (batch.to(device=device, memory_format=torch.channels_last) for batch in calibration))
+    return accuracy(net, validation(), device)
