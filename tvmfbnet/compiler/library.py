@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from tvmfbnet.devices.target import Target
-from tvmfbnet.errors import UserError
+from tvmfbnet.devices.toolchain import find_compiler
 
 
 def save_library(executable: Any, path: Path, target: Target) -> Path:
@@ -26,20 +23,6 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
 
 def linker(target: Target) -> dict[str, Any]:
     """The arguments that make TVM's linker call use the target's toolchain."""
-    chain = target.toolchain
-    options = list(chain.options)
-    if chain.kind == "zig":
-        return {"cc": _zig(), "options": ["-target", chain.triple, *options]}
-    command = os.environ.get("TVM_NDK_CC", "") if chain.kind == "ndk" else chain.command
-    if not command or shutil.which(command) is None:
-        wanted = "the NDK's clang++: set TVM_NDK_CC to it" if chain.kind == "ndk" else f"{chain.command!r}"
-        raise UserError(f"target {target.name} links with {wanted}, which was not found; install it and try again")
-    return {"cc": command, "options": options} if options else {"cc": command}
-
-
-def _zig() -> str:
-    try:
-        import ziglang  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise UserError("this target links with zig: pip install ziglang") from error
-    return str(Path(ziglang.__file__).parent / "zig") if sys.platform != "win32" else "zig"
+    compiler = find_compiler(target)
+    options = [*compiler.options, *target.toolchain.options]
+    return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}
