@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     """
     from tvm.support import cc
 
-    executable.export_library(str(path), fcompile=cc.create_shared, **linker(target))
+    link = partial(cc.create_shared)
+    if target.triple:
+        # A library without kernels of its own names no machine, and TVM would take this one's for its constants.
+        link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
+    executable.export_library(str(path), fcompile=link, **linker(target))
     return path
 
 

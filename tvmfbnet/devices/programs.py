@@ -127,7 +127,7 @@ def _android_settings(target: Target, tvm_source: Path | None) -> dict[str, str]
     toolchain = Path(ndk) / "build" / "cmake" / "android.toolchain.cmake"
     if not ndk or not toolchain.is_file():
         raise UserError(
-            f"target {target.name} needs the Android NDK: unpack it (developer.android.com/ndk/downloads, r26 or later) "
+            f"target {target.name} needs the Android NDK: unpack it (developer.android.com/ndk, r26 or later) "
             f"and set ANDROID_NDK_HOME to its folder{f'; {toolchain} does not exist' if ndk else ''}"
         )
     version = installed_versions()["apache-tvm"].split(".post")[0]

@@ -1,4 +1,4 @@
-"""TVM's runtime for a device's system: this machine's installed wheels, or the same versions' wheels for another one."""
+"""TVM's runtime for a device's system: the installed wheels, or the same versions' for another machine."""
 
 from __future__ import annotations
 

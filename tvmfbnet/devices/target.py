@@ -34,8 +34,8 @@ class Toolchain(Config):
 class Transport(Config):
     """How the device is reached: ``local`` starts a tracker and a server on loopback; ``tracker`` is one that runs.
 
-    For ``local``, ``server`` is TVM's own (``python``) or our device program (``native``), and ``emulator`` is a command
-    that runs another machine's programs here.
+    For ``local``, ``server`` is TVM's own (``python``) or our device program (``native``), and ``emulator`` is a
+    command that runs another machine's programs here.
     """
 
     kind: Literal["local", "tracker"] = "tracker"
@@ -119,7 +119,9 @@ class Target(Config):
             return "apple"
         if self.triple.startswith("aarch64") and "linux" in self.triple:
             return "aarch64-linux"
-        raise UserError(f"target {self.name}: no device programs for {self.triple}; known are aarch64 Linux and Android")
+        raise UserError(
+            f"target {self.name}: no device programs for {self.triple}; known are aarch64 Linux and Android"
+        )
 
     def tvm_json(self) -> str:
         """The TVM target as canonical JSON: the identity that measurements and tuning databases carry."""
