@@ -110,9 +110,8 @@ def test_cores_and_threads_are_applied_on_the_device_and_told(programs):
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", ".hidden", "", "n" * 300])
 def test_an_uploaded_name_cannot_leave_the_session_folder(running, name):
     endpoint, _, folder, _ = running
-    with RemoteWorker(endpoint, "cpu", 60) as worker:
-        with pytest.raises(DeviceError, match="plain file names only"):
-            worker.call(put_file, name, 8, seconds=90)
+    with RemoteWorker(endpoint, "cpu", 60) as worker, pytest.raises(DeviceError, match="plain file names only"):
+        worker.call(put_file, name, 8, seconds=90)
     assert not list(folder.parent.rglob("*evil*"))
 
 
@@ -153,9 +152,8 @@ def test_garbage_wrong_keys_and_silence_are_turned_away_and_the_server_goes_on(r
 def test_a_session_that_is_killed_or_too_long_ends_alone_and_leaves_no_file(running):
     endpoint, service, folder, _ = running
     server = psutil.Process(service.process.pid)
-    with RemoteWorker(endpoint, "cpu", 3) as worker:
-        with pytest.raises(DeviceError):
-            worker.call(_sleep_there, seconds=60)
+    with RemoteWorker(endpoint, "cpu", 3) as worker, pytest.raises(DeviceError):
+        worker.call(_sleep_there, seconds=60)
     wait_for(lambda: not server.children() and not list(folder.iterdir()))
     assert "took longer than its time" in service.log
     with RemoteWorker(endpoint, "cpu", 60) as worker:

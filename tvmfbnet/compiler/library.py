@@ -28,6 +28,7 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
 
 def linker(target: Target) -> dict[str, Any]:
     """The arguments that make TVM's linker call use the target's toolchain."""
-    compiler = find_compiler(target)
+    # Kernels are C: with `zig c++` each first link for a system would build the C++ library as well.
+    compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
     return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}

@@ -119,6 +119,8 @@ def _settings(target: Target, tvm_source: Path | None) -> dict[str, str]:
         compiler = find_compiler(target, "c" if language == "c" else "c++")
         settings[f"CMAKE_{variable}_COMPILER"] = compiler.command
         settings[f"CMAKE_{variable}_FLAGS"] = " ".join(compiler.options)
+    # Stripped by the linker: `cmake --install --strip` would take this machine's strip for zig's output.
+    settings |= {"CMAKE_EXE_LINKER_FLAGS": "-s", "CMAKE_SHARED_LINKER_FLAGS": "-s"}
     return settings | {"TVM_WHEELS_DIR": str(fetch_wheels("aarch64-linux"))}
 
 
@@ -160,7 +162,8 @@ def _build(settings: dict[str, str], generator: str, folder: Path) -> None:
         variables = [f"-D{name}={value}" for name, value in settings.items()]
         _cmake(["-S", str(source_folder()), "-B", build, "-G", generator, *variables])
         _cmake(["--build", build, "--parallel", "1"])
-        _cmake(["--install", build, "--prefix", str(result), "--strip"])
+        strip = [] if "CMAKE_EXE_LINKER_FLAGS" in settings else ["--strip"]
+        _cmake(["--install", build, "--prefix", str(result), *strip])
         make_folder(folder)
         for old in folder.iterdir():
             old.unlink()
