@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import faulthandler
 import json
 import os
 import random
@@ -323,7 +324,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, object]:
     with ExitStack() as stack:
         fleet = Fleet(folder, stack)
         fleet.await_devices(DEVICES)
-        threads = [threading.Thread(target=fleet.client) for _ in range(CLIENTS)]
+        threads = [threading.Thread(target=fleet.client, daemon=True) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
         kinds = list(FAULTS)
@@ -373,6 +374,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     with tempfile.TemporaryDirectory(prefix="tvmfbnet-faults-") as folder:
         tally = run(options.faults, options.seed, Path(folder))
     print(json.dumps(tally, indent=1))

@@ -66,6 +66,7 @@ void install_signals() {
   action.sa_handler = on_signal;
   for (int number : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaction(number, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of write(), also for the log, and not the end
 }
 
 void drain_wake_pipe() {

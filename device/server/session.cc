@@ -61,7 +61,11 @@ std::string how_it_ended(int status) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);
-  for (int number : {SIGTERM, SIGINT, SIGCHLD}) signal(number, SIG_DFL);
+  for (int number : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) signal(number, SIG_DFL);
+  // The server's listener and its line to the tracker are not the session's: they must close when the server ends.
+  for (int other = 3; other < 256; ++other) {
+    if (other != fd) close(other);
+  }
   rlimit none{0, 0};
   setrlimit(RLIMIT_CORE, &none);
   int code = 1;
