@@ -2,16 +2,26 @@
 
 import os
 import signal
+import sys
 import time
 
+import cloudpickle
 import pytest
 
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.devices.doctor import examine
 from tvmfbnet.devices.local import Service, free_port, local_tracker
+from tvmfbnet.devices.remote import RemoteWorker
 from tvmfbnet.devices.target import Target, load_target
 from tvmfbnet.devices.tracker import query_tracker, require_key
 from tvmfbnet.errors import DeviceError
+
+# The worker process cannot import this file, so its jobs travel by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def put_file(session, name):
+    session.remote.get_function("tvm.rpc.server.upload")(name, bytearray(8))
 
 
 def target_at(port, **fields):
@@ -85,6 +95,10 @@ def test_a_healthy_python_server_passes_and_another_machines_target_does_not():
             assert all(check.ok for check in found.values()), found
             assert {"busy", "connect", "versions", "machine", "canary", "noise", "governor"} <= set(found)
             assert "%" in found["noise"].found
+            with RemoteWorker(endpoint, "cpu", 60) as worker:
+                with pytest.raises(DeviceError, match="plain file names only"):
+                    worker.call(put_file, "../evil", seconds=90)
+                worker.call(put_file, "fine.bin", seconds=90)
             arm = {"kind": "llvm", "mtriple": "riscv64-linux-gnu"}
             wrong = checks(target_at(endpoint.port, tvm=arm, toolchain={"kind": "cxx", "command": "no-such-c++"}))
             assert not wrong["machine"].ok and "compiles for riscv64" in wrong["machine"].advice
