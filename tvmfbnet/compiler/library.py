@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tvmfbnet.devices.target import Target
-from tvmfbnet.errors import UserError
+from tvmfbnet.devices.toolchain import find_compiler
 
 
 def save_library(executable: Any, path: Path, target: Target) -> Path:
@@ -20,21 +18,20 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     """
     from tvm.support import cc
 
-    executable.export_library(str(path), fcompile=cc.create_shared, **linker(target))
+    link = partial(cc.create_shared)
+    if target.triple:
+        # A library without kernels of its own names no machine, and TVM would take this one's for its constants.
+        link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
+    executable.export_library(str(path), fcompile=link, **linker(target))
     return path
 
 
 def linker(target: Target) -> dict[str, Any]:
     """The arguments that make TVM's linker call use the target's toolchain."""
-    chain = target.toolchain
-    options = list(chain.options)
-    if chain.kind == "zig":
-        return {"cc": _zig(), "options": ["-target", chain.triple, *options]}
-    command = os.environ.get("TVM_NDK_CC", "") if chain.kind == "ndk" else chain.command
-    if not command or shutil.which(command) is None:
-        wanted = "the NDK's clang++: set TVM_NDK_CC to it" if chain.kind == "ndk" else f"{chain.command!r}"
-        raise UserError(f"target {target.name} links with {wanted}, which was not found; install it and try again")
-    return {"cc": command, "options": options} if options else {"cc": command}
+    # Kernels are C: with `zig c++` each first link for a system would build the C++ library as well.
+    compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
+    options = [*compiler.options, *target.toolchain.options]
+    return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}
 
 
 def trial_linker(target: Target) -> dict[str, Any]:
@@ -43,11 +40,3 @@ def trial_linker(target: Target) -> dict[str, Any]:
     if target.toolchain.kind == "cxx":
         chosen["options"] = [*chosen.get("options", []), "-nostdlib"]
     return chosen
-
-
-def _zig() -> str:
-    try:
-        import ziglang  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError as error:
-        raise UserError("this target links with zig: pip install ziglang") from error
-    return str(Path(ziglang.__file__).parent / "zig") if sys.platform != "win32" else "zig"

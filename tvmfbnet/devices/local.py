@@ -1,4 +1,7 @@
-"""Starting and stopping a tracker and servers on this machine's loopback, for targets with ``local`` transport."""
+"""Starting and stopping a tracker and servers on this machine's loopback, for targets with ``local`` transport.
+
+A server is TVM's own in Python, or our device program, which may be another machine's under an emulator.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
+from tvmfbnet.devices.programs import build_programs
 from tvmfbnet.devices.serve import READY
+from tvmfbnet.devices.starting import server_command
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, port_is_free, require_key
 from tvmfbnet.errors import DeviceError
@@ -35,16 +40,17 @@ def require_free_port(host: str, port: int) -> None:
 
 
 class Service:
-    """A child process of :mod:`tvmfbnet.devices.serve`; ends with :meth:`stop`, or when this process dies.
+    """A child process that says ``ready`` and serves; ends with :meth:`stop`, or when this process dies.
 
     Args:
-        arguments: what ``python -m tvmfbnet.devices.serve`` is given.
+        arguments: what ``python -m tvmfbnet.devices.serve`` is given, its first word naming the service.
         threads: worker threads of TVM's runtime inside it.
+        program: another program in place of ``serve``, with its arguments; it must end when its stdin closes.
     """
 
-    def __init__(self, arguments: Sequence[str], threads: int = 1) -> None:
+    def __init__(self, arguments: Sequence[str], threads: int = 1, program: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tvmfbnet.devices.serve", *arguments],
+            program or [sys.executable, "-m", "tvmfbnet.devices.serve", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -60,7 +66,12 @@ class Service:
         stream = self.process.stderr
         if stream is not None:
             for line in stream:
-                self._errors = [*self._errors[-50:], line]
+                self._errors = [*self._errors[-200:], line]
+
+    @property
+    def log(self) -> str:
+        """The last lines that the service wrote to stderr."""
+        return b"".join(self._errors).decode(errors="replace")
 
     def wait_until_ready(self) -> None:
         """Returns when the service listens.
@@ -80,7 +91,7 @@ class Service:
         if line.strip().decode() != READY:
             self.stop()
             self._drain.join(1.0)
-            reason = b"".join(self._errors).decode(errors="replace").strip().splitlines()
+            reason = self.log.strip().splitlines()
             raise DeviceError(f"the {what} did not start: {reason[-1] if reason else 'no message'}")
 
     def stop(self) -> None:
@@ -90,22 +101,43 @@ class Service:
         self.process.wait()
 
 
+def start_server(target: Target, endpoint: Endpoint) -> Service:
+    """Starts one server for ``target`` here, registered with the endpoint's tracker under its key.
+
+    Raises:
+        UserError: a native server's programs cannot be built, or its emulator is not installed.
+    """
+    if target.transport.server == "native":
+        command = server_command(target, str(build_programs(target).server), endpoint.address, endpoint.key)
+        return Service(["server"], program=[*command, "--port", "0", "--until-stdin-closes"])
+    arguments = ["server", "--host", LOOPBACK, "--port", str(free_port())]
+    arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
+    if target.cores:
+        arguments += ["--cores", target.cores]
+    return Service(arguments, threads=target.threads)
+
+
 @contextmanager
 def local_device(target: Target) -> Iterator[Endpoint]:
     """A tracker and one server for ``target`` on loopback, stopped on leaving."""
-    endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
-    arguments = ["server", "--host", LOOPBACK, "--port", str(free_port())]
-    arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
-    with ExitStack() as stack:
-        # Both take seconds to load TVM, so they start together.
-        tracker = Service(["tracker", "--host", LOOPBACK, "--port", str(endpoint.port)])
-        stack.callback(tracker.stop)
-        server = Service(arguments, threads=target.threads)
+    with local_tracker(target.transport.key) as endpoint, ExitStack() as stack:
+        server = start_server(target, endpoint)
         stack.callback(server.stop)
-        tracker.wait_until_ready()
         server.wait_until_ready()
         require_key(endpoint, target.timeouts.connect)
         yield endpoint
+
+
+@contextmanager
+def local_tracker(key: str) -> Iterator[Endpoint]:
+    """A tracker on a free port of loopback, stopped on leaving; the endpoint is its address and ``key``."""
+    endpoint = Endpoint(LOOPBACK, free_port(), key)
+    tracker = Service(["tracker", "--host", LOOPBACK, "--port", str(endpoint.port)])
+    try:
+        tracker.wait_until_ready()
+        yield endpoint
+    finally:
+        tracker.stop()
 
 
 @contextmanager

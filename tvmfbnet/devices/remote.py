@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ import numpy.typing as npt
 
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import DeviceError
+
+# A worker has this long beyond its deadline to say that it was missed, and this long to load TVM when it is new.
+_KILL_SECONDS = 5.0
+_START_SECONDS = 120.0
 
 ResultT = TypeVar("ResultT")
 Array = npt.NDArray[Any]
@@ -75,9 +80,14 @@ class RemoteWorker:
         """
         from tvm.support.popen_pool import PopenWorker
 
+        grace = _KILL_SECONDS
         if self._worker is None:
             self._worker = PopenWorker(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            grace += _START_SECONDS
         spec = (self.endpoint, self.device, self.session_seconds)
+        # The worker watches the time itself, but cannot while a call into TVM keeps Python's lock: so do we.
+        watch = threading.Timer(seconds + grace, self._expire)
+        watch.start()
         try:
             self._worker.send(_run_job, (spec, job, arguments), timeout=seconds)
             status, value = self._worker.recv()
@@ -86,11 +96,21 @@ class RemoteWorker:
             raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
         except Exception as error:
             self.close()
+            if watch.finished.is_set():
+                raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
             raise DeviceError(f"the connection to {self._where()} broke: {last_line(str(error))}") from error
+        finally:
+            watch.cancel()
         if status != "done":
             raise DeviceError(f"{self._where()}: {value}")
         result: ResultT = value
         return result
+
+    def _expire(self) -> None:
+        """Runs in the watch's thread: kills the process and nothing else, for the caller's thread reads its pipe."""
+        process = getattr(self._worker, "_proc", None)
+        if process is not None:
+            process.kill()
 
     def _where(self) -> str:
         return f"device {self.endpoint.key!r} at tracker {self.endpoint.address}"

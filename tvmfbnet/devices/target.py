@@ -32,12 +32,18 @@ class Toolchain(Config):
 
 
 class Transport(Config):
-    """How the device is reached: ``local`` starts a tracker and a server on loopback; ``tracker`` is one that runs."""
+    """How the device is reached: ``local`` starts a tracker and a server on loopback; ``tracker`` is one that runs.
+
+    For ``local``, ``server`` is TVM's own (``python``) or our device program (``native``), and ``emulator`` is a
+    command that runs another machine's programs here.
+    """
 
     kind: Literal["local", "tracker"] = "tracker"
     host: str = "127.0.0.1"
     port: int = Field(default=9190, ge=1, le=65535)
     key: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    server: Literal["python", "native"] = "python"
+    emulator: tuple[str, ...] = ()
 
 
 class TimingPolicy(Config):
@@ -50,6 +56,10 @@ class TimingPolicy(Config):
     min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
     trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
     trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")
+    cooldown_seconds: float = Field(default=0, ge=0, description="rest before a measurement")
+    drift_limit: float = Field(
+        default=0.1, gt=0, description="largest relative change of the canary kernel before a pause"
+    )
 
 
 class Timeouts(Config):
@@ -72,6 +82,9 @@ class Target(Config):
     transport: Transport
     device: Literal["cpu", "opencl", "metal"] = "cpu"
     threads: int = Field(default=1, ge=1)
+    cores: str = Field(
+        default="", pattern=r"^(\d+(-\d+)?(,\d+(-\d+)?)*)?$", description="cores to run on, such as 4-7; empty: all"
+    )
     dtype: Literal["float32"] = "float32"
     layout: Literal["NHWC"] = "NHWC"
     timing: TimingPolicy = TimingPolicy()
@@ -84,6 +97,31 @@ class Target(Config):
         if kind not in expected:
             raise ValueError(f"tvm.kind is {kind!r}, but device {self.device!r} needs {' or '.join(expected)}")
         return self
+
+    @property
+    def triple(self) -> str:
+        """LLVM's triple of the device's CPU; empty for this machine."""
+        host = self.tvm.get("host", {}) if self.device != "cpu" else self.tvm
+        return str(host.get("mtriple", "")) if isinstance(host, dict) else ""
+
+    @property
+    def system(self) -> Literal["host", "aarch64-linux", "android", "apple"]:
+        """The kind of system that the device's programs are built for.
+
+        Raises:
+            UserError: a kind that nothing is known about.
+        """
+        if not self.triple:
+            return "host"
+        if "android" in self.triple:
+            return "android"
+        if "apple" in self.triple:
+            return "apple"
+        if self.triple.startswith("aarch64") and "linux" in self.triple:
+            return "aarch64-linux"
+        raise UserError(
+            f"target {self.name}: no device programs for {self.triple}; known are aarch64 Linux and Android"
+        )
 
     def tvm_json(self) -> str:
         """The TVM target as canonical JSON: the identity that measurements and tuning databases carry."""
@@ -132,8 +170,11 @@ def _unknown(name: str) -> str:
 
 def resolve_native(target: Target) -> Target:
     """Replaces ``mcpu: native`` by LLVM's name of this machine's CPU. Loads TVM, so only those who compile call it."""
-    if target.tvm.get("mcpu") != "native":
+    host = target.tvm.get("host")
+    if target.tvm.get("mcpu") != "native" and not (isinstance(host, dict) and host.get("mcpu") == "native"):
         return target
     from tvm.target.codegen import llvm_get_system_cpu
 
-    return target.model_copy(update={"tvm": {**target.tvm, "mcpu": str(llvm_get_system_cpu())}})
+    mcpu = {"mcpu": str(llvm_get_system_cpu())}
+    resolved = {**target.tvm, "host": {**host, **mcpu}} if isinstance(host, dict) else {**target.tvm, **mcpu}
+    return target.model_copy(update={"tvm": resolved})

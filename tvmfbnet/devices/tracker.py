@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
-import threading
+import struct
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from tvmfbnet.errors import DeviceError
 
-ResultT = TypeVar("ResultT")
+# The tracker's protocol: a magic number both ways, then JSON messages after their length.
+_MAGIC = 0x2F271
+_SUMMARY = 6
+_ANSWER_LIMIT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -60,48 +63,52 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
-def with_deadline(call: Callable[[], ResultT], seconds: float, what: str) -> ResultT:
-    """Runs ``call`` in a thread and waits at most ``seconds``: TVM's own tracker calls may block for ever."""
-    results: list[ResultT] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # handed to the caller's thread below
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failures:
-        raise DeviceError(f"{what} failed: {failures[0]}") from failures[0]
-    if not results:
-        raise DeviceError(f"{what} gave no answer within {seconds:g} s")
-    return results[0]
-
-
 def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
-    """Asks a tracker for its servers and queues.
+    """Asks a tracker for its servers and queues. Speaks the tracker's protocol itself: TVM's client may wait for ever.
 
     Raises:
-        DeviceError: nothing listens there, or what listens is not a tracker.
+        DeviceError: nothing listens there, what listens is not a tracker, or it takes longer than ``seconds``.
     """
-    if not port_is_open(host, port):
-        raise DeviceError(f"no tracker at {host}:{port}; start one with: tvmfbnet tracker --host {host} --port {port}")
-
-    from tvm import rpc  # takes seconds to load, which are not the tracker's
-
-    def ask() -> dict[str, Any]:
-        return dict(rpc.connect_tracker(host, port).summary())
-
-    summary = with_deadline(ask, seconds, f"tracker {host}:{port}")
+    deadline = time.monotonic() + seconds
+    try:
+        with socket.create_connection((host, port), timeout=seconds) as connection:
+            connection.sendall(struct.pack("<i", _MAGIC))
+            if _receive(connection, 4, deadline) != struct.pack("<i", _MAGIC):
+                raise DeviceError(f"what listens at {host}:{port} is not a TVM tracker")
+            request = json.dumps([_SUMMARY]).encode()
+            connection.sendall(struct.pack("<i", len(request)) + request)
+            (size,) = struct.unpack("<i", _receive(connection, 4, deadline))
+            if not 0 < size <= _ANSWER_LIMIT:
+                raise DeviceError(f"what listens at {host}:{port} is not a TVM tracker")
+            code, summary = json.loads(_receive(connection, size, deadline))
+    except TimeoutError as error:
+        raise DeviceError(f"tracker {host}:{port} gave no answer within {seconds:g} s; is it frozen?") from error
+    except ConnectionRefusedError as error:
+        raise DeviceError(
+            f"no tracker at {host}:{port}; start one with: tvmfbnet tracker --host {host} --port {port}"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise DeviceError(f"cannot ask the tracker at {host}:{port}: {error}") from error
+    if code != 0:
+        raise DeviceError(f"tracker {host}:{port} refused the question: {str(summary)[:100]}")
     servers = tuple(
         {"key": str(item["key"]).removeprefix("server:"), "address": item.get("addr")}
         for item in summary["server_info"]
     )
     free = {key: int(queue["free"]) for key, queue in summary["queue_info"].items()}
     return TrackerStatus(servers, free)
+
+
+def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
+    """Exactly ``size`` bytes; TimeoutError when the deadline passes, ConnectionError when the other side closes."""
+    parts = b""
+    while len(parts) < size:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = connection.recv(size - len(parts))
+        if not part:
+            raise ConnectionError("it closed the connection; it may not be a TVM tracker")
+        parts += part
+    return parts
 
 
 def require_key(endpoint: Endpoint, seconds: float) -> None:

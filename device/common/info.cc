@@ -1,0 +1,107 @@
+#include "info.h"
+
+#include <sys/utsname.h>
+#include <tvm/ffi/c_api.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "options.h"
+
+#ifdef __ANDROID__
+#include <sys/system_properties.h>
+#endif
+
+namespace tvmfbnet {
+namespace {
+
+std::string read_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line, '\n');
+  while (!line.empty() && (line.back() == '\0' || line.back() == ' ')) line.pop_back();
+  return line;
+}
+
+// The first of the names that /proc/cpuinfo has; ARM kernels give part numbers in place of a name.
+std::string cpuinfo(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);) {
+      size_t colon = line.find(": ");
+      if (line.rfind(name, 0) == 0 && colon != std::string::npos) return line.substr(colon + 2);
+    }
+  }
+  return "";
+}
+
+std::string model() {
+#ifdef __ANDROID__
+  char value[PROP_VALUE_MAX] = "";
+  if (__system_property_get("ro.product.model", value) > 0) return value;
+#endif
+  std::string board = read_line("/proc/device-tree/model");
+  return board.empty() ? cpuinfo({"model name", "Hardware", "Model"}) : board;
+}
+
+std::string ffi_version() {
+  TVMFFIVersion version;
+  TVMFFIGetVersion(&version);
+  return std::to_string(version.major) + "." + std::to_string(version.minor) + "." + std::to_string(version.patch);
+}
+
+}  // namespace
+
+std::string json_quote(const std::string& text) {
+  std::string result = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') {
+      result += '\\';
+      result += static_cast<char>(c);
+    } else if (c < 0x20) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof(escaped), "\\u%04x", c);
+      result += escaped;
+    } else {
+      result += static_cast<char>(c);
+    }
+  }
+  return result + "\"";
+}
+
+std::string device_info() {
+  utsname system{};
+  uname(&system);
+  std::vector<int> cores = allowed_cores();
+  const char* threads = std::getenv("TVM_NUM_THREADS");
+  std::string cpu = "/sys/devices/system/cpu/cpu" + std::to_string(cores.empty() ? 0 : cores.front()) + "/cpufreq/";
+  std::vector<std::pair<std::string, std::string>> found = {
+      {"server", "tvmfbnet " TVMFBNET_VERSION},
+      {"tvm_version", TVMFBNET_TVM_VERSION},
+      {"ffi_version", ffi_version()},
+      {"system", system.sysname},
+      {"kernel", system.release},
+      {"machine", system.machine},
+      {"model", model()},
+      {"cpu_part", cpuinfo({"CPU part"})},
+      {"cores", std::to_string(sysconf(_SC_NPROCESSORS_CONF))},
+      {"allowed_cores", format_cores(cores)},
+      {"threads", threads == nullptr ? "" : threads},
+      {"governor", read_line(cpu + "scaling_governor")},
+      {"frequency_khz", read_line(cpu + "scaling_cur_freq")},
+      {"max_frequency_khz", read_line(cpu + "cpuinfo_max_freq")},
+      {"temperature_millicelsius", read_line("/sys/class/thermal/thermal_zone0/temp")},
+  };
+  std::string result;
+  for (const auto& [name, value] : found) {
+    if (!value.empty()) result += (result.empty() ? "{" : ", ") + json_quote(name) + ": " + json_quote(value);
+  }
+  return result + "}";
+}
+
+}  // namespace tvmfbnet

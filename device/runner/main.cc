@@ -1,0 +1,141 @@
+// Runs and times a compiled package on the device itself: no Python, no RPC, no network.
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "../common/info.h"
+#include "../common/options.h"
+#include "../common/plugins.h"
+#include "net.h"
+#include "package.h"
+
+namespace tvmfbnet {
+namespace {
+
+constexpr const char* kHelp = R"(tvmfbnet-run: runs a compiled package and times it.
+  --package DIR        the folder that `tvmfbnet compile` wrote (package.json and the library)
+  --input FILE         raw little-endian float32 values in the input's shape; zeros if not given
+  --output FILE        where the raw float32 output goes; not written if not given
+  --repeats N          timed repeats; 0 only runs the net once; default 10
+  --min-repeat-ms MS   each repeat calls the net for at least this long; default 20
+  --warmup N           calls before the first repeat; default 3
+  --threads N          worker threads of TVM's runtime; default 1
+  --cores LIST         cores to run on, such as 4-7
+Prints one JSON object: latency_ms (median), min_ms, p10_ms, p90_ms, repeats_ms, and the device.
+)";
+
+std::vector<float> read_input(const std::string& file, int64_t count) {
+  std::vector<float> values(static_cast<size_t>(count), 0.0f);
+  if (file.empty()) return values;
+  std::ifstream stream(file, std::ios::binary | std::ios::ate);
+  if (!stream) throw UsageError("cannot read " + file);
+  auto wanted = count * static_cast<int64_t>(sizeof(float));
+  if (static_cast<int64_t>(stream.tellg()) != wanted) {
+    throw UsageError(file + " holds " + std::to_string(stream.tellg()) + " bytes, but the net's input takes " +
+                     std::to_string(wanted));
+  }
+  stream.seekg(0);
+  stream.read(reinterpret_cast<char*>(values.data()), wanted);
+  if (!stream) throw UsageError("cannot read " + file);
+  return values;
+}
+
+void write_output(const std::string& file, const std::vector<float>& values) {
+  std::ofstream stream(file, std::ios::binary | std::ios::trunc);
+  stream.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+  stream.close();
+  if (!stream) {
+    std::remove(file.c_str());
+    throw UsageError("cannot write " + file + ": " + std::strerror(errno));
+  }
+}
+
+double call_ms(Net* net, long calls) {
+  auto start = std::chrono::steady_clock::now();
+  for (long i = 0; i < calls; ++i) net->call();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Milliseconds a call, one value a repeat.
+std::vector<double> time_net(Net* net, long warmup, long repeats, double min_repeat_ms) {
+  for (long i = 0; i < warmup; ++i) net->call();
+  std::vector<double> found;
+  long calls = 1;
+  while (static_cast<long>(found.size()) < repeats) {
+    double elapsed = call_ms(net, calls);
+    if (elapsed >= min_repeat_ms) {
+      found.push_back(elapsed / static_cast<double>(calls));
+    } else {
+      double wanted = static_cast<double>(calls) * min_repeat_ms / std::max(elapsed, 1e-3);
+      calls = std::max(calls + 1, static_cast<long>(std::ceil(1.05 * std::min(wanted, 10.0 * static_cast<double>(calls)))));
+    }
+  }
+  return found;
+}
+
+double quantile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  double place = share * static_cast<double>(values.size() - 1);
+  auto low = static_cast<size_t>(place);
+  auto high = std::min(low + 1, values.size() - 1);
+  return values[low] + (place - static_cast<double>(low)) * (values[high] - values[low]);
+}
+
+void print_result(const Package& package, const std::vector<double>& times, size_t outputs) {
+  std::cout << "{\"arch\": " << json_quote(package.arch) << ", \"outputs\": " << outputs;
+  if (!times.empty()) {
+    std::cout << ", \"latency_ms\": " << quantile(times, 0.5) << ", \"min_ms\": " << quantile(times, 0)
+              << ", \"p10_ms\": " << quantile(times, 0.1) << ", \"p90_ms\": " << quantile(times, 0.9)
+              << ", \"repeats_ms\": [";
+    for (size_t i = 0; i < times.size(); ++i) std::cout << (i == 0 ? "" : ", ") << times[i];
+    std::cout << "]";
+  }
+  std::cout << ", \"device\": " << device_info() << "}" << std::endl;
+}
+
+int run(int argc, char** argv) {
+  Options options(argc, argv,
+                  {"package", "input", "output", "repeats", "min-repeat-ms", "warmup", "threads", "cores"}, {"help"});
+  if (options.has("help")) {
+    std::cout << kHelp;
+    return 0;
+  }
+  if (!options.has("package")) throw UsageError("--package is needed; --help lists the options");
+  apply_threads(options.number("threads", 1, 1, 1024),
+                options.has("cores") ? parse_cores(options.text("cores", "")) : std::vector<int>{});
+  long repeats = options.number("repeats", 10, 0, 100000), warmup = options.number("warmup", 3, 0, 100000);
+  double min_repeat_ms = static_cast<double>(options.number("min-repeat-ms", 20, 1, 60000));
+  load_plugins();
+  Package package = load_package(options.text("package", ""));
+  std::vector<float> input = read_input(options.text("input", ""), package.input_values);
+  Net net(package);
+  net.set_input(input);
+  net.call();
+  std::vector<float> output = net.output();
+  if (options.has("output")) write_output(options.text("output", ""), output);
+  print_result(package, time_net(&net, repeats > 0 ? warmup : 0, repeats, min_repeat_ms), output.size());
+  return 0;
+}
+
+}  // namespace
+}  // namespace tvmfbnet
+
+int main(int argc, char** argv) {
+  try {
+    return tvmfbnet::run(argc, argv);
+  } catch (const tvmfbnet::UsageError& error) {
+    std::cerr << "error: " << error.what() << std::endl;
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << std::endl;
+    return 1;
+  }
+}

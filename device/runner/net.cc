@@ -1,0 +1,68 @@
+#include "net.h"
+
+#include <tvm/runtime/device_api.h>
+#include <tvm/runtime/memory/memory_manager.h>
+
+#include "../common/options.h"
+
+namespace tvmfbnet {
+namespace {
+
+namespace ffi = tvm::ffi;
+using tvm::runtime::DeviceAPI;
+using tvm::runtime::Tensor;
+using tvm::runtime::memory::AllocatorType;
+
+constexpr DLDataType kFloat{kDLFloat, 32, 1};
+
+DLDevice device_named(const std::string& name) {
+  DLDevice device{name == "opencl" ? kDLOpenCL : name == "metal" ? kDLMetal : kDLCPU, 0};
+  if (DeviceAPI::Get(device, true) == nullptr) {
+    throw UsageError("this net runs on " + name + ", which this build of the runner does not have (see docs/devices.md)");
+  }
+  return device;
+}
+
+// The library's executable, loaded into a virtual machine for `device` and, for what runs on the host, the CPU.
+ffi::Module load_machine(const std::string& library, DLDevice device) {
+  ffi::Module machine = (*ffi::Module::LoadFromFile(library)->GetFunction("vm_load_executable", true))().cast<ffi::Module>();
+  const int pooled = static_cast<int>(AllocatorType::kPooled);
+  std::vector<ffi::AnyView> devices = {static_cast<int>(device.device_type), device.device_id, pooled};
+  if (device.device_type != kDLCPU) {
+    for (int value : {static_cast<int>(kDLCPU), 0, pooled}) devices.emplace_back(value);
+  }
+  ffi::Any ignored;
+  (*machine->GetFunction("vm_initialization", true)).CallPacked(devices.data(), static_cast<int>(devices.size()), &ignored);
+  return machine;
+}
+
+}  // namespace
+
+Net::Net(const Package& package)
+    : package_(package),
+      device_(device_named(package.device)),
+      machine_(load_machine(package.library, device_)),
+      main_(*machine_->GetFunction("main", true)),
+      input_(Tensor::Empty(ffi::Shape(package.input_shape.begin(), package.input_shape.end()), kFloat, device_)) {}
+
+void Net::set_input(const std::vector<float>& values) {
+  input_.CopyFromBytes(values.data(), values.size() * sizeof(float));
+}
+
+void Net::call() {
+  ffi::Any result = main_(input_);
+  if (auto several = result.try_cast<ffi::Array<Tensor>>()) {
+    output_ = (*several)[0];
+  } else {
+    output_ = result.cast<Tensor>();
+  }
+  DeviceAPI::Get(device_)->StreamSync(device_, nullptr);
+}
+
+std::vector<float> Net::output() const {
+  std::vector<float> values(static_cast<size_t>(output_.numel()));
+  output_.CopyToBytes(values.data(), values.size() * sizeof(float));
+  return values;
+}
+
+}  // namespace tvmfbnet

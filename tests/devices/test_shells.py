@@ -1,0 +1,140 @@
+"""Programs get to a board over a real sshd on loopback and serve through its tunnel; adb's refusals say what to do."""
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tvmfbnet.devices.local import Service, free_port
+from tvmfbnet.devices.shells import AdbShell, SshShell, choose_phone
+from tvmfbnet.devices.tracker import query_tracker
+from tvmfbnet.errors import DeviceError
+
+SSHD = "/usr/sbin/sshd"
+
+
+@pytest.fixture
+def ssh_options(tmp_path):
+    """A real sshd on loopback that knows one key: the options that reach it."""
+    if not Path(SSHD).exists() or shutil.which("ssh") is None:
+        pytest.skip("sshd or ssh is missing; scripts/setup --emulation installs them")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    port = free_port()
+    (tmp_path / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\n"
+        f"PidFile {tmp_path}/pid\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
+    )
+    daemon = subprocess.Popen([SSHD, "-D", "-f", tmp_path / "config", "-E", tmp_path / "log"])
+    try:
+        known = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        yield [f"Port={port}", f"IdentityFile={tmp_path}/user", "IdentitiesOnly=yes", *known]
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def tvmfbnet(*words):
+    done = subprocess.run([sys.executable, "-m", "tvmfbnet.cli.main", *map(str, words)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_push_start_check_logs_and_stop_over_ssh(ssh_options, tmp_path):
+    port = free_port()
+    target = tmp_path / "board.yaml"
+    target.write_text(
+        "name: board\ndescription: this machine over SSH\nexercised: false\ntvm: {kind: llvm}\n"
+        f"transport: {{kind: tracker, port: {port}, key: board}}\n"
+    )
+    way = ["--target", target, "--ssh", f"{getpass.getuser()}@127.0.0.1", "--folder", tmp_path / "board"]
+    way += [word for option in ssh_options for word in ("--ssh-option", option)]
+    # Tracker and device share this machine's loopback here, so the tunnel shows the tracker at another port.
+    start = ["device", "start", *way, "--port", free_port(), "--device-tracker-port", free_port()]
+    tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(port)])
+    try:
+        tracker.wait_until_ready()
+        code, _, error = tvmfbnet(*start)
+        assert code == 2 and error.startswith("error: device"), error
+        code, out, error = tvmfbnet("device", "push", *way, "--json")
+        assert code == 0, error
+        assert json.loads(out)["device"]["system"] == "Linux"
+        code, out, error = tvmfbnet(*start, "--json")
+        assert code == 0, error
+        started = json.loads(out)
+        assert started["local_port"] != started["server_port"]
+        assert query_tracker("127.0.0.1", port).servers[0]["address"] == ["127.0.0.1", started["local_port"]]
+        code, _, error = tvmfbnet(*start)
+        assert code == 2 and "a server runs already" in error
+        code, out, error = tvmfbnet("targets", "check", target, "--json")
+        assert code == 0, out
+        checks = {check["name"]: check for check in json.loads(out)["checks"]}
+        assert {"toolchain", "tracker", "key", "busy", "connect", "versions", "machine", "canary", "noise"} <= set(
+            checks
+        )
+        assert "tvmfbnet" in checks["versions"]["found"] and "over 50 runs" in checks["noise"]["found"]
+        code, out, _ = tvmfbnet("device", "logs", *way)
+        assert code == 0 and "session of" in out
+    finally:
+        code, out, _ = tvmfbnet("device", "stop", *way)
+        tracker.stop()
+    assert code == 0 and "stopped" in out
+    assert not list(Path(tmp_path / "board").glob("session-*"))
+
+
+def test_ssh_failures_are_one_clear_line(ssh_options, tmp_path):
+    with pytest.raises(DeviceError, match="Connection refused"):
+        SshShell("nobody@127.0.0.1", [f"Port={free_port()}"], tmp_path).run("true")
+    with pytest.raises(DeviceError, match="Permission denied"):
+        SshShell("nobody@127.0.0.1", [*ssh_options[:1], *ssh_options[2:], "IdentityAgent=none"], tmp_path).run("true")
+    with pytest.raises(DeviceError, match="is no SSH destination"):
+        SshShell("-oProxyCommand=true", [], tmp_path)
+
+
+def test_the_real_adb_without_a_phone_says_what_to_do(monkeypatch):
+    if shutil.which("adb") is None:
+        pytest.skip("adb is missing; scripts/setup --emulation installs it")
+    port = free_port()
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+    try:
+        with pytest.raises(DeviceError, match="no phone is connected: plug one in"):
+            AdbShell()
+        with pytest.raises(DeviceError, match="phone R58 is not connected; connected: none"):
+            AdbShell("R58")
+    finally:
+        subprocess.run(["adb", "kill-server"], capture_output=True)
+
+
+def test_a_missing_adb_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    from tvmfbnet.errors import UserError
+
+    with pytest.raises(UserError, match="apt-get install adb"):
+        AdbShell()
+
+
+@pytest.mark.parametrize(
+    ("phones", "serial", "message"),
+    [
+        ([("A", "device"), ("B", "device")], "", "several phones are connected: choose one with --serial"),
+        ([("A", "unauthorized")], "", "accept the USB debugging question"),
+        ([("A", "offline")], "A", r"not ready \(offline\)"),
+        ([("A", "device")], "B", r"phone B is not connected; connected: A \(device\)"),
+    ],
+)
+def test_phones_that_cannot_be_used_are_told_apart(phones, serial, message):
+    with pytest.raises(DeviceError, match=message):
+        choose_phone(phones, serial)
+
+
+def test_the_only_phone_or_the_named_one_is_used():
+    assert choose_phone([("A", "device")]) == "A"
+    assert choose_phone([("A", "device"), ("B", "device")], "B") == "B"

@@ -1,0 +1,172 @@
+"""Honest timing: a canary kernel that tells when the device itself changed speed, and outliers that are counted.
+
+A phone that grows warm slows down, and whatever is timed then looks slow. So one fixed kernel, the canary, is timed
+between measurements. When its latency has drifted beyond the limit, the device rests; what was measured since the last
+good canary is measured again; and what never came back to speed is marked, not mixed in silently.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvmfbnet.devices.remote import Repeats, Session
+from tvmfbnet.devices.target import Target
+
+# Values of the canary: a vector times a matrix, small enough for every cache.
+CANARY_SIZE = 256
+_CANARY_REPEATS = Repeats(repeats=5, min_repeat_ms=2, warmup=1)
+# A sample further than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
+# samples lie far beyond, and the tail of an honest distribution must stay).
+_OUTLIER_DEVIATIONS = 6.0
+# Longest rest before a measurement is marked, in multiples of the first rest.
+_RESTS = (1.0, 2.0, 4.0)
+_FIRST_REST_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Repeats in milliseconds without their outliers, and how many outliers there were."""
+
+    repeats_ms: tuple[float, ...]
+    outliers: int
+
+
+def drop_outliers(repeats_ms: Sequence[float]) -> Sample:
+    """Separates repeats that something else on the device disturbed; never more than a third of them.
+
+    Only slow repeats are outliers: nothing makes a kernel faster than it is.
+    """
+    middle = statistics.median(repeats_ms)
+    # At least 1 % of the median: on a quiet device the deviation is near 0, and every second repeat would be one.
+    deviation = max(statistics.median(abs(value - middle) for value in repeats_ms), 0.01 * middle)
+    kept = tuple(value for value in repeats_ms if value <= middle + _OUTLIER_DEVIATIONS * deviation)
+    if len(kept) < 2 * len(repeats_ms) / 3:
+        return Sample(tuple(repeats_ms), 0)  # that is not an outlier but how the device is
+    return Sample(kept, len(repeats_ms) - len(kept))
+
+
+@dataclass(frozen=True)
+class HonestTiming:
+    """One measurement and what is known about the device meanwhile.
+
+    Attributes:
+        sample: the repeats.
+        canary_ratio: canary's latency after the measurement relative to the run's first; 1 is undisturbed.
+        tries: how often it was measured.
+        steady: False when the device did not come back to its speed.
+    """
+
+    sample: Sample
+    canary_ratio: float
+    tries: int
+    steady: bool
+
+
+class HonestTimer:
+    """Measures under the watch of a canary.
+
+    Args:
+        canary: gives the canary's latency in milliseconds.
+        drift_limit: largest relative change of it that counts as undisturbed.
+        cooldown_seconds: rest before each measurement.
+        sleep: how to rest; tests count.
+    """
+
+    def __init__(
+        self,
+        canary: Callable[[], float],
+        drift_limit: float,
+        cooldown_seconds: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._canary, self._limit, self._cooldown, self._sleep = canary, drift_limit, cooldown_seconds, sleep
+        self._reference_ms: float | None = None
+
+    def measure(self, time_it: Callable[[], Sequence[float]]) -> HonestTiming:
+        """Times something until the canary says that the device was steady meanwhile, resting longer each time."""
+        if self._reference_ms is None:
+            self._reference_ms = self._canary()
+        tries = 0
+        for rest in (*_RESTS, 0.0):
+            self._sleep(self._cooldown)
+            sample = drop_outliers(time_it())
+            tries += 1
+            ratio = self._canary() / self._reference_ms
+            if abs(ratio - 1.0) <= self._limit:
+                return HonestTiming(sample, ratio, tries, steady=True)
+            if rest:
+                self._sleep(rest * max(self._cooldown, _FIRST_REST_SECONDS))
+        return HonestTiming(sample, ratio, tries, steady=False)
+
+
+def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:
+    """Compiles the canary for a (resolved) target into a library file.
+
+    Args:
+        target: what to compile for.
+        library: the file.
+        link: arguments of TVM's linker call, as :func:`tvmfbnet.compiler.library.linker` gives them.
+    """
+    import tvm
+    from tvm import te
+    from tvm.s_tir import dlight
+    from tvm.support import cc
+
+    vector = te.placeholder((CANARY_SIZE,), name="vector")
+    matrix = te.placeholder((CANARY_SIZE, CANARY_SIZE), name="matrix")
+    k = te.reduce_axis((0, CANARY_SIZE), name="k")
+    product = te.compute((CANARY_SIZE,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="product")
+    mod = tvm.IRModule({"main": te.create_prim_func([vector, matrix, product])})
+    compiled_for = tvm.target.Target(target.tvm)
+    with compiled_for:
+        if target.device != "cpu":
+            mod = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(mod)
+        tvm.compile(mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
+
+
+# What follows runs in the worker process.
+
+
+def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEATS) -> tuple[float, tuple[float, ...]]:
+    """Runs and times the canary: largest relative error of its result, and its latency a repeat in milliseconds."""
+    generator = np.random.default_rng(0)
+    vector = generator.standard_normal(CANARY_SIZE).astype(np.float32)
+    matrix = generator.standard_normal((CANARY_SIZE, CANARY_SIZE)).astype(np.float32)
+    module = session.load(library)
+    arguments = [session.put(array) for array in (vector, matrix, np.zeros(CANARY_SIZE, np.float32))]
+    module["main"](*arguments)
+    expected = vector.astype(np.float64) @ matrix
+    error = float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())
+    if repeats.warmup:
+        module.time_evaluator("main", session.device, number=repeats.warmup)(*arguments)
+    evaluator = module.time_evaluator(
+        "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+    )
+    return error, tuple(1e3 * seconds for seconds in evaluator(*arguments).results)
+
+
+def device_facts(session: Session) -> dict[str, str]:
+    """What the device tells about itself; empty when its server is TVM's own, which does not."""
+    try:
+        info = session.remote.get_function("tvmfbnet.device.info")
+    except Exception:  # TVM raises several kinds for a function that is not there
+        return {}
+    facts: dict[str, str] = json.loads(str(info()))
+    return facts
+
+
+def device_limits(session: Session) -> dict[str, int]:
+    """What one work group may use on an OpenCL or Metal device; empty for a CPU."""
+    limits = {
+        "max_threads_per_block": session.device.max_threads_per_block,
+        "max_shared_memory_per_block": session.device.max_shared_memory_per_block,
+    }
+    return {name: int(value) for name, value in limits.items() if value is not None}
