@@ -58,9 +58,9 @@ def describe_command(
 
 def _load(target: str | None, csv_file: Path | None, tuning_logs: Path | None) -> LatencyTable | None:
     if csv_file is not None:
-        from tvmfbnet.latency.foreign import read_csv
+        from tvmfbnet.latency.foreign import read_table
 
-        return read_csv(csv_file)
+        return read_table(csv_file)
     if target is not None:
         from tvmfbnet.latency.store import load_table
 

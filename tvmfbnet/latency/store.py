@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvmfbnet.errors import LatencyError, UserError
-from tvmfbnet.latency.foreign import read_csv
+from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET, Context
 from tvmfbnet.latency.table import LatencyTable
@@ -71,7 +71,7 @@ def load_table(target: str, root: Path | None = None, context: Context | None = 
                 )
             return LatencyTable.from_measurements(measurements, chosen)
     if table.exists():
-        return replace(read_csv(table), name=target)
+        return replace(read_table(table), name=target)
     raise LatencyError(
         f"nothing was measured for target {target} in {journal.parent}: run `tvmfbnet tune --target {target}`, "
         f"or bring a table with `tvmfbnet latency import FILE.csv --target {target}`"

@@ -68,11 +68,14 @@ class LatencyTable:
         cells: cost of each part.
         overhead_ms: cost of calling the runtime, paid once a net.
         name: target or file it comes from, for messages.
+        correction: what was done to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); "" if
+            nothing was.
     """
 
     cells: Mapping[NetPart, Cell]
     overhead_ms: float = 0.0
     name: str = ""
+    correction: str = ""
 
     @classmethod
     def from_measurements(
@@ -124,7 +127,7 @@ class LatencyTable:
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} lacks {len(missing)} part(s): {names}{more}; "
-                "measure them with `tvmfbnet tune`"
+                "measure them with `tvmfbnet tune`, or have them predicted"
             )
 
     def lookup(self, part: NetPart) -> Cell:
