@@ -94,7 +94,7 @@ def _table(target: str | None, file: Path | None, predict: bool, logs: Path | No
     """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.latency.store import corrected, load_table
     from tvmfbnet.progress import say
 
     table = read_table(file) if file is not None else load_table(target or "", logs)
@@ -103,7 +103,12 @@ def _table(target: str | None, file: Path | None, predict: bool, logs: Path | No
         table.require(missing)
     if missing:
         say(f"note: {len(missing)} of {len(space.distinct_parts())} parts were not measured; they are predicted")
-    return complete(table, space.distinct_parts())
+    table = complete(table, space.distinct_parts())
+    if target is not None:
+        table = corrected(table, target, space.name, logs)
+    if table.correction:
+        say(f"note: latencies are corrected by what whole nets took: {table.correction}")
+    return table
 
 
 def _print(result: SearchResult, as_json: bool) -> None:

@@ -188,11 +188,13 @@ class LatencyTable:
         return [{"name": part.name, **part.to_dict(), **vars(self.lookup(part))} for part in parts]
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str) -> LatencyTable:
+    def from_records(
+        cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
+    ) -> LatencyTable:
         """The table whose cells :meth:`to_records` gave."""
         fields = ("latency_ms", "spread_ms", "source", "n", "trials")
         cells = {NetPart.from_dict(record): Cell(*(record[field] for field in fields)) for record in records}
-        return cls(cells, overhead_ms, name)
+        return cls(cells, overhead_ms, name, correction)
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]
