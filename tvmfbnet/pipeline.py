@@ -23,7 +23,7 @@ from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, read_json, read_yaml, write_json, write_text
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import load_table, target_folder
+from tvmfbnet.latency.store import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
 from tvmfbnet.search.config import SearchConfig
@@ -158,17 +158,21 @@ class Run:
         # Frozen here, so that what the run was decided on stays with it.
         table = self._fresh_table()
         values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
+        values["correction"] = table.correction
         write_json(self.folder / "table.json", {**values, "cells": table.to_records(self.space.distinct_parts())})
 
     def _fresh_table(self) -> LatencyTable:
         from tvmfbnet.tuning.measure import context_of
 
         context = context_of(resolve_native(self.target))
-        return complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
+        table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
+        return corrected(table, self.target.name, self.space.name, self.logs_root)
 
     def _table(self) -> LatencyTable:
         values = read_json(self.folder / "table.json")
-        return LatencyTable.from_records(values["cells"], values["overhead_ms"], values["target"])
+        return LatencyTable.from_records(
+            values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
+        )
 
     def _search(self) -> None:
         from tvmfbnet.search.run import search

@@ -10,9 +10,9 @@ import typer
 from latency_samples import measured_space
 from typer.testing import CliRunner, Result
 
-from tvmfbnet.cli import arch, latency, spaces
+from tvmfbnet.cli import arch, latency_model, spaces
 from tvmfbnet.errors import UserError
-from tvmfbnet.latency.foreign import write_csv
+from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path
 from tvmfbnet.latency.table import LatencyTable
@@ -76,39 +76,40 @@ def test_arch_describe_predicts_and_says_how_much_was_measured(logs: Path) -> No
 
 def test_arch_describe_takes_a_foreign_table(tmp_path: Path) -> None:
     table = LatencyTable.from_measurements(measured_space())
-    write_csv(table, tmp_path / "t.csv")
+    write_table(table, tmp_path / "t.csv")
     shown = run_json(arch.app, "describe", MINI_ARCH, "--space", "fbnet_mini", "--latency-table", tmp_path / "t.csv")
     assert shown["measured_share"] == 1.0
 
 
 def test_latency_show_tells_measured_from_predicted(logs: Path) -> None:
     options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
-    shown = run_json(latency.app, "show", *options)
+    shown = run_json(latency_model.app, "show", *options)
     cells = shown["cells"]
     assert isinstance(cells, list)
     assert (shown["measured"], shown["predicted"], shown["missing"]) == (4 + 14, 28, [])
     assert {cell["source"] for cell in cells} == {"measured", "predicted"}
     assert all(cell["latency_ms"] > 0 for cell in cells)
-    only = run_json(latency.app, "show", *options, "--measured-only")
+    only = run_json(latency_model.app, "show", *options, "--measured-only")
     assert isinstance(only["missing"], list)
     assert (only["measured"], only["predicted"], len(only["missing"])) == (18, 0, 28)
-    assert "18 measured, 28 predicted" in run(latency.app, "show", *options).stdout
+    assert "18 measured, 28 predicted" in run(latency_model.app, "show", *options).stdout
 
 
-def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path: Path) -> None:
-    file = tmp_path / "out.csv"
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path: Path, form: str) -> None:
+    file = tmp_path / f"out.{form}"
     export = ("export", "--target", "host", "--out", file, "--space", "fbnet_mini", "--tuning-logs", logs)
-    assert run(latency.app, *export).exit_code == 0
+    assert run(latency_model.app, *export).exit_code == 0
     imported = ("import", file, "--target", "copy", "--tuning-logs", logs)
-    assert run(latency.app, *imported).exit_code == 0
+    assert run(latency_model.app, *imported).exit_code == 0
     assert (logs / "copy" / "table.csv").exists()
     with pytest.raises(UserError, match="--replace"):
-        run(latency.app, *imported)
-    assert run(latency.app, *imported, "--replace").exit_code == 0
+        run(latency_model.app, *imported)
+    assert run(latency_model.app, *imported, "--replace").exit_code == 0
     with pytest.raises(UserError, match="measurements of its own"):
-        run(latency.app, "import", file, "--target", "host", "--tuning-logs", logs)
+        run(latency_model.app, "import", file, "--target", "host", "--tuning-logs", logs)
     ours, theirs = (
-        run_json(latency.app, "show", "--target", name, "--space", "fbnet_mini", "--tuning-logs", logs)
+        run_json(latency_model.app, "show", "--target", name, "--space", "fbnet_mini", "--tuning-logs", logs)
         for name in ("host", "copy")
     )
     keep = ("name", "latency_ms", "source")
@@ -119,20 +120,31 @@ def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path
 
 def test_latency_fit_scores_and_saves(logs: Path, tmp_path: Path) -> None:
     options = ("--target", "host", "--tuning-logs", logs, "--splits", 3, "--seed", 1)
-    shown = run_json(latency.app, "fit", *options, "--out", tmp_path / "model.json")
+    shown = run_json(latency_model.app, "fit", *options, "--out", tmp_path / "model.json")
     assert {"mape", "within_10", "spearman", "coverage_90", "baseline_mape", "n"} <= set(shown)
     assert shown["n"] == 18
     assert (tmp_path / "model.json").exists()
-    assert run_json(latency.app, "fit", *options) == shown
+    assert run_json(latency_model.app, "fit", *options) == shown
+    shape_out = run_json(latency_model.app, "fit", *options, "--score", "shape-out")
+    assert shape_out["score"] == "shape-out" and shape_out["mape"] != shown["mape"]
+    assert "each layer shape held out" in run(latency_model.app, "fit", *options, "--score", "shape-out").stdout
 
 
 @pytest.mark.parametrize(
     ("group", "arguments", "said"),
     [
-        (latency.app, ["fit"], "either --target or --table"),
-        (latency.app, ["show", "--target", "nobody", "--space", "fbnet"], "nothing was measured for target nobody"),
-        (latency.app, ["export", "--target", "host", "--out", "table.parquet"], "written as .csv"),
-        (latency.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),
+        (latency_model.app, ["fit"], "either --target or --table"),
+        (
+            latency_model.app,
+            ["show", "--target", "nobody", "--space", "fbnet"],
+            "nothing was measured for target nobody",
+        ),
+        (
+            latency_model.app,
+            ["export", "--target", "host", "--out", "table.txt"],
+            "nothing was measured for target host",
+        ),
+        (latency_model.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),
         (spaces.app, ["show", "nonsense"], "unknown space 'nonsense'"),
         (arch.app, ["describe", "skip", "--space", "fbnet"], "unknown arch 'skip'"),
         (arch.app, ["describe", "fbnet_a", "--target", "a", "--latency-table", "b"], "not both"),
@@ -150,7 +162,7 @@ def test_bad_input_is_one_clear_line(
 
 def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:
     code = (
-        "import sys, tvmfbnet.cli.spaces, tvmfbnet.cli.arch, tvmfbnet.cli.latency\n"
+        "import sys, tvmfbnet.cli.spaces, tvmfbnet.cli.arch, tvmfbnet.cli.latency_model\n"
         "assert not {'numpy', 'xgboost', 'pydantic'} & set(sys.modules), 'the command line must start light'\n"
         "import tvmfbnet.latency.regressor, tvmfbnet.latency.store, tvmfbnet.space.registry\n"
         "assert not {'torch', 'tvm'} & set(sys.modules)"

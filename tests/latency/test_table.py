@@ -5,7 +5,7 @@ import pytest
 from latency_samples import DEVICE_TABLES, PART, measured_space, measurement
 
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.foreign import read_csv, write_csv
+from tvmfbnet.latency.foreign import read_table, write_table
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART, net_part, summarise
 from tvmfbnet.latency.store import journal_path, load_table, target_folder
@@ -125,11 +125,12 @@ def test_the_logs_folder_follows_argument_then_environment(monkeypatch: pytest.M
     assert target_folder("host", Path("here")) == Path("here/host")
 
 
-def test_a_table_survives_csv(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
+def test_a_table_survives_its_file(tmp_path: Path, file: str) -> None:
     table = LatencyTable.from_measurements(measured_space())
     table = LatencyTable({**table.cells, PART: Cell(1 / 3, 0.1, "predicted")}, table.overhead_ms, "t")
-    write_csv(table, tmp_path / "t.csv")
-    back = read_csv(tmp_path / "t.csv")
+    write_table(table, tmp_path / file)
+    back = read_table(tmp_path / file)
     assert back.overhead_ms == table.overhead_ms
     assert list(back.cells) == list(table.cells)
     for part, cell in table.cells.items():
@@ -141,11 +142,11 @@ HEADER = "part,block,cin,cout,height,width,stride,latency_ms\n"
 
 
 def test_an_identity_skips_own_row_is_kept_and_used(tmp_path: Path) -> None:
-    write_csv(LatencyTable.from_measurements(measured_space()), tmp_path / "t.csv")
-    plain = read_csv(tmp_path / "t.csv")
+    write_table(LatencyTable.from_measurements(measured_space()), tmp_path / "t.csv")
+    plain = read_table(tmp_path / "t.csv")
     with (tmp_path / "t.csv").open("a") as stream:
         stream.write("block,skip,16,16,16,16,1,0.125,0,measured\n")
-    assert read_csv(tmp_path / "t.csv").arch_ms(ARCH, SPACE) == pytest.approx(plain.arch_ms(ARCH, SPACE) + 0.125)
+    assert read_table(tmp_path / "t.csv").arch_ms(ARCH, SPACE) == pytest.approx(plain.arch_ms(ARCH, SPACE) + 0.125)
 
 
 def test_every_problem_of_a_foreign_table_is_named_with_its_line(tmp_path: Path) -> None:
@@ -162,9 +163,37 @@ def test_every_problem_of_a_foreign_table_is_named_with_its_line(tmp_path: Path)
     ]
     file.write_text(HEADER + "\n".join(rows) + "\n")
     with pytest.raises(ConfigError) as caught:
-        read_csv(file)
+        read_table(file)
     lines = [problem.split(":")[0] for problem in caught.value.problems]
     assert lines == [f"line {number}" for number in range(3, 10)]
+
+
+def test_problems_of_a_parquet_table_are_named_with_their_rows(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    good = {**PART.to_dict(), "latency_ms": 1.0}
+    rows = [good, {**good, "block": "k7_e3"}, {**good, "block": "k4_e1"}, {**good, "cin": None, "block": "k3_e1"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "bad.parquet")
+    with pytest.raises(ConfigError) as caught:
+        read_table(tmp_path / "bad.parquet")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["row 3", "row 4"]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ConfigError, match="not a Parquet file") as caught:
+        read_table(tmp_path / "broken.parquet")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"\.csv or a \.parquet"):
+        read_table(tmp_path / "table.xlsx")
+
+
+def test_blocks_outside_the_papers_nine_are_taken_and_zeros_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(HEADER + "block,k7_e3,16,16,8,8,1,0.5\nblock,k9_e2_g4,16,16,8,8,1,0\nblock,skip,16,16,8,8,1,0\n")
+    assert [part.block for part in read_table(file).cells] == ["k7_e3", "k9_e2_g4", "skip"]
+    said = capsys.readouterr().err
+    assert "1 part(s) that compute something 0 ms" in said and "k9_e2_g4" in said
 
 
 @pytest.mark.parametrize("text", ["", HEADER, "part,block\nblock,skip\n", "\0\0\0", "\xff"])
@@ -172,16 +201,16 @@ def test_what_is_no_latency_table_is_refused_in_one_line(tmp_path: Path, text: s
     file = tmp_path / "bad.csv"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"bad\.csv") as caught:
-        read_csv(file)
+        read_table(file)
     assert "\n" not in str(caught.value)
     with pytest.raises(StorageError, match=r"absent\.csv"):
-        read_csv(tmp_path / "absent.csv")
+        read_table(tmp_path / "absent.csv")
 
 
 @pytest.mark.skipif(not DEVICE_TABLES.is_dir(), reason=f"real device tables are not at {DEVICE_TABLES}")
 @pytest.mark.parametrize("device", ["pixel3", "raspi4", "edgegpu"])
 def test_a_real_phones_table_prices_the_published_net(device: str) -> None:
-    table = read_csv(DEVICE_TABLES / f"fbnet224_{device}.csv")
+    table = read_table(DEVICE_TABLES / f"fbnet224_{device}.csv")
     arch, space = resolve_arch("fbnet_c", load_space("fbnet"))
     assert len(table.cells) == 112
     assert table.missing(space.distinct_parts()) == ()

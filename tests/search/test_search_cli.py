@@ -10,7 +10,7 @@ from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.foreign import write_csv
+from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.counts import count_part
 
@@ -31,7 +31,7 @@ def run(*arguments):
 def searching(tiny_space_file, tiny_space, tiny_data, tmp_path):
     """Arguments of a tiny search with a foreign table and a settings file."""
     cells = {part: Cell(0.01 + count_part(part).macs / 1e6) for part in tiny_space.distinct_parts()}
-    write_csv(LatencyTable(cells, 0.005), tmp_path / "table.csv")
+    write_table(LatencyTable(cells, 0.005), tmp_path / "table.csv")
     (tmp_path / "search.yaml").write_text("epochs: 9\nwarmup_epochs: 1\nbatch_size: 16\ncandidates: 2\nthreads: 1\n")
     arguments = ["--space", tiny_space_file, "--data", tiny_data, "--latency-table", tmp_path / "table.csv"]
     return [*arguments, "--config", tmp_path / "search.yaml", "--epochs", 2, "--device", "cpu"]

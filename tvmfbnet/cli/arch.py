@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from tvmfbnet.cli.output import JsonFlag, print_json, print_table
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.space.arch import Arch
-    from tvmfbnet.space.space import Space
+    from tvmfbnet.space.space import NetPart, Space
 
 app = typer.Typer(help="Archs: one block a layer.", no_args_is_help=True)
 
@@ -27,7 +28,9 @@ def describe_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")] = "fbnet",
     target: Annotated[str | None, typer.Option(help="Predict the latency on this target.")] = None,
-    latency_table: Annotated[Path | None, typer.Option(help="Predict it from this table (CSV) instead.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
+    ] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     last_channels: Annotated[int | None, typer.Option(min=1, help="Width of the head's 1x1 conv.")] = None,
     as_json: JsonFlag = False,
@@ -47,7 +50,7 @@ def describe_command(
     if last_channels is not None:
         used = used.with_last_channels(last_channels)
     description = describe_arch(found, used)
-    table = _load(target, latency_table, tuning_logs)
+    table = _load(target, latency_table, used, used.parts_of(found), tuning_logs)
     if table is not None:
         _add_latency(description, table, found, used)
     if as_json:
@@ -56,29 +59,30 @@ def describe_command(
         _print(description)
 
 
-def _load(target: str | None, csv_file: Path | None, tuning_logs: Path | None) -> LatencyTable | None:
-    if csv_file is not None:
-        from tvmfbnet.latency.foreign import read_csv
+def _load(
+    target: str | None, file: Path | None, space: Space, parts: Sequence[NetPart], logs: Path | None
+) -> LatencyTable | None:
+    """The table with all of ``parts``; those that were not measured are predicted."""
+    if target is None and file is None:
+        return None
+    from tvmfbnet.latency.foreign import read_table
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import corrected, load_table
+    from tvmfbnet.progress import say
 
-        return read_csv(csv_file)
-    if target is not None:
-        from tvmfbnet.latency.store import load_table
-
-        return load_table(target, tuning_logs)
-    return None
+    table = read_table(file) if file is not None else load_table(str(target), logs)
+    missing = table.missing(parts)
+    if missing:
+        say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")
+    table = complete(table, parts)
+    return corrected(table, target, space.name, logs) if target is not None else table
 
 
 def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, space: Space) -> None:
-    """Adds the predicted latency of the net and of its layers; parts that were not measured are predicted first."""
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.progress import say
-
-    parts = space.parts_of(arch)
-    missing = table.missing(parts)
-    table = complete(table, parts)
-    if missing:
-        say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")
+    """Adds the predicted latency of the net and of its layers."""
     description["predicted_ms"] = table.arch_ms(arch, space)
+    if table.correction:
+        description["correction"] = table.correction
     description["measured_share"] = table.measured_share(arch, space)
     for row, (_, part) in zip(description["layers"], space.cells_of(arch), strict=True):
         cell = table.lookup(part)
@@ -101,3 +105,5 @@ def _print(description: dict[str, Any]) -> None:
     if timed:
         share = f"{description['measured_share']:.0%} of it from measured cells"
         print(f"predicted latency {description['predicted_ms']:.4g} ms, {share}")
+        if "correction" in description:
+            print(f"corrected by what whole nets took: {description['correction']}")

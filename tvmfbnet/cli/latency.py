@@ -1,4 +1,4 @@
-"""``tvmfbnet latency``: the latency table of a target: show it, take it out, bring one in, score the regressor."""
+"""``tvmfbnet latency``: the latency table of a target: show it, take it out, bring one in, compare two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.space.space import NetPart
 
-app = typer.Typer(help="Latency tables: show, export, import, fit the regressor.", no_args_is_help=True)
+app = typer.Typer(
+    help="Latency tables: show, compare, export, import; fit the regressor; validate sums against nets.",
+    no_args_is_help=True,
+)
 
 LogsOption = Annotated[
     Path | None,
@@ -73,24 +76,21 @@ def show(
 @app.command()
 def export(
     target: TargetOption,
-    out: Annotated[Path, typer.Option(help="The .csv file to write.")],
+    out: Annotated[Path, typer.Option(help="The .csv or .parquet file to write.")],
     space: Annotated[
         str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
     ] = None,
     tuning_logs: LogsOption = None,
 ) -> None:
-    """Write a latency table as CSV. Example: tvmfbnet latency export --target host --out host.csv."""
+    """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
     from dataclasses import replace
 
-    from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import write_csv
+    from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.store import load_table
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
-    if out.suffix != ".csv":
-        raise UserError(f"cannot export to {out}: latency tables are written as .csv")
     table = load_table(target, tuning_logs)
     if space is not None:
         found = load_space(space)
@@ -99,14 +99,17 @@ def export(
             [*found.fixed_parts(), *(item.cell(name) for item in found.layers for name in item.blocks)]
         )
         table = replace(table, cells={part: cells[part] for part in wanted if part in cells})
-    write_csv(table, out)
+    write_table(table, out)
     say(f"wrote {len(table.cells)} cells to {out}")
 
 
 @app.command("import")
 def import_command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.csv", help="Columns part,block,cin,cout,height,width,stride,latency_ms.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .csv or .parquet file; columns part,block,cin,cout,height,width,stride,latency_ms."
+        ),
     ],
     target: Annotated[str, typer.Option(help="Name to keep the table under.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace a table of that name.")] = False,
@@ -117,11 +120,11 @@ def import_command(
     Example: tvmfbnet latency import pixel3.csv --target pixel3
     """
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_csv, write_csv
+    from tvmfbnet.latency.foreign import read_table, write_table
     from tvmfbnet.latency.store import journal_path, table_path
     from tvmfbnet.progress import say
 
-    table = read_csv(file)
+    table = read_table(file)
     destination = table_path(target, tuning_logs)
     if journal_path(target, tuning_logs).exists():
         raise UserError(
@@ -129,47 +132,8 @@ def import_command(
         )
     if destination.exists() and not replace:
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
-    write_csv(table, destination)
+    write_table(table, destination)
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
-
-
-@app.command()
-def fit(
-    target: Annotated[str | None, typer.Option(help="Learn from this target's measurements.")] = None,
-    table: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Learn from this table instead.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and trees.")] = 0,
-    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random 80/20 splits to score on.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="Write the fitted regressor here (JSON).")] = None,
-    tuning_logs: LogsOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Fit the latency regressor and score it on held-out blocks. Example: tvmfbnet latency fit --target host --json."""
-    from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_csv
-    from tvmfbnet.latency.regressor import LatencyRegressor
-    from tvmfbnet.latency.store import load_table
-
-    if (target is None) == (table is None):
-        raise UserError("give either --target or --table")
-    loaded = read_csv(table) if table is not None else load_table(str(target), tuning_logs)
-    known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
-    parts, latency_ms = list(known), list(known.values())
-    figures = LatencyRegressor.score(parts, latency_ms, splits, seed)
-    if out is not None:
-        LatencyRegressor(seed).fit(parts, latency_ms).save(out)
-    if as_json:
-        print_json({"name": loaded.name, "seed": seed, "splits": splits, **figures})
-        return
-    print_table(
-        f"{loaded.name}: {figures['n']} samples, {splits} random 80/20 splits",
-        ("figure", "value"),
-        [
-            ("mean error", f"{figures['mape']:.1%} (MACs alone: {figures['baseline_mape']:.1%})"),
-            ("within 10 %", f"{figures['within_10']:.1%}"),
-            ("rank correlation", f"{figures['spearman']:.3f}"),
-            ("inside the 90 % interval", f"{figures['coverage_90']:.1%}"),
-        ],
-    )
 
 
 def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:

@@ -32,8 +32,11 @@ def search_command(
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")],
     target: Annotated[str | None, typer.Option(help="Use this target's measurements.")] = None,
     latency_table: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Use this table instead; needs no TVM at all.")
+        Path | None, typer.Option(metavar="FILE", help="Use this table instead; needs no TVM at all.")
     ] = None,
+    predict_missing: Annotated[
+        bool, typer.Option("--predict-missing", help="Predict the cells that --latency-table lacks.")
+    ] = False,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Find the most accurate net up to this, such as 8ms.")
@@ -63,7 +66,7 @@ def search_command(
     from tvmfbnet.space.registry import load_space
 
     if (target is None) == (latency_table is None):
-        raise UserError("give --target or --latency-table FILE.csv, one of the two")
+        raise UserError("give --target or --latency-table FILE, one of the two")
     flags: dict[str, Any] = {
         "epochs": epochs,
         "warmup_epochs": warmup_epochs,
@@ -79,7 +82,7 @@ def search_command(
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
     found_space = load_space(space)
-    table = _table(target, latency_table, tuning_logs, found_space)
+    table = _table(target, latency_table, predict_missing, tuning_logs, found_space)
 
     from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
 
@@ -87,20 +90,25 @@ def search_command(
     _print(result, as_json)
 
 
-def _table(target: str | None, csv_file: Path | None, logs: Path | None, space: Space) -> LatencyTable:
-    """The latency table; a target's missing cells are predicted, a foreign table must have all."""
-    from tvmfbnet.latency.foreign import read_csv
+def _table(target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space) -> LatencyTable:
+    """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
+    from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.latency.store import corrected, load_table
     from tvmfbnet.progress import say
 
-    if csv_file is not None:
-        return read_csv(csv_file)
-    table = load_table(target or "", logs)
+    table = read_table(file) if file is not None else load_table(target or "", logs)
     missing = table.missing(space.distinct_parts())
+    if file is not None and not predict:
+        table.require(missing)
     if missing:
         say(f"note: {len(missing)} of {len(space.distinct_parts())} parts were not measured; they are predicted")
-    return complete(table, space.distinct_parts())
+    table = complete(table, space.distinct_parts())
+    if target is not None:
+        table = corrected(table, target, space.name, logs)
+    if table.correction:
+        say(f"note: latencies are corrected by what whole nets took: {table.correction}")
+    return table
 
 
 def _print(result: SearchResult, as_json: bool) -> None:

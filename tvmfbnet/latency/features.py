@@ -1,4 +1,5 @@
-"""What the regressor knows about a part: physical amounts for its base model, shape features for its trees.
+"""What the regressor knows about a part: amounts of work for its base model, shapes for its trees, coordinates for its
+Gaussian process.
 
 All follow from the part alone (no device, no measurement), so a prediction needs nothing but the part's name.
 """
@@ -40,6 +41,13 @@ SHAPES = (
 )
 
 
+# Coordinates of a part for the Gaussian process, scaled so that a step of 1 is a doubling of a size.
+COORDINATES = ("cin", "cout", "out_pixels", "stride", "expansion", "kernel", "groups", "is_single")
+# Those of them that tell blocks of one layer shape apart.
+WITHIN_SHAPE = slice(4, 8)
+LOADS = ("macs", "working_set", "activations", "weights", "largest_weights", "inner", "depthwise_macs", "other_macs")
+
+
 def amounts(parts: Sequence[NetPart]) -> NDArray[np.float64]:
     """Work and traffic of each part: (parts, len(AMOUNTS)), in MACs and tensor elements."""
     return np.array([_amounts(part) for part in parts], dtype=np.float64).reshape(len(parts), len(AMOUNTS))
@@ -48,6 +56,41 @@ def amounts(parts: Sequence[NetPart]) -> NDArray[np.float64]:
 def shapes(parts: Sequence[NetPart]) -> NDArray[np.float64]:
     """Shape features of each part: (parts, len(SHAPES))."""
     return np.array([_shapes(part) for part in parts], dtype=np.float64).reshape(len(parts), len(SHAPES))
+
+
+def coordinates(parts: Sequence[NetPart]) -> NDArray[np.float64]:
+    """Where each part stands in the space of blocks: (parts, len(COORDINATES))."""
+    return np.array([_coordinates(part) for part in parts], dtype=np.float64).reshape(len(parts), len(COORDINATES))
+
+
+def loads(parts: Sequence[NetPart]) -> NDArray[np.float64]:
+    """Logarithms of the work and memory of each part: (parts, len(LOADS))."""
+    return np.array([_loads(part) for part in parts], dtype=np.float64).reshape(len(parts), len(LOADS))
+
+
+def _coordinates(part: NetPart) -> list[float]:
+    spec = parse_block(part.block) if part.part == BLOCK else None
+    expansion, kernel, groups = (spec.expansion, spec.kernel, spec.groups) if spec else (1, 1, 1)
+    sizes = (part.cin, part.cout, part.out_height * part.out_width, part.stride**2, expansion, kernel**2, groups**2)
+    return [*(math.log2(size) for size in sizes), 0.0 if spec else 2.0]
+
+
+def _loads(part: NetPart) -> list[float]:
+    convs = convs_of(part)
+    elements = part.cin * part.height * part.width
+    depthwise = sum(conv.macs for conv in convs if conv.kind == "depthwise")
+    macs = sum(conv.macs for conv in convs) or elements
+    values = (
+        macs,
+        max((_inputs(conv) + conv.outputs + conv.weights for conv in convs), default=2 * elements),
+        sum(_inputs(conv) + conv.outputs for conv in convs) or elements,
+        sum(conv.weights for conv in convs) + 1e3,  # the summands keep what is next to nothing from counting as much
+        max((conv.weights for conv in convs), default=1) + 1e2,
+        max((conv.outputs for conv in convs), default=elements),
+        depthwise + 1e3,
+        macs - depthwise + 1e3,
+    )
+    return [math.log(value) for value in values]
 
 
 def _amounts(part: NetPart) -> list[float]:

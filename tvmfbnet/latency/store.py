@@ -1,8 +1,9 @@
 """Where the measurements of a target live, and how its latency table is loaded from there.
 
 One folder a target: ``latency.jsonl`` is the journal of what was measured here, ``table.csv`` a table that was
-imported from elsewhere; the journal goes first. The folder of all targets is ``tuning_logs`` in the current
-directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names another.
+imported from elsewhere; the journal goes first. ``correction-SPACE.json`` is what comparing sums of blocks with whole
+nets found. The folder of all targets is ``tuning_logs`` in the current directory, unless the environment variable
+``TVMFBNET_TUNING_LOGS`` or an argument names another.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvmfbnet.errors import LatencyError, UserError
-from tvmfbnet.latency.foreign import read_csv
+from tvmfbnet.latency.additivity import load_correction
+from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET, Context
 from tvmfbnet.latency.table import LatencyTable
@@ -46,6 +48,25 @@ def table_path(target: str, root: Path | None = None) -> Path:
     return target_folder(target, root) / "table.csv"
 
 
+def correction_path(target: str, space: str, root: Path | None = None) -> Path:
+    """What comparing sums with whole nets of a space found for a target."""
+    return target_folder(target, root) / f"correction-{space}.json"
+
+
+def corrected(table: LatencyTable, target: str, space: str, root: Path | None = None) -> LatencyTable:
+    """The table with the stored correction for a space applied; the same table where there is none for its cells.
+
+    Says so where a correction was stored for other cells than the table's: measuring again makes it void.
+    """
+    path = correction_path(target, space, root)
+    correction = load_correction(path, table)
+    if correction is None:
+        if path.exists():
+            say(f"note: {path} belongs to other measurements and is not used; run `tvmfbnet latency validate` again")
+        return table
+    return correction.apply(table) if correction.describe() else table
+
+
 def load_table(target: str, root: Path | None = None, context: Context | None = None) -> LatencyTable:
     """Loads a target's table: from its journal, else from an imported table.
 
@@ -71,7 +92,7 @@ def load_table(target: str, root: Path | None = None, context: Context | None = 
                 )
             return LatencyTable.from_measurements(measurements, chosen)
     if table.exists():
-        return replace(read_csv(table), name=target)
+        return replace(read_table(table), name=target)
     raise LatencyError(
         f"nothing was measured for target {target} in {journal.parent}: run `tvmfbnet tune --target {target}`, "
         f"or bring a table with `tvmfbnet latency import FILE.csv --target {target}`"

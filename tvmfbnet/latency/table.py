@@ -68,11 +68,14 @@ class LatencyTable:
         cells: cost of each part.
         overhead_ms: cost of calling the runtime, paid once a net.
         name: target or file it comes from, for messages.
+        correction: what was done to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); "" if
+            nothing was.
     """
 
     cells: Mapping[NetPart, Cell]
     overhead_ms: float = 0.0
     name: str = ""
+    correction: str = ""
 
     @classmethod
     def from_measurements(
@@ -124,7 +127,7 @@ class LatencyTable:
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} lacks {len(missing)} part(s): {names}{more}; "
-                "measure them with `tvmfbnet tune`"
+                "measure them with `tvmfbnet tune`, or have them predicted"
             )
 
     def lookup(self, part: NetPart) -> Cell:
@@ -185,11 +188,13 @@ class LatencyTable:
         return [{"name": part.name, **part.to_dict(), **vars(self.lookup(part))} for part in parts]
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str) -> LatencyTable:
+    def from_records(
+        cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
+    ) -> LatencyTable:
         """The table whose cells :meth:`to_records` gave."""
         fields = ("latency_ms", "spread_ms", "source", "n", "trials")
         cells = {NetPart.from_dict(record): Cell(*(record[field] for field in fields)) for record in records}
-        return cls(cells, overhead_ms, name)
+        return cls(cells, overhead_ms, name, correction)
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from tvmfbnet.latency.additivity import Study
 from tvmfbnet.latency.table import PREDICTED, LatencyTable
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.blocks import parse_block
@@ -252,6 +253,29 @@ def latency_bars(result: Record, target_ms: float | None) -> Figure:
     if target_ms is not None:
         axes.axvline(target_ms, color=_RED, linestyle="--", linewidth=1.2, label=f"target {target_ms:g} ms")
         figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
+def additivity(study: Study, target: str) -> Figure:
+    """Sum of blocks against measured latency of whole nets, and the corrected predictions where there is a correction.
+
+    Corrected points come from the cross-validation: each was predicted without the net that it stands for.
+    """
+    figure = _figure(5.2)
+    axes = figure.add_subplot()
+    measured = [record.measured_ms for record in study.records]
+    sums = [record.predicted_ms for record in study.records]
+    ends = [min(*measured, *sums) * 0.97, max(*measured, *sums) * 1.03]
+    axes.plot(ends, ends, color=_GREY, linewidth=1, linestyle="--")
+    axes.scatter(measured, sums, s=22, color=_BLUE, label=f"sum of blocks: mean error {study.agreement.mean_error:.1%}")
+    if study.correction.describe():
+        error = study.corrected.mean_error
+        axes.scatter(
+            measured, study.corrected_ms, s=22, marker="x", color=_ORANGE, label=f"corrected: mean error {error:.1%}"
+        )
+    _tidy(axes, f"Whole nets of {study.space} on {target}, ms")
+    axes.set(xlim=ends, ylim=ends, xlabel="measured", ylabel="predicted", aspect="equal")
+    axes.legend(fontsize=8, frameon=False)
     return figure
 
 

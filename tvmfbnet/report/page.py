@@ -109,7 +109,9 @@ def read_run(folder: Path) -> Run:
     table = None
     if raw_table is not None:
         with _damage(folder / _TABLE):
-            table = LatencyTable.from_records(raw_table["cells"], raw_table["overhead_ms"], raw_table["target"])
+            table = LatencyTable.from_records(
+                raw_table["cells"], raw_table["overhead_ms"], raw_table["target"], raw_table.get("correction", "")
+            )
     arch = None
     found = (result or {}).get("arch") or ((search or {}).get("best") or {}).get("arch")
     if space is not None and found is not None:
@@ -272,6 +274,7 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("Test accuracy", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _format(run.target_ms, "{:.4g} ms")),
         ("Predicted latency", _format(result.get("predicted_ms"), "{:.4g} ms")),
+        ("Correction by whole nets", (run.table.correction or None) if run.table else None),
         ("Measured latency", _measured(result)),
         ("ONNX Runtime", _format(result.get("onnxruntime_ms"), "{:.4g} ms")),
         ("Predicted from measured blocks", _format(result.get("measured_share"), "{:.0%}")),

@@ -1,0 +1,43 @@
+"""Scores the latency regressor on latency tables, beside plain xgboost on the same splits.
+
+python benchmarks/regressor.py pixel3.csv raspi4.csv          # tables as `tvmfbnet latency export` writes them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tvmfbnet.latency.foreign import read_table
+from tvmfbnet.latency.scoring import SCHEMES, score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--splits", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--with-skips", action="store_true", help="hold projecting skips out and score them, too")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    options = parser.parse_args()
+    rows = []
+    for table in options.tables:
+        cells = read_table(table).cells
+        latency_ms = [cell.latency_ms for cell in cells.values()]
+        for scheme in SCHEMES:
+            figures = score(list(cells), latency_ms, scheme, options.splits, options.seed, options.with_skips)
+            rows.append({"table": table.stem, "scheme": scheme, **figures})
+            if not options.as_json:
+                print(
+                    f"{table.stem:20} {scheme:10} error {figures['mape']:6.2%} (plain xgboost "
+                    f"{figures['baseline_mape']:6.2%}), 90 % intervals hold {figures['coverage_90']:.1%}, "
+                    f"within 10 %: {figures['within_10']:.1%}, Spearman {figures['spearman']:.3f}",
+                    flush=True,
+                )
+    if options.as_json:
+        print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""``tvmfbnet latency fit`` and ``validate``: how good the predictions are, of blocks and of whole nets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tvmfbnet.cli.latency import LogsOption
+from tvmfbnet.cli.latency import app as app
+from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvmfbnet.latency.additivity import Study
+    from tvmfbnet.space.arch import Arch
+    from tvmfbnet.space.space import Space
+
+
+class Scheme(StrEnum):
+    """How blocks are held out for the score."""
+
+    random = "random"
+    shape_out = "shape-out"
+
+
+@app.command()
+def fit(
+    target: Annotated[str | None, typer.Option(help="Learn from this target's measurements.")] = None,
+    table: Annotated[Path | None, typer.Option(metavar="FILE", help="Learn from this table instead.")] = None,
+    score: Annotated[
+        Scheme, typer.Option(help="Hold out a random fifth of the blocks, or one whole layer shape after the other.")
+    ] = Scheme.random,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and trees.")] = 0,
+    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random 80/20 splits to score on.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Write the fitted regressor here (JSON).")] = None,
+    tuning_logs: LogsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit the latency regressor and score it on held-out blocks. Example: tvmfbnet latency fit --target host --json."""
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.foreign import read_table
+    from tvmfbnet.latency.regressor import LatencyRegressor
+    from tvmfbnet.latency.scoring import score as score_regressor
+    from tvmfbnet.latency.store import load_table
+
+    if (target is None) == (table is None):
+        raise UserError("give either --target or --table")
+    loaded = read_table(table) if table is not None else load_table(str(target), tuning_logs)
+    known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
+    parts, latency_ms = list(known), list(known.values())
+    figures = score_regressor(parts, latency_ms, "random" if score is Scheme.random else "shape-out", splits, seed)
+    if out is not None:
+        LatencyRegressor(seed).fit(parts, latency_ms).save(out)
+    if as_json:
+        print_json({"name": loaded.name, "score": score.value, "seed": seed, "splits": splits, **figures})
+        return
+    scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
+    print_table(
+        f"{loaded.name}: {figures['n']} samples, {scheme}",
+        ("figure", "value"),
+        [
+            ("mean error", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),
+            ("within 10 %", f"{figures['within_10']:.1%}"),
+            ("rank correlation", f"{figures['spearman']:.3f}"),
+            ("inside the 90 % interval", f"{figures['coverage_90']:.1%}"),
+        ],
+    )
+
+
+@app.command()
+def validate(
+    target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=5, help="How many whole nets to time.")] = 40,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of archs and folds.")] = 0,
+    stored: Annotated[bool, typer.Option("--stored", help="Time nothing: use the nets in the journal.")] = False,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw predicted against measured (.png).")] = None,
+    tuning_logs: LogsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time whole nets on the device, compare them with the sum of their blocks, and store the correction they support.
+
+    Goes on where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
+    """
+    from tvmfbnet.devices.target import load_target, resolve_native
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.additivity import net_measurements, save_study, study
+    from tvmfbnet.latency.journal import Journal
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import correction_path, journal_path, load_table
+    from tvmfbnet.space.registry import load_space
+
+    if stored and run is not None:
+        raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
+    loaded_target, loaded_space = load_target(target), load_space(space)
+    archs = _archs(loaded_space, count, run, seed)
+
+    from tvmfbnet.tuning.measure import context_of
+
+    name, context = loaded_target.name, context_of(resolve_native(loaded_target))
+    table = load_table(name, tuning_logs, context)
+    if stored:
+        nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
+        measured = {arch: item.latency_ms for arch, item in nets.items()}
+    else:
+        from tvmfbnet.deploy.validate import measure_nets
+
+        measured = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
+    found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
+    save_study(found, table, correction_path(name, loaded_space.name, tuning_logs))
+    if figure is not None:
+        from tvmfbnet.files import write_atomically
+        from tvmfbnet.report.figures import additivity
+
+        drawn = additivity(found, name)
+        write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix.lstrip(".") or "png", dpi=150))
+    _print_study(found, name, as_json)
+
+
+def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
+    """Archs drawn with equal probability; with a search's folder half of them from its theta."""
+    import random
+
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.space.arch import Arch, parse_arch
+
+    drawn: list[Arch] = []
+    if run is not None:
+        from tvmfbnet.search.run import read_result, sample_run
+        from tvmfbnet.space.space import Space as SpaceClass
+
+        searched = SpaceClass.from_dict(read_result(run)[1]["space"])
+        if searched.layers != space.layers:
+            raise UserError(f"{run} searched space {searched.name}, whose layers are not those of {space.name}")
+        drawn = [parse_arch(candidate.arch, space) for candidate in sample_run(run, count // 2, seed)]
+    rng = random.Random(seed)
+    wanted = min(count, space.size)
+    found = dict.fromkeys(drawn)
+    while len(found) < wanted:
+        found.setdefault(Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)))
+    return list(found)
+
+
+def _print_study(found: Study, target: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"target": target, **found.to_dict()})
+        return
+    rows = [
+        (
+            name,
+            f"{some.bias:+.2%}",
+            f"{some.mean_error:.2%}",
+            f"{some.spearman:.4f}",
+            f"{some.kendall:.4f}",
+            f"{some.worst_error:+.2%}",
+        )
+        for name, some in (("sum of blocks", found.agreement), ("corrected", found.corrected))
+    ]
+    columns = ("prediction", "bias", "mean error", "Spearman", "Kendall", "worst")
+    print_table(f"{target}: {len(found.records)} whole nets of {found.space}", columns, rows)
+    print(f"worst for the sum: {found.agreement.worst}")
+    tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
+    print(f"mean errors in cross-validation: {tried}")
+    said = found.correction.describe()
+    print(f"stored correction: {found.correction.kind}: {said}" if said else "the data supports no correction")

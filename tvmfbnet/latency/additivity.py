@@ -1,0 +1,293 @@
+"""Does the sum of the blocks predict the net? The evidence, and the correction that it supports.
+
+A latency table predicts a net by a sum (equation 2 of the FBNet paper, arXiv 1812.03443), which assumes that blocks do
+not influence each other. Whole nets that were timed on the device say how far that holds. Where they show a lasting
+gap, a correction is fitted: a scale, an offset, or a scale for each resolution, whichever cross-validation prefers, and
+never a richer one than it shows to be better. A correction turns a table into another table whose sums are the
+corrected predictions, so whatever uses tables uses it without knowing.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import lsq_linear
+from scipy.stats import kendalltau, spearmanr
+
+from tvmfbnet.errors import LatencyError, StorageError
+from tvmfbnet.files import read_json, write_json
+from tvmfbnet.latency.measurement import NET, Context, Measurement
+from tvmfbnet.latency.table import MEASURED, LatencyTable
+from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.space import NetPart, Space
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+SCHEMA_VERSION = 1
+MIN_NETS = 5
+
+NONE, SCALE, SCALE_OFFSET, RESOLUTIONS = "none", "scale", "scale and offset", "scale for each resolution"
+# From the poorest to the richest.
+KINDS = (NONE, SCALE, SCALE_OFFSET, RESOLUTIONS)
+
+_FOLDS = 10
+# How strongly the scales of resolutions are held to a common one, in squared relative errors.
+_RIDGE = 0.0002
+# A scale beyond these says that something else is wrong.
+_SCALES = (0.2, 5.0)
+
+
+@dataclass(frozen=True)
+class NetRecord:
+    """A whole net: its arch, the table's sum and the device's latency, both in milliseconds."""
+
+    arch: str
+    predicted_ms: float
+    measured_ms: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How predictions and measurements of nets agree; errors are relative to the measurement.
+
+    Attributes:
+        bias: mean of predicted / measured - 1.
+        mean_error: mean of its absolute value.
+        spearman: rank correlation.
+        kendall: rank correlation by pairs.
+        worst: the arch with the largest error.
+        worst_error: that error, with its sign.
+    """
+
+    bias: float
+    mean_error: float
+    spearman: float
+    kendall: float
+    worst: str
+    worst_error: float
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What turns a table's sums into nets' latencies. ``kind`` is one of :data:`KINDS`.
+
+    Attributes:
+        kind: which form it has.
+        offset_ms: added once a net.
+        scales: factor on each part by the height of its input; 0 stands for every other part and the call overhead.
+    """
+
+    kind: str = NONE
+    offset_ms: float = 0.0
+    scales: Mapping[int, float] = field(default_factory=lambda: {0: 1.0})
+
+    def scale(self, part: NetPart) -> float:
+        """Factor on one part."""
+        return self.scales.get(part.height, self.scales[0])
+
+    def apply(self, table: LatencyTable) -> LatencyTable:
+        """The table whose sums are the corrected predictions; the correction is named in its ``correction``."""
+        cells = {
+            part: replace(cell, latency_ms=cell.latency_ms * factor, spread_ms=cell.spread_ms * factor)
+            for part, cell in table.cells.items()
+            for factor in (self.scale(part),)
+        }
+        overhead = table.overhead_ms * self.scales[0] + self.offset_ms
+        return replace(table, cells=cells, overhead_ms=overhead, correction=self.describe())
+
+    def describe(self) -> str:
+        """One phrase for people: empty where nothing is corrected."""
+        if self.kind == NONE:
+            return ""
+        scales = ", ".join(
+            f"x{scale:.3f}" + (f" at {height}" if height else "") for height, scale in sorted(self.scales.items())
+        )
+        return scales + (f", {self.offset_ms:+.4g} ms a net" if self.offset_ms else "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What timed nets say about a table.
+
+    Attributes:
+        space: its name.
+        records: the nets.
+        agreement: of the plain sums.
+        corrected: of the corrected predictions, each made without the net that it is judged on.
+        corrected_ms: those predictions, one a record.
+        errors: cross-validated mean error of each kind of correction.
+        correction: the chosen one, fitted to all nets.
+    """
+
+    space: str
+    records: tuple[NetRecord, ...]
+    agreement: Agreement
+    corrected: Agreement
+    corrected_ms: tuple[float, ...]
+    errors: Mapping[str, float]
+    correction: Correction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {**asdict(self), "records": [asdict(record) for record in self.records], "n": len(self.records)}
+
+
+def net_measurements(measurements: Iterable[Measurement], space: Space, context: Context) -> dict[str, Measurement]:
+    """The newest measurement of each whole net of ``space`` in ``context``, by arch.
+
+    Nets that were compiled before the last tuning (with other kernels than the newest) are left out.
+    """
+    nets = [m for m in measurements if m.part.part == NET and m.space == space.name and m.context == context and m.arch]
+    ordered = sorted(nets, key=lambda item: item.time)
+    return {str(item.arch): item for item in ordered if item.trials == ordered[-1].trials}
+
+
+def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], seed: int = 0) -> Study:
+    """Compares a table's sums with whole nets and fits the correction that they support.
+
+    Args:
+        table: with every part of the nets, measured or predicted; not corrected yet.
+        space: the space of the archs.
+        measured_ms: latency of whole nets by canonical arch string.
+        seed: of the folds.
+
+    Raises:
+        LatencyError: fewer than 5 nets, parts are missing, or the table is a corrected one.
+    """
+    if table.correction:
+        raise LatencyError("a corrected table cannot be validated; give the plain one")
+    usable = {arch: ms for arch, ms in measured_ms.items() if ms > 0}
+    if len(usable) < MIN_NETS:
+        raise LatencyError(f"{len(usable)} whole net(s) were timed; at least {MIN_NETS} are needed to compare")
+    archs, measured = list(usable), np.array(list(usable.values()))
+    heights, sums = _sums(table, space, archs)
+    plain = sums.sum(axis=1)
+    predictions = {kind: _held_out(kind, heights, sums, measured, seed) for kind in KINDS}
+    errors = {kind: np.abs(predicted / measured - 1.0) for kind, predicted in predictions.items()}
+    kind = _choose(errors)
+    return Study(
+        space.name,
+        tuple(NetRecord(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
+        _agreement(archs, plain, measured),
+        _agreement(archs, predictions[kind], measured),
+        tuple(predictions[kind].tolist()),
+        {name: float(values.mean()) for name, values in errors.items()},
+        _fit(kind, heights, sums, measured),
+    )
+
+
+def save_study(found: Study, table: LatencyTable, path: Path) -> None:
+    """Writes study and correction as JSON, atomically, with the mark of the table that they belong to."""
+    write_json(path, {"schema_version": SCHEMA_VERSION, "table": _mark(table), **found.to_dict()})
+
+
+def load_correction(path: Path, table: LatencyTable) -> Correction | None:
+    """The stored correction of ``table``; None where there is none or it was fitted to other cells than the table's.
+
+    Raises:
+        StorageError: the file is unreadable or of another version.
+    """
+    if not path.exists():
+        return None
+    value = read_json(path)
+    try:
+        if value["schema_version"] != SCHEMA_VERSION:
+            raise StorageError(f"{path} was written by another version of tvmfbnet; run `tvmfbnet latency validate`")
+        saved = value["correction"]
+        scales = {int(height): float(scale) for height, scale in saved["scales"].items()}
+        correction = Correction(str(saved["kind"]), float(saved["offset_ms"]), scales)
+        return correction if value["table"] == _mark(table) else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(
+            f"{path} holds no correction ({type(error).__name__}); delete it or validate again"
+        ) from error
+
+
+def _mark(table: LatencyTable) -> int:
+    """A checksum of what was measured: a correction is only good for the cells that it was fitted to."""
+    cells = sorted((part.name, cell.latency_ms) for part, cell in table.cells.items() if cell.source == MEASURED)
+    return zlib.crc32(json.dumps([table.overhead_ms, cells]).encode())
+
+
+def _sums(table: LatencyTable, space: Space, archs: Sequence[str]) -> tuple[tuple[int, ...], Array]:
+    """Heights, and of every net the part of its sum that each height contributes: (nets, heights); 0 is the rest.
+
+    Only heights of searchable layers get a column of their own: archs differ there, so data can tell their scales.
+    """
+    heights = (0, *dict.fromkeys(layer.height for layer in space.layers))
+    sums = np.zeros((len(archs), len(heights)))
+    sums[:, 0] = table.overhead_ms
+    for row, text in enumerate(archs):
+        arch = parse_arch(text, space)
+        for part in (*space.fixed_parts(), *(part for _, part in space.cells_of(arch))):
+            sums[row, heights.index(part.height) if part.height in heights else 0] += table.lookup(part).latency_ms
+    return heights, sums
+
+
+def _fit(kind: str, heights: Sequence[int], sums: Array, measured: Array) -> Correction:
+    """Least squares of relative errors within bounds."""
+    if kind == NONE:
+        return Correction()
+    total = sums.sum(axis=1)
+    if kind == SCALE:
+        scale = float(_solve((total / measured)[:, None], np.ones(len(total)), [_SCALES])[0])
+        return Correction(kind, 0.0, {0: scale})
+    if kind == SCALE_OFFSET:
+        # No negative offset: what every net pays for being called cannot be less than nothing.
+        columns = np.column_stack([total / measured, 1.0 / measured])
+        scale, offset = _solve(columns, np.ones(len(total)), [_SCALES, (0.0, np.inf)])
+        return Correction(kind, float(offset), {0: float(scale)})
+    common = _fit(SCALE, heights, sums, measured).scales[0]
+    pull = np.sqrt(_RIDGE * len(total)) * np.eye(len(heights))
+    columns = np.vstack([sums / measured[:, None], pull])
+    wanted = np.concatenate([np.ones(len(total)), common * pull.sum(axis=1)])
+    scales = _solve(columns, wanted, [_SCALES] * len(heights))
+    return Correction(kind, 0.0, {height: float(scale) for height, scale in zip(heights, scales, strict=True)})
+
+
+def _solve(columns: Array, wanted: Array, bounds: Sequence[tuple[float, float]]) -> Array:
+    low, high = zip(*bounds, strict=True)
+    return np.asarray(lsq_linear(columns, wanted, bounds=(low, high)).x, dtype=np.float64)
+
+
+def _predict(correction: Correction, heights: Sequence[int], sums: Array) -> Array:
+    scales = np.array([correction.scales.get(height, correction.scales[0]) for height in heights])
+    return np.asarray(sums @ scales + correction.offset_ms)
+
+
+def _held_out(kind: str, heights: Sequence[int], sums: Array, measured: Array, seed: int) -> Array:
+    """Corrected prediction of each net by a correction that was fitted without it."""
+    predicted = np.zeros(len(measured))
+    order = np.random.default_rng(seed).permutation(len(measured))
+    for held in np.array_split(order, min(_FOLDS, len(measured))):
+        rest = np.setdiff1d(order, held)
+        predicted[held] = _predict(_fit(kind, heights, sums[rest], measured[rest]), heights, sums[held])
+    return predicted
+
+
+def _choose(errors: Mapping[str, Array]) -> str:
+    """The poorest kind that no richer one beats by more than a standard error of the paired difference."""
+    chosen = NONE
+    for kind in KINDS[1:]:
+        gain = errors[chosen] - errors[kind]
+        if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
+            chosen = kind
+    return chosen
+
+
+def _agreement(archs: Sequence[str], predicted: Array, measured: Array) -> Agreement:
+    error = predicted / measured - 1.0
+    worst = int(np.abs(error).argmax())
+    ranks = (float(rank(predicted, measured).statistic) for rank in (spearmanr, kendalltau))
+    spearman, kendall = (value if np.isfinite(value) else 0.0 for value in ranks)
+    mean = float(np.abs(error).mean())
+    return Agreement(float(error.mean()), mean, spearman, kendall, archs[worst], float(error[worst]))
