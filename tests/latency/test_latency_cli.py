@@ -15,7 +15,7 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table import Cell, LatencyTable
 
 MINI_ARCH = "k3_e1,skip/k5_e3,skip,k3_e6/skip,skip"
 
@@ -128,6 +128,24 @@ def test_latency_fit_scores_and_saves(logs: Path, tmp_path: Path) -> None:
     shape_out = run_json(latency_model.app, "fit", *options, "--score", "shape-out")
     assert shape_out["score"] == "shape-out" and shape_out["mape"] != shown["mape"]
     assert "each layer shape held out" in run(latency_model.app, "fit", *options, "--score", "shape-out").stdout
+
+
+def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
+    table = LatencyTable.from_measurements(measured_space(every=3))
+    cells = {part: Cell(2 * cell.latency_ms) for part, cell in table.cells.items()}
+    odd = next(iter(part for part in cells if part.block == "k3_e1"))
+    cells[odd] = Cell(20 * table.cells[odd].latency_ms)
+    write_table(LatencyTable(cells), tmp_path / "t.csv")
+    run(latency_model.app, "import", tmp_path / "t.csv", "--target", "slow", "--tuning-logs", logs)
+    shown = run_json(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs)
+    assert shown["median_ratio"] == pytest.approx(2) and shown["n"] == 18
+    assert shown["parts"][0]["name"] == odd.name  # type: ignore[index]
+    assert shown["only_first"] == shown["only_second"] == []
+    assert "median ratio 2" in run(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
+    (tmp_path / "u.csv").write_text("part,block,cin,cout,height,width,stride,latency_ms\nblock,k7_e3,8,8,4,4,1,1\n")
+    run(latency_model.app, "import", tmp_path / "u.csv", "--target", "other", "--tuning-logs", logs)
+    with pytest.raises(UserError, match="nothing to compare"):
+        run(latency_model.app, "compare", "host", "other", "--tuning-logs", logs)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The commands search, sample and train, called as a user calls them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -88,3 +90,34 @@ def test_exactly_one_source_of_latency_must_be_given(searching):
 def test_a_target_that_was_never_measured_is_refused(tiny_space_file, tiny_data, tmp_path):
     with pytest.raises(LatencyError, match="nothing was measured"):
         run("search", "--space", tiny_space_file, "--data", tiny_data, "--target", "x", "--tuning-logs", tmp_path)
+
+
+WITHOUT_TVM = """
+import sys
+
+import tvmfbnet.cli.main as cli
+
+sys.modules["tvm"] = None  # whoever imports it now fails
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done.code
+assert not [name for name in sys.modules if name.split(".")[0] in ("tvm", "tvm_ffi") and sys.modules[name]]
+"""
+
+
+def test_a_whole_search_from_a_foreign_table_never_loads_tvm(searching, tmp_path):
+    command = [sys.executable, "-c", WITHOUT_TVM, "search", *(str(item) for item in searching), "--json"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "s")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["measured_share"] == 1.0
+
+
+def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching, tiny_space, tmp_path):
+    parts = tiny_space.distinct_parts()
+    cells = {part: Cell(0.01 + count_part(part).macs / 1e6) for part in parts if part.block != "k5_e1_g2"}
+    write_table(LatencyTable(cells, 0.005), tmp_path / "table.csv")
+    with pytest.raises(LatencyError, match=r"lacks \d+ part.*k5_e1_g2"):
+        run("search", *searching, "--out", tmp_path / "s")
+    found = json.loads(run("search", *searching, "--predict-missing", "--out", tmp_path / "s", "--json").stdout)
+    assert found["predicted_ms"] > 0

@@ -136,6 +136,46 @@ def import_command(
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A target, or the name a table was imported under.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many parts to list.")] = 15,
+    tuning_logs: LogsOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show two targets side by side: ratios, rank correlation, the parts that differ most.
+
+    Example: tvmfbnet latency compare host pixel3
+    """
+    from tvmfbnet.latency.comparison import compare_tables
+    from tvmfbnet.latency.store import load_table
+
+    found = compare_tables(load_table(first, tuning_logs), load_table(second, tuning_logs))
+    if as_json:
+        parts = [
+            {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
+            for p in found.pairs
+        ]
+        figures = {"median_ratio": found.median_ratio, "spearman": found.spearman, "n": len(parts)}
+        absent = {
+            "only_first": [part.name for part in found.only_first],
+            "only_second": [part.name for part in found.only_second],
+        }
+        print_json({"first": first, "second": second, **figures, "parts": parts, **absent})
+        return
+    rows = [
+        (p.part.name, f"{p.first.latency_ms:.4g}", f"{p.second.latency_ms:.4g}", f"{p.ratio:.3g}", f"{p.relative:.2f}")
+        for p in found.pairs[:count]
+    ]
+    columns = ("part", f"{first} ms", f"{second} ms", "ratio", "of the median")
+    print_table(f"{second} over {first}: the parts that differ most", columns, rows)
+    print(
+        f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g}, rank correlation "
+        f"{found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: {len(found.only_second)}"
+    )
+
+
 def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:
     """Predicts what is missing; with too few measurements to learn from, the table stays as it is."""
     from tvmfbnet.errors import LatencyError

@@ -1,0 +1,81 @@
+"""Two latency tables side by side: what one device is good at and the other is not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.space.space import NetPart
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One part in both tables.
+
+    Attributes:
+        part: the part.
+        first: its cell in the first table.
+        second: its cell in the second.
+        ratio: second over first latency.
+        relative: that ratio over the median ratio of all parts; 1 is a part that differs as all do.
+    """
+
+    part: NetPart
+    first: Cell
+    second: Cell
+    ratio: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All parts that both tables price, those that differ most from the usual ratio first.
+
+    Attributes:
+        pairs: the parts.
+        median_ratio: the usual ratio of second to first latency.
+        spearman: rank correlation of the latencies.
+        only_first: parts that only the first table has.
+        only_second: parts that only the second has.
+    """
+
+    pairs: tuple[Pair, ...]
+    median_ratio: float
+    spearman: float
+    only_first: tuple[NetPart, ...]
+    only_second: tuple[NetPart, ...]
+
+
+def compare_tables(first: LatencyTable, second: LatencyTable) -> Comparison:
+    """Compares the parts that compute something and cost more than 0 ms in both tables.
+
+    Raises:
+        LatencyError: they share fewer than two such parts.
+    """
+    shared = [
+        (part, cell, second.cells[part])
+        for part, cell in first.cells.items()
+        if part in second.cells and cell.latency_ms > 0 and second.cells[part].latency_ms > 0 and not part.is_identity
+    ]
+    if len(shared) < 2:
+        raise LatencyError(f"tables {first.name} and {second.name} share {len(shared)} part(s): nothing to compare")
+    ratios = np.array([other.latency_ms / cell.latency_ms for _, cell, other in shared])
+    median = float(np.median(ratios))
+    rank = float(spearmanr([c.latency_ms for _, c, _ in shared], [o.latency_ms for _, _, o in shared]).statistic)
+    pairs = [
+        Pair(part, cell, other, float(ratio), float(ratio) / median)
+        for (part, cell, other), ratio in zip(shared, ratios, strict=True)
+    ]
+    pairs.sort(key=lambda pair: abs(math.log(pair.relative)), reverse=True)
+    return Comparison(
+        tuple(pairs),
+        median,
+        rank if math.isfinite(rank) else 0.0,
+        tuple(part for part in first.cells if part not in second.cells),
+        tuple(part for part in second.cells if part not in first.cells),
+    )
