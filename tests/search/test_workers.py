@@ -24,7 +24,8 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.run import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
-config = SearchConfig(**dict(TINY, epochs=3, theta_batch_size=8, weight_steps="two_path", latency_target_ms=0.09, stop_on_collapse=False))
+settings = dict(TINY, epochs=3, theta_batch_size=8, weight_steps="two_path", stop_on_collapse=False)
+config = SearchConfig(**settings, latency_target_ms=0.09)
 search(space, {data!r}, table_of(space), config, Path({out!r}))
 """
 
