@@ -3,7 +3,8 @@
 min over theta of CE subject to E[LAT] <= T, where E[LAT] is the mean latency of archs sampled from theta. With the
 excess ``h = E[LAT] / T - 1`` the loss gets ``lambda h + mu h^2 / 2`` (Nocedal and Wright, *Numerical Optimization*,
 eq. 17.36); lambda >= 0, the price of latency, rises by ``mu h`` an epoch while the target is missed and falls while it
-is kept with room to spare. The square also holds theta up where it fell below the target: archs are chosen from just under
+is kept with room to spare. The square also holds theta up where it fell below the target:
+archs are chosen from just under
 it, and theta should know those best. Cross entropy may still prefer less, as the price is never negative.
 """
 
