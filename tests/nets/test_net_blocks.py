@@ -86,7 +86,7 @@ def test_squeeze_and_excitation_weights_channels_by_what_the_whole_picture_shows
     assert gates.shape == (2, 8) and gates.min() >= 0 and gates.max() <= 1
     torch.testing.assert_close(module.se(x), x * gates.view(2, 8, 1, 1))
     theirs = timm.layers.SqueezeExcite(8, rd_channels=2, gate_layer="hard_sigmoid")
-    for mine, other in ((module.se.reduce, theirs.conv_reduce), (module.se.expand, theirs.conv_expand)):
+    for mine, other in ((module.se.reduce, theirs.fc1), (module.se.expand, theirs.fc2)):
         other.load_state_dict({"weight": mine.weight[:, :, None, None], "bias": mine.bias})
     torch.testing.assert_close(module.se(x), theirs(x))
 

@@ -106,9 +106,9 @@ def test_a_cheap_forms_output_is_the_plain_forms_with_those_weights(space, form)
 def test_every_form_gives_every_theta_a_gradient(form):
     _, net = twins(load_space("fbnet_mini"))
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):  # a cheap form reaches all candidates only over many steps
+    for _ in range(1 if form == "mixture" else 30):  # a cheap form reaches all candidates only over many steps
         mix, _ = net.draw(form, 1.0, generator)
-        net(pictures(net.space), mix).square().mean().backward()
+        net(pictures(net.space)[:2], mix).square().mean().backward()
     assert (net.theta.grad != 0).all()
 
 
@@ -116,7 +116,7 @@ def test_a_straight_through_gradient_is_the_soft_weights_gradient():
     _, net = twins(load_space("fbnet_mini"))
     paths, soft = net.draw("sampled", 1.0, torch.Generator().manual_seed(0))
     for chosen, row in zip(paths, soft, strict=True):
-        assert chosen.weights.tolist() == [1.0] and chosen.indices[0] == int(row.argmax())
+        assert chosen.weights.tolist() == pytest.approx([1.0]) and chosen.indices[0] == int(row.argmax())
     hard = torch.autograd.grad(sum(p.weights.sum() for p in paths), net.theta, retain_graph=True)[0]
     chosen_soft = sum(row[p.indices[0]] for p, row in zip(paths, soft, strict=True))
     torch.testing.assert_close(hard, torch.autograd.grad(chosen_soft, net.theta)[0])

@@ -24,7 +24,8 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.run import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
-config = SearchConfig(**dict(TINY, epochs=2, weight_steps="two_path", latency_target_ms=0.09, stop_on_collapse=False))
+settings = dict(TINY, epochs=3, theta_batch_size=8, weight_steps="two_path", stop_on_collapse=False)
+config = SearchConfig(**settings, latency_target_ms=0.09)
 search(space, {data!r}, table_of(space), config, Path({out!r}))
 """
 
@@ -52,7 +53,7 @@ def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_pa
         run(processes, program)
         states.append(load_checkpoint(out / "search.ckpt", "search")["searcher"])
     one, two = states
-    assert one["supernet"]["theta"].abs().max() > 0.01
+    assert one["supernet"]["theta"].abs().max() > 0.015
     for name, tensor in one["supernet"].items():
         torch.testing.assert_close(
             tensor, two["supernet"][name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"

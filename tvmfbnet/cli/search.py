@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ def parse_latency(text: str) -> float:
 
 def search_command(
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
-    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")],
+    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
     target: Annotated[str | None, typer.Option(help="Use this target's measurements.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use this table instead; needs no TVM at all.")
@@ -87,7 +88,8 @@ def search_command(
     from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
 
     result = search(found_space, data, table, checked, out)
-    _print(result, as_json)
+    if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one speaks
+        _print(result, as_json)
 
 
 def _table(target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space) -> LatencyTable:

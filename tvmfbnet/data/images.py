@@ -138,7 +138,8 @@ class FolderImages(Images):
             side = (0.25 + 0.75 * draw[AREA]) ** 0.5
             height, width = max(1, round(rows * side)), max(1, round(columns * side))
             top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
-            return tv.resized_crop(picture, top, left, height, width, size, antialias=True)  # type: ignore[no-any-return]
+            cut: torch.Tensor = tv.resized_crop(picture, top, left, height, width, size, antialias=True)
+            return cut
         scale = max(self.height / picture.shape[1], self.width / picture.shape[2]) * 8 / 7
         scaled = [max(side, round(old * scale)) for side, old in zip(size, picture.shape[1:], strict=True)]
         return tv.center_crop(tv.resize(picture, scaled, antialias=True), size)  # type: ignore[no-any-return]

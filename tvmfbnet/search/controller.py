@@ -1,9 +1,11 @@
 """The latency target as a constraint on theta: an augmented Lagrangian, so that no trade-off is set by hand.
 
 min over theta of CE subject to E[LAT] <= T, where E[LAT] is the mean latency of archs sampled from theta. With the
-excess ``h = E[LAT] / T - 1`` the loss gets ``(max(0, lambda + mu h)^2 - lambda^2) / (2 mu)`` (Nocedal and Wright,
-*Numerical Optimization*, eq. 17.65); lambda, the price of latency, rises by ``mu h`` an epoch while the target is
-missed and falls while it is kept with room to spare. A target that costs nothing to keep ends with a price of 0.
+excess ``h = E[LAT] / T - 1`` the loss gets ``lambda h + mu h^2 / 2`` (Nocedal and Wright, *Numerical Optimization*,
+eq. 17.36); lambda >= 0, the price of latency, rises by ``mu h`` an epoch while the target is missed and falls while it
+is kept with room to spare. The square also holds theta up where it fell below the target:
+archs are chosen from just under
+it, and theta should know those best. Cross entropy may still prefer less, as the price is never negative.
 """
 
 from __future__ import annotations
@@ -34,9 +36,9 @@ class LatencyController:
         return expected_ms / (AIM * self.target_ms) - 1.0
 
     def term(self, expected_ms: torch.Tensor) -> torch.Tensor:
-        """What is added to cross entropy, scalar; zero slope where price and excess leave nothing to pull."""
-        pull = torch.clamp(self.price + self.strength * self.excess(expected_ms), min=0.0)
-        return (pull.square() - self.price**2) / (2.0 * self.strength)
+        """What is added to cross entropy, scalar."""
+        excess = self.excess(expected_ms)
+        return self.price * excess + 0.5 * self.strength * excess.square()
 
     def update(self, expected_ms: float) -> None:
         """Moves the price after a step of theta."""
