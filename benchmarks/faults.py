@@ -52,8 +52,8 @@ KEY = "fleet"
 SESSION_SECONDS = 4
 CALL_SECONDS = 10.0
 START_SECONDS = 120.0
-# A call that lasts this much longer than its deadline counts as hung. Its worker has 5 s to say so itself; killing it and
-# reading that it is gone took up to 7 s more on a machine with four times as much work as cores.
+# A call that lasts this much longer than its deadline counts as hung. Its worker has 5 s to say so itself; killing it
+# and reading that it is gone took up to 7 s more on a machine with four times as much work as cores.
 GRACE_SECONDS = 20.0
 
 
