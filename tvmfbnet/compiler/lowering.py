@@ -22,6 +22,8 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
+from tvmfbnet.compiler.repeating import repeat_main
+
 # Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
 INTERIOR_LAYOUT = "NHWC"
 _CONV_LAYOUTS = {"relax.nn.conv2d": [INTERIOR_LAYOUT, "HWIO"]}
@@ -208,10 +210,19 @@ def _default_schedules(mod: IRModule) -> IRModule:
     return dlight.ApplyDefaultSchedule(*rules)(mod.clone())  # the rules change their input in place
 
 
-def build(mod: IRModule, target: tvm.target.Target, database: ms.Database | None) -> relax.VMExecutable:
+def build(
+    mod: IRModule, target: tvm.target.Target, database: ms.Database | None, copies: int = 1
+) -> relax.VMExecutable:
     """Builds a fused module, each kernel with its best schedule from the database where there is one.
 
     Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
+
+    Args:
+        mod: from :func:`lower`.
+        target: what for.
+        database: the schedules that tuning found.
+        copies: compute ``main`` so often in a row, each time with weights of its own (see
+            :mod:`tvmfbnet.compiler.repeating`); for timing parts.
     """
     scope = database if database is not None else nullcontext()
     with target, scope, tvm.transform.PassContext(opt_level=3):
@@ -219,7 +230,7 @@ def build(mod: IRModule, target: tvm.target.Target, database: ms.Database | None
         if database is not None:
             passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
         passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
-        prepared = tvm.transform.Sequential(passes)(mod)
+        prepared = repeat_main(tvm.transform.Sequential(passes)(mod), copies)
         if target.kind.name != "llvm":
             prepared = _default_schedules(prepared)
         return relax.build(prepared, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))

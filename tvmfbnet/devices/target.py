@@ -54,6 +54,9 @@ class TimingPolicy(Config):
         default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept"
     )
     min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
+    rotate_mb: float = Field(
+        default=16, ge=0, description="a part is timed going around copies of its weights of so many MiB together"
+    )
     trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
     trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")
     cooldown_seconds: float = Field(default=0, ge=0, description="rest before a measurement")

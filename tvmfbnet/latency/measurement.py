@@ -74,10 +74,14 @@ class Measurement(Config):
         threads: threads the device ran it with.
         dtype: of weights and activations.
         layout: of the activations inside.
-        protocol: how it was timed; ``isolated`` is a part alone, call after call.
+        protocol: how it was timed; ``isolated`` is a part alone, call after call; ``rotating`` goes around copies of
+            its weights, so that they arrive as in a net.
         overhead_ms: the device's cost of one empty call at that time; subtract it to get the part's share of a net.
         fingerprint: device model, cores, governor, temperatures and what else is readable.
-        canary_ratio: time of a fixed canary kernel against its usual time; None where there is no canary.
+        canary_ratio: time of a fixed canary kernel afterwards against its time at the start; None where there is none.
+        steady: whether the canary kept its speed in the end.
+        tries: how often the part was timed until it did.
+        outliers: repeats left out because something else on the device disturbed them.
         arch: canonical arch string; for whole nets only.
         space: name of the space of ``arch``; for whole nets only.
         time: when, ISO 8601, UTC.
@@ -104,6 +108,9 @@ class Measurement(Config):
     overhead_ms: Milliseconds = 0.0
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     canary_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    steady: bool = True
+    tries: Annotated[int, Field(ge=1)] = 1
+    outliers: Annotated[int, Field(ge=0)] = 0
     arch: str | None = None
     space: str | None = None
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,21 +12,40 @@ from tempfile import TemporaryDirectory
 import onnx
 import tvm
 from onnx import TensorProto, helper
+from tvm.ir import IRModule
 
 from tvmfbnet.compiler.export import part_input_shape
-from tvmfbnet.compiler.library import save_library
+from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
+from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.remote import RemoteWorker, Repeats, time_library
 from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, build_canary, run_canary
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import Context, Measurement, summarise
-from tvmfbnet.progress import progress
+from tvmfbnet.progress import progress, say
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.trials import TrialLog
+
+# How parts are timed: see weight_copies.
+PROTOCOL = "rotating"
+_MOST_COPIES = 16
+_SMALL_WEIGHTS = 64 * 1024
+
+
+def weight_copies(mod: IRModule, target: Target) -> int:
+    """How many copies of a part's weights its timing goes around, so that they arrive as cold as in a net.
+
+    Enough to fill the target's ``timing.rotate_mb``; one where the weights are so small that it makes no difference.
+    """
+    weights = constant_bytes(mod)
+    if weights < _SMALL_WEIGHTS:
+        return 1
+    return min(_MOST_COPIES, max(1, math.ceil(target.timing.rotate_mb * 2**20 / weights)))
 
 
 def context_of(target: Target) -> Context:
@@ -33,10 +54,26 @@ def context_of(target: Target) -> Context:
 
 
 class DeviceTimer:
-    """Times libraries on one endpoint by the target's timing policy."""
+    """Times libraries on one endpoint by the target's timing policy.
 
-    def __init__(self, target: Target, worker: RemoteWorker) -> None:
-        self.target, self._worker = target, worker
+    Args:
+        target: whose policy counts.
+        worker: talks to the device.
+        canary: library of the canary kernel (see :mod:`tvmfbnet.devices.timing`).
+    """
+
+    def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
+        self.target, self._worker, self._canary = target, worker, canary
+        self._watch = HonestTimer(self._canary_ms, target.timing.drift_limit, target.timing.cooldown_seconds)
+
+    def _canary_ms(self) -> float:
+        limits = self.target.timeouts
+        _, repeats = self._worker.call(run_canary, str(self._canary), seconds=limits.connect + limits.session)
+        return statistics.median(repeats)
+
+    def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
+        """As :meth:`time`, between two canaries, again after a rest where the device changed its speed meanwhile."""
+        return self._watch.measure(lambda: self.time(library, shape))
 
     def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of the library's ``main``, one value in milliseconds a repeat."""
@@ -65,8 +102,13 @@ class DeviceTimer:
 @contextmanager
 def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
-    with RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
-        yield DeviceTimer(target, worker)
+    with (
+        TemporaryDirectory() as folder,
+        RemoteWorker(endpoint, target.device, target.timeouts.session) as worker,
+    ):
+        canary = Path(folder) / "canary.so"
+        build_canary(target, canary, linker(target))
+        yield DeviceTimer(target, worker, canary)
 
 
 def measure_parts(
@@ -82,33 +124,41 @@ def measure_parts(
     A part whose kernels got more trials since it was timed counts as not held.
     """
     context = context_of(timer.target)
-    held = {(m.part, m.trials) for m in journal.read() if m.context == context}
+    held = {(m.part, m.trials) for m in journal.read() if m.context == context and m.protocol == PROTOCOL}
     compiled_for = tvm.target.Target(timer.target.tvm)
     trials = {part: sum(log.spent[k.key] for k in kernels_of(plan.parts[part], compiled_for)) for part in parts}
     due = [part for part in parts if (part, trials[part]) not in held]
     if not due:
         return 0
-    overhead = timer.overhead_ms()
+    overhead, unsteady = timer.overhead_ms(), 0
     with (
         progress("measuring blocks", len(parts), done=len(parts) - len(due)) as reporter,
         TemporaryDirectory() as folder,
     ):
         for part in due:
-            executable = build(plan.parts[part], compiled_for, database.records)
+            copies = weight_copies(plan.parts[part], timer.target)
+            executable = build(plan.parts[part], compiled_for, database.records, copies)
             library = save_library(executable, Path(folder) / f"{part.slug}.so", timer.target)
-            samples = timer.time(library, part_input_shape(part))
+            timing = timer.steadily(library, part_input_shape(part))
             library.unlink()
-            journal.append(_measurement(part, samples, context, trials[part], overhead))
+            journal.append(_measurement(part, timing, copies, context, trials[part], overhead))
+            unsteady += not timing.steady
             reporter.advance()
+    if unsteady:
+        say(f"warning: {unsteady} part(s) were timed while the device kept changing its speed")
     return len(due)
 
 
 def _measurement(
-    part: NetPart, samples: Sequence[float], context: Context, trials: int, overhead: float
+    part: NetPart, timing: HonestTiming, copies: int, context: Context, trials: int, overhead: float
 ) -> Measurement:
     return Measurement.model_validate(
         {
-            **summarise(samples),
+            **summarise([sample / copies for sample in timing.sample.repeats_ms]),
+            "canary_ratio": timing.canary_ratio,
+            "steady": timing.steady,
+            "tries": timing.tries,
+            "outliers": timing.sample.outliers,
             "target": context.target,
             "part": part,
             "trials": trials,
@@ -117,7 +167,8 @@ def _measurement(
             "threads": context.threads,
             "dtype": context.dtype,
             "layout": context.layout,
-            "overhead_ms": overhead,
+            "protocol": PROTOCOL,
+            "overhead_ms": overhead / copies,
             "fingerprint": host_fingerprint() if context.target == "host" else {},
         }
     )
