@@ -22,6 +22,7 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
+from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.repeating import repeat_main
 
 # Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
@@ -205,6 +206,7 @@ def _lowering_passes() -> list[tvm.transform.Pass]:
 
 def _default_schedules(mod: IRModule) -> IRModule:
     """Gives GPU kernels that nobody tuned a valid schedule; without one they cannot be built at all."""
+    load_tensor_intrinsics()
     rules = [dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction()]
     rules += [dlight.gpu.GeneralReduction(), dlight.gpu.Fallback()]
     return dlight.ApplyDefaultSchedule(*rules)(mod.clone())  # the rules change their input in place

@@ -6,7 +6,6 @@ Its stock task scheduler runs search, building and measuring one after another a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,24 +14,11 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.runner import RunnerResult
 from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
 
+from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.devices.remote import KernelTiming
 from tvmfbnet.tuning.candidate import Candidate
 from tvmfbnet.tuning.database import TuningDatabase
-
-
-def load_tensor_intrinsics() -> None:
-    """Imports TVM's tensor intrinsics, which the search needs, in 2 s instead of 11 to 50.
-
-    Their registration calls ``inspect.stack``, which reads the source of every loaded module; it is only used for
-    error messages there, so an empty stack does while they load.
-    """
-    stack = inspect.stack
-    inspect.stack = lambda context=1: []
-    try:
-        import tvm.s_tir.tensor_intrin  # noqa: F401
-    finally:
-        inspect.stack = stack
 
 
 def new_cost_model() -> Any:
