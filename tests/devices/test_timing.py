@@ -52,6 +52,15 @@ def test_a_device_that_does_not_come_back_is_marked():
     assert done.canary_ratio == pytest.approx(1.4)
 
 
+def test_rest_is_limited_over_all_measurements_and_then_they_are_only_marked():
+    rests = []
+    timer = HonestTimer(script([1.0, *[1.4] * 10]), drift_limit=0.1, rest_seconds=7.0, sleep=rests.append)
+    first, second = (timer.measure(lambda: [2.0] * 5) for _ in range(2))
+    assert not first.steady and not second.steady
+    assert (first.tries, second.tries) == (3, 1)
+    assert sum(rests) <= 7.0
+
+
 def test_the_reference_is_the_first_canary_of_the_run():
     canary = script([1.0, 1.0, 1.2, 1.0])
     timer = HonestTimer(canary, drift_limit=0.1, sleep=lambda _: None)

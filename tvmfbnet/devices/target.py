@@ -63,6 +63,11 @@ class TimingPolicy(Config):
     drift_limit: float = Field(
         default=0.1, gt=0, description="largest relative change of the canary kernel before a pause"
     )
+    rest_seconds: float = Field(
+        default=600,
+        ge=0,
+        description="longest rest in all, waiting for the canary; then unsteady parts are only marked",
+    )
 
 
 class Timeouts(Config):

@@ -8,6 +8,7 @@ good canary is measured again; and what never came back to speed is marked, not 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ class HonestTimer:
         canary: gives the canary's latency in milliseconds.
         drift_limit: largest relative change of it that counts as undisturbed.
         cooldown_seconds: rest before each measurement.
+        rest_seconds: longest rest in all over the timer's life; afterwards unsteady measurements are only marked.
         sleep: how to rest; tests count.
     """
 
@@ -85,9 +87,11 @@ class HonestTimer:
         canary: Callable[[], float],
         drift_limit: float,
         cooldown_seconds: float = 0.0,
+        rest_seconds: float = math.inf,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._canary, self._limit, self._cooldown, self._sleep = canary, drift_limit, cooldown_seconds, sleep
+        self._rest_left = rest_seconds
         self._reference_ms: float | None = None
 
     def measure(self, time_it: Callable[[], Sequence[float]]) -> HonestTiming:
@@ -102,8 +106,11 @@ class HonestTimer:
             ratio = self._canary() / self._reference_ms
             if abs(ratio - 1.0) <= self._limit:
                 return HonestTiming(sample, ratio, tries, steady=True)
-            if rest:
-                self._sleep(rest * max(self._cooldown, _FIRST_REST_SECONDS))
+            pause = rest * max(self._cooldown, _FIRST_REST_SECONDS)
+            if not rest or pause > self._rest_left:
+                break
+            self._rest_left -= pause
+            self._sleep(pause)
         return HonestTiming(sample, ratio, tries, steady=False)
 
 

@@ -64,7 +64,12 @@ class DeviceTimer:
 
     def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
         self.target, self._worker, self._canary = target, worker, canary
-        self._watch = HonestTimer(self._canary_ms, target.timing.drift_limit, target.timing.cooldown_seconds)
+        self._watch = HonestTimer(
+            self._canary_ms,
+            target.timing.drift_limit,
+            target.timing.cooldown_seconds,
+            target.timing.rest_seconds,
+        )
 
     def _canary_ms(self) -> float:
         limits = self.target.timeouts
