@@ -159,7 +159,8 @@ def _measurement(
 ) -> Measurement:
     return Measurement.model_validate(
         {
-            **summarise([sample / copies for sample in timing.sample.repeats_ms]),
+            # One copy's share and the whole cost of a call: what the part alone, with weights as in a net, would take.
+            **summarise([max(sample - overhead, 0.0) / copies + overhead for sample in timing.sample.repeats_ms]),
             "canary_ratio": timing.canary_ratio,
             "steady": timing.steady,
             "tries": timing.tries,
@@ -173,7 +174,7 @@ def _measurement(
             "dtype": context.dtype,
             "layout": context.layout,
             "protocol": PROTOCOL,
-            "overhead_ms": overhead / copies,
+            "overhead_ms": overhead,
             "fingerprint": host_fingerprint() if context.target == "host" else {},
         }
     )
