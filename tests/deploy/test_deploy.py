@@ -4,15 +4,14 @@ import json
 import random
 
 import pytest
-from typer.testing import CliRunner
+from validate_cli import validate
 
-from tvmfbnet.cli import latency_model
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.package import check_parity, compile_net, load_package, untrained_net
 from tvmfbnet.deploy.validate import measure_nets
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import load_target
-from tvmfbnet.errors import ParityError, StorageError, UserError
+from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
@@ -67,14 +66,6 @@ def test_a_package_that_is_not_whole_is_refused(tmp_path):
     (tmp_path / "package.json").write_text(json.dumps({"arch": "skip"}))
     with pytest.raises(StorageError, match="not a package description"):
         load_package(tmp_path)
-
-
-def validate(*arguments: object) -> str:
-    result = CliRunner().invoke(latency_model.app, [str(item) for item in arguments])
-    if isinstance(result.exception, UserError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_nets_are_timed_once_and_compared_with_the_sum_of_their_blocks(tuned_mini, tmp_path):

@@ -1,21 +1,12 @@
 """What `latency validate` refuses; that it times nets is tested with the tuned space, in test_deploy."""
 
 import pytest
-from typer.testing import CliRunner
+from validate_cli import validate
 
-from tvmfbnet.cli import latency_model
 from tvmfbnet.deploy.validate import measure_nets
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.space.arch import Arch
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(latency_model.app, [str(item) for item in arguments])
-    if isinstance(result.exception, UserError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_nets_of_a_target_that_was_never_tuned_are_refused(tiny_space, tmp_path):
@@ -26,4 +17,4 @@ def test_nets_of_a_target_that_was_never_tuned_are_refused(tiny_space, tmp_path)
 
 def test_stored_and_run_exclude_each_other():
     with pytest.raises(UserError, match="one of the two"):
-        run("validate", "--target", "host", "--space", "fbnet_mini", "--stored", "--run", "runs/x")
+        validate("validate", "--target", "host", "--space", "fbnet_mini", "--stored", "--run", "runs/x")
