@@ -19,7 +19,7 @@ from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.fingerprint import host_fingerprint
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, time_library
+from tvmfbnet.devices.remote import RemoteWorker, Repeats, time_library, worker_for
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTimer, HonestTiming, build_canary, run_canary
 from tvmfbnet.devices.tracker import Endpoint
@@ -109,7 +109,7 @@ def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
     with (
         TemporaryDirectory() as folder,
-        RemoteWorker(endpoint, target.device, target.timeouts.session) as worker,
+        worker_for(target, endpoint) as worker,
     ):
         canary = Path(folder) / "canary.so"
         build_canary(target, canary, linker(target))
