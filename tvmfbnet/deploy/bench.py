@@ -12,7 +12,7 @@ from tvmfbnet.deploy.package import Package
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.tuning.measure import device_timer
+from tvmfbnet.tuning.timer import device_timer
 
 # The two are timed in turn this often, so that a machine that speeds up or slows down does so for both.
 _TURNS = 3

@@ -23,7 +23,8 @@ from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
-from tvmfbnet.tuning.measure import context_of, device_timer
+from tvmfbnet.tuning.measure import context_of
+from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 

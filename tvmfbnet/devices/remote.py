@@ -39,12 +39,26 @@ class Repeats:
     warmup: int = 0
 
 
+# The function of a candidate's library that goes around a pool of weights (see :mod:`tvmfbnet.compiler.rotating`).
+ROTATE = "rotate"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The weights of a rotating kernel: which argument they are, how many slices, and values (float32) in all."""
+
+    argument: int
+    slices: int
+    values: int
+
+
 @dataclass(frozen=True)
 class KernelJob:
-    """One candidate kernel: its library and its arguments' (dtype, shape)."""
+    """One candidate kernel: its library, its arguments' (dtype, shape), and the pool that it goes around, if any."""
 
     library: str
     arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -269,24 +283,56 @@ def time_library(session: Session, library: str, shape: tuple[int, ...], repeats
     return tuple(1e3 * seconds for seconds in evaluator().results)
 
 
+def read_clocks(session: Session, library: str, shape: tuple[int, ...], runs: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Runs a chain with clocks (see :mod:`tvmfbnet.compiler.chaining`); the clock's readings of each run.
+
+    Each run comes right after another one of the same net, so that it finds the caches as in continuous use.
+    """
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.set_input("main", session.put(image))
+    # The evaluator calls once before it times, on the device, without a word to us in between.
+    evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
+    readings: list[tuple[tuple[int, ...], ...]] = []
+    for _ in range(runs):
+        evaluator("main")
+        clock = machine.get_outputs("main")[1].numpy()
+        readings.append(tuple((int(seconds), int(nanoseconds)) for seconds, nanoseconds in clock))
+    return readings
+
+
 def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
     """Times candidate kernels one after another in one session; a failing candidate does not end the others."""
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
-    return [_time_kernel(session, job, repeats, fill) for job in jobs]
+    pools: dict[int, Any] = {}
+    return [_time_kernel(session, job, repeats, fill, pools) for job in jobs]
 
 
-def _time_kernel(session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None]) -> KernelTiming:
+def _time_kernel(
+    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[int, Any]
+) -> KernelTiming:
     import tvm
 
     try:
         module = session.load(job.library)
-        arguments = [tvm.runtime.empty(shape, dtype, session.device) for dtype, shape in job.arguments]
-        for argument in arguments:
-            fill(argument)
+        name, calls, shapes = "main", 1, list(job.arguments)
+        if job.pool is not None:
+            name, calls = ROTATE, job.pool.slices
+            shapes[job.pool.argument] = ("float32", (job.pool.values,))
+        arguments = []
+        for index, (dtype, shape) in enumerate(shapes):
+            pooled = job.pool is not None and index == job.pool.argument
+            argument = pools.get(shape[0]) if pooled else None
+            if argument is None:
+                argument = tvm.runtime.empty(shape, dtype, session.device)
+                fill(argument)
+            if pooled:
+                pools[shape[0]] = argument  # candidates of one kernel share it
+            arguments.append(argument)
         evaluator = module.time_evaluator(
-            "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+            name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
-        return KernelTiming(tuple(1e3 * seconds for seconds in evaluator(*arguments).results))
+        return KernelTiming(tuple(1e3 * seconds / calls for seconds in evaluator(*arguments).results))
     except UploadError:
         raise  # no kernel's fault
     except Exception as error:

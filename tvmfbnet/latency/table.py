@@ -60,6 +60,16 @@ class Cell:
 _NOTHING = Cell(0.0)
 
 
+def _cell(measurements: Sequence[Measurement]) -> Cell:
+    """One part's cell from its measurements, oldest first."""
+    newest = [item for item in measurements if item.trials == measurements[-1].trials]
+    chosen = [item for item in newest if item.steady] or newest
+    latency = np.array([item.net_ms for item in chosen])
+    # Spread of the repeats and between the measurements.
+    spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
+    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), measurements[-1].trials)
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """The cells of one target. Treat ``cells`` as read-only; :meth:`fill` makes a new table.
@@ -81,9 +91,11 @@ class LatencyTable:
     def from_measurements(
         cls, measurements: Iterable[Measurement], context: Context | None = None, name: str = ""
     ) -> LatencyTable:
-        """Makes a table of the measurements of one context; the newest measurement of a part wins.
+        """Makes a table of the measurements of one context.
 
-        Whole nets never enter. The overhead is the newest measured empty call, else the newest that a part carries.
+        A part that was measured several times with the kernels of its newest measurement gets their mean (each was
+        made among other neighbours); those made on a steady device go first. Whole nets never enter. The overhead is
+        the newest measured empty call, else the newest that a part carries.
 
         Args:
             measurements: in the order they were made.
@@ -107,11 +119,11 @@ class LatencyTable:
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
             raise LatencyError(f"there are no measurements{wanted}{there}; make some with `tvmfbnet tune`")
-        cells = {
-            item.part: Cell(item.net_ms, item.std_ms, MEASURED, item.n, item.trials)
-            for item in chosen
-            if item.part.part != OVERHEAD
-        }
+        by_part: dict[NetPart, list[Measurement]] = {}
+        for item in chosen:
+            if item.part.part != OVERHEAD:
+                by_part.setdefault(item.part, []).append(item)
+        cells = {part: _cell(items) for part, items in by_part.items()}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         return cls(cells, calls[-1] if calls else chosen[-1].overhead_ms, name or chosen[-1].target)
 

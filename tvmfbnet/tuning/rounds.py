@@ -19,7 +19,7 @@ from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteError, Remote
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, address_text, await_key, query_tracker
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.tuning.builders import BuilderPool, Built
+from tvmfbnet.tuning.builders import BuilderPool, BuildResult, Built
 from tvmfbnet.tuning.candidate import Candidate
 
 # A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
@@ -96,9 +96,7 @@ class RoundRunner:
         policy = target.timing
         self._repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
 
-    def time(
-        self, candidates: Sequence[Candidate], builds: Sequence[Future[tuple[bytes, float]] | None]
-    ) -> list[KernelTiming]:
+    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None]) -> list[KernelTiming]:
         """Waits for the builds, then times what was built; timings come in the candidates' order."""
         timings: list[KernelTiming | None] = []
         jobs: list[KernelJob] = []
@@ -117,7 +115,7 @@ class RoundRunner:
     def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
-        return KernelJob(str(path), candidate.arguments)
+        return KernelJob(str(path), candidate.arguments, built.pool)
 
     def _time_on_a_device(self, jobs: Sequence[KernelJob]) -> list[KernelTiming]:
         if not jobs:
