@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint, request_device
+from tvmfbnet.devices.tracker import Endpoint, await_key, request_device
 from tvmfbnet.devices.worker import GoneError, LateError, Stage, Worker
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.progress import say
 
 # A new worker has this long to load TVM, which no device has a part in.
 _START_SECONDS = 120.0
 # Of a call's time, what the device is told.
 _SESSION_SHARE = 0.9
+# How often a measurement is begun before its failing is its own fault.
+_TRIES = 3
 
 ResultT = TypeVar("ResultT")
 Array = npt.NDArray[Any]
@@ -167,6 +171,23 @@ class RemoteWorker:
         result: ResultT = value
         return result
 
+    def persist(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
+        """As :meth:`call`, again where the device failed it, on whichever device is free: what it does is not lost.
+
+        Raises:
+            RemoteError: it failed every time.
+            DeviceError: no device came back.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self.call(job, *arguments, seconds=seconds)
+            except RemoteError as error:
+                if not tries_left:
+                    raise
+                say(f"warning: {error}; trying again")
+                await_key(self.endpoint, self.connect_seconds)
+        raise AssertionError
+
     def _told(self, stage: str, note: str) -> None:
         self._stage, self._address = stage, note or self._address
 
@@ -272,15 +293,32 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
 
 def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
     """Times a compiled function ``main`` on the device; milliseconds, one value a repeat."""
-    machine = session.virtual_machine(library)
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    machine.save_function("main", "timed", session.put(image), include_return=False)
+    module = _on_random_image(session, library, shape)
     if repeats.warmup:
-        machine.module.time_evaluator("timed", session.device, number=repeats.warmup)()
-    evaluator = machine.module.time_evaluator(
+        module.time_evaluator("timed", session.device, number=repeats.warmup)()
+    evaluator = module.time_evaluator(
         "timed", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
     )
     return tuple(1e3 * seconds for seconds in evaluator().results)
+
+
+def time_sustained(session: Session, library: str, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+    """Runs a compiled function ``main`` on the device without a pause; milliseconds, one value a second."""
+    module = _on_random_image(session, library, shape)
+    evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
+    values: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        values += [1e3 * value for value in evaluator().results]
+    return tuple(values)
+
+
+def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> Any:
+    """A module whose ``timed`` is the library's ``main`` on one image that lies on the device."""
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.save_function("main", "timed", session.put(image), include_return=False)
+    return machine.module
 
 
 def read_clocks(session: Session, library: str, shape: tuple[int, ...], runs: int) -> list[tuple[tuple[int, ...], ...]]:
