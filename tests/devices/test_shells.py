@@ -15,6 +15,7 @@ from fake_phone import FakePhone
 
 from tvmfbnet.devices.local import Service, free_port
 from tvmfbnet.devices.shells import AdbShell, SshShell, choose_phone
+from tvmfbnet.devices.toolchain import cache_folder
 from tvmfbnet.devices.tracker import query_tracker
 from tvmfbnet.errors import DeviceError
 
@@ -52,21 +53,34 @@ def tvmfbnet(*words):
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_push_start_check_logs_and_stop_over_ssh(ssh_options, tmp_path):
+    way = ["--ssh", f"{getpass.getuser()}@127.0.0.1"]
+    walk_the_way([*way, *(word for option in ssh_options for word in ("--ssh-option", option))], tmp_path)
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_push_start_check_logs_and_stop_over_adb(connect, tmp_path):
+    connect()
+    phone = connect()
+    walk_the_way(["--serial", phone.serial], tmp_path)
+
+
+def walk_the_way(way, tmp_path):
+    """All that docs/devices.md has a user do with a device, the device being this machine behind ssh or adb."""
     port = free_port()
     target = tmp_path / "board.yaml"
     target.write_text(
-        "name: board\ndescription: this machine over SSH\nexercised: false\ntvm: {kind: llvm}\n"
+        "name: board\ndescription: this machine behind a shell\nexercised: false\ntvm: {kind: llvm}\n"
         f"transport: {{kind: tracker, port: {port}, key: board}}\n"
     )
-    way = ["--target", target, "--ssh", f"{getpass.getuser()}@127.0.0.1", "--folder", tmp_path / "board"]
-    way += [word for option in ssh_options for word in ("--ssh-option", option)]
+    way = ["--target", target, *way, "--folder", tmp_path / "board"]
     # Tracker and device share this machine's loopback here, so the tunnel shows the tracker at another port.
     start = ["device", "start", *way, "--port", free_port(), "--device-tracker-port", free_port()]
     tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(port)])
     try:
         tracker.wait_until_ready()
         code, _, error = tvmfbnet(*start)
-        assert code == 2 and error.startswith("error: device"), error
+        assert code == 2 and error.startswith(("error: device", "error: phone")), error
         code, out, error = tvmfbnet("device", "push", *way, "--json")
         assert code == 0, error
         assert json.loads(out)["device"]["system"] == "Linux"
@@ -109,6 +123,7 @@ def adb(monkeypatch, tmp_path):
     if program is None:
         pytest.skip("adb is missing; scripts/setup --emulation installs it")
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))  # the programs built before
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def run(*words):
