@@ -44,6 +44,8 @@ CLIENTS = 2
 SESSION_SECONDS, CONNECT_SECONDS, CALL_SECONDS = 4, 3.0, 5.0
 # A call that lasts this much longer than the deadline of the stage that it is in counts as hung.
 GRACE_SECONDS = 1.0
+# A tuning takes less than a minute; one that takes this long has come to a stop, or died.
+LONGEST_TUNING_SECONDS = 600.0
 
 
 def measure(session, library, number):
@@ -211,39 +213,53 @@ def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str,
     from tvmfbnet.tuning.run import plan_space
 
     (folder / "small.yaml").write_text(SPACE)
-    plan = plan_space(load_space(str(folder / "small.yaml")), load_target("host"))
-    timeouts = Timeouts(connect=15, session=10, trial=1, build=60)
-    plan = dataclasses.replace(plan, target=plan.target.model_copy(update={"timeouts": timeouts}))
-    tally, happenings, seeds, failures = Tally(), collections.Counter(), 0, collections.Counter()
+    quiet = plan_space(load_space(str(folder / "small.yaml")), load_target("host"))
+    # Deadlines of seconds, and timing that lasts, so that faults meet it.
+    timing = quiet.target.timing.model_copy(update={"trial_min_ms": 100})
+    timeouts = Timeouts(connect=10, session=10, trial=1, build=60)
+    target = quiet.target.model_copy(update={"timeouts": timeouts, "timing": timing})
+    plan = dataclasses.replace(quiet, target=target)
+    tally, happenings, failures = Tally(), collections.Counter(), collections.Counter()
+    seconds: list[float] = []
     with ExitStack() as stack:
         fleet = Fleet(folder, stack)
         fleet.await_devices()
-        done = threading.Event()
         injector = threading.Thread(
-            target=lambda: (inject(fleet, tally, count, seed, minutes, lambda: True), done.set()), daemon=True
+            target=inject, args=(fleet, tally, count, seed, minutes, lambda: not stuck), daemon=True
         )
+        stuck = False
         injector.start()
-        while not done.is_set():
-            report = tune(plan, fleet.endpoint, folder / f"faults-{seeds}", Budget(1), seeds)
-            seeds += 1
-            for device, told_of in report.device_faults.items():
+        while injector.is_alive() and not stuck:
+            number, found, started = len(seconds), [], time.monotonic()
+            tuning = threading.Thread(
+                target=lambda number=number, found=found: found.append(
+                    tune(plan, fleet.endpoint, folder / f"faults-{number}", Budget(1), number)
+                ),
+                daemon=True,
+            )
+            tuning.start()
+            tuning.join(LONGEST_TUNING_SECONDS)
+            stuck = not found
+            if stuck:
+                break
+            seconds.append(time.monotonic() - started)
+            for device, told_of in found[0].device_faults.items():
                 happenings.update({f"{device}: {what}": times for what, times in told_of.items()})
-            failures.update(report.failures)
-            failures["untuned"] += len(report.untuned)
+            failures.update({**found[0].failures, "untuned": len(found[0].untuned)})
         injector.join()
         fleet.await_devices()
-        for number in range(seeds):
-            tune(plan, fleet.endpoint, folder / f"quiet-{number}", Budget(1), number)
-    different = [n for n in range(seeds) if tried(folder / f"faults-{n}") != tried(folder / f"quiet-{n}")]
-    lost = sum(missing(folder / f"faults-{n}", folder / f"quiet-{n}") for n in range(seeds))
+        for number in range(len(seconds)):
+            tune(quiet, fleet.endpoint, folder / f"quiet-{number}", Budget(1), number)
+    pairs = [(folder / f"faults-{number}", folder / f"quiet-{number}") for number in range(len(seconds))]
     return {
         **told(tally),
-        "tunings": seeds,
-        "trials": sum(len(lines(folder / f"faults-{n}")) for n in range(seeds)),
-        "lost": lost,
-        "hangs": 0,
-        "wrong_results": len(different),
+        "tunings": len(seconds),
+        "trials": sum(len(lines(faulty)) for faulty, _ in pairs),
+        "lost": sum(missing(faulty, without) for faulty, without in pairs),
+        "hangs": int(stuck),
+        "wrong_results": sum(tried(faulty) != tried(without) for faulty, without in pairs),
         "failed_trials": {kind: times for kind, times in failures.items() if times},
+        "longest_tuning_seconds": round(max(seconds, default=0.0), 1),
         "what_happened_to_the_devices": dict(sorted(happenings.items())),
     }
 
