@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -35,6 +36,13 @@ def _stop(session, seconds):
 
 def _crash_here(session):
     os.abort()
+
+
+def _crash_once(session, mark):
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.abort()
+    return "measured"
 
 
 def _fail(session):
@@ -101,3 +109,12 @@ def test_a_busy_device_is_waited_for_only_so_long_and_blamed_for_nothing(endpoin
             second.call(_sleep, 0, seconds=1)
         assert (caught.value.stage, caught.value.device) == ("queue", "")
         busy.join()
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_measurement_that_its_device_failed_is_made_again_and_one_that_always_fails_is_an_error(endpoint, tmp_path):
+    with RemoteWorker(endpoint, "cpu", 60) as worker:
+        assert worker.persist(_crash_once, str(tmp_path / "crashed"), seconds=30) == "measured"
+        with pytest.raises(RemoteError, match="no such kernel"):
+            worker.persist(_fail, seconds=30)
