@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _HEADER = struct.Struct("<q")
+# How long a child that closed its pipe may take to be gone.
+_END_SECONDS = 1.0
 
 
 class LateError(Exception):
@@ -94,9 +96,7 @@ class Worker:
         os.set_blocking(out, False)
         rest = memoryview(_HEADER.pack(len(data)) + data)
         while rest:
-            _, ready, _ = select.select([], [out], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                self._late()
+            self._wait(out, select.POLLOUT, deadline)
             try:
                 rest = rest[os.write(out, rest) :]
             except OSError as error:
@@ -113,20 +113,24 @@ class Worker:
         parts = bytearray()
         while len(parts) < size:
             source = self.process.stdout.fileno()
-            ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                self._late()
+            self._wait(source, select.POLLIN, deadline)
             part = os.read(source, size - len(parts))
             if not part:
-                code = self.process.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(_END_SECONDS)
+                late = self.process.poll() == -signal.SIGALRM
                 self.close()
-                raise LateError if code == -signal.SIGALRM else GoneError
+                raise LateError if late else GoneError
             parts += part
         return bytes(parts)
 
-    def _late(self) -> None:
-        self.close()
-        raise LateError
+    def _wait(self, pipe: int, event: int, deadline: float) -> None:
+        """Until the pipe can be used, or its other end is gone."""
+        poll = select.poll()
+        poll.register(pipe, event)
+        if not poll.poll(max(0.0, 1e3 * (deadline - time.monotonic()))):
+            self.close()
+            raise LateError
 
     def close(self) -> None:
         """Kills the child."""
