@@ -5,7 +5,7 @@ bit with a fault-free run's. With ``--tune`` the tuning engine tunes, and what i
 fault-free tuning's. Nothing may be lost or wrong, no call may outlast its deadline. The faults: ``fleet.py``.
 
     python benchmarks/faults.py --faults 200
-    python benchmarks/faults.py --tune --faults 32
+    python benchmarks/faults.py --tune --faults 48
 """
 
 from __future__ import annotations

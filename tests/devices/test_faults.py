@@ -34,7 +34,7 @@ def test_a_fleet_under_every_kind_of_fault_loses_nothing():
 
 
 def test_tuning_on_a_fleet_under_every_kind_of_fault_equals_a_tuning_without():
-    tally = tally_of("--tune", "--faults", str(KINDS))
+    tally = tally_of("--tune", "--faults", str(2 * KINDS))
     assert tally["kinds"] == KINDS and tally["trials"] > 0
     assert tally["failed_trials"] == {}, "a device's fault was recorded as a kernel's"
     assert tally["what_happened_to_the_devices"], "no fault met a trial: the test shows nothing"
