@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Context, Measurement
+from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Context, Measurement
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 
@@ -62,12 +62,13 @@ _NOTHING = Cell(0.0)
 
 def _cell(measurements: Sequence[Measurement]) -> Cell:
     """One part's cell from its measurements, oldest first."""
-    newest = [item for item in measurements if item.trials == measurements[-1].trials]
-    chosen = [item for item in newest if item.steady] or newest
+    last = measurements[-1]
+    places = [item for item in measurements if item.trials == last.trials] if last.protocol == IN_NET else [last]
+    chosen = [item for item in places if item.steady] or places
     latency = np.array([item.net_ms for item in chosen])
     # Spread of the repeats and between the measurements.
     spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
-    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), measurements[-1].trials)
+    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), last.trials)
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class LatencyTable:
     ) -> LatencyTable:
         """Makes a table of the measurements of one context.
 
-        A part that was measured several times with the kernels of its newest measurement gets their mean (each was
-        made among other neighbours); those made on a steady device go first. Whole nets never enter. The overhead is
-        the newest measured empty call, else the newest that a part carries.
+        The newest measurement of a part wins; one made inside a net shares its place with the others made so with the
+        same kernels (each among other neighbours, those on a steady device first): the cell is their mean. Whole nets
+        never enter. The overhead is the newest measured empty call, else the newest that a part carries.
 
         Args:
             measurements: in the order they were made.
