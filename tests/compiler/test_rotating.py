@@ -8,7 +8,7 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import kernels_of, lower
-from tvmfbnet.compiler.rotating import add_rotation, pool_for
+from tvmfbnet.compiler.rotating import pool_for, rotation_of
 from tvmfbnet.devices.remote import ROTATE
 from tvmfbnet.tuning.knobs import all_knobs
 from tvmfbnet.tuning.templates import apply_knobs, registers_of, shape_of
@@ -29,8 +29,9 @@ def scheduled(tiny_space):
 def test_what_a_rotation_leaves_is_what_the_last_slice_gives(scheduled, tmp_path):
     pool = pool_for(scheduled, 64 * 1024)
     assert pool is not None and pool.slices > 3
-    path = tmp_path / "kernel.so"
-    build(add_rotation(scheduled, pool), target=TARGET).export_library(str(path))
+    path, rotation = tmp_path / "kernel.so", tmp_path / "rotation.o"
+    build(rotation_of(scheduled, pool), target=TARGET).write_to_file(str(rotation))
+    build(scheduled, target=TARGET).export_library(str(path), addons=[str(rotation)])
     library = tvm.runtime.load_module(str(path))
     generator = np.random.default_rng(0)
     shapes = [tuple(int(size) for size in buffer.shape) for buffer in scheduled["main"].params]
