@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
-from tvmfbnet.compiler.library import trial_linker
+from tvmfbnet.compiler.library import linker
 from tvmfbnet.devices.remote import KernelTiming, Pool, last_line
 from tvmfbnet.devices.target import Target
 from tvmfbnet.tuning.candidate import Candidate
@@ -77,7 +77,7 @@ class BuilderPool:
     def __init__(self, target: Target, workers: int, executor: Executor | None = None) -> None:
         from tvm.support.popen_pool import PopenPoolExecutor
 
-        self._target_json, self._linking = target.tvm_json(), trial_linker(target)
+        self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
         self._seconds = target.timeouts.build
         # A GPU's kernels cannot call each other.
         self._pool_mb = target.timing.trial_rotate_mb if target.device == "cpu" else 0.0

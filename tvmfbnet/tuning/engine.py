@@ -20,7 +20,7 @@ from typing import Any
 import tvm
 from filelock import FileLock, Timeout
 
-from tvmfbnet.devices.remote import KernelTiming, RemoteWorker
+from tvmfbnet.devices.remote import KernelTiming, RemoteWorker, worker_for
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.progress import Reporter, progress, say
@@ -89,7 +89,7 @@ class _Round:
 class TuningReport:
     """What a tuning run did: trials in all (earlier runs included), in this run, failed ones by kind, seconds.
 
-    ``device_faults`` counts sessions that broke; their trials were done again.
+    ``device_faults`` counts sessions that broke, by device and what happened to it; their trials were done again.
 
     ``profile`` is seconds of this run by what they went to: ``propose`` and ``learn`` (this process), ``build`` (sum
     over workers), ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
@@ -98,7 +98,7 @@ class TuningReport:
     trials: int
     new_trials: int
     failures: dict[str, int]
-    device_faults: int
+    device_faults: dict[str, dict[str, int]]
     untuned: tuple[str, ...]
     seconds: float
     profile: dict[str, float]
@@ -163,8 +163,10 @@ class Engine:
             say(f"warning: {len(untuned)} task(s) have no valid schedule: {', '.join(untuned)}")
         spent, seconds = self._spent(), time.monotonic() - started
         profile = {what: round(value, 2) for what, value in self._activity.seconds.items()}
-        failures, faults = dict(self.log.failures), self._activity.faults
-        return TuningReport(spent, spent - before, failures, faults, untuned, seconds, profile)
+        failures = dict(self.log.failures)
+        return TuningReport(
+            spent, spent - before, failures, self._activity.faults_by_device(), untuned, seconds, profile
+        )
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
@@ -176,8 +178,7 @@ class Engine:
             pool = stack.enter_context(BuilderPool(self.target, builders, self._executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
-                worker = RemoteWorker(self.endpoint, self.target.device, self.target.timeouts.session)
-                workers.put(stack.enter_context(worker))
+                workers.put(stack.enter_context(worker_for(self.target, self.endpoint)))
             timers = stack.enter_context(ThreadPoolExecutor(max_workers=devices + _ROUNDS_AHEAD))
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
@@ -279,7 +280,7 @@ class Engine:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.log.failures.most_common())
             notes.append(f"failed: {kinds}")
         if activity.faults:
-            notes.append(f"{activity.faults} device fault(s)")
+            notes.append(f"{activity.faults.total()} device fault(s)")
         return ", ".join(notes)
 
 

@@ -22,7 +22,6 @@ from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.compiler.repeating import constant_bytes
-from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTiming, drop_outliers
 from tvmfbnet.latency.journal import Journal
@@ -79,7 +78,7 @@ class _Bench:
             "trials": self.trials[part],
             "protocol": protocol_of(self.timer.target),
             "overhead_ms": self.overhead_ms,
-            "fingerprint": host_fingerprint() if context.target == "host" else {},
+            "fingerprint": self.timer.fingerprint,
         }
         self.journal.append(Measurement.model_validate(fields))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +17,9 @@ from onnx import TensorProto, helper
 
 from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, lower
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, read_clocks, time_library
+from tvmfbnet.devices.remote import RemoteWorker, Repeats, read_clocks, time_library, time_sustained, worker_for
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, build_canary, run_canary
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.latency.measurement import summarise
 
@@ -47,40 +48,61 @@ class DeviceTimer:
 
     def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
         self.target, self._worker, self._canary = target, worker, canary
-        self._watch = HonestTimer(
-            self._canary_ms,
-            target.timing.drift_limit,
-            target.timing.cooldown_seconds,
-            target.timing.rest_seconds,
-        )
+        self._fingerprint: dict[str, Any] = {}
+        policy = target.timing
+        self._watch = HonestTimer(policy.drift_limit, policy.cooldown_seconds, policy.rest_seconds)
 
-    def _canary_ms(self) -> float:
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the last measurement's device told about itself, frequency and temperature before and after included."""
+        return self._fingerprint
+
+    def _watched(self, job: Callable[..., Any], *arguments: Any) -> Watched:
         limits = self.target.timeouts
-        _, repeats = self._worker.call(run_canary, str(self._canary), seconds=limits.connect + limits.session)
-        return statistics.median(repeats)
+        seconds = limits.connect + limits.session
+        found: Watched = self._worker.persist(watch, str(self._canary), job, *arguments, seconds=seconds)
+        self._fingerprint = {**found.facts, "address": self._worker.address}
+        return found
+
+    @property
+    def _repeats(self) -> Repeats:
+        policy = self.target.timing
+        return Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
 
     def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
         """As :meth:`time`, between two canaries, again after a rest where the device changed its speed meanwhile."""
-        return self._watch.measure(lambda: self.time(library, shape))
+
+        def time_it() -> tuple[str, Sequence[float], float, float]:
+            found = self._watched(time_library, str(library), shape, self._repeats)
+            return self._worker.address, found.value, found.before_ms, found.after_ms
+
+        return self._watch.measure(time_it)
 
     def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of the library's ``main``, one value in milliseconds a repeat."""
-        policy, limits = self.target.timing, self.target.timeouts
-        repeats = Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
-        return self._worker.call(time_library, str(library), shape, repeats, seconds=limits.connect + limits.session)
+        repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
+        return repeats_ms
 
     def chain(self, library: Path, shape: tuple[int, ...]) -> ChainTiming:
         """Times a library that :func:`tvmfbnet.compiler.chaining.chain_parts` made, part by part, between canaries."""
-        limits, runs = self.target.timeouts, self.target.timing.chain_runs
+        runs = self.target.timing.chain_runs
         readings: list[tuple[tuple[int, ...], ...]] = []
 
-        def total() -> Sequence[float]:
-            seconds = limits.connect + limits.session
-            readings[:] = self._worker.call(read_clocks, str(library), shape, runs, seconds=seconds)
-            return [sum(parts) for parts in part_latencies(readings)]
+        def time_it() -> tuple[str, Sequence[float], float, float]:
+            found = self._watched(read_clocks, str(library), shape, runs)
+            readings[:] = found.value
+            totals = [sum(parts) for parts in part_latencies(readings)]
+            return self._worker.address, totals, found.before_ms, found.after_ms
 
-        whole = self._watch.measure(total)
+        whole = self._watch.measure(time_it)
         return ChainTiming(whole, tuple(zip(*part_latencies(readings), strict=True)))
+
+    def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second."""
+        limits, given = self.target.timeouts, self._worker
+        session = limits.session + math.ceil(2 * seconds)
+        with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
+            return worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
 
     def overhead_ms(self) -> float:
         """The device's cost of one call with nothing to compute."""
@@ -121,7 +143,7 @@ def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
     with (
         TemporaryDirectory() as folder,
-        RemoteWorker(endpoint, target.device, target.timeouts.session) as worker,
+        worker_for(target, endpoint) as worker,
     ):
         canary = Path(folder) / "canary.so"
         build_canary(target, canary, linker(target))
