@@ -185,7 +185,7 @@ class RemoteWorker:
                 if not tries_left:
                     raise
                 say(f"warning: {error}; trying again")
-                await_key(self.endpoint, self.connect_seconds)
+                await_key(self.endpoint, self.session_seconds)
         raise AssertionError
 
     def _told(self, stage: str, note: str) -> None:
