@@ -48,6 +48,8 @@ class Cell:
         source: ``measured`` or ``predicted``.
         n: timed repeats (0 if predicted or unknown).
         trials: tuning trials spent on it (0 if predicted or unknown).
+        canary_ratio: how slow the device was right afterwards, against its start (1 is as fast); None if unknown.
+        steady: whether the device had kept its speed meanwhile, as far as is known.
     """
 
     latency_ms: float
@@ -55,6 +57,8 @@ class Cell:
     source: Source = MEASURED
     n: int = 0
     trials: int = 0
+    canary_ratio: float | None = None
+    steady: bool = True
 
 
 _NOTHING = Cell(0.0)
@@ -108,7 +112,7 @@ class LatencyTable:
             wanted = f" of {context.describe()}" if context else ""
             raise LatencyError(f"there are no measurements{wanted}{there}; make some with `tvmfbnet tune`")
         cells = {
-            item.part: Cell(item.net_ms, item.std_ms, MEASURED, item.n, item.trials)
+            item.part: Cell(item.net_ms, item.std_ms, MEASURED, item.n, item.trials, item.canary_ratio, item.steady)
             for item in chosen
             if item.part.part != OVERHEAD
         }
@@ -192,8 +196,11 @@ class LatencyTable:
         cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
     ) -> LatencyTable:
         """The table whose cells :meth:`to_records` gave."""
-        fields = ("latency_ms", "spread_ms", "source", "n", "trials")
-        cells = {NetPart.from_dict(record): Cell(*(record[field] for field in fields)) for record in records}
+        fields = vars(_NOTHING)  # those that an older record lacks keep their defaults
+        cells = {
+            NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
+            for record in records
+        }
         return cls(cells, overhead_ms, name, correction)
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
