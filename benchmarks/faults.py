@@ -1,26 +1,23 @@
-"""Injects faults into a fleet of three real device servers while it measures, and prints the tally.
+"""Injects faults into a fleet of three real device servers while it works, and prints the tally.
 
-Three native servers of this machine serve one key at a real tracker; two clients measure with the same worker, deadline
-and retries that tuning uses. Meanwhile servers are killed and frozen, sessions die, kernels crash and hang, the tracker
-goes and comes back, garbage arrives at every port, disks are full. At the end every measurement must be there, with the
-very result of a fault-free run, and no call may have lasted longer than its deadline.
+By default two clients measure, with the worker that tuning uses and deadlines of seconds; results are compared bit for
+bit with a fault-free run's. With ``--tune`` the tuning engine tunes, and what it tried and recorded is compared with a
+fault-free tuning's. Nothing may be lost or wrong, no call may outlast its deadline. The faults: ``fleet.py``.
 
     python benchmarks/faults.py --faults 200
+    python benchmarks/faults.py --tune --faults 32
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import faulthandler
 import json
 import os
 import random
-import resource
 import signal
-import socket
-import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,30 +28,24 @@ from pathlib import Path
 
 import cloudpickle
 import numpy as np
-import psutil
+from fleet import Fleet
 
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.devices.local import LOOPBACK, Service, free_port
-from tvmfbnet.devices.programs import build_programs
-from tvmfbnet.devices.remote import RemoteWorker
-from tvmfbnet.devices.starting import server_command
-from tvmfbnet.devices.target import load_target, resolve_native
+from tvmfbnet.devices.remote import RemoteError, RemoteWorker
+from tvmfbnet.devices.target import Timeouts, load_target, resolve_native
 from tvmfbnet.devices.timing import CANARY_SIZE, build_canary
-from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
+from tvmfbnet.devices.tracker import await_key
 from tvmfbnet.errors import DeviceError
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-DEVICES = 3
 CLIENTS = 2
-KEY = "fleet"
-SESSION_SECONDS = 4
-CALL_SECONDS = 10.0
-START_SECONDS = 120.0
-# A call that lasts this much longer than its deadline counts as hung. Its worker has 5 s to say so itself; killing it
-# and reading that it is gone took up to 7 s more on a machine with four times as much work as cores.
-GRACE_SECONDS = 20.0
+SESSION_SECONDS, CONNECT_SECONDS, CALL_SECONDS = 4, 3.0, 5.0
+# A call that lasts this much longer than the deadline of the stage that it is in counts as hung.
+GRACE_SECONDS = 1.0
+# A tuning takes less than a minute; one that takes this long has come to a stop, or died.
+LONGEST_TUNING_SECONDS = 600.0
 
 
 def measure(session, library, number):
@@ -69,42 +60,25 @@ def measure(session, library, number):
     return arguments[2].numpy().tobytes(), [1e3 * value for value in seconds]
 
 
-def run_bad_kernel(session, library):
-    """Calls a kernel that crashes or never ends."""
-    session.load(library)["main"]()
+class Stopwatched(RemoteWorker):
+    """Knows how much longer than its deadline the last call's last stage lasted (negative: it was in time)."""
 
+    overrun = 0.0
+    _since = 0.0
 
-def load_tvm(session):
-    """Nothing: the worker has loaded TVM when it answers."""
-    return True
+    def call(self, job, *arguments, seconds):
+        """As its parent's."""
+        self.start()
+        self._since = time.monotonic()
+        try:
+            return super().call(job, *arguments, seconds=seconds)
+        finally:
+            limits = {"queue": self.session_seconds + seconds, "connect": self.connect_seconds, "run": seconds}
+            self.overrun = time.monotonic() - self._since - limits.get(self._stage, 0.0)
 
-
-@dataclass
-class Device:
-    """One server process of the fleet."""
-
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self, command, log):
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--until-stdin-closes"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-
-    def family(self):
-        """The server and its session, if one runs."""
-        server = psutil.Process(self.process.pid)
-        return [server, *server.children(recursive=True)]
-
-    def kill(self):
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
+    def _told(self, stage, note):
+        super()._told(stage, note)
+        self._since = time.monotonic()
 
 
 @dataclass
@@ -112,265 +86,199 @@ class Tally:
     """What happened."""
 
     faults: collections.Counter = field(default_factory=collections.Counter)
-    retried: int = 0
-    hangs: int = 0
-    wrong: int = 0
-    longest_call: float = 0.0
     reasons: collections.Counter = field(default_factory=collections.Counter)
+    hangs: int = 0
+    longest_overrun: float = -1e9
 
 
-class Fleet:
-    """Tracker, three servers, two clients and a queue of measurements.
+class Clients:
+    """Measures one number after another on a fleet until told to stop; what fails is tried again until it is there."""
 
-    Args:
-        folder: for libraries and logs.
-        stack: ends everything.
-    """
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, fleet: Fleet, tally: Tally) -> None:
+        self.fleet, self.tally = fleet, tally
         target = resolve_native(load_target("host"))
-        self.folder, self.tally = folder, Tally()
-        self.endpoint = Endpoint(LOOPBACK, free_port(), KEY)
-        self.library = str(folder / "canary.so")
+        self.library = str(fleet.folder / "canary.so")
         build_canary(target, Path(self.library), linker(target))
-        self.bad = {name: self._bad_library(name, body) for name, body in BAD_KERNELS.items()}
-        self.command = server_command(target, str(build_programs(target).server), self.endpoint.address, KEY)
-        self.command += ["--folder", str(folder), "--max-session", "30"]
-        self.log = stack.enter_context((folder / "servers.log").open("ab"))
-        self._tracker: Service | None = None
-        self.start_tracker()
-        stack.callback(lambda: self._tracker.stop())
-        self.devices = [Device(free_port()) for _ in range(DEVICES)]
-        for device in self.devices:
-            device.start(self.command, self.log)
-            stack.callback(device.kill)
-        # A client of its own for kernels that crash: the measuring ones must meet their consequences only.
-        self.injector = stack.enter_context(RemoteWorker(self.endpoint, "cpu", SESSION_SECONDS))
         self.results: dict[int, bytes] = {}
         self.latencies: list[float] = []
-        self._next, self._lock, self.stopping = 0, threading.Lock(), threading.Event()
+        self.asked, self._lock, self.stopping = 0, threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
 
-    def _bad_library(self, name: str, body: str) -> str:
-        source, library = self.folder / f"{name}.c", self.folder / f"{name}.so"
-        source.write_text(f"int __tvm_ffi_main(void* a, void* b, int n, void* r) {{ {body} return 0; }}\n")
-        subprocess.run(["cc", "-shared", "-fPIC", "-O0", "-o", library, source], check=True)
-        return str(library)
-
-    def start_tracker(self) -> None:
-        self._tracker = Service(["tracker", "--host", LOOPBACK, "--port", str(self.endpoint.port)])
-        self._tracker.wait_until_ready()
-
-    def stop_tracker(self) -> None:
-        self._tracker.stop()
-
-    def await_devices(self, count: int) -> None:
-        """Until so many servers are registered."""
-        deadline = time.monotonic() + 60
-        while query_tracker(self.endpoint.host, self.endpoint.port).serving(KEY) < count:
-            if time.monotonic() > deadline:
-                raise DeviceError(f"fewer than {count} servers came back")
-            time.sleep(0.05)
-
-    def client(self) -> None:
-        """Measures one number after another until the fleet stops; what fails is tried again until it is there."""
-        with RemoteWorker(self.endpoint, "cpu", SESSION_SECONDS) as worker:
-            warm = False
+    def _run(self) -> None:
+        endpoint = self.fleet.endpoint
+        with Stopwatched(endpoint, "cpu", SESSION_SECONDS, CONNECT_SECONDS) as worker:
             while not self.stopping.is_set():
                 with self._lock:
-                    number, self._next = self._next, self._next + 1
+                    number, self.asked = self.asked, self.asked + 1
                 while number not in self.results:
-                    warm = self._try(worker, number, warm)
+                    self._try(worker, number)
 
-    def _try(self, worker: RemoteWorker, number: int, warm: bool) -> bool:
-        """One call; returns whether the worker is still a warm one."""
-        started = time.monotonic()
-        limit = CALL_SECONDS if warm else START_SECONDS
+    def _try(self, worker: Stopwatched, number: int) -> None:
         try:
-            if not warm:
-                require_key(self.endpoint, 60)
-                started = time.monotonic()
-                worker.call(load_tvm, seconds=limit)
-                return True
-            result, repeats = worker.call(measure, self.library, number, seconds=limit)
+            result, repeats = worker.call(measure, self.library, number, seconds=CALL_SECONDS)
             with self._lock:
                 self.results[number] = result
                 self.latencies += repeats
-        except DeviceError as error:
-            self.tally.retried += 1
-            self.tally.reasons[reason(str(error))] += 1
+        except RemoteError as error:
+            with self._lock:
+                self.tally.reasons[error.happening] += 1
             with suppress(DeviceError):
-                require_key(self.endpoint, 30)
-            warm = "no answer" not in str(error) and "broke" not in str(error)
+                await_key(self.fleet.endpoint, 30)
         finally:
-            elapsed = time.monotonic() - started
-            self.tally.longest_call = max(self.tally.longest_call, elapsed if warm else 0.0)
-            self.tally.hangs += elapsed > limit + GRACE_SECONDS
-        return warm
+            with self._lock:
+                self.tally.hangs += worker.overrun > GRACE_SECONDS
+                self.tally.longest_overrun = max(self.tally.longest_overrun, worker.overrun)
+
+    def stop(self) -> int:
+        """Waits for both to finish what they began; how many are stuck."""
+        self.stopping.set()
+        limit = time.monotonic() + 120
+        for thread in self._threads:
+            thread.join(max(0.0, limit - time.monotonic()))
+        return sum(thread.is_alive() for thread in self._threads)
+
+    def count_wrong(self) -> int:
+        """How many results differ from those of a fault-free run, bit for bit (a sample of 50 is run again)."""
+        chosen = random.Random(0).sample(sorted(self.results), min(50, len(self.results)))
+        with RemoteWorker(self.fleet.endpoint, "cpu", 60) as worker:
+            return sum(worker.call(measure, self.library, n, seconds=60)[0] != self.results[n] for n in chosen)
 
 
-def reason(message: str) -> str:
-    """A failure's kind, without its numbers."""
-    for known in ("gave no answer", "RPCSessionTimeoutError", "connection", "kShutdown", "cannot write", "no tracker"):
-        if known in message:
-            return known
-    return message.split(": ")[-1][:60]
+def inject(fleet: Fleet, tally: Tally, count: int, seed: int, minutes: float, going_on) -> None:
+    """Injects ``count`` faults, every kind in turn on random devices; fewer when the time is over or the work done."""
+    generator, kinds = random.Random(seed), fleet.faults()
+    end = time.monotonic() + 60 * minutes
+    for index in range(count):
+        if time.monotonic() > end or not going_on():
+            break
+        kind = list(kinds)[index % len(kinds)]
+        kinds[kind](fleet, generator.choice(fleet.devices), generator)
+        tally.faults[kind] += 1
+        print(f"{index + 1}/{count} {kind}", file=sys.stderr, flush=True)
 
 
-BAD_KERNELS = {
-    "crash": "*(volatile int*)8 = 1;",
-    "hang": "for (volatile int i = 0;; ++i) {}",
-    "abort": "__builtin_trap();",
-}
-
-
-# The faults. Each leaves the fleet able to recover by itself, or mends what only a person could.
-
-
-def kill_server(fleet, device, _random):
-    device.kill()
-    time.sleep(0.3)
-    device.start(fleet.command, fleet.log)
-
-
-def freeze_server(fleet, device, _random):
-    family = device.family()
-    for process in family:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    time.sleep(3)
-    for process in family:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
-
-
-def kill_session(fleet, device, _random):
-    for process in device.family()[1:]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def restart_tracker(fleet, device, _random):
-    fleet.stop_tracker()
-    time.sleep(0.5)
-    fleet.start_tracker()
-
-
-def bad_kernel(name):
-    def inject(fleet, device, _random):
-        with suppress(DeviceError):
-            fleet.injector.call(run_bad_kernel, fleet.bad[name], seconds=START_SECONDS)
-
-    return inject
-
-
-def garbage(port, data):
-    with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=2) as connection:
-        connection.sendall(data)
-        connection.settimeout(0.2)
-        connection.recv(16)
-
-
-def garbage_at_server(fleet, device, generator):
-    garbage(device.port, generator.randbytes(generator.choice([1, 4, 64, 5000])))
-
-
-def garbage_at_tracker(fleet, device, generator):
-    data = generator.randbytes(64)
-    bad_json = struct.pack("<i", 0x2F271) + struct.pack("<i", 5) + b"{]!\xff\x00"
-    garbage(fleet.endpoint.port, generator.choice([data, bad_json, b"GET / HTTP/1.0\r\n\r\n"]))
-
-
-def huge_key_at_server(fleet, device, _random):
-    garbage(device.port, struct.pack("<ii", 0xFF271, 2**31 - 1) + b"client:")
-
-
-def wrong_key(fleet, device, generator):
-    key = f"client:{KEY}:{generator.random()}".encode()
-    garbage(device.port, struct.pack("<ii", 0xFF271, len(key)) + key)
-    with suppress(DeviceError):
-        require_key(Endpoint(fleet.endpoint.host, fleet.endpoint.port, "nobody"), 0.1)
-
-
-def silent_client(fleet, device, _random):
-    with suppress(OSError), socket.create_connection((LOOPBACK, device.port), timeout=2):
-        time.sleep(1)
-
-
-def disk_full(fleet, device, _random):
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(device.process.pid)
-        process.rlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
-        time.sleep(1.5)
-        process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-FAULTS = {
-    "server killed (kill -9)": kill_server,
-    "server frozen (SIGSTOP)": freeze_server,
-    "session killed": kill_session,
-    "tracker gone and back": restart_tracker,
-    "crashing kernel": bad_kernel("crash"),
-    "aborting kernel": bad_kernel("abort"),
-    "hung kernel": bad_kernel("hang"),
-    "garbage at the server": garbage_at_server,
-    "garbage at the tracker": garbage_at_tracker,
-    "huge key at the server": huge_key_at_server,
-    "wrong key": wrong_key,
-    "silent client": silent_client,
-    "disk full": disk_full,
-}
-
-
-def run(count: int, seed: int, folder: Path, minutes: float) -> dict[str, object]:
-    """Injects ``count`` faults (fewer when the time is over), every kind in turn on random devices; the tally."""
-    generator = random.Random(seed)
+def run_measuring(count: int, seed: int, folder: Path, minutes: float) -> dict[str, object]:
+    """The tally of faults while two clients measure."""
+    tally = Tally()
     with ExitStack() as stack:
         fleet = Fleet(folder, stack)
-        fleet.await_devices(DEVICES)
-        threads = [threading.Thread(target=fleet.client, daemon=True) for _ in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        kinds = list(FAULTS)
-        end = time.monotonic() + 60 * minutes
-        for index in range(count):
-            if time.monotonic() > end:
-                break
-            kind = kinds[index % len(kinds)]
-            FAULTS[kind](fleet, generator.choice(fleet.devices), generator)
-            fleet.tally.faults[kind] += 1
-            print(f"{index + 1}/{count} {kind}: {len(fleet.results)} measured", file=sys.stderr, flush=True)
-        fleet.await_devices(DEVICES)
-        fleet.stopping.set()
-        limit = time.monotonic() + START_SECONDS + CALL_SECONDS
-        for thread in threads:
-            thread.join(max(0.0, limit - time.monotonic()))
-        stuck = sum(thread.is_alive() for thread in threads)
-        asked, results = fleet._next, dict(fleet.results)
-        wrong = compare(fleet, results)
-    tally = fleet.tally
+        fleet.await_devices()
+        clients = Clients(fleet, tally)
+        inject(fleet, tally, count, seed, minutes, lambda: True)
+        fleet.await_devices()
+        stuck = clients.stop()
+        wrong = clients.count_wrong()
     return {
-        "faults": dict(tally.faults),
-        "faults_in_all": sum(tally.faults.values()),
-        "kinds": len(tally.faults),
-        "measurements_asked": asked,
-        "measurements_done": len(results),
-        "lost": asked - len(results),
+        **told(tally),
+        "measurements_asked": clients.asked,
+        "measurements_done": len(clients.results),
+        "lost": clients.asked - len(clients.results),
         "hangs": tally.hangs + stuck,
         "wrong_results": wrong,
-        "calls_retried": tally.retried,
-        "retried_because": dict(tally.reasons),
-        "longest_call_seconds": round(tally.longest_call, 1),
-        "call_deadline_seconds": CALL_SECONDS,
-        "median_latency_ms": float(np.median(fleet.latencies)),
+        "calls_tried_again": tally.reasons.total(),
+        "because": dict(tally.reasons.most_common()),
+        "longest_overrun_seconds": round(tally.longest_overrun, 3),
+        "deadlines_seconds": {"connect": CONNECT_SECONDS, "run": CALL_SECONDS},
+        "median_latency_ms": float(np.median(clients.latencies)),
     }
 
 
-def compare(fleet: Fleet, results: dict[int, bytes]) -> int:
-    """How many results differ from those of a fault-free run, bit for bit (a sample of 50 is run again)."""
-    chosen = random.Random(0).sample(sorted(results), min(50, len(results)))
-    with RemoteWorker(fleet.endpoint, "cpu", 60) as worker:
-        worker.call(load_tvm, seconds=START_SECONDS)
-        return sum(worker.call(measure, fleet.library, n, seconds=60)[0] != results[n] for n in chosen)
+def told(tally: Tally) -> dict[str, object]:
+    """The faults of a tally."""
+    return {
+        "faults": dict(tally.faults),
+        "faults_in_all": tally.faults.total(),
+        "kinds": len(tally.faults),
+        "network_faults": "yes" if "network cut" in tally.faults else "no: they need root and iproute2",
+    }
+
+
+SPACE = """
+input: {channels: 1, height: 8, width: 8}
+classes: 4
+stem: {channels: 8, stride: 1}
+stages:
+  - {channels: 16, layers: 1, stride: 1}
+blocks: [k3_e3, skip]
+last_channels: 16
+"""
+
+
+def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str, object]:
+    """The tally of faults while the engine tunes, again and again with another seed, and how it differs from none."""
+    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.tuning.engine import Budget, tune
+    from tvmfbnet.tuning.run import plan_space
+
+    (folder / "small.yaml").write_text(SPACE)
+    quiet = plan_space(load_space(str(folder / "small.yaml")), load_target("host"))
+    # Deadlines of seconds, and timing that lasts, so that faults meet it.
+    timing = quiet.target.timing.model_copy(update={"trial_min_ms": 100})
+    timeouts = Timeouts(connect=10, session=10, trial=1, build=60)
+    target = quiet.target.model_copy(update={"timeouts": timeouts, "timing": timing})
+    plan = dataclasses.replace(quiet, target=target)
+    tally, happenings, failures = Tally(), collections.Counter(), collections.Counter()
+    seconds: list[float] = []
+    with ExitStack() as stack:
+        fleet = Fleet(folder, stack)
+        fleet.await_devices()
+        injector = threading.Thread(
+            target=inject, args=(fleet, tally, count, seed, minutes, lambda: not stuck), daemon=True
+        )
+        stuck = False
+        injector.start()
+        while injector.is_alive() and not stuck:
+            number, found, started = len(seconds), [], time.monotonic()
+            tuning = threading.Thread(
+                target=lambda number=number, found=found: found.append(
+                    tune(plan, fleet.endpoint, folder / f"faults-{number}", Budget(1), number)
+                ),
+                daemon=True,
+            )
+            tuning.start()
+            tuning.join(LONGEST_TUNING_SECONDS)
+            stuck = not found
+            if stuck:
+                break
+            seconds.append(time.monotonic() - started)
+            for device, told_of in found[0].device_faults.items():
+                happenings.update({f"{device}: {what}": times for what, times in told_of.items()})
+            failures.update({**found[0].failures, "untuned": len(found[0].untuned)})
+        injector.join()
+        fleet.await_devices()
+        for number in range(len(seconds)):
+            tune(quiet, fleet.endpoint, folder / f"quiet-{number}", Budget(1), number)
+    pairs = [(folder / f"faults-{number}", folder / f"quiet-{number}") for number in range(len(seconds))]
+    return {
+        **told(tally),
+        "tunings": len(seconds),
+        "trials": sum(len(lines(faulty)) for faulty, _ in pairs),
+        "lost": sum(missing(faulty, without) for faulty, without in pairs),
+        "hangs": int(stuck),
+        "wrong_results": sum(tried(faulty) != tried(without) for faulty, without in pairs),
+        "failed_trials": {kind: times for kind, times in failures.items() if times},
+        "longest_tuning_seconds": round(max(seconds, default=0.0), 1),
+        "what_happened_to_the_devices": dict(sorted(happenings.items())),
+    }
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    """The trials of a tuning."""
+    return [json.loads(line) for line in (folder / "database" / "trials.jsonl").read_text().splitlines()]
+
+
+def tried(folder: Path) -> list[tuple[str, str, bool]]:
+    """What was tried and whether it worked: task, knobs (of templated kernels), success; in a fixed order."""
+    return sorted((line["task"], json.dumps(line["knobs"]), line["best_ms"] is not None) for line in lines(folder))
+
+
+def missing(folder: Path, quiet: Path) -> int:
+    """Trials of the fault-free tuning that the other one lacks, in the log or in TVM's database."""
+    records = (folder / "database" / "database_tuning_record.json").read_text().splitlines()
+    valid = sum(line["best_ms"] is not None for line in lines(quiet))
+    return max(0, len(lines(quiet)) - len(lines(folder))) + max(0, valid - len(records))
 
 
 def main() -> None:
@@ -379,9 +287,11 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop injecting after so long")
+    parser.add_argument("--tune", action="store_true", help="tune meanwhile, in place of measuring")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    run = run_tuning if options.tune else run_measuring
     with tempfile.TemporaryDirectory(prefix="tvmfbnet-faults-") as folder:
         tally = run(options.faults, options.seed, Path(folder), options.minutes)
     print(json.dumps(tally, indent=1))

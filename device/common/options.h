@@ -15,6 +15,9 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What main() does: runs the program, and turns its exceptions into one line on stderr and an exit code.
+int run_program(int (*run)(int, char**), int argc, char** argv);
+
 class Options {
  public:
   // Throws UsageError for an option that is in neither list or lacks its value.

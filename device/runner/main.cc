@@ -27,9 +27,11 @@ constexpr const char* kHelp = R"(tvmfbnet-run: runs a compiled package and times
   --repeats N          timed repeats; 0 only runs the net once; default 10
   --min-repeat-ms MS   each repeat calls the net for at least this long; default 20
   --warmup N           calls before the first repeat; default 3
+  --sustained SECONDS  afterwards run without a pause for so long, to see what is left when the device is warm
   --threads N          worker threads of TVM's runtime; default 1
   --cores LIST         cores to run on, such as 4-7
-Prints one JSON object: latency_ms (median), min_ms, p10_ms, p90_ms, repeats_ms, and the device.
+Prints one JSON object: latency_ms (median), min_ms, p10_ms, p90_ms, repeats_ms, with --sustained a latency for every
+second and the median of the last quarter, and the device.
 )";
 
 std::vector<float> read_input(const std::string& file, int64_t count) {
@@ -81,6 +83,16 @@ std::vector<double> time_net(Net* net, long warmup, long repeats, double min_rep
   return found;
 }
 
+// Milliseconds a call, one value for every second of running without a pause.
+std::vector<double> run_sustained(Net* net, long seconds) {
+  std::vector<double> found;
+  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
+  while (std::chrono::steady_clock::now() < end) {
+    for (double value : time_net(net, 0, 1, 1000)) found.push_back(value);
+  }
+  return found;
+}
+
 double quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   double place = share * static_cast<double>(values.size() - 1);
@@ -89,21 +101,31 @@ double quantile(std::vector<double> values, double share) {
   return values[low] + (place - static_cast<double>(low)) * (values[high] - values[low]);
 }
 
-void print_result(const Package& package, const std::vector<double>& times, size_t outputs) {
+void print_list(const char* name, const std::vector<double>& values) {
+  std::cout << ", \"" << name << "\": [";
+  for (size_t i = 0; i < values.size(); ++i) std::cout << (i == 0 ? "" : ", ") << values[i];
+  std::cout << "]";
+}
+
+void print_result(const Package& package, const std::vector<double>& times, const std::vector<double>& sustained,
+                  size_t outputs) {
   std::cout << "{\"arch\": " << json_quote(package.arch) << ", \"outputs\": " << outputs;
   if (!times.empty()) {
     std::cout << ", \"latency_ms\": " << quantile(times, 0.5) << ", \"min_ms\": " << quantile(times, 0)
-              << ", \"p10_ms\": " << quantile(times, 0.1) << ", \"p90_ms\": " << quantile(times, 0.9)
-              << ", \"repeats_ms\": [";
-    for (size_t i = 0; i < times.size(); ++i) std::cout << (i == 0 ? "" : ", ") << times[i];
-    std::cout << "]";
+              << ", \"p10_ms\": " << quantile(times, 0.1) << ", \"p90_ms\": " << quantile(times, 0.9);
+    print_list("repeats_ms", times);
+  }
+  if (!sustained.empty()) {
+    std::vector<double> last(sustained.end() - static_cast<long>((sustained.size() + 3) / 4), sustained.end());
+    std::cout << ", \"sustained_ms\": " << quantile(last, 0.5);
+    print_list("sustained_by_second_ms", sustained);
   }
   std::cout << ", \"device\": " << device_info() << "}" << std::endl;
 }
 
 int run(int argc, char** argv) {
   Options options(argc, argv,
-                  {"package", "input", "output", "repeats", "min-repeat-ms", "warmup", "threads", "cores"}, {"help"});
+                  {"package", "input", "output", "repeats", "min-repeat-ms", "warmup", "sustained", "threads", "cores"}, {"help"});
   if (options.has("help")) {
     std::cout << kHelp;
     return 0;
@@ -113,6 +135,7 @@ int run(int argc, char** argv) {
                 options.has("cores") ? parse_cores(options.text("cores", "")) : std::vector<int>{});
   long repeats = options.number("repeats", 10, 0, 100000), warmup = options.number("warmup", 3, 0, 100000);
   double min_repeat_ms = static_cast<double>(options.number("min-repeat-ms", 20, 1, 60000));
+  long sustained = options.number("sustained", 0, 0, 86400);
   load_plugins();
   Package package = load_package(options.text("package", ""));
   std::vector<float> input = read_input(options.text("input", ""), package.input_values);
@@ -121,21 +144,12 @@ int run(int argc, char** argv) {
   net.call();
   std::vector<float> output = net.output();
   if (options.has("output")) write_output(options.text("output", ""), output);
-  print_result(package, time_net(&net, repeats > 0 ? warmup : 0, repeats, min_repeat_ms), output.size());
+  std::vector<double> times = time_net(&net, repeats > 0 ? warmup : 0, repeats, min_repeat_ms);
+  print_result(package, times, run_sustained(&net, sustained), output.size());
   return 0;
 }
 
 }  // namespace
 }  // namespace tvmfbnet
 
-int main(int argc, char** argv) {
-  try {
-    return tvmfbnet::run(argc, argv);
-  } catch (const tvmfbnet::UsageError& error) {
-    std::cerr << "error: " << error.what() << std::endl;
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << std::endl;
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return tvmfbnet::run_program(tvmfbnet::run, argc, argv); }

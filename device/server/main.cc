@@ -250,14 +250,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace tvmfbnet
 
-int main(int argc, char** argv) {
-  try {
-    return tvmfbnet::run(argc, argv);
-  } catch (const tvmfbnet::UsageError& error) {
-    std::cerr << "error: " << error.what() << std::endl;
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << std::endl;
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return tvmfbnet::run_program(tvmfbnet::run, argc, argv); }

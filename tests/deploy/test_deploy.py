@@ -45,9 +45,11 @@ def test_a_compiled_net_equals_torch_on_the_device_and_another_net_is_refused(tu
         assert check_parity(package, net, tuned_mini.target, endpoint) < 1e-4
         with pytest.raises(ParityError, match="differs from PyTorch"):
             check_parity(package, random_net(tuned_mini.space, 4), tuned_mini.target, endpoint)
-        result = bench_package(load_package(tmp_path), tuned_mini.target, endpoint)
+        result = bench_package(load_package(tmp_path), tuned_mini.target, endpoint, sustained_seconds=2)
     assert 0 < result.latency_ms < 100
     assert result.onnxruntime_ms is not None and 0 < result.onnxruntime_ms < 100
+    assert result.sustained_ms is not None and 0 < result.sustained_ms < 100
+    assert result.device["threads"] == str(tuned_mini.target.threads) and result.device["allowed_cores"]
 
 
 def test_tuning_measured_the_share_that_was_asked_for_and_the_rest_is_told_apart(tuned_mini):
@@ -58,6 +60,9 @@ def test_tuning_measured_the_share_that_was_asked_for_and_the_rest_is_told_apart
     journal = Journal(journal_path("host", tuned_mini.root)).read()
     assert all(m.latency_ms > 0 and m.n + m.outliers >= 10 and m.trials > 0 and m.overhead_ms > 0 for m in journal)
     assert tuned_mini.outcome.report.untuned == ()
+    for measurement in journal:
+        told = measurement.fingerprint
+        assert {"machine", "model", "threads", "allowed_cores", "tvm_version", "address"} <= set(told), told
 
 
 def test_a_package_that_is_not_whole_is_refused(tmp_path):

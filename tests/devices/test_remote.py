@@ -1,15 +1,20 @@
 """Nothing that talks to a device waits for ever, and every failure says what to look at."""
 
+import ctypes
+import os
+import signal
 import sys
+import threading
 import time
+from pathlib import Path
 
 import cloudpickle
 import pytest
 
 from tvmfbnet.devices.local import Service, free_port, reach, require_free_port
-from tvmfbnet.devices.remote import RemoteWorker
+from tvmfbnet.devices.remote import RemoteError, RemoteWorker
 from tvmfbnet.devices.target import load_target
-from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
+from tvmfbnet.devices.tracker import Endpoint, address_text, query_tracker, require_key
 from tvmfbnet.errors import DeviceError
 
 # The worker process cannot import this file, so its jobs travel by value.
@@ -18,6 +23,26 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 def _sleep(session, seconds):
     time.sleep(seconds)
+
+
+def _hold_the_lock(session, seconds):
+    """What a call into TVM does that waits for a device: no other thread of Python's runs meanwhile."""
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+def _stop(session, seconds):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _crash_here(session):
+    os.abort()
+
+
+def _crash_once(session, mark):
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.abort()
+    return "measured"
 
 
 def _fail(session):
@@ -43,13 +68,53 @@ def test_a_key_that_nobody_serves_is_an_error_and_a_taken_port_is_refused():
         tracker.stop()
 
 
+@pytest.fixture(scope="module")
+def endpoint():
+    with reach(load_target("host")) as endpoint:
+        yield endpoint
+
+
 @pytest.mark.rpc
 @pytest.mark.slow
-def test_a_remote_job_that_hangs_or_fails_is_an_error_and_the_device_goes_on():
-    target = load_target("host")
-    with reach(target) as endpoint, RemoteWorker(endpoint, "cpu", 60) as worker:
+def test_a_remote_job_that_hangs_or_fails_is_an_error_and_the_device_goes_on(endpoint):
+    with RemoteWorker(endpoint, "cpu", 60) as worker:
+        served = [address_text(server) for server in query_tracker(endpoint.host, endpoint.port).servers]
         with pytest.raises(DeviceError, match="no such kernel"):
             worker.call(_fail, seconds=30)
-        with pytest.raises(DeviceError, match="gave no answer within 12 s"):
-            worker.call(_sleep, 60, seconds=12)
+        for job in (_sleep, _hold_the_lock, _stop):
+            worker.start()
+            started = time.monotonic()
+            with pytest.raises(RemoteError, match="gave no answer within 3 s") as caught:
+                worker.call(job, 60, seconds=3)
+            assert 3 <= time.monotonic() - started < 4.5
+            assert (caught.value.stage, caught.value.kind) == ("run", "no answer")
+            assert caught.value.device in served
+        with pytest.raises(RemoteError, match="the client crashed") as caught:
+            worker.call(_crash_here, seconds=30)
+        assert caught.value.kind == "broke"
         assert worker.call(_sleep, 0, seconds=60) is None
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_busy_device_is_waited_for_only_so_long_and_blamed_for_nothing(endpoint):
+    with RemoteWorker(endpoint, "cpu", 60) as first, RemoteWorker(endpoint, "cpu", 1) as second:
+        second.start()
+        first.start()
+        busy = threading.Thread(target=first.call, args=(_sleep, 6), kwargs={"seconds": 20})
+        busy.start()
+        while not first.address:
+            time.sleep(0.05)
+        with pytest.raises(RemoteError, match="was not free within 2 s") as caught:
+            second.call(_sleep, 0, seconds=1)
+        assert (caught.value.stage, caught.value.device) == ("queue", "")
+        busy.join()
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_measurement_that_its_device_failed_is_made_again_and_one_that_always_fails_is_an_error(endpoint, tmp_path):
+    with RemoteWorker(endpoint, "cpu", 60) as worker:
+        assert worker.persist(_crash_once, str(tmp_path / "crashed"), seconds=30) == "measured"
+        with pytest.raises(RemoteError, match="no such kernel"):
+            worker.persist(_fail, seconds=30)

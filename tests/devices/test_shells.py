@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fake_phone import FakePhone
 
 from tvmfbnet.devices.local import Service, free_port
 from tvmfbnet.devices.shells import AdbShell, SshShell, choose_phone
+from tvmfbnet.devices.toolchain import cache_folder
 from tvmfbnet.devices.tracker import query_tracker
 from tvmfbnet.errors import DeviceError
 
@@ -49,21 +53,34 @@ def tvmfbnet(*words):
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_push_start_check_logs_and_stop_over_ssh(ssh_options, tmp_path):
+    way = ["--ssh", f"{getpass.getuser()}@127.0.0.1"]
+    walk_the_way([*way, *(word for option in ssh_options for word in ("--ssh-option", option))], tmp_path)
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_push_start_check_logs_and_stop_over_adb(connect, tmp_path):
+    connect()
+    phone = connect()
+    walk_the_way(["--serial", phone.serial], tmp_path)
+
+
+def walk_the_way(way, tmp_path):
+    """All that docs/devices.md has a user do with a device, the device being this machine behind ssh or adb."""
     port = free_port()
     target = tmp_path / "board.yaml"
     target.write_text(
-        "name: board\ndescription: this machine over SSH\nexercised: false\ntvm: {kind: llvm}\n"
+        "name: board\ndescription: this machine behind a shell\nexercised: false\ntvm: {kind: llvm}\n"
         f"transport: {{kind: tracker, port: {port}, key: board}}\n"
     )
-    way = ["--target", target, "--ssh", f"{getpass.getuser()}@127.0.0.1", "--folder", tmp_path / "board"]
-    way += [word for option in ssh_options for word in ("--ssh-option", option)]
+    way = ["--target", target, *way, "--folder", tmp_path / "board"]
     # Tracker and device share this machine's loopback here, so the tunnel shows the tracker at another port.
     start = ["device", "start", *way, "--port", free_port(), "--device-tracker-port", free_port()]
     tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(port)])
     try:
         tracker.wait_until_ready()
         code, _, error = tvmfbnet(*start)
-        assert code == 2 and error.startswith("error: device"), error
+        assert code == 2 and error.startswith(("error: device", "error: phone")), error
         code, out, error = tvmfbnet("device", "push", *way, "--json")
         assert code == 0, error
         assert json.loads(out)["device"]["system"] == "Linux"
@@ -99,18 +116,74 @@ def test_ssh_failures_are_one_clear_line(ssh_options, tmp_path):
         SshShell("-oProxyCommand=true", [], tmp_path)
 
 
-def test_the_real_adb_without_a_phone_says_what_to_do(monkeypatch):
-    if shutil.which("adb") is None:
+@pytest.fixture
+def adb(monkeypatch, tmp_path):
+    """The real adb with a server, a key and a port of its own."""
+    program = shutil.which("adb")
+    if program is None:
         pytest.skip("adb is missing; scripts/setup --emulation installs it")
-    port = free_port()
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
-    try:
-        with pytest.raises(DeviceError, match="no phone is connected: plug one in"):
-            AdbShell()
-        with pytest.raises(DeviceError, match="phone R58 is not connected; connected: none"):
-            AdbShell("R58")
-    finally:
-        subprocess.run(["adb", "kill-server"], capture_output=True)
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))  # the programs built before
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def run(*words):
+        return subprocess.run([program, *words], capture_output=True, text=True, timeout=60).stdout
+
+    yield run
+    run("kill-server")
+
+
+@pytest.fixture
+def connect(adb):
+    """Makes the real adb see a phone whose end of the protocol is ours."""
+    with ExitStack() as stack:
+
+        def connect(**options):
+            phone = FakePhone(**options)
+            stack.callback(phone.close)
+            adb("connect", phone.serial)
+            deadline = time.monotonic() + 20
+            while f"{phone.serial}\t" not in adb("devices") or f"{phone.serial}\toffline" in adb("devices"):
+                assert time.monotonic() < deadline, adb("devices")
+                time.sleep(0.1)
+            return phone
+
+        yield connect
+
+
+@pytest.mark.usefixtures("adb")
+def test_the_real_adb_without_a_phone_says_what_to_do():
+    with pytest.raises(DeviceError, match="no phone is connected: plug one in"):
+        AdbShell()
+    with pytest.raises(DeviceError, match="phone R58 is not connected; connected: none"):
+        AdbShell("R58")
+
+
+def test_the_real_adb_with_a_phone_that_has_not_allowed_this_computer_says_what_to_do(connect):
+    phone = connect(authorised=False)
+    with pytest.raises(DeviceError, match=f"phone {phone.serial} has not allowed this computer: unlock it and accept"):
+        AdbShell()
+    code, _, error = tvmfbnet("device", "push", "--target", "host", "--adb")
+    assert code == 2 and "has not allowed this computer" in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_real_adb_with_several_phones_wants_one_named_and_uses_that_one(connect, adb):
+    first, second = connect(), connect()
+    with pytest.raises(DeviceError, match="several phones are connected: choose one with --serial") as caught:
+        AdbShell()
+    assert first.serial in str(caught.value) and second.serial in str(caught.value)
+    shell = AdbShell(second.serial)
+    assert shell.run("echo here; exit 0") == "here\n"
+    with pytest.raises(DeviceError, match=f"phone {second.serial}: it failed"):
+        shell.run("echo it failed; exit 3")
+    first.close()
+    second.close()
+    deadline = time.monotonic() + 20
+    while "\tdevice" in adb("devices"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with pytest.raises(DeviceError, match=r"is not ready \(offline\)|is not connected"):
+        AdbShell(second.serial)
 
 
 def test_a_missing_adb_says_what_to_install(monkeypatch):

@@ -26,10 +26,15 @@ def script(values):
     return lambda: next(left)
 
 
+def measured(*canaries, repeats=(3.0, 3.0, 3.0), device="phone"):
+    """Measurements one after another, each between the two canaries given for it."""
+    return script([(device, repeats, before, after) for before, after in canaries])
+
+
 def test_an_undisturbed_measurement_is_made_once():
     rests = []
-    timer = HonestTimer(script([1.0, 1.02]), drift_limit=0.1, cooldown_seconds=0.5, sleep=rests.append)
-    done = timer.measure(lambda: [3.0, 3.0, 3.0])
+    timer = HonestTimer(drift_limit=0.1, cooldown_seconds=0.5, sleep=rests.append)
+    done = timer.measure(measured((1.0, 1.02)))
     assert (done.tries, done.steady, done.sample.repeats_ms) == (1, True, (3.0, 3.0, 3.0))
     assert done.canary_ratio == pytest.approx(1.02)
     assert rests == [0.5]
@@ -37,16 +42,16 @@ def test_an_undisturbed_measurement_is_made_once():
 
 def test_what_was_measured_during_a_drift_is_measured_again_after_a_rest():
     rests = []
-    measured = script([[9.0, 9.0, 9.0], [3.0, 3.0, 3.0]])
-    timer = HonestTimer(script([1.0, 1.5, 1.0]), drift_limit=0.1, sleep=rests.append)
-    done = timer.measure(measured)
+    timer = HonestTimer(drift_limit=0.1, sleep=rests.append)
+    slow = ("phone", (9.0, 9.0, 9.0), 1.0, 1.5)
+    done = timer.measure(script([slow, ("phone", (3.0, 3.0, 3.0), 1.2, 1.0)]))
     assert (done.tries, done.steady, done.sample.repeats_ms) == (2, True, (3.0, 3.0, 3.0))
     assert max(rests) >= 2.0
 
 
 def test_a_device_that_does_not_come_back_is_marked():
-    timer = HonestTimer(script([1.0, *[1.4] * 10]), drift_limit=0.1, sleep=lambda _: None)
-    done = timer.measure(lambda: [4.0, 4.0, 4.0])
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    done = timer.measure(measured((1.0, 1.4), *[(1.4, 1.4)] * 10))
     assert not done.steady
     assert done.tries == 4
     assert done.canary_ratio == pytest.approx(1.4)
@@ -54,15 +59,23 @@ def test_a_device_that_does_not_come_back_is_marked():
 
 def test_rest_is_limited_over_all_measurements_and_then_they_are_only_marked():
     rests = []
-    timer = HonestTimer(script([1.0, *[1.4] * 10]), drift_limit=0.1, rest_seconds=7.0, sleep=rests.append)
-    first, second = (timer.measure(lambda: [2.0] * 5) for _ in range(2))
+    timer = HonestTimer(drift_limit=0.1, rest_seconds=7.0, sleep=rests.append)
+    values = measured((1.0, 1.4), *[(1.4, 1.4)] * 10)
+    first, second = (timer.measure(values) for _ in range(2))
     assert not first.steady and not second.steady
     assert (first.tries, second.tries) == (3, 1)
     assert sum(rests) <= 7.0
 
 
 def test_the_reference_is_the_first_canary_of_the_run():
-    canary = script([1.0, 1.0, 1.2, 1.0])
-    timer = HonestTimer(canary, drift_limit=0.1, sleep=lambda _: None)
-    assert timer.measure(lambda: [1.0, 1.0, 1.0]).steady
-    assert timer.measure(lambda: [1.0, 1.0, 1.0]).tries == 2
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    values = measured((1.0, 1.0), (1.1, 1.2), (1.0, 1.0))
+    assert timer.measure(values).steady
+    assert timer.measure(values).tries == 2
+
+
+def test_each_device_of_a_fleet_is_held_against_its_own_speed():
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    for device, canary in (("fast", 1.0), ("slow", 2.0), ("fast", 1.05), ("slow", 1.95)):
+        assert timer.measure(measured((canary, canary), device=device)).tries == 1
+    assert timer.measure(measured((2.0, 2.0), (1.0, 1.0), device="fast")).tries == 2

@@ -76,6 +76,18 @@ def test_the_newest_measurement_of_a_part_wins() -> None:
         assert LatencyTable.from_measurements(order).lookup(PART).latency_ms == pytest.approx(2.75)
 
 
+def test_a_part_timed_in_several_nets_gets_their_mean_and_unsteady_ones_only_count_alone() -> None:
+    times = [f"2024-0{month}-01T00:00:00.000+00:00" for month in range(1, 6)]
+    old = measurement(PART, 9.0, protocol="in_net", trials=8, time=times[0])
+    met = [measurement(PART, ms, protocol="in_net", time=time) for ms, time in ((3.0, times[1]), (4.0, times[2]))]
+    shaken = measurement(PART, 20.0, protocol="in_net", steady=False, time=times[3])
+    cell = LatencyTable.from_measurements([old, *met, shaken]).lookup(PART)
+    assert cell.latency_ms == pytest.approx(3.25) and cell.n == 6 and cell.trials == 64
+    assert cell.spread_ms > 0.5
+    alone = LatencyTable.from_measurements([shaken]).lookup(PART)
+    assert alone.latency_ms == pytest.approx(19.75)
+
+
 def test_whole_nets_never_enter_the_table() -> None:
     net = measurement(net_part(SPACE), 9.0, arch="x", space="fbnet_mini")
     assert list(LatencyTable.from_measurements([measurement(), net]).cells) == [PART]

@@ -59,7 +59,7 @@ def test_several_devices_and_a_foreign_executor_share_the_trials(plan, tmp_path)
     with fleet(2) as (endpoint, _), ThreadPoolExecutor(2) as executor:
         budget = 8 * len(plan.tasks) + 16
         report = tune(plan, endpoint, tmp_path, Budget(budget), executor=executor)
-    assert report.untuned == () and report.device_faults == 0
+    assert report.untuned == () and report.device_faults == {}
     assert budget <= report.trials <= budget + 16
     log = TrialLog(tmp_path / "database" / "trials.jsonl")
     assert all(log.spent[task.kernel.key] for task in plan.tasks)

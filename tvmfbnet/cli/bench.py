@@ -8,16 +8,23 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.tune import parse_duration
 
 
 def bench_command(
     package: Annotated[Path, typer.Argument(help="Folder that `tvmfbnet compile` wrote.")],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
+    sustained: Annotated[
+        float,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="Then run without a pause for so long: 60s."),
+    ] = 0.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Time a package on the device; on this machine's own CPU also under ONNX Runtime, with as many threads.
 
-    Example: tvmfbnet bench runs/demo/package --target host
+    A phone that is warm is slower: --sustained says what is left after running that long.
+
+    Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
     from tvmfbnet.devices.target import load_target, resolve_native
 
@@ -32,11 +39,14 @@ def bench_command(
     opened = load_package(package)
     loaded = resolve_native(loaded)
     with reach(loaded) as endpoint:
-        result = bench_package(opened, loaded, endpoint)
+        result = bench_package(opened, loaded, endpoint, sustained)
     if as_json:
         print_json(asdict(result))
         return
     print(f"{opened.arch}: {result.latency_ms:.4f} ms +- {result.spread_ms:.4f} ({result.threads} thread(s))")
+    if result.sustained_ms is not None:
+        ratio = result.sustained_ms / result.latency_ms
+        print(f"after {sustained:g} s without a pause: {result.sustained_ms:.4f} ms (ratio {ratio:.2f})")
     if result.onnxruntime_ms is not None:
         ratio = result.latency_ms / result.onnxruntime_ms
         print(f"ONNX Runtime: {result.onnxruntime_ms:.4f} ms (ratio {ratio:.2f})")

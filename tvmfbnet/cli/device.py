@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,18 +20,62 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The device's side: build, push, start, stop, logs.", no_args_is_help=True)
 
 TargetOption = Annotated[str, typer.Option(help="Target: a name or a .yaml file.")]
-SshOption = Annotated[str, typer.Option(metavar="USER@HOST", help="A board reached over SSH.")]
-SshOptions = Annotated[list[str] | None, typer.Option("--ssh-option", help="As for ssh -o, such as Port=2222.")]
-AdbFlag = Annotated[bool, typer.Option("--adb", help="A phone reached over adb.")]
-SerialOption = Annotated[str, typer.Option(help="The phone's serial number, when several are connected.")]
-FolderOption = Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")]
+TvmSource = Annotated[Path | None, typer.Option(help="TVM's source tree, for Android.")]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The device that a command's options name: its target, a shell there, the folder that the user chose."""
+
+    target: Target
+    shell: Shell
+    folder: str
+
+
+def _reach(
+    target: TargetOption,
+    ssh: Annotated[str, typer.Option(metavar="USER@HOST", help="A board reached over SSH.")] = "",
+    ssh_option: Annotated[list[str] | None, typer.Option(help="As for ssh -o, such as Port=2222.")] = None,
+    adb: Annotated[bool, typer.Option("--adb", help="A phone reached over adb.")] = False,
+    serial: Annotated[str, typer.Option(help="The phone's serial number, when several are connected.")] = "",
+    folder: Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")] = "",
+) -> Reached:
+    """SSH, adb, or this machine when there are neither."""
+    from tvmfbnet.devices.shells import AdbShell, LocalShell, SshShell
+    from tvmfbnet.devices.target import load_target
+    from tvmfbnet.devices.toolchain import cache_folder
+    from tvmfbnet.errors import UserError
+
+    loaded = load_target(target)
+    if ssh and (adb or serial):
+        raise UserError("give --ssh or --adb, not both")
+    if ssh:
+        return Reached(loaded, SshShell(ssh, ssh_option or [], cache_folder() / "tunnels"), folder)
+    if adb or serial:
+        return Reached(loaded, AdbShell(serial), folder)
+    return Reached(loaded, LocalShell(cache_folder() / "devices" / loaded.name), folder)
+
+
+def _with_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of :func:`_reach`; its first argument is what they reach."""
+    shared = inspect.signature(_reach, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        command(_reach(**{name: values.pop(name) for name in shared}), **values)
+
+    parameters = [*shared.values(), *own]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 @app.command("build")
 def build_command(
     target: TargetOption,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; in the cache if not given.")] = None,
-    tvm_source: Annotated[Path | None, typer.Option(help="TVM's source tree, for Android.")] = None,
+    tvm_source: TvmSource = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Build the server and the native runner for a target, with the toolchain that the target names.
@@ -47,14 +95,10 @@ def build_command(
 
 
 @app.command("push")
+@_with_device
 def push_command(
-    target: TargetOption,
-    ssh: SshOption = "",
-    ssh_option: SshOptions = None,
-    adb: AdbFlag = False,
-    serial: SerialOption = "",
-    folder: FolderOption = "",
-    tvm_source: Annotated[Path | None, typer.Option(help="TVM's source tree, for Android.")] = None,
+    device: Reached,
+    tvm_source: TvmSource = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Bring the device programs to a device (built first where they are not yet) and try them there.
@@ -63,12 +107,10 @@ def push_command(
     """
     from tvmfbnet.devices.programs import build_programs
     from tvmfbnet.devices.remote_server import device_facts_by_shell, push
-    from tvmfbnet.devices.target import load_target
 
-    loaded = load_target(target)
-    shell = _shell(loaded, ssh, ssh_option, adb, serial)
-    where = push(shell, build_programs(loaded, None, tvm_source), folder)
-    facts = device_facts_by_shell(shell, loaded, where)
+    shell = device.shell
+    where = push(shell, build_programs(device.target, None, tvm_source), device.folder)
+    facts = device_facts_by_shell(shell, device.target, where)
     if as_json:
         print_json({"where": shell.where, "folder": where, "device": facts})
     else:
@@ -78,13 +120,9 @@ def push_command(
 
 
 @app.command("start")
+@_with_device
 def start_command(
-    target: TargetOption,
-    ssh: SshOption = "",
-    ssh_option: SshOptions = None,
-    adb: AdbFlag = False,
-    serial: SerialOption = "",
-    folder: FolderOption = "",
+    device: Reached,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on the device.")] = 9090,
     tracker_port: Annotated[
         int | None, typer.Option(help="The tracker's port here; the target's if not given.")
@@ -99,74 +137,44 @@ def start_command(
     from dataclasses import asdict
 
     from tvmfbnet.devices.remote_server import start
-    from tvmfbnet.devices.target import load_target
 
-    loaded = load_target(target)
-    shell = _shell(loaded, ssh, ssh_option, adb, serial)
-    tracker = tracker_port or loaded.transport.port
-    started = start(shell, loaded, _state(loaded, shell), tracker, port, folder, device_tracker_port)
+    shell, target = device.shell, device.target
+    tracker = tracker_port or target.transport.port
+    started = start(shell, target, _state(device), tracker, port, device.folder, device_tracker_port)
     if as_json:
-        print_json({"where": shell.where, "key": loaded.transport.key, **asdict(started)})
+        print_json({"where": shell.where, "key": target.transport.key, **asdict(started)})
     else:
-        print(f"server on {shell.where} serves key {loaded.transport.key} at tracker 127.0.0.1:{tracker}")
+        print(f"server on {shell.where} serves key {target.transport.key} at tracker 127.0.0.1:{tracker}")
 
 
 @app.command("stop")
+@_with_device
 def stop_command(
-    target: TargetOption,
-    ssh: SshOption = "",
-    ssh_option: SshOptions = None,
-    adb: AdbFlag = False,
-    serial: SerialOption = "",
-    folder: FolderOption = "",
+    device: Reached,
 ) -> None:
     """Stop the server and close the tunnel. Example: tvmfbnet device stop --target rpi4 --ssh pi@raspberrypi."""
     from tvmfbnet.devices.remote_server import stop
-    from tvmfbnet.devices.target import load_target
 
-    loaded = load_target(target)
-    shell = _shell(loaded, ssh, ssh_option, adb, serial)
-    ran = stop(shell, _state(loaded, shell), folder)
-    print(f"server on {shell.where} {'stopped' if ran else 'was not running'}")
+    ran = stop(device.shell, _state(device), device.folder)
+    print(f"server on {device.shell.where} {'stopped' if ran else 'was not running'}")
 
 
 @app.command("logs")
+@_with_device
 def logs_command(
-    target: TargetOption,
-    ssh: SshOption = "",
-    ssh_option: SshOptions = None,
-    adb: AdbFlag = False,
-    serial: SerialOption = "",
-    folder: FolderOption = "",
+    device: Reached,
     lines: Annotated[int, typer.Option("-n", min=1, help="Lines from the end.")] = 50,
 ) -> None:
     """Show the server's log. Example: tvmfbnet device logs --target rpi4 --ssh pi@raspberrypi."""
     from tvmfbnet.devices.remote_server import logs
-    from tvmfbnet.devices.target import load_target
 
-    loaded = load_target(target)
-    print(logs(_shell(loaded, ssh, ssh_option, adb, serial), folder, lines), end="")
+    print(logs(device.shell, device.folder, lines), end="")
 
 
-def _shell(target: Target, ssh: str, ssh_options: list[str] | None, adb: bool, serial: str) -> Shell:
-    """The shell that the options name: SSH, adb, or this machine when there are none."""
-    from tvmfbnet.devices.shells import AdbShell, LocalShell, SshShell
-    from tvmfbnet.devices.toolchain import cache_folder
-    from tvmfbnet.errors import UserError
-
-    if ssh and (adb or serial):
-        raise UserError("give --ssh or --adb, not both")
-    if ssh:
-        return SshShell(ssh, ssh_options or [], cache_folder() / "tunnels")
-    if adb or serial:
-        return AdbShell(serial)
-    return LocalShell(cache_folder() / "devices" / target.name)
-
-
-def _state(target: Target, shell: Shell) -> Path:
+def _state(device: Reached) -> Path:
     """The folder that remembers what was started on a device."""
     from tvmfbnet.devices.toolchain import cache_folder
     from tvmfbnet.files import make_folder
 
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{target.name}-{shell.where}")
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{device.target.name}-{device.shell.where}")
     return make_folder(cache_folder() / "started" / name)

@@ -27,11 +27,11 @@ def devices_command(
 
     Example: tvmfbnet devices --tracker 127.0.0.1:9190
     """
-    from tvmfbnet.devices.tracker import query_tracker
+    from tvmfbnet.devices.tracker import address_text, query_tracker
 
     host, port = parse_address(tracker)
     status = query_tracker(host, port)
-    rows = [(server["key"], _address(server["address"])) for server in status.servers]
+    rows = [(server["key"], address_text(server)) for server in status.servers]
     if as_json:
         servers = [{"key": key, "address": address} for key, address in rows]
         print_json({"tracker": f"{host}:{port}", "servers": servers, "free": status.free})
@@ -40,8 +40,3 @@ def devices_command(
         print(f"no device is registered with the tracker at {host}:{port}")
         return
     print_table("", ("key", "address", "free of this key"), [(*row, status.free.get(row[0], 0)) for row in rows])
-
-
-def _address(value: object) -> str:
-    """TVM reports an address as a (host, port) pair."""
-    return ":".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

@@ -107,5 +107,6 @@ def tune_command(
         print(f"tuning took {report.seconds:.0f} s ({report.new_trials / report.seconds:.1f} trials/s): {spent}")
     for kind, count in report.failures.items():
         print(f"{count} trial(s) failed: {kind}")
-    if report.device_faults:
-        print(f"{report.device_faults} session(s) with devices broke; what they were timing was timed again")
+    for device, happenings in report.device_faults.items():
+        told = ", ".join(f"{count} x {what}" for what, count in happenings.items())
+        print(f"device {device}: {told}; what it was timing was timed again")

@@ -26,17 +26,16 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     return path
 
 
-def linker(target: Target) -> dict[str, Any]:
-    """The arguments that make TVM's linker call use the target's toolchain."""
+def linker(target: Target, trial: bool = False) -> dict[str, Any]:
+    """The arguments that make TVM's linker call use the target's toolchain.
+
+    Args:
+        target: whose toolchain.
+        trial: for a kernel that is timed once and thrown away: no start files, no libraries, 15 ms less.
+    """
     # Kernels are C: with `zig c++` each first link for a system would build the C++ library as well.
     compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
+    if trial and target.toolchain.kind == "cxx":
+        options.append("-nostdlib")
     return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}
-
-
-def trial_linker(target: Target) -> dict[str, Any]:
-    """As :func:`linker`, for kernels that are timed once and thrown away: no start files, no libraries, 15 ms less."""
-    chosen = linker(target)
-    if target.toolchain.kind == "cxx":
-        chosen["options"] = [*chosen.get("options", []), "-nostdlib"]
-    return chosen

@@ -19,7 +19,7 @@ import tvm
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
-from tvmfbnet.devices.remote import RemoteWorker, run_library
+from tvmfbnet.devices.remote import run_library, worker_for
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError
@@ -137,7 +137,7 @@ def check_parity(
     """
     worst = 0.0
     deadline = target.timeouts.connect + target.timeouts.session
-    with RemoteWorker(endpoint, target.device, target.timeouts.session) as worker, torch.no_grad():
+    with worker_for(target, endpoint) as worker, torch.no_grad():
         for image in parity_inputs(package.input_shape):
             expected = net.eval()(torch.from_numpy(image)).numpy()
             got = worker.call(run_library, str(package.library), [image], seconds=deadline)

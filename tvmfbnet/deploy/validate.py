@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tvmfbnet.deploy.package import compile_net, untrained_net
-from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.errors import LatencyError
@@ -23,7 +23,8 @@ from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
-from tvmfbnet.tuning.measure import context_of, device_timer
+from tvmfbnet.tuning.measure import context_of
+from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 
@@ -65,7 +66,7 @@ def measure_nets(space: Space, target: Target, archs: Sequence[Arch], root: Path
                 with TemporaryDirectory(prefix="tvmfbnet-") as scratch:
                     package = compile_net(untrained_net(by_name[name], space), target, database, Path(scratch))
                     samples = timer.time(package.library, package.input_shape)
-                item = _measurement(name, space, target, samples, trials, overhead)
+                item = _measurement(name, space, target, samples, trials, overhead, timer.fingerprint)
                 journal.append(item)
                 held[name] = item.latency_ms
                 reporter.advance()
@@ -73,7 +74,13 @@ def measure_nets(space: Space, target: Target, archs: Sequence[Arch], root: Path
 
 
 def _measurement(
-    arch: str, space: Space, target: Target, samples: Sequence[float], trials: int, overhead_ms: float
+    arch: str,
+    space: Space,
+    target: Target,
+    samples: Sequence[float],
+    trials: int,
+    overhead_ms: float,
+    fingerprint: dict[str, Any],
 ) -> Measurement:
     return Measurement.model_validate(
         {
@@ -82,7 +89,7 @@ def _measurement(
             "part": net_part(space),
             "trials": trials,
             "overhead_ms": overhead_ms,
-            "fingerprint": host_fingerprint() if target.name == "host" else {},
+            "fingerprint": fingerprint,
             "arch": arch,
             "space": space.name,
         }

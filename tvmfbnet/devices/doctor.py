@@ -15,20 +15,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, Session
+from tvmfbnet.devices.remote import RemoteWorker, Repeats, Session, worker_for
 from tvmfbnet.devices.runtime import installed_versions
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, run_canary
 from tvmfbnet.devices.toolchain import find_compiler
-from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, query_tracker
+from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.errors import DeviceError, UserError
 
 _NOISE_RUNS = Repeats(repeats=50, min_repeat_ms=2, warmup=1)
 _CANARY_ERROR = 1e-4
 _NOISY_SPREAD = 0.1
 _HOT_CELSIUS = 70.0
-# Loading TVM in the worker, which the device has no part in.
-_WORKER_SECONDS = 60.0
 
 LinkArguments = Callable[[Target], dict[str, Any]]
 
@@ -64,7 +62,7 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
             yield check
             if not check.ok:
                 return
-        worker = stack.enter_context(RemoteWorker(endpoint, target.device, target.timeouts.session))
+        worker = stack.enter_context(worker_for(target, endpoint))
         yield from _device(target, worker, link, toolchain.ok)
 
 
@@ -88,7 +86,7 @@ def _key(endpoint: Endpoint, status: TrackerStatus) -> Iterator[Check]:
         advice = f"start the device's server (tvmfbnet device start) or correct the key; keys served: {others}"
         yield Check("key", False, f"nobody serves {endpoint.key!r}", advice)
         return
-    addresses = ", ".join(":".join(str(part) for part in server["address"]) for server in serving)
+    addresses = ", ".join(address_text(server) for server in serving)
     yield Check("key", True, f"{endpoint.key!r} is served by {len(serving)}: {addresses}")
     free = status.free.get(endpoint.key, 0)
     advice = "" if free else "another session runs there: wait for it, or end it with tvmfbnet device stop and start"
@@ -96,7 +94,7 @@ def _key(endpoint: Endpoint, status: TrackerStatus) -> Iterator[Check]:
 
 
 def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link: bool) -> Iterator[Check]:
-    seconds = target.timeouts.connect + _WORKER_SECONDS
+    seconds = target.timeouts.connect
     try:
         exists = worker.call(_device_exists, seconds=seconds)
         facts = worker.call(device_facts, seconds=seconds)

@@ -12,6 +12,8 @@ def host_fingerprint() -> dict[str, Any]:
     """This machine's fingerprint; whatever is not readable is left out."""
     found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "kernel": platform.release()}
     found["cores"] = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        found["allowed_cores"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     model = _cpu_model()
     if model:
         found["model"] = model

@@ -1,14 +1,14 @@
 """Jobs on a device: run or time a library over RPC, each in a worker process and under a deadline.
 
 A frozen device or a lost network makes TVM's RPC client wait for ever, and a crashing driver may take the client down
-with it. So every remote call runs in a child process that is killed when its time is up; this one never touches RPC.
+with it. So every remote call runs in a child process (:mod:`tvmfbnet.devices.worker`); this one never touches RPC.
 """
 
 from __future__ import annotations
 
 import gc
-import subprocess
-import threading
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,18 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.tracker import Endpoint, await_key, request_device
+from tvmfbnet.devices.worker import GoneError, LateError, Stage, Worker
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.progress import say
 
-# A worker has this long beyond its deadline to say that it was missed, and this long to load TVM when it is new.
-_KILL_SECONDS = 5.0
+# A new worker has this long to load TVM, which no device has a part in.
 _START_SECONDS = 120.0
+# Of a call's time, what the device is told.
+_SESSION_SHARE = 0.9
+# How often a measurement is begun before its failing is its own fault.
+_TRIES = 3
 
 ResultT = TypeVar("ResultT")
 Array = npt.NDArray[Any]
@@ -37,12 +43,26 @@ class Repeats:
     warmup: int = 0
 
 
+# The function of a candidate's library that goes around a pool of weights (see :mod:`tvmfbnet.compiler.rotating`).
+ROTATE = "rotate"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The weights of a rotating kernel: which argument they are, how many slices, and values (float32) in all."""
+
+    argument: int
+    slices: int
+    values: int
+
+
 @dataclass(frozen=True)
 class KernelJob:
-    """One candidate kernel: its library and its arguments' (dtype, shape)."""
+    """One candidate kernel: its library, its arguments' (dtype, shape), and the pool that it goes around, if any."""
 
     library: str
     arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True)
@@ -59,58 +79,120 @@ class KernelTiming:
         return min(self.repeats_ms, default=None)
 
 
+class RemoteError(DeviceError):
+    """A remote call that failed, and where: at which device, in which stage, how.
+
+    Args:
+        message: one line for a person.
+        device: its address as the tracker knows it; empty before one was given out.
+        stage: ``start`` (loading TVM here), ``queue`` (waiting for a free device), ``connect`` or ``run``.
+        kind: ``no answer``, ``broke``, ``took no file`` (a full disk), or ``failed`` where the job itself said so.
+    """
+
+    def __init__(self, message: str, device: str, stage: str, kind: str) -> None:
+        super().__init__(message)
+        self.device, self.stage, self.kind = device, stage, kind
+
+    @property
+    def happening(self) -> str:
+        """What happened, in a word or two, for a report."""
+        when = {"start": "here", "queue": "while waiting for one", "connect": "on connecting", "run": "in a session"}
+        return f"{self.kind} {when[self.stage]}"
+
+
+class UploadError(Exception):
+    """A device took no file: its disk is full, or the connection broke meanwhile."""
+
+
 class RemoteWorker:
     """A child process that talks to one endpoint's devices; replaced when it crashes or misses a deadline.
 
     Args:
         endpoint: tracker and key.
         device: ``cpu``, ``opencl`` or ``metal``.
-        session_seconds: after this the device itself ends a session.
+        session_seconds: after this the device itself ends a session; so long a call waits for a device to become free.
+        connect_seconds: how long opening a session may take.
     """
 
-    def __init__(self, endpoint: Endpoint, device: str, session_seconds: int) -> None:
-        self.endpoint, self.device, self.session_seconds = endpoint, device, session_seconds
-        self._worker: Any = None
+    def __init__(self, endpoint: Endpoint, device: str, session_seconds: int, connect_seconds: float = 20.0) -> None:
+        self.endpoint, self.device = endpoint, device
+        self.session_seconds, self.connect_seconds = session_seconds, connect_seconds
+        self._worker: Worker | None = None
+        self._stage = self._address = ""
+
+    @property
+    def address(self) -> str:
+        """The device that the last call was given."""
+        return self._address
+
+    def start(self) -> None:
+        """Starts the child process, if it does not run yet, and waits until it has loaded TVM."""
+        self._stage, self._address = "start", ""
+        if self._worker is None:
+            try:
+                self._worker = Worker(_START_SECONDS)
+            except (LateError, GoneError) as error:
+                raise self._fault("a process that talks to devices did not start", "broke") from error
 
     def call(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
-        """Runs ``job(session, *arguments)`` in the worker.
+        """Runs ``job(session, *arguments)`` in the worker, within ``seconds`` of having been given a device.
 
         Raises:
-            DeviceError: the job failed, crashed its worker, or took longer than ``seconds``.
+            RemoteError: the job failed, crashed its worker, or took longer.
         """
-        from tvm.support.popen_pool import PopenWorker
-
-        grace = _KILL_SECONDS
-        if self._worker is None:
-            self._worker = PopenWorker(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            grace += _START_SECONDS
-        spec = (self.endpoint, self.device, self.session_seconds)
-        # The worker watches the time itself, but cannot while a call into TVM keeps Python's lock: so do we.
-        watch = threading.Timer(seconds + grace, self._expire)
-        watch.start()
+        self.start()
+        connecting = min(self.connect_seconds, seconds)
+        stages = (Stage("queue", self.session_seconds + seconds), Stage("connect", connecting), Stage("run", seconds))
+        self._stage = "queue"
+        # The device ends a session itself a little before the client's time is up: so a hung kernel holds it no longer,
+        # and is told apart from a device that does not answer.
+        limit = min(self.session_seconds, max(1, math.floor(_SESSION_SHARE * seconds)))
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("the worker was closed while it was being started")
         try:
-            self._worker.send(_run_job, (spec, job, arguments), timeout=seconds)
-            status, value = self._worker.recv()
-        except TimeoutError as error:
-            self.close()
-            raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
-        except Exception as error:
-            self.close()
-            if watch.finished.is_set():
-                raise DeviceError(f"{self._where()} gave no answer within {seconds:g} s") from error
-            raise DeviceError(f"the connection to {self._where()} broke: {last_line(str(error))}") from error
-        finally:
-            watch.cancel()
+            status, value = worker.call(
+                _run_job, (self.endpoint, self.device, limit, job, arguments), stages, self._told
+            )
+        except LateError as error:
+            self._worker = None
+            waited = next(stage.seconds for stage in stages if stage.name == self._stage)
+            if self._stage == "queue":
+                raise self._fault(f"{self._where()} was not free within {waited:g} s", "no answer") from error
+            raise self._fault(f"{self._where()} gave no answer within {waited:g} s", "no answer") from error
+        except GoneError as error:
+            self._worker = None
+            raise self._fault(f"the connection to {self._where()} broke: the client crashed", "broke") from error
+        except BaseException:
+            self.close()  # what it answers now would be taken for the answer of a later call
+            raise
         if status != "done":
-            raise DeviceError(f"{self._where()}: {value}")
+            raise self._fault(f"{self._where()}: {value}", status)
         result: ResultT = value
         return result
 
-    def _expire(self) -> None:
-        """Runs in the watch's thread: kills the process and nothing else, for the caller's thread reads its pipe."""
-        process = getattr(self._worker, "_proc", None)
-        if process is not None:
-            process.kill()
+    def persist(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
+        """As :meth:`call`, again where the device failed it, on whichever device is free: what it does is not lost.
+
+        Raises:
+            RemoteError: it failed every time.
+            DeviceError: no device came back.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self.call(job, *arguments, seconds=seconds)
+            except RemoteError as error:
+                if not tries_left:
+                    raise
+                say(f"warning: {error}; trying again")
+                await_key(self.endpoint, self.connect_seconds)
+        raise AssertionError
+
+    def _told(self, stage: str, note: str) -> None:
+        self._stage, self._address = stage, note or self._address
+
+    def _fault(self, message: str, kind: str) -> RemoteError:
+        return RemoteError(message, self._address, self._stage, kind)
 
     def _where(self) -> str:
         return f"device {self.endpoint.key!r} at tracker {self.endpoint.address}"
@@ -118,7 +200,7 @@ class RemoteWorker:
     def close(self) -> None:
         """Ends the child process."""
         if self._worker is not None:
-            self._worker.kill()
+            self._worker.close()
             self._worker = None
 
     def __enter__(self) -> RemoteWorker:
@@ -126,6 +208,11 @@ class RemoteWorker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
+    """A worker with a target's deadlines."""
+    return RemoteWorker(endpoint, target.device, target.timeouts.session, target.timeouts.connect)
 
 
 def last_line(message: str) -> str:
@@ -137,9 +224,18 @@ def last_line(message: str) -> str:
 # What follows runs in the worker process.
 
 
-def _run_job(spec: tuple[Endpoint, str, int], job: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, Any]:
+def _run_job(
+    tell: Callable[[str, str], None],
+    endpoint: Endpoint,
+    device: str,
+    session_seconds: int,
+    job: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> tuple[str, Any]:
     try:
-        return "done", job(connect(*spec), *arguments)
+        return "done", job(connect(tell, endpoint, device, session_seconds), *arguments)
+    except UploadError as error:
+        return "took no file", str(error)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {last_line(str(error))}"
     finally:
@@ -155,7 +251,10 @@ class Session:
 
     def load(self, library: str) -> Any:
         """Uploads a library and loads it there."""
-        self.remote.upload(library)
+        try:
+            self.remote.upload(library)
+        except Exception as error:  # TVM raises several kinds
+            raise UploadError(last_line(str(error))) from error
         return self.remote.load_module(Path(library).name)
 
     def virtual_machine(self, library: str) -> Any:
@@ -171,13 +270,16 @@ class Session:
         return tvm.runtime.tensor(array, self.device)
 
 
-def connect(endpoint: Endpoint, device: str, session_seconds: int) -> Session:
-    """Asks the tracker for a device and opens a session."""
+def connect(tell: Callable[[str, str], None], endpoint: Endpoint, device: str, session_seconds: int) -> Session:
+    """Asks the tracker for a device and opens a session; tells how far it is."""
     from tvm import rpc
 
-    tracker = rpc.connect_tracker(endpoint.host, endpoint.port)
-    remote = tracker.request(endpoint.key, session_timeout=session_seconds, max_retry=2)
-    return Session(remote, remote.device(device, 0))
+    offer = request_device(endpoint)
+    tell("connect", f"{offer.host}:{offer.port}")
+    remote = rpc.connect(offer.host, offer.port, offer.match_key, session_seconds)
+    opened = Session(remote, remote.device(device, 0))
+    tell("run", "")
+    return opened
 
 
 def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
@@ -191,35 +293,86 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
 
 def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
     """Times a compiled function ``main`` on the device; milliseconds, one value a repeat."""
-    machine = session.virtual_machine(library)
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    machine.save_function("main", "timed", session.put(image), include_return=False)
+    module = _on_random_image(session, library, shape)
     if repeats.warmup:
-        machine.module.time_evaluator("timed", session.device, number=repeats.warmup)()
-    evaluator = machine.module.time_evaluator(
+        module.time_evaluator("timed", session.device, number=repeats.warmup)()
+    evaluator = module.time_evaluator(
         "timed", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
     )
     return tuple(1e3 * seconds for seconds in evaluator().results)
 
 
+def time_sustained(session: Session, library: str, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+    """Runs a compiled function ``main`` on the device without a pause; milliseconds, one value a second."""
+    module = _on_random_image(session, library, shape)
+    evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
+    values: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        values += [1e3 * value for value in evaluator().results]
+    return tuple(values)
+
+
+def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> Any:
+    """A module whose ``timed`` is the library's ``main`` on one image that lies on the device."""
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.save_function("main", "timed", session.put(image), include_return=False)
+    return machine.module
+
+
+def read_clocks(session: Session, library: str, shape: tuple[int, ...], runs: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Runs a chain with clocks (see :mod:`tvmfbnet.compiler.chaining`); the clock's readings of each run.
+
+    Each run comes right after another one of the same net, so that it finds the caches as in continuous use.
+    """
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.set_input("main", session.put(image))
+    # The evaluator calls once before it times, on the device, without a word to us in between.
+    evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
+    readings: list[tuple[tuple[int, ...], ...]] = []
+    for _ in range(runs):
+        evaluator("main")
+        clock = machine.get_outputs("main")[1].numpy()
+        readings.append(tuple((int(seconds), int(nanoseconds)) for seconds, nanoseconds in clock))
+    return readings
+
+
 def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
     """Times candidate kernels one after another in one session; a failing candidate does not end the others."""
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
-    return [_time_kernel(session, job, repeats, fill) for job in jobs]
+    pools: dict[int, Any] = {}
+    return [_time_kernel(session, job, repeats, fill, pools) for job in jobs]
 
 
-def _time_kernel(session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None]) -> KernelTiming:
+def _time_kernel(
+    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[int, Any]
+) -> KernelTiming:
     import tvm
 
     try:
         module = session.load(job.library)
-        arguments = [tvm.runtime.empty(shape, dtype, session.device) for dtype, shape in job.arguments]
-        for argument in arguments:
-            fill(argument)
+        name, calls, shapes = "main", 1, list(job.arguments)
+        if job.pool is not None:
+            name, calls = ROTATE, job.pool.slices
+            shapes[job.pool.argument] = ("float32", (job.pool.values,))
+        arguments = []
+        for index, (dtype, shape) in enumerate(shapes):
+            pooled = job.pool is not None and index == job.pool.argument
+            argument = pools.get(shape[0]) if pooled else None
+            if argument is None:
+                argument = tvm.runtime.empty(shape, dtype, session.device)
+                fill(argument)
+            if pooled:
+                pools[shape[0]] = argument  # candidates of one kernel share it
+            arguments.append(argument)
         evaluator = module.time_evaluator(
-            "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+            name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
-        return KernelTiming(tuple(1e3 * seconds for seconds in evaluator(*arguments).results))
+        return KernelTiming(tuple(1e3 * seconds / calls for seconds in evaluator(*arguments).results))
+    except UploadError:
+        raise  # no kernel's fault
     except Exception as error:
         _ = session.device.exist  # asks the device: where the session is gone, that is the fault, not the kernel
         return KernelTiming(error=last_line(str(error)), kind="run")

@@ -54,8 +54,15 @@ class TimingPolicy(Config):
         default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept"
     )
     min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
+    chain_rounds: int = Field(
+        default=2, ge=1, description="on CPUs: so often a part is timed inside nets, with other neighbours each time"
+    )
+    chain_runs: int = Field(default=30, ge=3, description="on CPUs: timed runs of each of those nets")
     rotate_mb: float = Field(
-        default=16, ge=0, description="a part is timed going around copies of its weights of so many MiB together"
+        default=16, ge=0, description="on GPUs: a part is timed going around so many MiB of copies of its weights"
+    )
+    trial_rotate_mb: float = Field(
+        default=8, ge=0, description="on CPUs: a trial is timed going around so many MiB of copies of its weights"
     )
     trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
     trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")

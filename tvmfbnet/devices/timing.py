@@ -30,6 +30,8 @@ _OUTLIER_DEVIATIONS = 6.0
 # Longest rest before a measurement is marked, in multiples of the first rest.
 _RESTS = (1.0, 2.0, 4.0)
 _FIRST_REST_SECONDS = 2.0
+# What a measurement itself changes about a device, hence read before and after it.
+_CHANGING = ("frequency_khz", "temperature_millicelsius")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class HonestTiming:
 
     Attributes:
         sample: the repeats.
-        canary_ratio: canary's latency after the measurement relative to the run's first; 1 is undisturbed.
+        canary_ratio: canary's latency after the measurement relative to the device's first; 1 is undisturbed.
         tries: how often it was measured.
         steady: False when the device did not come back to its speed.
     """
@@ -71,12 +73,21 @@ class HonestTiming:
     steady: bool
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What one session measured, its canary before and after (milliseconds), and what the device told about itself."""
+
+    value: Any
+    before_ms: float
+    after_ms: float
+    facts: dict[str, str]
+
+
 class HonestTimer:
     """Measures under the watch of a canary.
 
     Args:
-        canary: gives the canary's latency in milliseconds.
-        drift_limit: largest relative change of it that counts as undisturbed.
+        drift_limit: largest relative change of the canary that counts as undisturbed.
         cooldown_seconds: rest before each measurement.
         rest_seconds: longest rest in all over the timer's life; afterwards unsteady measurements are only marked.
         sleep: how to rest; tests count.
@@ -84,26 +95,28 @@ class HonestTimer:
 
     def __init__(
         self,
-        canary: Callable[[], float],
         drift_limit: float,
         cooldown_seconds: float = 0.0,
         rest_seconds: float = math.inf,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._canary, self._limit, self._cooldown, self._sleep = canary, drift_limit, cooldown_seconds, sleep
+        self._limit, self._cooldown, self._sleep = drift_limit, cooldown_seconds, sleep
         self._rest_left = rest_seconds
-        self._reference_ms: float | None = None
+        self._references_ms: dict[str, float] = {}
 
-    def measure(self, time_it: Callable[[], Sequence[float]]) -> HonestTiming:
-        """Times something until the canary says that the device was steady meanwhile, resting longer each time."""
-        if self._reference_ms is None:
-            self._reference_ms = self._canary()
+    def measure(self, time_it: Callable[[], tuple[str, Sequence[float], float, float]]) -> HonestTiming:
+        """Times something until the canary says that the device was steady meanwhile, resting longer each time.
+
+        Args:
+            time_it: gives the device (each has a speed of its own), the repeats, the canary before and after.
+        """
         tries = 0
         for rest in (*_RESTS, 0.0):
             self._sleep(self._cooldown)
-            sample = drop_outliers(time_it())
+            device, repeats_ms, before_ms, after_ms = time_it()
+            sample = drop_outliers(repeats_ms)
             tries += 1
-            ratio = self._canary() / self._reference_ms
+            ratio = after_ms / self._references_ms.setdefault(device, before_ms)
             if abs(ratio - 1.0) <= self._limit:
                 return HonestTiming(sample, ratio, tries, steady=True)
             pause = rest * max(self._cooldown, _FIRST_REST_SECONDS)
@@ -158,6 +171,16 @@ def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEAT
         "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
     )
     return error, tuple(1e3 * seconds for seconds in evaluator(*arguments).results)
+
+
+def watch(session: Session, canary: str, job: Callable[..., Any], *arguments: Any) -> Watched:
+    """Runs a job between two canaries in one session, so on one device, and looks at the device before and after."""
+    before = device_facts(session)
+    _, first = run_canary(session, canary)
+    value = job(session, *arguments)
+    _, second = run_canary(session, canary)
+    facts = {**device_facts(session), **{f"{name}_before": before[name] for name in _CHANGING if name in before}}
+    return Watched(value, statistics.median(first), statistics.median(second), facts)
 
 
 def device_facts(session: Session) -> dict[str, str]:

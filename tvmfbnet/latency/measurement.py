@@ -22,6 +22,10 @@ SCHEMA_VERSION = 2
 
 NET, OVERHEAD = "net", "overhead"
 
+# How a part was timed: alone, call after call; going around copies of its weights; or inside nets, between two readings
+# of a clock.
+ISOLATED, ROTATING, IN_NET = "isolated", "rotating", "in_net"
+
 # The cost of calling the device's runtime with nothing to compute: paid once a call, by a block alone as by a net.
 OVERHEAD_PART = NetPart(OVERHEAD, "call", 1, 1, 1, 1, 1)
 
@@ -57,7 +61,7 @@ def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     migrated = dict(record)
     if migrated.get("schema_version") == 1:
-        migrated = {"protocol": "isolated", **migrated, "schema_version": 2}
+        migrated = {"protocol": ISOLATED, **migrated, "schema_version": 2}
     return migrated
 
 
@@ -86,7 +90,7 @@ class Measurement(Config):
         dtype: of weights and activations.
         layout: of the activations inside.
         protocol: how it was timed; ``isolated`` is a part alone, call after call; ``rotating`` goes around copies of
-            its weights, so that they arrive as in a net.
+            its weights, so that they arrive as in a net; ``in_net`` is between two readings of a clock inside a net.
         overhead_ms: the device's cost of one empty call at that time; subtract it to get the part's share of a net.
         fingerprint: device model, cores, governor, temperatures and what else is readable.
         canary_ratio: time of a fixed canary kernel afterwards against its time at the start; None where there is none.
@@ -115,7 +119,7 @@ class Measurement(Config):
     threads: Annotated[int, Field(ge=1)]
     dtype: str
     layout: str
-    protocol: str = "isolated"
+    protocol: str = ISOLATED
     overhead_ms: Milliseconds = 0.0
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     canary_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None

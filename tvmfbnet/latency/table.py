@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Context, Measurement
+from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Context, Measurement
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 
@@ -48,7 +48,8 @@ class Cell:
         source: ``measured`` or ``predicted``.
         n: timed repeats (0 if predicted or unknown).
         trials: tuning trials spent on it (0 if predicted or unknown).
-        canary_ratio: how slow the device was right afterwards, against its start (1 is as fast); None if unknown.
+        canary_ratio: how slow the device was right afterwards, against its start (1 is as fast), at its worst; None if
+            unknown.
         steady: whether the device had kept its speed meanwhile, as far as is known.
     """
 
@@ -62,6 +63,20 @@ class Cell:
 
 
 _NOTHING = Cell(0.0)
+
+
+def _cell(measurements: Sequence[Measurement]) -> Cell:
+    """One part's cell from its measurements, oldest first."""
+    last = measurements[-1]
+    places = [item for item in measurements if item.trials == last.trials] if last.protocol == IN_NET else [last]
+    chosen = [item for item in places if item.steady] or places
+    latency = np.array([item.net_ms for item in chosen])
+    # Spread of the repeats and between the measurements.
+    spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
+    ratios = [item.canary_ratio for item in chosen if item.canary_ratio is not None]
+    canary = max(ratios, key=lambda ratio: abs(ratio - 1.0), default=None)
+    steady = all(item.steady for item in chosen)
+    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), last.trials, canary, steady)
 
 
 @dataclass(frozen=True)
@@ -85,9 +100,11 @@ class LatencyTable:
     def from_measurements(
         cls, measurements: Iterable[Measurement], context: Context | None = None, name: str = ""
     ) -> LatencyTable:
-        """Makes a table of the measurements of one context; the newest measurement of a part wins.
+        """Makes a table of the measurements of one context.
 
-        Whole nets never enter. The overhead is the newest measured empty call, else the newest that a part carries.
+        The newest measurement of a part wins; one made inside a net shares its place with the others made so with the
+        same kernels (each among other neighbours, those on a steady device first): the cell is their mean. Whole nets
+        never enter. The overhead is the newest measured empty call, else the newest that a part carries.
 
         Args:
             measurements: in the order they were made.
@@ -111,11 +128,11 @@ class LatencyTable:
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
             raise LatencyError(f"there are no measurements{wanted}{there}; make some with `tvmfbnet tune`")
-        cells = {
-            item.part: Cell(item.net_ms, item.std_ms, MEASURED, item.n, item.trials, item.canary_ratio, item.steady)
-            for item in chosen
-            if item.part.part != OVERHEAD
-        }
+        by_part: dict[NetPart, list[Measurement]] = {}
+        for item in chosen:
+            if item.part.part != OVERHEAD:
+                by_part.setdefault(item.part, []).append(item)
+        cells = {part: _cell(items) for part, items in by_part.items()}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         return cls(cells, calls[-1] if calls else chosen[-1].overhead_ms, name or chosen[-1].target)
 

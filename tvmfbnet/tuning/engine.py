@@ -20,7 +20,7 @@ from typing import Any
 import tvm
 from filelock import FileLock, Timeout
 
-from tvmfbnet.devices.remote import KernelTiming, RemoteWorker
+from tvmfbnet.devices.remote import KernelTiming, RemoteWorker, worker_for
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.progress import Reporter, progress, say
@@ -89,7 +89,7 @@ class _Round:
 class TuningReport:
     """What a tuning run did: trials in all (earlier runs included), in this run, failed ones by kind, seconds.
 
-    ``device_faults`` counts sessions that broke; their trials were done again.
+    ``device_faults`` counts sessions that broke, by device and what happened to it; their trials were done again.
 
     ``profile`` is seconds of this run by what they went to: ``propose`` and ``learn`` (this process), ``build`` (sum
     over workers), ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
@@ -98,7 +98,7 @@ class TuningReport:
     trials: int
     new_trials: int
     failures: dict[str, int]
-    device_faults: int
+    device_faults: dict[str, dict[str, int]]
     untuned: tuple[str, ...]
     seconds: float
     profile: dict[str, float]
@@ -163,8 +163,10 @@ class Engine:
             say(f"warning: {len(untuned)} task(s) have no valid schedule: {', '.join(untuned)}")
         spent, seconds = self._spent(), time.monotonic() - started
         profile = {what: round(value, 2) for what, value in self._activity.seconds.items()}
-        failures, faults = dict(self.log.failures), self._activity.faults
-        return TuningReport(spent, spent - before, failures, faults, untuned, seconds, profile)
+        failures = dict(self.log.failures)
+        return TuningReport(
+            spent, spent - before, failures, self._activity.faults_by_device(), untuned, seconds, profile
+        )
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
@@ -176,8 +178,7 @@ class Engine:
             pool = stack.enter_context(BuilderPool(self.target, builders, self._executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
-                worker = RemoteWorker(self.endpoint, self.target.device, self.target.timeouts.session)
-                workers.put(stack.enter_context(worker))
+                workers.put(stack.enter_context(worker_for(self.target, self.endpoint)))
             timers = stack.enter_context(ThreadPoolExecutor(max_workers=devices + _ROUNDS_AHEAD))
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
@@ -245,12 +246,17 @@ class Engine:
         """Records a round: in the database and the log first, then in the search."""
         state, timings = finished.state, finished.timings.result()
         kernel, before = state.task.kernel, state.best_ms
-        for candidate, timing in zip(finished.candidates, timings, strict=True):
-            if timing.best_ms is not None:
-                self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
-                state.best_ms = timing.best_ms if state.best_ms is None else min(timing.best_ms, state.best_ms)
-        self.database.flush()
         shape = state.search.shape if state.search is not None else None
+        for candidate, timing in zip(finished.candidates, timings, strict=True):
+            if timing.best_ms is None:
+                continue
+            best = state.best_ms is None or timing.best_ms < state.best_ms
+            # Every trial is in the log; TVM's database, slow to open, needs those that may be used. Evolution breeds
+            # from all.
+            if best or shape is None:
+                self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
+            state.best_ms = timing.best_ms if best else state.best_ms
+        self.database.flush()
         self.log.append(kernel, shape, [candidate.knobs for candidate in finished.candidates], timings)
         began = time.monotonic()
         if state.search is not None:
@@ -274,7 +280,7 @@ class Engine:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.log.failures.most_common())
             notes.append(f"failed: {kinds}")
         if activity.faults:
-            notes.append(f"{activity.faults} device fault(s)")
+            notes.append(f"{activity.faults.total()} device fault(s)")
         return ", ".join(notes)
 
 

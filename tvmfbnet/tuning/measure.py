@@ -1,40 +1,172 @@
-"""Timing whole blocks, the stem and the head on the device, and writing each to the journal before the next."""
+"""Timing the parts of a space on the device; each measurement is in the journal before the next is made.
+
+On CPUs parts are timed inside nets: chains of parts, each part among several neighbours, with a clock read at every
+border (:mod:`tvmfbnet.compiler.chaining`). On GPUs, whose kernels run behind the host's back, a part is timed alone,
+going around copies of its weights (:mod:`tvmfbnet.compiler.repeating`).
+"""
 
 from __future__ import annotations
 
 import math
-import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx
 import tvm
-from onnx import TensorProto, helper
 from tvm.ir import IRModule
 
-from tvmfbnet.compiler.export import part_input_shape
-from tvmfbnet.compiler.library import linker, save_library
+from tvmfbnet.compiler.chaining import chain_parts
+from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.compiler.repeating import constant_bytes
-from tvmfbnet.devices.fingerprint import host_fingerprint
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, time_library
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, build_canary, run_canary
-from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.devices.timing import HonestTiming, drop_outliers
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import Context, Measurement, summarise
+from tvmfbnet.latency.measurement import IN_NET, ROTATING, Context, Measurement, summarise
 from tvmfbnet.progress import progress, say
-from tvmfbnet.space.space import NetPart
+from tvmfbnet.space.space import BLOCK, NetPart
+from tvmfbnet.tuning.carriers import carrier_nets
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
+from tvmfbnet.tuning.timer import DeviceTimer
 from tvmfbnet.tuning.trials import TrialLog
 
-# How parts are timed: see weight_copies.
-PROTOCOL = "rotating"
 _MOST_COPIES = 16
 _SMALL_WEIGHTS = 64 * 1024
+
+
+def context_of(target: Target) -> Context:
+    """What this process's measurements on ``target`` may be mixed with."""
+    return Context(target.name, tvm.__version__, target.tvm_json(), target.threads, target.dtype, target.layout)
+
+
+def protocol_of(target: Target) -> str:
+    """How parts are timed on a target."""
+    return IN_NET if target.tvm["kind"] == "llvm" else ROTATING
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every measurement of a run shares."""
+
+    plan: Plan
+    timer: DeviceTimer
+    database: TuningDatabase
+    journal: Journal
+    trials: dict[NetPart, int]
+    overhead_ms: float
+    folder: Path
+
+    @property
+    def compiled_for(self) -> tvm.target.Target:
+        return tvm.target.Target(self.timer.target.tvm)
+
+    def record(self, part: NetPart, samples_ms: Sequence[float], outliers: int, timing: HonestTiming) -> None:
+        """Writes one measurement; ``samples_ms`` hold the cost of a call."""
+        context = context_of(self.timer.target)
+        fields = {
+            **summarise(samples_ms),
+            **vars(context),
+            "canary_ratio": timing.canary_ratio,
+            "steady": timing.steady,
+            "tries": timing.tries,
+            "outliers": outliers,
+            "part": part,
+            "trials": self.trials[part],
+            "protocol": protocol_of(self.timer.target),
+            "overhead_ms": self.overhead_ms,
+            "fingerprint": self.timer.fingerprint,
+        }
+        self.journal.append(Measurement.model_validate(fields))
+
+
+def measure_parts(
+    plan: Plan,
+    parts: Sequence[NetPart],
+    timer: DeviceTimer,
+    database: TuningDatabase,
+    journal: Journal,
+    log: TrialLog,
+    seed: int = 0,
+) -> int:
+    """Builds and times those of ``parts`` that the journal does not hold yet; returns how many were timed.
+
+    A part whose kernels got more trials since it was timed counts as not held.
+    """
+    target = timer.target
+    context, compiled_for = context_of(target), tvm.target.Target(target.tvm)
+    trials = {part: sum(log.spent[k.key] for k in kernels_of(plan.parts[part], compiled_for)) for part in parts}
+    held = Counter(
+        (m.part, m.trials) for m in journal.read() if m.context == context and m.protocol == protocol_of(target)
+    )
+    rounds = target.timing.chain_rounds if protocol_of(target) == IN_NET else 1
+    lacking = {part: rounds - held[part, trials[part]] for part in parts}
+    due = [part for part in parts if lacking[part] > 0]
+    if not due:
+        return 0
+    with TemporaryDirectory() as folder:
+        bench = _Bench(plan, timer, database, journal, trials, timer.overhead_ms(), Path(folder))
+        if protocol_of(target) == IN_NET:
+            unsteady = _time_in_nets(bench, due, max(lacking.values()), seed)
+        else:
+            unsteady = sum(not _time_alone(bench, part) for part in _counted(due, len(parts) - len(due)))
+    if unsteady:
+        say(f"warning: {unsteady} measurement(s) were made while the device kept changing its speed")
+    return len(due)
+
+
+def _counted(due: Sequence[NetPart], done: int) -> Iterator[NetPart]:
+    with progress("measuring blocks", done + len(due), done=done) as reporter:
+        for part in due:
+            yield part
+            reporter.advance()
+
+
+def _time_in_nets(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int) -> int:
+    """Times parts inside nets; returns how many of the nets were timed on an unsteady device."""
+    wanted, unsteady = set(due), 0
+    blocks = {part for part in due if part.part == BLOCK}
+    nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
+    lowered = {**bench.plan.parts, **_lowered_fillers(bench, nets)}
+    with progress("timing blocks in nets", len(nets)) as reporter:
+        for number, net in enumerate(nets):
+            path = bench.folder / f"carrier{number}.so"
+            chain = chain_parts([lowered[part] for part in net], bench.compiled_for)
+            library = save_library(build(chain, bench.compiled_for, bench.database.records), path, bench.timer.target)
+            timing = bench.timer.chain(library, part_input_shape(net[0]))
+            library.unlink()
+            for part in dict.fromkeys(part for part in net if part in wanted):
+                places = [samples for other, samples in zip(net, timing.parts_ms, strict=True) if other == part]
+                kept = [drop_outliers(samples) for samples in places]
+                samples_ms = [value + bench.overhead_ms for sample in kept for value in sample.repeats_ms]
+                bench.record(part, samples_ms, sum(sample.outliers for sample in kept), timing.whole)
+            unsteady += not timing.whole.steady
+            reporter.advance()
+    return unsteady
+
+
+def _lowered_fillers(bench: _Bench, nets: Sequence[Sequence[NetPart]]) -> dict[NetPart, IRModule]:
+    """Parts that nets need around those to be timed and that the plan does not hold."""
+    missing = list(dict.fromkeys(part for net in nets for part in net if part not in bench.plan.parts))
+    return {part: lower(model, bench.compiled_for) for part, model in export_parts(missing).items()}
+
+
+def _time_alone(bench: _Bench, part: NetPart) -> bool:
+    """Times one part going around copies of its weights; returns whether the device was steady."""
+    mod = bench.plan.parts[part]
+    copies = weight_copies(mod, bench.timer.target)
+    executable = build(mod, bench.compiled_for, bench.database.records, copies)
+    library = save_library(executable, bench.folder / f"{part.slug}.so", bench.timer.target)
+    timing = bench.timer.steadily(library, part_input_shape(part))
+    library.unlink()
+    # One copy's share and the whole cost of a call: what the part alone, with weights as in a net, would take.
+    overhead = bench.overhead_ms
+    samples_ms = [max(sample - overhead, 0.0) / copies + overhead for sample in timing.sample.repeats_ms]
+    bench.record(part, samples_ms, timing.sample.outliers, timing)
+    return timing.steady
 
 
 def weight_copies(mod: IRModule, target: Target) -> int:
@@ -46,135 +178,3 @@ def weight_copies(mod: IRModule, target: Target) -> int:
     if weights < _SMALL_WEIGHTS:
         return 1
     return min(_MOST_COPIES, max(1, math.ceil(target.timing.rotate_mb * 2**20 / weights)))
-
-
-def context_of(target: Target) -> Context:
-    """What this process's measurements on ``target`` may be mixed with."""
-    return Context(target.name, tvm.__version__, target.tvm_json(), target.threads, target.dtype, target.layout)
-
-
-class DeviceTimer:
-    """Times libraries on one endpoint by the target's timing policy.
-
-    Args:
-        target: whose policy counts.
-        worker: talks to the device.
-        canary: library of the canary kernel (see :mod:`tvmfbnet.devices.timing`).
-    """
-
-    def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
-        self.target, self._worker, self._canary = target, worker, canary
-        self._watch = HonestTimer(
-            self._canary_ms,
-            target.timing.drift_limit,
-            target.timing.cooldown_seconds,
-            target.timing.rest_seconds,
-        )
-
-    def _canary_ms(self) -> float:
-        limits = self.target.timeouts
-        _, repeats = self._worker.call(run_canary, str(self._canary), seconds=limits.connect + limits.session)
-        return statistics.median(repeats)
-
-    def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
-        """As :meth:`time`, between two canaries, again after a rest where the device changed its speed meanwhile."""
-        return self._watch.measure(lambda: self.time(library, shape))
-
-    def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
-        """Latency of the library's ``main``, one value in milliseconds a repeat."""
-        policy, limits = self.target.timing, self.target.timeouts
-        repeats = Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
-        return self._worker.call(time_library, str(library), shape, repeats, seconds=limits.connect + limits.session)
-
-    def overhead_ms(self) -> float:
-        """The device's cost of one call with nothing to compute."""
-        shape = [1, 1]
-        graph = helper.make_graph(
-            [helper.make_node("Identity", ["input"], ["output"])],
-            "call",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
-        )
-        model: onnx.ModelProto = helper.make_model(graph)
-        compiled_for = tvm.target.Target(self.target.tvm)
-        with TemporaryDirectory() as folder:
-            library = save_library(
-                build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
-            )
-            return float(summarise(self.time(library, (1, 1)))["latency_ms"])
-
-
-@contextmanager
-def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
-    """A timer whose worker ends with the block."""
-    with (
-        TemporaryDirectory() as folder,
-        RemoteWorker(endpoint, target.device, target.timeouts.session) as worker,
-    ):
-        canary = Path(folder) / "canary.so"
-        build_canary(target, canary, linker(target))
-        yield DeviceTimer(target, worker, canary)
-
-
-def measure_parts(
-    plan: Plan,
-    parts: Sequence[NetPart],
-    timer: DeviceTimer,
-    database: TuningDatabase,
-    journal: Journal,
-    log: TrialLog,
-) -> int:
-    """Builds and times those of ``parts`` that the journal does not hold yet; returns how many were timed.
-
-    A part whose kernels got more trials since it was timed counts as not held.
-    """
-    context = context_of(timer.target)
-    held = {(m.part, m.trials) for m in journal.read() if m.context == context and m.protocol == PROTOCOL}
-    compiled_for = tvm.target.Target(timer.target.tvm)
-    trials = {part: sum(log.spent[k.key] for k in kernels_of(plan.parts[part], compiled_for)) for part in parts}
-    due = [part for part in parts if (part, trials[part]) not in held]
-    if not due:
-        return 0
-    overhead, unsteady = timer.overhead_ms(), 0
-    with (
-        progress("measuring blocks", len(parts), done=len(parts) - len(due)) as reporter,
-        TemporaryDirectory() as folder,
-    ):
-        for part in due:
-            copies = weight_copies(plan.parts[part], timer.target)
-            executable = build(plan.parts[part], compiled_for, database.records, copies)
-            library = save_library(executable, Path(folder) / f"{part.slug}.so", timer.target)
-            timing = timer.steadily(library, part_input_shape(part))
-            library.unlink()
-            journal.append(_measurement(part, timing, copies, context, trials[part], overhead))
-            unsteady += not timing.steady
-            reporter.advance()
-    if unsteady:
-        say(f"warning: {unsteady} part(s) were timed while the device kept changing its speed")
-    return len(due)
-
-
-def _measurement(
-    part: NetPart, timing: HonestTiming, copies: int, context: Context, trials: int, overhead: float
-) -> Measurement:
-    return Measurement.model_validate(
-        {
-            # One copy's share and the whole cost of a call: what the part alone, with weights as in a net, would take.
-            **summarise([max(sample - overhead, 0.0) / copies + overhead for sample in timing.sample.repeats_ms]),
-            "canary_ratio": timing.canary_ratio,
-            "steady": timing.steady,
-            "tries": timing.tries,
-            "outliers": timing.sample.outliers,
-            "target": context.target,
-            "part": part,
-            "trials": trials,
-            "tvm_version": context.tvm_version,
-            "tvm_target": context.tvm_target,
-            "threads": context.threads,
-            "dtype": context.dtype,
-            "layout": context.layout,
-            "protocol": PROTOCOL,
-            "overhead_ms": overhead,
-            "fingerprint": host_fingerprint() if context.target == "host" else {},
-        }
-    )

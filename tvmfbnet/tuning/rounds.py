@@ -9,20 +9,24 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteWorker, Repeats, time_kernels
+from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteError, RemoteWorker, Repeats, time_kernels
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint, require_key
+from tvmfbnet.devices.tracker import Endpoint, address_text, await_key, query_tracker
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.tuning.builders import BuilderPool, Built
+from tvmfbnet.tuning.builders import BuilderPool, BuildResult, Built
 from tvmfbnet.tuning.candidate import Candidate
 
-# A kernel whose session breaks this often with nothing else in it is taken to be the cause.
+# A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
 _STRIKES = 3
+# The same, whatever became of the devices: a kernel may also take its device down.
+_ATTEMPTS = 12
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 
 @dataclass
@@ -33,13 +37,13 @@ class Activity:
         seconds: by what they went to.
         trials: candidates done.
         busy: devices that are timing at this moment.
-        faults: sessions that broke or missed their deadline.
+        faults: sessions that broke or missed their deadline, by device and what happened.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0})
     trials: int = 0
     busy: int = 0
-    faults: int = 0
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, what: str, seconds: float) -> None:
@@ -47,10 +51,23 @@ class Activity:
         with self._lock:
             self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
-    def count(self, trials: int = 0, busy: int = 0, faults: int = 0) -> None:
+    def count(self, trials: int = 0, busy: int = 0) -> None:
         """Counts events."""
         with self._lock:
-            self.trials, self.busy, self.faults = self.trials + trials, self.busy + busy, self.faults + faults
+            self.trials, self.busy = self.trials + trials, self.busy + busy
+
+    def note(self, fault: RemoteError) -> None:
+        """Counts a fault to its device."""
+        with self._lock:
+            self.faults[fault.device or "no device", fault.happening] += 1
+
+    def faults_by_device(self) -> dict[str, dict[str, int]]:
+        """What happened to which device, and how often."""
+        with self._lock:
+            return {
+                device: {what: count for (where, what), count in sorted(self.faults.items()) if where == device}
+                for device in sorted({device for device, _ in self.faults})
+            }
 
 
 class RoundRunner:
@@ -79,9 +96,7 @@ class RoundRunner:
         policy = target.timing
         self._repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
 
-    def time(
-        self, candidates: Sequence[Candidate], builds: Sequence[Future[tuple[bytes, float]] | None]
-    ) -> list[KernelTiming]:
+    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None]) -> list[KernelTiming]:
         """Waits for the builds, then times what was built; timings come in the candidates' order."""
         timings: list[KernelTiming | None] = []
         jobs: list[KernelJob] = []
@@ -100,7 +115,7 @@ class RoundRunner:
     def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
-        return KernelJob(str(path), candidate.arguments)
+        return KernelJob(str(path), candidate.arguments, built.pool)
 
     def _time_on_a_device(self, jobs: Sequence[KernelJob]) -> list[KernelTiming]:
         if not jobs:
@@ -110,7 +125,9 @@ class RoundRunner:
         began = time.monotonic()
         try:
             timings = self._attempt(jobs, worker)
-            return timings if timings is not None else [self._time_alone(job, worker) for job in jobs]
+            if not isinstance(timings, RemoteError):
+                return timings
+            return [self._time_alone(job, worker) for job in jobs]
         finally:
             self._workers.put(worker)
             self._activity.count(busy=-1)
@@ -119,14 +136,35 @@ class RoundRunner:
                 Path(job.library).unlink(missing_ok=True)
 
     def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
-        for _ in range(_STRIKES):
+        strikes = attempts = 0
+        while True:
             timings = self._attempt([job], worker)
-            if timings is not None:
+            if not isinstance(timings, RemoteError):
                 return timings[0]
-        return KernelTiming(error=f"broke its session {_STRIKES} times", kind="crash")
+            attempts += 1
+            strikes += self._blames_kernel(timings)
+            if attempts == _ATTEMPTS and timings.kind == "took no file":
+                raise timings
+            if strikes == _STRIKES or attempts == _ATTEMPTS:
+                error = f"broke {attempts} sessions with nothing else in them: {timings}"
+                return KernelTiming(error=error, kind="crash")
+            time.sleep(min(_FIRST_PAUSE * 2**attempts, _LONGEST_PAUSE))  # a device that fails at once is free at once
 
-    def _attempt(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming] | None:
-        """One session; None when it broke, once a device is there again.
+    def _blames_kernel(self, fault: RemoteError) -> bool:
+        """Whether the device outlived its session: else not the kernel but the device was at fault.
+
+        A device that lives ends a hung kernel's session itself and says so; from one that does not, there is no answer.
+        """
+        if fault.stage != "run" or fault.kind in ("no answer", "took no file"):
+            return False
+        try:
+            servers = query_tracker(self.endpoint.host, self.endpoint.port).servers
+        except DeviceError:
+            return False
+        return any(server["key"] == self.endpoint.key and address_text(server) == fault.device for server in servers)
+
+    def _attempt(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming] | RemoteError:
+        """One session; the fault when it broke, once a device is there again.
 
         Raises:
             DeviceError: no device came back in time.
@@ -134,7 +172,7 @@ class RoundRunner:
         limits = self.target.timeouts
         try:
             return worker.call(time_kernels, jobs, self._repeats, seconds=limits.connect + limits.trial * len(jobs))
-        except DeviceError:
-            self._activity.count(faults=1)
-            require_key(self.endpoint, limits.connect)
-            return None
+        except RemoteError as fault:
+            self._activity.note(fault)
+            await_key(self.endpoint, limits.connect)
+            return fault

@@ -18,8 +18,9 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
-from tvmfbnet.tuning.measure import device_timer, measure_parts
+from tvmfbnet.tuning.measure import measure_parts
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
+from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 Quality = Literal["quick", "normal", "best"]

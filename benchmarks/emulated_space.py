@@ -1,0 +1,114 @@
+"""Tunes a whole space on an emulated device, then compares every part's output with ONNX Runtime's.
+
+The parts run with the kernels that tuning found, over a real tracker, in the device's own process: an aarch64 one under
+qemu (``qemu_arm``) or OpenCL on PoCL (``pocl``). Prints each part's largest error relative to its largest output, and a
+verdict; exit code 1 when one is above 1e-4 or anything failed. Nothing here says how fast anything is.
+
+    python benchmarks/emulated_space.py qemu_arm
+    python benchmarks/emulated_space.py pocl --trials 300
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+import tvm
+
+from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.compiler.library import save_library
+from tvmfbnet.compiler.lowering import build, coverage
+from tvmfbnet.deploy.package import relative_error
+from tvmfbnet.devices.local import reach
+from tvmfbnet.devices.remote import run_library, worker_for
+from tvmfbnet.devices.target import Target, load_target
+from tvmfbnet.devices.timing import device_facts
+from tvmfbnet.latency.store import target_folder
+from tvmfbnet.progress import progress
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import Space
+from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.plan import Plan
+from tvmfbnet.tuning.run import plan_space, tune_space
+
+LIMIT = 1e-4
+
+
+def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int, dict[str, str]]:
+    """Every part's largest relative error, how many kernels lacked a schedule, what the device says about itself."""
+    target = plan.target
+    compiled_for = tvm.target.Target(target.tvm)
+    models = export_parts(list(plan.parts))
+    errors: dict[str, float] = {}
+    missing: set[str] = set()
+    with (
+        reach(target) as endpoint,
+        worker_for(target, endpoint) as worker,
+        TemporaryDirectory() as folder,
+        progress("comparing parts with ONNX Runtime", len(models)) as reporter,
+    ):
+        facts = worker.call(device_facts, seconds=target.timeouts.session)
+        for number, (part, model) in enumerate(models.items()):
+            missing |= set(coverage(plan.parts[part], compiled_for, database.records).missing)
+            library = Path(folder) / f"part{number}.so"
+            save_library(build(plan.parts[part], compiled_for, database.records), library, target)
+            image = np.random.default_rng(number).standard_normal(part_input_shape(part)).astype(np.float32)
+            got = worker.call(run_library, str(library), [image], seconds=target.timeouts.session)
+            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            errors[part.name] = relative_error(got, session.run(None, {"input": image})[0])
+            library.unlink()
+            reporter.advance()
+    return errors, len(missing), facts
+
+
+def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[str, object]:
+    """Tunes (goes on where it was stopped), compares, and says what came of it."""
+    started = time.monotonic()
+    outcome = tune_space(space, target, root, trials, quality="quick")
+    plan = plan_space(space, target)
+    database = TuningDatabase(database_folder(target_folder(target.name, root)), repair=True)
+    errors, missing, facts = compare(plan, database)
+    worst = max(errors, key=errors.__getitem__)
+    report = outcome.report
+    good = errors[worst] <= LIMIT and not report.untuned and outcome.parts == len(errors)
+    return {
+        "target": target.name,
+        "space": space.name,
+        "machine": facts.get("machine", ""),
+        "tuning_tasks": len(plan.tasks),
+        **{key: value for key, value in asdict(report).items() if key != "profile"},
+        "parts_measured": outcome.parts,
+        "parts_compared": len(errors),
+        "kernels_without_schedule": missing,
+        "errors": {name: float(f"{error:.2g}") for name, error in errors.items()},
+        "worst": [worst, float(f"{errors[worst]:.2g}")],
+        "limit": LIMIT,
+        "verdict": "every part equals ONNX Runtime" if good else "NOT every part equals ONNX Runtime",
+        "whole_seconds": round(time.monotonic() - started),
+    }
+
+
+def main() -> None:
+    """Prints the result as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", help="qemu_arm, pocl, or any other that can be reached")
+    parser.add_argument("--space", default="fbnet_mini")
+    parser.add_argument("--trials", type=int, help="in all; default: one round a task")
+    parser.add_argument("--tuning-logs", type=Path, help="keep (or go on from) what was tuned; default: thrown away")
+    options = parser.parse_args()
+    with TemporaryDirectory(prefix="tvmfbnet-") as folder:
+        root = options.tuning_logs or Path(folder)
+        result = run(load_space(options.space), load_target(options.target), options.trials, root)
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if str(result["verdict"]).startswith("every") else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""The phone's end of adb: speaks the wire protocol of adbd over TCP, so that the real ``adb`` takes it for a phone.
+
+Its files and processes are this machine's. It can refuse this computer's key, as a phone does whose question nobody has
+answered. Formats: AOSP, packages/modules/adb: protocol.txt, SYNC.TXT, shell_protocol.h.
+"""
+
+import os
+import queue
+import socket
+import stat
+import struct
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+CNXN, AUTH, OPEN, OKAY, WRTE, CLSE = (
+    int.from_bytes(name, "little") for name in (b"CNXN", b"AUTH", b"OPEN", b"OKAY", b"WRTE", b"CLSE")
+)
+VERSION, MOST_BYTES, TOKEN, SIGNATURE = 0x01000001, 4096, 1, 2
+BANNER = b"device::ro.product.name=fake;ro.product.model=Fake;ro.product.device=fake;features=shell_v2"
+STDOUT, EXIT = 1, 3
+
+
+class FakePhone:
+    """Listens on a free port of loopback until closed."""
+
+    def __init__(self, authorised: bool = True) -> None:
+        self.authorised = authorised
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.serial = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets = [self._listener]
+        in_background(self._accept)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            close(each)
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self._sockets.append(connection)
+            in_background(Connection(connection, self.authorised).serve)
+
+
+class Connection:
+    """One adb server's connection, and the streams in it."""
+
+    def __init__(self, connection: socket.socket, authorised: bool) -> None:
+        self._socket, self._authorised, self._lock = connection, authorised, threading.Lock()
+        self._streams: dict[int, Stream] = {}
+        self._reversed: dict[bytes, socket.socket] = {}
+
+    def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
+        head = struct.pack("<6I", command, first, second, len(data), sum(data), command ^ 0xFFFFFFFF)
+        with self._lock:
+            self._socket.sendall(head + data)
+
+    def serve(self) -> None:
+        try:
+            while True:
+                command, first, second, size, _, _ = struct.unpack("<6I", exactly(self._socket.recv, 24))
+                self._take(command, first, second, exactly(self._socket.recv, size))
+        finally:
+            for listener in self._reversed.values():
+                close(listener)
+
+    def _take(self, command: int, first: int, second: int, data: bytes) -> None:
+        if command == CNXN and self._authorised:
+            self.send(CNXN, VERSION, MOST_BYTES, BANNER)
+        elif command == CNXN or (command == AUTH and first == SIGNATURE):  # no signature is good enough
+            self.send(AUTH, TOKEN, 0, os.urandom(20))
+        elif command == OPEN:
+            stream = self._new_stream(first)
+            self.send(OKAY, stream.number, first)
+            in_background(self._run, stream, data.rstrip(b"\0"))
+        elif second in self._streams:
+            self._streams[second].take(command, first, data)
+
+    def _new_stream(self, other: int) -> "Stream":
+        stream = Stream(self, len(self._streams) + 1, other)
+        self._streams[stream.number] = stream
+        return stream
+
+    def _run(self, stream: "Stream", service: bytes) -> None:
+        kind, _, rest = service.partition(b":")
+        if kind.split(b",")[0] == b"shell":
+            run_shell(stream, rest)
+        elif kind == b"sync":
+            run_sync(stream)
+        elif kind == b"tcp":
+            pump(stream, socket.create_connection(("127.0.0.1", int(rest))))
+        elif kind == b"reverse":
+            self._reverse(stream, rest)
+        stream.close()
+
+    def _reverse(self, stream: "Stream", request: bytes) -> None:
+        what, _, ports = request.partition(b":")
+        if what == b"forward":
+            here, there = ports.split(b";")
+            self._reversed[here] = socket.create_server(("127.0.0.1", int(here[4:])))
+            in_background(self._accept_reversed, self._reversed[here], there)
+        else:
+            close(self._reversed.pop(ports))
+        stream.write(b"OKAY")
+
+    def _accept_reversed(self, listener: socket.socket, there: bytes) -> None:
+        while True:
+            connection, _ = listener.accept()
+            stream = self._new_stream(0)
+            self.send(OPEN, stream.number, 0, there + b"\0")
+            stream.wait_until_open()
+            in_background(pump, stream, connection)
+
+
+class Stream:
+    """One service's bytes both ways; a write waits until the other end took it."""
+
+    def __init__(self, connection: Connection, number: int, other: int) -> None:
+        self._connection, self.number, self._other = connection, number, other
+        self._inbox: queue.Queue[bytes] = queue.Queue()
+        self._acknowledged = threading.Semaphore(0)
+        self._rest, self._closed = b"", False
+
+    def take(self, command: int, first: int, data: bytes) -> None:
+        self._other = first or self._other
+        if command == WRTE:
+            self._inbox.put(data)
+            self._connection.send(OKAY, self.number, self._other)
+        elif command == OKAY:
+            self._acknowledged.release()
+        elif command == CLSE:
+            self._closed = True
+            self._inbox.put(b"")
+            self._acknowledged.release()
+
+    def wait_until_open(self) -> None:
+        self._acknowledged.acquire()
+
+    def read(self, most: int) -> bytes:
+        """Up to so many bytes; none at the end."""
+        if not self._rest:
+            self._rest = self._inbox.get()
+        part, self._rest = self._rest[:most], self._rest[most:]
+        return part
+
+    def write(self, data: bytes) -> None:
+        for start in range(0, len(data), MOST_BYTES):
+            if self._closed:
+                raise ConnectionError
+            self._connection.send(WRTE, self.number, self._other, data[start : start + MOST_BYTES])
+            self._acknowledged.acquire()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._connection.send(CLSE, self.number, self._other)
+
+
+def run_shell(stream: Stream, script: bytes) -> None:
+    done = subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)
+    for kind, data in ((STDOUT, done.stdout + done.stderr), (EXIT, bytes([done.returncode]))):
+        stream.write(struct.pack("<BI", kind, len(data)) + data)
+
+
+def run_sync(stream: Stream) -> None:
+    """``adb push``."""
+    path, content = Path(), b""
+    while True:
+        head = exactly(stream.read, 8)
+        name, size = head[:4], struct.unpack("<I", head[4:])[0]
+        data = exactly(stream.read, size) if name in (b"STAT", b"SEND", b"DATA") else b""
+        if name == b"STAT":
+            file = Path(data.decode())
+            found = file.stat() if file.exists() else None
+            answer = (found.st_mode, found.st_size, int(found.st_mtime)) if found else (0, 0, 0)
+            stream.write(b"STAT" + struct.pack("<3I", *answer))
+        elif name == b"SEND":
+            path, content = Path(data.rpartition(b",")[0].decode()), b""
+        elif name == b"DATA":
+            content += data
+        elif name == b"DONE":
+            path.write_bytes(content)
+            path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # a phone keeps no run bit either
+            stream.write(b"OKAY" + struct.pack("<I", 0))
+        else:
+            return
+
+
+def pump(stream: Stream, connection: socket.socket) -> None:
+    """Carries bytes both ways until one end closes."""
+
+    def back() -> None:
+        try:
+            while data := connection.recv(MOST_BYTES):
+                stream.write(data)
+        finally:
+            stream.close()
+
+    in_background(back)
+    try:
+        while data := stream.read(MOST_BYTES):
+            connection.sendall(data)
+    finally:
+        close(connection)
+
+
+def in_background(work, *arguments) -> None:
+    """A thread whose end by a closed connection is no news."""
+
+    def run() -> None:
+        with suppress(OSError):
+            work(*arguments)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def close(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def exactly(read, size: int) -> bytes:
+    parts = b""
+    while len(parts) < size:
+        part = read(size - len(parts))
+        if not part:
+            raise ConnectionError
+        parts += part
+    return parts

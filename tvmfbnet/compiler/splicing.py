@@ -1,0 +1,64 @@
+"""Emitting a lowered part's calls into a larger function: what putting parts one after another is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.tirx import PrimFunc
+
+
+@relax.expr_functor.mutator
+class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
+    """Rewrites one part's expressions: variables and kernels are replaced, constants scaled."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self._scale = np.float32(scale)
+        self._variables: list[tuple[relax.Var, relax.Expr]] = []
+        self.kernels: dict[str, tvm.ir.GlobalVar] = {}
+
+    def replace(self, old: relax.Var, new: relax.Expr) -> None:
+        """From now on ``old`` means ``new``."""
+        self._variables.append((old, new))
+
+    def visit_var_(self, variable: relax.Var) -> relax.Expr:
+        """The variable's replacement."""
+        return next((new for old, new in self._variables if old.same_as(variable)), variable)
+
+    def visit_dataflow_var_(self, variable: relax.DataflowVar) -> relax.Expr:
+        """The variable's replacement."""
+        return self.visit_var_(variable)
+
+    def visit_global_var_(self, variable: tvm.ir.GlobalVar) -> relax.Expr:
+        """The kernel's replacement."""
+        return self.kernels.get(variable.name_hint, variable)
+
+    def visit_generic_const_(self, constant: tvm.ir.GenericConst) -> relax.Expr:
+        """A constant of other values: equal ones would be stored once, and stay in the cache for the next use."""
+        values = constant.value.numpy()
+        changed = values * self._scale if values.dtype == np.float32 else values
+        return relax.const(changed, str(values.dtype))
+
+
+def splice(builder: relax.BlockBuilder, part: IRModule, value: relax.Expr, number: int = 0) -> relax.Expr:
+    """Emits the calls of a part's ``main`` with ``value`` as its input, kernels included; returns its output.
+
+    Args:
+        builder: inside a dataflow block of the function that grows.
+        part: a module of kernels whose ``main`` takes one tensor and is one dataflow of calls.
+        value: the input.
+        number: weights are scaled by 1 + number / 1000, so that a part that is spliced several times has weights of
+            its own each time.
+    """
+    main, splicer = part["main"], _Splicer(1.0 + 1e-3 * number)
+    (given,) = main.params
+    splicer.replace(given, value)
+    for name, function in part.functions_items():
+        if isinstance(function, PrimFunc):
+            splicer.kernels[name.name_hint] = builder.add_func(function, name.name_hint)
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            splicer.replace(binding.var, builder.emit(splicer.visit_expr(binding.value)))
+    return splicer.visit_expr(main.body.body)

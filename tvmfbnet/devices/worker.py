@@ -1,0 +1,194 @@
+"""A child process that runs one function at a time and is dead when its time is up.
+
+TVM's RPC client waits for ever for a frozen device or a lost network, holds Python's lock meanwhile, and may be taken
+down by a crashing driver. So remote calls run in this process. Its deadline is kept twice: by an alarm of the system,
+which ends it whatever its threads are doing, and by the parent, which kills it in case it is stopped.
+
+A message is its length in eight bytes and a pickle. The parent sends ``(function, arguments, stages)``; the child
+answers with any number of ``("stage", name, note)`` and at last ``("done", value)`` or ``("failed", text)``.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+_HEADER = struct.Struct("<q")
+
+
+class LateError(Exception):
+    """The child was killed because its time was up."""
+
+
+class GoneError(Exception):
+    """The child ended by itself, without an answer."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of a call with a deadline of its own: its name, and the seconds it may last."""
+
+    name: str
+    seconds: float
+
+
+class Worker:
+    """The parent's end. Not for several threads at once.
+
+    Args:
+        start_seconds: how long the child may take to load what it needs.
+
+    Raises:
+        LateError, GoneError: it did not start.
+    """
+
+    def __init__(self, start_seconds: float) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tvmfbnet.devices.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        self._receive(time.monotonic() + start_seconds)
+
+    def call(self, job: Callable[..., Any], arguments: tuple[Any, ...], stages: Sequence[Stage], told: Told) -> Any:
+        """Runs ``job(tell, *arguments)``, which calls ``tell(stage, note)`` when a stage begins.
+
+        Args:
+            job: runs in the child; its answer is ``("done", value)`` or ``("failed", text)``.
+            arguments: of the job.
+            stages: in their order; the first begins at once.
+            told: is called with every stage's name and note as the child tells them.
+
+        Raises:
+            LateError: a stage lasted too long; the child is dead.
+            GoneError: the child crashed.
+        """
+        import cloudpickle
+
+        limits = {stage.name: stage.seconds for stage in stages}
+        deadline = time.monotonic() + stages[0].seconds
+        self._send(cloudpickle.dumps((job, arguments, limits, stages[0].name)), deadline)
+        while True:
+            message = cloudpickle.loads(self._receive(deadline))
+            if message[0] != "stage":
+                return message
+            deadline = time.monotonic() + limits[message[1]]
+            told(message[1], message[2])
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        if self.process.stdin is None:
+            raise GoneError
+        out = self.process.stdin.fileno()
+        os.set_blocking(out, False)
+        rest = memoryview(_HEADER.pack(len(data)) + data)
+        while rest:
+            _, ready, _ = select.select([], [out], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self._late()
+            try:
+                rest = rest[os.write(out, rest) :]
+            except OSError as error:
+                self.close()
+                raise GoneError from error
+
+    def _receive(self, deadline: float) -> bytes:
+        (size,) = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        return self._read(size, deadline)
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        if self.process.stdout is None:
+            raise GoneError
+        parts = bytearray()
+        while len(parts) < size:
+            source = self.process.stdout.fileno()
+            ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self._late()
+            part = os.read(source, size - len(parts))
+            if not part:
+                code = self.process.wait()
+                self.close()
+                raise LateError if code == -signal.SIGALRM else GoneError
+            parts += part
+        return bytes(parts)
+
+    def _late(self) -> None:
+        self.close()
+        raise LateError
+
+    def close(self) -> None:
+        """Kills the child."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+Told = Callable[[str, str], None]
+
+
+# What follows runs in the child.
+
+
+def main() -> None:
+    """Loads TVM, says so, then answers until the parent closes the pipe."""
+    out = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)  # drivers print where they like
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    import cloudpickle
+    import tvm.rpc  # noqa: F401 - what every job needs
+
+    gc.freeze()  # what is loaded stays; looking through it after every call would cost more than the call
+    _answer(out, b"ready")
+    while (head := _exactly(_HEADER.size)) is not None:
+        data = _exactly(_HEADER.unpack(head)[0])
+        if data is None:
+            return
+        job, arguments, limits, first = cloudpickle.loads(data)
+        signal.setitimer(signal.ITIMER_REAL, limits[first])
+
+        def tell(stage: str, note: str = "", limits: dict[str, float] = limits) -> None:
+            signal.setitimer(signal.ITIMER_REAL, limits[stage])
+            _answer(out, cloudpickle.dumps(("stage", stage, note)))
+
+        answer = cloudpickle.dumps(job(tell, *arguments))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _answer(out, answer)
+
+
+def _answer(out: int, data: bytes) -> None:
+    rest = memoryview(_HEADER.pack(len(data)) + data)
+    while rest:
+        rest = rest[os.write(out, rest) :]
+
+
+def _exactly(size: int) -> bytes | None:
+    """So many bytes of standard input; None at its end."""
+    parts = bytearray()
+    while len(parts) < size:
+        part = os.read(0, size - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Which nets to time so that every part of a space is met inside a net, each time among other neighbours."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+
+from tvmfbnet.space.space import Layer, NetPart, Space
+
+
+def carrier_nets(
+    space: Space, due: Collection[NetPart], rounds: int, known: Collection[NetPart], seed: int
+) -> list[tuple[NetPart, ...]]:
+    """Nets that together hold every due block ``rounds`` times at each layer where it is a candidate.
+
+    Neighbours are drawn at random, anew in each round, so that what a block owes to them averages out. A layer for
+    which nothing is due holds any known block.
+
+    Args:
+        space: the space.
+        due: blocks to be timed; stem and head are in every net.
+        rounds: how often.
+        known: parts that were lowered; where a layer has none of them, one that is not is used.
+        seed: of the draw.
+
+    Returns:
+        The parts of each net in order of execution, identity skips left out.
+    """
+    generator = random.Random(seed)
+    nets: list[tuple[NetPart, ...]] = []
+    for _ in range(rounds):
+        columns = [_column(layer, due, known, generator) for layer in space.layers]
+        for number in range(max(len(column) for column in columns)):
+            blocks = (column[number % len(column)] for column in columns)
+            nets.append((space.stem, *(block for block in blocks if not block.is_identity), *space.head))
+    return nets
+
+
+def _column(
+    layer: Layer, due: Collection[NetPart], known: Collection[NetPart], generator: random.Random
+) -> Sequence[NetPart]:
+    """What a layer holds in one net after the other."""
+    cells = [layer.cell(block) for block in layer.blocks]
+    wanted = [cell for cell in cells if cell in due]
+    if wanted:
+        return generator.sample(wanted, len(wanted))
+    usable = [cell for cell in cells if cell in known or cell.is_identity]
+    # Where nothing is known, the last candidate is the cheapest: skip by custom.
+    return generator.sample(usable, len(usable)) if usable else cells[-1:]

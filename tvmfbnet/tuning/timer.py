@@ -1,0 +1,150 @@
+"""Timing libraries on one endpoint by a target's policy: alone, in a loop, or part by part inside a net."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from onnx import TensorProto, helper
+
+from tvmfbnet.compiler.library import linker, save_library
+from tvmfbnet.compiler.lowering import build, lower
+from tvmfbnet.devices.remote import RemoteWorker, Repeats, read_clocks, time_library, time_sustained, worker_for
+from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
+from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.latency.measurement import summarise
+
+
+@dataclass(frozen=True)
+class ChainTiming:
+    """A chain of parts, timed in one go.
+
+    Attributes:
+        whole: the chain's latency a run, and how steady the device was.
+        parts_ms: of each part one value in milliseconds a run.
+    """
+
+    whole: HonestTiming
+    parts_ms: tuple[tuple[float, ...], ...]
+
+
+class DeviceTimer:
+    """Times libraries on one endpoint by the target's timing policy.
+
+    Args:
+        target: whose policy counts.
+        worker: talks to the device.
+        canary: library of the canary kernel (see :mod:`tvmfbnet.devices.timing`).
+    """
+
+    def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
+        self.target, self._worker, self._canary = target, worker, canary
+        self._fingerprint: dict[str, Any] = {}
+        policy = target.timing
+        self._watch = HonestTimer(policy.drift_limit, policy.cooldown_seconds, policy.rest_seconds)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the last measurement's device told about itself, frequency and temperature before and after included."""
+        return self._fingerprint
+
+    def _watched(self, job: Callable[..., Any], *arguments: Any) -> Watched:
+        limits = self.target.timeouts
+        seconds = limits.connect + limits.session
+        found: Watched = self._worker.persist(watch, str(self._canary), job, *arguments, seconds=seconds)
+        self._fingerprint = {**found.facts, "address": self._worker.address}
+        return found
+
+    @property
+    def _repeats(self) -> Repeats:
+        policy = self.target.timing
+        return Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
+
+    def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
+        """As :meth:`time`, between two canaries, again after a rest where the device changed its speed meanwhile."""
+
+        def time_it() -> tuple[str, Sequence[float], float, float]:
+            found = self._watched(time_library, str(library), shape, self._repeats)
+            return self._worker.address, found.value, found.before_ms, found.after_ms
+
+        return self._watch.measure(time_it)
+
+    def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """Latency of the library's ``main``, one value in milliseconds a repeat."""
+        repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
+        return repeats_ms
+
+    def chain(self, library: Path, shape: tuple[int, ...]) -> ChainTiming:
+        """Times a library that :func:`tvmfbnet.compiler.chaining.chain_parts` made, part by part, between canaries."""
+        runs = self.target.timing.chain_runs
+        readings: list[tuple[tuple[int, ...], ...]] = []
+
+        def time_it() -> tuple[str, Sequence[float], float, float]:
+            found = self._watched(read_clocks, str(library), shape, runs)
+            readings[:] = found.value
+            totals = [sum(parts) for parts in part_latencies(readings)]
+            return self._worker.address, totals, found.before_ms, found.after_ms
+
+        whole = self._watch.measure(time_it)
+        return ChainTiming(whole, tuple(zip(*part_latencies(readings), strict=True)))
+
+    def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second."""
+        limits, given = self.target.timeouts, self._worker
+        session = limits.session + math.ceil(2 * seconds)
+        with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
+            return worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
+
+    def overhead_ms(self) -> float:
+        """The device's cost of one call with nothing to compute."""
+        shape = [1, 1]
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["input"], ["output"])],
+            "call",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        )
+        model: onnx.ModelProto = helper.make_model(graph)
+        compiled_for = tvm.target.Target(self.target.tvm)
+        with TemporaryDirectory() as folder:
+            library = save_library(
+                build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
+            )
+            return float(summarise(self.time(library, (1, 1)))["latency_ms"])
+
+
+def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[float, ...]]:
+    """Milliseconds of each part in each run from the clock's readings.
+
+    Args:
+        readings: a run each: (parts + 2, 2) seconds and nanoseconds, the last two taken one right after the other.
+            What that takes is subtracted from every part, its median over the runs.
+    """
+    if not readings:
+        return []
+    clock = np.asarray(readings, dtype=np.int64)
+    nanoseconds = clock[:, :, 0] * 10**9 + clock[:, :, 1]
+    steps = np.diff(nanoseconds, axis=1) / 1e6
+    parts = np.maximum(steps[:, :-1] - np.median(steps[:, -1]), 0.0)
+    return [tuple(float(value) for value in row) for row in parts]
+
+
+@contextmanager
+def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
+    """A timer whose worker ends with the block."""
+    with (
+        TemporaryDirectory() as folder,
+        worker_for(target, endpoint) as worker,
+    ):
+        canary = Path(folder) / "canary.so"
+        build_canary(target, canary, linker(target))
+        yield DeviceTimer(target, worker, canary)
