@@ -71,6 +71,8 @@ _CONSTANT = COSTS.index("constant")
 _ERROR = 0.05
 _OUTLIER = 0.7
 _EVALUATIONS = 60
+# A usual processor, while nothing is known of the one at hand.
+_USUAL_MAC_MS, _USUAL_PART_MS = 1e-7, 0.05
 # Bends are measured within the shapes that were seen; beyond them they go on for a doubling and then stay.
 _BEYOND = float(np.log(2.0))
 
@@ -116,6 +118,15 @@ class Base:
         depthwise = table.by_part(np.exp(times) * table.is_depthwise)
         return np.column_stack([times[first], np.log(depthwise + 1e-9), times[last]])
 
+    def doubt(self, parts: Sequence[NetPart]) -> Array:
+        """Covariance of the log latencies of ``parts`` before anything was measured: (parts, parts).
+
+        What the priors leave open about the costs, seen through the model as it is around these costs.
+        """
+        slopes = _slopes(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
+        widths = np.array([width for _, _, width in _PRIORS.values()])
+        return np.asarray((slopes * widths**2) @ slopes.T)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         costs = dict(zip(COSTS, self.costs.tolist(), strict=True))
@@ -145,6 +156,13 @@ def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None
 
     found = least_squares(residuals, middle if start is None else start.costs, slopes, max_nfev=_EVALUATIONS)
     return Base(np.asarray(found.x, dtype=np.float64), lowest, highest)
+
+
+def usual_base(parts: Sequence[NetPart]) -> Base:
+    """The base of a usual processor, for ``parts`` of which none was measured: good for telling parts apart."""
+    table = conv_table(parts)
+    costs, _ = _priors(table, np.log(_USUAL_MAC_MS * table.by_part(table.macs) + _USUAL_PART_MS))
+    return Base(costs, *_seen(table))
 
 
 def _tamed(error: Array) -> tuple[Array, Array]:
