@@ -152,7 +152,7 @@ class Run:
             self.target,
             self.logs_root,
             trials=settings.trials,
-            measure_share=settings.measure_share,
+            share=settings.measure_share,
             seed=settings.seed,
         )
         # Frozen here, so that what the run was decided on stays with it.
