@@ -94,15 +94,16 @@ def one_seed(space: Space, costs: Costs, table: Any, arguments: argparse.Namespa
     config = validate(SearchConfig, {**settings, **changes}, "search settings")
     folder = arguments.out / f"search{seed}{arguments.label}"
     found = search(space, arguments.data, table, config, folder).best
-    mine = trained(parse_arch(found.arch, space), space, arguments, seed)
+    training_seed = 0 if arguments.same_rivals else seed
+    mine = trained(parse_arch(found.arch, space), space, arguments, training_seed)
     low, high = (1 - arguments.band) * found.predicted_ms, (1 + arguments.band) * found.predicted_ms
     widest = (_FOUND_ABOVE * (1 - arguments.band) * target, (1 + arguments.band) * target)
-    drawn = archs_between(space, costs, *widest, MANY, seed)
+    drawn = archs_between(space, costs, *widest, MANY, training_seed)
     rivals = [
         arch for arch in drawn if format_arch(arch, space) != found.arch and low <= table.arch_ms(arch, space) <= high
     ]
-    small = trained(min(rivals, key=lambda arch: count_arch(arch, space).macs), space, arguments, seed)
-    others = [trained(arch, space, arguments, seed) for arch in rivals[: arguments.random]]
+    small = trained(min(rivals, key=lambda arch: count_arch(arch, space).macs), space, arguments, training_seed)
+    others = [trained(arch, space, arguments, training_seed) for arch in rivals[: arguments.random]]
     accuracies = [record["test_accuracy"] for record in others]
     beaten = sum(mine["test_accuracy"] > accuracy for accuracy in accuracies)
     order = kendalltau(promised(folder, rivals[: arguments.random]), accuracies).statistic
@@ -128,6 +129,9 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=0.05, help="how far random archs' latency may be off")
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--same-rivals", action="store_true", help="one set of random archs and one training seed for all"
+    )
     parser.add_argument("--noise", type=int, default=0, help="further trainings of the first found arch")
     parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
     parser.add_argument("--label", default="", help="of the searches' folders: other searches against the same archs")

@@ -1,8 +1,9 @@
 """Time and peak memory of one training step of the supernet's weights, form by form, as ratios to the plain form.
 
 Plain is the step that one would write first: all blocks of a layer one after the other, contiguous, float32, gradients
-as torch computes them, memory as the C library gives it. Each form runs in a process of its own, in turns with one of
-the plain form, so that a machine that slows down does so for both; memory is the growth of the peak resident set.
+as torch computes them, memory as the C library gives it (``plain_kept``: without that last). Each form runs in a
+process of its own and takes turns with one of the plain form, so that a machine that slows down does so for both.
+Memory is the growth of the peak resident set.
 
     python benchmarks/supernet_steps.py --space fbnet_cifar --batch 64
     python benchmarks/supernet_steps.py --space fbnet --batch 8 --rounds 3 --threads 2
@@ -18,14 +19,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.nets.device import place_net
 from tvmfbnet.nets.forms import Form
-from tvmfbnet.nets.memory import keep_freed_memory
+from tvmfbnet.nets.memory import keep_freed_memory, return_freed_memory
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
 
@@ -38,14 +39,15 @@ class Variant:
     merged: bool = True
     save_memory: bool = False
     channels_last: bool = True
-    keep_memory: bool = True
+    memory: Literal["kept", "returned", "default"] = "kept"
 
 
 VARIANTS = {
-    "plain": Variant(merged=False, channels_last=False, keep_memory=False),
+    "plain": Variant(merged=False, channels_last=False, memory="default"),
+    "plain_kept": Variant(merged=False, channels_last=False),
     "channels_last": Variant(merged=False),
     "mixture": Variant(),
-    "save_memory": Variant(save_memory=True, keep_memory=False),
+    "save_memory": Variant(save_memory=True, memory="returned"),
     "two_path": Variant(form="two_path"),
     "sampled": Variant(form="sampled"),
 }
@@ -56,8 +58,10 @@ class Step:
 
     def __init__(self, name: str, space_name: str, batch: int) -> None:
         variant, space = VARIANTS[name], load_space(space_name)
-        if variant.keep_memory:
+        if variant.memory == "kept":
             keep_freed_memory()
+        elif variant.memory == "returned":
+            return_freed_memory()
         torch.manual_seed(0)
         self.net = Supernet(space, variant.merged, variant.save_memory).train()
         if variant.channels_last:
