@@ -2,8 +2,8 @@
 
     python benchmarks/tuning_throughput.py [--space fbnet] [--blocks 'block/k3_e6/*'] [--trials 128] [--rounds 1]
 
-Each side runs in a process of its own, start-up included, one after the other, ``--rounds`` times in turn: stock with
-64 and with 16 candidates a round and its default builder and runner, then ours through a tracker and an RPC server.
+Each side runs in a process of its own, start-up included, one after the other, ``--rounds`` times in turn: ours through
+a tracker and an RPC server, then stock with 64 and with 16 candidates a round and its default builder and runner.
 Lowering the blocks is the same for both and left out. Prints each rate, their ratios, and what a trial of ours costs
 by stage.
 """
@@ -63,8 +63,11 @@ def ours(space: str, blocks: str, target: str, trials: int) -> dict[str, float]:
 
 def run_side(arguments: list[str]) -> dict[str, float]:
     command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     value: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {value['valid']} valid in {value['seconds']:.0f} s", flush=True)
     return value
 
 
@@ -101,13 +104,13 @@ def compare(options: argparse.Namespace) -> None:
         texts = [(task.kernel.name, tvm.ir.save_json(task.kernel.mod)) for task in plan.tasks]
         kernels.write_text(json.dumps({"kernels": texts, "target": plan.target.tvm_json()}))
         for _ in range(options.rounds):
+            engine = run_side([*common, "--side", "ours"])
             sides = {
                 f"stock, {batch} a round": run_side(
                     [*common, "--side", "stock", "--batch", str(batch), "--kernels", str(kernels)]
                 )
                 for batch in (64, 16)
             }
-            engine = run_side([*common, "--side", "ours"])
             rate = engine["valid"] / engine["seconds"]
             for name, side in sides.items():
                 other = side["valid"] / side["seconds"]

@@ -76,5 +76,5 @@ def tuned_mini(tmp_path_factory):
     from tvmfbnet.tuning.run import tune_space
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
-    outcome = tune_space(space, target, root, trials=1, measure_share=0.2, batch=2)
+    outcome = tune_space(space, target, root, trials=1, share=0.2, batch=2)
     return TunedSpace(space, resolve_native(target), root, outcome, 0.2)

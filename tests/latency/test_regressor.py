@@ -7,7 +7,8 @@ import pytest
 from latency_samples import measured_space
 
 from tvmfbnet.errors import LatencyError, StorageError
-from tvmfbnet.latency.features import AMOUNTS, SHAPES, amounts, shapes
+from tvmfbnet.latency import base
+from tvmfbnet.latency.features import KINDS, SHAPES, conv_table, shapes
 from tvmfbnet.latency.regressor import LatencyRegressor, complete
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch import parse_arch
@@ -21,19 +22,53 @@ MINI = load_space("fbnet_mini")
 
 def made_up_device(part: NetPart) -> float:
     """A device whose truth is known: MACs, traffic and a fixed cost, and a penalty that no sum explains."""
-    work = amounts([part])[0]
-    traffic = work[AMOUNTS.index("pointwise_elements")] + work[AMOUNTS.index("depthwise_elements")]
+    table = conv_table([part])
+    traffic = float(table.elements[table.is_pointwise | table.is_depthwise].sum())
     penalty = 1.3 if part.height >= 28 else 1.0
-    return penalty * (count_part(part).macs / 4e6 + float(traffic) / 2e6 + 0.02)
+    return penalty * (count_part(part).macs / 4e6 + traffic / 2e6 + 0.02)
 
 
 def test_features_have_their_names_and_are_finite() -> None:
     parts = [*FBNET.distinct_parts(), *MINI.distinct_parts()]
-    assert amounts(parts).shape == (len(parts), len(AMOUNTS))
     assert shapes(parts).shape == (len(parts), len(SHAPES))
-    assert np.isfinite(amounts(parts)).all()
     assert np.isfinite(shapes(parts)).all()
     assert len({tuple(row) for row in shapes(parts)}) == len(parts)
+
+
+def test_the_convs_of_parts_are_counted_as_the_space_counts_them() -> None:
+    parts = [*FBNET.distinct_parts(), NetPart("block", "k5_e4_se_hswish", 40, 40, 14, 14, 1)]
+    table = conv_table(parts)
+    pool = np.array([part.part == "head_pool" for part in parts])
+    assert np.array_equal(
+        table.by_part(table.macs)[~pool], [count_part(part).macs for part in parts if part.block != "avgpool"]
+    )
+    assert {KINDS[kind] for kind in table.kind} == set(KINDS)
+    assert (table.by_part(table.residual) > 0).tolist() == [part.has_residual for part in parts]
+
+
+def test_the_base_models_slopes_are_those_of_its_latency() -> None:
+    parts = FBNET.distinct_parts()
+    table = conv_table(parts)
+    prepared = base._prepare(table, *base._seen(table))
+    costs = base.fit_base(parts, np.array([made_up_device(part) for part in parts])).costs
+    step = 1e-6 * np.eye(len(costs))
+    numeric = [(base._log_ms(costs + one, prepared) - base._log_ms(costs - one, prepared)) / 2e-6 for one in step]
+    assert np.abs(base._slopes(costs, prepared) - np.array(numeric).T).max() < 1e-6
+
+
+@pytest.mark.parametrize("launch_ms", [0.0, 0.4])
+def test_the_base_learns_a_roofline_and_starts_that_hide_behind_work_or_do_not(launch_ms: float) -> None:
+    def roofline(part: NetPart) -> float:
+        table = conv_table([part])
+        convs = np.maximum(table.macs / 2e7, (4 * table.elements + 4 * table.weights) / 5e6)
+        return max(float(convs.sum()), launch_ms * len(table.macs)) + 0.01
+
+    parts = FBNET.distinct_parts()
+    held = [part for part in parts if (part.cin, part.height) == (64, 14)]
+    known = [part for part in parts if part not in held]
+    fitted = base.fit_base(known, np.array([roofline(part) for part in known]))
+    error = np.exp(fitted.log_ms(held)) / np.array([roofline(part) for part in held]) - 1.0
+    assert np.abs(error).mean() < 0.04
 
 
 def test_unmeasured_blocks_of_a_known_device_are_predicted_within_a_few_percent() -> None:
@@ -85,7 +120,7 @@ def test_a_saved_regressor_predicts_the_same_and_is_plain_json(tmp_path: Path) -
     parts = MINI.distinct_parts()
     regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
     regressor.save(tmp_path / "model.json")
-    assert json.loads((tmp_path / "model.json").read_text())["schema_version"] == 2
+    assert json.loads((tmp_path / "model.json").read_text())["schema_version"] == 3
     loaded = LatencyRegressor.load(tmp_path / "model.json")
     assert np.array_equal(loaded.predict(FBNET.distinct_parts()), regressor.predict(FBNET.distinct_parts()))
 

@@ -12,8 +12,10 @@ from tvmfbnet.latency.store import journal_path, load_table, target_folder
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.arch import parse_arch, resolve_arch
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
 
 SPACE = load_space("fbnet_mini")
+OTHER = NetPart("block", "k3_e1", 64, 64, 14, 14, 1)
 ARCH = parse_arch("k3_e1,skip/k5_e3,skip,k3_e6/skip,skip", SPACE)
 
 
@@ -74,6 +76,18 @@ def test_the_newest_measurement_of_a_part_wins() -> None:
         assert LatencyTable.from_measurements(order).lookup(PART).latency_ms == pytest.approx(2.75)
 
 
+def test_a_part_timed_in_several_nets_gets_their_mean_and_unsteady_ones_only_count_alone() -> None:
+    times = [f"2024-0{month}-01T00:00:00.000+00:00" for month in range(1, 6)]
+    old = measurement(PART, 9.0, protocol="in_net", trials=8, time=times[0])
+    met = [measurement(PART, ms, protocol="in_net", time=time) for ms, time in ((3.0, times[1]), (4.0, times[2]))]
+    shaken = measurement(PART, 20.0, protocol="in_net", steady=False, time=times[3])
+    cell = LatencyTable.from_measurements([old, *met, shaken]).lookup(PART)
+    assert cell.latency_ms == pytest.approx(3.25) and cell.n == 6 and cell.trials == 64
+    assert cell.spread_ms > 0.5
+    alone = LatencyTable.from_measurements([shaken]).lookup(PART)
+    assert alone.latency_ms == pytest.approx(19.75)
+
+
 def test_whole_nets_never_enter_the_table() -> None:
     net = measurement(net_part(SPACE), 9.0, arch="x", space="fbnet_mini")
     assert list(LatencyTable.from_measurements([measurement(), net]).cells) == [PART]
@@ -97,6 +111,29 @@ def test_measurements_of_different_contexts_are_never_mixed(change: dict[str, ob
 def test_protocols_are_not_mixed_either() -> None:
     with pytest.raises(LatencyError, match="isolated, streamed"):
         LatencyTable.from_measurements([measurement(), measurement(protocol="streamed")])
+
+
+def test_parts_that_were_timed_in_an_older_way_are_left_out_and_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(measurement(OTHER, 5.0, time="2024-01-01T00:00:00.000+00:00"))
+    journal.append(measurement(PART, 3.0, protocol="rotating", time="2024-06-01T00:00:00.000+00:00"))
+    for context in (None, measurement().context):
+        assert list(load_table("host", tmp_path, context).cells) == [PART]
+        said = capsys.readouterr().err
+        assert "1 of 2 measurements" in said and "rotating" in said
+
+
+def test_a_cell_tells_how_the_device_drifted_meanwhile() -> None:
+    drifted = LatencyTable.from_measurements([measurement(canary_ratio=1.3, steady=False)]).lookup(PART)
+    assert (drifted.canary_ratio, drifted.steady) == (1.3, False)
+    table = LatencyTable({PART: drifted})
+    assert LatencyTable.from_records(table.to_records([PART]), 0.0, "").lookup(PART) == drifted
+    older = [
+        {key: value for key, value in table.to_records([PART])[0].items() if key not in ("canary_ratio", "steady")}
+    ]
+    assert LatencyTable.from_records(older, 0.0, "").lookup(PART).steady
 
 
 def test_a_target_loads_what_was_measured_last_and_says_what_it_leaves_out(

@@ -63,10 +63,16 @@ def show(
         )
         return
     rows = [
-        (cell["name"], f"{cell['latency_ms']:.4g}", f"{cell['spread_ms']:.2g}", cell["source"], cell["trials"] or None)
+        (
+            *(cell["name"], f"{cell['latency_ms']:.4g}", f"{cell['spread_ms']:.2g}", cell["source"]),
+            *(cell["trials"] or None, _drift(cell["canary_ratio"], cell["steady"])),
+        )
         for cell in cells
     ]
-    print_table(f"{target}: {found.name}", ("part", "ms", "spread", "source", "trials"), rows)
+    print_table(f"{target}: {found.name}", ("part", "ms", "spread", "source", "trials", "drift"), rows)
+    unsteady = sum(not cell["steady"] for cell in cells)
+    if unsteady:
+        print(f"{unsteady} part(s) were timed while the device kept changing its speed")
     print(
         f"{measured} measured, {len(cells) - measured} predicted, {len(missing)} missing; "
         f"call overhead {table.overhead_ms:.4g} ms"
@@ -174,6 +180,12 @@ def compare(
         f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g}, rank correlation "
         f"{found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: {len(found.only_second)}"
     )
+
+
+def _drift(canary_ratio: float | None, steady: bool) -> str:
+    """How much slower than at its start the device was, and whether that counts."""
+    drift = "" if canary_ratio is None else f"{canary_ratio - 1:+.1%}"
+    return drift if steady else f"{drift} unsteady".strip()
 
 
 def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:

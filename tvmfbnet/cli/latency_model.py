@@ -42,6 +42,7 @@ def fit(
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import LatencyRegressor
+    from tvmfbnet.latency.scoring import FIGURES
     from tvmfbnet.latency.scoring import score as score_regressor
     from tvmfbnet.latency.store import load_table
 
@@ -54,7 +55,7 @@ def fit(
     if out is not None:
         LatencyRegressor(seed).fit(parts, latency_ms).save(out)
     if as_json:
-        print_json({"name": loaded.name, "score": score.value, "seed": seed, "splits": splits, **figures})
+        print_json({name: figures[name] for name in FIGURES})
         return
     scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
     print_table(

@@ -30,6 +30,15 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def parse_share(text: str) -> float:
+    """A share above 0 and up to 1, written ``40%`` or ``0.4``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", str(text).strip())
+    share = float(match[1]) / (100.0 if match[2] else 1.0) if match else 0.0
+    if not 0.0 < share <= 1.0:
+        raise typer.BadParameter(f"{text!r} is not a share of the blocks; write 40% or 0.4")
+    return share
+
+
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
@@ -44,7 +53,15 @@ def tune_command(
     more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",
     arch: Annotated[str | None, typer.Option(help="Only the blocks (and the head) of this arch.")] = None,
-    measure_share: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of blocks to time.")] = 1.0,
+    measure: Annotated[
+        float,
+        typer.Option(
+            *("--measure", "--measure-share"),
+            parser=parse_share,
+            metavar="SHARE",
+            help="Share of the blocks to time, 40% or 0.4: those that tell most about the others, which are predicted.",
+        ),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the choice of blocks and the search of schedules.")] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
@@ -78,7 +95,7 @@ def tune_command(
         tuning_logs,
         trials,
         blocks,
-        measure_share,
+        measure,
         seed,
         quality=quality.value,
         seconds=time_limit,

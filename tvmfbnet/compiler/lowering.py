@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import tvm
 from tvm import relax
@@ -36,6 +37,7 @@ class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
 
     A transpose of a transpose becomes one or none; a transpose that moves only axes of size 1 becomes a reshape, and a
     reshape of a reshape becomes one (reshapes cost nothing); a mean of a transpose is taken before the transpose.
+    Weights are moved here and now: TVM's own constant folding compiles a kernel for each.
     """
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -45,8 +47,7 @@ class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
             case "relax.permute_dims":
                 return self._permute(call.args[0], _axes(call))
             case "relax.reshape":
-                inner = self._producer(call.args[0])
-                return relax.op.reshape(inner.args[0], call.args[1]) if _operator(inner) == "relax.reshape" else call
+                return self._reshape(call)
             case "relax.mean":
                 return self._mean(call)
             case _:
@@ -55,7 +56,24 @@ class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
     def _producer(self, value: relax.Expr) -> Any:
         return self.lookup_binding(value) if isinstance(value, relax.Var) else None
 
+    def _constant(self, value: relax.Expr) -> Any:
+        """The constant that an expression stands for, or None."""
+        meant = self._producer(value) if isinstance(value, relax.Var) else value
+        return meant if isinstance(meant, tvm.ir.GenericConst) else None
+
+    def _reshape(self, call: relax.Call) -> relax.Expr:
+        constant = self._constant(call.args[0])
+        if constant is not None:
+            values = constant.value.numpy().reshape([int(size) for size in call.ty.shape.values])
+            return relax.const(values, str(values.dtype))
+        inner = self._producer(call.args[0])
+        return relax.op.reshape(inner.args[0], call.args[1]) if _operator(inner) == "relax.reshape" else call
+
     def _permute(self, source: relax.Expr, axes: list[int]) -> relax.Expr:
+        constant = self._constant(source)
+        if constant is not None:
+            values = np.ascontiguousarray(constant.value.numpy().transpose(axes))
+            return relax.const(values, str(values.dtype))
         inner = self._producer(source)
         if _operator(inner) == "relax.permute_dims":
             inner_axes = _axes(inner)
@@ -105,10 +123,9 @@ def import_onnx(model: onnx.ModelProto) -> IRModule:
             relax.transform.DecomposeOpsForInference(),
             relax.transform.ConvertLayout(_CONV_LAYOUTS),
             relax.transform.Normalize(),
-            relax.transform.FoldConstant(),
         ]
     )(mod)
-    return _simplify_layout(mod)
+    return relax.transform.FoldConstant()(_simplify_layout(mod))
 
 
 def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:

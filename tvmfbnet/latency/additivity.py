@@ -122,7 +122,8 @@ class Study:
         space: its name.
         records: the nets.
         agreement: of the plain sums.
-        corrected: of the corrected predictions, each made without the net that it is judged on.
+        corrected: of the corrected predictions, each made without the net that it is judged on: neither the kind of
+            correction nor its figures have seen that net.
         corrected_ms: those predictions, one a record.
         errors: cross-validated mean error of each kind of correction.
         correction: the chosen one, fitted to all nets.
@@ -171,15 +172,15 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
     archs, measured = list(usable), np.array(list(usable.values()))
     heights, sums = _sums(table, space, archs)
     plain = sums.sum(axis=1)
-    predictions = {kind: _held_out(kind, heights, sums, measured, seed) for kind in KINDS}
-    errors = {kind: np.abs(predicted / measured - 1.0) for kind, predicted in predictions.items()}
+    errors = _held_out_errors(heights, sums, measured, seed)
     kind = _choose(errors)
+    corrected = _held_out(None, heights, sums, measured, seed)
     return Study(
         space.name,
         tuple(NetRecord(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
         _agreement(archs, plain, measured),
-        _agreement(archs, predictions[kind], measured),
-        tuple(predictions[kind].tolist()),
+        _agreement(archs, corrected, measured),
+        tuple(corrected.tolist()),
         {name: float(values.mean()) for name, values in errors.items()},
         _fit(kind, heights, sums, measured),
     )
@@ -264,14 +265,20 @@ def _predict(correction: Correction, heights: Sequence[int], sums: Array) -> Arr
     return np.asarray(sums @ scales + correction.offset_ms)
 
 
-def _held_out(kind: str, heights: Sequence[int], sums: Array, measured: Array, seed: int) -> Array:
-    """Corrected prediction of each net by a correction that was fitted without it."""
+def _held_out(kind: str | None, heights: Sequence[int], sums: Array, measured: Array, seed: int) -> Array:
+    """Corrected prediction of each net by a correction fitted without it; no kind: that is chosen without it, too."""
     predicted = np.zeros(len(measured))
     order = np.random.default_rng(seed).permutation(len(measured))
     for held in np.array_split(order, min(_FOLDS, len(measured))):
         rest = np.setdiff1d(order, held)
-        predicted[held] = _predict(_fit(kind, heights, sums[rest], measured[rest]), heights, sums[held])
+        own = kind or _choose(_held_out_errors(heights, sums[rest], measured[rest], seed))
+        predicted[held] = _predict(_fit(own, heights, sums[rest], measured[rest]), heights, sums[held])
     return predicted
+
+
+def _held_out_errors(heights: Sequence[int], sums: Array, measured: Array, seed: int) -> dict[str, Array]:
+    """Relative error of each net for each kind of correction, fitted without it."""
+    return {kind: np.abs(_held_out(kind, heights, sums, measured, seed) / measured - 1.0) for kind in KINDS}
 
 
 def _choose(errors: Mapping[str, Array]) -> str:

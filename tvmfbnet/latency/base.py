@@ -1,63 +1,286 @@
-"""The physical base of the latency model: what work and traffic cost on one target.
+"""The physical base of the latency model: what work, traffic and starting kernels cost on one target.
 
-Milliseconds per MAC of each kind of conv, per tensor element moved, per kernel started; all non-negative. It knows
-little, but what it knows holds for blocks and layer shapes that were never measured.
+A conv takes as long as its arithmetic or its memory traffic, smoothly whichever is longer (a roofline). Arithmetic
+costs the more a MAC the worse the conv's shape suits the device: a smooth function of its channels and pixels, and of
+the channels by which vectors are not full. Starting kernels runs beside that work, so a part takes as long as the
+slower of the two, as on a GPU, or their sum, as on a CPU; which, the target's own figures say. All costs are found by
+maximum posterior probability under weak priors, robust against kernels that fall out of line. The base knows little,
+but what it knows holds for blocks and layer shapes that were never measured.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 
-from tvmfbnet.latency.features import WORK
+from tvmfbnet.latency.features import KINDS, ConvTable, conv_table
+from tvmfbnet.space.space import NetPart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-# The fit: steps taken, and the log error from which on a sample counts less.
-_STEPS = 8
-_OUTLIER = 0.1
-# Kinds of work that cost about the same where only one of them was measured.
-_LIKE = {
-    "depthwise_large": "depthwise_k3",
-    "depthwise_k3": "depthwise_large",
-    "pointwise_grouped": "pointwise",
-    "pointwise": "pointwise_grouped",
+# Costs by name: (what its prior is centred on, offset from that, the prior's width), all in logarithms. The centres
+# are the usual cost of a MAC and of an element moved, and the usual latency of a part, on the target at hand.
+_MAC, _ELEMENT, _PART, _ONE = "ms a MAC", "ms an element", "ms a part", "factor"
+_BEND, _CURVE = 0.25, 0.0625
+_PRIORS: dict[str, tuple[str, float, float]] = {
+    "pointwise": (_MAC, -0.3, 1.0),
+    "depthwise": (_MAC, 1.5, 1.0),
+    # Factors on the cost of what is most like it, so that work of a kind that was never measured is not free.
+    "grouped": (_ONE, 0.3, 0.7),
+    "large_depthwise": (_ONE, 0.0, 0.7),
+    "dense": (_ONE, 0.3, 1.0),
+    "linear": (_ONE, 0.6, 1.0),
+    "pool": (_MAC, 1.0, 3.0),
+    # How the cost of a MAC of a pointwise conv bends with channels in (k), channels out (n), pixels (m) and stride.
+    **{f"pointwise_{name}": (_ONE, 0.0, _BEND) for name in ("k", "n", "m", "stride")},
+    **{f"pointwise_{name}": (_ONE, 0.0, _CURVE) for name in ("kk", "nn", "mm", "kn", "km", "nm")},
+    **{f"depthwise_{name}": (_ONE, 0.0, _BEND) for name in ("n", "m", "stride")},
+    "padded_8": (_ONE, 0.0, 0.5),
+    "padded_16": (_ONE, 0.0, 0.5),
+    "pointwise_elements": (_ELEMENT, -1.5, 1.0),
+    "depthwise_elements": (_ELEMENT, -1.5, 1.0),
+    "shuffled_elements": (_ELEMENT, -1.5, 1.0),
+    "residual_elements": (_ELEMENT, -1.5, 1.0),
+    "weights": (_MAC, 0.0, 1.0),
+    "start": (_PART, -3.0, 1.5),
+    "start_shuffle": (_PART, -3.0, 1.5),
+    "constant": (_PART, -3.0, 1.5),
+    "overlap": (_ONE, 1.0, 1.0),
 }
+# Kinds whose cost is a factor on that of another kind.
+_LIKE = {"grouped": "pointwise", "dense": "pointwise", "linear": "pointwise", "large_depthwise": "depthwise"}
+COSTS = tuple(_PRIORS)
+_BENDS_POINTWISE = [COSTS.index(f"pointwise_{name}") for name in ("k", "n", "m", "stride")]
+_CURVES_POINTWISE = [COSTS.index(f"pointwise_{name}") for name in ("kk", "nn", "mm", "kn", "km", "nm")]
+_BENDS_DEPTHWISE = [COSTS.index(f"depthwise_{name}") for name in ("n", "m", "stride")]
+_PADDED = [COSTS.index(name) for name in ("padded_8", "padded_16")]
+_VECTORS = np.array([8.0, 16.0])
+_TRAFFIC = [COSTS.index(f"{name}_elements") for name in ("pointwise", "depthwise", "shuffled", "residual")]
+_TRAFFIC.append(COSTS.index("weights"))
+_STARTS = [COSTS.index(name) for name in ("start", "start_shuffle")]
+_CONSTANT = COSTS.index("constant")
+
+# The usual error of the base, in logarithms, and from how many of it on a sample counts less.
+_ERROR = 0.05
+_OUTLIER = 0.7
+_EVALUATIONS = 60
+# A usual processor, while nothing is known of the one at hand.
+_USUAL_MAC_MS, _USUAL_PART_MS = 1e-7, 0.05
+# Bends are measured within the shapes that were seen; beyond them they go on for a doubling and then stay.
+_BEYOND = float(np.log(2.0))
 
 
-def fit_costs(work: Array, latency: Array) -> Array:
-    """Non-negative cost of each amount that minimises robust errors of log latency; (len(AMOUNTS),) ms a unit.
+def _costs_of_kinds() -> Array:
+    """Which costs (logarithms) add up to that of a MAC of each kind: (len(KINDS), len(COSTS))."""
+    found = np.zeros((len(KINDS), len(COSTS)))
+    for row, kind in enumerate(KINDS):
+        found[row, COSTS.index(kind)] = 1.0
+        if kind in _LIKE:
+            found[row, COSTS.index(_LIKE[kind])] = 1.0
+    return found
 
-    Starts from least squares of relative errors, then takes damped Gauss-Newton steps on the logarithm, in which few
-    outliers (a kernel that falls out of a cache) count less.
+
+_COSTS_OF_KINDS = _costs_of_kinds()
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of one target.
+
+    Attributes:
+        costs: (len(COSTS),) logarithms, in the order of ``COSTS``; ms a unit, or factors.
+        lowest: (2, 4) least log of channels in, channels out, pixels and stride that was seen, of pointwise convs and
+            of depthwise convs.
+        highest: (2, 4) greatest.
     """
-    scale = work.max(axis=0)
-    seen = scale > 0
-    scale = np.where(seen, scale, 1.0)
-    scaled = work / scale / latency[:, None]
-    costs = nnls(scaled, np.ones(len(latency)))[0]
-    for _ in range(_STEPS):
-        fitted = np.maximum(scaled @ costs, 1e-9)
-        error = -np.log(fitted)
-        weight = 1.0 / np.sqrt(1.0 + (error / _OUTLIER) ** 2)
-        step = nnls(scaled * (weight / fitted)[:, None], (error + 1.0) * weight)[0]
-        costs = (costs + step) / 2.0
-    costs = costs / scale
-    return _price_unseen_work(costs, seen, work, latency)
+
+    costs: Array
+    lowest: Array
+    highest: Array
+
+    def log_ms(self, parts: Sequence[NetPart]) -> Array:
+        """Logarithm of each part's base latency: (parts,)."""
+        return _log_ms(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
+
+    def log_shares(self, parts: Sequence[NetPart]) -> Array:
+        """Where the time goes: log of ms in the first conv, the depthwise convs and the last conv; (parts, 3)."""
+        table = conv_table(parts)
+        times = np.log(_times(self.costs, _prepare(table, self.lowest, self.highest)).convs)
+        first = np.searchsorted(table.part, np.arange(len(parts)))
+        last = np.searchsorted(table.part, np.arange(len(parts)), side="right") - 1
+        depthwise = table.by_part(np.exp(times) * table.is_depthwise)
+        return np.column_stack([times[first], np.log(depthwise + 1e-9), times[last]])
+
+    def doubt(self, parts: Sequence[NetPart]) -> Array:
+        """Covariance of the log latencies of ``parts`` before anything was measured: (parts, parts).
+
+        What the priors leave open about the costs, seen through the model as it is around these costs.
+        """
+        slopes = _slopes(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
+        widths = np.array([width for _, _, width in _PRIORS.values()])
+        return np.asarray((slopes * widths**2) @ slopes.T)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        costs = dict(zip(COSTS, self.costs.tolist(), strict=True))
+        return {"log_costs": costs, "lowest": self.lowest.tolist(), "highest": self.highest.tolist()}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Base:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        costs = np.array([float(value["log_costs"][name]) for name in COSTS])
+        return cls(costs, np.array(value["lowest"], dtype=np.float64), np.array(value["highest"], dtype=np.float64))
 
 
-def _price_unseen_work(costs: Array, seen: NDArray[np.bool_], work: Array, latency: Array) -> Array:
-    """Work of a kind that was never measured is not free: it costs what its like costs, or what all work does."""
-    total = work[:, : len(WORK)].sum(axis=1)
-    usual = float(np.median(latency[total > 0] / total[total > 0])) if (total > 0).any() else 0.0
-    priced = costs.copy()
-    for index, kind in enumerate(WORK):
-        if not seen[index]:
-            like = costs[WORK.index(_LIKE[kind])] if kind in _LIKE else 0.0
-            priced[index] = like if like > 0 else usual
-    return priced
+def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None) -> Base:
+    """Fits the costs to ``latency`` (parts,) in milliseconds, all above 0; from ``start`` it takes fewer steps."""
+    table, wanted = conv_table(parts), np.log(latency)
+    lowest, highest = _seen(table)
+    prepared = _prepare(table, lowest, highest)
+    middle, width = _priors(table, wanted)
+
+    def residuals(costs: Array) -> Array:
+        error = (_log_ms(costs, prepared) - wanted) / _ERROR
+        return np.concatenate([_tamed(error)[0], (costs - middle) / width])
+
+    def slopes(costs: Array) -> Array:
+        error = (_log_ms(costs, prepared) - wanted) / _ERROR
+        return np.vstack([_tamed(error)[1][:, None] * _slopes(costs, prepared) / _ERROR, np.diag(1.0 / width)])
+
+    found = least_squares(residuals, middle if start is None else start.costs, slopes, max_nfev=_EVALUATIONS)
+    return Base(np.asarray(found.x, dtype=np.float64), lowest, highest)
+
+
+def usual_base(parts: Sequence[NetPart]) -> Base:
+    """The base of a usual processor, for ``parts`` of which none was measured: good for telling parts apart."""
+    table = conv_table(parts)
+    costs, _ = _priors(table, np.log(_USUAL_MAC_MS * table.by_part(table.macs) + _USUAL_PART_MS))
+    return Base(costs, *_seen(table))
+
+
+def _tamed(error: Array) -> tuple[Array, Array]:
+    """Errors whose square grows only linearly beyond ``_OUTLIER``, and their derivative: two arrays like ``error``."""
+    size = np.abs(error) / _OUTLIER + 1e-9
+    root = np.sqrt(1.0 + size**2)
+    tamed = size * np.sqrt(2.0 / (root + 1.0))  # the square root of 2 (root - 1), without its cancellation
+    return np.sign(error) * _OUTLIER * tamed, size / (root * tamed)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a fit needs again and again of a table of convs."""
+
+    table: ConvTable
+    effects: Array  # (convs, len(COSTS)): how each cost counts in the logarithm of the arithmetic's cost a MAC
+    moved: Array  # (convs, len(_TRAFFIC)): elements
+    started: Array  # (parts, len(_STARTS)): kernels
+
+
+def _log_sizes(table: ConvTable) -> Array:
+    """Channels in, channels out, pixels and stride around those of a usual conv, as logarithms: (convs, 4)."""
+    usual = np.array([64.0, 64.0, 400.0, 1.0])
+    sizes = np.column_stack([table.channels_in, table.channels_out, table.pixels, table.stride])
+    return np.asarray(np.log(sizes / usual))
+
+
+def _seen(table: ConvTable) -> tuple[Array, Array]:
+    """Least and greatest sizes among pointwise and among depthwise convs: two arrays (2, 4)."""
+    sizes = _log_sizes(table)
+    kinds = [sizes[which] if which.any() else sizes for which in (table.is_pointwise, table.is_depthwise)]
+    return np.array([some.min(axis=0) for some in kinds]), np.array([some.max(axis=0) for some in kinds])
+
+
+def _prepare(table: ConvTable, lowest: Array, highest: Array) -> _Prepared:
+    pointwise, depthwise = table.is_pointwise, table.is_depthwise
+    sizes = np.clip(_log_sizes(table)[None], lowest[:, None] - _BEYOND, highest[:, None] + _BEYOND)
+    k, n, m, stride = sizes[0].T * pointwise
+    effects = _COSTS_OF_KINDS[table.kind]
+    effects[:, _BENDS_POINTWISE] = np.column_stack([k, n, m, stride])
+    effects[:, _CURVES_POINTWISE] = np.column_stack([k * k, n * n, m * m, k * n, k * m, n * m])
+    effects[:, _BENDS_DEPTHWISE] = sizes[1][:, 1:] * depthwise[:, None]
+    effects[:, _PADDED] = np.log(
+        np.ceil(table.channels_out[:, None] / _VECTORS) * _VECTORS / table.channels_out[:, None]
+    )
+    elements = table.elements
+    moved = (elements * pointwise, elements * depthwise, table.shuffled, table.residual, table.weights)
+    started = (np.ones(len(elements)), (table.shuffled > 0).astype(np.float64))
+    return _Prepared(
+        table, effects, np.column_stack(moved), np.column_stack([table.by_part(kernels) for kernels in started])
+    )
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What parts and their convs take, in milliseconds."""
+
+    arithmetic: Array  # (convs,)
+    traffics: Array  # (convs, len(_TRAFFIC)): of each kind
+    work: Array  # (parts,)
+    starts: Array  # (parts, len(_STARTS)): of each kind
+    power: float
+    constant: float
+
+    @property
+    def traffic(self) -> Array:
+        return np.asarray(self.traffics.sum(axis=1))
+
+    @property
+    def convs(self) -> Array:
+        """The roofline: (convs,)."""
+        return np.hypot(self.arithmetic, self.traffic)
+
+    @property
+    def together(self) -> Array:
+        """Work and starts by the p-norm: p = 1 adds both, a large p takes the slower one; (parts,)."""
+        starts = self.starts.sum(axis=1)
+        longest = np.maximum(self.work, starts)
+        ratios = (self.work / longest) ** self.power + (starts / longest) ** self.power
+        return np.asarray(longest * ratios ** (1.0 / self.power))
+
+
+def _times(costs: Array, prepared: _Prepared) -> _Times:
+    table, cost = prepared.table, np.exp(np.clip(costs, -50.0, 50.0))
+    arithmetic = table.macs * np.exp(prepared.effects @ costs)
+    traffics = prepared.moved * cost[_TRAFFIC]
+    work = table.by_part(np.hypot(arithmetic, traffics.sum(axis=1)))
+    power = 1.0 + float(cost[COSTS.index("overlap")])
+    return _Times(arithmetic, traffics, work, prepared.started * cost[_STARTS], power, float(cost[_CONSTANT]))
+
+
+def _log_ms(costs: Array, prepared: _Prepared) -> Array:
+    times = _times(costs, prepared)
+    return np.asarray(np.log(times.together + times.constant))
+
+
+def _slopes(costs: Array, prepared: _Prepared) -> Array:
+    """Derivative of :func:`_log_ms` by the costs: (parts, len(COSTS))."""
+    times = _times(costs, prepared)
+    convs, together, starts = times.convs, times.together, times.starts.sum(axis=1)
+    slopes = (times.arithmetic**2 / convs)[:, None] * prepared.effects
+    slopes[:, _TRAFFIC] += (times.traffic / convs)[:, None] * times.traffics
+    found = (times.work / together)[:, None] ** (times.power - 1.0) * (prepared.table.owners @ slopes)
+    found[:, _STARTS] += (starts / together)[:, None] ** (times.power - 1.0) * times.starts
+    shares = [np.maximum(some / together, 1e-12) for some in (times.work, starts)]
+    by_power = together * sum(share**times.power * np.log(share) for share in shares) / times.power
+    found[:, COSTS.index("overlap")] = by_power * (times.power - 1.0)
+    found[:, _CONSTANT] = times.constant
+    return np.asarray(found / (together + times.constant)[:, None])
+
+
+def _priors(table: ConvTable, wanted: Array) -> tuple[Array, Array]:
+    """Middle and width of each cost's prior: two arrays (len(COSTS),)."""
+    centres = {
+        _MAC: float(np.median(wanted - np.log(table.by_part(table.macs)))),
+        _ELEMENT: float(np.median(wanted - np.log(table.by_part(table.elements)))),
+        _PART: float(np.median(wanted)),
+        _ONE: 0.0,
+    }
+    middle = np.array([centres[unit] + offset for unit, offset, _ in _PRIORS.values()])
+    return middle, np.array([width for _, _, width in _PRIORS.values()])

@@ -1,18 +1,20 @@
 """Choosing which parts to measure, so that the rest can be predicted best.
 
-Greedy: the next part is the one whose measurement lowers the summed variance of all parts most, by the Gaussian process
-of the regressor (Cohn, Neural Network Exploration Using Optimal Experiment Design, 1996). The variance does not depend
-on what the measurement will show, so a whole batch is chosen before the first of it is timed; only the scales of the
-process are learned from what is known already.
+Greedy: the next part is the one whose measurement lowers the summed variance of all parts most (Cohn, Neural Network
+Exploration Using Optimal Experiment Design, 1996). The variance is that of the regressor's smooth half: what is open
+about the costs of its physical base, plus the Gaussian process on top. It does not depend on what a measurement will
+show, so a whole batch is chosen before the first of it is timed; but it is better known the more was measured, so
+several batches choose better than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvmfbnet.latency.base import usual_base
 from tvmfbnet.latency.gaussian import Similarity, default_scales, noise_of
 from tvmfbnet.latency.members import fit_members
 from tvmfbnet.latency.regressor import MIN_SAMPLES, usable
@@ -30,6 +32,7 @@ def choose_batch(
     known: Mapping[NetPart, float] | None = None,
     weights: Mapping[NetPart, float] | None = None,
     seed: int = 0,
+    among: Collection[NetPart] | None = None,
 ) -> tuple[NetPart, ...]:
     """The ``count`` parts whose measurement lowers the uncertainty about all of ``parts`` most, most telling first.
 
@@ -38,22 +41,24 @@ def choose_batch(
         count: how many to choose; fewer come back where fewer are left.
         known: latency in milliseconds of parts that were measured already; they are not chosen again.
         weights: how much a part's uncertainty matters, such as in how many layers it is a candidate; 1 if not named.
-        seed: of the fit that learns scales from ``known`` (from 8 measurements on; usual scales serve before).
+        seed: of the fit that learns from ``known`` (from 8 measurements on; a usual processor serves before).
+        among: the only ones of ``parts`` that may be chosen; all of them if None.
 
     Raises:
         LatencyError: latencies in ``known`` are no latencies.
     """
     measured = {part: ms for part, ms in (known or {}).items() if not part.is_identity}
     every = list(dict.fromkeys([*(part for part in parts if not part.is_identity), *measured]))
-    scales = _scales(measured, seed)
-    covariance = Similarity(every, every).covariance(scales)
-    importance = np.array([(weights or {}).get(part, 1.0) if part in set(parts) else 0.0 for part in every])
-    noise = noise_of(scales)
+    covariance, noise = _uncertainty(every, measured, seed)
+    covered = set(parts)
+    importance = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
     for index, part in enumerate(every):
         if part in measured:
             covariance = _after_measuring(covariance, index, noise)
     chosen: list[int] = []
-    open_indices = [index for index, part in enumerate(every) if part not in measured]
+    open_indices = [
+        index for index, part in enumerate(every) if part not in measured and (among is None or part in among)
+    ]
     while open_indices and len(chosen) < count:
         gains = importance @ covariance[:, open_indices] ** 2 / (np.diag(covariance)[open_indices] + noise)
         best = open_indices.pop(int(gains.argmax()))
@@ -62,11 +67,14 @@ def choose_batch(
     return tuple(every[index] for index in chosen)
 
 
-def _scales(measured: Mapping[NetPart, float], seed: int) -> Array:
-    if len(measured) < MIN_SAMPLES:
-        return default_scales()
-    kept, latency = usable(list(measured), list(measured.values()))
-    return fit_members(kept, latency, seed, forests=1).process.scales
+def _uncertainty(every: Sequence[NetPart], measured: Mapping[NetPart, float], seed: int) -> tuple[Array, float]:
+    """Covariance of the parts' log latencies before any measurement, and the variance of a measurement's noise."""
+    base, scales = usual_base(every), default_scales()
+    if len(measured) >= MIN_SAMPLES:
+        kept, latency = usable(list(measured), list(measured.values()))
+        members = fit_members(kept, latency, seed, forests=1)
+        base, scales = members.base, members.process.scales
+    return base.doubt(every) + Similarity(every, every).covariance(scales), noise_of(scales)
 
 
 def _after_measuring(covariance: Array, index: int, noise: float) -> Array:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,19 +21,8 @@ from tvmfbnet.space.space import BLOCK, NetPart
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Amounts of work, each of which gets its own cost (ms a unit) in the base model.
-WORK = ("pointwise", "pointwise_grouped", "depthwise_k3", "depthwise_large", "dense", "linear", "pool")
-AMOUNTS = (
-    *WORK,
-    "depthwise_strided",
-    "pointwise_elements",
-    "depthwise_elements",
-    "shuffled_elements",
-    "residual_elements",
-    "weights",
-    "convs",
-    "constant",
-)
+# Kinds of convs that cost differently a MAC; a depthwise conv is large from 5x5 on. The pool counts as one, too.
+KINDS = ("pointwise", "grouped", "depthwise", "large_depthwise", "dense", "linear", "pool")
 
 SHAPES = (
     *("cin", "cout", "height", "stride", "kernel", "expansion", "groups", "inner", "residual"),
@@ -48,9 +39,63 @@ WITHIN_SHAPE = slice(4, 8)
 LOADS = ("macs", "working_set", "activations", "weights", "largest_weights", "inner", "depthwise_macs", "other_macs")
 
 
-def amounts(parts: Sequence[NetPart]) -> NDArray[np.float64]:
-    """Work and traffic of each part: (parts, len(AMOUNTS)), in MACs and tensor elements."""
-    return np.array([_amounts(part) for part in parts], dtype=np.float64).reshape(len(parts), len(AMOUNTS))
+@dataclass(frozen=True)
+class ConvTable:
+    """The convs of some parts, one after the other: what the base model prices. All arrays are (convs,).
+
+    Attributes:
+        parts: how many parts there are.
+        part: index of the part that each conv belongs to.
+        kind: index into ``KINDS``.
+        macs: multiply-accumulates.
+        channels_in: that each output sees (of one group).
+        channels_out: of one group; all of them for a depthwise conv.
+        pixels: of the output.
+        stride: in pixels of the input, one direction.
+        elements: read and written.
+        weights: elements of the kernel.
+        shuffled: elements that a channel shuffle moves afterwards.
+        residual: elements of the block's input that are added.
+    """
+
+    parts: int
+    part: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    macs: NDArray[np.float64]
+    channels_in: NDArray[np.float64]
+    channels_out: NDArray[np.float64]
+    pixels: NDArray[np.float64]
+    stride: NDArray[np.float64]
+    elements: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    shuffled: NDArray[np.float64]
+    residual: NDArray[np.float64]
+
+    @property
+    def is_pointwise(self) -> NDArray[np.bool_]:
+        """1x1 convs, grouped ones included."""
+        return np.isin(self.kind, (KINDS.index("pointwise"), KINDS.index("grouped")))
+
+    @property
+    def is_depthwise(self) -> NDArray[np.bool_]:
+        """Depthwise convs of any size."""
+        return np.isin(self.kind, (KINDS.index("depthwise"), KINDS.index("large_depthwise")))
+
+    def by_part(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums of ``values`` (convs,) over the convs of each part: (parts,)."""
+        return np.bincount(self.part, values, self.parts).astype(np.float64)
+
+    @cached_property
+    def owners(self) -> NDArray[np.float64]:
+        """1 where a conv belongs to a part: (parts, convs)."""
+        return np.asarray(np.arange(self.parts)[:, None] == self.part[None], dtype=np.float64)
+
+
+def conv_table(parts: Sequence[NetPart]) -> ConvTable:
+    """The convs of ``parts`` as arrays; a part without any (the pool) has one row of its own kind."""
+    rows = [(index, *row) for index, part in enumerate(parts) for row in _conv_rows(part)]
+    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 11).T
+    return ConvTable(len(parts), columns[0].astype(np.int64), columns[1].astype(np.int64), *columns[2:])
 
 
 def shapes(parts: Sequence[NetPart]) -> NDArray[np.float64]:
@@ -93,34 +138,38 @@ def _loads(part: NetPart) -> list[float]:
     return [math.log(value) for value in values]
 
 
-def _amounts(part: NetPart) -> list[float]:
-    found = dict.fromkeys(AMOUNTS, 0.0)
-    found["constant"] = 1.0
+def _conv_rows(part: NetPart) -> list[tuple[float, ...]]:
+    """Of each conv the fields of :class:`ConvTable` from ``kind`` on."""
     convs = convs_of(part)
-    elements = part.cin * part.height * part.width
     if not convs:
-        found["pool"] = elements
-    if part.has_residual:
-        found["residual_elements"] = elements
+        elements = part.cin * part.height * part.width
+        pixels = part.out_height * part.out_width
+        return [(KINDS.index("pool"), elements, 1, part.cin, pixels, 1, elements, 0, 0, 0)]
+    found: list[tuple[float, ...]] = []
     for conv in convs:
-        found[_work(conv)] += conv.macs
-        found["weights"] += conv.weights
-        found["convs"] += 1
-        if conv.kind in ("pointwise", "depthwise"):
-            found[f"{conv.kind}_elements"] += _inputs(conv) + conv.outputs
-        if conv.kind == "depthwise" and conv.stride > 1:
-            found["depthwise_strided"] += conv.macs
-        if conv.kind == "pointwise" and conv.groups > 1 and conv.relu:
-            found["shuffled_elements"] += conv.outputs
-    return list(found.values())
+        depthwise = conv.kind == "depthwise"
+        shuffles = conv.kind == "pointwise" and conv.groups > 1 and conv.relu
+        found.append(
+            (
+                KINDS.index(_kind(conv)),
+                conv.macs,
+                conv.cin // conv.groups * (1 if depthwise else conv.kernel**2),
+                conv.cout if depthwise else conv.cout // conv.groups,
+                conv.outputs // conv.cout,
+                conv.stride,
+                _inputs(conv) + conv.outputs,
+                conv.weights,
+                conv.outputs if shuffles else 0,
+                conv.outputs if conv.residual else 0,
+            )
+        )
+    return found
 
 
-def _work(conv: Conv) -> str:
+def _kind(conv: Conv) -> str:
     if conv.kind == "depthwise":
-        return "depthwise_k3" if conv.kernel <= 3 else "depthwise_large"
-    if conv.kind == "pointwise" and conv.groups > 1:
-        return "pointwise_grouped"
-    return conv.kind
+        return "depthwise" if conv.kernel <= 3 else "large_depthwise"
+    return "grouped" if conv.kind == "pointwise" and conv.groups > 1 else conv.kind
 
 
 def _inputs(conv: Conv) -> int:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 _WITHIN = len(COORDINATES[WITHIN_SHAPE])
 # Length scales of the three functions (within a shape, over blocks, over loads), each behind its amplitude; then the
-# amplitude of a linear trend and the noise. All as logarithms; these are the priors' means, their width is 1.
+# amplitude of a linear trend and the noise. All as logarithms; these are the priors' means.
 _PRIOR: Array = np.log(
-    np.array([0.2, *[3.0] * _WITHIN, 0.2, *[3.0] * len(COORDINATES), 0.2, *[2.0] * len(LOADS), 0.1, 0.05])
+    np.array([0.1, *[3.0] * _WITHIN, 0.1, *[3.0] * len(COORDINATES), 0.1, *[2.0] * len(LOADS), 0.1, 0.05])
 )
+# Narrow, for there are 24 scales and about 100 parts: wide ones fit the parts at hand, and are too sure of the others.
+_PRIOR_WIDTH = 0.5
 _AMPLITUDES = (0, 1 + _WITHIN, 2 + _WITHIN + len(COORDINATES))
 _BOUND = 4.0
 _STEPS = 60
@@ -105,9 +107,9 @@ def fit_scales(parts: Sequence[NetPart], values: Array) -> Array:
         solved = inverse @ values
         weights = 0.5 * (inverse - np.outer(solved, solved))
         noise = 2.0 * np.exp(2.0 * scales[-1]) * np.trace(weights)
-        off = scales - _PRIOR
+        off = (scales - _PRIOR) / _PRIOR_WIDTH
         value = 0.5 * values @ solved + np.log(np.diag(factor)).sum() + 0.5 * off @ off
-        return float(value), np.append(similarity.slopes(scales, weights), noise) + off
+        return float(value), np.append(similarity.slopes(scales, weights), noise) + off / _PRIOR_WIDTH
 
     bounds = [(middle - _BOUND, middle + _BOUND) for middle in _PRIOR]
     found = minimize(loss, _PRIOR, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})

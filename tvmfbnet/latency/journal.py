@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.latency.measurement import SCHEMA_VERSION, Measurement
+from tvmfbnet.latency.measurement import SCHEMA_VERSION, Measurement, migrate
 from tvmfbnet.progress import say
 
 _LOCK_SECONDS = 60.0
@@ -130,7 +130,7 @@ class Journal:
                 f"{self.path} line {number} was written by a newer tvmfbnet (schema version {version}, this one "
                 f"reads up to {SCHEMA_VERSION}); update tvmfbnet"
             )
-        return Measurement.model_validate(value)
+        return Measurement.model_validate(migrate(value) if isinstance(value, dict) else value)
 
 
 def _append_whole(descriptor: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ spread over repeats) and everything needed to judge later whether it may be comp
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from tvmfbnet.config import Config
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.space.space import NetPart, Space
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 NET, OVERHEAD = "net", "overhead"
 
@@ -52,6 +52,17 @@ class Context:
             f"{self.target}: TVM {self.tvm_version}, {self.threads} thread(s), {self.dtype}, {self.layout}, "
             f"target {self.tvm_target}"
         )
+
+
+def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of any older version in today's form; others come back as they are, for validation to judge.
+
+    Version 1 did not always say how a part was timed; where it does not, the part was timed alone, call after call.
+    """
+    migrated = dict(record)
+    if migrated.get("schema_version") == 1:
+        migrated = {"protocol": ISOLATED, **migrated, "schema_version": 2}
+    return migrated
 
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -91,7 +102,7 @@ class Measurement(Config):
         time: when, ISO 8601, UTC.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     target: str
     part: NetPart
     latency_ms: Milliseconds

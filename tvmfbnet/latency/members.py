@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xgboost
 
-from tvmfbnet.latency.base import fit_costs
-from tvmfbnet.latency.features import amounts, loads, shapes
+from tvmfbnet.latency.base import Base, fit_base
+from tvmfbnet.latency.features import loads, shapes
 from tvmfbnet.latency.gaussian import GaussianProcess, fit_scales
 from tvmfbnet.space.space import NetPart
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-_TREES = 120
+_TREES = 60
 # Forests of other seeds whose mean is the trees' prediction.
 FORESTS = 3
 _PARAMETERS: dict[str, Any] = {
@@ -45,23 +45,21 @@ class Members:
     """Base model, trees and process, fitted.
 
     Attributes:
-        costs: (len(AMOUNTS),) ms a unit of work.
-        floor_ms: no base latency goes below.
+        base: the physical base model.
         centre: log of measured over base latency that is usual on this target.
         forests: the trees.
         process: the Gaussian process.
     """
 
-    costs: Array
-    floor_ms: float
+    base: Base
     centre: float
     forests: tuple[xgboost.Booster, ...]
     process: GaussianProcess
 
     def predict(self, parts: Sequence[NetPart]) -> tuple[Array, Array, Array]:
         """Log latency by the trees and by the process, and the process's standard deviation: three arrays (parts,)."""
-        base = _log_base(parts, self.costs, self.floor_ms)
-        data = xgboost.DMatrix(_inputs(parts, base))
+        base = self.base.log_ms(parts)
+        data = xgboost.DMatrix(_inputs(parts, self.base))
         learned = np.mean([forest.predict(data).astype(np.float64) for forest in self.forests], axis=0)
         mean, deviation = self.process.predict(parts)
         return base + learned, base + self.centre + mean, deviation
@@ -69,8 +67,7 @@ class Members:
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, the trees in xgboost's own JSON form."""
         return {
-            "costs_ms": self.costs.tolist(),
-            "floor_ms": self.floor_ms,
+            "base": self.base.to_dict(),
             "centre": self.centre,
             "forests": [json.loads(forest.save_raw("json").decode()) for forest in self.forests],
             "scales": self.process.scales.tolist(),
@@ -88,13 +85,11 @@ class Members:
             forests.append(forest)
         parts = [NetPart.from_dict(part) for part in value["parts"]]
         process = GaussianProcess(parts, np.array(value["values"]), np.array(value["scales"]))
-        return cls(
-            np.array(value["costs_ms"]), float(value["floor_ms"]), float(value["centre"]), tuple(forests), process
-        )
+        return cls(Base.from_dict(value["base"]), float(value["centre"]), tuple(forests), process)
 
 
 def fit_members(
-    parts: Sequence[NetPart], latency: Array, seed: int, scales: Array | None = None, forests: int = FORESTS
+    parts: Sequence[NetPart], latency: Array, seed: int, start: Members | None = None, forests: int = FORESTS
 ) -> Members:
     """Fits all of them.
 
@@ -102,27 +97,21 @@ def fit_members(
         parts: what was measured.
         latency: (parts,) milliseconds.
         seed: of the trees.
-        scales: of the process; found from the data if None.
+        start: members of much the same parts, whose base is gone on from and whose scales of the process are kept.
         forests: how many; fewer are faster and a little worse.
     """
     # A part faster than an empty call was clamped to 0 ms; relative errors need something above.
-    floor = 0.1 * float(latency[latency > 0].min())
-    latency = np.maximum(latency, floor)
-    costs = fit_costs(amounts(parts), latency)
-    base = _log_base(parts, costs, floor)
-    left = np.log(latency) - base
+    latency = np.maximum(latency, 0.1 * float(latency[latency > 0].min()))
+    base = fit_base(parts, latency, None if start is None else start.base)
+    left = np.log(latency) - base.log_ms(parts)
     data = xgboost.DMatrix(_inputs(parts, base), left)
     grown = tuple(
         xgboost.train({**_PARAMETERS, "seed": seed * FORESTS + number}, data, _TREES) for number in range(forests)
     )
     centre = float(np.median(left))
-    found = fit_scales(parts, left - centre) if scales is None else scales
-    return Members(costs, floor, centre, grown, GaussianProcess(parts, left - centre, found))
+    scales = fit_scales(parts, left - centre) if start is None else start.process.scales
+    return Members(base, centre, grown, GaussianProcess(parts, left - centre, scales))
 
 
-def _log_base(parts: Sequence[NetPart], costs: Array, floor_ms: float) -> Array:
-    return np.asarray(np.log(np.maximum(amounts(parts) @ costs, floor_ms)))
-
-
-def _inputs(parts: Sequence[NetPart], base: Array) -> Array:
-    return np.column_stack([shapes(parts), loads(parts), base])
+def _inputs(parts: Sequence[NetPart], base: Base) -> Array:
+    return np.column_stack([shapes(parts), loads(parts), base.log_ms(parts), base.log_shares(parts)])

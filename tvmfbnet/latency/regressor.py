@@ -19,7 +19,8 @@ import xgboost
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.files import read_json, write_json
-from tvmfbnet.latency.features import AMOUNTS, COORDINATES, LOADS, SHAPES
+from tvmfbnet.latency.base import COSTS
+from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
 from tvmfbnet.latency.gaussian import shape_of
 from tvmfbnet.latency.members import Members, fit_members
 from tvmfbnet.latency.table import MEASURED, LatencyTable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIN_SAMPLES = 8
 
 # Two-sided 90 % of a normal distribution, in standard deviations.
@@ -76,7 +77,7 @@ class LatencyRegressor:
         """
         kept, latency = usable(parts, latency_ms)
         self._members = fit_members(kept, latency, self.seed)
-        self._known_shape, self._new_shape = _blends(kept, latency, self.seed, self._members.process.scales)
+        self._known_shape, self._new_shape = _blends(kept, latency, self.seed, self._members)
         return self
 
     def predict(self, parts: Sequence[NetPart]) -> tuple[Array, Array]:
@@ -129,7 +130,7 @@ class LatencyRegressor:
 
 # What a saved model was made for; a model of other features must not be used.
 _FORM: dict[str, Any] = {
-    "amounts": list(AMOUNTS),
+    "costs": list(COSTS),
     "shapes": list(SHAPES),
     "coordinates": list(COORDINATES),
     "loads": list(LOADS),
@@ -166,11 +167,11 @@ def usable(parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> tup
     return [parts[index] for index in keep], latency[keep]
 
 
-def _blends(parts: Sequence[NetPart], latency: Array, seed: int, scales: Array) -> tuple[Blend, Blend]:
+def _blends(parts: Sequence[NetPart], latency: Array, seed: int, whole: Members) -> tuple[Blend, Blend]:
     """Blend for parts of known and of new layer shapes, from samples that folds left out."""
     rows: list[Array] = []
     for rest, held in _folds(parts, seed):
-        members = fit_members([parts[index] for index in rest], latency[rest], seed, scales, forests=1)
+        members = fit_members([parts[index] for index in rest], latency[rest], seed, whole, forests=1)
         known = {shape_of(parts[index]) for index in rest}
         is_known = [shape_of(parts[index]) in known for index in held]
         rows.append(np.stack([latency[held], *members.predict([parts[index] for index in held]), is_known]))

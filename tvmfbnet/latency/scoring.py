@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Scheme = Literal["random", "shape-out"]
 SCHEMES: tuple[Scheme, ...] = ("random", "shape-out")
 
+# What `latency fit --json` shows.
+FIGURES = ("mape", "within_10", "spearman", "coverage_90", "baseline_mape", "n")
+
 _HELD_OUT = 0.2
 _BASELINE_TREES = 100
 

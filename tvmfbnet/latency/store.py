@@ -74,6 +74,7 @@ def load_table(target: str, root: Path | None = None, context: Context | None = 
         target: name of the target.
         root: see :func:`logs_root`.
         context: which measurements to use. None takes the context measured last and says what it leaves out.
+            Of those, only the ones timed as the newest was (see ``protocol``) count.
 
     Raises:
         LatencyError: nothing was measured or imported for the target.
@@ -83,14 +84,17 @@ def load_table(target: str, root: Path | None = None, context: Context | None = 
     if journal.exists():
         measurements = [item for item in Journal(journal).read() if item.part.part != NET]
         if measurements:
-            chosen = context or max(measurements, key=lambda item: item.time).context
-            others = [item for item in measurements if item.context != chosen]
-            if others and context is None:
+            newest = max((m for m in measurements if context in (None, m.context)), key=lambda m: m.time, default=None)
+            if newest is None:
+                return LatencyTable.from_measurements(measurements, context)  # says what there is instead
+            used = [m for m in measurements if (m.context, m.protocol) == (newest.context, newest.protocol)]
+            others = len(measurements) - len(used)
+            if others and (context is None or any(m.context == context and m not in used for m in measurements)):
                 say(
-                    f"note: {len(others)} of {len(measurements)} measurements in {journal} are left out: "
-                    f"made otherwise than the newest ({chosen.describe()})"
+                    f"note: {others} of {len(measurements)} measurements in {journal} are left out: "
+                    f"made otherwise than the newest ({newest.context.describe()}, {newest.protocol})"
                 )
-            return LatencyTable.from_measurements(measurements, chosen)
+            return LatencyTable.from_measurements(used)
     if table.exists():
         return replace(read_table(table), name=target)
     raise LatencyError(

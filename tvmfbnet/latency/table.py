@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Context, Measurement
+from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Context, Measurement
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 
@@ -48,6 +48,9 @@ class Cell:
         source: ``measured`` or ``predicted``.
         n: timed repeats (0 if predicted or unknown).
         trials: tuning trials spent on it (0 if predicted or unknown).
+        canary_ratio: how slow the device was right afterwards, against its start (1 is as fast), at its worst; None if
+            unknown.
+        steady: whether the device had kept its speed meanwhile, as far as is known.
     """
 
     latency_ms: float
@@ -55,6 +58,8 @@ class Cell:
     source: Source = MEASURED
     n: int = 0
     trials: int = 0
+    canary_ratio: float | None = None
+    steady: bool = True
 
 
 _NOTHING = Cell(0.0)
@@ -62,12 +67,16 @@ _NOTHING = Cell(0.0)
 
 def _cell(measurements: Sequence[Measurement]) -> Cell:
     """One part's cell from its measurements, oldest first."""
-    newest = [item for item in measurements if item.trials == measurements[-1].trials]
-    chosen = [item for item in newest if item.steady] or newest
+    last = measurements[-1]
+    places = [item for item in measurements if item.trials == last.trials] if last.protocol == IN_NET else [last]
+    chosen = [item for item in places if item.steady] or places
     latency = np.array([item.net_ms for item in chosen])
     # Spread of the repeats and between the measurements.
     spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
-    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), measurements[-1].trials)
+    ratios = [item.canary_ratio for item in chosen if item.canary_ratio is not None]
+    canary = max(ratios, key=lambda ratio: abs(ratio - 1.0), default=None)
+    steady = all(item.steady for item in chosen)
+    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), last.trials, canary, steady)
 
 
 @dataclass(frozen=True)
@@ -93,9 +102,9 @@ class LatencyTable:
     ) -> LatencyTable:
         """Makes a table of the measurements of one context.
 
-        A part that was measured several times with the kernels of its newest measurement gets their mean (each was
-        made among other neighbours); those made on a steady device go first. Whole nets never enter. The overhead is
-        the newest measured empty call, else the newest that a part carries.
+        The newest measurement of a part wins; one made inside a net shares its place with the others made so with the
+        same kernels (each among other neighbours, those on a steady device first): the cell is their mean. Whole nets
+        never enter. The overhead is the newest measured empty call, else the newest that a part carries.
 
         Args:
             measurements: in the order they were made.
@@ -204,8 +213,11 @@ class LatencyTable:
         cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
     ) -> LatencyTable:
         """The table whose cells :meth:`to_records` gave."""
-        fields = ("latency_ms", "spread_ms", "source", "n", "trials")
-        cells = {NetPart.from_dict(record): Cell(*(record[field] for field in fields)) for record in records}
+        fields = vars(_NOTHING)  # those that an older record lacks keep their defaults
+        cells = {
+            NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
+            for record in records
+        }
         return cls(cells, overhead_ms, name, correction)
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:

@@ -49,17 +49,18 @@ def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], po
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
     from tvm.support import cc
 
-    from tvmfbnet.compiler.rotating import add_rotation, pool_for
+    from tvmfbnet.compiler.rotating import pool_for, rotation_of
 
     started = time.monotonic()
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(tvm.ir.load_json(mod_json))
-    pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
-    if pool is not None:
-        mod = add_rotation(mod, pool)
-    built = build(mod, target=tvm.target.Target(json.loads(target_json)))
+    pool, target = pool_for(mod, pool_mb * 2**20) if pool_mb else None, tvm.target.Target(json.loads(target_json))
+    built = build(mod, target=target)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "candidate.so"
-        built.export_library(str(path), fcompile=cc.create_shared, **linking)
+        path, rotation = Path(folder) / "candidate.so", Path(folder) / "rotation.o"
+        if pool is not None:
+            build(rotation_of(mod, pool), target=target).write_to_file(str(rotation))
+        addons = [str(rotation)] if pool is not None else None
+        built.export_library(str(path), fcompile=cc.create_shared, addons=addons, **linking)
         content = path.read_bytes()
     return content, None if pool is None else (pool.argument, pool.slices, pool.values), time.monotonic() - started
 

@@ -246,12 +246,17 @@ class Engine:
         """Records a round: in the database and the log first, then in the search."""
         state, timings = finished.state, finished.timings.result()
         kernel, before = state.task.kernel, state.best_ms
-        for candidate, timing in zip(finished.candidates, timings, strict=True):
-            if timing.best_ms is not None:
-                self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
-                state.best_ms = timing.best_ms if state.best_ms is None else min(timing.best_ms, state.best_ms)
-        self.database.flush()
         shape = state.search.shape if state.search is not None else None
+        for candidate, timing in zip(finished.candidates, timings, strict=True):
+            if timing.best_ms is None:
+                continue
+            best = state.best_ms is None or timing.best_ms < state.best_ms
+            # Every trial is in the log; TVM's database, slow to open, needs those that may be used. Evolution breeds
+            # from all.
+            if best or shape is None:
+                self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
+            state.best_ms = timing.best_ms if best else state.best_ms
+        self.database.flush()
         self.log.append(kernel, shape, [candidate.knobs for candidate in finished.candidates], timings)
         began = time.monotonic()
         if state.search is not None:

@@ -20,7 +20,8 @@ from tvmfbnet.space.space import BLOCK, NetPart, Space
 
 # Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
 TRIALS_PER_SECOND = 6.0
-SECONDS_PER_PART = 1.5
+# Compiling and timing one net that parts are timed in, or one part alone.
+_SECONDS_PER_NET, _SECONDS_PER_PART = 15.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Plan:
             trials: still to be done.
             trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
         """
-        return trials / (trials_per_second or TRIALS_PER_SECOND) + SECONDS_PER_PART * len(self.parts)
+        if self.target.device == "cpu":
+            nets = self.target.timing.chain_rounds * max(len(layer.blocks) for layer in self.space.layers)
+            measuring = _SECONDS_PER_NET * nets
+        else:
+            measuring = _SECONDS_PER_PART * len(self.parts)
+        return trials / (trials_per_second or TRIALS_PER_SECOND) + measuring
 
 
 def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[NetPart, ...]:

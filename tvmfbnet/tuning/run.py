@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import random
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import tvm
+
+from tvmfbnet.compiler.lowering import kernels_of
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path, target_folder
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.space import BLOCK, NetPart, Space
+from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
-from tvmfbnet.tuning.measure import measure_parts
+from tvmfbnet.tuning.measure import context_of, measure_parts, protocol_of
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
+from tvmfbnet.tuning.share import measure_share
 from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -108,12 +110,10 @@ def spent_on(plan: Plan, log: TrialLog) -> int:
     return sum(log.spent[task.kernel.key] for task in plan.tasks)
 
 
-def parts_to_measure(plan: Plan, share: float, seed: int) -> tuple[NetPart, ...]:
-    """Stem, head and a random ``share`` of the blocks; the same ones for the same seed."""
-    blocks = [part for part in plan.parts if part.part == BLOCK]
-    count = max(1, math.ceil(share * len(blocks)))
-    chosen = set(random.Random(seed).sample(blocks, count)) if count < len(blocks) else set(blocks)
-    return tuple(part for part in plan.parts if part.part != BLOCK or part in chosen)
+def trials_of(plan: Plan, log: TrialLog) -> dict[NetPart, int]:
+    """Trials that the kernels of each part of a plan have had so far."""
+    compiled_for = tvm.target.Target(plan.target.tvm)
+    return {part: sum(log.spent[k.key] for k in kernels_of(mod, compiled_for)) for part, mod in plan.parts.items()}
 
 
 def tune_space(
@@ -122,7 +122,7 @@ def tune_space(
     root: Path | None = None,
     trials: int | None = None,
     blocks: str = "*",
-    measure_share: float = 1.0,
+    share: float = 1.0,
     seed: int = 0,
     batch: int = BATCH,
     quality: Quality = "normal",
@@ -130,7 +130,7 @@ def tune_space(
     more: bool = False,
     arch: Arch | None = None,
 ) -> TuneOutcome:
-    """Tunes every kernel that the chosen blocks need, then times ``measure_share`` of the blocks on the device.
+    """Tunes every kernel that the chosen blocks need, then times a ``share`` of the blocks on the device.
 
     Args:
         space: the space.
@@ -138,7 +138,8 @@ def tune_space(
         root: folder of all targets' logs.
         trials: budget in trials, those of earlier runs included; default by ``quality``.
         blocks: glob on block names.
-        measure_share: share of the distinct blocks to time, 0 to 1; the others are left to the regressor.
+        share: of the distinct blocks to time, 0 to 1: those that tell most about the others, which are left to the
+            regressor. What was timed before counts in.
         seed: of the choice of blocks and the search of schedules.
         batch: candidates a round.
         quality: how much to spend where ``trials`` does not say.
@@ -154,7 +155,16 @@ def tune_space(
         report = tune(plan, endpoint, folder, budget, seed, batch)
         database = TuningDatabase(database_folder(folder), repair=True)
         log = log_of(target, root)
-        parts = parts_to_measure(plan, measure_share, seed)
+        journal = Journal(journal_path(target.name, root))
         with device_timer(plan.target, endpoint) as timer:
-            timed = measure_parts(plan, parts, timer, database, Journal(journal_path(target.name, root)), log)
-    return TuneOutcome(report, timed, len(parts))
+            timed, parts = measure_share(
+                space,
+                trials_of(plan, log),
+                share,
+                journal,
+                context_of(plan.target),
+                protocol_of(plan.target),
+                measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log),
+                seed=seed,
+            )
+    return TuneOutcome(report, timed, parts)
