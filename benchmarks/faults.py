@@ -216,7 +216,7 @@ def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str,
     quiet = plan_space(load_space(str(folder / "small.yaml")), load_target("host"))
     # Deadlines of seconds, and timing that lasts, so that faults meet it.
     timing = quiet.target.timing.model_copy(update={"trial_min_ms": 100})
-    timeouts = Timeouts(connect=10, session=10, trial=1, build=60)
+    timeouts = Timeouts(connect=5, session=60, trial=1, build=60)
     target = quiet.target.model_copy(update={"timeouts": timeouts, "timing": timing})
     plan = dataclasses.replace(quiet, target=target)
     tally, happenings, failures = Tally(), collections.Counter(), collections.Counter()

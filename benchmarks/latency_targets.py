@@ -1,29 +1,26 @@
 """Does a search end at its latency target? Five targets across the reachable range, each a search of its own.
 
 For each target: latency of the found arch by the table over the target (must lie in 0.97 to 1.00), the mean latency of
-archs drawn from theta over the target, and the price that the controller found for latency.
+archs drawn from theta over the target, and the price that the controller found for latency. With ``--measure`` the five
+nets are then compiled with the kernels that were tuned for ``--target``, and timed there: measured over predicted.
 
     python benchmarks/latency_targets.py --space fbnet_mini --data fashion_mnist --latency-table table.csv --out out
-    python benchmarks/latency_targets.py --space fbnet_mini --data fashion_mnist --target host --config search.yaml
+    python benchmarks/latency_targets.py --space fbnet_mini --data fashion_mnist --target host --measure
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from searching import options, space_and_table
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml
-from tvmfbnet.latency.foreign import read_csv
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import load_table
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.run import search
-from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.arch import parse_arch
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
-# Small enough for minutes; a settings file given with --config takes its place.
+# Small enough for minutes; a settings file given with --search takes its place.
 SETTINGS = {
     **{"epochs": 16, "warmup_epochs": 4, "batch_size": 64, "train_images": 4000, "weight_lr": 0.2},
     **{"gradient_clip": 2.0, "theta_lr": 0.04, "temperature_decay": 0.85, "weight_steps": "sampled"},
@@ -33,26 +30,17 @@ SETTINGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="fbnet_mini")
-    parser.add_argument("--data", default="fashion_mnist")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--latency-table", type=Path)
-    source.add_argument("--target")
-    parser.add_argument("--tuning-logs", type=Path)
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("latency_targets"))
+    parser = options(__doc__ or "", "latency_targets")
+    parser.add_argument("--measure", action="store_true", help="time the nets on --target's device")
     arguments = parser.parse_args()
-    space = load_space(arguments.space)
-    if arguments.latency_table:
-        table = read_csv(arguments.latency_table)
-    else:
-        table = complete(load_table(arguments.target, arguments.tuning_logs), space.distinct_parts())
+    if arguments.measure and arguments.target is None:
+        parser.error("--measure needs --target")
+    space, table = space_and_table(arguments)
     low, high = table.range_ms(space)
-    settings = read_yaml(arguments.config) if arguments.config else SETTINGS
+    settings = read_yaml(arguments.search) if arguments.search else SETTINGS
     print(f"{space.name}: reachable are {low:.4g} to {high:.4g} ms")
     print(f"{'target ms':>10} {'found/target':>13} {'mean/target':>12} {'price':>7} {'accuracy':>9}  arch")
+    found = {}
     for share in SHARES:
         target = low + share * (high - low)
         config = validate(
@@ -62,8 +50,18 @@ def main() -> None:
         result = search(space, arguments.data, table, config, out)
         price = read_json(out / "history.json")[-1]["latency_price"]
         best = result.best
+        found[best.arch] = best.predicted_ms
         ratios = f"{best.predicted_ms / target:13.4f} {result.expected_ms / target:12.4f}"
         print(f"{target:10.4g} {ratios} {price:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)
+    if arguments.measure:
+        from tvmfbnet.deploy.validate import measure_nets  # tvm, which a foreign table does without
+        from tvmfbnet.devices.target import load_target
+
+        archs = [parse_arch(arch, space) for arch in found]
+        measured = measure_nets(space, load_target(arguments.target), archs, arguments.tuning_logs)
+        print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7}")
+        for arch, predicted in found.items():
+            print(f"{predicted:12.4g} {measured[arch]:12.4g} {measured[arch] / predicted:7.3f}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 For each seed: a search at a latency target; then the found arch, ``--random`` archs drawn uniformly among those whose
 latency is within ``--band`` of the found one's, and the one with the fewest MACs among many such, are trained from
-scratch with the same settings and seed. Printed are accuracies, the found net's rank, and how many random archs it
-beats.
+scratch with the same settings and seed. Printed are accuracies, the found net's rank, how many random archs it beats,
+and Kendall's tau between what the supernet's weights promised for the random archs and what training gave. ``--noise``
+trains the found arch of the first seed that often more, each time with another seed: what a difference must exceed.
 
 Every training leaves its result in a file of its own, and searches and trainings continue from their checkpoints: kill
 it at any time and start the same command again.
@@ -16,26 +17,25 @@ it at any time and start the same command again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import kendalltau
+from searching import options, space_and_table
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml, write_json
-from tvmfbnet.latency.foreign import read_csv
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import load_table
-from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import choices_between
-from tvmfbnet.search.run import search
+from tvmfbnet.search.judge import Judge
+from tvmfbnet.search.run import read_result, reopen, search
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch
-from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.run import train
@@ -53,103 +53,110 @@ TRAIN = {
 MANY = 2000
 
 
-def archs_near(space: Space, costs: Costs, latency_ms: float, band: float, count: int, seed: int) -> list[Arch]:
-    """Archs drawn uniformly among those whose latency is within ``band`` (a share) of ``latency_ms``."""
+# Rivals come in one fixed order from all archs that may be within the band of whatever the search finds.
+_FOUND_ABOVE = 0.97
+
+
+def archs_between(space: Space, costs: Costs, low_ms: float, high_ms: float, count: int, seed: int) -> list[Arch]:
+    """Different archs drawn uniformly among those whose latency lies between two bounds."""
     uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
-    generator = torch.Generator().manual_seed(seed)
-    bounds = ((1 - band) * latency_ms, (1 + band) * latency_ms)
-    drawn = choices_between(uniform, costs, *bounds, 2 * count, generator)[:count]
+    drawn = choices_between(uniform, costs, low_ms, high_ms, count, torch.Generator().manual_seed(seed))
     return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
 
 
-def trained(arch: Arch, role: str, space: Space, table: LatencyTable, arguments: argparse.Namespace, seed: int) -> Any:
+def trained(arch: Arch, space: Space, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The record of one training, from its file where it was done before."""
-    path = arguments.out / f"seed{seed}" / f"{role}.json"
-    if path.exists():
-        record = read_json(path)
-        if record["arch"] == format_arch(arch, space):
-            return record
-    settings = read_yaml(arguments.train) if arguments.train else TRAIN
-    config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
-    result = train(arch, space, arguments.data, config, arguments.out / f"seed{seed}" / f"train_{role}")
-    record = {
-        "role": role,
-        "arch": format_arch(arch, space),
-        "predicted_ms": table.arch_ms(arch, space),
-        "macs": count_arch(arch, space).macs,
-        "test_accuracy": result.test_accuracy,
-    }
-    write_json(path, record)
-    return record
+    text = format_arch(arch, space)
+    folder = arguments.out / "trainings" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}_{seed}"
+    if not (folder / "result.json").exists():
+        settings = read_yaml(arguments.train) if arguments.train else TRAIN
+        config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
+        accuracy = train(arch, space, arguments.data, config, folder).test_accuracy
+        write_json(
+            folder / "result.json", {"arch": text, "macs": count_arch(arch, space).macs, "test_accuracy": accuracy}
+        )
+    return dict(read_json(folder / "result.json"))
 
 
-def one_seed(space: Space, table: LatencyTable, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+def promised(folder: Path, archs: list[Arch]) -> list[float]:
+    """Accuracy of archs with the weights of a finished search's supernet."""
+    found, record = read_result(folder)
+    with reopen(found, record) as searcher:
+        judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
+        return [judge.accuracy(arch) for arch in archs]
+
+
+def one_seed(space: Space, costs: Costs, table: Any, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Searches, trains everything and compares."""
-    costs = Costs.of(table, space)
     target = costs.fastest_ms + arguments.share * (costs.slowest_ms - costs.fastest_ms)
     settings = read_yaml(arguments.search) if arguments.search else SEARCH
     changes = {"latency_target_ms": target, "seed": seed, "threads": arguments.threads}
     config = validate(SearchConfig, {**settings, **changes}, "search settings")
-    found = search(space, arguments.data, table, config, arguments.out / f"seed{seed}" / "search").best
-    near = archs_near(space, costs, found.predicted_ms, arguments.band, MANY, seed)
-    rivals = [arch for arch in near if format_arch(arch, space) != found.arch]
-    smallest = min(rivals, key=lambda arch: count_arch(arch, space).macs)
-    mine = trained(parse_arch(found.arch, space), "found", space, table, arguments, seed)
-    small = trained(smallest, "fewest_macs", space, table, arguments, seed)
-    others = [
-        trained(arch, f"random{number:02}", space, table, arguments, seed)
-        for number, arch in enumerate(rivals[: arguments.random])
+    folder = arguments.out / f"search{seed}{arguments.label}"
+    found = search(space, arguments.data, table, config, folder).best
+    training_seed = 0 if arguments.same_rivals else seed
+    mine = trained(parse_arch(found.arch, space), space, arguments, training_seed)
+    low, high = (1 - arguments.band) * found.predicted_ms, (1 + arguments.band) * found.predicted_ms
+    widest = (_FOUND_ABOVE * (1 - arguments.band) * target, (1 + arguments.band) * target)
+    drawn = archs_between(space, costs, *widest, MANY, training_seed)
+    rivals = [
+        arch for arch in drawn if format_arch(arch, space) != found.arch and low <= table.arch_ms(arch, space) <= high
     ]
+    small = trained(min(rivals, key=lambda arch: count_arch(arch, space).macs), space, arguments, training_seed)
+    others = [trained(arch, space, arguments, training_seed) for arch in rivals[: arguments.random]]
     accuracies = [record["test_accuracy"] for record in others]
     beaten = sum(mine["test_accuracy"] > accuracy for accuracy in accuracies)
+    order = kendalltau(promised(folder, rivals[: arguments.random]), accuracies).statistic
     return {
         "seed": seed,
         "target_ms": target,
+        "predicted_ms": found.predicted_ms,
         "found": mine,
         "fewest_macs": small,
+        "random": others,
         "random_mean": statistics.mean(accuracies),
         "random_spread": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
         "random_best": max(accuracies),
         "rank": 1 + sum(accuracy > mine["test_accuracy"] for accuracy in accuracies),
         "beaten_share": beaten / len(accuracies),
+        "kendall": float(order),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="fbnet_mini")
-    parser.add_argument("--data", default="fashion_mnist")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--latency-table", type=Path)
-    source.add_argument("--target")
-    parser.add_argument("--tuning-logs", type=Path)
+    parser = options(__doc__ or "", "search_quality")
     parser.add_argument("--share", type=float, default=0.35, help="target, as a share of the way to the slowest net")
     parser.add_argument("--band", type=float, default=0.05, help="how far random archs' latency may be off")
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--search", type=Path, help="settings of the search, YAML")
+    parser.add_argument(
+        "--same-rivals", action="store_true", help="one set of random archs and one training seed for all"
+    )
+    parser.add_argument("--noise", type=int, default=0, help="further trainings of the first found arch")
     parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("search_quality"))
+    parser.add_argument("--label", default="", help="of the searches' folders: other searches against the same archs")
     arguments = parser.parse_args()
-    space = load_space(arguments.space)
-    if arguments.latency_table:
-        table = read_csv(arguments.latency_table)
-    else:
-        table = complete(load_table(arguments.target, arguments.tuning_logs), space.distinct_parts())
+    space, table = space_and_table(arguments)
+    costs = Costs.of(table, space)
     results = []
     for seed in range(arguments.seeds):
-        result = one_seed(space, table, arguments, seed)
+        result = one_seed(space, costs, table, arguments, seed)
         results.append(result)
-        write_json(arguments.out / "results.json", results)
+        write_json(arguments.out / f"results{arguments.label}.json", results)
         print(
             f"seed {seed}: found {result['found']['test_accuracy']:.2%}, fewest MACs "
             f"{result['fewest_macs']['test_accuracy']:.2%}, random {result['random_mean']:.2%} +- "
             f"{result['random_spread']:.2%} (best {result['random_best']:.2%}); rank {result['rank']} of "
-            f"{arguments.random + 1}, beats {result['beaten_share']:.0%}",
+            f"{len(result['random']) + 1}, beats {result['beaten_share']:.0%}; Kendall {result['kendall']:.2f}",
             flush=True,
         )
     print(f"all seeds: beats {statistics.mean(result['beaten_share'] for result in results):.0%} of the random archs")
+    if arguments.noise:
+        arch = parse_arch(results[0]["found"]["arch"], space)
+        again = [trained(arch, space, arguments, 1000 + turn)["test_accuracy"] for turn in range(arguments.noise)]
+        print(
+            f"one arch trained {arguments.noise} times: {statistics.mean(again):.2%} +- {statistics.stdev(again):.2%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Time and peak memory of one training step of the supernet's weights, form by form, as ratios to the plain form.
 
-Plain is the step that one would write first: all blocks of a layer one after the other, contiguous, float32. All forms
-take turns in one process, so that a machine that slows down does so for all; memory is the growth of the peak resident
-set in a process of its own for each form.
+Plain is the step that one would write first: all blocks of a layer one after the other, contiguous, float32, gradients
+as torch computes them, memory as the C library gives it (``plain_kept``: without that last). Each form runs in a
+process of its own and takes turns with one of the plain form, so that a machine that slows down does so for both.
+Memory is the growth of the peak resident set.
 
     python benchmarks/supernet_steps.py --space fbnet_cifar --batch 64
     python benchmarks/supernet_steps.py --space fbnet --batch 8 --rounds 3 --threads 2
@@ -18,12 +19,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.nets.device import place_net
 from tvmfbnet.nets.forms import Form
+from tvmfbnet.nets.memory import keep_freed_memory, return_freed_memory
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
 
@@ -36,13 +39,15 @@ class Variant:
     merged: bool = True
     save_memory: bool = False
     channels_last: bool = True
+    memory: Literal["kept", "returned", "default"] = "kept"
 
 
 VARIANTS = {
-    "plain": Variant(merged=False, channels_last=False),
+    "plain": Variant(merged=False, channels_last=False, memory="default"),
+    "plain_kept": Variant(merged=False, channels_last=False),
     "channels_last": Variant(merged=False),
     "mixture": Variant(),
-    "save_memory": Variant(save_memory=True),
+    "save_memory": Variant(save_memory=True, memory="returned"),
     "two_path": Variant(form="two_path"),
     "sampled": Variant(form="sampled"),
 }
@@ -53,6 +58,10 @@ class Step:
 
     def __init__(self, name: str, space_name: str, batch: int) -> None:
         variant, space = VARIANTS[name], load_space(space_name)
+        if variant.memory == "kept":
+            keep_freed_memory()
+        elif variant.memory == "returned":
+            return_freed_memory()
         torch.manual_seed(0)
         self.net = Supernet(space, variant.merged, variant.save_memory).train()
         if variant.channels_last:
@@ -75,26 +84,46 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory_of(name: str, arguments: argparse.Namespace) -> int:
-    """What a step of one form adds to the peak resident set, measured in a process of its own."""
-    command = [sys.executable, __file__, "--only", name, "--space", arguments.space]
-    command += ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+def serve(name: str, arguments: argparse.Namespace) -> None:
+    """Does a step for each line of input and tells what it took, until input ends."""
+    step = Step(name, arguments.space, arguments.batch)
+    before = peak_bytes()
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "bytes": peak_bytes() - before}
+        print(json.dumps(took), flush=True)
 
 
-def times_of(names: list[str], arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Wall and processor seconds of each form, taken in turns after one unmeasured round."""
-    steps = {name: Step(name, arguments.space, arguments.batch) for name in names}
-    found: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in names}
-    for turn in range(arguments.rounds + 1):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            if turn:
-                found[name]["wall"].append(time.perf_counter() - wall)
-                found[name]["cpu"].append(time.process_time() - cpu)
-    return found
+class Worker:
+    """A process that does steps of one form when asked."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--only", name, "--space", arguments.space]
+        command += ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.taken: list[dict[str, Any]] = []
+        self._ask()  # a first step, which is slower
+
+    def _ask(self) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("a worker without pipes")
+        stdin.write("step\n")
+        stdin.flush()
+        return dict(json.loads(stdout.readline()))
+
+    def step(self) -> None:
+        """One step, noted."""
+        self.taken.append(self._ask())
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def median(self, kind: str) -> float:
+        """Of what the steps took."""
+        return statistics.median(took[kind] for took in self.taken)
 
 
 def main() -> None:
@@ -102,28 +131,32 @@ def main() -> None:
     parser.add_argument("--space", default="fbnet_cifar")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--forms", default=",".join(VARIANTS), help="comma-separated; plain is always there")
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--forms", default=",".join(name for name in VARIANTS if name != "plain"))
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.only:
-        step = Step(arguments.only, arguments.space, arguments.batch)
-        before = peak_bytes()
-        step()
-        print(json.dumps(peak_bytes() - before))
+        serve(arguments.only, arguments)
         return
-    names = list(dict.fromkeys(["plain", *arguments.forms.split(",")]))
-    memory = {} if arguments.no_memory else {name: memory_of(name, arguments) for name in names}
-    times = times_of(names, arguments)
-    plain = {kind: statistics.median(values) for kind, values in times["plain"].items()}
     print(f"{arguments.space}, batch {arguments.batch}, {arguments.threads} threads, medians of {arguments.rounds}")
     print(f"{'form':14} {'seconds':>8} {'plain/form':>11} {'processor':>10} {'plain/form':>11} {'MB':>7} {'/plain':>7}")
-    for name in names:
-        wall, cpu = (statistics.median(times[name][kind]) for kind in ("wall", "cpu"))
-        used = f"{memory[name] / 1e6:7.0f} {memory[name] / memory['plain']:7.2f}" if memory else ""
-        print(f"{name:14} {wall:8.3f} {plain['wall'] / wall:11.2f} {cpu:10.3f} {plain['cpu'] / cpu:11.2f} {used}")
+    plain = Worker("plain", arguments)
+    for name in arguments.forms.split(","):
+        worker = Worker(name, arguments)
+        plain.taken.clear()
+        for _ in range(arguments.rounds):
+            plain.step()
+            worker.step()
+        worker.end()
+        figures = {kind: (worker.median(kind), plain.median(kind)) for kind in ("wall", "cpu", "bytes")}
+        (wall, plain_wall), (cpu, plain_cpu), (used, plain_used) = figures.values()
+        print(
+            f"{name:14} {wall:8.3f} {plain_wall / wall:11.2f} {cpu:10.3f} {plain_cpu / cpu:11.2f} {used / 1e6:7.0f} "
+            f"{used / plain_used:7.2f}   (plain {plain_wall:.3f} s, {plain_used / 1e6:.0f} MB)",
+            flush=True,
+        )
+    plain.end()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -209,16 +208,9 @@ class Run:
 
     def _time_untrained(self, text: str) -> float:
         """Measured latency of an arch on the device, with random weights; milliseconds."""
-        from tvmfbnet.deploy.bench import bench_package
-        from tvmfbnet.deploy.package import compile_net, untrained_net
-        from tvmfbnet.devices.local import reach
-        from tvmfbnet.tuning.database import TuningDatabase, database_folder
+        from tvmfbnet.deploy.validate import measure_nets
 
-        target = resolve_native(self.target)
-        net = untrained_net(parse_arch(text, self.space), self.space)
-        database = TuningDatabase(database_folder(target_folder(target.name, self.logs_root)), repair=True)
-        with reach(target) as endpoint, TemporaryDirectory() as folder:
-            return bench_package(compile_net(net, target, database, Path(folder)), target, endpoint).latency_ms
+        return measure_nets(self.space, self.target, [parse_arch(text, self.space)], self.logs_root)[text]
 
     def _arch(self) -> Arch:
         decided = self.folder / "closed_loop.json"

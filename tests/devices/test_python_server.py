@@ -1,6 +1,6 @@
 """What docs/devices.md tells a Raspberry Pi's owner: TVM's own Python server, from the aarch64 wheel, is a device.
 
-Runs under qemu. The Python and wheels (250 MB) are not fetched by the tests: `scripts/arm_python` does it.
+Runs under qemu. The Python and its wheels are not fetched by the tests: `scripts/arm_python` does it.
 """
 
 import os

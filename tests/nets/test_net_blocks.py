@@ -6,6 +6,7 @@ from torch import nn
 
 from tvmfbnet.compiler.export import export_parts, part_input_shape, part_module
 from tvmfbnet.nets.blocks import ChannelShuffle, ConvBNReLU, FBNetBlock, build_part, input_shape
+from tvmfbnet.nets.device import place_pixels
 from tvmfbnet.nets.folding import fold_bn, randomise_bn
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
@@ -34,6 +35,17 @@ def test_channel_shuffle_interleaves_the_groups():
     x = torch.arange(6.0).view(1, 6, 1, 1)
     assert ChannelShuffle(2)(x).flatten().tolist() == [0, 3, 1, 4, 2, 5]
     assert torch.equal(ChannelShuffle(2)(x), nn.functional.channel_shuffle(x, 2))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_that_are_channels_last_stay_so_through_every_block(channels):
+    pixels = place_pixels(torch.randn(2, channels, 8, 6), torch.device("cpu"))
+    stem = ConvBNReLU(channels, 8, 3)
+    for block in ("k3_e1_g2", "k5_e2_g4_se_hswish", "k3_e1"):
+        net = nn.Sequential(stem, build_part(NetPart("block", block, 8, 8, 8, 6, 1)))
+        assert net(pixels).is_contiguous(memory_format=torch.channels_last), block
+    x = stem(pixels)
+    assert torch.equal(ChannelShuffle(2)(x), ChannelShuffle(2)(x.contiguous()))
 
 
 def test_the_identity_is_added_only_where_shapes_stay_and_no_relu_follows():

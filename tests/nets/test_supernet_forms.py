@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tvmfbnet.nets.device import place_net, place_pixels
 from tvmfbnet.nets.folding import randomise_bn
 from tvmfbnet.nets.supernet import Paths, Supernet
 from tvmfbnet.space.registry import load_space
@@ -72,6 +73,21 @@ def test_a_mixture_gives_the_plain_forms_outputs_gradients_and_statistics(space,
     assert steps[0][1]["theta"].abs().max() > 1e-6
     counts = [int(value) for name, value in steps[1][2].items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {1 if training else 0}, "recomputing is no second batch"
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_channels_last_gives_the_plain_forms_outputs_and_gradients(space, merged):
+    plain, other = twins(space, merged=merged)
+    mix = plain.gumbel_mix(2.0, torch.Generator().manual_seed(0)).detach()
+    logits, gradients, _ = step(plain, space, mix)
+    place_net(other, torch.device("cpu"))
+    placed = other(place_pixels(pictures(space), torch.device("cpu")), mix)
+    placed.square().mean().backward()
+    found = {name: p.grad for name, p in other.named_parameters()}
+    assert_equal(
+        (logits, {n: g for n, g in gradients.items() if n != "theta"}),
+        (placed, {n: g for n, g in found.items() if n != "theta"}),
+    )
 
 
 def test_theta_alone_gets_the_plain_forms_gradient(space):

@@ -7,10 +7,11 @@ with it. So every remote call runs in a child process (:mod:`tvmfbnet.devices.wo
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -185,7 +186,7 @@ class RemoteWorker:
                 if not tries_left:
                     raise
                 say(f"warning: {error}; trying again")
-                await_key(self.endpoint, self.connect_seconds)
+                await_key(self.endpoint, self.session_seconds)
         raise AssertionError
 
     def _told(self, stage: str, note: str) -> None:
@@ -248,14 +249,16 @@ class Session:
 
     remote: Any
     device: Any
+    _uploads: Iterator[int] = field(default_factory=itertools.count)
 
     def load(self, library: str) -> Any:
-        """Uploads a library and loads it there."""
+        """Uploads a library and loads it there, under a name of its own: one that is still loaded must not change."""
+        name = f"{next(self._uploads)}-{Path(library).name}"
         try:
-            self.remote.upload(library)
+            self.remote.upload(library, target=name)
         except Exception as error:  # TVM raises several kinds
             raise UploadError(last_line(str(error))) from error
-        return self.remote.load_module(Path(library).name)
+        return self.remote.load_module(name)
 
     def virtual_machine(self, library: str) -> Any:
         """Loads a compiled net or block."""

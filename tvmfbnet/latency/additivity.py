@@ -266,7 +266,7 @@ def _predict(correction: Correction, heights: Sequence[int], sums: Array) -> Arr
 
 
 def _held_out(kind: str | None, heights: Sequence[int], sums: Array, measured: Array, seed: int) -> Array:
-    """Corrected prediction of each net by a correction fitted without it; so is its kind chosen where none is given."""
+    """Corrected prediction of each net by a correction fitted without it; no kind: that is chosen without it, too."""
     predicted = np.zeros(len(measured))
     order = np.random.default_rng(seed).permutation(len(measured))
     for held in np.array_split(order, min(_FOLDS, len(measured))):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tvmfbnet.nets.depthwise import DepthwiseConv
 from tvmfbnet.space.blocks import BlockSpec, parse_block
 from tvmfbnet.space.space import NetPart
 
@@ -18,7 +19,8 @@ from tvmfbnet.space.space import NetPart
 class ChannelShuffle(nn.Module):
     """Interleaves the channels of ``groups`` groups, so that the next grouped conv sees all of them.
 
-    In and out (N, C, H, W). Written with plain reshapes, which every exporter understands.
+    In and out (N, C, H, W). Written with plain reshapes, which every exporter understands. They would turn pictures
+    that are channels last to channels first, and with them the rest of the net, at several times the cost.
     """
 
     def __init__(self, groups: int) -> None:
@@ -28,6 +30,9 @@ class ChannelShuffle(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shuffles the channels of (N, C, H, W)."""
         batch, channels, height, width = x.shape
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            last = x.permute(0, 2, 3, 1).reshape(batch, height, width, self.groups, channels // self.groups)
+            return last.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
         grouped = x.reshape(batch, self.groups, channels // self.groups, height, width)
         return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
@@ -86,7 +91,7 @@ class FBNetBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(middle)
         self.act1 = activation(spec.activation)
         self.shuffle = ChannelShuffle(spec.groups) if spec.groups > 1 else nn.Identity()
-        self.conv_dw = nn.Conv2d(middle, middle, spec.kernel, stride, spec.kernel // 2, groups=middle, bias=False)
+        self.conv_dw = DepthwiseConv(middle, spec.kernel, stride)
         self.bn2 = nn.BatchNorm2d(middle)
         self.act2 = activation(spec.activation)
         self.se = SqueezeExcite(middle, spec.squeezed(cin)) if spec.squeeze_excite else nn.Identity()

@@ -32,6 +32,17 @@ def place_net(net: NetT, device: torch.device) -> NetT:
     return net
 
 
+def place_pixels(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Moves pictures (N, C, H, W) to the device, channels last."""
+    placed = pixels.to(device=device, memory_format=torch.channels_last)
+    if placed.shape[1] > 1:
+        return placed
+    # With one channel both formats are the same memory, and torch takes it, and so all that is computed from it, for
+    # the slow one unless the strides say otherwise.
+    count, _, height, width = placed.shape
+    return placed.contiguous().as_strided((count, 1, height, width), (height * width, 1, width, 1))
+
+
 def place_batch(pixels: torch.Tensor, labels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Moves a batch to the device, pixels channels last."""
-    return pixels.to(device=device, memory_format=torch.channels_last), labels.to(device)
+    return place_pixels(pixels, device), labels.to(device)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tvmfbnet.nets.blocks import FBNetBlock
+from tvmfbnet.nets.depthwise import depthwise_conv
 from tvmfbnet.nets.norms import conv_and_norm, joined_norm
 
 
@@ -81,7 +81,7 @@ def _inner(blocks: list[FBNetBlock], band: Band, x: torch.Tensor) -> list[torch.
     act = blocks[0].act1
     y = conv_and_norm(x, rows.flatten(1), [block.bn1 for block in blocks], orders, act)
     kernels = torch.cat([block.conv_dw.weight for block in blocks])
-    y = F.conv2d(y, kernels, None, blocks[0].conv_dw.stride, band.kernel // 2, groups=len(kernels))
+    y = depthwise_conv(y, kernels, blocks[0].conv_dw.stride[0])
     y = act(joined_norm(y, [block.bn2 for block in blocks]))
     slices = y.split([block.conv_dw.in_channels for block in blocks], dim=1)
     return [block.se(part) for block, part in zip(blocks, slices, strict=True)]

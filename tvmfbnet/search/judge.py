@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import in_order
-from tvmfbnet.nets.device import place_net
+from tvmfbnet.nets.device import place_net, place_pixels
 from tvmfbnet.nets.evaluation import accuracy
 from tvmfbnet.nets.statistics import recalibrate
 from tvmfbnet.nets.supernet import Supernet
@@ -17,6 +18,7 @@ from tvmfbnet.progress import progress
 from tvmfbnet.search.derive import Candidate
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.space import Space
 
 VALIDATION_BATCH = 256
 
@@ -45,24 +47,34 @@ class Judge:
 
     def rank(self, candidates: Sequence[Candidate], what: str) -> list[Candidate]:
         """The candidates with their accuracy, most accurate first; among equals the faster."""
-        data, ranked = self.data, []
-        pixels = [batch for batch, _ in in_order(data, data.train, self.calibration, VALIDATION_BATCH)]
+        ranked = []
         with progress(what, len(candidates)) as reporter:
             for candidate in candidates:
-                arch = parse_arch(candidate.arch, self.supernet.space)
-                share = validate_arch(
-                    self.supernet, arch, pixels, lambda: in_order(data, data.train, self.judged, VALIDATION_BATCH)
-                )
-                ranked.append(replace(candidate, accuracy=share))
+                ranked.append(replace(candidate, accuracy=self.accuracy(parse_arch(candidate.arch, self.space))))
                 reporter.advance(note=f"best {max(c.accuracy or 0.0 for c in ranked):.1%}")
         return sorted(ranked, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
+
+    @property
+    def space(self) -> Space:
+        """What the archs are of."""
+        return self.supernet.space
+
+    @cached_property
+    def _calibration_batches(self) -> list[torch.Tensor]:
+        batches = in_order(self.data, self.data.train, self.calibration, VALIDATION_BATCH)
+        return [pixels for pixels, _ in batches]
+
+    def accuracy(self, arch: Arch) -> float:
+        """Accuracy of one arch, between 0 and 1."""
+        judged = in_order(self.data, self.data.train, self.judged, VALIDATION_BATCH)
+        return validate_arch(self.supernet, arch, self._calibration_batches, judged)
 
 
 def validate_arch(
     supernet: Supernet,
     arch: Arch,
     calibration: Iterable[torch.Tensor],
-    validation: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]],
+    validation: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> float:
     """Accuracy of an arch with the supernet's weights, after renewing its batch-norm statistics.
 
@@ -70,9 +82,9 @@ def validate_arch(
         supernet: gives the weights; stays as it is.
         arch: the net to judge.
         calibration: pictures for the statistics, from the part that trained w.
-        validation: gives the labelled batches to judge on, from the other part.
+        validation: labelled batches to judge on, from the other part.
     """
     device = supernet.theta.device
     net = place_net(supernet.extract(arch), device)
-    recalibrate(net, (batch.to(device=device, memory_format=torch.channels_last) for batch in calibration))
-    return accuracy(net, validation(), device)
+    recalibrate(net, (place_pixels(batch, device) for batch in calibration))
+    return accuracy(net, validation, device)

@@ -20,6 +20,7 @@ from tvmfbnet.errors import CollapsedError, StorageError
 from tvmfbnet.files import make_folder, read_json, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
+from tvmfbnet.nets.memory import keep_freed_memory, return_freed_memory
 from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.config import SearchConfig
@@ -83,6 +84,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     workers = Workers.join(config.device)
     make_folder(out)
+    (return_freed_memory if config.save_memory else keep_freed_memory)()
     with seeded(config.seed, config.threads):
         searcher = Searcher(space, data, costs, config, workers)
         _train(searcher, _identity(space, data_spec, costs, config), out)

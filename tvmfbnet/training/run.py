@@ -15,6 +15,7 @@ from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, write_json
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
+from tvmfbnet.nets.memory import keep_freed_memory
 from tvmfbnet.progress import progress, say
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import Space
@@ -58,6 +59,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     text = format_arch(arch, space)
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     make_folder(out)
+    keep_freed_memory()
     settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
     identity = {**settings, "arch": text, "space": space.to_dict(), "data": data_spec}
     with seeded(config.seed, config.threads):

@@ -174,5 +174,5 @@ class RoundRunner:
             return worker.call(time_kernels, jobs, self._repeats, seconds=limits.connect + limits.trial * len(jobs))
         except RemoteError as fault:
             self._activity.note(fault)
-            await_key(self.endpoint, limits.connect)
+            await_key(self.endpoint, limits.session)
             return fault

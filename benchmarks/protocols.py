@@ -1,0 +1,87 @@
+"""Which way of timing blocks predicts whole nets best: alone, around copies of their weights, or inside nets.
+
+    python benchmarks/protocols.py --space fbnet --target host [--tuning-logs DIR] [--nets 40]
+
+The target's tuning logs must hold a tuned space (`tvmfbnet tune`). The nets are those of `tvmfbnet latency validate`
+with the same seed; those that the journal lacks are timed. The two other protocols are timed here and stay out of the
+journal. Prints bias, mean error and rank correlation of each protocol's sums, nothing corrected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tvm
+
+from tvmfbnet.compiler.export import part_input_shape
+from tvmfbnet.compiler.library import save_library
+from tvmfbnet.compiler.lowering import build
+from tvmfbnet.deploy.validate import measure_nets
+from tvmfbnet.devices.local import reach
+from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet.latency.additivity import study
+from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.latency.store import load_table, target_folder
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.measure import context_of, weight_copies
+from tvmfbnet.tuning.plan import Plan
+from tvmfbnet.tuning.run import plan_space
+from tvmfbnet.tuning.timer import device_timer
+
+
+def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str, LatencyTable]:
+    """Every part alone in a loop, with one copy of its weights and with as many as fill the caches."""
+    compiled_for = tvm.target.Target(target.tvm)
+    cells: dict[str, dict] = {"alone, call after call": {}, "around copies of the weights": {}}
+    with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as folder:
+        overhead = timer.overhead_ms()
+        for part, mod in plan.parts.items():
+            many = weight_copies(mod, target)
+            for name, copies in zip(cells, (1, many), strict=True):
+                if copies == 1 and many == 1 and name != next(iter(cells)):
+                    cells[name][part] = cells[next(iter(cells))][part]
+                    continue
+                path = Path(folder) / f"{part.slug}{copies}.so"
+                library = save_library(build(mod, compiled_for, database.records, copies), path, target)
+                latency = float(summarise(timer.time(library, part_input_shape(part)))["latency_ms"])
+                cells[name][part] = Cell(max(latency - overhead, 0.0) / copies)
+    return {name: LatencyTable(found, overhead, target.name) for name, found in cells.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="fbnet")
+    parser.add_argument("--target", default="host")
+    parser.add_argument("--tuning-logs", type=Path)
+    parser.add_argument("--nets", type=int, default=40)
+    parser.add_argument("--rotate-mb", type=float, default=48, help="copies of a part's weights, MiB together")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    space, target = load_space(options.space), resolve_native(load_target(options.target))
+    plan = plan_space(space, target)
+    database = TuningDatabase(database_folder(target_folder(target.name, options.tuning_logs)))
+    tables = {"inside nets": load_table(target.name, options.tuning_logs, context_of(target))}
+    policy = target.timing.model_copy(update={"rotate_mb": options.rotate_mb})
+    tables |= time_alone(plan, target.model_copy(update={"timing": policy}), database)
+    generator = random.Random(options.seed)
+    archs = dict.fromkeys(
+        Arch(tuple(generator.choice(layer.blocks) for layer in space.layers)) for _ in range(options.nets)
+    )
+    measured = measure_nets(space, load_target(options.target), list(archs), options.tuning_logs)
+    for name, table in tables.items():
+        found = study(replace(table, correction=""), space, measured).agreement
+        print(
+            f"{name:30} bias {found.bias:+.2%}, mean error {found.mean_error:.2%}, Spearman {found.spearman:.4f}, "
+            f"Kendall {found.kendall:.4f}, worst {found.worst_error:+.2%}"
+        )
+
+
+if __name__ == "__main__":
+    main()

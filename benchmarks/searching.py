@@ -1,0 +1,64 @@
+"""What the benchmarks of the search share: the options that say what is searched and by which latencies."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from tvmfbnet.latency.foreign import read_table
+from tvmfbnet.latency.regressor import complete
+from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart, Space
+
+
+def options(text: str, out: str) -> argparse.ArgumentParser:
+    """A parser with the options that say what is searched, on which pictures, by which latencies."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="fbnet_mini")
+    parser.add_argument("--data", default="fashion_mnist")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--latency-table", type=Path, help="a CSV file")
+    source.add_argument("--target", help="a target that was tuned")
+    parser.add_argument("--tuning-logs", type=Path)
+    parser.add_argument(
+        "--shrink", metavar="SIZE", help="search grey pictures of this size, at the latencies of the whole space"
+    )
+    parser.add_argument("--last-channels", type=int, help="of the head that the table prices, with --shrink")
+    parser.add_argument("--search", type=Path, help="settings of the searches, YAML")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
+
+
+def space_and_table(arguments: argparse.Namespace) -> tuple[Space, LatencyTable]:
+    """The space and its latency table, whole."""
+    space = load_space(arguments.space)
+    if arguments.last_channels is not None:
+        space = space.with_last_channels(arguments.last_channels)
+    if arguments.latency_table:
+        table = read_table(arguments.latency_table)
+    else:
+        table = complete(load_table(arguments.target, arguments.tuning_logs), space.distinct_parts())
+    if arguments.shrink is None:
+        return space, table
+    small = shrunk(arguments.space, arguments.shrink)
+    return small, carried_over(table, space, small)
+
+
+def shrunk(space: str, size: str, channels: int = 1, classes: int = 10) -> Space:
+    """A space at a smaller resolution, for other pictures: what a machine without GPUs can search in minutes."""
+    return replace(load_space(f"{space}@{size}"), input_channels=channels, classes=classes)
+
+
+def carried_over(table: LatencyTable, measured: Space, searched: Space) -> LatencyTable:
+    """The table with each part of one space priced as its counterpart in the other: layer by layer, block by block."""
+    twins: dict[NetPart, NetPart] = dict(zip(searched.fixed_parts(), measured.fixed_parts(), strict=True))
+    for mine, theirs in zip(searched.layers, measured.layers, strict=True):
+        for block in mine.blocks:
+            part, twin = mine.cell(block), theirs.cell(block)
+            if twins.setdefault(part, twin) != twin:
+                raise SystemExit(f"{part.name} stands for two parts of {measured.name}; take another --resolution")
+    return LatencyTable({part: table.lookup(twin) for part, twin in twins.items()}, table.overhead_ms, table.name)
