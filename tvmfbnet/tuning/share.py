@@ -16,8 +16,8 @@ from tvmfbnet.latency.measurement import NET, OVERHEAD, Context
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
-# A batch has about one block for each distinct layer of a space: they are timed together in few nets.
-_BATCH_SHARE = 0.12
+# More batches choose better, but on CPUs parts are timed together in nets, and few parts take as many nets as more do.
+_BATCHES = 3
 _LEAST_BATCH = 4
 
 
@@ -57,7 +57,7 @@ def measure_share(
     if count == len(blocks):
         return measure(list(trials)), len(trials)
     uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
-    batch = max(_LEAST_BATCH, math.ceil(_BATCH_SHARE * len(blocks)))
+    batch = max(_LEAST_BATCH, math.ceil(count / _BATCHES))
     timed = 0
     for _ in range(len(blocks) + 1):  # each round measures one block at least, the last one none
         table = _table(journal, context, protocol)
