@@ -65,6 +65,16 @@ def test_a_cost_that_every_net_pays_is_an_offset() -> None:
     assert found.correction.offset_ms == pytest.approx(2.0, rel=0.1)
 
 
+def test_nets_of_light_blocks_that_save_more_than_their_share_have_an_offset_below_zero() -> None:
+    measured = nets(lambda part: 1.3)
+    least = min(measured.values())
+    found = study(TABLE, SPACE, {arch: ms - 0.2 * least for arch, ms in measured.items()})
+    assert found.correction.kind == SCALE_OFFSET
+    assert found.correction.offset_ms == pytest.approx(-0.2 * least, rel=0.25)
+    assert found.corrected.mean_error < 0.01
+    assert found.correction.apply(TABLE).range_ms(SPACE)[0] > 0
+
+
 def test_layers_that_suffer_more_than_others_get_their_own_scale() -> None:
     def late(part: NetPart) -> float:
         return 2.0 if part.height == SPACE.layers[-1].height else 1.0
