@@ -8,11 +8,12 @@ in a heap with holes that takes up to twice the memory in use.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_LARGE = 1 << 20
+_LARGE = 8 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -24,8 +25,12 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Lets this process give back every block of a megabyte or more at once: least memory, at some cost in time."""
-    return _set(_M_MMAP_THRESHOLD, _LARGE)
+    """Lets this process give back every block of 8 MB or more at once: far less memory, at some cost in time.
+
+    Called before torch's first large tensor it also has torch ask for huge pages, which are cleared in fewer steps.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    return _set(_M_MMAP_THRESHOLD, _LARGE) and _set(_M_TRIM_THRESHOLD, -1)
 
 
 def _set(parameter: int, value: int) -> bool:

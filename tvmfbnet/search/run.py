@@ -81,10 +81,10 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
+    (return_freed_memory if config.save_memory else keep_freed_memory)()
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     workers = Workers.join(config.device)
     make_folder(out)
-    (return_freed_memory if config.save_memory else keep_freed_memory)()
     with seeded(config.seed, config.threads):
         searcher = Searcher(space, data, costs, config, workers)
         _train(searcher, _identity(space, data_spec, costs, config), out)
