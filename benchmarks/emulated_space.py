@@ -30,11 +30,10 @@ from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import run_library, worker_for
 from tvmfbnet.devices.target import Target, load_target
 from tvmfbnet.devices.timing import device_facts
-from tvmfbnet.latency.store import target_folder
 from tvmfbnet.progress import progress
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.database import TuningDatabase, open_database
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.run import plan_space, tune_space
 
@@ -73,7 +72,7 @@ def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[st
     started = time.monotonic()
     outcome = tune_space(space, target, root, trials, quality="quick")
     plan = plan_space(space, target)
-    database = TuningDatabase(database_folder(target_folder(target.name, root)), repair=True)
+    database = open_database(target.name, root)
     errors, missing, facts = compare(plan, database)
     worst = max(errors, key=errors.__getitem__)
     report = outcome.report

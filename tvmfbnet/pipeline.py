@@ -22,7 +22,7 @@ from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, read_json, read_yaml, write_json, write_text
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import corrected, load_table, target_folder
+from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
 from tvmfbnet.search.config import SearchConfig
@@ -227,11 +227,11 @@ class Run:
         from tvmfbnet.deploy.package import check_parity, compile_net
         from tvmfbnet.devices.local import reach
         from tvmfbnet.training.run import load_net
-        from tvmfbnet.tuning.database import TuningDatabase, database_folder
+        from tvmfbnet.tuning.database import open_database
 
         target = resolve_native(self.target)
         net, _ = load_net(self.folder / "train" / "net.pt")
-        database = TuningDatabase(database_folder(target_folder(target.name, self.logs_root)), repair=True)
+        database = open_database(target.name, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
         with reach(target) as endpoint:
             error = check_parity(package, net, target, endpoint)

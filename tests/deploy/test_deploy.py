@@ -14,16 +14,16 @@ from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
-from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
+from tvmfbnet.latency.store import correction_path, journal_path, load_table
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.database import open_database
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
 
 @pytest.fixture
 def database(tuned_mini):
-    return TuningDatabase(database_folder(target_folder("host", tuned_mini.root)), repair=True)
+    return open_database("host", tuned_mini.root)
 
 
 def random_net(space, seed):

@@ -12,15 +12,26 @@ from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.latency.store import target_folder
 from tvmfbnet.progress import say
 from tvmfbnet.tuning.candidate import Candidate, argument_infos
 
 _WORKLOADS, _RECORDS = "database_workload.json", "database_tuning_record.json"
 
 
-def database_folder(target_folder: Path) -> Path:
-    """Where a target's tuning database lives: ``tuning_logs/TARGET/database``."""
-    return target_folder / "database"
+def database_folder(folder: Path) -> Path:
+    """Where the tuning database of a target's folder lives: ``tuning_logs/TARGET/database``."""
+    return folder / "database"
+
+
+def open_database(target: str, root: Path | None = None) -> TuningDatabase:
+    """The tuning database of a target, begun where there is none, repaired where a crash left it torn.
+
+    Args:
+        target: its name.
+        root: folder of all targets' logs.
+    """
+    return TuningDatabase(database_folder(target_folder(target, root)), repair=True)
 
 
 class TuningDatabase:
