@@ -1,6 +1,6 @@
 """What docs/devices.md tells a Raspberry Pi's owner: TVM's own Python server, from the aarch64 wheel, is a device.
 
-Runs under qemu. The Python and its wheels are not fetched by the tests: `scripts/arm_python` does it.
+Runs under qemu. `scripts/arm_python` fetches the Python and its wheels; `scripts/test` calls it.
 """
 
 import os
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]
 def folder():
     named = os.environ.get("TVMFBNET_ARM_PYTHON", "")
     if not named:
-        pytest.skip("needs an aarch64 Python: scripts/arm_python DIR, then TVMFBNET_ARM_PYTHON=DIR")
+        pytest.skip("needs an aarch64 Python, which scripts/test fetches; or scripts/arm_python DIR and TVMFBNET_ARM_PYTHON=DIR")
     return Path(named).resolve()
 
 
