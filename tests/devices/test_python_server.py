@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]
 def folder():
     named = os.environ.get("TVMFBNET_ARM_PYTHON", "")
     if not named:
-        pytest.skip("needs an aarch64 Python, which scripts/test fetches; or scripts/arm_python DIR and TVMFBNET_ARM_PYTHON=DIR")
+        pytest.skip("needs an aarch64 Python: scripts/arm_python DIR, then TVMFBNET_ARM_PYTHON=DIR")
     return Path(named).resolve()
 
 
