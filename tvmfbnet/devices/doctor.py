@@ -7,6 +7,7 @@ frozen device nor a crashing driver takes the doctor down.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _NOISE_RUNS = Repeats(repeats=50, min_repeat_ms=2, warmup=1)
 _CANARY_ERROR = 1e-4
 _NOISY_SPREAD = 0.1
 _HOT_CELSIUS = 70.0
+_SETTLE_SECONDS = 3.0
 
 LinkArguments = Callable[[Target], dict[str, Any]]
 
@@ -53,7 +55,7 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     with ExitStack() as stack:
         try:
             endpoint = _endpoint(target, stack)
-            status = query_tracker(endpoint.host, endpoint.port)
+            status = _settled(endpoint)
         except UserError as error:
             yield Check("tracker", False, "not reached", str(error))
             return
@@ -77,6 +79,17 @@ def _endpoint(target: Target, stack: ExitStack) -> Endpoint:
     if target.transport.kind == "local":
         return stack.enter_context(reach(target))
     return Endpoint(target.transport.host, target.transport.port, target.transport.key)
+
+
+def _settled(endpoint: Endpoint) -> TrackerStatus:
+    """What the tracker knows; a device whose session has just ended has a moment to offer itself again."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        status = query_tracker(endpoint.host, endpoint.port)
+        busy = status.serving(endpoint.key) and not status.free.get(endpoint.key, 0)
+        if not busy or time.monotonic() > deadline:
+            return status
+        time.sleep(0.1)
 
 
 def _key(endpoint: Endpoint, status: TrackerStatus) -> Iterator[Check]:
