@@ -17,7 +17,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import journal_path, target_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
-from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.database import database_folder, open_database
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.tuning.measure import context_of, measure_parts, protocol_of
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
@@ -153,7 +153,7 @@ def tune_space(
     budget = Budget(granted + (spent_on(plan, log_of(target, root)) if more else 0), seconds)
     with reach(plan.target) as endpoint:
         report = tune(plan, endpoint, folder, budget, seed, batch)
-        database = TuningDatabase(database_folder(folder), repair=True)
+        database = open_database(target.name, root)
         log = log_of(target, root)
         journal = Journal(journal_path(target.name, root))
         with device_timer(plan.target, endpoint) as timer:
