@@ -26,7 +26,6 @@ def compile_command(
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
     from tvmfbnet.devices.target import load_target, resolve_native
-    from tvmfbnet.latency.store import target_folder
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
 
@@ -37,16 +36,15 @@ def compile_command(
     from tvmfbnet.devices.local import reach
     from tvmfbnet.errors import ArchError
     from tvmfbnet.training.run import load_net
-    from tvmfbnet.tuning.database import TuningDatabase, database_folder
+    from tvmfbnet.tuning.database import existing_database
 
     net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
     if format_arch(net.arch, net.space) != format_arch(found, found_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
     loaded = resolve_native(loaded)
-    folder = database_folder(target_folder(loaded.name, tuning_logs))
-    database = TuningDatabase(folder, repair=True) if TuningDatabase.exists(folder) else None
+    database = existing_database(loaded.name, tuning_logs)
     if database is None:
-        say(f"warning: nothing was tuned for {loaded.name} yet (no {folder}); kernels will be slow")
+        say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
     package = compile_net(net, loaded, database, out)
     error = None
     if not build_only:

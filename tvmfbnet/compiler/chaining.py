@@ -1,4 +1,4 @@
-"""A chain of lowered parts with clocks between them: how each part's time is read inside a net.
+"""Chains of lowered parts with clocks between them: how each part's time is read inside a net.
 
 A part that is timed alone in a loop finds its weights, its input and its output in the caches; in a net the other
 layers have pushed them out since the last image. So parts are put together to whole nets, exactly as a compiled net
@@ -9,7 +9,7 @@ any RPC server can be timed this way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
 
 import tvm
 from tvm import relax, te, topi
@@ -24,14 +24,15 @@ from tvmfbnet.errors import UserError
 _MONOTONIC, _APPLE_UPTIME_RAW = 1, 8
 
 
-def chain_parts(parts: Sequence[IRModule], target: tvm.target.Target) -> IRModule:
-    """One module that runs parts one after another, from the first's input to the last's output.
+def chain_nets(nets: Sequence[Sequence[IRModule]], target: tvm.target.Target) -> IRModule:
+    """One module with a function for each net, named by :func:`net_function`; what nets share is in it once.
 
-    Its ``main`` returns the output and the clock's readings: (parts + 2, 2) int64, seconds and nanoseconds before the
-    first part, after each, and once more at the end, so that the last two tell what reading the clock takes.
+    Each runs its parts one after another, from the first's input to the last's output. It returns the output and the
+    clock's readings: (parts + 2, 2) int64, seconds and nanoseconds before the first part, after each, and once more at
+    the end, so that the last two tell what reading the clock takes.
 
     Args:
-        parts: lowered parts (see :func:`tvmfbnet.compiler.lowering.lower`), each fitting the one before.
+        nets: of each net the lowered parts (see :func:`tvmfbnet.compiler.lowering.lower`), each fitting the one before.
         target: what they are compiled for; a CPU.
 
     Raises:
@@ -40,10 +41,21 @@ def chain_parts(parts: Sequence[IRModule], target: tvm.target.Target) -> IRModul
     if target.kind.name != "llvm":
         raise UserError(f"only CPU targets have a clock to read between kernels, not {target.kind.name}")
     builder = relax.BlockBuilder()
+    for number, parts in enumerate(nets):
+        _emit_net(builder, net_function(number), parts, target)
+    return builder.get()
+
+
+def net_function(number: int) -> str:
+    """The name of a net's function in a module of :func:`chain_nets`."""
+    return f"net{number}"
+
+
+def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule], target: tvm.target.Target) -> None:
     (given,) = parts[0]["main"].params
     source = relax.Var("input", given.ty)
     readings: list[relax.Expr] = []
-    with builder.function("main", [source]):
+    with builder.function(name, [source]):
         with builder.dataflow():
             value: relax.Expr = source
             readings.append(_read_clock(builder, value, target))
@@ -53,7 +65,6 @@ def chain_parts(parts: Sequence[IRModule], target: tvm.target.Target) -> IRModul
             readings.append(_read_clock(builder, value, target))
             output = builder.emit_output(relax.Tuple([value, _gathered(builder, readings)]))
         builder.emit_func_output(output)
-    return builder.get()
 
 
 def _fitting(value: relax.Expr, part: IRModule) -> relax.Expr:
@@ -65,14 +76,14 @@ def _fitting(value: relax.Expr, part: IRModule) -> relax.Expr:
 
 def _read_clock(builder: relax.BlockBuilder, value: relax.Expr, target: tvm.target.Target) -> relax.Expr:
     """Emits a reading of the clock; it takes ``value``, which must therefore be there before."""
-    kernel = builder.add_func(_clock(value.ty, target), "clock")
+    clockid = _APPLE_UPTIME_RAW if "apple" in str(target.attrs.get("mtriple", "")) else _MONOTONIC
+    shape = tuple(int(size) for size in value.ty.shape.values)
+    kernel = builder.add_func(_clock(shape, str(value.ty.dtype), clockid), "clock")
     return builder.emit(relax.call_tir(kernel, [value], relax.TensorType((1, 2), "int64")))
 
 
-def _clock(value: Any, target: tvm.target.Target) -> PrimFunc:
-    number = _APPLE_UPTIME_RAW if "apple" in str(target.attrs.get("mtriple", "")) else _MONOTONIC
-    shape, dtype = tuple(int(size) for size in value.shape.values), str(value.dtype)
-
+@cache  # parsing takes TVM longer than everything else here
+def _clock(shape: tuple[int, ...], dtype: str, clockid: int) -> PrimFunc:
     @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]
     def clock(value: T.Buffer(shape, dtype), reading: T.Buffer((1, 2), "int64")):  # type: ignore[no-untyped-def,valid-type]
         # struct timespec is two 64-bit integers on every 64-bit system.
@@ -81,7 +92,7 @@ def _clock(value: Any, target: tvm.target.Target) -> PrimFunc:
                 T.axis.spatial(1, row)
                 T.reads(value[0:1])
                 T.writes(reading[0:1, 0:2])
-                T.evaluate(T.call_extern("int32", "clock_gettime", number, reading.data))
+                T.evaluate(T.call_extern("int32", "clock_gettime", clockid, reading.data))
 
     return clock
 

@@ -229,12 +229,32 @@ def _default_schedules(mod: IRModule) -> IRModule:
     return dlight.ApplyDefaultSchedule(*rules)(mod.clone())  # the rules change their input in place
 
 
+def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | None) -> IRModule:
+    """Gives each kernel of a fused module its best schedule from the database, where there is one.
+
+    Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
+    """
+    scope = database if database is not None else nullcontext()
+    with target, scope, tvm.transform.PassContext(opt_level=3):
+        passes = []
+        if database is not None:
+            passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
+        passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
+        return tvm.transform.Sequential(passes)(mod)
+
+
+def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
+    """Builds a module whose kernels were scheduled by :func:`prepare`."""
+    with target, tvm.transform.PassContext(opt_level=3):
+        if target.kind.name != "llvm":
+            mod = _default_schedules(mod)
+        return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
+
+
 def build(
     mod: IRModule, target: tvm.target.Target, database: ms.Database | None, copies: int = 1
 ) -> relax.VMExecutable:
     """Builds a fused module, each kernel with its best schedule from the database where there is one.
-
-    Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
 
     Args:
         mod: from :func:`lower`.
@@ -243,13 +263,4 @@ def build(
         copies: compute ``main`` so often in a row, each time with weights of its own (see
             :mod:`tvmfbnet.compiler.repeating`); for timing parts.
     """
-    scope = database if database is not None else nullcontext()
-    with target, scope, tvm.transform.PassContext(opt_level=3):
-        passes = []
-        if database is not None:
-            passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
-        passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
-        prepared = repeat_main(tvm.transform.Sequential(passes)(mod), copies)
-        if target.kind.name != "llvm":
-            prepared = _default_schedules(prepared)
-        return relax.build(prepared, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
+    return build_prepared(repeat_main(prepare(mod, target, database), copies), target)

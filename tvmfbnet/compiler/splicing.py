@@ -37,6 +37,8 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_generic_const_(self, constant: tvm.ir.GenericConst) -> relax.Expr:
         """A constant of other values: equal ones would be stored once, and stay in the cache for the next use."""
+        if self._scale == 1.0:
+            return constant
         values = constant.value.numpy()
         changed = values * self._scale if values.dtype == np.float32 else values
         return relax.const(changed, str(values.dtype))

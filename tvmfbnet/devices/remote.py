@@ -28,6 +28,8 @@ from tvmfbnet.progress import say
 _START_SECONDS = 120.0
 # Of a call's time, what the device is told.
 _SESSION_SHARE = 0.9
+# However slow the device is, a chain is run so often.
+_LEAST_RUNS = 3
 # How often a measurement is begun before its failing is its own fault.
 _TRIES = 3
 
@@ -324,21 +326,31 @@ def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> 
     return machine.module
 
 
-def read_clocks(session: Session, library: str, shape: tuple[int, ...], runs: int) -> list[tuple[tuple[int, ...], ...]]:
-    """Runs a chain with clocks (see :mod:`tvmfbnet.compiler.chaining`); the clock's readings of each run.
+# Of each run the clock's readings: seconds and nanoseconds.
+Readings = list[tuple[tuple[int, int], ...]]
 
-    Each run comes right after another one of the same net, so that it finds the caches as in continuous use.
+
+def read_clocks(
+    session: Session, library: str, shape: tuple[int, ...], functions: Sequence[str], runs: int, seconds: float
+) -> list[Readings]:
+    """Runs chains with clocks (see :mod:`tvmfbnet.compiler.chaining`), one after the other; each one's readings.
+
+    Each run comes right after another one of the same net, so that it finds the caches as in continuous use. A slow
+    device makes fewer than ``runs`` of each, three at least, so that all of them take no longer than ``seconds``.
     """
     machine = session.virtual_machine(library)
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    machine.set_input("main", session.put(image))
+    image = session.put(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
     # The evaluator calls once before it times, on the device, without a word to us in between.
     evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
-    readings: list[tuple[tuple[int, ...], ...]] = []
-    for _ in range(runs):
-        evaluator("main")
-        clock = machine.get_outputs("main")[1].numpy()
-        readings.append(tuple((int(seconds), int(nanoseconds)) for seconds, nanoseconds in clock))
+    readings: list[Readings] = []
+    for function in functions:
+        machine.set_input(function, image)
+        readings.append([])
+        end = time.monotonic() + seconds / len(functions)
+        while len(readings[-1]) < runs and (len(readings[-1]) < _LEAST_RUNS or time.monotonic() < end):
+            evaluator(function)
+            clock = machine.get_outputs(function)[1].numpy()
+            readings[-1].append(tuple((int(whole), int(nanoseconds)) for whole, nanoseconds in clock))
     return readings
 
 

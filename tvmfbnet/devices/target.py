@@ -57,7 +57,10 @@ class TimingPolicy(Config):
     chain_rounds: int = Field(
         default=2, ge=1, description="on CPUs: so often a part is timed inside nets, with other neighbours each time"
     )
-    chain_runs: int = Field(default=30, ge=3, description="on CPUs: timed runs of each of those nets")
+    chain_runs: int = Field(default=10, ge=3, description="on CPUs: timed runs of each of those nets in a visit")
+    visits: int = Field(
+        default=4, ge=1, description="so often a net is timed, others in between; what disturbs one visit is outvoted"
+    )
     rotate_mb: float = Field(
         default=16, ge=0, description="on GPUs: a part is timed going around so many MiB of copies of its weights"
     )

@@ -34,6 +34,12 @@ def open_database(target: str, root: Path | None = None) -> TuningDatabase:
     return TuningDatabase(database_folder(target_folder(target, root)), repair=True)
 
 
+def existing_database(target: str, root: Path | None = None) -> TuningDatabase | None:
+    """As :func:`open_database`, but None where nothing was tuned for the target."""
+    folder = database_folder(target_folder(target, root))
+    return TuningDatabase(folder, repair=True) if TuningDatabase.exists(folder) else None
+
+
 class TuningDatabase:
     """The schedules found for one target and TVM version: two append-only files in one folder.
 

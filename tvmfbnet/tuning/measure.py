@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 import tvm
 from tvm.ir import IRModule
 
-from tvmfbnet.compiler.chaining import chain_parts
+from tvmfbnet.compiler.chaining import chain_nets
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
-from tvmfbnet.compiler.lowering import build, kernels_of, lower
+from tvmfbnet.compiler.lowering import build, build_prepared, kernels_of, lower, prepare
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTiming, drop_outliers
+from tvmfbnet.devices.timing import HonestTiming, drop_outliers, pooled, take_turns
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, ROTATING, Context, Measurement, summarise
 from tvmfbnet.progress import progress, say
@@ -31,9 +31,10 @@ from tvmfbnet.space.space import BLOCK, NetPart
 from tvmfbnet.tuning.carriers import carrier_nets
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
-from tvmfbnet.tuning.timer import DeviceTimer
+from tvmfbnet.tuning.timer import ChainTiming, DeviceTimer
 from tvmfbnet.tuning.trials import TrialLog
 
+_NETS_A_LIBRARY = 10
 _MOST_COPIES = 16
 _SMALL_WEIGHTS = 64 * 1024
 
@@ -126,32 +127,71 @@ def _counted(due: Sequence[NetPart], done: int) -> Iterator[NetPart]:
 
 
 def _time_in_nets(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int) -> int:
-    """Times parts inside nets; returns how many of the nets were timed on an unsteady device."""
-    wanted, unsteady = set(due), 0
+    """Times parts inside nets; returns how many libraries of nets were timed on an unsteady device."""
     blocks = {part for part in due if part.part == BLOCK}
     nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
-    lowered = {**bench.plan.parts, **_lowered_fillers(bench, nets)}
-    with progress("timing blocks in nets", len(nets)) as reporter:
-        for number, net in enumerate(nets):
-            path = bench.folder / f"carrier{number}.so"
-            chain = chain_parts([lowered[part] for part in net], bench.compiled_for)
-            library = save_library(build(chain, bench.compiled_for, bench.database.records), path, bench.timer.target)
-            timing = bench.timer.chain(library, part_input_shape(net[0]))
-            library.unlink()
-            for part in dict.fromkeys(part for part in net if part in wanted):
-                places = [samples for other, samples in zip(net, timing.parts_ms, strict=True) if other == part]
-                kept = [drop_outliers(samples) for samples in places]
-                samples_ms = [value + bench.overhead_ms for sample in kept for value in sample.repeats_ms]
-                bench.record(part, samples_ms, sum(sample.outliers for sample in kept), timing.whole)
-            unsteady += not timing.whole.steady
-            reporter.advance()
+    prepared = _prepared(bench, list(dict.fromkeys(part for net in nets for part in net)))
+    policy = bench.timer.target.timing
+    libraries = (_Carriers(bench, number, group, prepared) for number, group in enumerate(_groups(nets)))
+    unsteady = 0
+    with progress("timing blocks in nets", policy.visits * len(nets)) as reporter:
+        for carriers, last in take_turns(libraries, policy.visits):
+            carriers.visit()
+            reporter.advance(len(carriers.nets))
+            if last:
+                unsteady += not carriers.record(set(due))
     return unsteady
 
 
-def _lowered_fillers(bench: _Bench, nets: Sequence[Sequence[NetPart]]) -> dict[NetPart, IRModule]:
-    """Parts that nets need around those to be timed and that the plan does not hold."""
-    missing = list(dict.fromkeys(part for net in nets for part in net if part not in bench.plan.parts))
-    return {part: lower(model, bench.compiled_for) for part, model in export_parts(missing).items()}
+class _Carriers:
+    """Some nets in one library on this machine's disk, and what their visits showed."""
+
+    def __init__(
+        self, bench: _Bench, number: int, nets: Sequence[Sequence[NetPart]], prepared: Mapping[NetPart, IRModule]
+    ) -> None:
+        self.nets, self._bench = nets, bench
+        self._visits: list[ChainTiming] = []
+        chains = chain_nets([[prepared[part] for part in net] for net in nets], bench.compiled_for)
+        path = bench.folder / f"carriers{number}.so"
+        self._library = save_library(build_prepared(chains, bench.compiled_for), path, bench.timer.target)
+
+    def visit(self) -> None:
+        """Times all nets once more."""
+        shape, runs = part_input_shape(self.nets[0][0]), self._bench.timer.target.timing.chain_runs
+        self._visits.append(self._bench.timer.chains(self._library, shape, len(self.nets), runs))
+
+    def record(self, wanted: Collection[NetPart]) -> bool:
+        """Writes a measurement of each wanted part of each net, removes the library; whether the device was steady."""
+        self._library.unlink()
+        timing = pooled([visit.whole for visit in self._visits])
+        for place, net in enumerate(self.nets):
+            visits_ms = [visit.nets_ms[place] for visit in self._visits]
+            for part in dict.fromkeys(part for part in net if part in wanted):
+                indices = [index for index, other in enumerate(net) if other == part]
+                kept = [drop_outliers([ms for visit in visits_ms for ms in visit[index]]) for index in indices]
+                samples_ms = [value + self._bench.overhead_ms for sample in kept for value in sample.repeats_ms]
+                self._bench.record(part, samples_ms, sum(sample.outliers for sample in kept), timing)
+        return timing.steady
+
+
+def _groups(nets: Sequence[Sequence[NetPart]]) -> list[Sequence[Sequence[NetPart]]]:
+    """Nets of one library each: large enough to share kernels, small enough for one session to time all of them."""
+    count = math.ceil(len(nets) / _NETS_A_LIBRARY)
+    size = math.ceil(len(nets) / count)
+    return [nets[start : start + size] for start in range(0, len(nets), size)]
+
+
+def _prepared(bench: _Bench, parts: Sequence[NetPart]) -> dict[NetPart, IRModule]:
+    """Parts with the schedules that tuning found; those that the plan does not hold are lowered now."""
+    missing = [part for part in parts if part not in bench.plan.parts]
+    lowered = {part: lower(model, bench.compiled_for) for part, model in export_parts(missing).items()}
+    found: dict[NetPart, IRModule] = {}
+    with progress("scheduling blocks", len(parts)) as reporter:
+        for part in parts:
+            mod = lowered[part] if part in lowered else bench.plan.parts[part]
+            found[part] = prepare(mod, bench.compiled_for, bench.database.records)
+            reporter.advance()
+    return found
 
 
 def _time_alone(bench: _Bench, part: NetPart) -> bool:

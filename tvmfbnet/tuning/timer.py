@@ -15,6 +15,7 @@ import onnx
 import tvm
 from onnx import TensorProto, helper
 
+from tvmfbnet.compiler.chaining import net_function
 from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.devices.remote import RemoteWorker, Repeats, read_clocks, time_library, time_sustained, worker_for
@@ -26,15 +27,15 @@ from tvmfbnet.latency.measurement import summarise
 
 @dataclass(frozen=True)
 class ChainTiming:
-    """A chain of parts, timed in one go.
+    """Chains of parts, timed in one go.
 
     Attributes:
-        whole: the chain's latency a run, and how steady the device was.
-        parts_ms: of each part one value in milliseconds a run.
+        whole: how steady the device was; its sample is the latency of all chains together, a value a run.
+        nets_ms: of each chain, of each of its parts, one value in milliseconds a run.
     """
 
     whole: HonestTiming
-    parts_ms: tuple[tuple[float, ...], ...]
+    nets_ms: tuple[tuple[tuple[float, ...], ...], ...]
 
 
 class DeviceTimer:
@@ -83,19 +84,27 @@ class DeviceTimer:
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
         return repeats_ms
 
-    def chain(self, library: Path, shape: tuple[int, ...]) -> ChainTiming:
-        """Times a library that :func:`tvmfbnet.compiler.chaining.chain_parts` made, part by part, between canaries."""
-        runs = self.target.timing.chain_runs
-        readings: list[tuple[tuple[int, ...], ...]] = []
+    def chains(self, library: Path, shape: tuple[int, ...], nets: int, runs: int) -> ChainTiming:
+        """Times the chains of a library of :func:`tvmfbnet.compiler.chaining.chain_nets`, part by part.
+
+        Args:
+            library: the file.
+            shape: of the chains' input.
+            nets: how many chains there are.
+            runs: of each; fewer where a session would not last.
+        """
+        functions = [net_function(number) for number in range(nets)]
+        seconds = 0.5 * self.target.timeouts.session  # the rest is for loading and the canary
+        latencies: list[list[tuple[float, ...]]] = []
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
-            found = self._watched(read_clocks, str(library), shape, runs)
-            readings[:] = found.value
-            totals = [sum(parts) for parts in part_latencies(readings)]
+            found = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
+            latencies[:] = [part_latencies(readings) for readings in found.value]
+            totals = [sum(map(sum, run)) for run in zip(*latencies, strict=False)]
             return self._worker.address, totals, found.before_ms, found.after_ms
 
         whole = self._watch.measure(time_it)
-        return ChainTiming(whole, tuple(zip(*part_latencies(readings), strict=True)))
+        return ChainTiming(whole, tuple(tuple(zip(*net, strict=True)) for net in latencies))
 
     def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
         """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second."""
