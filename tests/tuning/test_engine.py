@@ -1,20 +1,29 @@
 """The engine spends its budget where it is meant to, on every device there is, through any executor."""
 
+import json
 import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import tvm
 
 from tvmfbnet.devices.local import Service, free_port
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.tuning.engine import Budget, tune
+from tvmfbnet.tuning.knobs import Knobs, all_knobs
+from tvmfbnet.tuning.lessons import Lesson
+from tvmfbnet.tuning.ranking import Ranking
 from tvmfbnet.tuning.run import forecast, plan_space
+from tvmfbnet.tuning.templates import registers_of, shape_of
 from tvmfbnet.tuning.trials import TrialLog
 
 SPACE = """
@@ -90,6 +99,54 @@ def test_out_of_time_every_task_still_gets_its_first_round_and_no_more(plan, tmp
         report = tune(plan, endpoint, tmp_path, Budget(10_000, seconds=0.001))
     assert report.untuned == ()
     assert report.trials <= 8 * len(plan.tasks)
+
+
+def first_round(folder, key):
+    lines = map(json.loads, (folder / "database" / "trials.jsonl").read_text().splitlines())
+    return [Knobs(**line["knobs"]) for line in lines if line["task"] == key][:8]
+
+
+@pytest.fixture(scope="module")
+def siblings(tmp_path_factory):
+    """A plan of two convolutions, one of which has a residual to add: a stage's layers of stride 2 and 1."""
+    path = tmp_path_factory.mktemp("space") / "siblings.yaml"
+    path.write_text(SPACE.replace("{channels: 16, layers: 1, stride: 1}", "{channels: 8, layers: 2, stride: 2}"))
+    plan = plan_space(load_space(str(path)), load_target("host"))
+    by_anchor = defaultdict(list)
+    for task in plan.tasks:
+        shape = shape_of(task.kernel.mod)
+        if shape is not None and shape.kind == "conv":
+            by_anchor[shape.anchor].append(task)
+    (pair,) = [tasks for tasks in by_anchor.values() if len(tasks) == 2]
+    assert len({shape_of(task.kernel.mod).extra for task in pair}) == 2
+    return replace(plan, tasks=tuple(pair))
+
+
+def test_the_first_round_holds_the_best_ways_of_a_kernel_that_differs_in_its_epilogue_alone(siblings, tmp_path):
+    one, other = siblings.tasks
+    with fleet(1) as (endpoint, _):
+        tune(replace(siblings, tasks=(one,)), endpoint, tmp_path, Budget(24))
+        best = TrialLog(tmp_path / "database" / "trials.jsonl").seeds(other.kernel.key, shape_of(other.kernel.mod), 2)
+        tune(siblings, endpoint, tmp_path, Budget(1))
+    assert len(best) == 2 and first_round(tmp_path, other.kernel.key)[:2] == best
+
+
+def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path):
+    with fleet(1) as (endpoint, _):
+        tune(plan, endpoint, tmp_path / "other", Budget(8 * len(plan.tasks)))
+        path = tmp_path / "other" / "database" / "trials.jsonl"
+        trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
+        before = path.read_bytes()
+        registers = registers_of(tvm.target.Target(plan.target.tvm))
+        lessons = [Lesson("other", registers, trials)]
+        only = replace(siblings, tasks=siblings.tasks[:1])
+        tune(only, endpoint, tmp_path / "own", Budget(1), lessons=lessons)
+    assert path.read_bytes() == before
+    (task,) = only.tasks
+    shape, ranking = shape_of(task.kernel.mod), Ranking(registers, lessons=lessons)
+    ways = all_knobs(shape, registers)
+    order = np.argsort(ranking.slowness(ranking.rows(shape, ways)), kind="stable")
+    assert first_round(tmp_path / "own", task.kernel.key)[:6] == [ways[index] for index in order[:6]]
 
 
 def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -68,6 +69,18 @@ def test_the_log_gives_back_the_knobs_that_were_tried(tmp_path):
     TrialLog(path).append(Kernel, shape, [knobs], [KernelTiming((1.5,))])
     (trial,) = TrialLog(path).templated["b"]
     assert (trial.shape, trial.knobs, trial.best_ms) == (shape, knobs, 1.5)
+
+
+def test_a_kernel_gets_the_best_ways_of_those_that_differ_in_their_epilogue_alone(tmp_path):
+    log = TrialLog(tmp_path / "trials.jsonl")
+    plain = KernelShape("conv", 8, 8, 16, reduction=32, group=16, extra=1)
+    ways = [Knobs(1, columns, 16, 16) for columns in (1, 2, 4, 8)]
+    times = [KernelTiming((latency,)) for latency in (4.0, 2.0, 3.0)] + [KernelTiming(error="boom", kind="build")]
+    log.append(Kernel, plain, ways, times)
+    assert log.seeds("new", replace(plain, extra=3), 2) == [ways[1], ways[2]]
+    assert log.seeds("new", replace(plain, extra=3), 9) == [ways[1], ways[2], ways[0]]
+    assert log.seeds("new", replace(plain, reduction=64), 2) == []
+    assert log.seeds(Kernel.key, plain, 2) == []  # its own are known
 
 
 def test_the_rate_of_a_target_leaves_out_the_pauses_between_runs(tmp_path):

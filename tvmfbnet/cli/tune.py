@@ -62,6 +62,14 @@ def tune_command(
             help="Share of the blocks to time, 40% or 0.4: those that tell most about the others, which are predicted.",
         ),
     ] = 1.0,
+    learn_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--learn-from",
+            metavar="TARGET",
+            help="Start with what another CPU target's trials taught (its folder in the tuning logs); repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of blocks and the search of schedules.")] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
@@ -78,8 +86,10 @@ def tune_command(
     loaded_target, loaded_space = load_target(target), load_space(space)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
 
+    from tvmfbnet.tuning.lessons import read_lessons
     from tvmfbnet.tuning.run import forecast, tune_space
 
+    lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:
         planned = forecast(
             loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen
@@ -101,6 +111,7 @@ def tune_command(
         seconds=time_limit,
         more=more,
         arch=chosen,
+        lessons=lessons,
     )
     report = done.report
     if as_json:

@@ -28,11 +28,12 @@ from tvmfbnet.tuning.builders import BuilderPool
 from tvmfbnet.tuning.candidate import Candidate, Search
 from tvmfbnet.tuning.database import TuningDatabase, database_folder
 from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
+from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.plan import Plan, TuningTask
 from tvmfbnet.tuning.ranking import Ranking
 from tvmfbnet.tuning.rounds import Activity, RoundRunner
-from tvmfbnet.tuning.template_search import TemplateSearch
-from tvmfbnet.tuning.templates import registers_of, shape_of
+from tvmfbnet.tuning.template_search import SEEDS, TemplateSearch
+from tvmfbnet.tuning.templates import has_templates, registers_of, shape_of
 from tvmfbnet.tuning.trials import TrialLog
 
 # Rounds without one valid trial after which a task is given up, with a warning.
@@ -115,6 +116,7 @@ class Engine:
         batch: candidates a round.
         seed: of the search.
         executor: runs the builds instead of processes on this machine.
+        lessons: trials of other targets to learn from.
     """
 
     def __init__(
@@ -126,14 +128,15 @@ class Engine:
         batch: int = BATCH,
         seed: int = 0,
         executor: Executor | None = None,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
         self.target: Target = plan.target
-        self._executor = executor
+        self._executor, self._lessons = executor, lessons
         self._compiled_for = tvm.target.Target(plan.target.tvm)
         self.database = TuningDatabase(database_folder(folder), repair=True)
         self.log = TrialLog(self.database.folder / "trials.jsonl")
-        self._templates = self._compiled_for.kind.name == "llvm"
+        self._templates = has_templates(self._compiled_for)
         self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
         self._activity = Activity()
@@ -144,7 +147,7 @@ class Engine:
         return _TaskState(task, self.log.best_ms.get(key), -(-self.log.spent[key] // self.batch))
 
     def _learnt_ranking(self) -> Ranking:
-        ranking = Ranking(registers_of(self._compiled_for), self.seed)
+        ranking = Ranking(registers_of(self._compiled_for), self.seed, self._lessons)
         for trials in self.log.templated.values():
             for trial in trials:
                 ranking.add(trial.shape, trial.knobs, trial.best_ms)
@@ -237,7 +240,8 @@ class Engine:
         shape = shape_of(task.kernel.mod) if ranking is not None else None
         if ranking is not None and shape is not None:
             tried = [trial.knobs for trial in self.log.templated[task.kernel.key]]
-            return TemplateSearch(task.kernel, shape, ranking, tried, self.batch, self.seed)
+            seeds = self.log.seeds(task.kernel.key, shape, SEEDS) if not tried else []
+            return TemplateSearch(task.kernel, shape, ranking, tried, self.batch, self.seed, seeds)
         if self._cost_model is None:
             self._cost_model = new_cost_model()
         return EvolutionSearch(task.kernel, self._compiled_for, self.database, self._cost_model, self.batch, self.seed)
@@ -292,6 +296,7 @@ def tune(
     seed: int = 0,
     batch: int = BATCH,
     executor: Executor | None = None,
+    lessons: Sequence[Lesson] = (),
 ) -> TuningReport:
     """Tunes a plan's tasks; waits while another process tunes the same target, then does what is left.
 
@@ -306,4 +311,4 @@ def tune(
         say(f"another process is tuning in {folder}; waiting for it to end")
         lock.acquire()
     with lock:
-        return Engine(plan, endpoint, folder, budget, batch, seed, executor).run()
+        return Engine(plan, endpoint, folder, budget, batch, seed, executor, lessons).run()

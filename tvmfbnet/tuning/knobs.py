@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
@@ -61,6 +61,11 @@ class KernelShape:
     def products(self) -> int:
         """Multiply-adds of the whole kernel."""
         return self.height * self.width * self.channels * self.kernel**2 * self.reduction
+
+    @cached_property
+    def anchor(self) -> KernelShape:
+        """The sum alone, whatever is done with it as it is stored: what kernels that differ in that share."""
+        return replace(self, extra=0)
 
 
 @dataclass(frozen=True)

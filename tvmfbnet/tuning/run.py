@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.tuning.database import database_folder, open_database
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
+from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.measure import context_of, measure_parts, protocol_of
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
 from tvmfbnet.tuning.share import measure_share
@@ -129,6 +131,7 @@ def tune_space(
     seconds: float | None = None,
     more: bool = False,
     arch: Arch | None = None,
+    lessons: Sequence[Lesson] = (),
 ) -> TuneOutcome:
     """Tunes every kernel that the chosen blocks need, then times a ``share`` of the blocks on the device.
 
@@ -146,13 +149,14 @@ def tune_space(
         seconds: stop tuning after so long, whatever is left of the trials; every task still gets its first round.
         more: spend the budget on top of what earlier runs spent, instead of up to it.
         arch: only the blocks of this arch.
+        lessons: trials of other targets to learn from (see :func:`tvmfbnet.tuning.lessons.read_lessons`).
     """
     folder = make_folder(target_folder(target.name, root))
     plan = plan_space(space, target, blocks, arch)
     granted = default_trials(plan, quality) if trials is None else trials
     budget = Budget(granted + (spent_on(plan, log_of(target, root)) if more else 0), seconds)
     with reach(plan.target) as endpoint:
-        report = tune(plan, endpoint, folder, budget, seed, batch)
+        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons)
         database = open_database(target.name, root)
         log = log_of(target, root)
         journal = Journal(journal_path(target.name, root))

@@ -1,4 +1,7 @@
-"""The search of a templated kernel's knobs: mostly those that the ranking thinks fastest, some at random."""
+"""The search of a templated kernel's knobs: mostly those that the ranking thinks fastest, some at random.
+
+The first round also holds what was best for kernels that differ only in their epilogue.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 # Share of a round that is drawn at random, so that the ranking sees what it does not believe in.
 _EXPLORE = 0.25
+# Ways taken over from kernels that differ only in their epilogue.
+SEEDS = 2
 
 
 class TemplateSearch:
@@ -32,6 +37,7 @@ class TemplateSearch:
         tried: knobs that earlier runs timed.
         batch: candidates a round.
         seed: of the random share.
+        seeds: knobs to try first, the best of kernels that differ only in their epilogue.
     """
 
     def __init__(
@@ -42,12 +48,14 @@ class TemplateSearch:
         tried: Iterable[Knobs],
         batch: int,
         seed: int,
+        seeds: Iterable[Knobs] = (),
     ) -> None:
         self.kernel, self._shape, self.batch = kernel, shape, batch
         self._ranking = ranking
         self._random = random.Random(f"{seed} {kernel.key}")
         known = {knobs.key for knobs in tried}
         self._left = [knobs for knobs in all_knobs(shape, ranking.registers) if knobs.key not in known]
+        self._seeds = [knobs.key for knobs in seeds]
         self._rows: Array = ranking.rows(shape, self._left)
         self._pending: list[Candidate] = []
         self._promise: tuple[tuple[int, int], float | None] = ((-1, -1), None)
@@ -62,7 +70,7 @@ class TemplateSearch:
         if not self._left:
             return []
         count = min(self.batch, len(self._left))
-        order = self._order()
+        order = self._seeds_first(self._order())
         explored = min(round(_EXPLORE * count), len(order) - count)
         chosen = order[: count - explored] + self._random.sample(order[count - explored :], explored)
         self._pending = [self._candidate(self._left[index]) for index in chosen]
@@ -71,11 +79,17 @@ class TemplateSearch:
         self._left, self._rows = [self._left[index] for index in stay], self._rows[stay]
         return self._pending
 
+    def _seeds_first(self, order: list[int]) -> list[int]:
+        seeds, self._seeds = self._seeds, []
+        at = {self._left[index].key: index for index in order} if seeds else {}
+        first = [at[key] for key in seeds if key in at]
+        return first + [index for index in order if index not in first]
+
     def _order(self) -> list[int]:
         """Indices of what is left, the most promising first."""
-        predicted = self._ranking.predict_ms(self._shape, self._rows)
-        if predicted is not None:
-            return [int(index) for index in np.argsort(predicted, kind="stable")]
+        slowness = self._ranking.slowness(self._rows)
+        if slowness is not None:
+            return [int(index) for index in np.argsort(slowness, kind="stable")]
         # Untrained, the rule of thumb ranks; noise keeps a round from being one tile in all its variants.
         scores = [self._ranking.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
         return sorted(range(len(scores)), key=scores.__getitem__)

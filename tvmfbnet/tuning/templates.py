@@ -32,6 +32,11 @@ class _Blocks:
     after: tuple[Any, ...]
 
 
+def has_templates(target: tvm.target.Target) -> bool:
+    """Whether a target's kernels are scheduled by templates: those of CPUs that LLVM compiles for."""
+    return bool(target.kind.name == "llvm")
+
+
 def registers_of(target: tvm.target.Target) -> Registers:
     """The vector registers of an LLVM target."""
     from tvm.target.codegen import llvm_get_vector_width

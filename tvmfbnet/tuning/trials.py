@@ -75,6 +75,25 @@ class TrialLog:
         if "time" in record:
             self._times.append(datetime.fromisoformat(record["time"]).timestamp())
 
+    def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
+        """The best knobs of other tasks that differ from ``task`` only in what is done after the sum, fastest first.
+
+        Args:
+            task: key of the kernel that is to be tuned.
+            shape: of that kernel.
+            most: how many at most.
+        """
+        # Relative to its task's best: the epilogues themselves take different times.
+        tried = [
+            (trial.best_ms / self.best_ms[other], trial.knobs)
+            for other, trials in self.templated.items()
+            if other != task and trials and trials[0].shape.anchor == shape.anchor
+            for trial in trials
+            if trial.best_ms is not None
+        ]
+        distinct = {knobs.key: knobs for _, knobs in sorted(tried, key=lambda pair: pair[0])}
+        return list(distinct.values())[:most]
+
     def trials_per_second(self) -> float | None:
         """The rate of the runs so far, pauses between them left out; None before there is anything to go by."""
         gaps = [later - sooner for sooner, later in zip(self._times, self._times[1:], strict=False)]
