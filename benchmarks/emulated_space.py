@@ -27,7 +27,8 @@ from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.deploy.package import relative_error
 from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import run_library, worker_for
+from tvmfbnet.devices.remote import worker_for
+from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.target import Target, load_target
 from tvmfbnet.devices.timing import device_facts
 from tvmfbnet.progress import progress

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import KernelJob, Repeats, time_kernels, worker_for
+from tvmfbnet.devices.remote import worker_for
+from tvmfbnet.devices.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.devices.target import Target, load_target
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.tuning.builders import BuilderPool, Built

@@ -9,7 +9,7 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import kernels_of, lower
 from tvmfbnet.compiler.rotating import pool_for, rotation_of
-from tvmfbnet.devices.remote import ROTATE
+from tvmfbnet.devices.session import ROTATE
 from tvmfbnet.tuning.knobs import all_knobs
 from tvmfbnet.tuning.templates import apply_knobs, registers_of, shape_of
 

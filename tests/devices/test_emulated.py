@@ -19,7 +19,8 @@ from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.programs import build_programs
-from tvmfbnet.devices.remote import RemoteWorker, run_library
+from tvmfbnet.devices.remote import RemoteWorker
+from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.target import load_target, resolve_native
 from tvmfbnet.devices.timing import device_facts
 from tvmfbnet.space.registry import load_space

@@ -14,7 +14,8 @@ import torch
 from device_samples import compile_small
 
 from tvmfbnet.devices.local import free_port, local_tracker
-from tvmfbnet.devices.remote import RemoteWorker, run_library
+from tvmfbnet.devices.remote import RemoteWorker
+from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.tracker import require_key
 
 pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]

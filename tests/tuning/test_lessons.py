@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tvmfbnet.cli.main import main
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import UserError
 from tvmfbnet.tuning.knobs import KernelShape, Registers, accumulators, all_knobs

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from tvmfbnet.cli.tune import parse_duration
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.errors import UserError
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.knobs import KernelShape, Knobs

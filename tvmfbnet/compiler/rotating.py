@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.tirx import op
 
-from tvmfbnet.devices.remote import ROTATE, Pool
+from tvmfbnet.devices.session import ROTATE, Pool
 
 # Output positions up to which the way that weights come from counts.
 _FEW_USES = 8 * 8

@@ -19,7 +19,8 @@ import tvm
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
-from tvmfbnet.devices.remote import run_library, worker_for
+from tvmfbnet.devices.remote import worker_for
+from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError

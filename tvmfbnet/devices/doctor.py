@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, Session, worker_for
+from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.runtime import installed_versions
+from tvmfbnet.devices.session import Repeats, Session
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, run_canary
 from tvmfbnet.devices.toolchain import find_compiler

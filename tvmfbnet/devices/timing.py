@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tvmfbnet.devices.remote import Repeats, Session
+from tvmfbnet.devices.session import Repeats, Session
 from tvmfbnet.devices.target import Target
 
 ItemT = TypeVar("ItemT")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.devices.remote import KernelTiming, Pool, last_line
+from tvmfbnet.devices.session import KernelTiming, Pool, last_line
 from tvmfbnet.devices.target import Target
 from tvmfbnet.tuning.candidate import Candidate
 

@@ -10,7 +10,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo, TensorInfo
 
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
 
 

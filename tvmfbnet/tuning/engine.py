@@ -20,7 +20,8 @@ from typing import Any
 import tvm
 from filelock import FileLock, Timeout
 
-from tvmfbnet.devices.remote import KernelTiming, RemoteWorker, worker_for
+from tvmfbnet.devices.remote import RemoteWorker, worker_for
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.progress import Reporter, progress, say

@@ -16,7 +16,7 @@ from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
 
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.lowering import Kernel
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.tuning.candidate import Candidate
 from tvmfbnet.tuning.database import TuningDatabase
 

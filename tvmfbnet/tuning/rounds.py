@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvmfbnet.devices.remote import KernelJob, KernelTiming, RemoteError, RemoteWorker, Repeats, time_kernels
+from tvmfbnet.devices.remote import RemoteError, RemoteWorker
+from tvmfbnet.devices.session import KernelJob, KernelTiming, Repeats, time_kernels
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, address_text, await_key, query_tracker
 from tvmfbnet.errors import DeviceError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvmfbnet.compiler.lowering import Kernel
-from tvmfbnet.devices.remote import KernelTiming, last_line
+from tvmfbnet.devices.session import KernelTiming, last_line
 from tvmfbnet.tuning.candidate import Candidate
 from tvmfbnet.tuning.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.tuning.ranking import Ranking

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 from tvmfbnet.compiler.chaining import net_function
 from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, lower
-from tvmfbnet.devices.remote import RemoteWorker, Repeats, read_clocks, time_library, time_sustained, worker_for
+from tvmfbnet.devices.remote import RemoteWorker, worker_for
+from tvmfbnet.devices.session import Repeats, read_clocks, time_library, time_sustained
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
 from tvmfbnet.devices.tracker import Endpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.compiler.lowering import Kernel
-from tvmfbnet.devices.remote import KernelTiming
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.files import storage_errors
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
 
