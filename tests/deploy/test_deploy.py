@@ -6,12 +6,13 @@ import random
 import pytest
 from validate_cli import validate
 
+from tvmfbnet.deploy import validate as validate_module
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.package import check_parity, compile_net, load_package, untrained_net
 from tvmfbnet.deploy.validate import measure_nets
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import load_target
-from tvmfbnet.errors import ParityError, StorageError
+from tvmfbnet.errors import DeviceError, ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.store import correction_path, journal_path, load_table
@@ -94,3 +95,28 @@ def test_nets_are_timed_once_and_compared_with_the_sum_of_their_blocks(tuned_min
     assert correction_path("host", space.name, root).is_file()
     assert "sum of blocks" in validate(*options, "--stored")
     correction_path("host", space.name, root).unlink()  # other tests share these logs
+
+
+def test_nets_that_were_compiled_before_the_device_went_away_are_not_compiled_again(tuned_mini, monkeypatch):
+    space, root = tuned_mini.space, tuned_mini.root
+    rng = random.Random(11)
+    archs = [Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)) for _ in range(2)]
+    compiled = []
+
+    def counted(*arguments):
+        compiled.append(arguments)
+        return compile_net(*arguments)
+
+    def gone(*_):
+        raise DeviceError("the device went away")
+
+    monkeypatch.setattr(validate_module, "compile_net", counted)
+    with monkeypatch.context() as without_device:
+        without_device.setattr(validate_module, "_in_turn", gone)
+        with pytest.raises(DeviceError, match="went away"):
+            measure_nets(space, load_target("host"), archs, root)
+    assert len(compiled) == 2
+    assert all(ms > 0 for ms in measure_nets(space, load_target("host"), archs, root).values())
+    assert len(compiled) == 2, "a net was compiled again"
+    (folder,) = root.glob("host/nets-*")
+    assert not list(folder.iterdir()), "libraries were left behind"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Sample, drop_outliers, pooled, take_turns
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Sample, drop_outliers, pooled
 
 
 def test_a_preempted_repeat_is_dropped_and_counted():
@@ -79,27 +79,6 @@ def test_each_device_of_a_fleet_is_held_against_its_own_speed():
     for device, canary in (("fast", 1.0), ("slow", 2.0), ("fast", 1.05), ("slow", 1.95)):
         assert timer.measure(measured((canary, canary), device=device)).tries == 1
     assert timer.measure(measured((2.0, 2.0), (1.0, 1.0), device="fast")).tries == 2
-
-
-def test_items_take_turns_as_soon_as_they_are_there():
-    made = []
-
-    def items():
-        for name in "abc":
-            made.append(name)
-            yield name
-
-    turns = []
-    for item, last in take_turns(items(), 3):
-        turns.append((item, last, len(made)))
-    assert [(item, last) for item, last, _ in turns if item == "a"] == [("a", False), ("a", False), ("a", True)]
-    assert "".join(item for item, _, _ in turns) == "a" + "ab" + "abc" + "bc" + "c"
-    assert turns[0][2] == 1 and turns[2][2] == 2, "a turn does not wait for items that come later"
-
-
-def test_one_visit_is_also_the_last_and_no_items_take_no_turns():
-    assert list(take_turns("ab", 1)) == [("a", True), ("b", True)]
-    assert list(take_turns([], 4)) == []
 
 
 def test_visits_say_together_what_each_of_them_said():

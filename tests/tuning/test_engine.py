@@ -1,6 +1,7 @@
 """The engine spends its budget where it is meant to, on every device there is, through any executor."""
 
 import json
+import math
 import os
 import signal
 import threading
@@ -158,4 +159,8 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     with fleet(1) as (endpoint, _):
         tune(plan, endpoint, tmp_path / "host", Budget(8 * tasks))
     assert forecast(plan.space, target, tmp_path, trials=1).trials == 0
+    half = forecast(plan.space, target, tmp_path, trials=1, share=0.5)
+    assert half.measured_blocks == math.ceil(plan.blocks / 2) < fresh.measured_blocks == plan.blocks
+    assert half.estimated_seconds < forecast(plan.space, target, tmp_path, trials=1).estimated_seconds
+    assert f"({half.measured_blocks} of them to be timed)" in half.describe()
     assert forecast(plan.space, target, tmp_path, trials=5, more=True).trials == 5

@@ -92,7 +92,7 @@ def tune_command(
     lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:
         planned = forecast(
-            loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen
+            loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen, measure
         )
         if as_json:
             print_json(planned.to_dict())

@@ -1,14 +1,15 @@
 """Timing whole nets on the device, so that the latency table's sums can be compared with them.
 
-Nets get random weights: their latency does not depend on the values. Each is compiled with the kernels that tuning
-found and timed as a package is, several times while others are compiled and timed, so that what disturbs the device for
-a while is outvoted. A net is in the journal as soon as it was timed often enough.
+Nets get random weights: their latency does not depend on the values. All are compiled first, with the kernels that
+tuning found, and then timed in turn, several times: so a device that is slower for a while is slower for all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,18 +17,19 @@ from typing import Any
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
-from tvmfbnet.devices.timing import HonestTiming, pooled, take_turns
+from tvmfbnet.devices.timing import HonestTiming, pooled
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.files import make_folder
 from tvmfbnet.latency.additivity import net_measurements
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import Measurement, net_part, summarise
-from tvmfbnet.latency.store import journal_path
+from tvmfbnet.latency.store import journal_path, target_folder
 from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import existing_database
+from tvmfbnet.tuning.database import TuningDatabase, existing_database
 from tvmfbnet.tuning.measure import context_of
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.tuning.timer import DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 
@@ -57,29 +59,50 @@ def measure_nets(space: Space, target: Target, archs: Sequence[Arch], root: Path
     held = {name: item.latency_ms for name, item in stored.items() if item.trials == trials}
     due = [name for name in by_name if name not in held]
     if due:
-        with (
-            reach(target) as endpoint,
-            device_timer(target, endpoint) as timer,
-            TemporaryDirectory(prefix="tvmfbnet-") as scratch,
-            progress("timing whole nets", len(by_name), done=len(by_name) - len(due)) as reporter,
-        ):
+        # Kept where a run that is stopped finds them again; other trials may have found other kernels.
+        folder = make_folder(target_folder(target.name, root) / f"nets-{trials}")
+        for other in folder.parent.glob("nets-*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        libraries = _compiled(space, target, {name: by_name[name] for name in due}, database, folder)
+        with reach(target) as endpoint, device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
-            folders = {name: Path(scratch) / str(number) for number, name in enumerate(due)}
-            packages = (
-                compile_net(untrained_net(by_name[name], space), target, database, folders[name]) for name in due
-            )
-            visits: dict[str, list[HonestTiming]] = {name: [] for name in due}
-            for package, last in take_turns(packages, target.timing.visits):
-                name = package.arch
-                visits[name].append(timer.steadily(package.library, package.input_shape))
-                if last:
-                    timing = pooled(visits.pop(name))
-                    item = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint)
-                    journal.append(item)
-                    held[name] = item.latency_ms
-                    shutil.rmtree(package.folder)
-                    reporter.advance()
+            shape = (1, space.input_channels, space.height, space.width)
+            for name, timing in _in_turn(libraries, shape, timer).items():
+                item = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint)
+                journal.append(item)
+                held[name] = item.latency_ms
+        for library in libraries.values():
+            library.unlink(missing_ok=True)
     return {name: held[name] for name in by_name}
+
+
+def _compiled(
+    space: Space, target: Target, archs: Mapping[str, Arch], database: TuningDatabase, folder: Path
+) -> dict[str, Path]:
+    """Libraries of nets with random weights; those that an earlier run left in ``folder`` are taken as they are."""
+    told = f"{json.dumps(space.to_dict(), sort_keys=True)} {target.tvm_json()}"
+    libraries = {name: folder / f"{hashlib.sha256(f'{told} {name}'.encode()).hexdigest()[:16]}.so" for name in archs}
+    missing = [name for name, library in libraries.items() if not library.exists()]
+    with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
+        for name in missing:
+            with TemporaryDirectory(dir=folder) as scratch:
+                package = compile_net(untrained_net(archs[name], space), target, database, Path(scratch))
+                package.library.replace(libraries[name])
+            reporter.advance()
+    return libraries
+
+
+def _in_turn(libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer) -> dict[str, HonestTiming]:
+    """Times nets in turn, so often as the target's ``timing.visits`` says."""
+    visits: dict[str, list[HonestTiming]] = {name: [] for name in libraries}
+    count = timer.target.timing.visits
+    with progress("timing whole nets", count * len(libraries)) as reporter:
+        for _ in range(count):
+            for name, library in libraries.items():
+                visits[name].append(timer.steadily(library, shape))
+                reporter.advance()
+    return {name: pooled(timings) for name, timings in visits.items()}
 
 
 def _measurement(

@@ -11,17 +11,15 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from tvmfbnet.devices.session import Repeats, Session
 from tvmfbnet.devices.target import Target
-
-ItemT = TypeVar("ItemT")
 
 # Values of the canary: a vector times a matrix, small enough for every cache.
 CANARY_SIZE = 256
@@ -73,30 +71,6 @@ class HonestTiming:
     canary_ratio: float
     tries: int
     steady: bool
-
-
-def take_turns(items: Iterable[ItemT], visits: int) -> Iterator[tuple[ItemT, bool]]:
-    """Gives each item so many times, others in between, and says whether it is the item's last time.
-
-    An item comes up as soon as it is there (making the next one may take a while), and again together with those that
-    follow it. So what disturbs a device for some seconds meets few of an item's visits.
-
-    Args:
-        items: made one at a time, when their turn comes.
-        visits: how often each is given, 1 or more.
-    """
-    waiting: list[tuple[ItemT, int]] = []
-    for item in items:
-        waiting.append((item, visits))
-        waiting = yield from _one_turn(waiting)
-    while waiting:
-        waiting = yield from _one_turn(waiting)
-
-
-def _one_turn(waiting: Sequence[tuple[ItemT, int]]) -> Generator[tuple[ItemT, bool], None, list[tuple[ItemT, int]]]:
-    for item, left in waiting:
-        yield item, left == 1
-    return [(item, left - 1) for item, left in waiting if left > 1]
 
 
 def pooled(visits: Sequence[HonestTiming]) -> HonestTiming:

@@ -23,7 +23,7 @@ from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, build_prepared, kernels_of, lower, prepare
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTiming, drop_outliers, pooled, take_turns
+from tvmfbnet.devices.timing import HonestTiming, drop_outliers, pooled
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, ROTATING, Context, Measurement, summarise
 from tvmfbnet.progress import progress, say
@@ -132,15 +132,19 @@ def _time_in_nets(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int)
     nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
     prepared = _prepared(bench, list(dict.fromkeys(part for net in nets for part in net)))
     policy = bench.timer.target.timing
-    libraries = (_Carriers(bench, number, group, prepared) for number, group in enumerate(_groups(nets)))
-    unsteady = 0
+    with progress("compiling nets of blocks", len(nets)) as reporter:
+        libraries: list[_Carriers] = []
+        for number, group in enumerate(_groups(nets)):
+            libraries.append(_Carriers(bench, number, group, prepared))
+            reporter.advance(len(group))
+    # In turn, so that a device that changes its speed for a minute does so for all blocks.
     with progress("timing blocks in nets", policy.visits * len(nets)) as reporter:
-        for carriers, last in take_turns(libraries, policy.visits):
-            carriers.visit()
-            reporter.advance(len(carriers.nets))
-            if last:
-                unsteady += not carriers.record(set(due))
-    return unsteady
+        for _ in range(policy.visits):
+            for carriers in libraries:
+                carriers.visit()
+                reporter.advance(len(carriers.nets))
+    steady = [carriers.record(set(due)) for carriers in libraries]
+    return len(steady) - sum(steady)
 
 
 class _Carriers:

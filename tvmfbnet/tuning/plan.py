@@ -46,18 +46,19 @@ class Plan:
         """How many of the parts are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
-    def estimated_seconds(self, trials: int, trials_per_second: float | None = None) -> float:
+    def estimated_seconds(self, trials: int, trials_per_second: float | None = None, share: float = 1.0) -> float:
         """Time that ``trials`` trials and the measurements will take.
 
         Args:
             trials: still to be done.
             trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
+            share: of the blocks that are timed, 0 to 1.
         """
         if self.target.device == "cpu":
             nets = self.target.timing.chain_rounds * max(len(layer.blocks) for layer in self.space.layers)
-            measuring = _SECONDS_PER_NET * nets
+            measuring = _SECONDS_PER_NET * share * nets
         else:
-            measuring = _SECONDS_PER_PART * len(self.parts)
+            measuring = _SECONDS_PER_PART * share * len(self.parts)
         return trials / (trials_per_second or TRIALS_PER_SECOND) + measuring
 
 

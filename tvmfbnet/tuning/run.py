@@ -23,7 +23,7 @@ from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.measure import context_of, measure_parts, protocol_of
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
-from tvmfbnet.tuning.share import measure_share
+from tvmfbnet.tuning.share import blocks_to_measure, measure_share
 from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -42,9 +42,20 @@ class TuneOutcome:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a tuning run will take: ``trials`` are those still to be done, ``untouched`` the tasks left without any."""
+    """What a tuning run will take.
+
+    Attributes:
+        distinct_blocks: how many blocks there are.
+        measured_blocks: how many of them are timed, those that were timed before included; the others are predicted.
+        tuning_tasks: distinct kernels.
+        trials: still to be done.
+        estimated_seconds: of tuning and timing.
+        rate_is_measured: whether that is by this target's own rate.
+        untouched: tasks that get no more than their first round.
+    """
 
     distinct_blocks: int
+    measured_blocks: int
     tuning_tasks: int
     trials: int
     estimated_seconds: int
@@ -58,8 +69,11 @@ class Forecast:
     def describe(self) -> str:
         """For a person."""
         rate = "by this target's own rate" if self.rate_is_measured else "by a two-core host's rate"
+        blocks = f"{self.distinct_blocks} distinct blocks"
+        if self.measured_blocks < self.distinct_blocks:
+            blocks += f" ({self.measured_blocks} of them to be timed)"
         lines = [
-            f"{self.distinct_blocks} distinct blocks, {self.tuning_tasks} tuning tasks, {self.trials} trials to do",
+            f"{blocks}, {self.tuning_tasks} tuning tasks, {self.trials} trials to do",
             f"about {timedelta(seconds=self.estimated_seconds)} ({rate})",
         ]
         if self.untouched:
@@ -77,6 +91,7 @@ def forecast(
     seconds: float | None = None,
     more: bool = False,
     arch: Arch | None = None,
+    share: float = 1.0,
 ) -> Forecast:
     """Says what :func:`tune_space` with the same arguments will take; builds nothing and asks no device."""
     plan, log = plan_space(space, target, blocks, arch), log_of(target, root)
@@ -85,11 +100,12 @@ def forecast(
     left = granted if more else max(0, granted - spent)
     fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
     needed = max(left, BATCH * fresh)  # every task gets its first round
-    estimated = plan.estimated_seconds(needed, rate)
+    estimated = plan.estimated_seconds(needed, rate, share)
     if seconds is not None:
-        estimated = min(estimated, seconds + plan.estimated_seconds(0))
+        estimated = min(estimated, seconds + plan.estimated_seconds(0, share=share))
     untouched = max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0
-    return Forecast(plan.blocks, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
+    timed = blocks_to_measure(plan.blocks, share)
+    return Forecast(plan.blocks, timed, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
 
 
 def plan_space(space: Space, target: Target, blocks: str = "*", arch: Arch | None = None) -> Plan:
