@@ -45,8 +45,8 @@ class Ranking:
         registers: of the target.
         seed: of the trees' sampling.
         lessons: trials of other targets. Trees of their own learn from each, relative to that target's speed: until
-            there are enough own trials they say in which order to try, later they have a share in predictions that
-            shrinks as own trials come in, at once where these disagree.
+            there are enough own trials they say in which order to try a kernel's candidates; later they have a share
+            in that, which shrinks as own trials come in, at once where these disagree.
 
     ``fits`` counts how often the trees were fitted: predictions stay the same until it changes.
     """
@@ -60,8 +60,7 @@ class Ranking:
         self.fits = 0
         self._trees: xgboost.Booster | None = None
         self._teachers = [self._teacher(lesson) for lesson in lessons]
-        # The teachers' share in a prediction, and what turns their mean of 0 into log(milliseconds a product) here.
-        self._trust, self._offset = 0.0, 0.0
+        self._trust = 0.0
 
     def _teacher(self, lesson: Lesson) -> xgboost.Booster:
         """Trees on how much slower than that target's mean a trial was, as a logarithm."""
@@ -91,7 +90,7 @@ class Ranking:
         return np.column_stack([rows, np.mean([teacher.predict(data) for teacher in self._teachers], axis=0)])
 
     def predict_ms(self, shape: KernelShape, rows: Array) -> Array | None:
-        """Expected milliseconds of each row, (rows,); None while there are too few own trials to learn from."""
+        """Expected milliseconds of each row of one kernel, (rows,); None while own trials are too few to learn from."""
         self._refit()
         if self._trees is None:
             return None
@@ -108,11 +107,15 @@ class Ranking:
         return np.asarray(rows[:, -1], dtype=np.float64) if self._teachers else None
 
     def _predict(self, trees: xgboost.Booster, rows: Array) -> Array:
-        """Logarithms of milliseconds a product: own trees, and the teachers by their share."""
+        """Logarithms of milliseconds a product.
+
+        How fast the kernel is as a whole only own trials say; in how its candidates differ the teachers have a share.
+        """
         count = len(FEATURES)
         logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64)
         if self._teachers and self._trust > 0:
-            logs = (1.0 - self._trust) * logs + self._trust * (rows[:, count] + self._offset)
+            taught = rows[:, count] - rows[:, count].mean() + logs.mean()
+            logs = (1.0 - self._trust) * logs + self._trust * taught
         return np.asarray(logs, dtype=np.float64)
 
     def thumb(self, shape: KernelShape, knobs: Knobs) -> float:
@@ -141,7 +144,6 @@ class Ranking:
         shapes = [shape for shape, ran in zip(self._shapes, valid, strict=True) if ran]
         numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes))}
         kernels = np.array([numbers[shape] for shape in shapes])
-        self._offset = float(np.mean(logs - taught))
         self._trust = _agreement(taught, logs, kernels) * _HALVED_AT / (_HALVED_AT + len(logs))
 
 
