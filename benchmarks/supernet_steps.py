@@ -4,7 +4,8 @@ Plain is the step that one would write first: all blocks of a layer one after th
 as torch computes them. It keeps the memory that it frees, as ours do: by the C library's own settings
 (``plain_default``) it is far slower where the system must clear the same gigabytes for every step. Each form runs in a
 process of its own and takes turns with one of the plain form, so that a machine that slows down does so for both.
-Ratios are medians over the rounds, followed by the least and the largest. Memory is the growth of the peak resident set.
+Ratios are medians over the rounds, followed by the least and the largest. Memory is the growth of the peak resident
+set.
 
     python benchmarks/supernet_steps.py --space fbnet_cifar --batch 64
     python benchmarks/supernet_steps.py --space fbnet --batch 8 --rounds 3 --threads 2
