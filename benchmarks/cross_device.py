@@ -3,9 +3,15 @@
 Each table is that of a space measured elsewhere (``--measured-space``, at its own resolution). The search runs the same
 space at ``--resolution`` on small pictures, which is what a machine without GPUs can do in minutes: layer by layer the
 candidates are the same, and each costs what it costs on the device at full resolution. So latencies are the device's,
-while accuracies, of the supernet's weights, say only which candidates learn well at small size.
+while accuracies say only which candidates learn well at small size.
 
-Every search gets the target that lies equally far between its device's fastest and slowest net.
+Every search gets the target that lies equally far between its device's fastest and slowest net. Accuracy of the nets is
+that on the test pictures, which no search has seen: with the weights of each supernet, and after training from scratch
+(``--train`` gives other settings, ``--trainings`` how many seeds).
+
+Then each device's own net is held against each foreign one: whether that one meets the device's target, and how it
+compares with an arch of the same latency *there*, which is drawn from the device's own theta and chosen as every found
+net is. The two differ in accuracy alone.
 
     python benchmarks/cross_device.py --table pixel3=fbnet224_pixel3.csv --table raspi4=fbnet224_raspi4.csv
 """
@@ -13,16 +19,21 @@ Every search gets the target that lies equally far between its device's fastest 
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
+from typing import Any
 
-from searching import carried_over, shrunk
+import torch
+from searching import carried_over, shrunk, trained
 
 from tvmfbnet.config import validate
+from tvmfbnet.data.loader import in_order
 from tvmfbnet.files import read_yaml, write_json
 from tvmfbnet.latency.foreign import read_table
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.judge import Judge
-from tvmfbnet.search.run import read_result, reopen, search
+from tvmfbnet.search.judge import VALIDATION_BATCH, validate_arch
+from tvmfbnet.search.run import choose_again, read_result, reopen, search
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
@@ -33,6 +44,8 @@ SETTINGS = {
     **{"theta_steps": "two_path", "augment_shift": 0, "screened": 24, "candidates": 6},
     **{"bn_images": 512, "screen_images": 512, "validation_images": 1200},
 }
+# Pictures that compare nets, of the part that no search sees.
+TEST_PICTURES = 4000
 
 
 def main() -> None:
@@ -46,6 +59,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--share", type=float, default=0.1, help="targets, as a share of the way to the slowest net")
     parser.add_argument("--search", type=Path, help="settings of the searches, YAML")
+    parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
+    parser.add_argument("--trainings", type=int, default=1, help="seeds that each net is trained with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("cross_device"))
@@ -62,26 +77,72 @@ def main() -> None:
         changes = {"latency_target_ms": targets[name], "seed": arguments.seed, "threads": arguments.threads}
         config = validate(SearchConfig, {**settings, **changes}, "settings")
         archs[name] = search(space, arguments.data, table, config, arguments.out / name).best.arch
-    # Each supernet judges all nets, on the same pictures.
-    accuracies = {name: judged(arguments.out / name, list(archs.values()), space) for name in archs}
-    rows = []
+    nets, homes = compare(archs, tables, targets, space, arguments)
+    write_json(arguments.out / "cross_device.json", {"targets_ms": targets, "nets": nets, "at_home": homes})
+
+
+def compare(
+    archs: dict[str, str],
+    tables: dict[str, LatencyTable],
+    targets: dict[str, float],
+    space: Space,
+    arguments: argparse.Namespace,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prints and returns the nets, and each device's net against every foreign one."""
     names = list(archs)
-    print(f"{'net found for':>14}" + "".join(f"{'ms on ' + name:>16}{'/target':>9}" for name in names) + "  accuracy")
+    parsed = {home: parse_arch(arch, space) for home, arch in archs.items()}
+    on = {home: {name: tables[name].arch_ms(arch, space) for name in names} for home, arch in parsed.items()}
+    pairs = [(name, other) for name in names for other in names if other != name]
+    matches = {(name, other): choose_again(arguments.out / name, target_ms=on[other][name])[0] for name, other in pairs}
+    everyone = list(dict.fromkeys([*archs.values(), *(match.arch for match in matches.values())]))
+    judged_by = {name: judged(arguments.out / name, everyone, space) for name in names}
+    accuracies = {
+        "supernets": {arch: statistics.mean(found[arch] for found in judged_by.values()) for arch in everyone},
+        "trained": {arch: trainings(arch, space, arguments) for arch in everyone},
+    }
+    nets = []
+    print(f"{'net found for':>14}" + "".join(f"{'ms on ' + name:>16}{'/own net':>9}" for name in names), end="")
+    print(f"{'supernets':>11}{'trained':>9}")
     for home, arch in archs.items():
-        on = {name: tables[name].arch_ms(parse_arch(arch, space), space) for name in names}
-        accuracy = {name: accuracies[name][arch] for name in names}
-        shown = "".join(f"{on[name]:16.2f}{on[name] / targets[name]:9.3f}" for name in names)
-        print(f"{home:>14}{shown}  " + ", ".join(f"{share:.2%}" for share in accuracy.values()))
-        rows.append({"home": home, "arch": arch, "latency_ms": on, "accuracy": accuracy})
-    write_json(arguments.out / "cross_device.json", {"targets_ms": targets, "nets": rows})
+        shown = "".join(f"{on[home][name]:16.2f}{on[home][name] / on[name][name]:9.3f}" for name in names)
+        print(f"{home:>14}{shown}{accuracies['supernets'][arch]:11.2%}{accuracies['trained'][arch]:9.2%}  {arch}")
+        accuracy = {**{name: judged_by[name][arch] for name in names}, "trained": accuracies["trained"][arch]}
+        nets.append({"home": home, "arch": arch, "latency_ms": on[home], "accuracy": accuracy})
+    homes = []
+    for name, other in pairs:
+        ms, target, match = on[other][name], targets[name], matches[name, other]
+        gains = {kind: found[match.arch] - found[archs[other]] for kind, found in accuracies.items()}
+        print(
+            f"on {name} the net of {other} takes {ms / target:.3f} of the target; an arch of {name}'s search at "
+            f"{match.predicted_ms / ms:.3f} of that latency has "
+            + ", ".join(f"{gain:+.2%} ({kind})" for kind, gain in gains.items())
+        )
+        homes.append({"device": name, "foreign": other, "foreign_ms": ms, "match": match.to_dict(), "gains": gains})
+    return nets, homes
+
+
+def trainings(arch: str, space: Space, arguments: argparse.Namespace) -> float:
+    """Mean accuracy after training from scratch."""
+    seeds = range(arguments.seed, arguments.seed + arguments.trainings)
+    return statistics.mean(trained(parse_arch(arch, space), space, arguments, seed)["test_accuracy"] for seed in seeds)
 
 
 def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
-    """Accuracy of archs with the weights of a finished search's supernet, on all of theta's pictures."""
+    """Accuracy of archs with the weights of a finished search's supernet, on test pictures."""
     found, record = read_result(folder)
     with reopen(found, record) as searcher:
-        judge = Judge.of(searcher, searcher.config.bn_images, None)
-        return {arch: judge.accuracy(parse_arch(arch, space)) for arch in archs}
+        data, calibration = searcher.data, searcher.weight_indices[: searcher.config.bn_images]
+        renewing = [pixels for pixels, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
+        pictures = torch.arange(len(data.test))[:TEST_PICTURES]
+        return {
+            arch: validate_arch(
+                searcher.supernet,
+                parse_arch(arch, space),
+                renewing,
+                in_order(data, data.test, pictures, VALIDATION_BATCH),
+            )
+            for arch in archs
+        }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ it at any time and start the same command again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import statistics
 from pathlib import Path
@@ -25,10 +24,10 @@ from typing import Any
 
 import torch
 from scipy.stats import kendalltau
-from searching import options, space_and_table
+from searching import options, space_and_table, trained
 
 from tvmfbnet.config import validate
-from tvmfbnet.files import read_json, read_yaml, write_json
+from tvmfbnet.files import read_yaml, write_json
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import choices_between
@@ -37,8 +36,6 @@ from tvmfbnet.search.run import read_result, reopen, search
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import train
 
 # Small enough for an hour or so on two cores; settings files take their place.
 SEARCH = {
@@ -46,10 +43,6 @@ SEARCH = {
     **{"gradient_clip": 2.0, "theta_lr": 0.06, "temperature_decay": 0.75, "weight_steps": "sampled"},
     **{"augment_shift": 0, "screened": 32, "screen_images": 512, "candidates": 8, "validation_images": 2000},
     **{"bn_images": 512},
-}
-TRAIN = {
-    **{"epochs": 2, "warmup_epochs": 0.2, "batch_size": 64, "lr": 0.06, "label_smoothing": 0.0, "augment_shift": 0},
-    **{"weight_decay": 5e-4, "ema_decay": 0.99, "train_images": 15000},
 }
 # The arch with the fewest MACs is the best of so many random ones of the latency.
 MANY = 2000
@@ -64,20 +57,6 @@ def archs_between(space: Space, costs: Costs, low_ms: float, high_ms: float, cou
     uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
     drawn = choices_between(uniform, costs, low_ms, high_ms, count, torch.Generator().manual_seed(seed))
     return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
-
-
-def trained(arch: Arch, space: Space, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The record of one training, from its file where it was done before."""
-    text = format_arch(arch, space)
-    folder = arguments.out / "trainings" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}_{seed}"
-    if not (folder / "result.json").exists():
-        settings = read_yaml(arguments.train) if arguments.train else TRAIN
-        config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
-        accuracy = train(arch, space, arguments.data, config, folder).test_accuracy
-        write_json(
-            folder / "result.json", {"arch": text, "macs": count_arch(arch, space).macs, "test_accuracy": accuracy}
-        )
-    return dict(read_json(folder / "result.json"))
 
 
 def promised(folder: Path, archs: list[Arch]) -> list[float]:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from tvmfbnet.config import validate
+from tvmfbnet.files import read_json, read_yaml, write_json
 from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import load_table
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.run import train
+
+# So short that a dozen nets can be compared within half an hour on two cores.
+TRAIN = {
+    **{"epochs": 2, "warmup_epochs": 0.2, "batch_size": 64, "lr": 0.06, "label_smoothing": 0.0, "augment_shift": 0},
+    **{"weight_decay": 5e-4, "ema_decay": 0.99, "train_images": 15000},
+}
 
 
 def options(text: str, out: str) -> argparse.ArgumentParser:
@@ -62,3 +76,17 @@ def carried_over(table: LatencyTable, measured: Space, searched: Space) -> Laten
             if twins.setdefault(part, twin) != twin:
                 raise SystemExit(f"{part.name} stands for two parts of {measured.name}; take another --resolution")
     return LatencyTable({part: table.lookup(twin) for part, twin in twins.items()}, table.overhead_ms, table.name)
+
+
+def trained(arch: Arch, space: Space, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """The record of one training, from its file where it was done before."""
+    text = format_arch(arch, space)
+    folder = arguments.out / "trainings" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}_{seed}"
+    if not (folder / "result.json").exists():
+        settings = read_yaml(arguments.train) if arguments.train else TRAIN
+        config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
+        accuracy = train(arch, space, arguments.data, config, folder).test_accuracy
+        write_json(
+            folder / "result.json", {"arch": text, "macs": count_arch(arch, space).macs, "test_accuracy": accuracy}
+        )
+    return dict(read_json(folder / "result.json"))

@@ -13,7 +13,7 @@ from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import sample_run, search
+from tvmfbnet.search.run import choose_again, sample_run, search
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
@@ -128,6 +128,24 @@ def test_candidates_are_within_the_target(tiny_space, tiny_data, tmp_path):
     result = search(tiny_space, tiny_data, table, SearchConfig(**TINY, latency_target_ms=target), tmp_path)
     assert all(candidate.predicted_ms <= target for candidate in result.candidates)
     assert all(candidate.predicted_ms <= target for candidate in sample_run(tmp_path, 20, 0, target))
+
+
+def test_the_choice_is_repeated_for_slower_blocks_and_for_another_target(tiny_space, tiny_data, tmp_path):
+    table = table_of(tiny_space)
+    low, high = table.range_ms(tiny_space)
+    target = low + 0.6 * (high - low)
+    search(tiny_space, tiny_data, table, SearchConfig(**TINY, latency_target_ms=target), tmp_path)
+
+    def by_table(arch):
+        return table.arch_ms(parse_arch(arch, tiny_space), tiny_space)
+
+    slower = choose_again(tmp_path, 1.2)
+    assert all(0.9 * target < 1.2 * by_table(candidate.arch) <= target for candidate in slower)
+    elsewhere = choose_again(tmp_path, target_ms=low + 0.3 * (high - low))
+    assert all(candidate.predicted_ms == pytest.approx(by_table(candidate.arch)) for candidate in elsewhere)
+    assert all(candidate.predicted_ms <= low + 0.3 * (high - low) for candidate in elsewhere)
+    with pytest.raises(LatencyError, match="reachable are"):
+        choose_again(tmp_path, target_ms=0.9 * low)
 
 
 def test_a_search_with_other_settings_is_not_continued(tiny_space, tiny_data, tmp_path):

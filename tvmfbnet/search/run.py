@@ -229,22 +229,24 @@ def sample_run(
         return sorted(judge.rank(drawn, "validating archs"), key=lambda c: (-c.probability, c.arch))
 
 
-def choose_again(run: Path, factor: float) -> list[Candidate]:
+def choose_again(run: Path, factor: float = 1.0, target_ms: float | None = None) -> list[Candidate]:
     """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
 
     Args:
         run: the search's folder.
         factor: measured by predicted latency of a net that was tried.
+        target_ms: the latency target; the search's own if None.
 
     Returns:
-        Validated archs within the search's target, most accurate first; ``predicted_ms`` is the corrected latency.
+        Validated archs within the target, most accurate first; ``predicted_ms`` is the corrected latency.
 
     Raises:
         StorageError: no finished search there, or it had no latency target.
         LatencyError: no arch meets the target with the corrected latencies.
     """
     folder, record = read_result(run)
-    costs, target = Costs.from_dict(record["costs"]).scaled(factor), record["latency_target_ms"]
+    costs = Costs.from_dict(record["costs"]).scaled(factor)
+    target = record["latency_target_ms"] if target_ms is None else target_ms
     if target is None:
         raise StorageError(f"the search in {folder} had no latency target to meet")
     costs.require_reachable(target)
