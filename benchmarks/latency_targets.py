@@ -59,9 +59,11 @@ def main() -> None:
 
         archs = [parse_arch(arch, space) for arch in found]
         measured = measure_nets(space, load_target(arguments.target), archs, arguments.tuning_logs)
-        print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7}")
+        print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'at table pace':>14}")
         for arch, predicted in found.items():
-            print(f"{predicted:12.4g} {measured[arch]:12.4g} {measured[arch] / predicted:7.3f}")
+            net = measured[arch]
+            ratios = f"{net.latency_ms / predicted:7.3f} {net.at_table_pace_ms / predicted:14.3f}"
+            print(f"{predicted:12.4g} {net.latency_ms:12.4g} {ratios}")
 
 
 if __name__ == "__main__":

@@ -207,10 +207,11 @@ class Run:
         )
 
     def _time_untrained(self, text: str) -> float:
-        """Measured latency of an arch on the device, with random weights; milliseconds."""
+        """Latency of an arch on the device, with random weights and at the table's pace; milliseconds."""
         from tvmfbnet.deploy.validate import measure_nets
 
-        return measure_nets(self.space, self.target, [parse_arch(text, self.space)], self.logs_root)[text]
+        found = measure_nets(self.space, self.target, [parse_arch(text, self.space)], self.logs_root)
+        return found[text].at_table_pace_ms
 
     def _arch(self) -> Arch:
         decided = self.folder / "closed_loop.json"

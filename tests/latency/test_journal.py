@@ -48,7 +48,7 @@ def test_what_was_appended_is_read_back_equal_and_in_order(journal: Journal) -> 
     assert journal.read() == written
     lines = journal.path.read_text().splitlines()
     assert [json.loads(line)["latency_ms"] for line in lines] == [3.0, 1.0, 2.0]
-    assert json.loads(lines[0])["schema_version"] == 2
+    assert json.loads(lines[0])["schema_version"] == 3
 
 
 def test_several_writer_processes_lose_and_mix_nothing(journal: Journal) -> None:
@@ -118,7 +118,7 @@ def test_a_corrupt_line_in_the_middle_is_skipped_and_named(
 
 def test_a_line_of_a_newer_version_is_refused_not_misread(journal: Journal) -> None:
     journal.append(measurement())
-    newer = {**json.loads(journal.path.read_text()), "schema_version": 3}
+    newer = {**json.loads(journal.path.read_text()), "schema_version": 4}
     with journal.path.open("a") as stream:
         stream.write(json.dumps(newer) + "\n")
     with pytest.raises(StorageError, match="line 2 was written by a newer tvmfbnet"):
@@ -128,16 +128,26 @@ def test_a_line_of_a_newer_version_is_refused_not_misread(journal: Journal) -> N
 def test_lines_of_the_first_version_are_read_beside_todays_and_stay_as_they_are(journal: Journal) -> None:
     journal.append(measurement(latency_ms=1))
     first = {**json.loads(journal.path.read_text()), "schema_version": 1}
-    for later in ("protocol", "steady", "tries", "outliers", "canary_ratio"):
+    for later in ("protocol", "steady", "tries", "outliers", "canary_ratio", "pace"):
         del first[later]
     old = json.dumps(first) + "\n"
     journal.path.write_text(old)
     journal.append(measurement(latency_ms=2, protocol="rotating"))
     assert [(item.latency_ms, item.protocol, item.schema_version) for item in journal.read()] == [
-        (1.0, "isolated", 2),
-        (2.0, "rotating", 2),
+        (1.0, "isolated", 3),
+        (2.0, "rotating", 3),
     ]
     assert journal.path.read_text().startswith(old)
+
+
+def test_a_line_of_the_second_version_has_no_pace_and_its_latency_stays(journal: Journal) -> None:
+    journal.append(measurement(latency_ms=3))
+    second = {**json.loads(journal.path.read_text()), "schema_version": 2}
+    del second["pace"]
+    journal.path.write_text(json.dumps(second) + "\n")
+    (item,) = journal.read()
+    assert (item.pace, item.at_table_pace_ms) == (None, 3.0)
+    assert measurement(latency_ms=3, pace=1.5).at_table_pace_ms == 2.0
 
 
 FULL_DISK = """

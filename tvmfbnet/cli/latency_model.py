@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,11 +108,11 @@ def validate(
     table = load_table(name, tuning_logs, context)
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
-        measured = {arch: item.latency_ms for arch, item in nets.items()}
     else:
         from tvmfbnet.deploy.validate import measure_nets
 
-        measured = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
+        nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
+    measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
     save_study(found, table, correction_path(name, loaded_space.name, tuning_logs))
     if figure is not None:
@@ -120,7 +121,7 @@ def validate(
 
         drawn = additivity(found, name)
         write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix.lstrip(".") or "png", dpi=150))
-    _print_study(found, name, as_json)
+    _print_study(found, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
 
 
 def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
@@ -147,9 +148,10 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
     return list(found)
 
 
-def _print_study(found: Study, target: str, as_json: bool) -> None:
+def _print_study(found: Study, target: str, paces: Sequence[float], as_json: bool) -> None:
+    pace = sum(paces) / len(paces) if paces else None
     if as_json:
-        print_json({"target": target, **found.to_dict()})
+        print_json({"target": target, "pace": pace, **found.to_dict()})
         return
     rows = [
         (
@@ -164,6 +166,11 @@ def _print_study(found: Study, target: str, as_json: bool) -> None:
     ]
     columns = ("prediction", "bias", "mean error", "Spearman", "Kendall", "worst")
     print_table(f"{target}: {len(found.records)} whole nets of {found.space}", columns, rows)
+    if pace is not None:
+        print(
+            f"the nets' own blocks, timed with them, took {pace:.3f} times what the table says: "
+            "the device's pace, taken out of the nets' latencies"
+        )
     print(f"worst for the sum: {found.agreement.worst}")
     tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
     print(f"mean errors in cross-validation: {tried}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tvmfbnet.deploy.pace import PaceNets
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
@@ -22,19 +23,25 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.additivity import net_measurements
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import Measurement, net_part, summarise
+from tvmfbnet.latency.measurement import IN_NET, NET, Measurement, net_part, summarise
 from tvmfbnet.latency.store import journal_path, target_folder
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.measure import context_of
+from tvmfbnet.tuning.measure import context_of, protocol_of
 from tvmfbnet.tuning.timer import DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
+# So many of the nets tell the device's pace, once for every so many nets that are timed.
+_PACE_NETS, _NETS_A_PACE = 4, 8
 
-def measure_nets(space: Space, target: Target, archs: Sequence[Arch], root: Path | None = None) -> dict[str, float]:
-    """Latency of whole nets on the device by canonical arch string, milliseconds, call overhead included.
+
+def measure_nets(
+    space: Space, target: Target, archs: Sequence[Arch], root: Path | None = None
+) -> dict[str, Measurement]:
+    """Measurements of whole nets on the device by canonical arch string, call overhead included.
 
     Nets that the journal holds with the kernels of the latest tuning are not timed again.
 
@@ -56,25 +63,38 @@ def measure_nets(space: Space, target: Target, archs: Sequence[Arch], root: Path
     journal = Journal(journal_path(target.name, root))
     by_name = {format_arch(arch, space): arch for arch in archs}
     stored = net_measurements(journal.read(), space, context_of(target))
-    held = {name: item.latency_ms for name, item in stored.items() if item.trials == trials}
-    due = [name for name in by_name if name not in held]
+    held = {name: item for name, item in stored.items() if item.trials == trials}
+    due = {name: arch for name, arch in by_name.items() if name not in held}
     if due:
         # Kept where a run that is stopped finds them again; other trials may have found other kernels.
         folder = make_folder(target_folder(target.name, root) / f"nets-{trials}")
         for other in folder.parent.glob("nets-*"):
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
-        libraries = _compiled(space, target, {name: by_name[name] for name in due}, database, folder)
-        with reach(target) as endpoint, device_timer(target, endpoint) as timer:
+        libraries = _compiled(space, target, due, database, folder)
+        with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as scratch:
+            pace_nets = None
+            if protocol_of(target) == IN_NET:
+                some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
+                pace_nets = PaceNets(some, target, database, Path(scratch) / "pace.so")
             overhead = timer.overhead_ms()
             shape = (1, space.input_channels, space.height, space.width)
-            for name, timing in _in_turn(libraries, shape, timer).items():
-                item = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint)
-                journal.append(item)
-                held[name] = item.latency_ms
+            timings = _in_turn(libraries, shape, timer, pace_nets)
+            pace = None if pace_nets is None else pace_nets.pace(_table(journal, target))
+            for name, timing in timings.items():
+                held[name] = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint, pace)
+                journal.append(held[name])
         for library in libraries.values():
             library.unlink(missing_ok=True)
     return {name: held[name] for name in by_name}
+
+
+def _table(journal: Journal, target: Target) -> LatencyTable:
+    """The cells that were measured as parts are measured today; none where there are no such."""
+    context, protocol = context_of(target), protocol_of(target)
+    usable = [item for item in journal.read() if (item.context, item.protocol) == (context, protocol)]
+    parts = [item for item in usable if item.part.part != NET]
+    return LatencyTable.from_measurements(parts) if parts else LatencyTable({})
 
 
 def _compiled(
@@ -93,13 +113,17 @@ def _compiled(
     return libraries
 
 
-def _in_turn(libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer) -> dict[str, HonestTiming]:
-    """Times nets in turn, so often as the target's ``timing.visits`` says."""
+def _in_turn(
+    libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer, pace_nets: PaceNets | None
+) -> dict[str, HonestTiming]:
+    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace."""
     visits: dict[str, list[HonestTiming]] = {name: [] for name in libraries}
     count = timer.target.timing.visits
     with progress("timing whole nets", count * len(libraries)) as reporter:
         for _ in range(count):
-            for name, library in libraries.items():
+            for number, (name, library) in enumerate(libraries.items()):
+                if pace_nets is not None and number % _NETS_A_PACE == 0:
+                    pace_nets.visit(timer)
                 visits[name].append(timer.steadily(library, shape))
                 reporter.advance()
     return {name: pooled(timings) for name, timings in visits.items()}
@@ -113,6 +137,7 @@ def _measurement(
     trials: int,
     overhead_ms: float,
     fingerprint: dict[str, Any],
+    pace: float | None,
 ) -> Measurement:
     return Measurement.model_validate(
         {
@@ -126,6 +151,7 @@ def _measurement(
             "steady": timing.steady,
             "tries": timing.tries,
             "outliers": timing.sample.outliers,
+            "pace": pace,
             "arch": arch,
             "space": space.name,
         }

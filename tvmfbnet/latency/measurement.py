@@ -18,7 +18,7 @@ from tvmfbnet.config import Config
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.space.space import NetPart, Space
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 NET, OVERHEAD = "net", "overhead"
 
@@ -58,10 +58,13 @@ def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of any older version in today's form; others come back as they are, for validation to judge.
 
     Version 1 did not always say how a part was timed; where it does not, the part was timed alone, call after call.
+    Version 2 knew no pace.
     """
     migrated = dict(record)
     if migrated.get("schema_version") == 1:
         migrated = {"protocol": ISOLATED, **migrated, "schema_version": 2}
+    if migrated.get("schema_version") == 2:
+        migrated = {**migrated, "schema_version": 3}
     return migrated
 
 
@@ -97,12 +100,14 @@ class Measurement(Config):
         steady: whether the canary kept its speed in the end.
         tries: how often the part was timed until it did.
         outliers: repeats left out because something else on the device disturbed them.
+        pace: for whole nets: how long the blocks of some of them, timed meanwhile, took inside nets, relative to the
+            latency table; 1.08 is a device that had become 8 % slower. None where that is unknown.
         arch: canonical arch string; for whole nets only.
         space: name of the space of ``arch``; for whole nets only.
         time: when, ISO 8601, UTC.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     target: str
     part: NetPart
     latency_ms: Milliseconds
@@ -126,6 +131,7 @@ class Measurement(Config):
     steady: bool = True
     tries: Annotated[int, Field(ge=1)] = 1
     outliers: Annotated[int, Field(ge=0)] = 0
+    pace: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     arch: str | None = None
     space: str | None = None
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -139,6 +145,11 @@ class Measurement(Config):
     def net_ms(self) -> float:
         """The part's share of a net's latency: the call overhead taken off, never below 0."""
         return max(self.latency_ms - self.overhead_ms, 0.0)
+
+    @property
+    def at_table_pace_ms(self) -> float:
+        """The latency of a whole net as it would have been when the table's blocks were timed."""
+        return self.latency_ms / (self.pace or 1.0)
 
 
 def summarise(samples_ms: Sequence[float]) -> dict[str, float | int]:
