@@ -1,14 +1,15 @@
 """Whether kernels would be faster with activations in blocked NCHWc than in NHWC: both tuned alike, timed in turn.
 
-    python benchmarks/blocked_layout.py [--target host] [--trials 64] [--turns 15] [--only dw]
+    python benchmarks/blocked_layout.py [--target host] [--trials 64] [--passes 2] [--turns 15] [--only dw]
 
 For typical shapes of `fbnet` (convolution, bias, ReLU; float32, one thread) the same operation is built in NHWC,
 lowered and scheduled as `tvmfbnet tune` does it, and in NCHW16c and NCHW8c with weights in OIHWio order, scheduled with
-the same pattern (`apply_blocked`). All have the same knobs, the same search (the ranking, a new one each) and as many
-trials each, and get their weights re-laid out in the order in which the tiles read them. Every kernel that is compared
-computes what numpy does. The fastest of each search are timed again in turn, and the best of these count: the better of
-the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC (below 1: blocked is
-faster) with its spread over the turns.
+the same pattern (`apply_blocked`). All have the same knobs (without padding inside the loops), the same search (a
+ranking a layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights re-laid
+out in the order in which the tiles read them. Every kernel that is compared computes what numpy does. The fastest of
+each search, and those knobs that won in another layout, are timed again in turn, and the best of these count: the
+better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC (below 1:
+blocked is faster) with its spread over the turns.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,17 +90,22 @@ def interleaved(case: Case, target: tvm.target.Target) -> tvm.IRModule:
 
 @dataclass
 class Layout:
-    """One side of the comparison: how a case is scheduled, called and read back."""
+    """One side of the comparison: how a case is scheduled, called and read back, and what its search has left."""
 
     mod: tvm.IRModule
     apply: Callable[[tvm.IRModule, KernelShape, Knobs], Schedule]
     arguments: list[np.ndarray]
     read: Callable[[np.ndarray], np.ndarray]
-    found: list[tuple[float, Candidate]]
+    lanes: list[int]
+    left: list[Knobs] = field(default_factory=list)
+    found: list[tuple[float, Knobs]] = field(default_factory=list)
 
-    @property
-    def best(self) -> list[Candidate]:
-        return [candidate for _, candidate in sorted(self.found, key=lambda pair: pair[0])[:FINALISTS]]
+    def best(self, most: int) -> list[Knobs]:
+        """The fastest of its search."""
+        return [knobs for _, knobs in sorted(self.found, key=lambda pair: pair[0])[:most]]
+
+    def candidate(self, shape: KernelShape, knobs: Knobs) -> Candidate:
+        return Candidate.of(self.apply(self.mod, shape, knobs), knobs)
 
 
 def sides(case: Case, target: tvm.target.Target) -> dict[str, Layout]:
@@ -108,11 +113,11 @@ def sides(case: Case, target: tvm.target.Target) -> dict[str, Layout]:
     image, weights, bias = arrays(case)
     empty = np.zeros((case.size, case.size, case.outputs))
     nhwc = [image[None], weights, bias.reshape(1, 1, 1, -1), empty[None]]
-    found = {"NHWC": Layout(interleaved(case, target), apply_knobs, nhwc, lambda out: out[0], [])}
+    found = {"NHWC": Layout(interleaved(case, target), apply_knobs, nhwc, lambda out: out[0], [16, 8])}
     for block in case.blocks:
         nchwc = [as_blocked(image, block), blocked_weights(case, block), bias.reshape(-1, block)]
         nchwc.append(as_blocked(empty, block))
-        found[f"NCHW{block}c"] = Layout(blocked(case, block), apply_blocked, nchwc, from_blocked, [])
+        found[f"NCHW{block}c"] = Layout(blocked(case, block), apply_blocked, nchwc, from_blocked, [block])
     return found
 
 
@@ -125,7 +130,7 @@ class Bench:
     """
 
     def __init__(self, target: tvm.target.Target, folder: Path) -> None:
-        self._target, self._folder, self._count = target, folder, 0
+        self._target, self._folder, self._count, self._random = target, folder, 0, random.Random(0)
 
     def load(self, candidate: Candidate, prepacked: bool = True) -> Any:
         """The kernel's library; with ``prepacked`` its weights are to come as the schedule wants them."""
@@ -144,65 +149,81 @@ class Bench:
         timed = self.load(candidate).time_evaluator("main", tvm.cpu(), number=3, repeat=2, min_repeat_ms=min_ms)
         return lambda: 1e3 * min(timed(*tensors).results)
 
-    def search(self, layout: Layout, shape: KernelShape, ways: list[Knobs], trials: int) -> None:
+    def search(self, layout: Layout, shape: KernelShape, ranking: Ranking, trials: int) -> None:
         """Spends the trials as `tvmfbnet tune` does: three quarters of a round by the ranking, the rest at random."""
-        ranking, chooser, left = Ranking(registers_of(self._target)), random.Random(0), list(ways)
-        for _ in range(ceil(trials / BATCH)):
-            if not left:
-                return
-            predicted = ranking.predict_ms(shape, ranking.rows(shape, left))
-            scores = [ranking.thumb(shape, knobs) + chooser.uniform(0, 0.3) for knobs in left]
-            order = list(np.argsort(scores if predicted is None else predicted, kind="stable"))
-            chosen = order[: BATCH - 2] + chooser.sample(order[BATCH - 2 :], min(2, max(0, len(order) - BATCH + 2)))
+        for _ in range(trials // BATCH):
+            left = layout.left
+            slowness = ranking.slowness(ranking.rows(shape, left)) if left else None
+            if slowness is None:
+                slowness = [ranking.thumb(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
+            order = [int(index) for index in np.argsort(slowness, kind="stable")]
+            explored = min(2, max(0, len(order) - BATCH))
+            chosen = order[: BATCH - explored] + self._random.sample(order[BATCH - explored :], explored)
             for knobs in [left[index] for index in chosen]:
                 left.remove(knobs)
-                candidate = Candidate.of(layout.apply(layout.mod, shape, knobs), knobs)
-                latency = self.timer(candidate)()
-                layout.found.append((latency, candidate))
+                latency = self.timer(layout.candidate(shape, knobs))()
+                layout.found.append((latency, knobs))
                 ranking.add(shape, knobs, latency)
 
-    def check(self, layout: Layout, case: Case) -> None:
-        """Ends the program where a side's best kernels do not compute what numpy does."""
-        for candidate in layout.best:
-            tensors = [tvm.runtime.tensor(array.astype("float32"), tvm.cpu()) for array in layout.arguments]
-            self.load(candidate, prepacked=False)["main"](*tensors)
-            actual = layout.read(tensors[-1].numpy())
-            np.testing.assert_allclose(
-                actual, expected(case), rtol=1e-3, atol=1e-3, err_msg=f"{case} {candidate.knobs}"
-            )
+    def check(self, layout: Layout, case: Case, candidate: Candidate) -> None:
+        """Ends the program where a kernel does not compute what numpy does."""
+        tensors = [tvm.runtime.tensor(array.astype("float32"), tvm.cpu()) for array in layout.arguments]
+        self.load(candidate, prepacked=False)["main"](*tensors)
+        actual = layout.read(tensors[-1].numpy())
+        np.testing.assert_allclose(actual, expected(case), rtol=1e-3, atol=1e-3, err_msg=f"{case} {candidate.knobs}")
 
 
-def compare(case: Case, target: tvm.target.Target, options: argparse.Namespace, bench: Bench) -> float:
+@dataclass(frozen=True)
+class Contest:
+    """A case, its shape, and the layouts that compete."""
+
+    case: Case
+    shape: KernelShape
+    layouts: dict[str, Layout]
+
+
+def contest(case: Case, target: tvm.target.Target) -> Contest:
     layouts = sides(case, target)
     shape = shape_of(layouts["NHWC"].mod)
     if shape is None:
         raise SystemExit(f"no template fits {case}")
-    timers = []
-    for name, layout in layouts.items():
-        ways = all_knobs(shape, registers_of(target))
-        if name != "NHWC":  # whole blocks, a vector each
-            ways = [knobs for knobs in ways if knobs.lanes == layout.arguments[0].shape[-1]]
-        bench.search(layout, shape, ways, options.trials)
-        bench.check(layout, case)
-        timers.append([bench.timer(candidate) for candidate in layout.best])
+    ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding in ("inline", "whole")]
+    for layout in layouts.values():  # a blocked tile is made of whole blocks, a vector each
+        layout.left = [knobs for knobs in ways if knobs.lanes in layout.lanes]
+    return Contest(case, shape, layouts)
+
+
+def finalists(contest: Contest, layout: Layout) -> list[Knobs]:
+    won = [knobs for other in contest.layouts.values() for knobs in other.best(2) if knobs.lanes in layout.lanes]
+    return list({knobs.key: knobs for knobs in [*layout.best(FINALISTS), *won]}.values())
+
+
+def compare(contest: Contest, options: argparse.Namespace, bench: Bench) -> float:
+    case, shape, names = contest.case, contest.shape, list(contest.layouts)
+    timers, ways = [], []
+    for layout in contest.layouts.values():
+        ways.append(finalists(contest, layout))
+        candidates = [layout.candidate(shape, knobs) for knobs in ways[-1]]
+        for candidate in candidates:
+            bench.check(layout, case, candidate)
+        timers.append([bench.timer(candidate) for candidate in candidates])
     turns = [[[time() for time in side] for side in timers] for _ in range(options.turns)]
-    medians = [np.median([turn[side] for turn in turns], axis=0) for side in range(len(timers))]
-    times = np.array([[turn[side][int(m.argmin())] for side, m in enumerate(medians)] for turn in turns])
-    names = list(layouts)
-    blocked_best = 1 + int(np.median(times[:, 1:], axis=0).argmin())
-    low, ratio, high = np.percentile(times[:, blocked_best] / times[:, 0], (10, 50, 90))
+    chosen = [int(np.median([turn[side] for turn in turns], axis=0).argmin()) for side in range(len(names))]
+    times = np.array([[turn[side][index] for side, index in enumerate(chosen)] for turn in turns])
+    better = 1 + int(np.median(times[:, 1:], axis=0).argmin())
+    low, ratio, high = np.percentile(times[:, better] / times[:, 0], (10, 50, 90))
     told = ", ".join(
         f"{name} {ms:.4f} ms ({2e-6 * shape.products / ms:.0f} GFLOP/s)"
         for name, ms in zip(names, np.median(times, axis=0), strict=True)
     )
     print(
         f"{case.name} {case.inputs} -> {case.outputs} @{case.size}: {told}; "
-        f"{names[blocked_best]} / NHWC {ratio:.3f} ({low:.3f} to {high:.3f})",
+        f"{names[better]} / NHWC {ratio:.3f} ({low:.3f} to {high:.3f})",
         flush=True,
     )
     if options.verbose:
-        for (name, layout), median in zip(layouts.items(), medians, strict=True):
-            print(f"    {name}: {len(layout.found)} trials, {layout.best[int(median.argmin())].knobs}", flush=True)
+        for name, index, finals in zip(names, chosen, ways, strict=True):
+            print(f"    {name}: {len(contest.layouts[name].found)} trials, {finals[index].key}", flush=True)
     return float(ratio)
 
 
@@ -210,18 +231,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="host")
     parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--passes", type=int, default=2)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print the winners' knobs")
     options = parser.parse_args()
     target = tvm.target.Target(resolve_native(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
+    contests = [contest(case, target) for case in CASES if options.only in case.name]
+    rankings: dict[str, Ranking] = {}
     with TemporaryDirectory() as folder:
         bench = Bench(target, Path(folder))  # one for all: a library that was loaded once is found again by its name
-        for case in CASES:
-            if options.only in case.name:
-                ratio = compare(case, target, options, bench)
-                ratios.setdefault("depthwise" if case.depthwise else "1x1", []).append(ratio)
+        for each in contests * options.passes:
+            for name, layout in each.layouts.items():
+                ranking = rankings.setdefault(name, Ranking(registers_of(target)))
+                bench.search(layout, each.shape, ranking, options.trials // options.passes)
+        for each in contests:
+            kind = "depthwise" if each.case.depthwise else "1x1"
+            ratios.setdefault(kind, []).append(compare(each, options, bench))
     for kind, values in ratios.items():
         print(f"{kind}: geometric mean {np.exp(np.mean(np.log(values))):.3f}, {min(values):.3f} to {max(values):.3f}")
 
