@@ -212,8 +212,9 @@ class _Band(torch.autograd.Function):
                 matrix_grad.addmm_(inputs[some].t(), y_grad)
                 if x_grad is not None:
                     torch.mm(y_grad, matrix[:-1].t(), out=x_grad[some])
-        found = (x_grad, None, matrix_grad, kernels_grad, middle.weight_grad, middle.bias_grad)
-        return (*found, last.weight_grad, last.bias_grad, None, None, *(projection_grads or [None] * len(projections)))
+        before = (x_grad, None, matrix_grad, kernels_grad, middle.weight_grad, middle.bias_grad)
+        after = tuple(projection_grads) if projection_grads else (None,) * len(projections)
+        return (*before, last.weight_grad, last.bias_grad, None, None, *after)
 
 
 class _Norm:
