@@ -42,7 +42,7 @@ SEARCH = {
     **{"epochs": 12, "warmup_epochs": 5, "batch_size": 64, "train_images": 10000, "weight_lr": 0.2},
     **{"gradient_clip": 2.0, "theta_lr": 0.06, "temperature_decay": 0.75, "weight_steps": "sampled"},
     **{"augment_shift": 0, "screened": 32, "screen_images": 512, "candidates": 8, "validation_images": 2000},
-    **{"bn_images": 512},
+    **{"bn_images": 512, "finalists": 24, "finalist_steps": 150},
 }
 # The arch with the fewest MACs is the best of so many random ones of the latency.
 MANY = 2000

@@ -21,14 +21,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.nets.device import place_net
 from tvmfbnet.nets.forms import Form
-from tvmfbnet.nets.memory import keep_freed_memory, return_freed_memory
+from tvmfbnet.nets.memory import keep_freed_memory
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
 
@@ -41,15 +41,15 @@ class Variant:
     merged: bool = True
     save_memory: bool = False
     channels_last: bool = True
-    memory: Literal["kept", "returned", "default"] = "kept"
+    keep_memory: bool = True
 
 
 VARIANTS = {
     "plain": Variant(merged=False, channels_last=False),
-    "plain_default": Variant(merged=False, channels_last=False, memory="default"),
+    "plain_default": Variant(merged=False, channels_last=False, keep_memory=False),
     "channels_last": Variant(merged=False),
     "mixture": Variant(),
-    "save_memory": Variant(save_memory=True, memory="returned"),
+    "save_memory": Variant(save_memory=True),
     "two_path": Variant(form="two_path"),
     "sampled": Variant(form="sampled"),
 }
@@ -60,10 +60,8 @@ class Step:
 
     def __init__(self, name: str, space_name: str, batch: int) -> None:
         variant, space = VARIANTS[name], load_space(space_name)
-        if variant.memory == "kept":
+        if variant.keep_memory:
             keep_freed_memory()
-        elif variant.memory == "returned":
-            return_freed_memory()
         torch.manual_seed(0)
         self.net = Supernet(space, variant.merged, variant.save_memory).train()
         if variant.channels_last:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tvmfbnet.nets import fused
 from tvmfbnet.nets.device import place_net, place_pixels
 from tvmfbnet.nets.folding import randomise_bn
 from tvmfbnet.nets.supernet import Paths, Supernet
@@ -73,6 +74,14 @@ def test_a_mixture_gives_the_plain_forms_outputs_gradients_and_statistics(space,
     assert steps[0][1]["theta"].abs().max() > 1e-6
     counts = [int(value) for name, value in steps[1][2].items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {1 if training else 0}, "recomputing is no second batch"
+
+
+@pytest.mark.parametrize("size", [1, 9000])
+def test_the_size_of_the_portions_that_pictures_go_through_in_changes_nothing(space, size, monkeypatch):
+    plain, other = twins(space)
+    monkeypatch.setattr(fused, "PORTION", 2 * size)  # a pixel at a time, or some pictures and not as many at the end
+    steps = [step(net, space, net.gumbel_mix(2.0, torch.Generator().manual_seed(0))) for net in (plain, other)]
+    assert_equal(*steps)
 
 
 @pytest.mark.parametrize("merged", [True, False])
@@ -169,6 +178,22 @@ def test_a_mixture_keeps_each_blocks_own_weights(space):
     before = copy.deepcopy(net.state_dict())
     net.eval()(pictures(space).float(), net.gumbel_mix(1.0, torch.Generator()))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_blocks_without_a_residual_start_as_one_function_and_learn_apart():
+    net = Supernet(load_space("fbnet_mini")).double().train()
+    layer, blocks = net.layers[2], net.space.layers[2].blocks
+    x = torch.randn(4, 16, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    convs = [block for name, block in zip(blocks, layer.blocks, strict=True) if name != "skip"]
+    first, *others = [block(x) for block in convs]
+    assert first.std() > 0.5
+    for other in others:
+        torch.testing.assert_close(other, first)
+    sum(block(x).pow(3).mean() for block in convs).backward()
+    for block in convs[1:]:
+        assert (block.conv_pwl.weight.grad != 0).all(), "what starts at zero learns"
+        outer = block.conv_dw.weight.grad[: convs[0].conv_dw.in_channels]
+        assert (outer != 0).all()
 
 
 def test_no_paths_in_a_layer_that_changes_the_shape_is_an_error():

@@ -63,12 +63,13 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         x, weight = ctx.saved_tensors
         y_grad = gradients[0].contiguous(memory_format=torch.channels_last)
-        x_grad = _input_gradient(x, weight, y_grad, ctx.stride) if ctx.needs_input_grad[0] else None
-        weight_grad = _weight_gradient(x, y_grad, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
+        x_grad = input_gradient(x, weight, y_grad, ctx.stride) if ctx.needs_input_grad[0] else None
+        weight_grad = weight_gradient(x, y_grad, weight.shape[-1], ctx.stride) if ctx.needs_input_grad[1] else None
         return x_grad, weight_grad, None
 
 
-def _input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, stride: int) -> torch.Tensor:
+def input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, stride: int) -> torch.Tensor:
+    """Of a depthwise conv that keeps the size (but for its stride), like ``x``; all pictures channels last."""
     if stride == 1:
         turned = weight.flip(2, 3).contiguous(memory_format=torch.channels_last)
         return F.conv2d(y_grad, turned, None, 1, weight.shape[-1] // 2, groups=len(weight))
@@ -80,8 +81,8 @@ def _input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor,
     return found
 
 
-def _weight_gradient(x: torch.Tensor, y_grad: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """(C, 1, kernel, kernel)."""
+def weight_gradient(x: torch.Tensor, y_grad: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Of the same conv: (C, 1, kernel, kernel)."""
     channels, pad = x.shape[1], kernel // 2
     rows = pad
     if x.shape[2] < kernel + pad:  # few rows: oneDNN's fast code does not pad them

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -64,7 +65,9 @@ def _shared_norm(
     mean = _over_processes(x.mean(dim=(0, 2, 3)))
     centred = x - mean[:, None, None]
     var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
-    _update(norms, orders, mean.detach(), var.detach(), x.numel() // x.shape[1] * distributed.get_world_size())
+    update_statistics(
+        norms, orders, mean.detach(), var.detach(), x.numel() // x.shape[1] * distributed.get_world_size()
+    )
     scale = weight * (var + norms[0].eps).rsqrt()
     return centred * scale[:, None, None] + bias[:, None, None]
 
@@ -75,50 +78,58 @@ def _over_processes(mean: torch.Tensor) -> torch.Tensor:
     return total / distributed.get_world_size()
 
 
-def conv_and_norm(
-    x: torch.Tensor,
-    rows: torch.Tensor,
-    norms: Sequence[nn.BatchNorm2d],
-    orders: Sequence[torch.Tensor | None],
-    act: nn.Module,
-) -> torch.Tensor:
-    """A 1x1 conv, the batch norms behind it and an activation; the norms neither read nor keep the conv's output.
+class LayerInput:
+    """The input of several 1x1 convs with batch norms behind them, and what these norms need to know of it.
 
-    The output's statistics follow from the input's: ``mean(W x) = W mean(x)`` and ``var(W x) = diag(W cov(x) W^T)``,
-    where the covariance is a small matrix for an input with few channels. So the norms are folded into the conv also
-    in training, and autograd goes through the folding.
+    The convs' outputs' statistics follow from the input's: ``mean(W x) = W mean(x)`` and ``var(W x) = diag(W cov(x)
+    W^T)``, where the covariance is a small matrix for an input with few channels. So the norms are folded into the
+    convs also in training, and autograd goes through the folding.
 
     Args:
         x: (N, cin, H, W), channels last.
-        rows: (channels, cin): the conv's weights.
-        norms: one a block; all in the same mode.
-        orders: see :func:`joined_norm`.
-        act: the activation; it may work in place.
-
-    Returns:
-        (N, channels, H, W), channels last.
+        norms: those behind the convs; all in the same mode.
     """
-    count, cin, height, width = x.shape
-    flat = x.permute(0, 2, 3, 1).reshape(-1, cin)
-    # A column of ones carries the bias: an addition of its own would be a pass over the whole output, twice.
-    inputs = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
-    first = norms[0]
-    weight, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
-    if first.training:
-        shared = isinstance(first, SharedNorm)
-        mean_x = _over_processes(flat.mean(dim=0)) if shared else flat.mean(dim=0)
-        centred = flat - mean_x
-        covariance = centred.t() @ centred / len(flat)
-        covariance = _over_processes(covariance) if shared else covariance
-        mean, var = rows @ mean_x, ((rows @ covariance) * rows).sum(dim=1)
-        seen = len(flat) * (distributed.get_world_size() if shared else 1)
-        _update(norms, orders, mean.detach(), var.detach(), seen)
-    else:
-        mean, var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
-    scale = weight * (var + first.eps).rsqrt()
-    # The activation comes before the view: in place on a view, autograd would copy the whole gradient.
-    y: torch.Tensor = act(inputs @ torch.cat([rows * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t())
-    return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+    def __init__(self, x: torch.Tensor, norms: Sequence[nn.BatchNorm2d]) -> None:
+        self.shape = x.shape
+        # (pixels, cin)
+        self.flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        self._training, self._shared = norms[0].training, isinstance(norms[0], SharedNorm)
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """(pixels, cin + 1). The column of ones carries the bias: to add it is a pass over the whole output, twice."""
+        return torch.cat([self.flat, self.flat.new_ones(len(self.flat), 1)], dim=1)
+
+    @cached_property
+    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self._reduced(self.flat.mean(dim=0))
+        centred = self.flat - mean
+        return mean, self._reduced(centred.t() @ centred / len(self.flat))
+
+    def _reduced(self, mean: torch.Tensor) -> torch.Tensor:
+        return _over_processes(mean) if self._shared else mean
+
+    def folded(
+        self, weights: torch.Tensor, norms: Sequence[nn.BatchNorm2d], orders: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        """The matrix (cin + 1, channels) that takes :attr:`rows` through a conv and its norms.
+
+        Args:
+            weights: (channels, cin) of the conv.
+            norms: one a block.
+            orders: see :func:`joined_norm`.
+        """
+        gain, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
+        if self._training:
+            mean_x, covariance = self._moments
+            mean, var = weights @ mean_x, ((weights @ covariance) * weights).sum(dim=1)
+            seen = len(self.flat) * (distributed.get_world_size() if self._shared else 1)
+            update_statistics(norms, orders, mean.detach(), var.detach(), seen)
+        else:
+            mean, var = _joined([_mean(n) for n in norms], orders), _joined([_var(n) for n in norms], orders)
+        scale = gain * (var + norms[0].eps).rsqrt()
+        return torch.cat([weights * scale[:, None], (bias - mean * scale)[:, None]], dim=1).t()
 
 
 @contextmanager
@@ -137,7 +148,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _update(
+def update_statistics(
     norms: Sequence[nn.BatchNorm2d],
     orders: Sequence[torch.Tensor | None],
     mean: torch.Tensor,

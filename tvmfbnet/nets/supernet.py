@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
 from tvmfbnet.nets.forms import Form
-from tvmfbnet.nets.merged import bands_of, merged_mixture
+from tvmfbnet.nets.merged import bands_of, merged_mixture, start_alike
 from tvmfbnet.nets.norms import frozen_statistics
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Layer, Space
@@ -59,9 +59,13 @@ class MixedLayer(nn.Module):
         )
         # Residual blocks start as the identity (Goyal et al. 2017, section 5.1). Without it a path of random blocks
         # hands each layer another kind of noise in every warm-up step, and weights hardly learn.
-        for block in self.blocks:
-            if isinstance(block, FBNetBlock) and block.has_residual:
+        # Where there is no residual to start from, they start as one common function.
+        convs = [block for block in self.blocks if isinstance(block, FBNetBlock)]
+        for block in convs:
+            if block.has_residual:
                 nn.init.zeros_(block.bn3.weight)
+        if convs and not convs[0].has_residual:
+            start_alike(convs)
         self._passes_on = layer.cin == layer.cout and layer.stride == 1
         self._bands = bands_of(list(self.blocks)) if merged else None
         self._save_memory = save_memory

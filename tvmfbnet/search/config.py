@@ -75,6 +75,14 @@ class SearchConfig(Config):
     bn_images: int = Field(1024, ge=2, description="pictures that renew a candidate's batch-norm statistics")
     validation_images: int | None = Field(None, ge=1, description="most pictures that rank a candidate; all if unset")
 
+    finalists: int = Field(
+        0,
+        ge=0,
+        description="so many archs of the target are trained from scratch for a short while, and the best of "
+        "them is found; 0: what archs reach with the supernet's weights decides",
+    )
+    finalist_steps: int = Field(150, ge=1, description="steps of such a training, with the settings of w")
+
     collapse_skip: float = Field(0.9, gt=0, le=1, description="mean probability of skip that counts as a collapse")
     stop_on_collapse: bool = Field(True, description="stop, with a checkpoint, when the search has collapsed")
     loggers: tuple[Literal["csv", "tensorboard"], ...] = Field(("csv",), description="where figures go meanwhile")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,10 +64,13 @@ class Judge:
         batches = in_order(self.data, self.data.train, self.calibration, VALIDATION_BATCH)
         return [pixels for pixels, _ in batches]
 
+    def validation(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The pictures that accuracy is measured on, with their labels."""
+        return in_order(self.data, self.data.train, self.judged, VALIDATION_BATCH)
+
     def accuracy(self, arch: Arch) -> float:
         """Accuracy of one arch, between 0 and 1."""
-        judged = in_order(self.data, self.data.train, self.judged, VALIDATION_BATCH)
-        return validate_arch(self.supernet, arch, self._calibration_batches, judged)
+        return validate_arch(self.supernet, arch, self._calibration_batches, self.validation())
 
 
 def validate_arch(

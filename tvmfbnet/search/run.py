@@ -20,12 +20,13 @@ from tvmfbnet.errors import CollapsedError, StorageError
 from tvmfbnet.files import make_folder, read_json, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
-from tvmfbnet.nets.memory import keep_freed_memory, return_freed_memory
+from tvmfbnet.nets.memory import keep_freed_memory
 from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
+from tvmfbnet.search.finalists import Finalists
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
@@ -81,14 +82,14 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
-    (return_freed_memory if config.save_memory else keep_freed_memory)()
+    keep_freed_memory()
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     workers = Workers.join(config.device)
     make_folder(out)
     with seeded(config.seed, config.threads):
         searcher = Searcher(space, data, costs, config, workers)
         _train(searcher, _identity(space, data_spec, costs, config), out)
-        candidates = _choose(searcher, costs, config.latency_target_ms)
+        candidates = _choose(searcher, costs, config.latency_target_ms, out)
     return _conclude(searcher, candidates, table, data_spec, out)
 
 
@@ -158,8 +159,11 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _choose(searcher: Searcher, costs: Costs, target_ms: float | None) -> tuple[Candidate, ...]:
-    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first."""
+def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
+    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first.
+
+    Where the settings ask for finalists, some archs are trained and compared in the end.
+    """
     config = searcher.config
     generator = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():
@@ -169,7 +173,10 @@ def _choose(searcher: Searcher, costs: Costs, target_ms: float | None) -> tuple[
     if len(proposed) > config.candidates:
         judge = Judge.of(searcher, config.screen_images, config.screen_images)
         proposed = judge.rank(proposed, "screening archs")[: config.candidates]
-    return tuple(Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs"))
+    ranked = Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs")
+    if config.finalists:
+        ranked = Finalists(searcher, costs, target_ms, out / "finalists.json").choose(ranked)
+    return tuple(ranked)
 
 
 def _conclude(
@@ -251,7 +258,7 @@ def choose_again(run: Path, factor: float = 1.0, target_ms: float | None = None)
         raise StorageError(f"the search in {folder} had no latency target to meet")
     costs.require_reachable(target)
     with reopen(folder, record) as searcher:
-        return list(_choose(searcher, costs, target))
+        return list(_choose(searcher, costs, target, folder))
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""The last choice by short trainings: what the model of them expects, and what the choice leaves and keeps."""
+
+import json
+
+import numpy as np
+import pytest
+from test_search_run import TINY, table_of
+
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.finalists import Finalists, features_of, ridge
+from tvmfbnet.search.run import choose_again, search
+from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.registry import load_space
+
+
+def random_archs(space, count):
+    generator = np.random.default_rng(0)
+    return [Arch(tuple(str(generator.choice(layer.blocks)) for layer in space.layers)) for _ in range(count)]
+
+
+def test_the_model_finds_what_lies_behind_noisy_trainings():
+    space, generator = load_space("fbnet_mini"), np.random.default_rng(1)
+    features = features_of(random_archs(space, 300), space)
+    spread = features.std(axis=0)
+    assert np.isclose(spread, 1.0).sum() == 3 + 4 * len(space.layers), "all but squeeze-and-excitation, which none has"
+    assert np.isin(spread.round(6), (0.0, 1.0)).all()
+    truth = 0.8 + 0.01 * features[:, 0] - 0.008 * features[:, 2]
+    noisy = truth + generator.normal(0, 0.008, len(truth))
+    expected = ridge(features[:24], noisy[:24])(features)
+    assert np.corrcoef(expected, truth)[0, 1] > 0.6
+    assert truth[24:][expected[24:].argsort()[-10:]].mean() > truth.mean() + truth.std()
+
+
+def test_a_feature_that_no_arch_differs_in_says_nothing(tiny_space):
+    archs = random_archs(tiny_space, 1) * 3
+    assert not features_of(archs, tiny_space).any()
+
+
+@pytest.fixture
+def aimed(tiny_space):
+    low, high = table_of(tiny_space).range_ms(tiny_space)
+    return SearchConfig(**TINY, latency_target_ms=low + 0.7 * (high - low), finalists=6, finalist_steps=4)
+
+
+def test_what_is_found_was_trained_and_meets_the_target(tiny_space, tiny_data, tmp_path, aimed):
+    table = table_of(tiny_space)
+    result = search(tiny_space, tiny_data, table, aimed, tmp_path)
+    reached = json.loads((tmp_path / "finalists.json").read_text())
+    assert len(reached) == len(result.candidates) == 6
+    assert {candidate.arch for candidate in result.candidates} == set(reached)
+    assert result.best.accuracy == max(candidate.accuracy for candidate in result.candidates)
+    for candidate in result.candidates:
+        assert candidate.predicted_ms == pytest.approx(
+            table.arch_ms(parse_arch(candidate.arch, tiny_space), tiny_space)
+        )
+        assert candidate.predicted_ms <= aimed.latency_target_ms
+
+
+def test_trainings_are_repeatable_and_those_that_were_done_are_not_done_again(
+    tiny_space, tiny_data, tmp_path, aimed, monkeypatch
+):
+    whole = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "whole")
+    train, done = Finalists._train, []
+
+    def train_three(self, arch):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        train(self, arch)
+        done.append(arch)
+
+    monkeypatch.setattr(Finalists, "_train", train_three)
+    with pytest.raises(KeyboardInterrupt):
+        search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "killed")
+    assert set(json.loads((tmp_path / "killed/finalists.json").read_text())) == set(done)
+    monkeypatch.setattr(Finalists, "_train", train)
+    again = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "killed")
+    assert again.candidates == whole.candidates
+    before = json.loads((tmp_path / "killed/finalists.json").read_text())
+    chosen = choose_again(tmp_path / "killed", target_ms=0.8 * aimed.latency_target_ms)
+    after = json.loads((tmp_path / "killed/finalists.json").read_text())
+    assert before.items() <= after.items() and {c.arch for c in chosen} <= set(after)
+    assert all(candidate.predicted_ms <= 0.8 * aimed.latency_target_ms for candidate in chosen)

@@ -1,0 +1,162 @@
+"""The last choice made by training: some archs are trained from scratch for a short while, and the best one is found.
+
+A supernet's weights serve all archs at once, and what an arch reaches with them says little about which of several
+archs of one latency learns best by itself. A short training says far more, though each one is noisy. So archs are
+trained in rounds. After each round a linear model is fitted to what they reached (ridge regression: Bishop 2006,
+section 3.3), and the next round takes those archs of the target's window that it expects most of. The winner is the one
+that the model and its own training together think best of, as the model averages the noise of the trainings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from tvmfbnet.data.loader import Loader
+from tvmfbnet.files import read_json, write_json
+from tvmfbnet.nets.arch_net import build_net
+from tvmfbnet.nets.device import place_batch, place_net
+from tvmfbnet.nets.evaluation import accuracy
+from tvmfbnet.progress import progress
+from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.derive import Candidate, propose
+from tvmfbnet.search.judge import Judge
+from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.counts import count_arch
+from tvmfbnet.space.space import Space
+
+# Archs that the model chooses the next round from.
+POOL = 1000
+ROUNDS = 4
+# Share of the steps in which the learning rate rises.
+_RISE = 0.1
+
+
+class Finalists:
+    """Trains archs and chooses among them.
+
+    Args:
+        searcher: a finished search.
+        costs: latencies that the target is for.
+        target_ms: the target, if there is one.
+        file: where the trainings' accuracies are kept; what it holds is not trained again.
+    """
+
+    def __init__(self, searcher: Searcher, costs: Costs, target_ms: float | None, file: Path) -> None:
+        self._searcher, self._costs, self._target_ms, self._file = searcher, costs, target_ms, file
+        self._judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
+        self._reached: dict[str, float] = read_json(file) if file.exists() else {}
+
+    def choose(self, favourites: Sequence[Candidate]) -> list[Candidate]:
+        """The trained archs, best first, with the accuracy that training and model together give them.
+
+        The first round trains the supernet's favourites and as many archs drawn with equal probability.
+        """
+        count, space = self._searcher.config.finalists, self._searcher.space
+        share = math.ceil(count / ROUNDS)
+        pool = self._pool()
+        drawn = [c for c in pool if c.arch not in {f.arch for f in favourites}]
+        known = {candidate.arch: candidate for candidate in [*pool, *favourites]}
+        features = dict(zip(known, features_of([parse_arch(arch, space) for arch in known], space), strict=True))
+        trained: list[str] = []
+        chosen = [c.arch for c in [*favourites[: share // 2], *drawn][:share]]
+        with progress("training finalists", count) as reporter:
+            while chosen:
+                for arch in chosen:
+                    self._train(arch)
+                    trained.append(arch)
+                    reporter.advance(note=f"best {max(self._reached[a] for a in trained):.1%}")
+                expected = self._expected(trained, features)
+                others = sorted((arch for arch in known if arch not in trained), key=lambda a: -expected[a])
+                chosen = others[: min(share, count - len(trained))]
+        found = [replace(known[arch], accuracy=(self._reached[arch] + expected[arch]) / 2) for arch in trained]
+        return sorted(found, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
+
+    def _pool(self) -> list[Candidate]:
+        """Archs within the target that are drawn with equal probability, in random order."""
+        config, space = self._searcher.config, self._searcher.space
+        mask = self._searcher.supernet.mask.cpu()
+        uniform = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).log_softmax(dim=1)
+        generator = torch.Generator().manual_seed(config.seed)
+        pool = propose(uniform, space, self._costs, self._target_ms, POOL, generator, config.target_tolerance)
+        return [pool[index] for index in torch.randperm(len(pool), generator=generator).tolist()]
+
+    def _expected(self, trained: Sequence[str], features: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+        inputs = np.stack([features[arch] for arch in trained])
+        model = ridge(inputs, np.array([self._reached[arch] for arch in trained]))
+        return dict(zip(features, model(np.stack(list(features.values()))).tolist(), strict=True))
+
+    def _train(self, text: str) -> None:
+        """One short training with the settings of the supernet's weights, unless the file holds it."""
+        if text in self._reached:
+            return
+        searcher = self._searcher
+        config, device, data = searcher.config, searcher.device, searcher.data
+        torch.manual_seed(config.seed)
+        space = replace(searcher.space, classes=data.classes)
+        net = place_net(build_net(parse_arch(text, space), space), device)
+        batches = Loader(
+            data, data.train, searcher.weight_indices, config.batch_size, config.augment, 3 * config.seed + 1
+        )
+        optimiser = torch.optim.SGD(
+            net.parameters(), config.weight_lr, config.weight_momentum, weight_decay=config.weight_decay, nesterov=True
+        )
+        net.train()
+        for step in range(config.finalist_steps):
+            passed = (step + 1) / config.finalist_steps
+            rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
+            optimiser.param_groups[0]["lr"] = config.weight_lr * rate
+            pixels, labels = place_batch(*batches.next(), device)
+            loss = F.cross_entropy(net(pixels), labels)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
+            optimiser.step()
+        self._reached[text] = accuracy(net, self._judge.validation(), device)
+        if searcher.workers.rank == 0:
+            write_json(self._file, self._reached)
+
+
+def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:
+    """What the model knows of archs, (archs, features), each feature with mean 0 and deviation 1.
+
+    For the whole net the logarithms of parameters and MACs and the depth; for each layer whether it is skipped, the
+    logarithms of its block's expansion and groups, its kernel, and whether it has squeeze-and-excitation.
+    """
+    rows = []
+    for arch in archs:
+        counts = count_arch(arch, space)
+        specs = [parse_block(block) for block in arch.blocks]
+        row = [math.log(counts.params), math.log(counts.macs), float(sum(spec is not None for spec in specs))]
+        for spec in specs:
+            if spec is None:
+                row += [1.0, 0.0, 0.0, 0.0, 0.0]
+            else:
+                row += [0.0, math.log(spec.expansion), math.log(spec.groups), spec.kernel, float(spec.squeeze_excite)]
+        rows.append(row)
+    table = np.array(rows)
+    spread = table.std(axis=0)
+    return np.asarray((table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
+
+
+def ridge(
+    inputs: NDArray[np.float64], outputs: NDArray[np.float64]
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """A linear model of noisy outputs, as a function of more inputs.
+
+    Its prior says that all features together move the output as much as noise does.
+    """
+    mean = outputs.mean()
+    weight = float(inputs.shape[1])
+    kernel = inputs @ inputs.T + weight * np.eye(len(inputs))
+    solved = np.linalg.solve(kernel, outputs - mean)
+    return lambda more: mean + more @ inputs.T @ solved
