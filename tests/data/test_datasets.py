@@ -71,7 +71,12 @@ def test_a_missing_data_set_says_how_to_provide_it(tmp_path):
         load_data(f"imagefolder:{tmp_path}", 32, 32, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03\0\0"), gzip.compress(b"PNG...")])
+# Names of their own: gzip writes the time into its bytes, and two test processes must collect the same names.
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03\0\0"), gzip.compress(b"PNG...")],
+    ids=["empty", "no gzip", "short header", "other magic"],
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (fashion(tmp_path) / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match="train-images"):
