@@ -26,7 +26,7 @@ from tvmfbnet.nets.device import place_batch, place_net
 from tvmfbnet.nets.evaluation import accuracy
 from tvmfbnet.progress import progress
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose
+from tvmfbnet.search.derive import Candidate, log_probability, propose
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch, parse_arch
@@ -39,6 +39,8 @@ POOL = 1000
 ROUNDS = 4
 # Share of the steps in which the learning rate rises.
 _RISE = 0.1
+# Relative spread of a feature that is mere rounding.
+_SAME = 1e-9
 
 
 class Finalists:
@@ -59,7 +61,7 @@ class Finalists:
     def choose(self, favourites: Sequence[Candidate]) -> list[Candidate]:
         """The trained archs, best first, with the accuracy that training and model together give them.
 
-        The first round trains the supernet's favourites and as many archs drawn with equal probability.
+        The first round trains some of the supernet's favourites and as many archs of the pool.
         """
         count, space = self._searcher.config.finalists, self._searcher.space
         share = math.ceil(count / ROUNDS)
@@ -82,13 +84,21 @@ class Finalists:
         return sorted(found, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
 
     def _pool(self) -> list[Candidate]:
-        """Archs within the target that are drawn with equal probability, in random order."""
+        """Archs within the target in random order: one half as theta draws them, the other with equal probability."""
         config, space = self._searcher.config, self._searcher.space
-        mask = self._searcher.supernet.mask.cpu()
-        uniform = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).log_softmax(dim=1)
         generator = torch.Generator().manual_seed(config.seed)
-        pool = propose(uniform, space, self._costs, self._target_ms, POOL, generator, config.target_tolerance)
-        return [pool[index] for index in torch.randperm(len(pool), generator=generator).tolist()]
+        with torch.no_grad():
+            theta = self._searcher.supernet.log_probabilities().cpu()
+        uniform = torch.zeros_like(theta).masked_fill(theta.isneginf(), float("-inf")).log_softmax(dim=1)
+        limits = (self._target_ms, POOL // 2, generator, config.target_tolerance)
+        found = {c.arch: c for logs in (uniform, theta) for c in propose(logs, space, self._costs, *limits)}
+        rows = theta.double().tolist()
+        pool = []
+        for index in torch.randperm(len(found), generator=generator).tolist():
+            candidate = list(found.values())[index]
+            choice = tuple(self._searcher.supernet.choice_of(parse_arch(candidate.arch, space)))
+            pool.append(replace(candidate, probability=math.exp(log_probability(rows, choice))))
+        return pool
 
     def _expected(self, trained: Sequence[str], features: dict[str, NDArray[np.float64]]) -> dict[str, float]:
         inputs = np.stack([features[arch] for arch in trained])
@@ -145,7 +155,8 @@ def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:
         rows.append(row)
     table = np.array(rows)
     spread = table.std(axis=0)
-    return np.asarray((table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
+    differs = spread > _SAME * np.abs(table).max(axis=0)
+    return np.asarray(np.where(differs, table - table.mean(axis=0), 0.0) / np.where(differs, spread, 1.0))
 
 
 def ridge(
