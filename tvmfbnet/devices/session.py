@@ -222,5 +222,7 @@ def _time_kernel(
     except UploadError:
         raise  # no kernel's fault
     except Exception as error:
-        _ = session.device.exist  # asks the device: where the session is gone, that is the fault, not the kernel
+        # Asks the device: where the session is gone, that is the fault, not the kernel. Whether a CPU exists, or its
+        # queue is done, RPC says without asking; memory it has to ask for.
+        tvm.runtime.empty((1,), "uint8", session.device)
         return KernelTiming(error=last_line(str(error)), kind="run")
