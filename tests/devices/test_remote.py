@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 
 import cloudpickle
+import psutil
 import pytest
 
+from tvmfbnet.compiler.library import linker
 from tvmfbnet.devices.local import Service, free_port, reach, require_free_port
 from tvmfbnet.devices.remote import RemoteError, RemoteWorker
-from tvmfbnet.devices.target import load_target
+from tvmfbnet.devices.session import KernelJob, Repeats, time_kernels
+from tvmfbnet.devices.target import load_target, resolve_native
+from tvmfbnet.devices.timing import CANARY_SIZE, build_canary
 from tvmfbnet.devices.tracker import Endpoint, address_text, query_tracker, require_key
 from tvmfbnet.errors import DeviceError
 
@@ -118,3 +122,21 @@ def test_a_measurement_that_its_device_failed_is_made_again_and_one_that_always_
         assert worker.persist(_crash_once, str(tmp_path / "crashed"), seconds=30) == "measured"
         with pytest.raises(RemoteError, match="no such kernel"):
             worker.persist(_fail, seconds=30)
+
+
+@pytest.mark.rpc
+def test_a_session_that_ends_in_the_last_kernel_of_a_round_is_a_fault_and_no_failing_kernel(endpoint, tmp_path):
+    target, library = resolve_native(load_target("host")), tmp_path / "canary.so"
+    build_canary(target, library, linker(target))
+    arguments = tuple(("float32", shape) for shape in ((CANARY_SIZE,), (CANARY_SIZE, CANARY_SIZE), (CANARY_SIZE,)))
+    job = KernelJob(str(library), arguments)
+    with RemoteWorker(endpoint, "cpu", session_seconds=60) as worker:
+        assert worker.call(time_kernels, [job], Repeats(1, 1), seconds=60)[0].best_ms
+        (server,) = (child for child in psutil.Process().children() if "server" in child.cmdline())
+        # The kernel is timed for five seconds; its session, the youngest process there, dies meanwhile.
+        killer = threading.Timer(2.0, lambda: max(server.children(True), key=psutil.Process.create_time).kill())
+        killer.start()
+        with pytest.raises(RemoteError) as raised:
+            worker.call(time_kernels, [job], Repeats(1, 5000), seconds=60)
+        killer.join()
+        assert raised.value.stage == "run"
