@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -38,11 +39,24 @@ def ssh_options(tmp_path):
     )
     daemon = subprocess.Popen([SSHD, "-D", "-f", tmp_path / "config", "-E", tmp_path / "log"])
     try:
+        wait_until_open(port)
         known = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         yield [f"Port={port}", f"IdentityFile={tmp_path}/user", "IdentitiesOnly=yes", *known]
     finally:
         daemon.terminate()
         daemon.wait()
+
+
+def wait_until_open(port):
+    """Returns when something listens on a port of loopback; on a busy machine that takes a program a while."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            time.sleep(0.05)
 
 
 def tvmfbnet(*words):
