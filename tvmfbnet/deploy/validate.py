@@ -23,9 +23,8 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.additivity import net_measurements
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import IN_NET, NET, Measurement, net_part, summarise
-from tvmfbnet.latency.store import journal_path, target_folder
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part, summarise
+from tvmfbnet.latency.store import journal_path, measured_table, target_folder
 from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
@@ -80,21 +79,14 @@ def measure_nets(
             overhead = timer.overhead_ms()
             shape = (1, space.input_channels, space.height, space.width)
             timings = _in_turn(libraries, shape, timer, pace_nets)
-            pace = None if pace_nets is None else pace_nets.pace(_table(journal, target))
+            table = measured_table(journal, context_of(target), protocol_of(target))
+            pace = None if pace_nets is None else pace_nets.pace(table)
             for name, timing in timings.items():
                 held[name] = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint, pace)
                 journal.append(held[name])
         for library in libraries.values():
             library.unlink(missing_ok=True)
     return {name: held[name] for name in by_name}
-
-
-def _table(journal: Journal, target: Target) -> LatencyTable:
-    """The cells that were measured as parts are measured today; none where there are no such."""
-    context, protocol = context_of(target), protocol_of(target)
-    usable = [item for item in journal.read() if (item.context, item.protocol) == (context, protocol)]
-    parts = [item for item in usable if item.part.part != NET]
-    return LatencyTable.from_measurements(parts) if parts else LatencyTable({})
 
 
 def _compiled(

@@ -17,7 +17,7 @@ from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import NET, Context
+from tvmfbnet.latency.measurement import NET, OVERHEAD, Context
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
 
@@ -65,6 +65,16 @@ def corrected(table: LatencyTable, target: str, space: str, root: Path | None = 
             say(f"note: {path} belongs to other measurements and is not used; run `tvmfbnet latency validate` again")
         return table
     return correction.apply(table) if correction.describe() else table
+
+
+def measured_table(journal: Journal, context: Context, protocol: str) -> LatencyTable:
+    """The cells that were measured in one context by one protocol; an empty table where there are none."""
+    parts = [
+        item
+        for item in journal.read()
+        if (item.context, item.protocol) == (context, protocol) and item.part.part not in (NET, OVERHEAD)
+    ]
+    return LatencyTable.from_measurements(parts, context) if parts else LatencyTable({})
 
 
 def load_table(target: str, root: Path | None = None, context: Context | None = None) -> LatencyTable:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Context
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.measurement import Context
+from tvmfbnet.latency.store import measured_table
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
 # More batches choose better, but on CPUs parts are timed together in nets, and few parts take as many nets as more do.
@@ -76,10 +76,5 @@ def measure_share(
 
 def _table(journal: Journal, context: Context, protocol: str) -> dict[NetPart, tuple[float, int]]:
     """Latency in milliseconds and trials of every part that was measured."""
-    usable = [
-        item
-        for item in journal.read()
-        if (item.context, item.protocol) == (context, protocol) and item.part.part not in (NET, OVERHEAD)
-    ]
-    cells = LatencyTable.from_measurements(usable, context).cells if usable else {}
+    cells = measured_table(journal, context, protocol).cells
     return {part: (cell.latency_ms, cell.trials) for part, cell in cells.items()}
