@@ -3,16 +3,19 @@
     python benchmarks/choosing.py pixel3.csv --first 16 --step 8 --until 64
 
 Stem and head are always measured. The chosen set grows in batches, each chosen with what the ones before it showed, as
-`tvmfbnet tune --measure` does it; the random sets grow as well. Two errors are told: of the completed table (mean
-relative error over all blocks, measured ones counting as exact), and of the predictions alone (mean over the blocks
-that were not measured). The first is what a search sees. The second flatters the chooser, who measures what is hardest
-to predict. Random choice is averaged over its draws; between counts the curves are read linearly.
+`tvmfbnet tune --measure` does it; the random sets grow as well. Three errors are told: of whole nets (mean relative
+error of the completed table's sums over random archs), which is what a search sees and what the choice is made for; of
+the completed table's blocks (mean relative error, measured ones counting as exact); and of the predictions alone (mean
+over the blocks that were not measured, which flatters who measures what is hard to predict). Random choice is averaged
+over its draws; between counts the curves are read linearly.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +23,34 @@ import numpy as np
 from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.regressor import LatencyRegressor
-from tvmfbnet.space.space import BLOCK, NetPart
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import BLOCK, NetPart, Space
+
+ERRORS = ("nets", "table", "predictions")
+NETS = 300
 
 
-def errors(truth: dict[NetPart, float], measured: list[NetPart]) -> tuple[float, float]:
-    """Mean relative error of the completed table, and of its predictions alone."""
+def errors(truth: dict[NetPart, float], measured: list[NetPart], nets: Sequence[Sequence[NetPart]]) -> list[float]:
+    """Mean relative error of whole nets by the completed table, of its cells, and of its predictions alone."""
     rest = [part for part in truth if part not in set(measured)]
     regressor = LatencyRegressor().fit(measured, [truth[part] for part in measured])
     predicted, _ = regressor.predict(rest)
+    table = {**truth, **dict(zip(rest, predicted, strict=True))}
     error = np.abs(predicted / np.array([truth[part] for part in rest]) - 1.0)
-    return float(error.sum()) / sum(part.part == BLOCK for part in truth), float(error.mean())
+    of_nets = [abs(sum(table[part] for part in net) / sum(truth[part] for part in net) - 1.0) for net in nets]
+    return [
+        float(np.mean(of_nets)),
+        float(error.sum()) / sum(part.part == BLOCK for part in truth),
+        float(error.mean()),
+    ]
+
+
+def random_nets(space: Space, truth: dict[NetPart, float]) -> list[list[NetPart]]:
+    """Parts of nets drawn with equal probability, those that cost nothing left out."""
+    rng = random.Random(0)
+    archs = [Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)) for _ in range(NETS)]
+    return [[part for part in space.parts_of(arch) if part in truth] for arch in archs]
 
 
 def needed(counts: list[int], chosen: list[float], error: float) -> float | None:
@@ -43,29 +64,31 @@ def needed(counts: list[int], chosen: list[float], error: float) -> float | None
     return None
 
 
-def study(file: Path, counts: list[int], draws: int) -> None:
+def study(file: Path, space: Space, counts: list[int], draws: int) -> None:
     truth = {p: c.latency_ms for p, c in read_table(file).cells.items() if not p.is_identity and c.latency_ms > 0}
     fixed = [part for part in truth if part.part != BLOCK]
     blocks = [part for part in truth if part.part == BLOCK]
+    nets = random_nets(space, truth)
+    uses = Counter(layer.cell(block) for layer in space.layers for block in layer.blocks)
     orders = [random.Random(seed).sample(blocks, len(blocks)) for seed in range(draws)]
     chosen, active, by_luck = list(fixed), [], []
     for count in counts:
-        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), {part: truth[part] for part in chosen})
-        active.append(errors(truth, chosen))
-        by_luck.append(np.mean([errors(truth, [*fixed, *order[:count]]) for order in orders], axis=0))
-        table, alone = zip(active[-1], by_luck[-1], strict=True)
-        print(
-            f"{file.stem:20} {count:3} of {len(blocks)}: table {table[0]:6.2%} chosen, {table[1]:6.2%} random; "
-            f"predictions {alone[0]:6.2%} chosen, {alone[1]:6.2%} random",
-            flush=True,
+        known = {part: truth[part] for part in chosen}
+        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), known, uses)
+        active.append(errors(truth, chosen, nets))
+        by_luck.append(np.mean([errors(truth, [*fixed, *order[:count]], nets) for order in orders], axis=0))
+        told = "; ".join(
+            f"{kind} {own:6.2%} chosen, {other:6.2%} random"
+            for kind, own, other in zip(ERRORS, active[-1], by_luck[-1], strict=True)
         )
+        print(f"{file.stem:20} {count:3} of {len(blocks)}: {told}", flush=True)
     for number, count in enumerate(counts):
-        for which, name in enumerate(("table", "predictions")):
+        for which, name in enumerate(ERRORS):
             few = needed(counts, [pair[which] for pair in active], float(by_luck[number][which]))
             if few is not None:
                 at_most = "at most " if few == counts[0] else ""
                 print(
-                    f"{file.stem:20} {name:11} what {count} random ones give takes {at_most}{few:.0f} chosen ones "
+                    f"{file.stem:20} {name:12} what {count} random ones give takes {at_most}{few:.0f} chosen ones "
                     f"({few / count:.0%})"
                 )
 
@@ -76,10 +99,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=16, help="blocks measured before the first comparison")
     parser.add_argument("--step", type=int, default=8)
     parser.add_argument("--until", type=int, default=64)
+    parser.add_argument("--space", default="fbnet", help="that the tables are of")
+    parser.add_argument("--last-channels", type=int, default=1984, help="of the head that the tables price")
     parser.add_argument("--draws", type=int, default=5, help="random choices to average over")
     options = parser.parse_args()
+    space = load_space(options.space).with_last_channels(options.last_channels)
     for file in options.tables:
-        study(file, list(range(options.first, options.until + 1, options.step)), options.draws)
+        study(file, space, list(range(options.first, options.until + 1, options.step)), options.draws)
 
 
 if __name__ == "__main__":

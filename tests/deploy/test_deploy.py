@@ -66,6 +66,14 @@ def test_tuning_measured_the_share_that_was_asked_for_and_the_rest_is_told_apart
         assert {"machine", "model", "threads", "allowed_cores", "tvm_version", "address"} <= set(told), told
 
 
+def test_what_kernels_take_is_known_of_all_parts_also_of_those_that_were_not_timed(tuned_mini):
+    table, parts = load_table("host", tuned_mini.root), tuned_mini.space.distinct_parts()
+    assert table.missing(parts), "the share leaves blocks out"
+    assert set(parts) <= set(table.kernel_ms)
+    # In a net a part takes about as long as its kernels do alone; this machine may be busy.
+    assert all(0.1 < cell.latency_ms / table.kernel_ms[part] < 10 for part, cell in table.cells.items())
+
+
 def test_a_package_that_is_not_whole_is_refused(tmp_path):
     with pytest.raises(StorageError):
         load_package(tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.base import usual_base
 from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.gaussian import GaussianProcess, default_scales
 from tvmfbnet.space.registry import load_space
@@ -15,8 +16,9 @@ BLOCKS = SPACE.distinct_blocks()
 
 
 def uncertainty(measured: list, parts: tuple) -> float:
+    """Variance in squared milliseconds, of a usual processor."""
     process = GaussianProcess(measured, np.zeros(len(measured)), default_scales())
-    return float((process.predict(parts)[1] ** 2).sum())
+    return float(((np.exp(usual_base(parts).log_ms(parts)) * process.predict(parts)[1]) ** 2).sum())
 
 
 def test_chosen_parts_leave_less_uncertainty_than_random_ones() -> None:

@@ -14,7 +14,8 @@ from tvmfbnet.cli import arch, latency_model, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.store import journal_path
+from tvmfbnet.latency.kernels import remember
+from tvmfbnet.latency.store import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.space import NetPart
 
@@ -141,6 +142,18 @@ def test_latency_fit_scores_and_saves(logs: Path, tmp_path: Path) -> None:
     shape_out = run_json(latency_model.app, "fit", *options, "--score", "shape-out")
     assert shape_out["mape"] != shown["mape"]
     assert "each layer shape held out" in run(latency_model.app, "fit", *options, "--score", "shape-out").stdout
+
+
+def test_latency_fit_knows_the_kernels_of_tuned_blocks_unless_told_otherwise(logs: Path) -> None:
+    options = ("--target", "host", "--tuning-logs", logs, "--splits", 3)
+    by_shape = run_json(latency_model.app, "fit", *options)
+    newest = Journal(journal_path("host", logs)).read()[-1].context
+    table = load_table("host", logs)
+    remember(kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()})
+    by_kernels = run_json(latency_model.app, "fit", *options)
+    assert by_kernels["mape"] < 0.01 < by_shape["mape"]
+    assert run_json(latency_model.app, "fit", *options, "--shapes-only") == by_shape
+    assert "from tuned kernels" in " ".join(run(latency_model.app, "fit", *options).stdout.split())
 
 
 def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:

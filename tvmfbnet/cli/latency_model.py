@@ -35,15 +35,27 @@ def fit(
     ] = Scheme.random,
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits and trees.")] = 0,
     splits: Annotated[int, typer.Option(min=1, max=1000, help="Random 80/20 splits to score on.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Write the fitted regressor here (JSON).")] = None,
+    shapes_only: Annotated[
+        bool, typer.Option("--shapes-only", help="Do without what tuning knows of the blocks' kernels.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the fitted regressor here (JSON); it predicts from shapes alone.")
+    ] = None,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fit the latency regressor and score it on held-out blocks. Example: tvmfbnet latency fit --target host --json."""
+    """Fit the latency regressor and score it on held-out blocks.
+
+    For blocks that were tuned it knows what their kernels take by themselves, held-out ones included: that is what it
+    has for a block that was tuned but not timed. --shapes-only scores it as for blocks that were never tuned.
+    Example: tvmfbnet latency fit --target host --json.
+    """
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table
+    from tvmfbnet.latency.kernels import if_complete
     from tvmfbnet.latency.regressor import LatencyRegressor
     from tvmfbnet.latency.scoring import FIGURES
+    from tvmfbnet.latency.scoring import Scheme as SchemeName
     from tvmfbnet.latency.scoring import score as score_regressor
     from tvmfbnet.latency.store import load_table
 
@@ -52,7 +64,9 @@ def fit(
     loaded = read_table(table) if table is not None else load_table(str(target), tuning_logs)
     known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(known), list(known.values())
-    figures = score_regressor(parts, latency_ms, "random" if score is Scheme.random else "shape-out", splits, seed)
+    kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)
+    named: SchemeName = "random" if score is Scheme.random else "shape-out"
+    figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
     if out is not None:
         LatencyRegressor(seed).fit(parts, latency_ms).save(out)
     if as_json:
@@ -60,7 +74,7 @@ def fit(
         return
     scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
     print_table(
-        f"{loaded.name}: {figures['n']} samples, {scheme}",
+        f"{loaded.name}: {figures['n']} samples, {scheme}, from {'shapes' if kernel_ms is None else 'tuned kernels'}",
         ("figure", "value"),
         [
             ("mean error", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),

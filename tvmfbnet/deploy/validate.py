@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from tvmfbnet.deploy.pace import PaceNets
+import tvm
+
+from tvmfbnet.deploy.pace import pace_of
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
@@ -23,13 +24,14 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.additivity import net_measurements
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part, summarise
+from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
 from tvmfbnet.latency.store import journal_path, measured_table, target_folder
 from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
-from tvmfbnet.space.space import Space
+from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
 from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.measure import context_of, protocol_of
+from tvmfbnet.tuning.measure import context_of, measurement, protocol_of
 from tvmfbnet.tuning.timer import DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -61,7 +63,8 @@ def measure_nets(
     trials = sum(TrialLog(database.folder / "trials.jsonl").spent.values())
     journal = Journal(journal_path(target.name, root))
     by_name = {format_arch(arch, space): arch for arch in archs}
-    stored = net_measurements(journal.read(), space, context_of(target))
+    recorded, context = journal.read(), context_of(target)
+    stored = net_measurements(recorded, space, context)
     held = {name: item for name, item in stored.items() if item.trials == trials}
     due = {name: arch for name, arch in by_name.items() if name not in held}
     if due:
@@ -75,14 +78,15 @@ def measure_nets(
             pace_nets = None
             if protocol_of(target) == IN_NET:
                 some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
-                pace_nets = PaceNets(some, target, database, Path(scratch) / "pace.so")
+                pace_nets = _pace_nets(some, target, database, Path(scratch) / "pace.so")
             overhead = timer.overhead_ms()
             shape = (1, space.input_channels, space.height, space.width)
             timings = _in_turn(libraries, shape, timer, pace_nets)
-            table = measured_table(journal, context_of(target), protocol_of(target))
-            pace = None if pace_nets is None else pace_nets.pace(table)
+            table = measured_table(recorded, context, protocol_of(target))
+            pace = None if pace_nets is None else pace_of(pace_nets, table)
+            common = {"part": net_part(space), "trials": trials, "pace": pace, "space": space.name}
             for name, timing in timings.items():
-                held[name] = _measurement(name, space, target, timing, trials, overhead, timer.fingerprint, pace)
+                held[name] = measurement(timer, timing, overhead, arch=name, **common)
                 journal.append(held[name])
         for library in libraries.values():
             library.unlink(missing_ok=True)
@@ -105,8 +109,15 @@ def _compiled(
     return libraries
 
 
+def _pace_nets(
+    nets: Sequence[Sequence[NetPart]], target: Target, database: TuningDatabase, library: Path
+) -> ChainedNets:
+    parts = list(dict.fromkeys(part for net in nets for part in net))
+    return ChainedNets(nets, schedule_parts(parts, tvm.target.Target(target.tvm), database), target, library)
+
+
 def _in_turn(
-    libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer, pace_nets: PaceNets | None
+    libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer, pace_nets: ChainedNets | None
 ) -> dict[str, HonestTiming]:
     """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace."""
     visits: dict[str, list[HonestTiming]] = {name: [] for name in libraries}
@@ -119,32 +130,3 @@ def _in_turn(
                 visits[name].append(timer.steadily(library, shape))
                 reporter.advance()
     return {name: pooled(timings) for name, timings in visits.items()}
-
-
-def _measurement(
-    arch: str,
-    space: Space,
-    target: Target,
-    timing: HonestTiming,
-    trials: int,
-    overhead_ms: float,
-    fingerprint: dict[str, Any],
-    pace: float | None,
-) -> Measurement:
-    return Measurement.model_validate(
-        {
-            **summarise(timing.sample.repeats_ms),
-            **vars(context_of(target)),
-            "part": net_part(space),
-            "trials": trials,
-            "overhead_ms": overhead_ms,
-            "fingerprint": fingerprint,
-            "canary_ratio": timing.canary_ratio,
-            "steady": timing.steady,
-            "tries": timing.tries,
-            "outliers": timing.sample.outliers,
-            "pace": pace,
-            "arch": arch,
-            "space": space.name,
-        }
-    )

@@ -1,10 +1,11 @@
-"""Choosing which parts to measure, so that the rest can be predicted best.
+"""Choosing which parts to measure, so that the latency of nets can be predicted best.
 
 Greedy: the next part is the one whose measurement lowers the summed variance of all parts most (Cohn, Neural Network
-Exploration Using Optimal Experiment Design, 1996). The variance is that of the regressor's smooth half: what is open
-about the costs of its physical base, plus the Gaussian process on top. It does not depend on what a measurement will
-show, so a whole batch is chosen before the first of it is timed; but it is better known the more was measured, so
-several batches choose better than one.
+Exploration Using Optimal Experiment Design, 1996). It is the variance in milliseconds, as a net's error is the sum of
+its parts' errors: a tenth of a large block matters more than a tenth of a small one. What is unknown about a part is
+taken from the regressor's smooth half: what is open about the costs of its base, plus the Gaussian process on top. That
+does not depend on what a measurement will show, so a whole batch is chosen before the first of it is timed; but it is
+better known the more was measured, so several batches choose better than one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmfbnet.latency.base import usual_base
+from tvmfbnet.latency.base import Base, usual_base
 from tvmfbnet.latency.gaussian import Similarity, default_scales, noise_of
+from tvmfbnet.latency.kernels import KernelBase, if_complete
 from tvmfbnet.latency.members import fit_members
 from tvmfbnet.latency.regressor import MIN_SAMPLES, usable
 from tvmfbnet.space.space import NetPart
@@ -33,6 +35,7 @@ def choose_batch(
     weights: Mapping[NetPart, float] | None = None,
     seed: int = 0,
     among: Collection[NetPart] | None = None,
+    kernel_ms: Mapping[NetPart, float] | None = None,
 ) -> tuple[NetPart, ...]:
     """The ``count`` parts whose measurement lowers the uncertainty about all of ``parts`` most, most telling first.
 
@@ -43,15 +46,17 @@ def choose_batch(
         weights: how much a part's uncertainty matters, such as in how many layers it is a candidate; 1 if not named.
         seed: of the fit that learns from ``known`` (from 8 measurements on; a usual processor serves before).
         among: the only ones of ``parts`` that may be chosen; all of them if None.
+        kernel_ms: what the kernels of parts take by themselves; used where that is known of all of them.
 
     Raises:
         LatencyError: latencies in ``known`` are no latencies.
     """
     measured = {part: ms for part, ms in (known or {}).items() if not part.is_identity}
     every = list(dict.fromkeys([*(part for part in parts if not part.is_identity), *measured]))
-    covariance, noise = _uncertainty(every, measured, seed)
+    log_ms, covariance, noise = _uncertainty(every, measured, seed, if_complete(kernel_ms, every))
     covered = set(parts)
-    importance = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
+    counted = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
+    importance = counted * np.exp(2.0 * log_ms)
     for index, part in enumerate(every):
         if part in measured:
             covariance = _after_measuring(covariance, index, noise)
@@ -67,14 +72,22 @@ def choose_batch(
     return tuple(every[index] for index in chosen)
 
 
-def _uncertainty(every: Sequence[NetPart], measured: Mapping[NetPart, float], seed: int) -> tuple[Array, float]:
-    """Covariance of the parts' log latencies before any measurement, and the variance of a measurement's noise."""
-    base, scales = usual_base(every), default_scales()
+def _uncertainty(
+    every: Sequence[NetPart],
+    measured: Mapping[NetPart, float],
+    seed: int,
+    kernel_ms: Mapping[NetPart, float] | None,
+) -> tuple[Array, Array, float]:
+    """Log latencies as far as known, their covariance before any measurement, and the variance of one's noise."""
+    usual, scales = usual_base(every), default_scales()
+    base: Base | KernelBase = usual if kernel_ms is None else KernelBase(usual, kernel_ms)
+    log_ms = base.log_ms(every)
     if len(measured) >= MIN_SAMPLES:
         kept, latency = usable(list(measured), list(measured.values()))
-        members = fit_members(kept, latency, seed, forests=1)
+        members = fit_members(kept, latency, seed, forests=1, kernel_ms=kernel_ms)
         base, scales = members.base, members.process.scales
-    return base.doubt(every) + Similarity(every, every).covariance(scales), noise_of(scales)
+        log_ms = np.mean(members.predict(every)[:2], axis=0)
+    return log_ms, base.doubt(every) + Similarity(every, every).covariance(scales), noise_of(scales)
 
 
 def _after_measuring(covariance: Array, index: int, noise: float) -> Array:

@@ -1,4 +1,4 @@
-"""The two experts behind the latency regressor, both on top of the physical base model, both in logarithms.
+"""The two experts behind the latency regressor, both on top of a base model, both in logarithms.
 
 Boosted trees (xgboost) learn what is left of log latency after the base from a part's shape; they are at their best
 where a whole layer shape is new. A Gaussian process learns it from parts that are alike; it is at its best between
@@ -8,7 +8,7 @@ measured blocks, and it knows how sure it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import xgboost
 from tvmfbnet.latency.base import Base, fit_base
 from tvmfbnet.latency.features import loads, shapes
 from tvmfbnet.latency.gaussian import GaussianProcess, fit_scales
+from tvmfbnet.latency.kernels import KernelBase
 from tvmfbnet.space.space import NetPart
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class Members:
     """Base model, trees and process, fitted.
 
     Attributes:
-        base: the physical base model.
+        base: the physical base model, or the times of the parts' kernels.
         centre: log of measured over base latency that is usual on this target.
         forests: the trees.
         process: the Gaussian process.
     """
 
-    base: Base
+    base: Base | KernelBase
     centre: float
     forests: tuple[xgboost.Booster, ...]
     process: GaussianProcess
@@ -85,11 +86,17 @@ class Members:
             forests.append(forest)
         parts = [NetPart.from_dict(part) for part in value["parts"]]
         process = GaussianProcess(parts, np.array(value["values"]), np.array(value["scales"]))
-        return cls(Base.from_dict(value["base"]), float(value["centre"]), tuple(forests), process)
+        base = (KernelBase if "kernels" in value["base"] else Base).from_dict(value["base"])
+        return cls(base, float(value["centre"]), tuple(forests), process)
 
 
 def fit_members(
-    parts: Sequence[NetPart], latency: Array, seed: int, start: Members | None = None, forests: int = FORESTS
+    parts: Sequence[NetPart],
+    latency: Array,
+    seed: int,
+    start: Members | None = None,
+    forests: int = FORESTS,
+    kernel_ms: Mapping[NetPart, float] | None = None,
 ) -> Members:
     """Fits all of them.
 
@@ -99,10 +106,13 @@ def fit_members(
         seed: of the trees.
         start: members of much the same parts, whose base is gone on from and whose scales of the process are kept.
         forests: how many; fewer are faster and a little worse.
+        kernel_ms: what the kernels of each part take by themselves, of these parts and of those to be predicted; None
+            where that is not known.
     """
     # A part faster than an empty call was clamped to 0 ms; relative errors need something above.
     latency = np.maximum(latency, 0.1 * float(latency[latency > 0].min()))
-    base = fit_base(parts, latency, None if start is None else start.base)
+    physical = fit_base(parts, latency, None if start is None else _physical(start.base))
+    base: Base | KernelBase = physical if kernel_ms is None else KernelBase(physical, kernel_ms)
     left = np.log(latency) - base.log_ms(parts)
     data = xgboost.DMatrix(_inputs(parts, base), left)
     grown = tuple(
@@ -113,5 +123,9 @@ def fit_members(
     return Members(base, centre, grown, GaussianProcess(parts, left - centre, scales))
 
 
-def _inputs(parts: Sequence[NetPart], base: Base) -> Array:
+def _physical(base: Base | KernelBase) -> Base:
+    return base.physical if isinstance(base, KernelBase) else base
+
+
+def _inputs(parts: Sequence[NetPart], base: Base | KernelBase) -> Array:
     return np.column_stack([shapes(parts), loads(parts), base.log_ms(parts), base.log_shares(parts)])

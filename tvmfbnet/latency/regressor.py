@@ -9,7 +9,7 @@ prediction follows the Gaussian process's own uncertainty about that part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from tvmfbnet.files import read_json, write_json
 from tvmfbnet.latency.base import COSTS
 from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
 from tvmfbnet.latency.gaussian import shape_of
+from tvmfbnet.latency.kernels import KernelBase
 from tvmfbnet.latency.members import Members, fit_members
-from tvmfbnet.latency.table import MEASURED, LatencyTable
+from tvmfbnet.latency.table import MEASURED, Cell, LatencyTable
 from tvmfbnet.space.space import BLOCK, NetPart
 
 if TYPE_CHECKING:
@@ -65,18 +66,26 @@ class LatencyRegressor:
         self._members: Members | None = None
         self._known_shape = self._new_shape = Blend(0.5, 1.0)
 
-    def fit(self, parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> LatencyRegressor:
+    def fit(
+        self,
+        parts: Sequence[NetPart],
+        latency_ms: Sequence[float] | Array,
+        kernel_ms: Mapping[NetPart, float] | None = None,
+    ) -> LatencyRegressor:
         """Fits to measured parts; identity skips among them are left out, they compute nothing.
 
         Args:
             parts: the parts.
             latency_ms: their latencies, call overhead taken off, one a part.
+            kernel_ms: what tuning found that the kernels of each part take by themselves
+                (:mod:`tvmfbnet.latency.kernels`), of these parts and of all that will be predicted. Far better to
+                predict from than shapes alone.
 
         Raises:
-            LatencyError: fewer than 8 usable samples, or latencies that are no latencies.
+            LatencyError: fewer than 8 usable samples, or latencies that are no latencies, or kernels' times missing.
         """
         kept, latency = usable(parts, latency_ms)
-        self._members = fit_members(kept, latency, self.seed)
+        self._members = fit_members(kept, latency, self.seed, kernel_ms=kernel_ms)
         self._known_shape, self._new_shape = _blends(kept, latency, self.seed, self._members)
         return self
 
@@ -84,7 +93,7 @@ class LatencyRegressor:
         """Latency and its expected error (one standard deviation): two arrays (parts,), milliseconds.
 
         The interval of 1.645 deviations to both sides is made to hold the truth in 90 % of the cases. Identity skips
-        get 0 in both. Raises LatencyError before :meth:`fit`.
+        get 0 in both. Raises LatencyError before :meth:`fit`, and for parts whose kernels' times it would need.
         """
         members = self._fitted()
         latency, spread = np.zeros(len(parts)), np.zeros(len(parts))
@@ -140,6 +149,8 @@ _FORM: dict[str, Any] = {
 def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> LatencyTable:
     """Fills the cells of ``parts`` that a table lacks with predictions learned from its measured cells.
 
+    Those whose kernels were tuned are predicted from the times of their kernels, the others from their shapes.
+
     Raises:
         LatencyError: parts are missing and there are too few measured cells to learn from; lists the missing ones.
     """
@@ -148,8 +159,25 @@ def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> La
     known = {part: cell for part, cell in table.cells.items() if cell.source == MEASURED and not part.is_identity}
     if len(known) < MIN_SAMPLES:
         table.require(parts)
-    regressor = LatencyRegressor(seed).fit(list(known), [cell.latency_ms for cell in known.values()])
-    return table.fill(regressor, parts)
+    tuned = {part: cell for part, cell in known.items() if part in table.kernel_ms}
+    filled = table
+    if len(tuned) >= MIN_SAMPLES:
+        also = [part for part in table.missing(parts) if part in table.kernel_ms]
+        filled = _filled(table, tuned, also, seed, table.kernel_ms)
+    return _filled(filled, known, filled.missing(parts), seed)
+
+
+def _filled(
+    table: LatencyTable,
+    known: Mapping[NetPart, Cell],
+    parts: Sequence[NetPart],
+    seed: int,
+    kernel_ms: Mapping[NetPart, float] | None = None,
+) -> LatencyTable:
+    if not parts:
+        return table
+    latency_ms = [cell.latency_ms for cell in known.values()]
+    return table.fill(LatencyRegressor(seed).fit(list(known), latency_ms, kernel_ms), parts)
 
 
 def usable(parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> tuple[list[NetPart], Array]:
@@ -169,9 +197,11 @@ def usable(parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> tup
 
 def _blends(parts: Sequence[NetPart], latency: Array, seed: int, whole: Members) -> tuple[Blend, Blend]:
     """Blend for parts of known and of new layer shapes, from samples that folds left out."""
+    kernel_ms = whole.base.kernel_ms if isinstance(whole.base, KernelBase) else None
     rows: list[Array] = []
     for rest, held in _folds(parts, seed):
-        members = fit_members([parts[index] for index in rest], latency[rest], seed, whole, forests=1)
+        known_parts = [parts[index] for index in rest]
+        members = fit_members(known_parts, latency[rest], seed, whole, forests=1, kernel_ms=kernel_ms)
         known = {shape_of(parts[index]) for index in rest}
         is_known = [shape_of(parts[index]) in known for index in held]
         rows.append(np.stack([latency[held], *members.predict([parts[index] for index in held]), is_known]))

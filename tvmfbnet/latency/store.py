@@ -1,15 +1,17 @@
 """Where the measurements of a target live, and how its latency table is loaded from there.
 
 One folder a target: ``latency.jsonl`` is the journal of what was measured here, ``table.csv`` a table that was
-imported from elsewhere; the journal goes first. ``correction-SPACE.json`` is what comparing sums of blocks with whole
-nets found. The folder of all targets is ``tuning_logs`` in the current directory, unless the environment variable
-``TVMFBNET_TUNING_LOGS`` or an argument names another.
+imported from elsewhere; the journal goes first. ``kernels.json`` holds what tuning knows of the parts' kernels.
+``correction-SPACE.json`` is what comparing sums of blocks with whole nets found. The folder of all targets is
+``tuning_logs`` in the current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names
+another.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Context
+from tvmfbnet.latency.kernels import recall
+from tvmfbnet.latency.measurement import NET, OVERHEAD, Context, Measurement
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
 
@@ -48,6 +51,11 @@ def table_path(target: str, root: Path | None = None) -> Path:
     return target_folder(target, root) / "table.csv"
 
 
+def kernels_path(target: str, root: Path | None = None) -> Path:
+    """What the kernels of each tuned part take by themselves (:mod:`tvmfbnet.latency.kernels`)."""
+    return target_folder(target, root) / "kernels.json"
+
+
 def correction_path(target: str, space: str, root: Path | None = None) -> Path:
     """What comparing sums with whole nets of a space found for a target."""
     return target_folder(target, root) / f"correction-{space}.json"
@@ -67,11 +75,11 @@ def corrected(table: LatencyTable, target: str, space: str, root: Path | None = 
     return correction.apply(table) if correction.describe() else table
 
 
-def measured_table(journal: Journal, context: Context, protocol: str) -> LatencyTable:
-    """The cells that were measured in one context by one protocol; an empty table where there are none."""
+def measured_table(recorded: Iterable[Measurement], context: Context, protocol: str) -> LatencyTable:
+    """Of what a journal holds, the cells measured in one context by one protocol; an empty table where none were."""
     parts = [
         item
-        for item in journal.read()
+        for item in recorded
         if (item.context, item.protocol) == (context, protocol) and item.part.part not in (NET, OVERHEAD)
     ]
     return LatencyTable.from_measurements(parts, context) if parts else LatencyTable({})
@@ -104,7 +112,8 @@ def load_table(target: str, root: Path | None = None, context: Context | None = 
                     f"note: {others} of {len(measurements)} measurements in {journal} are left out: "
                     f"made otherwise than the newest ({newest.context.describe()}, {newest.protocol})"
                 )
-            return LatencyTable.from_measurements(used)
+            times = recall(kernels_path(target, root), newest.context)
+            return replace(LatencyTable.from_measurements(used), kernel_ms=times)
     if table.exists():
         return replace(read_table(table), name=target)
     raise LatencyError(

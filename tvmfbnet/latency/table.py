@@ -10,7 +10,7 @@ LATENCY(arch) = overhead + stem + sum over layers + head (equation 2 of the FBNe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -89,12 +89,14 @@ class LatencyTable:
         name: target or file it comes from, for messages.
         correction: what was done to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); "" if
             nothing was.
+        kernel_ms: what the kernels of parts take by themselves, of all parts that were tuned; for predictions.
     """
 
     cells: Mapping[NetPart, Cell]
     overhead_ms: float = 0.0
     name: str = ""
     correction: str = ""
+    kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
 
     @classmethod
     def from_measurements(

@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import tvm
 from tvm.ir import IRModule
 
-from tvmfbnet.compiler.chaining import chain_nets
-from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
-from tvmfbnet.compiler.lowering import build, build_prepared, kernels_of, lower, prepare
+from tvmfbnet.compiler.lowering import build, kernels_of
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTiming, drop_outliers, pooled
+from tvmfbnet.devices.timing import HonestTiming, Sample, drop_outliers
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, ROTATING, Context, Measurement, summarise
 from tvmfbnet.progress import progress, say
 from tvmfbnet.space.space import BLOCK, NetPart
 from tvmfbnet.tuning.carriers import carrier_nets
+from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
-from tvmfbnet.tuning.timer import ChainTiming, DeviceTimer
+from tvmfbnet.tuning.timer import DeviceTimer
 from tvmfbnet.tuning.trials import TrialLog
 
 _NETS_A_LIBRARY = 10
@@ -67,21 +68,33 @@ class _Bench:
 
     def record(self, part: NetPart, samples_ms: Sequence[float], outliers: int, timing: HonestTiming) -> None:
         """Writes one measurement; ``samples_ms`` hold the cost of a call."""
-        context = context_of(self.timer.target)
-        fields = {
-            **summarise(samples_ms),
-            **vars(context),
+        what = {"part": part, "trials": self.trials[part], "protocol": protocol_of(self.timer.target)}
+        sample = Sample(tuple(samples_ms), outliers)
+        self.journal.append(measurement(self.timer, replace(timing, sample=sample), self.overhead_ms, **what))
+
+
+def measurement(timer: DeviceTimer, timing: HonestTiming, overhead_ms: float, **what: Any) -> Measurement:
+    """What a timing says, with its provenance.
+
+    Args:
+        timer: what timed it.
+        timing: the repeats (with the cost of a call) and what is known about the device meanwhile.
+        overhead_ms: that cost.
+        what: the other fields of a :class:`Measurement`: what was timed, and how.
+    """
+    return Measurement.model_validate(
+        {
+            **summarise(timing.sample.repeats_ms),
+            **vars(context_of(timer.target)),
             "canary_ratio": timing.canary_ratio,
             "steady": timing.steady,
             "tries": timing.tries,
-            "outliers": outliers,
-            "part": part,
-            "trials": self.trials[part],
-            "protocol": protocol_of(self.timer.target),
-            "overhead_ms": self.overhead_ms,
-            "fingerprint": self.timer.fingerprint,
+            "outliers": timing.sample.outliers,
+            "overhead_ms": overhead_ms,
+            "fingerprint": timer.fingerprint,
+            **what,
         }
-        self.journal.append(Measurement.model_validate(fields))
+    )
 
 
 def measure_parts(
@@ -130,52 +143,34 @@ def _time_in_nets(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int)
     """Times parts inside nets; returns how many libraries of nets were timed on an unsteady device."""
     blocks = {part for part in due if part.part == BLOCK}
     nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
-    prepared = _prepared(bench, list(dict.fromkeys(part for net in nets for part in net)))
-    policy = bench.timer.target.timing
+    met = list(dict.fromkeys(part for net in nets for part in net))
+    scheduled = schedule_parts(met, bench.compiled_for, bench.database, bench.plan.parts)
+    target = bench.timer.target
     with progress("compiling nets of blocks", len(nets)) as reporter:
-        libraries: list[_Carriers] = []
+        libraries: list[ChainedNets] = []
         for number, group in enumerate(_groups(nets)):
-            libraries.append(_Carriers(bench, number, group, prepared))
+            libraries.append(ChainedNets(group, scheduled, target, bench.folder / f"carriers{number}.so"))
             reporter.advance(len(group))
     # In turn, so that a device that changes its speed for a minute does so for all blocks.
-    with progress("timing blocks in nets", policy.visits * len(nets)) as reporter:
-        for _ in range(policy.visits):
+    with progress("timing blocks in nets", target.timing.visits * len(nets)) as reporter:
+        for _ in range(target.timing.visits):
             for carriers in libraries:
-                carriers.visit()
+                carriers.visit(bench.timer)
                 reporter.advance(len(carriers.nets))
-    steady = [carriers.record(set(due)) for carriers in libraries]
+    steady = [_record_nets(bench, carriers, set(due)) for carriers in libraries]
     return len(steady) - sum(steady)
 
 
-class _Carriers:
-    """Some nets in one library on this machine's disk, and what their visits showed."""
-
-    def __init__(
-        self, bench: _Bench, number: int, nets: Sequence[Sequence[NetPart]], prepared: Mapping[NetPart, IRModule]
-    ) -> None:
-        self.nets, self._bench = nets, bench
-        self._visits: list[ChainTiming] = []
-        chains = chain_nets([[prepared[part] for part in net] for net in nets], bench.compiled_for)
-        path = bench.folder / f"carriers{number}.so"
-        self._library = save_library(build_prepared(chains, bench.compiled_for), path, bench.timer.target)
-
-    def visit(self) -> None:
-        """Times all nets once more."""
-        shape, runs = part_input_shape(self.nets[0][0]), self._bench.timer.target.timing.chain_runs
-        self._visits.append(self._bench.timer.chains(self._library, shape, len(self.nets), runs))
-
-    def record(self, wanted: Collection[NetPart]) -> bool:
-        """Writes a measurement of each wanted part of each net, removes the library; whether the device was steady."""
-        self._library.unlink()
-        timing = pooled([visit.whole for visit in self._visits])
-        for place, net in enumerate(self.nets):
-            visits_ms = [visit.nets_ms[place] for visit in self._visits]
-            for part in dict.fromkeys(part for part in net if part in wanted):
-                indices = [index for index, other in enumerate(net) if other == part]
-                kept = [drop_outliers([ms for visit in visits_ms for ms in visit[index]]) for index in indices]
-                samples_ms = [value + self._bench.overhead_ms for sample in kept for value in sample.repeats_ms]
-                self._bench.record(part, samples_ms, sum(sample.outliers for sample in kept), timing)
-        return timing.steady
+def _record_nets(bench: _Bench, carriers: ChainedNets, wanted: Collection[NetPart]) -> bool:
+    """Writes a measurement of each wanted part of each net; whether the device was steady."""
+    timing = carriers.whole()
+    for place, net in enumerate(carriers.nets):
+        for part in dict.fromkeys(part for part in net if part in wanted):
+            indices = [index for index, other in enumerate(net) if other == part]
+            kept = [drop_outliers(carriers.part_ms(place, index)) for index in indices]
+            samples_ms = [value + bench.overhead_ms for sample in kept for value in sample.repeats_ms]
+            bench.record(part, samples_ms, sum(sample.outliers for sample in kept), timing)
+    return timing.steady
 
 
 def _groups(nets: Sequence[Sequence[NetPart]]) -> list[Sequence[Sequence[NetPart]]]:
@@ -183,19 +178,6 @@ def _groups(nets: Sequence[Sequence[NetPart]]) -> list[Sequence[Sequence[NetPart
     count = math.ceil(len(nets) / _NETS_A_LIBRARY)
     size = math.ceil(len(nets) / count)
     return [nets[start : start + size] for start in range(0, len(nets), size)]
-
-
-def _prepared(bench: _Bench, parts: Sequence[NetPart]) -> dict[NetPart, IRModule]:
-    """Parts with the schedules that tuning found; those that the plan does not hold are lowered now."""
-    missing = [part for part in parts if part not in bench.plan.parts]
-    lowered = {part: lower(model, bench.compiled_for) for part, model in export_parts(missing).items()}
-    found: dict[NetPart, IRModule] = {}
-    with progress("scheduling blocks", len(parts)) as reporter:
-        for part in parts:
-            mod = lowered[part] if part in lowered else bench.plan.parts[part]
-            found[part] = prepare(mod, bench.compiled_for, bench.database.records)
-            reporter.advance()
-    return found
 
 
 def _time_alone(bench: _Bench, part: NetPart) -> bool:

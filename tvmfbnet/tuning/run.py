@@ -15,7 +15,8 @@ from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.store import journal_path, target_folder
+from tvmfbnet.latency.kernels import remember
+from tvmfbnet.latency.store import journal_path, kernels_path, target_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.tuning.database import database_folder, open_database
@@ -128,10 +129,10 @@ def spent_on(plan: Plan, log: TrialLog) -> int:
     return sum(log.spent[task.kernel.key] for task in plan.tasks)
 
 
-def trials_of(plan: Plan, log: TrialLog) -> dict[NetPart, int]:
-    """Trials that the kernels of each part of a plan have had so far."""
+def kernels_by_part(plan: Plan) -> dict[NetPart, list[str]]:
+    """Keys of the kernels that each part of a plan consists of."""
     compiled_for = tvm.target.Target(plan.target.tvm)
-    return {part: sum(log.spent[k.key] for k in kernels_of(mod, compiled_for)) for part, mod in plan.parts.items()}
+    return {part: [kernel.key for kernel in kernels_of(mod, compiled_for)] for part, mod in plan.parts.items()}
 
 
 def tune_space(
@@ -176,15 +177,23 @@ def tune_space(
         database = open_database(target.name, root)
         log = log_of(target, root)
         journal = Journal(journal_path(target.name, root))
+        kernels = kernels_by_part(plan)
+        kernel_ms = {
+            part: sum(log.best_ms[key] for key in keys)
+            for part, keys in kernels.items()
+            if all(key in log.best_ms for key in keys)
+        }
+        remember(kernels_path(target.name, root), context_of(plan.target), kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(
                 space,
-                trials_of(plan, log),
+                {part: sum(log.spent[key] for key in keys) for part, keys in kernels.items()},
                 share,
                 journal,
                 context_of(plan.target),
                 protocol_of(plan.target),
                 measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log),
                 seed=seed,
+                kernel_ms=kernel_ms,
             )
     return TuneOutcome(report, timed, parts)

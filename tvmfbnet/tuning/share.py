@@ -35,6 +35,7 @@ def measure_share(
     protocol: str,
     measure: Callable[[Sequence[NetPart]], int],
     seed: int = 0,
+    kernel_ms: Mapping[NetPart, float] | None = None,
 ) -> tuple[int, int]:
     """Measures stem, head and a share of the blocks; a block counts as often as there are layers it may stand in.
 
@@ -47,6 +48,7 @@ def measure_share(
         protocol: how those were timed.
         measure: times those of some parts that are not in the journal yet, and says how many they were.
         seed: of the fits between batches.
+        kernel_ms: what the kernels of parts take by themselves.
 
     Returns:
         How many parts were timed now, and how many parts the share comes to.
@@ -66,7 +68,7 @@ def measure_share(
         known = {part: latency_ms for part, (latency_ms, _) in table.items() if part not in stale}
         counted = [part for part in blocks if part in known]
         wanted = min(count - len(counted), batch)
-        chosen = choose_batch(blocks, wanted, known, uses, seed, stale or None) if wanted > 0 else ()
+        chosen = choose_batch(blocks, wanted, known, uses, seed, stale or None, kernel_ms) if wanted > 0 else ()
         # Those that count already are named again: of a run that was stopped, they may lack a repetition.
         timed += measure([*fixed, *counted, *chosen])
         if not chosen:
@@ -76,5 +78,5 @@ def measure_share(
 
 def _table(journal: Journal, context: Context, protocol: str) -> dict[NetPart, tuple[float, int]]:
     """Latency in milliseconds and trials of every part that was measured."""
-    cells = measured_table(journal, context, protocol).cells
+    cells = measured_table(journal.read(), context, protocol).cells
     return {part: (cell.latency_ms, cell.trials) for part, cell in cells.items()}
