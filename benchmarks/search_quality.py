@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--band", type=float, default=0.05, help="how far random archs' latency may be off")
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="so that several processes can share the seeds")
     parser.add_argument(
         "--same-rivals", action="store_true", help="one set of random archs and one training seed for all"
     )
@@ -120,7 +121,7 @@ def main() -> None:
     space, table = space_and_table(arguments)
     costs = Costs.of(table, space)
     results = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         result = one_seed(space, costs, table, arguments, seed)
         results.append(result)
         write_json(arguments.out / f"results{arguments.label}.json", results)
