@@ -1,7 +1,6 @@
 """Spending a budget of trials on tuning tasks: proposing, building and timing overlap, on as many devices as there are.
 
-Every task gets a first round. After that the rounds go where the space gains most: to the task with the largest
-(cells it serves) x (time it is expected to lose by another round).
+Which task gets the next round, :mod:`tvmfbnet.tuning.task_scheduler` says.
 """
 
 from __future__ import annotations
@@ -33,12 +32,11 @@ from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.plan import Plan, TuningTask
 from tvmfbnet.tuning.ranking import Ranking
 from tvmfbnet.tuning.rounds import Activity, RoundRunner
+from tvmfbnet.tuning.task_scheduler import TaskState, next_task
 from tvmfbnet.tuning.template_search import SEEDS, TemplateSearch
 from tvmfbnet.tuning.templates import has_templates, registers_of, shape_of
 from tvmfbnet.tuning.trials import TrialLog
 
-# Rounds without one valid trial after which a task is given up, with a warning.
-_HOPELESS_ROUNDS = 3
 # Rounds that are built or timed at once, beyond one a device.
 _ROUNDS_AHEAD = 2
 
@@ -58,31 +56,8 @@ class Budget:
 
 
 @dataclass
-class _TaskState:
-    task: TuningTask
-    best_ms: float | None
-    rounds: int
-    stale: int = 0
-    gain: float = 0.3
-    search: Search | None = None
-    exhausted: bool = False
-    in_flight: bool = False
-
-    @property
-    def valid(self) -> bool:
-        return self.best_ms is not None
-
-    def expected_gain_ms(self) -> float:
-        """Milliseconds that one more round is expected to take off the space's cells."""
-        best = self.best_ms or 0.0
-        promised = self.search.promised_ms() if self.search is not None else None
-        share = self.gain if promised is None else max(0.0, 1.0 - promised / best) + 0.05
-        return self.task.cells * best * share * 0.5**self.stale
-
-
-@dataclass
 class _Round:
-    state: _TaskState
+    state: TaskState
     candidates: Sequence[Candidate]
     timings: Future[list[KernelTiming]] = field(default_factory=Future)
 
@@ -143,9 +118,9 @@ class Engine:
         self._activity = Activity()
         self._fastest = 0.0
 
-    def _restore(self, task: TuningTask) -> _TaskState:
+    def _restore(self, task: TuningTask) -> TaskState:
         key = task.kernel.key
-        return _TaskState(task, self.log.best_ms.get(key), -(-self.log.spent[key] // self.batch))
+        return TaskState(task, self.log.best_ms.get(key), -(-self.log.spent[key] // self.batch))
 
     def _learnt_ranking(self) -> Ranking:
         ranking = Ranking(registers_of(self._compiled_for), self.seed, self._lessons)
@@ -210,20 +185,12 @@ class Engine:
             else:
                 return
 
-    def _choose(self, in_time: bool) -> _TaskState | None:
-        """The task whose next round promises most, or None when nothing is worth (or allowed) another round."""
-        free = [state for state in self._states if not state.exhausted and not state.in_flight]
-        first = [state for state in free if not state.valid and state.rounds < _HOPELESS_ROUNDS]
-        if first:
-            return max(first, key=lambda state: -state.rounds)
+    def _choose(self, in_time: bool) -> TaskState | None:
         pending = self.batch * sum(state.in_flight for state in self._states)
-        ready = [state for state in free if state.valid]
-        if not ready or not in_time or self._spent() + pending >= self.budget.trials:
-            return None
-        return max(ready, key=_TaskState.expected_gain_ms)
+        return next_task(self._states, in_time and self._spent() + pending < self.budget.trials)
 
     def _start(
-        self, state: _TaskState, runner: RoundRunner, timers: ThreadPoolExecutor, ranking: Ranking | None
+        self, state: TaskState, runner: RoundRunner, timers: ThreadPoolExecutor, ranking: Ranking | None
     ) -> _Round | None:
         began = time.monotonic()
         if state.search is None:
@@ -269,11 +236,7 @@ class Engine:
         self._activity.add("learn", time.monotonic() - began)
         if shape is not None and state.best_ms is not None and shape.kind in ("conv", "depthwise", "matmul"):
             self._fastest = max(self._fastest, 2e-6 * shape.products / state.best_ms)
-        state.rounds += 1
-        state.in_flight = False
-        if before is not None and state.best_ms is not None:
-            gained = 1.0 - state.best_ms / before
-            state.gain, state.stale = 0.5 * (state.gain + gained), (state.stale + 1 if gained < 0.01 else 0)
+        state.finish_round(before)
 
     def _note(self, started: float) -> str:
         tuned = sum(state.valid for state in self._states)
