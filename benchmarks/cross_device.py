@@ -39,10 +39,11 @@ from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 
 SETTINGS = {
-    **{"epochs": 10, "warmup_epochs": 4, "batch_size": 64, "train_images": 6000, "weight_lr": 0.2},
+    **{"epochs": 12, "warmup_epochs": 5, "batch_size": 64, "train_images": 10000, "weight_lr": 0.2},
     **{"gradient_clip": 2.0, "theta_lr": 0.06, "temperature_decay": 0.75, "weight_steps": "sampled"},
-    **{"theta_steps": "two_path", "augment_shift": 0, "screened": 24, "candidates": 6},
-    **{"bn_images": 512, "screen_images": 512, "validation_images": 1200},
+    **{"theta_steps": "sampled", "augment_shift": 0, "screened": 24, "candidates": 6, "validation_images": 2000},
+    # So deep a supernet learns little in minutes: the last word have short trainings.
+    **{"bn_images": 512, "screen_images": 512, "finalists": 16, "finalist_steps": 150},
 }
 # Pictures that compare nets, of the part that no search sees.
 TEST_PICTURES = 4000
