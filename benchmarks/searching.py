@@ -78,12 +78,14 @@ def carried_over(table: LatencyTable, measured: Space, searched: Space) -> Laten
     return LatencyTable({part: table.lookup(twin) for part, twin in twins.items()}, table.overhead_ms, table.name)
 
 
-def trained(arch: Arch, space: Space, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """The record of one training, from its file where it was done before."""
+def trained(
+    arch: Arch, space: Space, arguments: argparse.Namespace, seed: int, usual: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The record of one training, from its file where it was done before; ``usual`` are the settings by default."""
     text = format_arch(arch, space)
     folder = arguments.out / "trainings" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}_{seed}"
     if not (folder / "result.json").exists():
-        settings = read_yaml(arguments.train) if arguments.train else TRAIN
+        settings = read_yaml(arguments.train) if arguments.train else usual or TRAIN
         config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
         accuracy = train(arch, space, arguments.data, config, folder).test_accuracy
         write_json(
