@@ -1,6 +1,7 @@
 """What choosing the blocks to measure is worth against measuring as many at random.
 
     python benchmarks/choosing.py pixel3.csv --first 16 --step 8 --until 64
+    python benchmarks/choosing.py --target host           # a target whose blocks were all tuned and timed
 
 Stem and head are always measured. The chosen set grows in batches, each chosen with what the ones before it showed, as
 `tvmfbnet tune --measure` does it; the random sets grow as well. Three errors are told: of whole nets (mean relative
@@ -15,26 +16,32 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.foreign import read_table
+from tvmfbnet.latency.kernels import if_complete
 from tvmfbnet.latency.regressor import LatencyRegressor
+from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
+Times = Mapping[NetPart, float] | None
 ERRORS = ("nets", "table", "predictions")
 NETS = 300
 
 
-def errors(truth: dict[NetPart, float], measured: list[NetPart], nets: Sequence[Sequence[NetPart]]) -> list[float]:
+def errors(
+    truth: dict[NetPart, float], measured: list[NetPart], nets: Sequence[Sequence[NetPart]], kernel_ms: Times
+) -> list[float]:
     """Mean relative error of whole nets by the completed table, of its cells, and of its predictions alone."""
     rest = [part for part in truth if part not in set(measured)]
-    regressor = LatencyRegressor().fit(measured, [truth[part] for part in measured])
+    regressor = LatencyRegressor().fit(measured, [truth[part] for part in measured], kernel_ms)
     predicted, _ = regressor.predict(rest)
     table = {**truth, **dict(zip(rest, predicted, strict=True))}
     error = np.abs(predicted / np.array([truth[part] for part in rest]) - 1.0)
@@ -64,8 +71,10 @@ def needed(counts: list[int], chosen: list[float], error: float) -> float | None
     return None
 
 
-def study(file: Path, space: Space, counts: list[int], draws: int) -> None:
-    truth = {p: c.latency_ms for p, c in read_table(file).cells.items() if not p.is_identity and c.latency_ms > 0}
+def study(table: LatencyTable, space: Space, counts: list[int], draws: int) -> None:
+    wanted = set(space.distinct_parts())
+    truth = {p: c.latency_ms for p, c in table.cells.items() if p in wanted and not p.is_identity and c.latency_ms > 0}
+    kernel_ms = if_complete(table.kernel_ms, list(truth))
     fixed = [part for part in truth if part.part != BLOCK]
     blocks = [part for part in truth if part.part == BLOCK]
     nets = random_nets(space, truth)
@@ -74,38 +83,44 @@ def study(file: Path, space: Space, counts: list[int], draws: int) -> None:
     chosen, active, by_luck = list(fixed), [], []
     for count in counts:
         known = {part: truth[part] for part in chosen}
-        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), known, uses)
-        active.append(errors(truth, chosen, nets))
-        by_luck.append(np.mean([errors(truth, [*fixed, *order[:count]], nets) for order in orders], axis=0))
+        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), known, uses, kernel_ms=kernel_ms)
+        active.append(errors(truth, chosen, nets, kernel_ms))
+        lucky = [errors(truth, [*fixed, *order[:count]], nets, kernel_ms) for order in orders]
+        by_luck.append(np.mean(lucky, axis=0))
         told = "; ".join(
             f"{kind} {own:6.2%} chosen, {other:6.2%} random"
             for kind, own, other in zip(ERRORS, active[-1], by_luck[-1], strict=True)
         )
-        print(f"{file.stem:20} {count:3} of {len(blocks)}: {told}", flush=True)
+        print(f"{table.name:20} {count:3} of {len(blocks)}: {told}", flush=True)
     for number, count in enumerate(counts):
         for which, name in enumerate(ERRORS):
             few = needed(counts, [pair[which] for pair in active], float(by_luck[number][which]))
             if few is not None:
                 at_most = "at most " if few == counts[0] else ""
                 print(
-                    f"{file.stem:20} {name:12} what {count} random ones give takes {at_most}{few:.0f} chosen ones "
+                    f"{table.name:20} {name:12} what {count} random ones give takes {at_most}{few:.0f} chosen ones "
                     f"({few / count:.0%})"
                 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("tables", nargs="*", type=Path)
+    parser.add_argument("--target", help="the table of a target, with what its kernels took in tuning")
+    parser.add_argument("--tuning-logs", type=Path)
     parser.add_argument("--first", type=int, default=16, help="blocks measured before the first comparison")
     parser.add_argument("--step", type=int, default=8)
     parser.add_argument("--until", type=int, default=64)
     parser.add_argument("--space", default="fbnet", help="that the tables are of")
-    parser.add_argument("--last-channels", type=int, default=1984, help="of the head that the tables price")
+    parser.add_argument("--last-channels", type=int, default=1984, help="of the head that the files price")
     parser.add_argument("--draws", type=int, default=5, help="random choices to average over")
     options = parser.parse_args()
+    counts = list(range(options.first, options.until + 1, options.step))
+    if options.target:
+        study(load_table(options.target, options.tuning_logs), load_space(options.space), counts, options.draws)
     space = load_space(options.space).with_last_channels(options.last_channels)
     for file in options.tables:
-        study(file, space, list(range(options.first, options.until + 1, options.step)), options.draws)
+        study(read_table(file), space, counts, options.draws)
 
 
 if __name__ == "__main__":
