@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from validate_cli import validate
@@ -16,7 +18,7 @@ from tvmfbnet.errors import DeviceError, ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.store import correction_path, journal_path, load_table
-from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.tuning.database import open_database
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
@@ -37,6 +39,30 @@ def test_any_arch_of_a_tuned_space_finds_every_conv_kernel(tuned_mini, database,
     package = compile_net(random_net(tuned_mini.space, seed), tuned_mini.target, database, tmp_path)
     assert package.kernels.missing == ()
     assert package.kernels.found == package.kernels.needed >= 5
+
+
+def test_compiling_a_net_of_another_resolution_warns_of_kernels_that_were_never_tuned(tuned_mini, tmp_path):
+    arch = format_arch(Arch(tuple(layer.blocks[0] for layer in tuned_mini.space.layers)), tuned_mini.space)
+    options = ["--target", "host", "--tuning-logs", str(tuned_mini.root), "--build-only", "--out"]
+
+    def told(space):
+        command = [
+            sys.executable,
+            "-m",
+            "tvmfbnet.cli.main",
+            "compile",
+            arch,
+            "--space",
+            space,
+            *options,
+            tmp_path / space,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    assert "never tuned" not in told("fbnet_mini")
+    warning = told("fbnet_mini@20")
+    assert "conv kernels were never tuned" in warning
+    assert f"tvmfbnet tune --target host --space fbnet_mini@20 --arch {arch}" in " ".join(warning.split())
 
 
 def test_a_compiled_net_equals_torch_on_the_device_and_another_net_is_refused(tuned_mini, database, tmp_path):

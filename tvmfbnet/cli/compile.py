@@ -46,6 +46,12 @@ def compile_command(
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
     package = compile_net(net, loaded, database, out)
+    missing = package.kernels.missing
+    if database is not None and missing:
+        say(
+            f"warning: {len(missing)} of {package.kernels.needed} conv kernels were never tuned and will be slow; "
+            f"tune them with `tvmfbnet tune --target {target} --space {space} --arch {arch}`"
+        )
     error = None
     if not build_only:
         with reach(loaded) as endpoint:
