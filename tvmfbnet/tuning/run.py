@@ -181,7 +181,7 @@ def tune_space(
         kernel_ms = {
             part: sum(log.best_ms[key] for key in keys)
             for part, keys in kernels.items()
-            if all(key in log.best_ms for key in keys)
+            if keys and all(key in log.best_ms for key in keys)
         }
         remember(kernels_path(target.name, root), context_of(plan.target), kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
