@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -62,6 +63,16 @@ def test_a_torn_trial_log_loses_only_its_torn_line(tmp_path):
     assert (again.spent["a"], again.spent["b"], again.failures["build"]) == (1, 2, 1)
     assert again.best_ms == {"a": 2.0, "b": 1.0}
     assert json.loads(path.read_text().splitlines()[-1])["error"] == "boom"
+
+
+def test_a_part_takes_what_its_kernels_do_each_as_often_as_it_is_called(tmp_path):
+    log = TrialLog(tmp_path / "trials.jsonl")
+    log.best_ms.update(once=0.5, twice=0.25)
+    log.spent.update(once=8, twice=16)
+    once, twice, never = (SimpleNamespace(key=key, count=n) for key, n in (("once", 1), ("twice", 2), ("never", 1)))
+    assert log.kernels_ms([once, twice]) == 1.0
+    assert log.trials_of([once, twice, never]) == 24
+    assert log.kernels_ms([once, never]) is None and log.kernels_ms([]) is None
 
 
 def test_the_log_gives_back_the_knobs_that_were_tried(tmp_path):

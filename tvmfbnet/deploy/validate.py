@@ -82,8 +82,9 @@ def measure_nets(
             overhead = timer.overhead_ms()
             shape = (1, space.input_channels, space.height, space.width)
             timings = _in_turn(libraries, shape, timer, pace_nets)
-            table = measured_table(recorded, context, protocol_of(target))
-            pace = None if pace_nets is None else pace_of(pace_nets, table)
+            pace = None
+            if pace_nets is not None:
+                pace = pace_of(pace_nets, measured_table(recorded, context, protocol_of(target)))
             common = {"part": net_part(space), "trials": trials, "pace": pace, "space": space.name}
             for name, timing in timings.items():
                 held[name] = measurement(timer, timing, overhead, arch=name, **common)

@@ -20,7 +20,7 @@ from tvm.ir import IRModule
 
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
-from tvmfbnet.compiler.lowering import build, kernels_of
+from tvmfbnet.compiler.lowering import build
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTiming, Sample, drop_outliers
@@ -111,8 +111,8 @@ def measure_parts(
     A part whose kernels got more trials since it was timed counts as not held.
     """
     target = timer.target
-    context, compiled_for = context_of(target), tvm.target.Target(target.tvm)
-    trials = {part: sum(log.spent[k.key] for k in kernels_of(plan.parts[part], compiled_for)) for part in parts}
+    context = context_of(target)
+    trials = {part: log.trials_of(plan.kernels[part]) for part in parts}
     held = Counter(
         (m.part, m.trials) for m in journal.read() if m.context == context and m.protocol == protocol_of(target)
     )

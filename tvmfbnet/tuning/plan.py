@@ -34,11 +34,12 @@ class TuningTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts of a space lowered for a target, and the distinct tuning tasks among them."""
+    """The parts of a space lowered for a target, the kernels of each, and the distinct tuning tasks among them."""
 
     space: Space
     target: Target
     parts: dict[NetPart, IRModule]
+    kernels: dict[NetPart, list[Kernel]]
     tasks: tuple[TuningTask, ...]
 
     @property
@@ -89,14 +90,16 @@ def make_plan(space: Space, target: Target, parts: Sequence[NetPart]) -> Plan:
     compiled_for = tvm.target.Target(target.tvm)
     uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
     lowered: dict[NetPart, IRModule] = {}
+    by_part: dict[NetPart, list[Kernel]] = {}
     kernels: dict[str, Kernel] = {}
     cells: Counter[str] = Counter()
     with progress("lowering blocks", len(parts)) as reporter:
         for part, model in export_parts(parts).items():
             lowered[part] = lower(model, compiled_for)
-            for kernel in kernels_of(lowered[part], compiled_for):
+            by_part[part] = kernels_of(lowered[part], compiled_for)
+            for kernel in by_part[part]:
                 kernels.setdefault(kernel.key, kernel)
                 cells[kernel.key] += kernel.count * max(uses[part], 1)
             reporter.advance()
     tasks = tuple(TuningTask(kernel, cells[key]) for key, kernel in kernels.items())
-    return Plan(space, target, lowered, tasks)
+    return Plan(space, target, lowered, by_part, tasks)

@@ -8,9 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-import tvm
-
-from tvmfbnet.compiler.lowering import kernels_of
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.files import make_folder
@@ -18,7 +15,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernels import remember
 from tvmfbnet.latency.store import journal_path, kernels_path, target_folder
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import database_folder, open_database
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.tuning.lessons import Lesson
@@ -126,13 +123,7 @@ def log_of(target: Target, root: Path | None = None) -> TrialLog:
 
 def spent_on(plan: Plan, log: TrialLog) -> int:
     """Trials that a plan's tasks have had so far."""
-    return sum(log.spent[task.kernel.key] for task in plan.tasks)
-
-
-def kernels_by_part(plan: Plan) -> dict[NetPart, list[str]]:
-    """Keys of the kernels that each part of a plan consists of."""
-    compiled_for = tvm.target.Target(plan.target.tvm)
-    return {part: [kernel.key for kernel in kernels_of(mod, compiled_for)] for part, mod in plan.parts.items()}
+    return log.trials_of(task.kernel for task in plan.tasks)
 
 
 def tune_space(
@@ -177,17 +168,12 @@ def tune_space(
         database = open_database(target.name, root)
         log = log_of(target, root)
         journal = Journal(journal_path(target.name, root))
-        kernels = kernels_by_part(plan)
-        kernel_ms = {
-            part: sum(log.best_ms[key] for key in keys)
-            for part, keys in kernels.items()
-            if keys and all(key in log.best_ms for key in keys)
-        }
+        kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}
         remember(kernels_path(target.name, root), context_of(plan.target), kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(
                 space,
-                {part: sum(log.spent[key] for key in keys) for part, keys in kernels.items()},
+                {part: log.trials_of(kernels) for part, kernels in plan.kernels.items()},
                 share,
                 journal,
                 context_of(plan.target),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +74,16 @@ class TrialLog:
             self.templated[task].append(Templated(shape, knobs, best))
         if "time" in record:
             self._times.append(datetime.fromisoformat(record["time"]).timestamp())
+
+    def trials_of(self, kernels: Iterable[Kernel]) -> int:
+        """Trials that some kernels have had, together."""
+        return sum(self.spent[kernel.key] for kernel in kernels)
+
+    def kernels_ms(self, kernels: Sequence[Kernel]) -> float | None:
+        """What a part's kernels take by themselves, milliseconds; None without kernels, or where one has no trial."""
+        if not kernels or any(kernel.key not in self.best_ms for kernel in kernels):
+            return None
+        return sum(kernel.count * self.best_ms[kernel.key] for kernel in kernels)
 
     def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
         """The best knobs of other tasks that differ from ``task`` only in what is done after the sum, fastest first.
