@@ -175,3 +175,9 @@ def test_a_tracker_answers_and_ends_when_asked():
         tracker.wait(timeout=30)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_python_m_tvmfbnet_is_the_same_command_line():
+    command = [sys.executable, "-m", "tvmfbnet", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("tvmfbnet ")

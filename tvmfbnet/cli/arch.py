@@ -27,7 +27,7 @@ def _group() -> None:
 def describe_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")] = "fbnet",
-    target: Annotated[str | None, typer.Option(help="Predict the latency on this target.")] = None,
+    target: Annotated[str | None, typer.Option(help="Predict its latency here: a name or a .yaml file.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
     ] = None,
@@ -65,11 +65,13 @@ def _load(
     """The table with all of ``parts``; those that were not measured are predicted."""
     if target is None and file is None:
         return None
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.store import corrected, load_table
     from tvmfbnet.progress import say
 
+    target = measured_name(target) if target is not None else None
     table = read_table(file) if file is not None else load_table(str(target), logs)
     missing = table.missing(parts)
     if missing:

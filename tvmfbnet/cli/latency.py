@@ -25,7 +25,7 @@ LogsOption = Annotated[
         "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
     ),
 ]
-TargetOption = Annotated[str, typer.Option(help="The target, or the name a table was imported under.")]
+TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, or an imported table's name.")]
 
 
 @app.command()
@@ -40,9 +40,11 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.store import load_table
     from tvmfbnet.space.registry import load_space
 
+    target = measured_name(target)
     loaded, found = load_table(target, tuning_logs), load_space(space)
     parts = found.distinct_parts()
     table = loaded if measured_only else _complete_if_possible(loaded, parts)
@@ -91,13 +93,14 @@ def export(
     """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
     from dataclasses import replace
 
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.store import load_table
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
-    table = load_table(target, tuning_logs)
+    table = load_table(measured_name(target), tuning_logs)
     if space is not None:
         found = load_space(space)
         cells = complete(table, found.distinct_parts()).cells
@@ -125,11 +128,13 @@ def import_command(
 
     Example: tvmfbnet latency import pixel3.csv --target pixel3
     """
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table, write_table
     from tvmfbnet.latency.store import journal_path, table_path
     from tvmfbnet.progress import say
 
+    target = measured_name(target)
     table = read_table(file)
     destination = table_path(target, tuning_logs)
     if journal_path(target, tuning_logs).exists():
@@ -144,7 +149,7 @@ def import_command(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A target, or the name a table was imported under.")],
+    first: Annotated[str, typer.Argument(help="A target, its .yaml file, or an imported table's name.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many parts to list.")] = 15,
     tuning_logs: LogsOption = None,
@@ -154,9 +159,11 @@ def compare(
 
     Example: tvmfbnet latency compare host pixel3
     """
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.comparison import compare_tables
     from tvmfbnet.latency.store import load_table
 
+    first, second = measured_name(first), measured_name(second)
     found = compare_tables(load_table(first, tuning_logs), load_table(second, tuning_logs))
     if as_json:
         parts = [

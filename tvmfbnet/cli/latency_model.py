@@ -28,7 +28,7 @@ class Scheme(StrEnum):
 
 @app.command()
 def fit(
-    target: Annotated[str | None, typer.Option(help="Learn from this target's measurements.")] = None,
+    target: Annotated[str | None, typer.Option(help="Learn from this target: a name or a .yaml file.")] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="Learn from this table instead.")] = None,
     score: Annotated[
         Scheme, typer.Option(help="Hold out a random fifth of the blocks, or one whole layer shape after the other.")
@@ -50,6 +50,7 @@ def fit(
     has for a block that was tuned but not timed. --shapes-only scores it as for blocks that were never tuned.
     Example: tvmfbnet latency fit --target host --json.
     """
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.kernels import if_complete
@@ -61,7 +62,7 @@ def fit(
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
-    loaded = read_table(table) if table is not None else load_table(str(target), tuning_logs)
+    loaded = read_table(table) if table is not None else load_table(measured_name(str(target)), tuning_logs)
     known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(known), list(known.values())
     kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)

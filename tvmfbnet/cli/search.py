@@ -31,7 +31,9 @@ def parse_latency(text: str) -> float:
 def search_command(
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
-    target: Annotated[str | None, typer.Option(help="Use this target's measurements.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
+    ] = None,
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use this table instead; needs no TVM at all.")
     ] = None,
@@ -94,11 +96,13 @@ def search_command(
 
 def _table(target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space) -> LatencyTable:
     """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.store import corrected, load_table
     from tvmfbnet.progress import say
 
+    target = measured_name(target) if target is not None else None
     table = read_table(file) if file is not None else load_table(target or "", logs)
     missing = table.missing(space.distinct_parts())
     if file is not None and not predict:

@@ -179,6 +179,19 @@ def load_target(name_or_file: str) -> Target:
     return validate(Target, read_yaml(path), str(path))
 
 
+def measured_name(name_or_file: str) -> str:
+    """The name that a target's measurements are kept under: what its file says; else that of an imported table.
+
+    Args:
+        name_or_file: a ``.yaml`` file, a known target, or the name that a foreign table was imported under.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    is_file = name_or_file.endswith((".yaml", ".yml"))
+    return load_target(name_or_file).name if is_file or name_or_file in list_targets() else name_or_file
+
+
 def _unknown(name: str) -> str:
     known = list_targets()
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,0 +1,198 @@
+"""Every command line that README and docs show runs: as it stands, or with a small space, little data and few trials.
+
+A page is walked from top to bottom in one folder; its board is this machine behind a real sshd, a real tracker and the
+real server program. What cannot run here is in ``SKIPPED`` with its reason; a command without a rule fails the test.
+"""
+
+import re
+import shutil
+import sys
+
+import pytest
+import typer
+from documented import ROOT, CommandLine, command_lines, inline_commands, pages
+from loopback_ssh import has_sshd, loopback_sshd
+from walk import ARCH, Walk, tvmfbnet
+
+from tvmfbnet.cli.main import app
+from tvmfbnet.devices.tracker import port_is_open, query_tracker
+
+SKIPPED = {
+    "scripts/demo": "ten minutes; `tvmfbnet run` is run here with a smaller recipe",
+    "scripts/test": "it is what runs this test",
+    "git clone": "a test fetches nothing from outside",
+    "ssh -R": "a tunnel by hand; `device start` opens the same one here",
+    "adb reverse": "needs a phone; tests/devices/test_shells.py walks the same way with a stand-in",
+    "adb forward": "needs a phone; tests/devices/test_shells.py walks the same way with a stand-in",
+    "ANDROID_NDK_HOME=/path/to/ndk": "needs an NDK; tests/devices/test_programs.py tries the build with a stand-in",
+}
+# Pages that name things that other pages made.
+MEASURED = ("docs/latency.md", "docs/search.md", "docs/tuning.md")
+
+
+def set_option(words, name, value):
+    """The words with an option's value replaced, or the option added."""
+    words = list(words)
+    if name not in words:
+        return [*words, name, value]
+    words[words.index(name) + 1] = value
+    return words
+
+
+def smaller(words, walk):
+    """The words of one ``tvmfbnet`` command with a small space, little data and few trials."""
+    words = [word.replace("9190", str(walk.port)) for word in words]
+    words = [walk.found_arch() if word == "ARCH" else word for word in words]
+    if "--latency-target" in words:
+        words = set_option(words, "--latency-target", "1000ms")
+    if "--data" in words:
+        is_folder = words[words.index("--data") + 1].startswith("imagefolder:")
+        words = set_option(words, "--data", "imagefolder:images" if is_folder else walk.data)
+    if "--ssh" in words:
+        place = words.index("--ssh")
+        words = [*words[:place], *walk.way(), *words[place + 2 :]]
+    command = " ".join(words[:2]) if words[0] in ("latency", "device", "targets", "spaces", "arch") else words[0]
+    if "--space" in words and command != "arch describe":
+        words = set_option(words, "--space", "tiny.yaml")
+    match command:
+        case "tune":
+            words = set_option(words, "--arch", ARCH) if "--arch" in words else words
+            words = set_option(words, "--time", "1s") if "--time" in words else words
+            return set_option(words, "--trials", "1")
+        case "search" | "train":
+            return set_option(words, "--config", f"{command}.yaml")
+        case "sample" | "latency validate":
+            return set_option(words, "-n", "5")
+        case "run":
+            return ["small.yaml" if word == "demo" else word for word in words]
+        case "device start":
+            return [*words, "--port", str(walk.server_port), "--device-tracker-port", str(walk.tunnel_port)]
+    return words
+
+
+def run_line(line: CommandLine, walk: Walk):
+    """Runs one command line of a page."""
+    match line.words:
+        case ["tvmfbnet", "tracker", *rest]:
+            words = tvmfbnet(*smaller(["tracker", *rest], walk))
+            walk.start(words, lambda: port_is_open("127.0.0.1", walk.port))
+        case ["tvmfbnet", "run", *rest]:  # 3: the target was missed or cannot be decided; the run itself went well
+            walk.run(tvmfbnet(*smaller(["run", *rest], walk)), check=(0, 3))
+        case ["tvmfbnet", *rest]:
+            walk.run(tvmfbnet(*smaller(rest, walk)))
+        case ["torchrun", *rest]:
+            own = rest.index("tvmfbnet") + 1
+            shutil.rmtree(walk.folder / "runs", ignore_errors=True)
+            walk.run([sys.executable, "-m", "torch.distributed.run", *rest[:own], *smaller(rest[own:], walk)])
+        case ["tvmfbnet-run", *rest]:
+            walk.run(tvmfbnet("compile", ARCH, "--space", "tiny.yaml", "--target", "rpi5", "--out", "package"))
+            walk.run([walk.runner(), *("0" if word == "7" else word for word in rest)])
+        case ["python", "-m", "tvm.exec.rpc_server", *rest]:
+            serve_by_python(rest, walk)
+        case ["python", script, *rest] if script.startswith("benchmarks/"):
+            # They take minutes to hours: only that they start and have the options that are shown is seen here.
+            shown = walk.run([sys.executable, ROOT / script, "--help"])
+            assert {word for word in rest if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", shown)), line.text
+        case _:
+            pytest.fail(f"{line.page} line {line.number} shows a command that no test runs: {line.text}")
+
+
+def serve_by_python(words, walk):
+    """TVM's own server registers with the page's tracker."""
+    port = str(walk.server_port)
+    words = [word.replace("9190", str(walk.port)).replace("9090", port) for word in words]
+    words = set_option(words, "--port-end", str(walk.server_port + 1))
+
+    def registered():
+        return any(server["key"] == "apple_cpu" for server in query_tracker("127.0.0.1", walk.port).servers)
+
+    walk.start([sys.executable, "-m", "tvm.exec.rpc_server", *words], registered)
+
+
+def shown_on(page):
+    """What a page shows that can run here."""
+    return [line for line in command_lines(page) if not line.text.startswith(tuple(SKIPPED))]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The measurements of the small space on this machine, as after docs/tuning.md."""
+    walk = Walk(tmp_path_factory.mktemp("measured"))
+    for target in ("host", "rpi4"):
+        walk.run(tvmfbnet("tune", "--target", target, "--space", "tiny.yaml", "--trials", "60"))
+    return walk.folder / "tuning_logs"
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in pages() if shown_on(page)])
+def test_every_command_line_of_a_page_runs(page, tmp_path, request):
+    lines = shown_on(page)
+    reaches_a_board = any("--ssh" in line.words for line in lines)
+    if reaches_a_board and not has_sshd():
+        pytest.skip("sshd or ssh is missing; scripts/setup --emulation installs them")
+    (tmp_path / "ssh").mkdir()
+    (tmp_path / "walk").mkdir()
+    if reaches_a_board:
+        with loopback_sshd(tmp_path / "ssh") as options:
+            walk_page(lines, Walk(tmp_path / "walk", options))
+        return
+    walk = Walk(tmp_path / "walk")
+    if page in MEASURED:
+        shutil.copytree(request.getfixturevalue("measured"), walk.folder / "tuning_logs")
+        walk.run(tvmfbnet("latency", "export", "--target", "host", "--out", "pixel3.csv"))
+    walk_page(lines, walk)
+
+
+def walk_page(lines, walk):
+    try:
+        for line in lines:
+            run_line(line, walk)
+    finally:
+        walk.stop()
+
+
+def test_what_is_skipped_is_still_shown():
+    shown = [line.text for page in pages() for line in command_lines(page)]
+    for skipped, reason in SKIPPED.items():
+        assert any(text.startswith(skipped) for text in shown), f"{skipped} is no longer shown ({reason})"
+
+
+def test_a_command_that_nothing_knows_is_told(tmp_path):
+    with pytest.raises(pytest.fail.Exception, match="no test runs"):
+        run_line(CommandLine("docs/x.md", 3, "cmake --preset host"), None)
+
+
+def help_texts(command, path=()):
+    """The help text of each command, by its words."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from help_texts(child, (*path, name))
+    if not getattr(command, "commands", {}):
+        yield " ".join(path), command.help or ""
+
+
+def parse(words):
+    """Has the command line read its words without doing anything; a usage error where they do not fit."""
+    command, context = typer.main.get_command(app), None
+    context = command.make_context("tvmfbnet", list(words))
+    while getattr(command, "commands", None):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize(("name", "text"), sorted(help_texts(typer.main.get_command(app))))
+def test_every_command_has_an_example_that_its_options_allow(name, text):
+    example = re.search(r"Example: tvmfbnet (.+?)\.?\s*(?:$|\n\n)", text, re.S)
+    assert example is not None, f"tvmfbnet {name} has no example"
+    words = example[1].split()
+    assert " ".join(words).startswith(name)
+    parse(words)
+
+
+def test_inline_commands_are_commands():
+    for page in pages():
+        for text in inline_commands(page):
+            words = ["5" if word == "N" else word for word in text.replace("'", "").split()]
+            if len(words) > 2 and "..." not in words:
+                parse(words)
