@@ -115,7 +115,7 @@ def test_cifar_binary_batches_are_read(tmp_path):
         load_data(f"cifar10:{tmp_path}", 32, 32, 3)
 
 
-def test_image_folders_are_scaled_and_damaged_pictures_are_named(tmp_path):
+def test_image_folders_are_scaled_and_damaged_images_are_named(tmp_path):
     for part in ("train", "val"):
         for label, name in enumerate(("cat", "dog")):
             (tmp_path / part / name).mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_image_folders_are_scaled_and_damaged_pictures_are_named(tmp_path):
     assert take(data.train, [0, 1]).shape == (2, 3, 16, 24)
     assert take(data.train, [1], Augment(shift=1, flip=True))[0, :, 8, 8].tolist() == [100, 10, 20]
     assert take(load_data(f"imagefolder:{tmp_path}", 16, 24, 1).train, [0]).shape == (1, 1, 16, 24)
-    (tmp_path / "train" / "dog" / "a.png").write_text("not a picture")
+    (tmp_path / "train" / "dog" / "a.png").write_text("not an image")
     with pytest.raises(DataError, match=r"dog/a\.png"):
         take(data.train, [1])
     shutil.rmtree(tmp_path / "val" / "dog")
@@ -157,7 +157,7 @@ def test_a_subset_of_the_classes_may_stand_in_for_them_all(tmp_path):
     for subset, said in (("1", "take 2 to 12"), ("13", "take 2 to 12"), ("none.txt", "neither"), ("", "neither")):
         with pytest.raises(DataError, match=said):
             load_data(f"{spec}?classes={subset}", 16, 16, 3, 12)
-    with pytest.raises(DataError, match="first cat"):
+    with pytest.raises(DataError, match="first 'cat'"):
         load_data(f"{spec}?classes={tmp_path / 'mine.txt'}", 16, 16, 3, 12)
     with pytest.raises(DataError, match="only an imagefolder"):
         load_data(f"fashion_mnist:{fashion(tmp_path / 'f')}?classes=3", 32, 32, 1, 10)

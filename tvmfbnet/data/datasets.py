@@ -7,19 +7,17 @@ alphabet, as FBNet's 100 proxy classes of ImageNet are) and ``?classes=FILE.txt`
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.data.files import read_cifar_batch, read_idx
-from tvmfbnet.data.images import FolderImages, ImageData, TensorImages
+from tvmfbnet.data.folders import load_folders
+from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.errors import DataError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_data(spec: str, height: int, width: int, channels: int, classes: int | None = None) -> ImageData:
@@ -42,7 +40,7 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
     elif name == "cifar10":
         data = _cifar10(folder, height, width, channels)
     elif name == "imagefolder":
-        data = _imagefolder(folder, height, width, channels, subset if subset_asked else None)
+        data = load_folders(folder, height, width, channels, subset if subset_asked else None)
     else:
         raise DataError(f"unknown data set {spec!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
     if subset_asked and name != "imagefolder":
@@ -108,62 +106,6 @@ def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> Ima
     pixels, labels = read_cifar_batch(home / "test_batch.bin")
     test = TensorImages(_pad(pixels, height, width, "cifar10"), labels)
     return ImageData("cifar10", 10, train, test, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-
-
-def _imagefolder(folder: Path | None, height: int, width: int, channels: int, subset: str | None) -> ImageData:
-    if folder is None:
-        raise DataError("imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it")
-    if channels not in (1, 3):
-        raise DataError(f"imagefolder gives 1 or 3 channels but the space takes {channels}")
-    test_folder = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
-    names = _class_names(folder / "train")
-    if _class_names(test_folder) != names:
-        raise DataError(f"{test_folder} does not hold the same classes as {folder / 'train'}")
-    if subset is not None:
-        names = _subset(names, subset)
-    train, test = (_folder_images(part, names, channels, height, width) for part in (folder / "train", test_folder))
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    return ImageData("imagefolder", len(names), train, test, mean, std)
-
-
-def _class_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not names:
-        raise DataError(f"{folder} holds no class folders")
-    return names
-
-
-def _subset(names: list[str], subset: str) -> list[str]:
-    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
-    if subset.isdecimal():
-        if not 2 <= int(subset) <= len(names):
-            raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
-        return sorted(random.Random(0).sample(names, int(subset)))
-    try:
-        wanted = Path(subset).expanduser().read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
-    unknown = sorted(set(wanted) - set(names))
-    if unknown or len(set(wanted)) < 2:
-        raise DataError(
-            f"{subset} names {len(set(wanted))} classes, of which {len(unknown)} are not in the data"
-            + (f" (first {unknown[0]})" if unknown else "; name at least 2")
-        )
-    return sorted(set(wanted))
-
-
-def _folder_images(folder: Path, names: list[str], channels: int, height: int, width: int) -> FolderImages:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        pictures = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not pictures:
-            raise DataError(f"{folder / name} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-        files += pictures
-        labels += [label] * len(pictures)
-    return FolderImages(files, torch.tensor(labels), channels, height, width)
 
 
 def _pad(pixels: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Reading the file formats of the supported data sets: IDX (MNIST family), CIFAR-10's binary batches, picture files."""
+"""Reading the file formats of the supported data sets: IDX (MNIST family), CIFAR-10's binary batches, image files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tvmfbnet.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+# How far from a JPEG's end its end marker may lie: some cameras append a few bytes.
+_JPEG_TAIL = 64
 
 
 def read_idx(path: Path) -> torch.Tensor:
@@ -43,14 +52,71 @@ def read_cifar_batch(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return rows[:, 1:].reshape(-1, 3, 32, 32).clone(), rows[:, 0].long()
 
 
-def read_picture(path: Path, channels: int) -> torch.Tensor:
-    """Decodes a picture file to uint8 (channels, height, width); DataError names a file that cannot be decoded."""
-    from PIL import Image, UnidentifiedImageError
+def read_image(path: Path, channels: int) -> torch.Tensor:
+    """Decodes an image file to uint8 (channels, height, width), the way up that its EXIF orientation says.
+
+    16-bit greyscale is scaled to 8 bits. Palettes are resolved, CMYK becomes RGB. What is transparent is laid on white.
+    Of several frames or pages the first counts. With one channel, colours become luma (ITU-R 601-2).
+
+    Raises:
+        DataError: it cannot be decoded, or holds numbers that have no defined brightness (32-bit integers, floats).
+    """
+    from PIL import Image
     from torchvision.transforms.v2 import functional as tv
 
     try:
-        with Image.open(path) as picture:
-            converted = picture.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} is not a readable picture; remove it or get it again") from error
+        with Image.open(path) as opened:
+            converted = _to_8_bits(opened).convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        raise DataError(f"{path} is not a readable image ({reason(error)}); remove it or get it again") from error
     return tv.pil_to_tensor(converted)  # type: ignore[no-any-return]
+
+
+def reason(error: Exception) -> str:
+    """What went wrong with a file, in a few words."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _to_8_bits(image: PilImage) -> PilImage:
+    """The image upright, with 8 bits a channel and nothing transparent: mode L, RGB or CMYK."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        values = np.asarray(upright.convert("I"))
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("it holds 32-bit integers; save it with 8 or 16 bits")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if upright.mode == "F":
+        raise ValueError("it holds floating-point numbers; save it with 8 or 16 bits")
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        shown = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+    return upright
+
+
+def fault_of_image(path: Path) -> str:
+    """Why an image file cannot be decoded, by its header and its end; empty where nothing speaks against it.
+
+    A file whose end is not where it should be is decoded whole, to be sure.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if not _has_its_end(path, image.format or ""):
+                image.load()
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        return reason(error)
+    return ""
+
+
+def _has_its_end(path: Path, kind: str) -> bool:
+    """Whether a JPEG or PNG file ends as it should; True for kinds that have no mark at their end."""
+    if kind not in ("JPEG", "PNG"):
+        return True
+    with path.open("rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - _JPEG_TAIL))
+        tail = stream.read()
+    return b"\xff\xd9" in tail if kind == "JPEG" else tail.endswith(b"IEND\xaeB`\x82")

@@ -120,9 +120,9 @@ class FolderImages(Images):
     def _load(self, file: Path, augment: Augment, draw: list[float] | None) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as tv
 
-        from tvmfbnet.data.files import read_picture
+        from tvmfbnet.data.files import read_image
 
-        picture = read_picture(file, self.channels)
+        picture = read_image(file, self.channels)
         if draw is not None and augment.flip and draw[FLIP] < 0.5:
             picture = tv.horizontal_flip(picture)
         picture = self._cut(picture, draw if augment.shift else None)
