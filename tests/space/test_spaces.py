@@ -9,6 +9,7 @@ from tvmfbnet.errors import ConfigError, StorageError, UserError
 from tvmfbnet.space.counts import Conv, convs_of, distinct_convs
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.starter import starter_space
 
 
 def test_the_shipped_spaces_are_listed_and_load() -> None:
@@ -219,3 +220,13 @@ def test_a_resolution_may_be_asked_for_with_the_name(tmp_path: Path) -> None:
 def test_the_mobile_space_uses_what_goes_beyond_the_paper() -> None:
     blocks = {block for layer in load_space("mobile_se").layers for block in layer.blocks}
     assert {"k7_e6_se_hswish", "k5_e3_se", "k3_e2", "k3_e4_hswish"} <= blocks
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (8, 8), (28, 28), (32, 64), (64, 64), (224, 224), (600, 800)])
+def test_a_starter_space_fits_any_image(size, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(starter_space(3, *size, channels=3))
+    space = load_space(str(path))
+    assert (space.classes, space.input_channels, space.height, space.width) == (3, 3, *size)
+    assert all(min(layer.height, layer.width) >= min(4, *size) for layer in space.layers)
+    assert min(size) < 16 or space.size > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -9,7 +10,8 @@ import typer
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
 
 app = typer.Typer(
-    help="Search spaces: list the shipped ones, show one (or check a file of your own).", no_args_is_help=True
+    help="Search spaces: list the shipped ones, show one (or check a file of your own), begin a new one.",
+    no_args_is_help=True,
 )
 
 
@@ -55,17 +57,38 @@ def show_command(
             }
         )
         return
-    rows = [
-        (
-            item.index,
-            item.stage,
-            f"{item.cin} -> {item.cout}",
-            f"{item.height}x{item.width}",
-            item.stride,
-            " ".join(item.blocks),
-        )
-        for item in found.layers
-    ]
+    sets = {blocks: number for number, blocks in enumerate(dict.fromkeys(item.blocks for item in found.layers), 1)}
+    rows = []
+    for item in found.layers:
+        shape = (f"{item.cin} -> {item.cout}", f"{item.height}x{item.width}", item.stride)
+        rows.append((item.index, item.stage, *shape, sets[item.blocks]))
     title = f"{found.name}: {found.description}".rstrip(": ")
-    print_table(title, ("layer", "stage", "channels", "input", "stride", "blocks"), rows)
+    print_table(title, ("layer", "stage", "channels", "input", "stride", "block set"), rows)
+    for blocks_of_set, number in sets.items():
+        print(f"block set {number}: {' '.join(blocks_of_set)}")
     print(f"{found.size:,} archs of {blocks} distinct blocks ({convs} distinct fused convs)")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of ``64`` or ``64x48``; BadParameter otherwise."""
+    match = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text.strip())
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not (1 <= height <= 16384 and 1 <= width <= 16384):
+        raise typer.BadParameter(f"{text!r} is no image size: write 64, or 64x48 for height x width")
+    return height, width
+
+
+@app.command("new")
+def new_command(
+    classes: Annotated[int, typer.Option(min=2, max=1_000_000, help="Classes to tell apart.")],
+    size: Annotated[str, typer.Option(help="Image size in pixels: 64, or 64x48 for height x width.")],
+    channels: Annotated[int, typer.Option(min=1, max=1024, help="Channels of the images: 1 greyscale, 3 colour.")] = 3,
+) -> None:
+    """Print a commented space file for your images, to redirect into a file and edit.
+
+    Example: tvmfbnet spaces new --classes 3 --size 64 --channels 3
+    """
+    from tvmfbnet.space.starter import starter_space
+
+    height, width = parse_size(size)
+    print(starter_space(classes, height, width, channels), end="")
