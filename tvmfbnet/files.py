@@ -24,6 +24,7 @@ from pydantic_core import from_json
 
 from tvmfbnet.config import problems_of
 from tvmfbnet.errors import ConfigError, StorageError
+from tvmfbnet.strict_yaml import parse_yaml
 
 # Texts and tables that people write; and what the program itself stores (regressors of thousands of trees).
 _TEXT_BYTES = 8 * 2**20
@@ -193,11 +194,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file whose top level is a mapping; :class:`ConfigError` says where it is malformed."""
     text = read_text(path)
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(str(path), [f"not valid YAML{line}: {getattr(error, 'problem', None) or error}"]) from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(str(path), [f"not valid YAML{line}: {problem}"]) from error
     if not isinstance(value, dict):
         raise ConfigError(str(path), ["the top level must be a mapping of names to values"])
     return value
