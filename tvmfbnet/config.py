@@ -33,11 +33,9 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-_SHOWN_PROBLEMS = 8  # of a file with thousands, the first ones are enough to start with
-
 
 def validate(model: type[ConfigT], value: Any, where: str) -> ConfigT:
-    """Builds ``model`` from plain data; :class:`ConfigError` lists its problems with their places in the file."""
+    """Builds ``model`` from plain data; :class:`ConfigError` lists every problem with its place in the file."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -45,14 +43,13 @@ def validate(model: type[ConfigT], value: Any, where: str) -> ConfigT:
 
 
 def problems_of(error: ValidationError) -> list[str]:
-    """One phrase a problem, each with its place in the file; of a great many, the first and how many more there are."""
+    """One phrase a problem, each with its place in the file."""
     problems = []
-    for item in error.errors(include_url=False, include_input=False)[:_SHOWN_PROBLEMS]:
+    for item in error.errors(include_url=False, include_input=False):
         place = ".".join(str(step) for step in item["loc"])
         message = "unknown name" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         problems.append(_one_line(f"{place}: {message}" if place else message))
-    left = error.error_count() - len(problems)
-    return [*problems, f"and {left} more"] if left else problems
+    return problems
 
 
 def _one_line(text: str) -> str:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from tvmfbnet.config import problems_of
-from tvmfbnet.errors import ConfigError, StorageError
+from tvmfbnet.errors import ConfigError, StorageError, listed
 from tvmfbnet.strict_yaml import parse_yaml
 
 # Texts and tables that people write; and what the program itself stores (regressors of thousands of trees).
@@ -187,7 +187,7 @@ def read_model(path: Path, model: type[T]) -> T:
     try:
         return TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
-        raise StorageError(f"{path} is damaged or of another version: {'; '.join(problems_of(error))}") from error
+        raise StorageError(f"{path} is damaged or of another version: {listed(problems_of(error))}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from tvmfbnet.config import Config, problems_of, validate
-from tvmfbnet.errors import ArchError
+from tvmfbnet.errors import ArchError, listed
 from tvmfbnet.space.blocks import FBNET_BLOCKS, RELU, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.space import Layer, Space
 
@@ -72,7 +72,7 @@ def _spelled_out(value: Any) -> Any:
     try:
         return BlockProduct.model_validate(value).names()
     except ValidationError as error:
-        raise ValueError("; ".join(problems_of(error))) from error
+        raise ValueError(listed(problems_of(error))) from error
 
 
 def _no_duplicates(blocks: tuple[str, ...]) -> tuple[str, ...]:
