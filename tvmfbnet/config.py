@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tvmfbnet.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of every configuration model: unknown fields are errors, instances do not change."""
+    """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+# Every number of a configuration has bounds. They are generous: they only keep a slip of the keyboard from asking for
+# what no machine could do, or no library takes.
+MOST_SEED = 2**32 - 1
+MOST_THREADS = 1024
+MOST_EPOCHS = 100_000
+MOST_STEPS = 10_000_000
+MOST_IMAGES = 1_000_000_000
+MOST_BATCH = 65_536
+MOST_TRIALS = 10_000_000
+MOST_SAMPLES = 100_000
+MOST_LATENCY_MS = 1e7
+MOST_SECONDS = 30 * 86_400
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -23,9 +39,19 @@ def validate(model: type[ConfigT], value: Any, where: str) -> ConfigT:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            place = ".".join(str(step) for step in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{place}: {message}" if place else message)
-        raise ConfigError(where, problems) from error
+        raise ConfigError(where, problems_of(error)) from error
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """One phrase a problem, each with its place in the file."""
+    problems = []
+    for item in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(step) for step in item["loc"])
+        message = "unknown name" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        problems.append(_one_line(f"{place}: {message}" if place else message))
+    return problems
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -17,8 +17,17 @@ class UserError(TvmfbnetError):
     """Something outside the program is wrong and the user can mend it; the message is one line and says how."""
 
 
+_LISTED = 8
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems in one line; of a great many the first ones, and how many more there are."""
+    more = len(problems) - _LISTED
+    return "; ".join([*problems[:_LISTED], *([f"and {more} more"] if more > 0 else [])])
+
+
 class ConfigError(UserError):
-    """A space, target or recipe file is malformed; carries every problem that was found, not just the first.
+    """A space, target, recipe or table file is malformed; carries every problem that was found, not just the first.
 
     Args:
         where: the file or argument that was read.
@@ -29,7 +38,7 @@ class ConfigError(UserError):
         self.where = where
         self.problems = list(problems)
         count = "" if len(self.problems) == 1 else f"{len(self.problems)} problems: "
-        super().__init__(f"{where}: {count}{'; '.join(self.problems)}")
+        super().__init__(f"{where}: {count}{listed(self.problems)}")
 
 
 class ArchError(UserError):

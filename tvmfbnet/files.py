@@ -1,18 +1,44 @@
-"""Reading and writing files so that nothing half-written is ever left behind and every failure is one clear line."""
+"""Reading and writing files so that nothing half-written is ever left behind and every failure is one clear line.
+
+Whatever is read here is checked before it is believed: its size, its encoding, its form, and by :func:`read_model` its
+schema. What a file holds beyond that schema is an error, too, so that nothing is ever dropped in silence.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
-from tvmfbnet.errors import ConfigError, StorageError
+from tvmfbnet.config import problems_of
+from tvmfbnet.errors import ConfigError, StorageError, listed
+from tvmfbnet.strict_yaml import parse_yaml
+
+# Texts and tables that people write; and what the program itself stores (regressors of thousands of trees).
+_TEXT_BYTES = 8 * 2**20
+_JSON_BYTES = 512 * 2**20
+# A killed process's forked children hold its lock for some moments more.
+_LOCK_SECONDS = 3.0
+
+T = TypeVar("T")
+
+
+class Stored(BaseModel):
+    """Base of the schemas of files that the program writes and reads again: no unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @contextmanager
@@ -33,24 +59,65 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def folder_lock(folder: Path, what: str) -> Iterator[None]:
+    """Holds ``folder`` for this process alone, until the block ends or the process dies.
+
+    Args:
+        folder: made where it is missing; its lock is the file ``.lock`` in it, which stays.
+        what: what works in the folder, for the message: "a run", "a search".
+
+    Raises:
+        StorageError: another process holds the folder, or no lock can be made there.
+    """
+    lock = FileLock(make_folder(folder) / ".lock")
+    with storage_errors(folder, "lock"):
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            raise StorageError(
+                f"{what} is at work in {folder} in another process; wait for its end, or choose another --out"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` fill a temporary file beside ``path``, flushes it to disk, then renames it into place.
 
-    A reader sees the old content or the new, never a part of either, also after a power cut.
+    A reader sees the old content or the new, never a part of either, also after a power cut. A new file gets the mode
+    that the umask asks for, an old one keeps its own. A link is followed; a device or pipe is written, not replaced.
     """
+    with storage_errors(path, "write"):
+        path = Path(os.path.realpath(path))
+        there = path.exists()
+        if there and not path.is_file():
+            _write_through(path, write)
+            return
     make_folder(path.parent)
     with storage_errors(path, "write"):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             write(temporary)
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
-            temporary.chmod(0o644)
+            if there:
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes to something that is no regular file, such as /dev/stdout; an ``OSError`` for a folder."""
+    with tempfile.TemporaryDirectory(prefix="tvmfbnet-") as folder:
+        temporary = Path(folder) / path.name
+        write(temporary)
+        with temporary.open("rb") as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,26 +130,76 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; :class:`StorageError` names the file when it is missing or malformed."""
-    with storage_errors(path, "read"):
-        text = path.read_text(encoding="utf-8")
+def read_text(path: Path, limit_bytes: int = _TEXT_BYTES) -> str:
+    """Reads UTF-8 text, without its byte order mark; :class:`StorageError` for another encoding or a huge file."""
+    with storage_errors(path, "read"), path.open("rb") as stream:
+        content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise StorageError(f"{path} is larger than {limit_bytes // 2**20} MiB: too large for what it should be")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise StorageError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StorageError(f"{path} is not valid JSON (line {error.lineno}: {error.msg})") from error
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StorageError(
+            f"{path} is not UTF-8 text (byte 0x{content[error.start]:02x} in line {line}); save it as UTF-8"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; :class:`StorageError` names the file when it is missing or malformed.
+
+    Malformed are also numbers that JSON has not (NaN, Infinity), names given twice, and deep nesting.
+    """
+    return _parsed(path)[0]
+
+
+def _parsed(path: Path) -> tuple[Any, str]:
+    text = read_text(path, _JSON_BYTES)
+    try:
+        from_json(text, allow_inf_nan=False)
+        return json.loads(text, object_pairs_hook=_unique), text
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is not valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return values
+
+
+def read_model(path: Path, model: type[T]) -> T:
+    """Reads a JSON file that must fit a schema, and builds it.
+
+    Args:
+        path: the file.
+        model: a :class:`Stored` (or other pydantic) model, or any type that pydantic knows, such as ``list[Model]`` or
+            ``dict[str, float]``. Types are strict: a text is no number.
+
+    Raises:
+        StorageError: the file is missing, is no JSON, or does not fit; names the file and every problem.
+    """
+    _, text = _parsed(path)
+    try:
+        return TypeAdapter(model).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise StorageError(f"{path} is damaged or of another version: {listed(problems_of(error))}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file whose top level is a mapping; :class:`ConfigError` says where it is malformed."""
-    with storage_errors(path, "read"):
-        text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
-        raise ConfigError(str(path), [f"not valid YAML{line}: {getattr(error, 'problem', None) or error}"]) from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(str(path), [f"not valid YAML{line}: {problem}"]) from error
     if not isinstance(value, dict):
         raise ConfigError(str(path), ["the top level must be a mapping of names to values"])
     return value

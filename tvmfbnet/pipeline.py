@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import Field, model_validator
 
-from tvmfbnet.config import Config, validate
+from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
@@ -35,9 +35,11 @@ from tvmfbnet.training.config import TrainConfig
 class TuneConfig(Config):
     """How much tuning and measuring a run pays for."""
 
-    trials: int | None = Field(default=None, ge=1, description="tuning trials in all; default 16 a task")
+    trials: int | None = Field(
+        default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
+    )
     measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the rest is predicted")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Recipe(Config):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tvmfbnet.config import Config, validate
+from tvmfbnet.config import MOST_THREADS, Config, validate
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 
@@ -49,33 +50,50 @@ class Transport(Config):
 class TimingPolicy(Config):
     """How a latency is measured on the device (see :mod:`tvmfbnet.devices.timing`)."""
 
-    warmup: int = Field(default=3, ge=0, description="untimed calls before the first repeat")
+    warmup: int = Field(default=3, ge=0, le=10_000, description="untimed calls before the first repeat")
     repeats: int = Field(
-        default=10, ge=3, description="timed repeats; their median is the latency, their spread is kept"
+        default=10, ge=3, le=10_000, description="timed repeats; their median is the latency, their spread is kept"
     )
-    min_repeat_ms: int = Field(default=20, ge=1, description="each repeat calls the function for at least this long")
+    min_repeat_ms: int = Field(
+        default=20, ge=1, le=60_000, description="each repeat calls the function for at least this long"
+    )
     chain_rounds: int = Field(
-        default=2, ge=1, description="on CPUs: so often a part is timed inside nets, with other neighbours each time"
+        default=2,
+        ge=1,
+        le=1000,
+        description="on CPUs: so often a part is timed inside nets, with other neighbours each time",
     )
-    chain_runs: int = Field(default=10, ge=3, description="on CPUs: timed runs of each of those nets in a visit")
+    chain_runs: int = Field(
+        default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets in a visit"
+    )
     visits: int = Field(
-        default=4, ge=1, description="so often a net is timed, others in between; what disturbs one visit is outvoted"
+        default=4,
+        ge=1,
+        le=1000,
+        description="so often a net is timed, others in between; what disturbs one visit is outvoted",
     )
     rotate_mb: float = Field(
-        default=16, ge=0, description="on GPUs: a part is timed going around so many MiB of copies of its weights"
+        default=16,
+        ge=0,
+        le=4096,
+        description="on GPUs: a part is timed going around so many MiB of copies of its weights",
     )
     trial_rotate_mb: float = Field(
-        default=8, ge=0, description="on CPUs: a trial is timed going around so many MiB of copies of its weights"
+        default=8,
+        ge=0,
+        le=4096,
+        description="on CPUs: a trial is timed going around so many MiB of copies of its weights",
     )
-    trial_repeats: int = Field(default=2, ge=1, description="repeats of one tuning trial")
-    trial_min_ms: int = Field(default=5, ge=1, description="each repeat of a trial lasts at least this long")
-    cooldown_seconds: float = Field(default=0, ge=0, description="rest before a measurement")
+    trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
+    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="each repeat of a trial lasts at least this long")
+    cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="rest before a measurement")
     drift_limit: float = Field(
-        default=0.1, gt=0, description="largest relative change of the canary kernel before a pause"
+        default=0.1, gt=0, le=100, description="largest relative change of the canary kernel before a pause"
     )
     rest_seconds: float = Field(
         default=600,
         ge=0,
+        le=86_400,
         description="longest rest in all, waiting for the canary; then unsteady parts are only marked",
     )
 
@@ -83,23 +101,23 @@ class TimingPolicy(Config):
 class Timeouts(Config):
     """Deadlines, in seconds. Nothing that talks to a device waits longer than these."""
 
-    connect: float = Field(default=20, gt=0)
-    session: int = Field(default=120, gt=0)
-    trial: float = Field(default=10, gt=0)
-    build: float = Field(default=60, gt=0)
+    connect: float = Field(default=20, gt=0, le=86_400)
+    session: int = Field(default=120, gt=0, le=86_400)
+    trial: float = Field(default=10, gt=0, le=86_400)
+    build: float = Field(default=60, gt=0, le=86_400)
 
 
 class Target(Config):
     """One target: everything that ``targets/NAME.yaml`` says."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)
     description: str
     exercised: bool = Field(description="whether a run on such a device has been done and recorded")
     tvm: dict[str, Any] = Field(description="TVM target: kind, mtriple, mcpu, ...; mcpu: native means this machine's")
     toolchain: Toolchain = Toolchain()
     transport: Transport
     device: Literal["cpu", "opencl", "metal"] = "cpu"
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     cores: str = Field(
         default="", pattern=r"^(\d+(-\d+)?(,\d+(-\d+)?)*)?$", description="cores to run on, such as 4-7; empty: all"
     )
@@ -107,6 +125,13 @@ class Target(Config):
     layout: Literal["NHWC"] = "NHWC"
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _one_precision(cls, value: Any) -> Any:
+        if value != "float32":
+            raise ValueError(f"{value!r} is not supported: nets are compiled and timed in float32 only")
+        return value
 
     @model_validator(mode="after")
     def _check_tvm(self) -> Target:
@@ -170,9 +195,8 @@ def load_target(name_or_file: str) -> Target:
     if name_or_file.endswith((".yaml", ".yml")):
         path = Path(name_or_file)
     else:
-        found = [
-            folder / f"{name_or_file}.yaml" for folder in _folders() if (folder / f"{name_or_file}.yaml").is_file()
-        ]
+        files = [folder / f"{name_or_file}.yaml" for folder in _folders()]
+        found = [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - False for a name too long for a file
         if not found:
             raise UserError(_unknown(name_or_file))
         path = found[0]

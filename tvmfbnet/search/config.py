@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tvmfbnet.config import Config
+from tvmfbnet.config import (
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_LATENCY_MS,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    MOST_THREADS,
+    Config,
+    Seed,
+)
 from tvmfbnet.nets.forms import Form
 
 if TYPE_CHECKING:  # loads torch
     from tvmfbnet.data.changes import Augment
+
+
+# Below this, theta divided by the temperature leaves what 32 bits can hold.
+_LEAST_TEMPERATURE = 1e-4
 
 
 class SearchConfig(Config):
@@ -21,18 +35,22 @@ class SearchConfig(Config):
     rest. The division is fixed for the run.
     """
 
-    epochs: int = Field(90, ge=1, description="passes over the training pictures, warm-up included")
-    warmup_epochs: int = Field(10, ge=0, description="first epochs, which train w only, each block equally likely")
-    batch_size: int = Field(192, ge=2, description="pictures in a step that trains w")
-    theta_batch_size: int | None = Field(
-        None, ge=2, description="pictures in a step that trains theta; batch_size if unset"
+    epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training pictures, warm-up included")
+    warmup_epochs: int = Field(
+        10, ge=0, le=MOST_EPOCHS, description="first epochs, which train w only, each block equally likely"
     )
-    train_images: int | None = Field(None, ge=10, description="use only so many training pictures, chosen at random")
+    batch_size: int = Field(192, ge=2, le=MOST_BATCH, description="pictures in a step that trains w")
+    theta_batch_size: int | None = Field(
+        None, ge=2, le=MOST_BATCH, description="pictures in a step that trains theta; batch_size if unset"
+    )
+    train_images: int | None = Field(
+        None, ge=10, le=MOST_IMAGES, description="use only so many training pictures, chosen at random"
+    )
     weight_share: float = Field(0.8, gt=0, lt=1, description="share of the pictures that trains w")
 
-    weight_lr: float = Field(0.1, gt=0, description="learning rate of w at its peak (SGD, cosine to 0)")
+    weight_lr: float = Field(0.1, gt=0, le=100, description="learning rate of w at its peak (SGD, cosine to 0)")
     weight_momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
     weight_steps: Form = Field(
         "mixture",
         description="how w learns after the warm-up: through the Gumbel-softmax mixture of all blocks (the paper), or "
@@ -41,61 +59,87 @@ class SearchConfig(Config):
     theta_steps: Form = Field("mixture", description="how theta learns: the same three forms")
     save_memory: bool = Field(False, description="recompute mixtures in the backward pass: slower, far less memory")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of convs and matrix products")
-    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient of w")
-    theta_lr: float = Field(0.01, gt=0, description="learning rate of theta (Adam)")
-    theta_decay: float = Field(5e-4, ge=0, description="weight decay of theta")
-    temperature: float = Field(5.0, gt=0, description="Gumbel-softmax temperature at the first epoch")
+    gradient_clip: float | None = Field(None, gt=0, le=1e6, description="largest norm of the gradient of w")
+    theta_lr: float = Field(0.01, gt=0, le=100, description="learning rate of theta (Adam)")
+    theta_decay: float = Field(5e-4, ge=0, le=10, description="weight decay of theta")
+    temperature: float = Field(
+        5.0, ge=_LEAST_TEMPERATURE, le=1e4, description="Gumbel-softmax temperature at the first epoch"
+    )
     temperature_decay: float = Field(math.exp(-0.045), gt=0, le=1, description="its factor from epoch to epoch")
 
     loss: Literal["additive", "multiplicative"] = Field("additive", description="how latency joins cross entropy")
-    alpha: float = Field(0.2, ge=0, description="weight of the latency term")
-    beta: float = Field(0.6, gt=0, description="exponent of the latency term")
-    latency_reference_ms: float = Field(0.001, gt=0, description="unit of the latency inside the logarithm")
-    latency_target_ms: float | None = Field(None, gt=0, description="find the most accurate net up to this latency")
+    alpha: float = Field(0.2, ge=0, le=1e6, description="weight of the latency term")
+    beta: float = Field(0.6, gt=0, le=100, description="exponent of the latency term")
+    latency_reference_ms: float = Field(
+        0.001, ge=1e-6, le=MOST_LATENCY_MS, description="unit of the latency inside the logarithm"
+    )
+    latency_target_ms: float | None = Field(
+        None, gt=0, le=MOST_LATENCY_MS, description="find the most accurate net up to this latency"
+    )
     mode: Literal["auto", "penalty", "target"] = Field(
         "auto",
         description="penalty: alpha and beta rule, a target only selects; target: only latency above it costs; "
         "auto: target where one is given",
     )
     target_strength: float = Field(
-        10.0, gt=0, description="how strongly latency above the target pulls; its price is found by the controller"
+        10.0,
+        gt=0,
+        le=1e6,
+        description="how strongly latency above the target pulls; its price is found by the controller",
     )
     target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below the target archs are looked for")
 
-    augment_shift: int = Field(2, ge=0, description="random shift of training pictures, pixels")
+    augment_shift: int = Field(2, ge=0, le=1024, description="random shift of training pictures, pixels")
     augment_flip: bool = Field(True, description="mirror half of the training pictures")
     augment_colour: float = Field(0.0, ge=0, lt=1, description="random brightness, contrast, saturation")
     augment_trivial: bool = Field(False, description="one random operation a picture (TrivialAugment)")
     augment_erase: float = Field(0.0, ge=0, le=1, description="share of pictures with a random rectangle blanked")
 
-    samples: int = Field(200, ge=1, description="archs sampled from the learned distribution")
-    screened: int = Field(32, ge=1, description="of these, so many of the most probable are judged on few pictures")
-    screen_images: int = Field(512, ge=2, description="the few pictures")
-    candidates: int = Field(10, ge=1, description="so many of the best of those are validated on all")
-    bn_images: int = Field(1024, ge=2, description="pictures that renew a candidate's batch-norm statistics")
-    validation_images: int | None = Field(None, ge=1, description="most pictures that rank a candidate; all if unset")
+    samples: int = Field(200, ge=1, le=MOST_SAMPLES, description="archs sampled from the learned distribution")
+    screened: int = Field(
+        32, ge=1, le=MOST_SAMPLES, description="of these, so many of the most probable are judged on few pictures"
+    )
+    screen_images: int = Field(512, ge=2, le=MOST_IMAGES, description="the few pictures")
+    candidates: int = Field(10, ge=1, le=MOST_SAMPLES, description="so many of the best of those are validated on all")
+    bn_images: int = Field(
+        1024, ge=2, le=MOST_IMAGES, description="pictures that renew a candidate's batch-norm statistics"
+    )
+    validation_images: int | None = Field(
+        None, ge=1, le=MOST_IMAGES, description="most pictures that rank a candidate; all if unset"
+    )
 
     finalists: int = Field(
         0,
         ge=0,
+        le=1000,
         description="so many archs of the target are trained from scratch for a short while, and the best of "
         "them is found; 0: what archs reach with the supernet's weights decides",
     )
-    finalist_steps: int = Field(150, ge=1, description="steps of such a training, with the settings of w")
+    finalist_steps: int = Field(
+        150, ge=1, le=MOST_STEPS, description="steps of such a training, with the settings of w"
+    )
 
     collapse_skip: float = Field(0.9, gt=0, le=1, description="mean probability of skip that counts as a collapse")
     stop_on_collapse: bool = Field(True, description="stop, with a checkpoint, when the search has collapsed")
     loggers: tuple[Literal["csv", "tensorboard"], ...] = Field(("csv",), description="where figures go meanwhile")
 
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
-    threads: int | None = Field(None, ge=1, description="CPU threads; torch's choice if unset")
-    checkpoint_steps: int = Field(50, ge=1, description="steps between checkpoints; each epoch ends with one anyway")
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; torch's choice if unset")
+    checkpoint_steps: int = Field(
+        50, ge=1, le=MOST_STEPS, description="steps between checkpoints; each epoch ends with one anyway"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) leaves no epoch of {self.epochs} to train theta")
+        coldest = self.temperature_at(self.epochs - 1)
+        if coldest < _LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature would fall to {coldest:.1g} by the last epoch, below {_LEAST_TEMPERATURE:g}; "
+                "take a temperature_decay nearer to 1"
+            )
         if self.mode == "target" and self.latency_target_ms is None:
             raise ValueError("mode target needs latency_target_ms")
         return self

@@ -31,7 +31,7 @@ def load_space(name_or_file: str) -> Space:
         ConfigError: the file is malformed.
         StorageError: the file cannot be read.
     """
-    name_or_file, _, size = name_or_file.partition("@")
+    name_or_file, size = _split(name_or_file)
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
@@ -47,11 +47,17 @@ def load_space(name_or_file: str) -> Space:
     return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
 
 
+def _split(name_or_file: str) -> tuple[str, str]:
+    """Name or file, and the size behind its last ``@``; folders may have an ``@`` in their names, too."""
+    name, _, size = name_or_file.rpartition("@")
+    return (name, size) if name and "/" not in size and "." not in size else (name_or_file, "")
+
+
 def _resized(value: dict[str, Any], size: str) -> dict[str, Any]:
     """A space file's content with another input resolution: ``160`` or ``160x128``; as it is where none is given."""
     if not size:
         return value
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
+    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", size)
     if match is None:
         raise UserError(f"unknown resolution {size!r}: write @160, or @160x128 for height x width")
     given = value.get("input")

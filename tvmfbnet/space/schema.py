@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from tvmfbnet.config import Config, validate
-from tvmfbnet.errors import ArchError
+from tvmfbnet.config import Config, problems_of, validate
+from tvmfbnet.errors import ArchError, listed
 from tvmfbnet.space.blocks import FBNET_BLOCKS, RELU, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.space import Layer, Space
 
@@ -29,15 +30,33 @@ def _block(name: str) -> str:
         raise ValueError(str(error)) from error
 
 
+# Far beyond what could be searched or measured; with them a file is checked in a second.
+MOST_CANDIDATES = 1000
+MOST_LAYERS = 1000
+MOST_CELLS = 100_000
+
+Some = Field(min_length=1, max_length=100)
+Small = Annotated[int, Field(ge=1, le=99)]
+Groups = Annotated[int, Field(ge=1, le=999)]
+
+
 class BlockProduct(Config):
     """All blocks with one of the kernels, one of the expansions and so on; ``skip`` last."""
 
-    kernels: Annotated[tuple[int, ...], Field(min_length=1)]
-    expansions: Annotated[tuple[int, ...], Field(min_length=1)]
-    groups: Annotated[tuple[int, ...], Field(min_length=1)] = (1,)
-    squeeze_excite: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
-    activations: Annotated[tuple[str, ...], Field(min_length=1)] = (RELU,)
+    kernels: Annotated[tuple[Small, ...], Some]
+    expansions: Annotated[tuple[Small, ...], Some]
+    groups: Annotated[tuple[Groups, ...], Some] = (1,)
+    squeeze_excite: Annotated[tuple[bool, ...], Some] = (False,)
+    activations: Annotated[tuple[str, ...], Some] = (RELU,)
     skip: bool = False
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> BlockProduct:
+        lists = (self.kernels, self.expansions, self.groups, self.squeeze_excite, self.activations)
+        count = math.prod(len(values) for values in lists)
+        if count > MOST_CANDIDATES:
+            raise ValueError(f"these are {count} blocks; a layer may have {MOST_CANDIDATES} candidates")
+        return self
 
     def names(self) -> list[str]:
         """The blocks' names; one that makes no sense is found when it is read as a block."""
@@ -48,19 +67,28 @@ class BlockProduct(Config):
 
 def _spelled_out(value: Any) -> Any:
     """A product of kernels, expansions and so on as the list of its blocks; anything else as it is."""
-    return BlockProduct.model_validate(value).names() if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    try:
+        return BlockProduct.model_validate(value).names()
+    except ValidationError as error:
+        raise ValueError(listed(problems_of(error))) from error
 
 
 def _no_duplicates(blocks: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({block for block in blocks if blocks.count(block) > 1})
+    twice = sorted(block for block, count in Counter(blocks).items() if count > 1)
     if twice:
-        raise ValueError(f"{', '.join(twice)} listed more than once")
+        named = ", ".join(twice[:8]) + (", ..." if len(twice) > 8 else "")
+        raise ValueError(f"{named} listed more than once")
     return blocks
 
 
 BlockName = Annotated[str, AfterValidator(_block)]
 Candidates = Annotated[
-    tuple[BlockName, ...], BeforeValidator(_spelled_out), Field(min_length=1), AfterValidator(_no_duplicates)
+    tuple[BlockName, ...],
+    Field(min_length=1, max_length=MOST_CANDIDATES),
+    BeforeValidator(_spelled_out),
+    AfterValidator(_no_duplicates),
 ]
 Stride = Annotated[int, Field(ge=1, le=4)]
 # Generous bounds: they only keep a slip of the keyboard from asking for a net that no machine could hold.
@@ -90,10 +118,10 @@ class StageConfig(Config):
     """
 
     channels: Channels
-    layers: Annotated[int, Field(ge=1, le=1000)]
+    layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     stride: Stride = 1
     blocks: Candidates | None = None
-    layer_blocks: dict[int, Candidates] = Field(default_factory=dict)
+    layer_blocks: dict[Annotated[int, Field(ge=0, lt=MOST_LAYERS)], Candidates] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _layers_exist(self) -> StageConfig:
@@ -109,14 +137,27 @@ class SpaceConfig(Config):
 
     description: str = ""
     input: InputConfig
-    classes: PositiveInt
+    classes: Annotated[int, Field(ge=1, le=1_000_000)]
     stem: StemConfig
-    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     blocks: Candidates = FBNET_BLOCKS
     last_channels: Channels
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "batch" in value:
+            raise ValueError("batch is not supported: nets are compiled for and timed on one image; leave it out")
+        return value
+
     @model_validator(mode="after")
     def _check_shapes(self) -> SpaceConfig:
+        layers = sum(stage.layers for stage in self.stages)
+        if layers > MOST_LAYERS:
+            raise ValueError(f"the stages have {layers} layers in all; a space may have {MOST_LAYERS}")
+        cells = sum(len(layer.blocks) for layer in _layers(self))
+        if cells > MOST_CELLS:
+            raise ValueError(f"the layers have {cells} candidates in all; a space may have {MOST_CELLS}")
         problems = list(dict.fromkeys(_shape_problems(self)))
         if problems:
             raise ValueError("; ".join(problems))
