@@ -63,7 +63,7 @@ std::string json_quote(const std::string& text) {
     if (c == '"' || c == '\\') {
       result += '\\';
       result += static_cast<char>(c);
-    } else if (c < 0x20) {
+    } else if (c < 0x20 || c == 0x7f) {
       char escaped[8];
       std::snprintf(escaped, sizeof(escaped), "\\u%04x", c);
       result += escaped;
@@ -74,19 +74,22 @@ std::string json_quote(const std::string& text) {
   return result + "\"";
 }
 
-std::string device_info() {
+std::string device_info(const Facts& more) {
   utsname system{};
   uname(&system);
   std::vector<int> cores = allowed_cores();
   const char* threads = std::getenv("TVM_NUM_THREADS");
   std::string cpu = "/sys/devices/system/cpu/cpu" + std::to_string(cores.empty() ? 0 : cores.front()) + "/cpufreq/";
-  std::vector<std::pair<std::string, std::string>> found = {
+  Facts found = {
       {"server", "tvmfbnet " TVMFBNET_VERSION},
       {"tvm_version", TVMFBNET_TVM_VERSION},
       {"ffi_version", ffi_version()},
       {"system", system.sysname},
       {"kernel", system.release},
       {"machine", system.machine},
+      // A 64-bit kernel may carry a 32-bit userland: what counts is what this program is.
+      {"userland_bits", std::to_string(8 * sizeof(void*))},
+      {"page_size", std::to_string(sysconf(_SC_PAGESIZE))},
       {"model", model()},
       {"cpu_part", cpuinfo({"CPU part"})},
       {"cores", std::to_string(sysconf(_SC_NPROCESSORS_CONF))},
@@ -97,6 +100,7 @@ std::string device_info() {
       {"max_frequency_khz", read_line(cpu + "cpuinfo_max_freq")},
       {"temperature_millicelsius", read_line("/sys/class/thermal/thermal_zone0/temp")},
   };
+  found.insert(found.end(), more.begin(), more.end());
   std::string result;
   for (const auto& [name, value] : found) {
     if (!value.empty()) result += (result.empty() ? "{" : ", ") + json_quote(name) + ": " + json_quote(value);

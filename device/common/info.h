@@ -1,13 +1,18 @@
-// What can be read about this device and this program, as JSON: versions, cores, governor, frequency, temperature.
+// What can be read about this device and this program, as JSON: versions, cores and threads in force, governor, temperature.
 #ifndef TVMFBNET_DEVICE_COMMON_INFO_H_
 #define TVMFBNET_DEVICE_COMMON_INFO_H_
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace tvmfbnet {
 
-// One JSON object; what is not readable is left out.
-std::string device_info();
+// Names and values, in the order in which they are told.
+using Facts = std::vector<std::pair<std::string, std::string>>;
+
+// One JSON object, `more` at its end; what is not readable is left out.
+std::string device_info(const Facts& more = {});
 
 // A string as JSON, quotes included.
 std::string json_quote(const std::string& text);

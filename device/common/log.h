@@ -9,6 +9,9 @@ namespace tvmfbnet {
 void log_info(const std::string& message);
 void log_warning(const std::string& message);
 
+// A line that a stranger can cause: a few of one kind in ten seconds, and the number of those left out.
+void log_limited(const std::string& kind, const std::string& message, const char* level = "warning");
+
 // Text from outside as it may stand in a log line: control characters replaced, length limited.
 std::string printable(const std::string& text, size_t limit = 80);
 

@@ -6,6 +6,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace tvmfbnet {
@@ -35,7 +36,10 @@ class Options {
 // Text as a whole number between low and high; `what` names it in the UsageError otherwise.
 long parse_number(const std::string& what, const std::string& text, long low, long high);
 
-// "0,4-7" as core numbers; UsageError when it is no such list.
+// "host:port", an IPv6 address in brackets, as its two parts; UsageError, which names `what`, otherwise.
+std::pair<std::string, int> parse_address(const std::string& what, const std::string& text);
+
+// "0,4-7" as core numbers, in order, each once; UsageError when it is no such list.
 std::vector<int> parse_cores(const std::string& text);
 
 // The reverse: {0,4,5,6,7} as "0,4-7".

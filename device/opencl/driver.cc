@@ -20,16 +20,37 @@ constexpr const char* kLibraries[] = {
     "/system/vendor/lib64/egl/libGLES_mali.so",
 };
 
+// Google's Pixel phones: their library exports no OpenCL function, but one that must be called first and one that finds
+// the others by name.
+class Symbols {
+ public:
+  explicit Symbols(void* handle) : handle_(handle) {
+    auto enable = reinterpret_cast<void (*)()>(dlsym(handle, "enableOpenCL"));
+    find_ = reinterpret_cast<void* (*)(const char*)>(dlsym(handle, "loadOpenCLPointer"));
+    if (enable != nullptr && find_ != nullptr) enable();
+  }
+  void* operator()(const char* name) const {
+    void* exported = dlsym(handle_, name);
+    return exported == nullptr && find_ != nullptr ? find_(name) : exported;
+  }
+
+ private:
+  void* handle_;
+  void* (*find_)(const char*) = nullptr;
+};
+
 std::unique_ptr<Driver> load(const char* library) {
   void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return nullptr;
+  Symbols symbol(handle);
   auto found = std::make_unique<Driver>();
   bool whole = true;
-#define TVMFBNET_OPENCL_LOAD(name)                                                     \
-  found->name = reinterpret_cast<decltype(found->name)>(dlsym(handle, "cl" #name)); \
+#define TVMFBNET_OPENCL_LOAD(name)                                              \
+  found->name = reinterpret_cast<decltype(found->name)>(symbol("cl" #name)); \
   whole = whole && found->name != nullptr;
   TVMFBNET_OPENCL_FUNCTIONS(TVMFBNET_OPENCL_LOAD)
 #undef TVMFBNET_OPENCL_LOAD
+  // One that does not serve stays loaded: it may have started threads of its own.
   return whole ? std::move(found) : nullptr;
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -122,6 +123,35 @@ struct Scalar {
   size_t size = 0;
 };
 
+// What the driver says about a failed build, whole where it is of a sane length, else its beginning and its end.
+std::string build_log(cl_program program, cl_device_id device) {
+  constexpr size_t kMost = 1 << 24, kShown = 8192;
+  size_t size = 0;
+  if (driver().GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, 0, nullptr, &size) != CL_SUCCESS || size > kMost) {
+    return "";
+  }
+  std::string log(size, '\0');
+  if (driver().GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, size, log.data(), nullptr) != CL_SUCCESS) return "";
+  log.resize(std::min(log.find('\0'), log.size()));
+  for (char& c : log) {
+    if (c != '\n' && (c < 0x20 || c > 0x7e)) c = c == '\t' ? ' ' : '?';  // clients read UTF-8
+  }
+  if (log.size() <= 2 * kShown) return log;
+  return log.substr(0, kShown) + "\n... (" + std::to_string(log.size() - 2 * kShown) + " bytes left out)\n" +
+         log.substr(log.size() - kShown);
+}
+
+// The first line that names an error, else the first one that says something.
+std::string telling_line(const std::string& log) {
+  std::istringstream lines(log);
+  std::string first;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("error") != std::string::npos) return line;
+    if (first.empty()) first = line;
+  }
+  return first.empty() ? "it says nothing about why" : first;
+}
+
 class OpenClModule final : public ffi::ModuleObj {
  public:
   explicit OpenClModule(const ffi::Bytes& bytes) : bytes_(bytes) {
@@ -194,22 +224,27 @@ class OpenClModule final : public ffi::ModuleObj {
   }
 
   cl_kernel compiled(const std::string& name, int index) {
-    auto& kernel = compiled_[{name, index}];
-    if (kernel != nullptr) return kernel;
+    auto known = compiled_.find({name, index});
+    if (known != compiled_.end()) return known->second;
+    auto found = sources_.find(name);
+    if (found == sources_.end()) TVM_FFI_THROW(ValueError) << "an OpenCL module lacks the source of kernel " << name;
     const OpenClDevice& device = OpenClApi::global()->device(index);
-    const char* source = sources_[name].c_str();
+    const char* source = found->second.c_str();
     cl_int code = CL_SUCCESS;
     cl_program program = driver().CreateProgramWithSource(device.context, 1, &source, nullptr, &code);
     check(code, "clCreateProgramWithSource");
-    if (driver().BuildProgram(program, 1, &device.id, "", nullptr, nullptr) != CL_SUCCESS) {
-      std::string log(4096, '\0');
-      driver().GetProgramBuildInfo(program, device.id, CL_PROGRAM_BUILD_LOG, log.size() - 1, log.data(), nullptr);
+    code = driver().BuildProgram(program, 1, &device.id, "", nullptr, nullptr);
+    if (code != CL_SUCCESS) {
+      std::string log = build_log(program, device.id);
       driver().ReleaseProgram(program);
-      TVM_FFI_THROW(RuntimeError) << "the OpenCL driver refused kernel " << name << ": " << log.c_str();
+      // The line that tells most comes last: it is what one-line messages keep.
+      TVM_FFI_THROW(RuntimeError) << log << "\nthe OpenCL driver refused kernel " << name << " (code " << code
+                                  << "): " << telling_line(log);
     }
-    kernel = driver().CreateKernel(program, name.c_str(), &code);
+    cl_kernel kernel = driver().CreateKernel(program, name.c_str(), &code);
     driver().ReleaseProgram(program);  // the kernel holds it
     check(code, "clCreateKernel");
+    compiled_[{name, index}] = kernel;  // only what was built: another call of a broken kernel says so again
     return kernel;
   }
 

@@ -3,6 +3,8 @@
 #include <tvm/runtime/device_api.h>
 #include <tvm/runtime/memory/memory_manager.h>
 
+#include <optional>
+
 #include "../common/options.h"
 
 namespace tvmfbnet {
@@ -23,16 +25,24 @@ DLDevice device_named(const std::string& name) {
   return device;
 }
 
+ffi::Function need(const ffi::Module& module, const char* name, const std::string& library) {
+  ffi::Optional<ffi::Function> found = module->GetFunction(name, true);
+  if (!found.has_value()) throw UsageError(library + " is no compiled net: it has no function '" + name + "'");
+  return *found;
+}
+
 // The library's executable, loaded into a virtual machine for `device` and, for what runs on the host, the CPU.
 ffi::Module load_machine(const std::string& library, DLDevice device) {
-  ffi::Module machine = (*ffi::Module::LoadFromFile(library)->GetFunction("vm_load_executable", true))().cast<ffi::Module>();
+  ffi::Module file = ffi::Module::LoadFromFile(library);
+  auto machine = need(file, "vm_load_executable", library)().cast<ffi::Module>();
   const int pooled = static_cast<int>(AllocatorType::kPooled);
   std::vector<ffi::AnyView> devices = {static_cast<int>(device.device_type), device.device_id, pooled};
   if (device.device_type != kDLCPU) {
     for (int value : {static_cast<int>(kDLCPU), 0, pooled}) devices.emplace_back(value);
   }
   ffi::Any ignored;
-  (*machine->GetFunction("vm_initialization", true)).CallPacked(devices.data(), static_cast<int>(devices.size()), &ignored);
+  need(machine, "vm_initialization", library)
+      .CallPacked(devices.data(), static_cast<int>(devices.size()), &ignored);
   return machine;
 }
 
@@ -42,7 +52,7 @@ Net::Net(const Package& package)
     : package_(package),
       device_(device_named(package.device)),
       machine_(load_machine(package.library, device_)),
-      main_(*machine_->GetFunction("main", true)),
+      main_(need(machine_, "main", package.library)),
       input_(Tensor::Empty(ffi::Shape(package.input_shape.begin(), package.input_shape.end()), kFloat, device_)) {}
 
 void Net::set_input(const std::vector<float>& values) {
@@ -51,15 +61,18 @@ void Net::set_input(const std::vector<float>& values) {
 
 void Net::call() {
   ffi::Any result = main_(input_);
-  if (auto several = result.try_cast<ffi::Array<Tensor>>()) {
-    output_ = (*several)[0];
-  } else {
-    output_ = result.cast<Tensor>();
-  }
+  auto several = result.try_cast<ffi::Array<Tensor>>();
+  auto output = several.has_value() && !several->empty() ? std::optional<Tensor>((*several)[0]) : result.try_cast<Tensor>();
+  if (!output.has_value()) throw UsageError(package_.library + " gives no tensor");
+  output_ = *output;
   DeviceAPI::Get(device_)->StreamSync(device_, nullptr);
 }
 
 std::vector<float> Net::output() const {
+  DLDataType type = output_->dtype;
+  if (type.code != kFloat.code || type.bits != kFloat.bits || type.lanes != 1) {
+    throw UsageError(package_.library + " gives values that are not float32");
+  }
   std::vector<float> values(static_cast<size_t>(output_.numel()));
   output_.CopyToBytes(values.data(), values.size() * sizeof(float));
   return values;

@@ -4,8 +4,8 @@
 #include <tvm/ffi/string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
-#include <iterator>
 
 #include "../common/options.h"
 
@@ -14,6 +14,9 @@ namespace {
 
 namespace json = tvm::ffi::json;
 using tvm::ffi::String;
+
+constexpr size_t kMostBytes = 1 << 24, kMostDepth = 100;
+constexpr int64_t kMostValues = int64_t{1} << 31;
 
 template <typename T>
 T field(const json::Object& object, const char* name, const std::string& file) {
@@ -30,25 +33,55 @@ std::string device_of(const std::string& kind, const std::string& file) {
   throw UsageError(file + ": this program cannot run nets for '" + kind + "'");
 }
 
+// How deep lists and objects lie in each other: the parser calls itself for each.
+size_t depth(const std::string& text) {
+  size_t now = 0, most = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (quoted && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '"') {
+      quoted = !quoted;
+    } else if (!quoted && (text[i] == '[' || text[i] == '{')) {
+      most = std::max(most, ++now);
+    } else if (!quoted && (text[i] == ']' || text[i] == '}') && now > 0) {
+      --now;
+    }
+  }
+  return most;
+}
+
+std::string read_text(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) throw UsageError("cannot read " + file + ": give --package the folder that `tvmfbnet compile` wrote");
+  std::string text(kMostBytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(stream.gcount()));
+  if (text.size() > kMostBytes || depth(text) > kMostDepth) throw UsageError(file + " is not a package's: too large or too deep");
+  return text;
+}
+
 }  // namespace
 
 Package load_package(const std::string& folder) {
   std::string file = folder + "/package.json";
-  std::ifstream stream(file);
-  if (!stream) throw UsageError("cannot read " + file + ": give --package the folder that `tvmfbnet compile` wrote");
-  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  std::string text = read_text(file);
   String problem;
   json::Value value = json::Parse(text, &problem);
   auto object = value.try_cast<json::Object>();
   if (problem.size() != 0 || !object.has_value()) throw UsageError(file + " is not a JSON object");
   Package package;
-  package.library = folder + "/" + std::string(field<String>(*object, "library", file));
+  std::string library(field<String>(*object, "library", file));
+  if (library.find('/') != std::string::npos) throw UsageError(file + ": 'library' is not a file's name");
+  package.library = folder + "/" + library;
   package.arch = std::string(field<String>(*object, "arch", file));
   auto compiled_for = field<json::Object>(*object, "tvm_target", file);
   package.device = device_of(std::string(field<String>(compiled_for, "kind", file)), file);
   for (const json::Value& size : field<json::Array>(*object, "input_shape", file)) {
     auto number = size.try_cast<int64_t>();
-    if (!number.has_value() || *number < 1) throw UsageError(file + ": 'input_shape' is not a list of sizes");
+    if (!number.has_value() || *number < 1 || *number > kMostValues / package.input_values) {
+      throw UsageError(file + ": 'input_shape' is not a list of sizes, or too large");
+    }
     package.input_shape.push_back(*number);
     package.input_values *= *number;
   }

@@ -1,10 +1,7 @@
 // The RPC server that runs on a device: registers with a tracker under a key and serves one client at a time, each in a
 // child process, so that a crashing kernel or driver takes its session down and nothing else.
 
-#include <arpa/inet.h>
-#include <dlfcn.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -19,14 +16,17 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "../common/info.h"
 #include "../common/log.h"
 #include "../common/options.h"
 #include "../common/plugins.h"
+#include "handshake.h"
 #include "session.h"
 #include "socket.h"
 #include "tracker.h"
@@ -35,7 +35,7 @@ namespace tvmfbnet {
 namespace {
 
 constexpr const char* kHelp = R"(tvmfbnet-server: serves this device to a TVM tracker.
-  --tracker HOST:PORT   the tracker to register with (without one, clients connect here directly)
+  --tracker HOST:PORT   the tracker to register with, [ADDRESS]:PORT for IPv6; without one, clients come here directly
   --key KEY             what clients ask the tracker for
   --host HOST           address to listen on; default 127.0.0.1
   --port PORT           first port to try; default 9090
@@ -49,6 +49,11 @@ constexpr const char* kHelp = R"(tvmfbnet-server: serves this device to a TVM tr
   --info                print what is known about this device, as JSON, and end
 The server has no authentication and runs whatever it is sent: keep it on 127.0.0.1 and reach it through a tunnel.
 )";
+
+constexpr size_t kKeyLimit = 128;
+constexpr int kAcceptedAtOnce = 128;
+// Whoever waits for this server to end with its parent waits no longer than this.
+constexpr double kLongestPoll = 1;
 
 int wake_pipe[2] = {-1, -1};
 volatile sig_atomic_t stop_signal = 0;
@@ -75,21 +80,6 @@ void drain_wake_pipe() {
   }
 }
 
-std::string peer_name(const sockaddr_storage& peer) {
-  char text[INET6_ADDRSTRLEN] = "?";
-  int port = 0;
-  if (peer.ss_family == AF_INET) {
-    auto* address = reinterpret_cast<const sockaddr_in*>(&peer);
-    inet_ntop(AF_INET, &address->sin_addr, text, sizeof(text));
-    port = ntohs(address->sin_port);
-  } else if (peer.ss_family == AF_INET6) {
-    auto* address = reinterpret_cast<const sockaddr_in6*>(&peer);
-    inet_ntop(AF_INET6, &address->sin6_addr, text, sizeof(text));
-    port = ntohs(address->sin6_port);
-  }
-  return std::string(text) + ":" + std::to_string(port);
-}
-
 struct Settings {
   std::string tracker_host, key, host, advertise, folder;
   int tracker_port = 0, port = 0, port_end = 0, advertise_port = 0;
@@ -97,21 +87,16 @@ struct Settings {
   bool until_stdin_closes = false;
 };
 
-// "host:port"; UsageError otherwise.
-std::pair<std::string, int> parse_address(const std::string& option, const std::string& text) {
-  size_t colon = text.rfind(':');
-  if (colon == std::string::npos || colon == 0) throw UsageError(option + " is '" + text + "': write HOST:PORT");
-  return {text.substr(0, colon), static_cast<int>(parse_number(option + "'s port", text.substr(colon + 1), 1, 65535))};
-}
-
 Settings read_settings(const Options& options) {
   Settings settings;
   if (options.has("tracker")) {
     std::tie(settings.tracker_host, settings.tracker_port) = parse_address("--tracker", options.text("tracker", ""));
   }
   settings.key = options.text("key", "");
-  if (settings.key.empty() || settings.key.find_first_of(" \"\\\n") != std::string::npos) {
-    throw UsageError("--key is needed: a name without spaces or quotes");
+  bool plain = std::all_of(settings.key.begin(), settings.key.end(),
+                           [](char c) { return c > ' ' && c < 0x7f && c != '"' && c != '\\'; });
+  if (settings.key.empty() || settings.key.size() > kKeyLimit || !plain) {
+    throw UsageError("--key is needed: a name of at most " + std::to_string(kKeyLimit) + " letters, without spaces or quotes");
   }
   settings.host = options.text("host", "127.0.0.1");
   settings.advertise = settings.host;
@@ -119,7 +104,7 @@ Settings read_settings(const Options& options) {
     std::tie(settings.advertise, settings.advertise_port) = parse_address("--advertise", options.text("advertise", ""));
   }
   settings.port = static_cast<int>(options.number("port", 9090, 0, 65535));
-  settings.port_end = static_cast<int>(options.number("port-end", settings.port, 0, 65535));
+  settings.port_end = static_cast<int>(options.number("port-end", settings.port, settings.port, 65535));
   const char* temporary = std::getenv("TMPDIR");
   settings.folder = options.text("folder", temporary == nullptr ? "/tmp" : temporary);
   struct stat found {};
@@ -134,93 +119,104 @@ Settings read_settings(const Options& options) {
 
 class Server {
  public:
-  explicit Server(Settings settings) : settings_(std::move(settings)) {
+  explicit Server(Settings settings) : settings_(std::move(settings)), handshakes_(settings_.key) {
     listener_ = listen_at(settings_.host, settings_.port, settings_.port_end, &port_);
     if (!settings_.tracker_host.empty()) {
       tracker_ = std::make_unique<Tracker>(settings_.tracker_host, settings_.tracker_port, settings_.key,
                                            settings_.advertise,
                                            settings_.advertise_port != 0 ? settings_.advertise_port : port_);
     }
-    log_info("listening on " + settings_.host + ":" + std::to_string(port_) + " for key " + settings_.key);
+    log_info("listening on " + address_text(settings_.host, port_) + " for key " + settings_.key);
     if (settings_.host != "127.0.0.1" && settings_.host != "::1" && settings_.host != "localhost") {
-      log_warning("whoever reaches " + settings_.host + " can run any code here; prefer 127.0.0.1 and a tunnel");
+      log_warning("whoever reaches " + settings_.host + " can run any code here; prefer loopback and a tunnel");
     }
   }
 
   void run() {
-    while (stop_signal == 0 && !input_closed_) {
-      keep_tracker();
-      wait();
-      if (session_ && session_->ended()) end_session();
+    short tracker_events = 0;
+    while (stop_signal == 0 && !orphaned_) {
+      if (tracker_) tracker_->step(tracker_events, session_ == nullptr);
+      tracker_events = wait();
+      handshakes_.expire();
+      if (session_ && session_->ended(&last_fault_)) session_.reset();
       if (session_ && session_->seconds_left() <= 0) {
         session_->expire();
-        end_session();
+        session_.reset();
       }
     }
     session_.reset();
-    log_info(input_closed_ ? "standard input closed; ending" : "ending on signal " + std::to_string(stop_signal));
+    log_info(orphaned_ ? "standard input closed; ending" : "ending on signal " + std::to_string(stop_signal));
   }
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  void end_session() {
-    session_.reset();
-    next_check_ = Clock::now();  // offer this device again at once
-  }
-
-  // Registers, offers, and finds out when the tracker went away; also while a session runs.
-  void keep_tracker() {
-    if (!tracker_ || Clock::now() < next_check_) return;
-    if (!tracker_->connected()) tracker_->connect();
-    if (tracker_->connected() && !session_ && !tracker_->offered()) {
-      tracker_->offer();
-    } else if (tracker_->connected()) {
-      tracker_->refresh_offer();
-    }
-    next_check_ = Clock::now() + std::chrono::milliseconds(tracker_->connected() ? 2000 : 1000);
-  }
+  // Who comes without having asked a tracker waits in the queue of the listener; else a client has an offer, or is wrong.
+  bool takes_connections() const { return tracker_ != nullptr || session_ == nullptr; }
 
   int poll_milliseconds() const {
-    double left = session_ ? std::max(0.0, session_->seconds_left()) : 60;
-    if (tracker_) left = std::min(left, std::chrono::duration<double>(next_check_ - Clock::now()).count());
+    Clock::time_point next = handshakes_.deadline();
+    if (tracker_) next = std::min(next, tracker_->deadline());
+    double left = std::min(kLongestPoll, std::chrono::duration<double>(next - Clock::now()).count());
+    if (session_) left = std::min(left, session_->seconds_left());
     return static_cast<int>(std::max(0.0, left) * 1000) + 1;
   }
 
-  void wait() {
-    pollfd entries[3] = {{wake_pipe[0], POLLIN, 0},
-                         {session_ ? -1 : listener_.fd(), POLLIN, 0},
-                         {settings_.until_stdin_closes ? STDIN_FILENO : -1, POLLIN, 0}};
-    if (poll(entries, 3, poll_milliseconds()) <= 0) return;
+  // Until something happens; what happened at the tracker's connection is returned.
+  short wait() {
+    std::vector<pollfd> entries = {{wake_pipe[0], POLLIN, 0},
+                                   {takes_connections() ? listener_.fd() : -1, POLLIN, 0},
+                                   {settings_.until_stdin_closes ? STDIN_FILENO : -1, POLLIN, 0},
+                                   tracker_ ? tracker_->watched() : pollfd{-1, 0, 0}};
+    const size_t first = entries.size();
+    if (takes_connections()) handshakes_.watch(&entries);
+    int ready = poll(entries.data(), entries.size(), poll_milliseconds());
+    // Another process may hold the other end of standard input: whose child this is tells as well.
+    orphaned_ = settings_.until_stdin_closes && getppid() != parent_;
+    if (ready <= 0) return 0;
     if (entries[0].revents != 0) drain_wake_pipe();
-    if (entries[1].revents != 0) accept_client();
-    if (entries[2].revents != 0) {
-      char bytes[256];
-      ssize_t got = read(STDIN_FILENO, bytes, sizeof(bytes));
-      input_closed_ = got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN);
+    if (entries[2].revents != 0) read_input();
+    if (takes_connections()) meet(entries.data() + first);
+    if (entries[1].revents != 0) accept_connections();
+    return entries[3].revents;
+  }
+
+  void read_input() {
+    char bytes[256];
+    ssize_t got = read(STDIN_FILENO, bytes, sizeof(bytes));
+    orphaned_ = orphaned_ || got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN);
+  }
+
+  void accept_connections() {
+    for (int taken = 0; taken < kAcceptedAtOnce; ++taken) {  // others are served in between
+      sockaddr_storage peer{};
+      socklen_t size = sizeof(peer);
+      Socket connection(accept4(listener_.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC));
+      if (connection.open()) {
+        handshakes_.add(std::move(connection), peer);
+      } else if ((errno != EMFILE && errno != ENFILE) || !handshakes_.drop_oldest()) {
+        return;
+      }
     }
   }
 
-  void accept_client() {
-    sockaddr_storage peer{};
-    socklen_t size = sizeof(peer);
-    Socket connection(accept4(listener_.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC));
-    if (!connection.open()) return;
-    Client client;
-    std::string expected = tracker_ ? tracker_->match_key() : settings_.key;
-    if (!shake_hands(std::move(connection), peer_name(peer), expected, settings_.key, &client)) return;
+  void meet(const pollfd* entries) {
+    std::string expected = session_ ? "" : tracker_ ? tracker_->match_key() : settings_.key;
+    std::optional<Client> client = handshakes_.serve(entries, expected);
+    if (!client) return;
     if (tracker_) tracker_->withdraw();
-    session_ = std::make_unique<Session>(std::move(client), settings_.folder, settings_.max_session);
-    next_check_ = Clock::now();
+    session_ = std::make_unique<Session>(std::move(*client), settings_.folder, settings_.max_session, last_fault_);
   }
 
   Settings settings_;
   Socket listener_;
+  Handshakes handshakes_;
   int port_ = 0;
   std::unique_ptr<Tracker> tracker_;
   std::unique_ptr<Session> session_;
-  Clock::time_point next_check_{};
-  bool input_closed_ = false;
+  Fault last_fault_;
+  const pid_t parent_ = getppid();
+  bool orphaned_ = false;
 };
 
 int run(int argc, char** argv) {
@@ -235,7 +231,7 @@ int run(int argc, char** argv) {
   if (options.has("cores")) cores = parse_cores(options.text("cores", ""));
   apply_threads(options.number("threads", 1, 1, 1024), cores);
   if (options.has("info")) {
-    std::cout << device_info() << std::endl;
+    std::cout << device_info({{"max_session_seconds", options.text("max-session", "3600")}}) << std::endl;
     return 0;
   }
   Settings settings = read_settings(options);

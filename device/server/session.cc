@@ -1,8 +1,6 @@
 #include "session.h"
 
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -12,14 +10,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <sstream>
 #include <utility>
 
+#include "../common/info.h"
 #include "../common/log.h"
 #include "workspace.h"
 
@@ -28,42 +27,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int32_t kRpcMagic = 0xFF271;
-constexpr int32_t kMismatch = kRpcMagic + 2;
-constexpr int32_t kKeyLimit = 1024;
-constexpr double kHandshakeSeconds = 3;
-
-// A client whose machine or network vanished sends nothing, not even an end: the kernel finds out.
-void keep_alive(int fd) {
-  int yes = 1, idle = 15, interval = 5, count = 3;
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof(yes));
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
-}
-
-double parse_timeout(const std::string& words) {
-  std::istringstream stream(words);
-  const std::string name = "-timeout=";
-  for (std::string word; stream >> word;) {
-    if (word.rfind(name, 0) == 0) return std::max(0.0, std::atof(word.c_str() + name.size()));
-  }
-  return 0;
-}
+// Above all descriptors that the server itself opens (see handshake.cc), far below what would take long to go through.
+constexpr int kDescriptors = 1024;
 
 std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status)) return "crashed: " + std::string(strsignal(WTERMSIG(status)));
   return WEXITSTATUS(status) == 0 ? "ended" : "failed with exit code " + std::to_string(WEXITSTATUS(status));
 }
 
-[[noreturn]] void serve(int fd, const std::string& folder, pid_t parent) {
+[[noreturn]] void serve(int fd, const std::string& folder, double max_seconds, const Fault& last_fault, pid_t parent) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);
   for (int number : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) signal(number, SIG_DFL);
   // The server's listener and its line to the tracker are not the session's: they must close when the server ends.
-  for (int other = 3; other < 256; ++other) {
+  for (int other = 3; other < kDescriptors; ++other) {
     if (other != fd) close(other);
   }
   rlimit none{0, 0};
@@ -71,7 +48,7 @@ std::string how_it_ended(int status) {
   int code = 1;
   try {
     if (chdir(folder.c_str()) != 0) throw std::runtime_error("cannot enter " + folder);
-    register_workspace(folder);
+    register_workspace(folder, max_seconds, [last_fault]() { return last_fault.json(); });
     tvm::ffi::Function::GetGlobalRequired("rpc.ServerLoop")(fd);
     code = 0;
   } catch (const std::exception& error) {
@@ -83,31 +60,20 @@ std::string how_it_ended(int status) {
 
 }  // namespace
 
-bool shake_hands(Socket connection, const std::string& peer, const std::string& match_key, const std::string& key,
-                 Client* client) {
-  int fd = connection.fd();
-  int32_t magic = 0;
-  std::string shown;
-  if (!receive_int(fd, &magic, kHandshakeSeconds) || magic != kRpcMagic ||
-      !receive_text(fd, &shown, kKeyLimit, kHandshakeSeconds)) {
-    log_warning("turned away " + peer + ": not a TVM client");
-    return false;
-  }
-  std::string first = shown.substr(0, shown.find(' '));
-  if (match_key.empty() || first != "client:" + match_key) {
-    send_int(fd, kMismatch, kHandshakeSeconds);
-    log_warning("turned away " + peer + ": it does not hold the key that the tracker gave out");
-    return false;
-  }
-  if (!send_int(fd, kRpcMagic, kHandshakeSeconds) || !send_text(fd, "server:" + key, kHandshakeSeconds)) return false;
-  keep_alive(fd);
-  client->timeout = parse_timeout(shown);
-  client->peer = peer;
-  client->socket = std::move(connection);
-  return true;
+std::string Fault::text() const {
+  std::string name = strsignal(signal);
+  name[0] = static_cast<char>(std::tolower(name[0]));
+  return "signal " + std::to_string(signal) + " (" + name + ")";
 }
 
-Session::Session(Client client, const std::string& folder, double max_seconds)
+std::string Fault::json() const {
+  if (signal == 0) return "";
+  std::chrono::duration<double> age = std::chrono::steady_clock::now() - when;
+  return "{\"signal\": " + std::to_string(signal) + ", \"what\": " + json_quote(text()) +
+         ", \"peer\": " + json_quote(peer) + ", \"age_seconds\": " + std::to_string(age.count()) + "}";
+}
+
+Session::Session(Client client, const std::string& folder, double max_seconds, const Fault& last_fault)
     : client_(std::move(client)), started_(std::chrono::steady_clock::now()) {
   seconds_ = client_.timeout > 0 ? std::min(client_.timeout, max_seconds) : max_seconds;
   std::string pattern = folder + "/session-XXXXXX";
@@ -121,7 +87,7 @@ Session::Session(Client client, const std::string& folder, double max_seconds)
   fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
   pid_t parent = getpid();
   child_ = fork();
-  if (child_ == 0) serve(fd, folder_, parent);
+  if (child_ == 0) serve(fd, folder_, max_seconds, last_fault, parent);
   if (child_ < 0) {
     log_warning(std::string("cannot start a session: ") + std::strerror(errno));
     return;
@@ -138,14 +104,20 @@ Session::~Session() {
   if (!folder_.empty()) fs::remove_all(folder_, ignored);
 }
 
-bool Session::ended() {
+bool Session::ended(Fault* fault) {
   int status = 0;
   if (child_ < 0) return true;
   if (waitpid(child_, &status, WNOHANG) != child_) return false;
   kill(-child_, SIGKILL);  // whatever the session itself started
   child_ = -1;
-  std::string line = "session of " + client_.peer + " " + how_it_ended(status);
-  status == 0 ? log_info(line) : log_warning(line);
+  std::string line = "session of " + client_.peer + " ";
+  if (WIFSIGNALED(status)) {
+    *fault = {WTERMSIG(status), client_.peer, std::chrono::steady_clock::now()};
+    log_warning(line + "ended by " + fault->text());
+    tell_client("RPCSessionEndedError: the session on the device was ended by " + fault->text());
+  } else {
+    status == 0 ? log_info(line + how_it_ended(status)) : log_warning(line + how_it_ended(status));
+  }
   return true;
 }
 
@@ -157,14 +129,19 @@ double Session::seconds_left() const {
 void Session::expire() {
   log_warning("session of " + client_.peer + " took longer than its time; ending it");
   kill_child();
-  int fd = client_.socket.fd();
-  timeval limit{2, 0};  // a client that reads nothing must not hold us up
-  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
   char message[160];
   std::snprintf(message, sizeof(message), "RPCSessionTimeoutError: the session's %g s are over; the target's timeouts.session sets them",
                 seconds_);
+  tell_client(message);
+}
+
+// As the answer to the call that the client waits for.
+void Session::tell_client(const std::string& message) {
+  int fd = client_.socket.fd();
+  timeval limit{2, 0};  // a client that reads nothing must not hold us up
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
   try {
-    tvm::ffi::Function::GetGlobalRequired("rpc.ReturnException")(fd, message);
+    tvm::ffi::Function::GetGlobalRequired("rpc.ReturnException")(fd, message.c_str());
   } catch (const std::exception&) {
     // The client is gone; there is nobody to tell.
   }

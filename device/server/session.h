@@ -18,27 +18,36 @@ struct Client {
   double timeout = 0;
 };
 
-// TVM's handshake on a fresh connection. False (and a log line) for whoever is no TVM client, shows another match key,
-// or takes longer than a few seconds.
-bool shake_hands(Socket connection, const std::string& peer, const std::string& match_key, const std::string& key,
-                 Client* client);
+// A session that a signal ended: which, whose session, when.
+struct Fault {
+  int signal = 0;
+  std::string peer;
+  std::chrono::steady_clock::time_point when;
+
+  // "signal 4 (illegal instruction)"
+  std::string text() const;
+  // As JSON, with its age in seconds; empty when there was no fault.
+  std::string json() const;
+};
 
 class Session {
  public:
-  // Starts the child. `folder` is where session folders are made; `max_seconds` limits what clients ask for.
-  Session(Client client, const std::string& folder, double max_seconds);
+  // Starts the child. `folder` is where session folders are made; `max_seconds` limits what clients ask for;
+  // `last_fault` is what the session tells its client when asked.
+  Session(Client client, const std::string& folder, double max_seconds, const Fault& last_fault);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // Whether the child has ended; logs how.
-  bool ended();
+  // Whether the child has ended; logs how. Where a signal ended it, the client is told and `fault` filled in.
+  bool ended(Fault* fault);
   double seconds_left() const;
   // Kills the child and tells the client why.
   void expire();
 
  private:
   void kill_child();
+  void tell_client(const std::string& message);
 
   Client client_;
   std::string folder_;

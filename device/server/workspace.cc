@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "../common/info.h"
 #include "../common/log.h"
@@ -53,7 +54,7 @@ std::string checked_path(const std::string& folder, const std::string& name) {
 
 }  // namespace
 
-void register_workspace(const std::string& folder) {
+void register_workspace(const std::string& folder, double max_seconds, std::function<std::string()> last_fault) {
   auto set = [](const char* name, ffi::Function function) { ffi::Function::SetGlobal(name, function, true); };
   set("tvm.rpc.server.workpath", ffi::Function::FromTyped([folder](ffi::String name) -> ffi::String {
         return checked_path(folder, name);
@@ -64,7 +65,11 @@ void register_workspace(const std::string& folder) {
   set("tvm.rpc.server.load_module", ffi::Function::FromTyped([folder](ffi::String name) -> ffi::Module {
         return ffi::Module::LoadFromFile(checked_path(folder, name));
       }));
-  set("tvmfbnet.device.info", ffi::Function::FromTyped([]() -> ffi::String { return device_info(); }));
+  set("tvmfbnet.device.info", ffi::Function::FromTyped([max_seconds]() -> ffi::String {
+        return device_info({{"max_session_seconds", std::to_string(static_cast<long>(max_seconds))}});
+      }));
+  set("tvmfbnet.device.last_fault",
+      ffi::Function::FromTyped([last_fault]() -> ffi::String { return last_fault(); }));
 }
 
 }  // namespace tvmfbnet

@@ -117,7 +117,7 @@ def test_an_uploaded_name_cannot_leave_the_session_folder(running, name):
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", ".hidden"])
 def test_the_python_server_refuses_the_same_names(name):
-    from tvmfbnet.devices.serve import plain_name
+    from tvmfbnet.devices.device_server import plain_name
 
     assert plain_name("net.so") == "net.so"
     with pytest.raises(ValueError, match="plain file names only"):

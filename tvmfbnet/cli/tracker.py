@@ -17,13 +17,8 @@ def tracker_command(
 
     Example: tvmfbnet tracker --port 9190
     """
-    import signal
-    import subprocess
-    import sys
-    from types import FrameType
-
+    from tvmfbnet.devices.addresses import join_address
     from tvmfbnet.devices.local import require_free_port
-    from tvmfbnet.errors import DeviceError
     from tvmfbnet.progress import say
 
     require_free_port(host, port)
@@ -32,21 +27,8 @@ def tracker_command(
             f"warning: {host or 'all addresses'} lets anyone who reaches this machine run any code on it and its "
             "devices: TVM RPC has no authentication; prefer 127.0.0.1 with an SSH tunnel or adb reverse"
         )
-    command = [sys.executable, "-m", "tvmfbnet.devices.serve", "tracker", "--foreground"]
-    child = subprocess.Popen([*command, "--host", host, "--port", str(port)], stdout=subprocess.PIPE)
+    # In this very process: no child could outlive it, whatever ends it.
+    from tvmfbnet.devices.tracker_server import serve_tracker
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    # A service manager ends this process with SIGTERM: the tracker must not outlive it.
-    signal.signal(signal.SIGTERM, forward)
-    try:
-        if child.stdout is not None and child.stdout.readline():
-            say(f"tracker at {host}:{port}; Ctrl-C ends it")
-        code = child.wait()
-    except KeyboardInterrupt:
-        child.wait()
-        say("tracker stopped")
-        return
-    if code > 0:
-        raise DeviceError(f"the tracker at {host}:{port} ended with exit code {code}; its messages are above")
+    serve_tracker(host, port, lambda: say(f"tracker at {join_address(host, port)}; Ctrl-C ends it"))
+    say("tracker stopped")

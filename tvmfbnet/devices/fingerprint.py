@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import struct
 from pathlib import Path
 from typing import Any
+
+from tvmfbnet.devices.cores import format_cores
 
 
 def host_fingerprint() -> dict[str, Any]:
     """This machine's fingerprint; whatever is not readable is left out."""
     found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "kernel": platform.release()}
+    found["userland_bits"] = 8 * struct.calcsize("P")  # a 64-bit kernel may carry a 32-bit userland
+    found["page_size"] = os.sysconf("SC_PAGESIZE")
     found["cores"] = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):
-        found["allowed_cores"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-    model = _cpu_model()
+        found["allowed_cores"] = format_cores(os.sched_getaffinity(0))
+    model = _read("/proc/device-tree/model").strip("\0 ") or _cpu_model()
     if model:
         found["model"] = model
     for name, path in (
@@ -30,7 +35,7 @@ def host_fingerprint() -> dict[str, Any]:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

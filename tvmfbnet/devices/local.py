@@ -1,6 +1,6 @@
 """Starting and stopping a tracker and servers on this machine's loopback, for targets with ``local`` transport.
 
-A server is TVM's own in Python, or our device program, which may be another machine's under an emulator.
+A server is the Python one, or our device program, which may be another machine's under an emulator.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tvmfbnet.errors import DeviceError
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
+# Nobody else waits for a server that is only ours.
+_MAX_SESSION_SECONDS = 86400
 
 
 def free_port() -> int:
@@ -36,7 +38,10 @@ def free_port() -> int:
 def require_free_port(host: str, port: int) -> None:
     """Refuses a port that something else listens on, in one line."""
     if not port_is_free(host, port):
-        raise DeviceError(f"port {port} on {host} is in use; choose another with --port or stop what listens there")
+        raise DeviceError(
+            f"cannot listen on {host}: port {port} is in use, or the address is not this machine's; "
+            "choose others with --port and --host, or stop what listens there"
+        )
 
 
 class Service:
@@ -49,8 +54,9 @@ class Service:
     """
 
     def __init__(self, arguments: Sequence[str], threads: int = 1, program: Sequence[str] = ()) -> None:
+        serve = [sys.executable, "-m", "tvmfbnet.devices.serve", *arguments, "--parent", str(os.getpid())]
         self.process = subprocess.Popen(
-            program or [sys.executable, "-m", "tvmfbnet.devices.serve", *arguments],
+            program or serve,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,11 +94,12 @@ class Service:
             line = lines.get(timeout=_START_SECONDS)
         except queue.Empty:
             line = b""
-        if line.strip().decode() != READY:
+        if line.strip() != READY.encode():
             self.stop()
             self._drain.join(1.0)
             reason = self.log.strip().splitlines()
-            raise DeviceError(f"the {what} did not start: {reason[-1] if reason else 'no message'}")
+            told = reason[-1].removeprefix("error: ") if reason else "no message"
+            raise DeviceError(f"the {what} did not start: {told}")
 
     def stop(self) -> None:
         """Ends the process and everything that it started."""
@@ -109,8 +116,9 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
     """
     if target.transport.server == "native":
         command = server_command(target, str(build_programs(target).server), endpoint.address, endpoint.key)
-        return Service(["server"], program=[*command, "--port", "0", "--until-stdin-closes"])
-    arguments = ["server", "--host", LOOPBACK, "--port", str(free_port())]
+        command += ["--port", "0", "--until-stdin-closes", "--max-session", str(_MAX_SESSION_SECONDS)]
+        return Service(["server"], program=command)
+    arguments = ["server", "--host", LOOPBACK, "--port", "0", "--max-session", str(_MAX_SESSION_SECONDS)]
     arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
     if target.cores:
         arguments += ["--cores", target.cores]

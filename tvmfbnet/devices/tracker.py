@@ -8,15 +8,21 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
+
+from tvmfbnet.devices.addresses import join_address, listen_at
+from tvmfbnet.devices.shortlog import printable
 from tvmfbnet.errors import DeviceError
+
+AnswerT = TypeVar("AnswerT")
 
 # The tracker's protocol: a magic number both ways, then JSON messages after their length.
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6
 _HELLO_SECONDS = 5.0
-_ANSWER_LIMIT = 1 << 24
+_ANSWER_LIMIT = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Endpoint:
     @property
     def address(self) -> str:
         """The tracker as ``host:port``."""
-        return f"{self.host}:{self.port}"
+        return join_address(self.host, self.port)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class TrackerStatus:
 def address_text(server: dict[str, Any]) -> str:
     """A registered server's ``host:port``; TVM reports a pair."""
     address = server["address"]
-    return ":".join(str(item) for item in address) if isinstance(address, list | tuple) else str(address)
+    return join_address(str(address[0]), address[1]) if isinstance(address, list | tuple) else str(address)
 
 
 def port_is_open(host: str, port: int, seconds: float = 2.0) -> bool:
@@ -62,13 +68,43 @@ def port_is_open(host: str, port: int, seconds: float = 2.0) -> bool:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether this machine can listen there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError:
-            return False
+    try:
+        listen_at(host, port).close()
+    except DeviceError:
+        return False
     return True
+
+
+# What a tracker answers, as far as it is used here; it may be anyone's.
+_Name = Annotated[str, StringConstraints(max_length=1024)]
+_Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=1 << 31)]
+
+
+class _ServerInfo(BaseModel):
+    key: _Name
+    addr: Any = None  # one server's nonsense hides no other server
+
+
+class _QueueInfo(BaseModel):
+    free: _Count
+
+
+class _Summary(BaseModel):
+    server_info: list[_ServerInfo]
+    queue_info: dict[_Name, _QueueInfo]
+
+
+def _place(value: Any) -> tuple[str, int] | str:
+    try:
+        return _PLACE.validate_python(value)
+    except ValueError:
+        return "unknown"
+
+
+_PLACE: TypeAdapter[tuple[str, int]] = TypeAdapter(tuple[_Name, Annotated[int, Field(ge=1, le=65535)]])
+_SUMMARY_ANSWER: TypeAdapter[_Summary] = TypeAdapter(_Summary)
+_OFFER_ANSWER: TypeAdapter[tuple[str, int, str]] = TypeAdapter(tuple[_Name, _Port, _Name])
 
 
 def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
@@ -77,13 +113,12 @@ def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
     Raises:
         DeviceError: nothing listens there, what listens is not a tracker, or it takes longer than ``seconds``.
     """
-    summary = _ask(host, port, [_SUMMARY], seconds)
+    summary = _ask(host, port, [_SUMMARY], _SUMMARY_ANSWER, seconds)
     servers = tuple(
-        {"key": str(item["key"]).removeprefix("server:"), "address": item.get("addr")}
-        for item in summary["server_info"]
+        {"key": printable(item.key.removeprefix("server:"), 200), "address": _place(item.addr)}
+        for item in summary.server_info
     )
-    free = {key: int(queue["free"]) for key, queue in summary["queue_info"].items()}
-    return TrackerStatus(servers, free)
+    return TrackerStatus(servers, {key: queue.free for key, queue in summary.queue_info.items()})
 
 
 @dataclass(frozen=True)
@@ -101,51 +136,58 @@ def request_device(endpoint: Endpoint) -> Offer:
     Raises:
         DeviceError: the tracker is gone.
     """
-    host, port, match_key = _ask(endpoint.host, endpoint.port, [_REQUEST, endpoint.key, "", 1], None)
-    return Offer(str(host), int(port), str(match_key))
+    question = [_REQUEST, endpoint.key, "", 1]
+    return Offer(*_ask(endpoint.host, endpoint.port, question, _OFFER_ANSWER, None))
 
 
-def _ask(host: str, port: int, question: list[Any], seconds: float | None) -> Any:
-    """A tracker's answer to one question; without ``seconds`` the answer, but nothing before it, may take for ever."""
+def _ask(host: str, port: int, question: list[Any], form: TypeAdapter[AnswerT], seconds: float | None) -> AnswerT:
+    """A tracker's answer to one question; without ``seconds`` it may begin at any time, but take no longer then."""
+    where = join_address(host, port)
+    stranger = DeviceError(f"what listens at {where} is not a TVM tracker")
     deadline = time.monotonic() + (_HELLO_SECONDS if seconds is None else seconds)
     try:
         with socket.create_connection((host, port), timeout=deadline - time.monotonic()) as connection:
             connection.sendall(struct.pack("<i", _MAGIC))
             if _receive(connection, 4, deadline) != struct.pack("<i", _MAGIC):
-                raise DeviceError(f"what listens at {host}:{port} is not a TVM tracker")
+                raise stranger
             request = json.dumps(question).encode()
             connection.sendall(struct.pack("<i", len(request)) + request)
-            if seconds is None:
-                deadline = math.inf
-            (size,) = struct.unpack("<i", _receive(connection, 4, deadline))
+            (size,) = struct.unpack("<i", _receive(connection, 4, math.inf if seconds is None else deadline))
             if not 0 < size <= _ANSWER_LIMIT:
-                raise DeviceError(f"what listens at {host}:{port} is not a TVM tracker")
+                raise stranger
+            if seconds is None:
+                deadline = time.monotonic() + _HELLO_SECONDS
             code, answer = json.loads(_receive(connection, size, deadline))
+            if code == 0:
+                return form.validate_python(answer)
     except TimeoutError as error:
         raise DeviceError(
-            f"tracker {host}:{port} gave no answer within {seconds or _HELLO_SECONDS:g} s; is it frozen?"
+            f"tracker {where} gave no answer within {seconds or _HELLO_SECONDS:g} s; is it frozen?"
         ) from error
     except ConnectionRefusedError as error:
         raise DeviceError(
-            f"no tracker at {host}:{port}; start one with: tvmfbnet tracker --host {host} --port {port}"
+            f"no tracker at {where}; start one with: tvmfbnet tracker --host {host} --port {port}"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise DeviceError(f"cannot ask the tracker at {host}:{port}: {error}") from error
-    if code != 0:
-        raise DeviceError(f"tracker {host}:{port} refused the question: {str(answer)[:100]}")
-    return answer
+    except (ValueError, TypeError, RecursionError) as error:  # also pydantic's, and text that is no UTF-8
+        raise stranger from error
+    except OSError as error:
+        raise DeviceError(f"cannot ask the tracker at {where}: {error}") from error
+    raise DeviceError(f"tracker {where} refused the question: {printable(str(answer))}")
 
 
 def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
     """Exactly ``size`` bytes; TimeoutError when the deadline passes, ConnectionError when the other side closes."""
-    parts = b""
+    parts = bytearray()
     while len(parts) < size:
-        connection.settimeout(None if math.isinf(deadline) else max(deadline - time.monotonic(), 0.001))
-        part = connection.recv(size - len(parts))
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(None if math.isinf(left) else left)
+        part = connection.recv(min(size - len(parts), 65536))
         if not part:
             raise ConnectionError("it closed the connection; it may not be a TVM tracker")
         parts += part
-    return parts
+    return bytes(parts)
 
 
 def require_key(endpoint: Endpoint, seconds: float) -> None:
@@ -160,7 +202,7 @@ def require_key(endpoint: Endpoint, seconds: float) -> None:
         if status.serving(endpoint.key):
             return
         if time.monotonic() > deadline:
-            served = ", ".join(sorted({server["key"] for server in status.servers})) or "none"
+            served = printable(", ".join(sorted({server["key"] for server in status.servers})) or "none", 400)
             raise DeviceError(
                 f"no device serves key {endpoint.key!r} at tracker {endpoint.address} (served keys: {served}); "
                 "start the server on the device, or check the target's transport.key"

@@ -23,6 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from tvmfbnet.devices import lifeline
+
 _HEADER = struct.Struct("<q")
 # How long a child that closed its pipe may take to be gone.
 _END_SECONDS = 1.0
@@ -55,13 +57,22 @@ class Worker:
     """
 
     def __init__(self, start_seconds: float) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tvmfbnet.devices.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
+        # Standard input carries the calls; this pipe carries nothing, and ends with this process.
+        pipe, self._lifeline = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tvmfbnet.devices.worker", str(os.getpid()), str(pipe)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                pass_fds=(pipe,),
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(pipe)
         self._receive(time.monotonic() + start_seconds)
 
     def call(self, job: Callable[..., Any], arguments: tuple[Any, ...], stages: Sequence[Stage], told: Told) -> Any:
@@ -137,6 +148,9 @@ class Worker:
         with suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with suppress(OSError):
@@ -150,7 +164,8 @@ Told = Callable[[str, str], None]
 
 
 def main() -> None:
-    """Loads TVM, says so, then answers until the parent closes the pipe."""
+    """Loads TVM, says so, then answers until the parent closes the pipe; dies with the parent at any moment."""
+    lifeline.hold(int(sys.argv[2]), int(sys.argv[1]), group=False)
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)  # drivers print where they like
