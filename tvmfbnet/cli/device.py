@@ -37,7 +37,9 @@ def _reach(
     ssh: Annotated[str, typer.Option(metavar="USER@HOST", help="A board reached over SSH.")] = "",
     ssh_option: Annotated[list[str] | None, typer.Option(help="As for ssh -o, such as Port=2222.")] = None,
     adb: Annotated[bool, typer.Option("--adb", help="A phone reached over adb.")] = False,
-    serial: Annotated[str, typer.Option(help="The phone's serial number, when several are connected.")] = "",
+    serial: Annotated[
+        str, typer.Option(help="The phone's serial number; else $ANDROID_SERIAL, else the only phone.")
+    ] = "",
     folder: Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")] = "",
 ) -> Reached:
     """SSH, adb, or this machine when there are neither."""
@@ -106,9 +108,12 @@ def push_command(
     Example: tvmfbnet device push --target rpi4 --ssh pi@raspberrypi
     """
     from tvmfbnet.devices.programs import build_programs
-    from tvmfbnet.devices.remote_server import device_facts_by_shell, push
+    from tvmfbnet.devices.pushing import push
+    from tvmfbnet.devices.remote_server import device_facts_by_shell
+    from tvmfbnet.devices.system_check import check_system
 
     shell = device.shell
+    check_system(shell, device.target)  # before minutes go into building
     where = push(shell, build_programs(device.target, None, tvm_source), device.folder)
     facts = device_facts_by_shell(shell, device.target, where)
     if as_json:
@@ -124,9 +129,7 @@ def push_command(
 def start_command(
     device: Reached,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on the device.")] = 9090,
-    tracker_port: Annotated[
-        int | None, typer.Option(help="The tracker's port here; the target's if not given.")
-    ] = None,
+    tracker_port: Annotated[int | None, typer.Option(help="The tracker's port; the target's if not given.")] = None,
     device_tracker_port: Annotated[int | None, typer.Option(help="Where the device sees it; the same.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -136,15 +139,17 @@ def start_command(
     """
     from dataclasses import asdict
 
+    from tvmfbnet.devices.addresses import join_address
     from tvmfbnet.devices.remote_server import start
 
     shell, target = device.shell, device.target
     tracker = tracker_port or target.transport.port
     started = start(shell, target, _state(device), tracker, port, device.folder, device_tracker_port)
     if as_json:
-        print_json({"where": shell.where, "key": target.transport.key, **asdict(started)})
+        print_json({"key": target.transport.key, **asdict(started)})
     else:
-        print(f"server on {shell.where} serves key {target.transport.key} at tracker 127.0.0.1:{tracker}")
+        address = join_address(target.transport.host, tracker)
+        print(f"server on {shell.where} serves key {target.transport.key} at tracker {address}")
 
 
 @app.command("stop")

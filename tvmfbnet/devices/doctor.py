@@ -6,6 +6,7 @@ frozen device nor a crashing driver takes the doctor down.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tvmfbnet.devices.android import find_ndk
+from tvmfbnet.devices.cores import format_cores, parse_cores
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.runtime import installed_versions
@@ -53,6 +56,8 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     """
     toolchain = _toolchain(target)
     yield toolchain
+    if target.triple and target.system == "android":
+        yield _ndk(target)
     with ExitStack() as stack:
         try:
             endpoint = _endpoint(target, stack)
@@ -74,6 +79,16 @@ def _toolchain(target: Target) -> Check:
         return Check("toolchain", True, find_compiler(target).command)
     except UserError as error:
         return Check("toolchain", False, "missing", str(error))
+
+
+def _ndk(target: Target) -> Check:
+    """Fails for an NDK that is not fit; without one, a phone whose server was pushed from elsewhere still works."""
+    try:
+        ndk = find_ndk(f"building the device programs of target {target.name}")
+    except UserError as error:
+        named = bool(os.environ.get("ANDROID_NDK_HOME"))
+        return Check("ndk", not named, "not fit" if named else "missing", str(error))
+    return Check("ndk", True, f"{ndk.revision} in {ndk.folder}")
 
 
 def _endpoint(target: Target, stack: ExitStack) -> Endpoint:
@@ -122,6 +137,8 @@ def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link:
     )
     yield _versions(facts)
     yield _machine(target, facts)
+    if target.cores and "allowed_cores" in facts:
+        yield _cores(target, facts)
     if limits:
         yield _limits(target, limits)
     if exists and can_link:
@@ -153,9 +170,23 @@ def _machine(target: Target, facts: dict[str, str]) -> Check:
     found = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
     cores = f", cores {facts['allowed_cores']}" if "allowed_cores" in facts else ""
     threads = f", threads {facts['threads']}" if facts.get("threads") else ""
+    if facts.get("userland_bits") == "32" and "64" in machine:
+        advice = "this system is 32-bit under a 64-bit kernel; install a 64-bit system"
+        return Check("machine", False, f"{found or machine}, 32-bit programs", advice)
     same = not wanted or not machine or {"arm64": "aarch64"}.get(machine, machine) == wanted
     advice = "" if same else f"the target compiles for {target.triple}: another key, or another target"
     return Check("machine", same, (found or "the server does not tell") + cores + threads, advice)
+
+
+def _cores(target: Target, facts: dict[str, str]) -> Check:
+    """Whether the server runs on the cores that the target names; it may have been started for other ones."""
+    wanted, allowed = parse_cores(target.cores), parse_cores(facts["allowed_cores"])
+    there = int(facts["cores"]) if facts.get("cores", "").isdigit() else 0
+    found = f"on {format_cores(allowed)} (target {target.cores})"
+    if there and max(wanted) >= there:
+        return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
+    advice = "" if wanted == allowed else "end the server and start it for this target: tvmfbnet device stop, start"
+    return Check("cores", wanted == allowed, found, advice)
 
 
 def _limits(target: Target, limits: dict[str, int]) -> Check:

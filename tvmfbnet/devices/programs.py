@@ -1,30 +1,32 @@
 """Building what runs on a device: the RPC server and the native runner, by CMake, for the system that a target names.
 
-The result is one folder: two programs, TVM's runtime libraries, for OpenCL targets the plugin. It is kept in the cache
-and built anew when the sources, TVM's version or the toolchain change.
+The result is one folder: two programs, TVM's runtime libraries, for OpenCL targets the plugin, for phones the NDK's C++
+library. It is kept in the cache and built anew when the sources, TVM's version or the toolchain change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
+from tvmfbnet.devices.android import find_ndk
+from tvmfbnet.devices.bundle import check_programs, is_complete, read_manifest, refuse_foreign, replace
 from tvmfbnet.devices.runtime import fetch_wheels, host_wheels, installed_versions
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.toolchain import cache_folder, find_compiler, need_program
-from tvmfbnet.errors import UserError
-from tvmfbnet.files import make_folder, storage_errors, write_json
+from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.progress import say
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
-_STAMP = "programs.json"
 _BUILD_SECONDS = 3600
 
 
@@ -46,8 +48,15 @@ class Programs:
 
     @property
     def files(self) -> list[Path]:
-        """Everything that the device needs, in a fixed order."""
-        return sorted(path for path in self.folder.iterdir() if path.name != _STAMP)
+        """Everything that the device needs, in a fixed order: what the build put there and nothing else.
+
+        Raises:
+            StorageError: the folder holds no finished build.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest is None or not manifest.finished:
+            raise StorageError(f"{self.folder} holds no finished build of the device programs")
+        return [self.folder / name for name in sorted(manifest.files)]
 
     @property
     def bytes(self) -> int:
@@ -80,7 +89,9 @@ def build_programs(target: Target, out: Path | None = None, tvm_source: Path | N
         tvm_source: TVM's source tree, for Android.
 
     Raises:
-        UserError: a tool is missing (says what to install), the build failed, or the system has no programs.
+        UserError: a tool is missing (says what to install), the build failed, its result would not run on the
+            device, or the system has no programs.
+        StorageError: ``out`` holds something that no build put there; nothing in it is touched.
     """
     if target.system == "apple":
         raise UserError(
@@ -96,13 +107,17 @@ def build_programs(target: Target, out: Path | None = None, tvm_source: Path | N
     identity = {"sources": _source_hash(source_folder()), "settings": settings, **installed_versions()}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = out if out is not None else cache_folder() / f"programs-{target.system}-{name}"
-    make_folder(folder.parent)
-    with FileLock(f"{folder}.lock"):
-        stamp = folder / _STAMP
-        if not (stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == identity):
-            _build(settings, generator, folder)
-            write_json(stamp, identity)
+    with FileLock(_lock_path(folder)):
+        if not is_complete(folder, identity):
+            refuse_foreign(folder, ours=out is None)
+            _build(target, settings, generator, folder, identity, ours=out is None)
     return Programs(folder)
+
+
+def _lock_path(folder: Path) -> Path:
+    """The lock of a result's folder, in the cache: beside a folder of the user it could be a file of theirs."""
+    name = hashlib.sha256(str(folder.absolute().resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return make_folder(cache_folder() / "locks") / f"programs-{name}.lock"
 
 
 def _settings(target: Target, tvm_source: Path | None) -> dict[str, str]:
@@ -125,13 +140,7 @@ def _settings(target: Target, tvm_source: Path | None) -> dict[str, str]:
 
 
 def _android_settings(target: Target, tvm_source: Path | None) -> dict[str, str]:
-    ndk = os.environ.get("ANDROID_NDK_HOME", "")
-    toolchain = Path(ndk) / "build" / "cmake" / "android.toolchain.cmake"
-    if not ndk or not toolchain.is_file():
-        raise UserError(
-            f"target {target.name} needs the Android NDK: unpack it (developer.android.com/ndk, r26 or later) "
-            f"and set ANDROID_NDK_HOME to its folder{f'; {toolchain} does not exist' if ndk else ''}"
-        )
+    ndk = find_ndk(f"building the device programs of target {target.name}")
     version = installed_versions()["apache-tvm"].split(".post")[0]
     if tvm_source is None or not (tvm_source / "include" / "tvm").is_dir():
         raise UserError(
@@ -140,7 +149,9 @@ def _android_settings(target: Target, tvm_source: Path | None) -> dict[str, str]
             f"{'' if tvm_source is None else f'; {tvm_source} is not it'}"
         )
     android = {"ANDROID_ABI": "arm64-v8a", "ANDROID_PLATFORM": "android-24", "ANDROID_STL": "c++_shared"}
-    return {"CMAKE_TOOLCHAIN_FILE": str(toolchain), "TVM_SOURCE_DIR": str(tvm_source.resolve()), **android}
+    # Another NDK makes other programs: its revision is part of what they are built from.
+    android |= {"ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES": "ON", "TVMFBNET_NDK_REVISION": ndk.revision}
+    return {"CMAKE_TOOLCHAIN_FILE": str(ndk.toolchain_file), "TVM_SOURCE_DIR": str(tvm_source.resolve()), **android}
 
 
 def _opencl_headers() -> Path:
@@ -156,19 +167,21 @@ def _opencl_headers() -> Path:
     raise UserError("OpenCL's headers (CL/cl.h) were not found; install them (Debian: apt-get install opencl-headers)")
 
 
-def _build(settings: dict[str, str], generator: str, folder: Path) -> None:
+def _build(
+    target: Target, settings: dict[str, str], generator: str, folder: Path, identity: dict[str, Any], ours: bool
+) -> None:
+    say(f"building the device programs of target {target.name} (once; this can take minutes)")
     with storage_errors(folder, "write"), tempfile.TemporaryDirectory(prefix="tvmfbnet-build-") as temporary:
         build, result = str(Path(temporary) / "build"), Path(temporary) / "result"
         variables = [f"-D{name}={value}" for name, value in settings.items()]
         _cmake(["-S", str(source_folder()), "-B", build, "-G", generator, *variables])
+        say("device programs: configured, compiling")
         _cmake(["--build", build, "--parallel", "1"])
         strip = [] if "CMAKE_EXE_LINKER_FLAGS" in settings else ["--strip"]
         _cmake(["--install", build, "--prefix", str(result), *strip])
-        make_folder(folder)
-        for old in folder.iterdir():
-            old.unlink()
-        for file in result.iterdir():
-            shutil.copy2(file, folder / file.name)
+        check_programs(result, target.system)
+        replace(folder, result, identity, ours)
+        say(f"device programs: built, {Programs(folder).bytes / 1e6:.1f} MB")
 
 
 def _cmake(arguments: list[str]) -> None:

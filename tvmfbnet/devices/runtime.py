@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock
 from tvmfbnet.devices.toolchain import cache_folder
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.progress import say
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 # What a device program needs of the wheels: headers, and the libraries that it links.
@@ -51,8 +53,10 @@ def host_wheels() -> Path:
 def fetch_wheels(system: str) -> Path:
     """A folder with the same versions' headers and libraries for another system, fetched with pip the first time.
 
+    Where this environment has no pip, the one that Python carries along for new environments does it, uninstalled.
+
     Raises:
-        UserError: pip could not fetch them.
+        UserError: there is no pip, or it could not fetch them.
     """
     wanted = [f"{name}=={version}" for name, version in installed_versions().items()]
     folder = cache_folder() / f"runtime-{system}-{'-'.join(installed_versions().values())}"
@@ -62,19 +66,49 @@ def fetch_wheels(system: str) -> Path:
     return folder
 
 
+def carried_pip() -> Path | None:
+    """The wheel of pip that Python carries along for new environments; it runs as it is. None where there is none."""
+    found = importlib.util.find_spec("ensurepip")
+    folders = [Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "/usr/share/python-wheels")]  # Debian's, Fedora's
+    if found is not None and found.origin is not None:
+        folders.insert(0, Path(found.origin).parent / "_bundled")
+    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
+
+
+def _pip(words: list[str], what: str) -> None:
+    """Runs pip, whichever there is; ``what`` names in messages what it fetches."""
+    done = _run([sys.executable, "-m", "pip", *words], what)
+    missing = "No module named pip" in done.stderr
+    if done.returncode != 0 and missing:
+        wheel = carried_pip()
+        if wheel is None:
+            raise UserError(
+                f"pip is missing in this environment, and it fetches {what}: install it with `uv pip install pip` "
+                "(environments made by uv) or `python -m ensurepip`"
+            )
+        done = _run([sys.executable, f"{wheel}/pip", *words], what)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        advice = "; this environment has no pip of its own: uv pip install pip" if missing else ""
+        raise UserError(f"could not fetch {what}: {reason}{advice}")
+
+
+def _run(command: list[str], what: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_DOWNLOAD_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"pip took longer than {_DOWNLOAD_SECONDS} s to fetch {what}") from error
+
+
 def _fetch(wanted: list[str], platform: str, folder: Path) -> None:
     make_folder(folder.parent)
     with storage_errors(folder, "write"), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--platform", platform, "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
-        command += ["--dest", temporary, *wanted]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise UserError(f"pip took longer than {_DOWNLOAD_SECONDS} s to fetch {' '.join(wanted)}") from error
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"could not fetch TVM's runtime for {platform} ({' '.join(wanted)}): {reason}")
+        words = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        words += ["--platform", platform, "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
+        say(f"fetching {' and '.join(wanted)} for {platform} with pip")
+        _pip([*words, "--dest", temporary, *wanted], f"TVM's runtime for {platform} ({' '.join(wanted)})")
         unpacked = Path(temporary) / "unpacked"
         for wheel in Path(temporary).glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:

@@ -1,36 +1,88 @@
 """Where a device's files and programs are: this machine, a board over SSH, a phone over adb, behind one interface.
 
-Everything is done with the system's own ``ssh``, ``scp`` and ``adb``, each call under a deadline, so keys, hosts and
-authorisation are those that the user has set up, and nothing asks for a password here.
+Everything is done with the system's own ``ssh`` and ``adb``, each call under a deadline, so keys, hosts and
+authorisation are those that the user has set up, and nothing asks for a password here. Nothing is expected of a
+board's login shell but that it runs ``sh``.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
+from tvmfbnet.devices.addresses import join_address, split_address
+from tvmfbnet.devices.phones import choose_phone, listed_phones
+from tvmfbnet.devices.remote_script import MarkedScript, for_any_shell
 from tvmfbnet.devices.toolchain import need_program
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import make_folder, storage_errors
 
 _RUN_SECONDS = 60.0
 _COPY_SECONDS = 600.0
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a program: exit code, output, messages; what is no UTF-8 in them is replaced."""
+
+    code: int
+    output: str
+    messages: str
+
+
+def _start(command: Sequence[str], seconds: float, where: str, data: Path | None = None) -> Done:
+    """Runs a program to its end, with a file as its input; DeviceError when it takes too long."""
+    # Text that is no UTF-8 (a greeting in Latin-1) must not end the command.
+    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": seconds}
+    try:
+        if data is None:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+        else:
+            with storage_errors(data, "read"), data.open("rb") as stream:
+                done = subprocess.run(command, stdin=stream, **options)  # type: ignore[call-overload]
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"{where} gave no answer within {seconds:g} s ({command[0]})") from error
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def _call(command: Sequence[str], seconds: float, where: str) -> str:
     """A program's output; DeviceError with its last message when it fails or takes too long."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{where} gave no answer within {seconds:g} s ({command[0]})") from error
-    if done.returncode != 0:
-        said = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
-        raise DeviceError(f"{where}: {said[-1] if said else f'{command[0]} failed with exit code {done.returncode}'}")
-    return done.stdout
+    done = _start(command, seconds, where)
+    if done.code != 0:
+        raise _failure(where, command[0], done)
+    return done.output
+
+
+def _failure(where: str, program: str, done: Done) -> DeviceError:
+    said = [line.strip() for line in (done.output + "\n" + done.messages).splitlines() if line.strip()]
+    return DeviceError(f"{where}: {said[-1] if said else f'{program} failed with exit code {done.code}'}")
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """The two ways between a device's loopback and ours.
+
+    Args:
+        seen_port: where the device sees the tracker, on its loopback.
+        tracker: the tracker's ``host:port``, as this machine reaches it.
+        server_port: the server's, on the device's loopback.
+        local_port: where this machine sees the server, on its loopback.
+    """
+
+    seen_port: int
+    tracker: str
+    server_port: int
+    local_port: int
 
 
 class Shell(ABC):
@@ -39,6 +91,11 @@ class Shell(ABC):
     where: str
     # Where the programs go when the user names no folder.
     default_folder: str
+
+    def folder(self, name: str) -> str:
+        """A folder there as scripts are to name it: the default for an empty name, and never an option."""
+        name = name or self.default_folder
+        return f"./{name}" if name.startswith("-") else name
 
     @abstractmethod
     def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
@@ -49,12 +106,16 @@ class Shell(ABC):
         """Copies files into a folder there, which is made."""
 
     @abstractmethod
-    def open_tunnel(self, seen_port: int, tracker_port: int, server_port: int, local_port: int) -> None:
-        """Shows our tracker at ``seen_port`` of the device's loopback, and its server at ``local_port`` of ours."""
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """The tracker's ``host:port`` as the device reaches it once the tunnel is open."""
 
     @abstractmethod
-    def close_tunnel(self, seen_port: int, local_port: int) -> None:
-        """Ends what :meth:`open_tunnel` began; no error when there is nothing to end."""
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """Opens both ways; DeviceError when one of them is not to be had."""
+
+    @abstractmethod
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Ends what :meth:`open_tunnel` began and nothing else; no error when there is nothing to end."""
 
 
 class LocalShell(Shell):
@@ -64,6 +125,10 @@ class LocalShell(Shell):
 
     def __init__(self, folder: Path) -> None:
         self.default_folder = str(folder)
+
+    def folder(self, name: str) -> str:
+        """As for any shell; the same one from wherever a later command is started."""
+        return str(Path(name or self.default_folder).expanduser().absolute())
 
     def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
         """Runs a script in sh."""
@@ -75,15 +140,19 @@ class LocalShell(Shell):
             for file in files:
                 shutil.copy2(file, make_folder(Path(folder)) / file.name)
 
-    def open_tunnel(self, seen_port: int, tracker_port: int, server_port: int, local_port: int) -> None:
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """Where it is: there is no tunnel."""
+        return tunnel.tracker
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
         """Nothing to do: it is the same loopback."""
 
-    def close_tunnel(self, seen_port: int, local_port: int) -> None:
+    def close_tunnel(self, tunnel: Tunnel) -> None:
         """Nothing to do."""
 
 
 class SshShell(Shell):
-    """A board reached as ``user@host``.
+    """A board reached as ``user@host``; the host may be an IPv6 address, with or without brackets.
 
     Args:
         destination: what ``ssh`` takes.
@@ -94,36 +163,63 @@ class SshShell(Shell):
     default_folder = "tvmfbnet-device"
 
     def __init__(self, destination: str, options: Sequence[str], control: Path) -> None:
-        if destination.startswith("-"):
-            raise DeviceError(f"{destination!r} is no SSH destination: write user@host")
+        bracketed = re.fullmatch(r"(.*@)?\[([^\[\]]+)\]", destination)
+        plain = f"{bracketed.group(1) or ''}{bracketed.group(2)}" if bracketed else destination
+        if not plain or plain.startswith("-") or re.search(r"\s|[\[\]]", plain):
+            raise DeviceError(
+                f"{destination!r} is no SSH destination: write user@host (a port: --ssh-option Port=2222)"
+            )
         need_program("ssh", "reaches the device")
-        need_program("scp", "copies files to the device")
-        self.destination, self.where = destination, f"device {destination}"
+        self.destination, self.where = plain, f"device {destination}"
         fixed = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
         self._options = [word for option in (*options, *fixed) for word in ("-o", option)]
         self._control = control
 
+    def folder(self, name: str) -> str:
+        """As for any shell; ``~/`` is where SSH begins."""
+        return super().folder(name.removeprefix("~/"))
+
     def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
-        """Runs a script over SSH."""
-        return _call(["ssh", *self._options, self.destination, script], seconds, self.where)
+        """Runs a script over SSH, in sh, whatever the login shell is and says."""
+        return self._run(script, seconds)
+
+    def _run(self, script: str, seconds: float, data: Path | None = None) -> str:
+        marked = MarkedScript.of(script)
+        command = ["ssh", *self._options, self.destination, for_any_shell(marked.text)]
+        done = _start(command, seconds, self.where, data)
+        output, messages = marked.inside(done.output), marked.inside(done.messages)
+        if output is None and done.code == 0:
+            said = (done.output + done.messages).strip()[:80]
+            raise DeviceError(f"{self.where}: the login shell there ran no command, and said {said!r}")
+        if done.code != 0:
+            # What a profile said is not why the script failed; where none began, it is all that there is.
+            answer = done if output is None else Done(done.code, output, messages or "")
+            raise _failure(self.where, "ssh", answer)
+        return output or ""
 
     def put(self, files: Sequence[Path], folder: str) -> None:
-        """Copies files with scp."""
-        self.run(f"mkdir -p {folder}")
-        command = ["scp", "-q", *self._options, *map(str, files), f"{self.destination}:{folder}/"]
-        _call(command, _COPY_SECONDS, self.where)
+        """Copies files through ``cat``: scp's helper on the other side fails where a profile prints a greeting."""
+        self.run(f"mkdir -p {quote(folder)}")
+        for file in files:
+            self._run(f"cat >{quote(f'{folder}/{file.name}')}", _COPY_SECONDS, file)
 
-    def _socket(self, local_port: int) -> str:
-        return str(make_folder(self._control) / f"tunnel-{local_port}")
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """The tunnel's end on the device."""
+        return join_address(_LOOPBACK, tunnel.seen_port)
 
-    def open_tunnel(self, seen_port: int, tracker_port: int, server_port: int, local_port: int) -> None:
+    def _socket(self, tunnel: Tunnel) -> Path:
+        return make_folder(self._control) / f"tunnel-{tunnel.local_port}"
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
         """One SSH connection in the background that carries both ways."""
-        forwards = ["-R", f"127.0.0.1:{seen_port}:127.0.0.1:{tracker_port}"]
-        forwards += ["-L", f"127.0.0.1:{local_port}:127.0.0.1:{server_port}"]
-        master = ["-M", "-S", self._socket(local_port), "-o", "ExitOnForwardFailure=yes", "-f", "-N"]
+        self.close_tunnel(tunnel)  # one of an earlier start that had the same port
+        socket = self._socket(tunnel)
+        forwards = ["-R", f"{_LOOPBACK}:{tunnel.seen_port}:{tunnel.tracker}"]
+        forwards += ["-L", f"{_LOOPBACK}:{tunnel.local_port}:{_LOOPBACK}:{tunnel.server_port}"]
+        master = ["-M", "-S", str(socket), "-o", "ExitOnForwardFailure=yes", "-f", "-N"]
         # Its output must not be ours: the connection stays, and with it the pipe that we would wait on.
-        log = Path(self._socket(local_port) + ".log")
-        with log.open("w", encoding="utf-8") as stream:
+        log = Path(f"{socket}.log")
+        with storage_errors(log, "write"), log.open("w", encoding="utf-8") as stream:
             command = ["ssh", *master, *self._options, *forwards, self.destination]
             try:
                 code = subprocess.run(
@@ -132,76 +228,90 @@ class SshShell(Shell):
             except subprocess.TimeoutExpired as error:
                 raise DeviceError(f"{self.where}: the tunnel did not open within {_RUN_SECONDS:g} s") from error
         if code != 0:
-            said = log.read_text(encoding="utf-8").strip().splitlines()
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise DeviceError(f"{self.where}: the tunnel did not open: {said[-1] if said else f'exit code {code}'}")
 
-    def close_tunnel(self, seen_port: int, local_port: int) -> None:
-        """Asks the background connection to end."""
-        socket = self._socket(local_port)
-        if Path(socket).exists():
-            _call(["ssh", "-S", socket, "-O", "exit", *self._options, self.destination], _RUN_SECONDS, self.where)
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Asks the background connection to end; one that is dead leaves its socket, which is cleared away."""
+        socket = self._socket(tunnel)
+        if socket.exists():
+            command = ["ssh", "-S", str(socket), "-O", "exit", *self._options, self.destination]
+            with suppress(DeviceError):  # it is dead, so there is nothing to end
+                _call(command, _RUN_SECONDS, self.where)
+        with storage_errors(socket, "remove"):
+            socket.unlink(missing_ok=True)
+            Path(f"{socket}.log").unlink(missing_ok=True)
 
 
 class AdbShell(Shell):
-    """An Android phone, by its serial number, or the only one that is connected."""
+    """An Android phone, by its serial number, else by ``$ANDROID_SERIAL``, else the only one that is connected."""
 
     default_folder = "/data/local/tmp/tvmfbnet"
 
     def __init__(self, serial: str = "") -> None:
         adb = need_program("adb", "reaches the phone")
-        self._adb = [adb, "-s", self._choose(adb, serial)]
-        self.where = f"phone {self._adb[2]}"
+        named_by = "--serial" if serial else "ANDROID_SERIAL"
+        phones = listed_phones(_call([adb, "devices"], _RUN_SECONDS, "adb"))
 
-    @staticmethod
-    def _choose(adb: str, serial: str) -> str:
-        """The phone to talk to.
+        def hardware_serial(name: str) -> str:
+            return _call([adb, "-s", name, "shell", "getprop ro.serialno"], _RUN_SECONDS, f"phone {name}").strip()
 
-        Raises:
-            DeviceError: none, several, or it has not allowed this computer; says what to do.
-        """
-        listed = _call([adb, "devices"], _RUN_SECONDS, "adb").splitlines()
-        pairs = [line.split("\t") for line in listed if re.fullmatch(r"\S+\t.+", line)]
-        return choose_phone([(pair[0], pair[1].strip()) for pair in pairs], serial)
+        self._serial = choose_phone(phones, serial or os.environ.get("ANDROID_SERIAL", ""), named_by, hardware_serial)
+        self._adb = [adb, "-s", self._serial]
+        self.where = f"phone {self._serial}"
 
     def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
-        """Runs a script in the phone's shell."""
-        return _call([*self._adb, "shell", script], seconds, self.where)
+        """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
+        return _call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
 
     def put(self, files: Sequence[Path], folder: str) -> None:
         """Copies files with adb push."""
-        self.run(f"mkdir -p {folder}")
+        self.run(f"mkdir -p {quote(folder)}")
         _call([*self._adb, "push", *map(str, files), f"{folder}/"], _COPY_SECONDS, self.where)
 
-    def open_tunnel(self, seen_port: int, tracker_port: int, server_port: int, local_port: int) -> None:
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """The tunnel's end on the phone; adb leads to this machine only, so another's tracker is reached as it is."""
+        return join_address(_LOOPBACK, tunnel.seen_port) if self._leads_here(tunnel) else tunnel.tracker
+
+    @staticmethod
+    def _leads_here(tunnel: Tunnel) -> bool:
+        host = split_address(tunnel.tracker)[0]
+        with suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return host == "localhost"
+
+    def _reversed(self) -> dict[str, str]:
+        """Which ports of the phone lead to which of this machine."""
+        lines = _call([*self._adb, "reverse", "--list"], _RUN_SECONDS, self.where).splitlines()
+        return {words[-2]: words[-1] for words in (line.rsplit(maxsplit=2) for line in lines) if len(words) >= 2}
+
+    def _forwarded(self) -> dict[str, str]:
+        """Which ports of this machine lead to which of the phone."""
+        lines = _call([*self._adb, "forward", "--list"], _RUN_SECONDS, self.where).splitlines()
+        entries = (line.rsplit(maxsplit=2) for line in lines)
+        return {words[1]: words[2] for words in entries if len(words) == 3 and words[0] == self._serial}
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
         """``adb reverse`` for the tracker, ``adb forward`` for the server."""
-        _call([*self._adb, "reverse", f"tcp:{seen_port}", f"tcp:{tracker_port}"], _RUN_SECONDS, self.where)
-        _call([*self._adb, "forward", f"tcp:{local_port}", f"tcp:{server_port}"], _RUN_SECONDS, self.where)
-
-    def close_tunnel(self, seen_port: int, local_port: int) -> None:
-        """Removes both."""
-        for words in (("reverse", "--remove", f"tcp:{seen_port}"), ("forward", "--remove", f"tcp:{local_port}")):
-            subprocess.run([*self._adb, *words], capture_output=True, timeout=_RUN_SECONDS, check=False)
-
-
-def choose_phone(phones: Sequence[tuple[str, str]], serial: str = "") -> str:
-    """The serial of the phone to use, of ``adb devices``' (serial, state) pairs.
-
-    Raises:
-        DeviceError: none, several, not the one that was named, or one that is not ready; says what to do.
-    """
-    listed = ", ".join(f"{name} ({state})" for name, state in phones) or "none"
-    chosen = [(name, state) for name, state in phones if name == serial] if serial else list(phones)
-    if serial and not chosen:
-        raise DeviceError(f"phone {serial} is not connected; connected: {listed}")
-    if not chosen:
-        raise DeviceError("no phone is connected: plug one in, switch on USB debugging, and see `adb devices`")
-    if len(chosen) > 1:
-        raise DeviceError(f"several phones are connected: choose one with --serial; connected: {listed}")
-    name, state = chosen[0]
-    if state.startswith("unauthorized"):
-        raise DeviceError(
-            f"phone {name} has not allowed this computer: unlock it and accept the USB debugging question"
+        if self._leads_here(tunnel):
+            there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
+            taken = self._reversed().get(there, here)
+            if taken != here:
+                raise DeviceError(
+                    f"{self.where}: its port {there} leads to {taken} of this machine already; choose another with "
+                    f"--device-tracker-port, or end that with: adb -s {quote(self._serial)} reverse --remove {there}"
+                )
+            _call([*self._adb, "reverse", there, here], _RUN_SECONDS, self.where)
+        _call(
+            [*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], _RUN_SECONDS, self.where
         )
-    if state != "device":
-        raise DeviceError(f"phone {name} is not ready ({state}): reconnect it, or restart adb with `adb kill-server`")
-    return name
+
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Removes both, where they still lead where they led."""
+        there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
+        with suppress(DeviceError):  # a phone that is gone has no entries
+            if self._leads_here(tunnel) and self._reversed().get(there) == here:
+                _call([*self._adb, "reverse", "--remove", there], _RUN_SECONDS, self.where)
+        with suppress(DeviceError):
+            if self._forwarded().get(f"tcp:{tunnel.local_port}") == f"tcp:{tunnel.server_port}":
+                _call([*self._adb, "forward", "--remove", f"tcp:{tunnel.local_port}"], _RUN_SECONDS, self.where)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tvmfbnet.devices.android import PAGE_OPTION
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors, write_text
@@ -63,8 +64,10 @@ def find_compiler(target: Target, language: Literal["c", "c++"] = "c++") -> Comp
         UserError: it is not installed; says what to install.
     """
     chain = target.toolchain
+    # A kernel's library must load on phones with pages of 16 KiB as well.
+    pages = (PAGE_OPTION,) if "android" in target.triple else ()
     if chain.kind == "zig":
-        return Compiler(_zig_wrapper("c++" if language == "c++" else "cc"), ("-target", chain.triple))
+        return Compiler(_zig_wrapper("c++" if language == "c++" else "cc"), ("-target", chain.triple, *pages))
     if chain.kind == "ndk":
         command = os.environ.get("TVM_NDK_CC", "")
         if not command:
@@ -72,12 +75,12 @@ def find_compiler(target: Target, language: Literal["c", "c++"] = "c++") -> Comp
                 f"target {target.name} links with the Android NDK: set TVM_NDK_CC to its clang++ "
                 "(NDK/toolchains/llvm/prebuilt/HOST/bin/aarch64-linux-android24-clang++)"
             )
-        return Compiler(need_program(command, "TVM_NDK_CC names"))
+        return Compiler(need_program(command, "TVM_NDK_CC names"), pages)
     command = chain.command
     if language == "c":
         command = command.replace("clang++", "clang").replace("g++", "gcc").replace("c++", "cc")
     need_program(command, f"target {target.name} links with")
-    return Compiler(command)
+    return Compiler(command, pages)
 
 
 def _zig_wrapper(subcommand: str) -> str:
