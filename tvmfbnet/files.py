@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +14,12 @@ from typing import Any
 import yaml
 
 from tvmfbnet.errors import ConfigError, StorageError
+
+
+def digest(value: object) -> str:
+    """A short name for plain data by its content: 16 hex digits, the same whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 from tvmfbnet.errors import ConfigError, StorageError, UserError
 from tvmfbnet.space.counts import Conv, convs_of, distinct_convs
 from tvmfbnet.space.registry import list_spaces, load_space
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import NetPart, Space, content_key
 
 
 def test_the_shipped_spaces_are_listed_and_load() -> None:
@@ -219,3 +220,17 @@ def test_a_resolution_may_be_asked_for_with_the_name(tmp_path: Path) -> None:
 def test_the_mobile_space_uses_what_goes_beyond_the_paper() -> None:
     blocks = {block for layer in load_space("mobile_se").layers for block in layer.blocks}
     assert {"k7_e6_se_hswish", "k5_e3_se", "k3_e2", "k3_e4_hswish"} <= blocks
+
+
+def test_a_space_is_known_by_its_content_not_by_its_name() -> None:
+    space = load_space("fbnet_mini")
+    assert content_key(replace(space, name="other", description="other")) == content_key(space)
+    assert content_key(Space.from_dict(json.loads(json.dumps(space.to_dict())))) == content_key(space)
+    first, *rest = space.layers
+    others = [
+        replace(space, classes=space.classes + 1),
+        replace(space, height=space.height + 1),
+        replace(space, layers=(replace(first, blocks=first.blocks[::-1]), *rest)),
+        load_space("fbnet"),
+    ]
+    assert len({content_key(other) for other in (space, *others)}) == len(others) + 1
