@@ -6,6 +6,7 @@ schema. What a file holds beyond that schema is an error, too, so that nothing i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -39,6 +40,12 @@ class Stored(BaseModel):
     """Base of the schemas of files that the program writes and reads again: no unknown fields, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def digest(value: object) -> str:
+    """A short name for plain data by its content: 16 hex digits, the same whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvmfbnet.devices.target import Target, list_targets, load_target
+from tvmfbnet.devices.target import Target, list_targets, load_target, target_key
 from tvmfbnet.errors import ConfigError, UserError
 
 SHIPPED = ["adreno", "apple_cpu", "apple_gpu", "arm_cpu", "host", "mali", "pixel", "pocl", "qemu_arm", "rpi4", "rpi5"]
@@ -77,3 +77,26 @@ def test_a_device_that_does_not_fit_the_tvm_kind_is_refused(tmp_path):
     file.write_text(text)
     with pytest.raises(ConfigError, match="needs metal"):
         load_target(str(file))
+
+
+def test_a_targets_key_covers_what_changes_code_or_time_and_nothing_else():
+    target = load_target("arm_cpu")
+
+    def changed(**changes):
+        return target.model_copy(update=changes)
+
+    same = [
+        changed(description="another text", exercised=not target.exercised),
+        changed(timeouts=target.timeouts.model_copy(update={"trial": 77.0})),
+        changed(transport=target.transport.model_copy(update={"host": "10.0.0.9", "port": 9999})),
+        changed(tvm=dict(reversed(list(target.tvm.items())))),
+    ]
+    assert {target_key(other) for other in same} == {target_key(target)}
+    others = [
+        changed(tvm={**target.tvm, "mcpu": "cortex-a53"}),
+        changed(threads=target.threads + 1),
+        changed(cores="0-1"),
+        changed(tvm={**target.tvm, "kind": "c"}),
+    ]
+    assert len({target_key(other) for other in (target, *others)}) == len(others) + 1
+    assert target_key(changed(cores="0-2,5")) == target_key(changed(cores="0,1,2,5"))

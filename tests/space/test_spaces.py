@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tvmfbnet.space.counts import Conv, convs_of, distinct_convs
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.space.starter import starter_space
+from tvmfbnet.space.space import NetPart, Space, content_key
 
 
 def test_the_shipped_spaces_are_listed_and_load() -> None:
@@ -230,3 +232,17 @@ def test_a_starter_space_fits_any_image(size, tmp_path):
     assert (space.classes, space.input_channels, space.height, space.width) == (3, 3, *size)
     assert all(min(layer.height, layer.width) >= min(4, *size) for layer in space.layers)
     assert min(size) < 16 or space.size > 100
+
+
+def test_a_space_is_known_by_its_content_not_by_its_name() -> None:
+    space = load_space("fbnet_mini")
+    assert content_key(replace(space, name="other", description="other")) == content_key(space)
+    assert content_key(Space.from_dict(json.loads(json.dumps(space.to_dict())))) == content_key(space)
+    first, *rest = space.layers
+    others = [
+        replace(space, classes=space.classes + 1),
+        replace(space, height=space.height + 1),
+        replace(space, layers=(replace(first, blocks=first.blocks[::-1]), *rest)),
+        load_space("fbnet"),
+    ]
+    assert len({content_key(other) for other in (space, *others)}) == len(others) + 1

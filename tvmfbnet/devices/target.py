@@ -16,7 +16,10 @@ from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import MOST_THREADS, Config, validate
 from tvmfbnet.errors import UserError
-from tvmfbnet.files import read_yaml
+from tvmfbnet.files import digest, read_yaml
+
+# No machine has more cores than this.
+_MOST_CORES = 1 << 16
 
 
 class Toolchain(Config):
@@ -233,3 +236,32 @@ def resolve_native(target: Target) -> Target:
     mcpu = {"mcpu": str(llvm_get_system_cpu())}
     resolved = {**target.tvm, "host": {**host, **mcpu}} if isinstance(host, dict) else {**target.tvm, **mcpu}
     return target.model_copy(update={"tvm": resolved})
+
+
+def target_key(target: Target) -> str:
+    """What a resolved target is: 16 hex digits of all that changes the code made for it, or how fast that runs.
+
+    How the device is reached, how often it is timed and how the target is described change neither. The toolchain only
+    links, except where TVM writes C for it to compile.
+    """
+    identity: dict[str, Any] = {
+        "tvm": target.tvm,
+        "device": target.device,
+        "threads": target.threads,
+        "cores": sorted(core_numbers(target.cores)),
+        "dtype": target.dtype,
+        "layout": target.layout,
+        "emulator": list(target.transport.emulator) if target.transport.kind == "local" else [],
+    }
+    if target.tvm.get("kind") == "c":
+        identity["toolchain"] = target.toolchain.model_dump(mode="json")
+    return digest(identity)
+
+
+def core_numbers(cores: str) -> frozenset[int]:
+    """The cores that a text such as ``0,4-7`` names; none where it is empty."""
+    named: set[int] = set()
+    for part in filter(None, cores.split(",")):
+        first, _, last = part.partition("-")
+        named |= set(range(int(first), min(int(last or first), _MOST_CORES) + 1))
+    return frozenset(named)

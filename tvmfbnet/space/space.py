@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from tvmfbnet.files import digest
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.blocks import SKIP
 
@@ -207,3 +208,11 @@ class Space:
         """Builds a space from what :meth:`to_dict` gave; raises ``TypeError`` or ``KeyError`` on other data."""
         layers = tuple(Layer(**{**layer, "blocks": tuple(layer["blocks"])}) for layer in value["layers"])
         return cls(**{**value, "layers": layers})
+
+
+def content_key(space: Space) -> str:
+    """What a space is, whatever it is called: 16 hex digits of all that decides what its archs are and cost.
+
+    Two spaces have one key exactly if they differ in name and description alone.
+    """
+    return digest({name: value for name, value in space.to_dict().items() if name not in ("name", "description")})
