@@ -19,7 +19,7 @@ from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.runtime import installed_versions
 from tvmfbnet.devices.session import Repeats, Session
-from tvmfbnet.devices.target import Target, resolve_native
+from tvmfbnet.devices.target import Target, require_cores, resolve_native
 from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, run_canary
 from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
@@ -53,6 +53,11 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     """
     toolchain = _toolchain(target)
     yield toolchain
+    if target.transport.kind == "local" and target.cores:
+        cores = _cores(target)
+        yield cores
+        if not cores.ok:
+            return
     with ExitStack() as stack:
         try:
             endpoint = _endpoint(target, stack)
@@ -74,6 +79,14 @@ def _toolchain(target: Target) -> Check:
         return Check("toolchain", True, find_compiler(target).command)
     except UserError as error:
         return Check("toolchain", False, "missing", str(error))
+
+
+def _cores(target: Target) -> Check:
+    try:
+        require_cores(target)
+    except UserError as error:
+        return Check("cores", False, target.cores, str(error))
+    return Check("cores", True, target.cores)
 
 
 def _endpoint(target: Target, stack: ExitStack) -> Endpoint:
