@@ -13,7 +13,6 @@ how far either is from the fastest kernel that any of them found. Killed, it goe
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +22,7 @@ from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import worker_for
 from tvmfbnet.devices.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.devices.target import Target, load_target
+from tvmfbnet.machine import allowed_cores
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.tuning.builders import BuilderPool, Built
 from tvmfbnet.tuning.candidate import Candidate
@@ -84,7 +84,7 @@ def time_in_turn(plan: Plan, tasks: dict[TuningTask, list[Knobs]], turns: int) -
     target, result = plan.target, {}
     with (
         reach(target) as endpoint,
-        BuilderPool(target, os.cpu_count() or 1) as pool,
+        BuilderPool(target, allowed_cores()) as pool,
         worker_for(target, endpoint) as worker,
         TemporaryDirectory() as folder,
     ):

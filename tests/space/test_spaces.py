@@ -9,9 +9,8 @@ import yaml
 from tvmfbnet.errors import ConfigError, StorageError, UserError
 from tvmfbnet.space.counts import Conv, convs_of, distinct_convs
 from tvmfbnet.space.registry import list_spaces, load_space
-from tvmfbnet.space.space import NetPart, Space
-from tvmfbnet.space.starter import starter_space
 from tvmfbnet.space.space import NetPart, Space, content_key
+from tvmfbnet.space.starter import starter_space
 
 
 def test_the_shipped_spaces_are_listed_and_load() -> None:

@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvmfbnet.compiler.splicing import splice
+from tvmfbnet.devices.tvm_target import compiles_for_cpu
 from tvmfbnet.errors import UserError
 
 # clockid_t of CLOCK_MONOTONIC; Apple numbers it otherwise, and its CLOCK_UPTIME_RAW is the one with nanoseconds.
@@ -38,7 +39,7 @@ def chain_nets(nets: Sequence[Sequence[IRModule]], target: tvm.target.Target) ->
     Raises:
         UserError: the target's kernels do not run one after another on a CPU.
     """
-    if target.kind.name != "llvm":
+    if not compiles_for_cpu(target):
         raise UserError(f"only CPU targets have a clock to read between kernels, not {target.kind.name}")
     builder = relax.BlockBuilder()
     for number, parts in enumerate(nets):

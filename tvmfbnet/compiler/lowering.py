@@ -24,7 +24,9 @@ from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
+from tvmfbnet.compiler.parallel import parallel_defaults
 from tvmfbnet.compiler.repeating import repeat_main
+from tvmfbnet.devices.tvm_target import compiles_for_cpu
 
 # Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
 INTERIOR_LAYOUT = "NHWC"
@@ -246,8 +248,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
 def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
     """Builds a module whose kernels were scheduled by :func:`prepare`."""
     with target, tvm.transform.PassContext(opt_level=3):
-        if target.kind.name != "llvm":
-            mod = _default_schedules(mod)
+        mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 
 

@@ -6,7 +6,6 @@ drawn from a generator that the caller owns, so that a run can be stopped and co
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from tvmfbnet.data.changes import AREA, FLIP, LEFT, TOP, Augment, change_picture
+from tvmfbnet.machine import allowed_cores
 
 
 class Images(ABC):
@@ -113,7 +113,7 @@ class FolderImages(Images):
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`Images.load`; raises DataError for a file that is no picture."""
         rows = draws.tolist() if draws is not None else [None] * len(indices)
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
+        with ThreadPoolExecutor(max_workers=min(8, allowed_cores())) as pool:  # decoding leaves Python's lock
             load = pool.map(lambda index, row: self._load(self.files[index], augment, row), indices.tolist(), rows)
             return torch.stack(list(load))
 

@@ -22,7 +22,7 @@ from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.runtime import installed_versions
 from tvmfbnet.devices.session import Repeats, Session
-from tvmfbnet.devices.target import Target, resolve_native
+from tvmfbnet.devices.target import Target, require_cores, resolve_native
 from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, run_canary
 from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
@@ -58,6 +58,11 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     yield toolchain
     if target.triple and target.system == "android":
         yield _ndk(target)
+    if target.transport.kind == "local" and target.cores:
+        cores = _cores_here(target)
+        yield cores
+        if not cores.ok:
+            return
     with ExitStack() as stack:
         try:
             endpoint = _endpoint(target, stack)
@@ -89,6 +94,14 @@ def _ndk(target: Target) -> Check:
         named = bool(os.environ.get("ANDROID_NDK_HOME"))
         return Check("ndk", not named, "not fit" if named else "missing", str(error))
     return Check("ndk", True, f"{ndk.revision} in {ndk.folder}")
+
+
+def _cores_here(target: Target) -> Check:
+    try:
+        require_cores(target)
+    except UserError as error:
+        return Check("cores", False, target.cores, str(error))
+    return Check("cores", True, target.cores)
 
 
 def _endpoint(target: Target, stack: ExitStack) -> Endpoint:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from tvmfbnet.devices.programs import build_programs
 from tvmfbnet.devices.serve import READY
 from tvmfbnet.devices.starting import server_command
-from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.target import Target, require_cores
 from tvmfbnet.devices.tracker import Endpoint, port_is_free, require_key
 from tvmfbnet.errors import DeviceError
 
@@ -112,8 +112,10 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
     """Starts one server for ``target`` here, registered with the endpoint's tracker under its key.
 
     Raises:
-        UserError: a native server's programs cannot be built, or its emulator is not installed.
+        UserError: a native server's programs cannot be built, its emulator is not installed, or the target names cores
+            that are not here.
     """
+    require_cores(target)
     if target.transport.server == "native":
         command = server_command(target, str(build_programs(target).server), endpoint.address, endpoint.key)
         command += ["--port", "0", "--until-stdin-closes", "--max-session", str(_MAX_SESSION_SECONDS)]

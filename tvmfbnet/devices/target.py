@@ -15,11 +15,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import MOST_THREADS, Config, validate
+from tvmfbnet.devices.tvm_target import CPU_KINDS, plain_target
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
-
-# No machine has more cores than this.
-_MOST_CORES = 1 << 16
+from tvmfbnet.machine import core_numbers, format_cores, parse_cores
 
 
 class Toolchain(Config):
@@ -121,9 +120,7 @@ class Target(Config):
     transport: Transport
     device: Literal["cpu", "opencl", "metal"] = "cpu"
     threads: int = Field(default=1, ge=1, le=MOST_THREADS)
-    cores: str = Field(
-        default="", pattern=r"^(\d+(-\d+)?(,\d+(-\d+)?)*)?$", description="cores to run on, such as 4-7; empty: all"
-    )
+    cores: str = Field(default="", max_length=400, description="cores to run on, such as 4-7; empty: all")
     dtype: Literal["float32"] = "float32"
     layout: Literal["NHWC"] = "NHWC"
     timing: TimingPolicy = TimingPolicy()
@@ -136,18 +133,45 @@ class Target(Config):
             raise ValueError(f"{value!r} is not supported: nets are compiled and timed in float32 only")
         return value
 
+    @field_validator("tvm", mode="before")
+    @classmethod
+    def _check_plain(cls, value: Any) -> Any:
+        """Before anything else walks through it: YAML can say cycles, and billions of values in a few lines."""
+        return plain_target(value)
+
+    @field_validator("cores")
+    @classmethod
+    def _check_cores(cls, value: str) -> str:
+        parse_cores(value)
+        return value
+
     @model_validator(mode="after")
     def _check_tvm(self) -> Target:
         kind = self.tvm.get("kind")
-        expected = {"cpu": ("llvm", "c"), "opencl": ("opencl",), "metal": ("metal",)}[self.device]
+        expected = {"cpu": CPU_KINDS, "opencl": ("opencl",), "metal": ("metal",)}[self.device]
         if kind not in expected:
             raise ValueError(f"tvm.kind is {kind!r}, but device {self.device!r} needs {' or '.join(expected)}")
+        named = len(self.core_numbers)
+        if 0 < named < self.threads:
+            raise ValueError(f"threads is {self.threads}, but cores names {named}: name as many, or leave cores out")
+        if kind == "c" and self.threads > 1:
+            raise ValueError("threads is more than 1, but TVM's C code has no parallel loops: use tvm.kind llvm")
         return self
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether kernels run on the device's CPU: called one after another, scheduled and timed as such."""
+        return self.tvm["kind"] in CPU_KINDS
+
+    @property
+    def core_numbers(self) -> tuple[int, ...]:
+        """The cores to run on; empty for all."""
+        return parse_cores(self.cores)
 
     @property
     def triple(self) -> str:
         """LLVM's triple of the device's CPU; empty for this machine."""
-        host = self.tvm.get("host", {}) if self.device != "cpu" else self.tvm
+        host = self.tvm if self.on_cpu else self.tvm.get("host", {})
         return str(host.get("mtriple", "")) if isinstance(host, dict) else ""
 
     @property
@@ -227,15 +251,46 @@ def _unknown(name: str) -> str:
 
 
 def resolve_native(target: Target) -> Target:
-    """Replaces ``mcpu: native`` by LLVM's name of this machine's CPU. Loads TVM, so only those who compile call it."""
-    host = target.tvm.get("host")
-    if target.tvm.get("mcpu") != "native" and not (isinstance(host, dict) and host.get("mcpu") == "native"):
-        return target
-    from tvm.target.codegen import llvm_get_system_cpu
+    """The target as it is compiled for: what the file leaves to the machine is filled in.
 
-    mcpu = {"mcpu": str(llvm_get_system_cpu())}
-    resolved = {**target.tvm, "host": {**host, **mcpu}} if isinstance(host, dict) else {**target.tvm, **mcpu}
-    return target.model_copy(update={"tvm": resolved})
+    ``mcpu: native`` becomes LLVM's name of this machine's CPU, with ``mattr`` where a virtual machine hides some of its
+    features; ``num-cores``, by which TVM makes loops parallel, becomes the target's threads. Loads TVM where the CPU is
+    native, so only those who compile call it.
+    """
+    tvm_target = dict(target.tvm)
+    host = tvm_target.get("host")
+    if tvm_target.get("mcpu") == "native":
+        tvm_target |= _native(tvm_target)
+    if isinstance(host, dict) and host.get("mcpu") == "native":
+        tvm_target["host"] = host | _native(host)
+    if tvm_target["kind"] == "llvm":
+        tvm_target["num-cores"] = target.threads
+    return target if tvm_target == target.tvm else target.model_copy(update={"tvm": tvm_target})
+
+
+def _native(described: dict[str, Any]) -> dict[str, Any]:
+    """What ``mcpu: native`` stands for; what the file says of features counts more."""
+    from tvmfbnet.devices.cpu_features import native_cpu
+
+    mcpu, different = native_cpu()
+    asked = described.get("mattr", [])
+    mattr = [*different, *(asked if isinstance(asked, list) else [asked])]
+    return {"mcpu": mcpu, "mattr": mattr} if mattr else {"mcpu": mcpu}
+
+
+def require_cores(target: Target) -> None:
+    """Refuses cores that this machine does not have, or does not let this process use; for a target that runs here.
+
+    Raises:
+        UserError: says which there are.
+    """
+    here = core_numbers()
+    absent = tuple(core for core in target.core_numbers if core not in here)
+    if absent:
+        raise UserError(
+            f"target {target.name}: cores is {target.cores}, but {format_cores(absent)} is not here; "
+            f"this machine lets us use {format_cores(here)}"
+        )
 
 
 def target_key(target: Target) -> str:
@@ -248,7 +303,7 @@ def target_key(target: Target) -> str:
         "tvm": target.tvm,
         "device": target.device,
         "threads": target.threads,
-        "cores": sorted(core_numbers(target.cores)),
+        "cores": sorted(target.core_numbers),
         "dtype": target.dtype,
         "layout": target.layout,
         "emulator": list(target.transport.emulator) if target.transport.kind == "local" else [],
@@ -256,12 +311,3 @@ def target_key(target: Target) -> str:
     if target.tvm.get("kind") == "c":
         identity["toolchain"] = target.toolchain.model_dump(mode="json")
     return digest(identity)
-
-
-def core_numbers(cores: str) -> frozenset[int]:
-    """The cores that a text such as ``0,4-7`` names; none where it is empty."""
-    named: set[int] = set()
-    for part in filter(None, cores.split(",")):
-        first, _, last = part.partition("-")
-        named |= set(range(int(first), min(int(last or first), _MOST_CORES) + 1))
-    return frozenset(named)

@@ -155,7 +155,7 @@ def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:
     mod = tvm.IRModule({"main": te.create_prim_func([vector, matrix, product])})
     compiled_for = tvm.target.Target(target.tvm)
     with compiled_for:
-        if target.device != "cpu":
+        if not target.on_cpu:
             mod = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(mod)
         tvm.compile(mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
 

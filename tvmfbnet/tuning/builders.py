@@ -79,8 +79,9 @@ class BuilderPool:
 
         self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
         self._seconds = target.timeouts.build
-        # A GPU's kernels cannot call each other.
-        self._pool_mb = target.timing.trial_rotate_mb if target.device == "cpu" else 0.0
+        # A GPU's kernels cannot call each other, and TVM's C has no words for slices of a tensor.
+        rotates = target.on_cpu and target.tvm["kind"] != "c"
+        self._pool_mb = target.timing.trial_rotate_mb if rotates else 0.0
         self._owned = executor is None
         self._pool: Any = PopenPoolExecutor(workers, timeout=self._seconds) if executor is None else executor
 

@@ -5,7 +5,6 @@ Which task gets the next round, :mod:`tvmfbnet.tuning.task_scheduler` says.
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
+from tvmfbnet.machine import allowed_cores
 from tvmfbnet.progress import Reporter, progress, say
 from tvmfbnet.tuning.builders import BuilderPool
 from tvmfbnet.tuning.candidate import Candidate, Search
@@ -149,8 +149,7 @@ class Engine:
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
-        # A local target's kernels are timed on this machine: one core stays free of builders.
-        builders = max(1, (os.cpu_count() or 2) - (1 if self.target.transport.kind == "local" else 0))
+        builders, rounds = builders_and_rounds(self.target, devices, allowed_cores())
         before = self._spent()
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="tvmfbnet-")))
@@ -158,10 +157,10 @@ class Engine:
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
                 workers.put(stack.enter_context(worker_for(self.target, self.endpoint)))
-            timers = stack.enter_context(ThreadPoolExecutor(max_workers=devices + _ROUNDS_AHEAD))
+            timers = stack.enter_context(ThreadPoolExecutor(max_workers=rounds))
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
-            self._loop(runner, timers, devices + _ROUNDS_AHEAD, reporter, started)
+            self._loop(runner, timers, rounds, reporter, started)
 
     def _loop(
         self, runner: RoundRunner, timers: ThreadPoolExecutor, most: int, reporter: Reporter, started: float
@@ -250,6 +249,25 @@ class Engine:
         if activity.faults:
             notes.append(f"{activity.faults.total()} device fault(s)")
         return ", ".join(notes)
+
+
+def builders_and_rounds(target: Target, devices: int, cores: int) -> tuple[int, int]:
+    """Builder processes, and rounds that are under way at once.
+
+    A local target's kernels are timed on this machine: their threads' cores stay free of builders. Where no core is
+    left for these, nothing is built while something is timed, and builders have all cores in between.
+
+    Args:
+        target: what is tuned.
+        devices: how many serve it.
+        cores: that this process may use.
+    """
+    if target.transport.kind != "local":
+        return cores, devices + _ROUNDS_AHEAD
+    left = cores - target.threads * devices
+    if left < 1 < target.threads:
+        return cores, 1
+    return max(1, left), devices + _ROUNDS_AHEAD
 
 
 def tune(

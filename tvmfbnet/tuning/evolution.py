@@ -54,10 +54,11 @@ class EvolutionSearch:
         load_tensor_intrinsics()
         self._cost_model = cost_model
         self._pending: list[Any] = []
+        in_c = _scalar_space() if target.kind.name == "c" else None
         self._context = ms.TuneContext(
             mod=kernel.mod,
-            target=target,
-            space_generator="post-order-apply",
+            target=target if in_c is None else tvm.target.Target({"kind": "llvm", "num-cores": 1}),
+            space_generator=in_c or "post-order-apply",
             search_strategy=EvolutionarySearch(
                 population_size=population, init_min_unmeasured=max(batch, population // 4), genetic_num_iters=2
             ),
@@ -88,6 +89,26 @@ class EvolutionSearch:
     def promised_ms(self) -> float | None:
         """Unknown: the cost model scores candidates, it does not time them."""
         return None
+
+
+def _scalar_space() -> Any:
+    """MetaSchedule's space for CPUs without what C has no words for, vectors and parallel loops; it has none for C."""
+    rules = [
+        ms.schedule_rule.ParallelizeVectorizeUnroll(
+            max_jobs_per_core=-1, max_vectorize_extent=-1, unroll_max_steps=[0, 16, 64, 512]
+        )
+        if isinstance(rule, ms.schedule_rule.ParallelizeVectorizeUnroll)
+        else rule
+        for rule in ms.schedule_rule.ScheduleRule.create("llvm")
+    ]
+    mutators = {
+        mutator: probability
+        for mutator, probability in ms.mutator.Mutator.create("llvm").items()
+        if not isinstance(mutator, ms.mutator.MutateParallel)
+    }
+    return ms.space_generator.PostOrderApply(
+        sch_rules=rules, postprocs=ms.postproc.Postproc.create("llvm"), mutator_probs=mutators
+    )
 
 
 def _result(timing: KernelTiming) -> Any:

@@ -1,4 +1,5 @@
-"""What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding.
+"""What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding,
+parallel loops.
 
 Plain data, no TVM: :mod:`tvmfbnet.tuning.templates` applies knobs to a kernel, :mod:`tvmfbnet.tuning.ranking` learns
 which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates costs
@@ -23,12 +24,23 @@ _UNROLLS = (1, 2, 4, 8)
 _PADDINGS = ("inline", "whole", "outer", "middle")
 
 
+# Multiply-adds that a core does while a parallel loop is started and joined: 5 us at 40 billion a second.
+_LAUNCH_PRODUCTS = 200_000
+
+
 @dataclass(frozen=True)
 class Registers:
-    """The vector registers of a CPU: how many, and how many float32 lanes each has."""
+    """What schedules need to know of a CPU.
+
+    Attributes:
+        count: vector registers.
+        lanes: float32 lanes of each.
+        threads: worker threads that a kernel may use.
+    """
 
     count: int
     lanes: int
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class Knobs:
         unroll: steps of the inner reduction loop that are unrolled.
         padding: where padded input is made: ``inline`` (never stored), ``whole`` (once, before all), or inside the
             first (``outer``) or second (``middle``) outer loop.
+        parallel: so many of the outer loops, from the outside in, are one parallel loop; 0 for a serial kernel.
     """
 
     rows: int
@@ -88,6 +101,7 @@ class Knobs:
     order: str = "cyx"
     unroll: int = 1
     padding: str = "inline"
+    parallel: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the log."""
@@ -96,7 +110,8 @@ class Knobs:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Hashable identity, quicker to compare than the record."""
-        return (self.rows, self.columns, self.channels, self.lanes, self.order, self.unroll, self.padding)
+        tile = (self.rows, self.columns, self.channels, self.lanes)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
@@ -105,15 +120,62 @@ def divisors(number: int, largest: int | None = None) -> list[int]:
 
 
 def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
-    """Every sensible way to schedule a kernel; never empty."""
+    """Every sensible way to schedule a kernel; never empty. Parallel ones only where there are threads for them."""
     if shape.kind == "move":
-        return [
+        found = [
             Knobs(1, columns, lanes, lanes)
             for lanes in _lanes(shape.channels, registers)
             for columns in divisors(shape.width, 8)
         ]
-    found = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
-    return found or list(_tiles(shape, registers))
+    else:
+        found = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+        found = found or list(_tiles(shape, registers))
+    return [way for knobs in found for way in (knobs, *_parallel_ways(shape, knobs, registers))]
+
+
+def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> Iterator[Knobs]:
+    """The same tile with its outer loops parallel: one loop more only where that shares the work more evenly."""
+    best = 1.0 / registers.threads  # of a loop that one thread runs
+    for count in range(1, len(_parallel_extents(shape, knobs)) + 1):
+        way = replace(knobs, parallel=count)
+        if (even := evenness(shape, way, registers)) > best + 1e-9:
+            best = even
+            yield way
+
+
+def _parallel_extents(shape: KernelShape, knobs: Knobs) -> list[int]:
+    """Extents of the outer loops that can become one parallel loop, from the outside in.
+
+    Loops can be made one only where nothing stands between them, such as input that is padded inside the first.
+    """
+    if shape.kind == "move":
+        return [shape.height]
+    extents = {
+        "c": shape.channels // knobs.channels,
+        "y": shape.height // knobs.rows,
+        "x": shape.width // knobs.columns,
+    }
+    order = "c" if shape.kind in ("matmul", "pool") else knobs.order
+    most = {"outer": 1, "middle": 2}.get(knobs.padding, len(order))
+    return [extents[axis] for axis in order[:most]]
+
+
+def chunks(shape: KernelShape, knobs: Knobs) -> int:
+    """Iterations of the parallel loop; 1 for a serial kernel."""
+    return math.prod(_parallel_extents(shape, knobs)[: knobs.parallel])
+
+
+def evenness(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """The share of the threads' time that is used: 1 where the parallel loop's iterations divide evenly among them."""
+    pieces = chunks(shape, knobs)
+    return pieces / (math.ceil(pieces / registers.threads) * registers.threads)
+
+
+def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """A kernel's time, starting the threads included, as a share of its time on one thread, by rule of thumb."""
+    if not knobs.parallel:
+        return 1.0
+    return 1.0 / (registers.threads * evenness(shape, knobs, registers)) + _LAUNCH_PRODUCTS / shape.products
 
 
 def _lanes(channels: int, registers: Registers) -> list[int]:
@@ -126,7 +188,8 @@ def _lanes(channels: int, registers: Registers) -> list[int]:
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
     unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
-    paddings = _PADDINGS if shape.padded else _PADDINGS[:1]
+    # Padding that is stored is stored as vectors.
+    paddings = _PADDINGS if shape.padded and registers.lanes > 1 else _PADDINGS[:1]
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
     for lanes in _lanes(spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
@@ -159,6 +222,7 @@ FEATURES = (
     *("tile_input_kb", "tile_weights_kb", "tiles", "strips", "full_vectors", "rows_share", "columns_share"),
     *("kind", "height", "width", "out_channels", "kernel", "stride", "reduction", "group", "extra"),
     *("log_products", "weights_kb", "input_kb"),
+    *("threads", "parallel", "log_chunks", "evenness", "parallel_share"),
 )
 _KINDS = ("conv", "depthwise", "matmul", "pool", "move")
 
@@ -188,6 +252,9 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
         math.log2(shape.products),
         window * shape.channels / 256,
         shape.height * shape.width * shape.stride**2 * deep / 256,
+        *(float(registers.threads), float(knobs.parallel), math.log2(chunks(shape, knobs))),
+        evenness(shape, knobs, registers),
+        parallel_share(shape, knobs, registers),
     ]
 
 

@@ -47,7 +47,7 @@ def context_of(target: Target) -> Context:
 
 def protocol_of(target: Target) -> str:
     """How parts are timed on a target."""
-    return IN_NET if target.tvm["kind"] == "llvm" else ROTATING
+    return IN_NET if target.on_cpu else ROTATING
 
 
 @dataclass(frozen=True)

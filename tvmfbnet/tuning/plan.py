@@ -55,7 +55,7 @@ class Plan:
             trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
             share: of the blocks that are timed, 0 to 1.
         """
-        if self.target.device == "cpu":
+        if self.target.on_cpu:
             nets = self.target.timing.chain_rounds * max(len(layer.blocks) for layer in self.space.layers)
             measuring = _SECONDS_PER_NET * share * nets
         else:

@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from tvmfbnet.tuning.knobs import FEATURES, KernelShape, Knobs, Registers, accumulators, features, loads_per_product
+from tvmfbnet.tuning.knobs import (
+    FEATURES,
+    KernelShape,
+    Knobs,
+    Registers,
+    accumulators,
+    features,
+    loads_per_product,
+    parallel_share,
+)
 from tvmfbnet.tuning.lessons import Lesson
 
 Array = npt.NDArray[np.float64]
@@ -119,10 +128,11 @@ class Ranking:
         return np.asarray(logs, dtype=np.float64)
 
     def thumb(self, shape: KernelShape, knobs: Knobs) -> float:
-        """A rule of thumb, lower is better: few loads a multiply-add, sums enough to hide its delay."""
+        """A rule of thumb, lower is better: few loads a multiply-add, sums enough to hide its delay, threads busy."""
         sums = accumulators(knobs, self.registers)
         hidden = min(1.0, sums / 8)
-        return loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
+        serial = loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
+        return serial * parallel_share(shape, knobs, self.registers)
 
     def _refit(self) -> None:
         total = len(self._logs)

@@ -2,7 +2,8 @@
 
 One pattern serves all: the output is cut into tiles that fit the vector registers; a tile's sums are kept in
 registers while the reduction runs over them; bias, residual and activation are applied as the tile is stored; weights
-are prepacked in the order in which the tiles read them. Schedules are TVM schedules with a trace, so they live in the
+are prepacked in the order in which the tiles read them. Where the target has threads, loops over tiles may run in
+parallel. Schedules are TVM schedules with a trace, so they live in the
 same database as those of MetaSchedule's own search, and are applied at compile time in the same way.
 """
 
@@ -17,6 +18,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
+from tvmfbnet.devices.tvm_target import compiles_for_cpu
 from tvmfbnet.tuning.knobs import KernelShape, Kind, Knobs, Registers
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
@@ -33,17 +35,26 @@ class _Blocks:
 
 
 def has_templates(target: tvm.target.Target) -> bool:
-    """Whether a target's kernels are scheduled by templates: those of CPUs that LLVM compiles for."""
-    return bool(target.kind.name == "llvm")
+    """Whether a target's kernels are scheduled by templates: those of CPUs."""
+    return compiles_for_cpu(target)
 
 
 def registers_of(target: tvm.target.Target) -> Registers:
-    """The vector registers of an LLVM target."""
-    from tvm.target.codegen import llvm_get_vector_width
+    """The vector registers of a CPU target, by the features that are on, and the threads that a kernel may use."""
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_triple, llvm_get_vector_width
 
-    lanes = max(int(llvm_get_vector_width(target)) // 32, 4)
-    few = "x86" in str(target.attrs.get("mtriple", "x86")) and lanes < 16
-    return Registers(16 if few else 32, lanes)
+    if target.kind.name != "llvm":
+        return Registers(16, 1)  # C has no vectors and no parallel loops; its compiler makes vectors of scalars
+    threads = int(target.attrs.get("num-cores", 1))
+    machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
+    if machine not in ("x86_64", "i386", "i686"):
+        few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
+        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 32, 4), threads)
+    # TVM gives 512 bits for every x86.
+    features = {str(feature) for feature in llvm_get_cpu_features(target)}
+    if "avx512f" in features:
+        return Registers(32, 16, threads)
+    return Registers(16, 8 if "avx" in features else 4, threads)
 
 
 def shape_of(mod: IRModule) -> KernelShape | None:
@@ -138,7 +149,9 @@ def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
 
 
 def _move(schedule: Schedule, last: Any, knobs: Knobs) -> None:
-    *_, row, channel = schedule.get_loops(last)
+    *outer, row, channel = schedule.get_loops(last)
+    if knobs.parallel:
+        schedule.parallel(schedule.fuse(*outer))
     if knobs.lanes > 1:
         _, inner = schedule.split(channel, [None, knobs.lanes])
         schedule.vectorize(inner)
@@ -158,9 +171,22 @@ def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs)
     ms.postproc.RewriteLayout().apply(schedule)
     # Loops outside the tile: the batch axis and those over tiles. The next one is the first of the reduction.
     outside = len(outer) + 1
+    if knobs.parallel:
+        _make_parallel(schedule, blocks, knobs)
+        outside -= knobs.parallel - 1
     init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
     for loop in schedule.get_loops(init)[outside:-1]:
         schedule.unroll(loop)
+
+
+def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
+    """Makes the outermost loops over tiles one parallel loop; padding that is made before all tiles gets its own."""
+    loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
+    schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
+    if knobs.padding == "whole":
+        for block in blocks.before:
+            rows = schedule.get_loops(block)[1]
+            schedule.parallel(rows)
 
 
 def _tile_output(schedule: Schedule, last: Any, knobs: Knobs) -> list[Any]:
