@@ -68,6 +68,11 @@ def recipes_folder() -> Path:
     return Path(__file__).parent / "recipes"
 
 
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+
+
 def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
     """A shipped recipe by name, or one from a ``.yaml`` file; also gives its name.
 
@@ -78,7 +83,7 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
         path = Path(name_or_file)
     else:
         path = recipes_folder() / f"{name_or_file}.yaml"
-        known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+        known = list_recipes()
         if name_or_file not in known:
             close = difflib.get_close_matches(name_or_file, known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tvmfbnet import __version__
-from tvmfbnet.cli import arch, device, latency_model, spaces, targets
+from tvmfbnet.cli import arch, device, latency_model, recipe, spaces, targets
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
@@ -49,6 +49,7 @@ def _global_options(
 
 
 app.command("run")(run_command)
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(spaces.app, name="spaces")
 app.add_typer(arch.app, name="arch")
 app.add_typer(targets.app, name="targets")
