@@ -155,7 +155,10 @@ def test_latencies_durations_and_shares_are_plain_numbers_of_this_world(parse, t
 )
 def test_a_figure_that_cannot_be_drawn_is_found_out_first(arguments, tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
-    for name, said in {"front.bmp": "ends in .png, .svg or .pdf", str(tmp_path / "folder.png"): "is a folder"}.items():
+    for name, said in {
+        "front.bmp": "a name ending in .png, .svg or .pdf",
+        str(tmp_path / "folder.png"): "is a folder",
+    }.items():
         with pytest.raises(SystemExit) as end:
             main([*arguments, name])
         assert end.value.code == 2 and said in capsys.readouterr().err

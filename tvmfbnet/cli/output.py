@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tvmfbnet.errors import UserError
+
 MOST_SEED = 2**32 - 1
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 
@@ -21,9 +23,11 @@ _FIGURES = (".png", ".svg", ".pdf")
 def checked_figure(path: Path | None) -> Path | None:
     """Callback of a ``--figure`` option: what cannot be drawn is found out before anything is timed or sampled."""
     if path is not None and path.suffix.lower() not in _FIGURES:
-        raise typer.BadParameter(f"{path}: a figure's name ends in {', '.join(_FIGURES[:-1])} or {_FIGURES[-1]}")
+        raise UserError(
+            f"--figure {path}: a figure needs a name ending in {', '.join(_FIGURES[:-1])} or {_FIGURES[-1]}"
+        )
     if path is not None and path.is_dir():
-        raise typer.BadParameter(f"{path} is a folder; name a file")
+        raise UserError(f"--figure {path} is a folder; name a file in it")
     return path
 
 
