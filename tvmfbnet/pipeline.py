@@ -20,11 +20,12 @@ from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.files import make_folder, read_json, read_yaml, write_json, write_text
+from tvmfbnet.files import folder_lock, make_folder, read_yaml, write_json, write_text
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
+from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import load_space
@@ -127,7 +128,11 @@ class Run:
             raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
 
     def go(self) -> RunResult:
-        """Runs the stages that have not ended yet."""
+        """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
+        with folder_lock(self.folder, "a run"):
+            return self._go()
+
+    def _go(self) -> RunResult:
         stages: list[tuple[str, Callable[[], None]]] = [
             ("tune", self._tune),
             ("search", self._search),
@@ -146,8 +151,8 @@ class Run:
         return self._conclude()
 
     def _state(self) -> dict[str, float]:
-        path = self.folder / "state.json"
-        return dict(read_json(path)) if path.exists() else {}
+        name = "state.json"
+        return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
     def _tune(self) -> None:
         from tvmfbnet.tuning.run import tune_space
@@ -175,7 +180,7 @@ class Run:
         return corrected(table, self.target.name, self.space.name, self.logs_root)
 
     def _table(self) -> LatencyTable:
-        values = read_json(self.folder / "table.json")
+        values = read_run_file(self.folder, "table.json")
         return LatencyTable.from_records(
             values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
         )
@@ -205,7 +210,7 @@ class Run:
             best = choose_again(self.folder / "search", factor)[0]
             return proposal(best.arch, best.accuracy)
 
-        found = read_json(self.folder / "search" / "archs.json")[0]
+        found = read_run_file(self.folder, "search/archs.json")[0]
         first = proposal(found["arch"], found["accuracy"])
         attempts = close_loop(first, target_ms, self._time_untrained, choose)
         write_json(
@@ -221,10 +226,9 @@ class Run:
         return found[text].at_table_pace_ms
 
     def _arch(self) -> Arch:
-        decided = self.folder / "closed_loop.json"
-        if decided.exists():
-            return parse_arch(str(read_json(decided)["arch"]), self.space)
-        return parse_arch(str(read_json(self.folder / "search" / "archs.json")[0]["arch"]), self.space)
+        if (self.folder / "closed_loop.json").exists():
+            return parse_arch(str(read_run_file(self.folder, "closed_loop.json")["arch"]), self.space)
+        return parse_arch(str(read_run_file(self.folder, "search/archs.json")[0]["arch"]), self.space)
 
     def _train(self) -> None:
         from tvmfbnet.training.run import train
@@ -261,7 +265,7 @@ class Run:
         from tvmfbnet.report.page import write_report
 
         arch, table = self._arch(), self._table()
-        bench, package = read_json(self.folder / "bench.json"), read_json(self.folder / "package" / "package.json")
+        bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
         values = {
             "arch": package["arch"],
             "target": self.target.name,
@@ -270,8 +274,8 @@ class Run:
             "measured_ms": bench["latency_ms"],
             "measured_spread_ms": bench["spread_ms"],
             "onnxruntime_ms": bench["onnxruntime_ms"],
-            "parity_error": read_json(self.folder / "parity.json")["parity_error"],
-            "test_accuracy": read_json(self.folder / "train" / "history.json")[-1]["test_accuracy"],
+            "parity_error": read_run_file(self.folder, "parity.json")["parity_error"],
+            "test_accuracy": read_run_file(self.folder, "train/history.json")[-1]["test_accuracy"],
             "stage_seconds": self._state(),
             "kernels_needed": package["kernels_needed"],
             "kernels_found": package["kernels_found"],

@@ -32,7 +32,7 @@ def describe_command(
         Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
     ] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
-    last_channels: Annotated[int | None, typer.Option(min=1, help="Width of the head's 1x1 conv.")] = None,
+    last_channels: Annotated[int | None, typer.Option(min=1, max=65536, help="Width of the head's 1x1 conv.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show an arch layer by layer: parameters, MACs and, with a target or table, predicted latency.

@@ -129,8 +129,12 @@ def push_command(
 def start_command(
     device: Reached,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on the device.")] = 9090,
-    tracker_port: Annotated[int | None, typer.Option(help="The tracker's port; the target's if not given.")] = None,
-    device_tracker_port: Annotated[int | None, typer.Option(help="Where the device sees it; the same.")] = None,
+    tracker_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The tracker's port; the target's if not given.")
+    ] = None,
+    device_tracker_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Where the device sees it; the same.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Start the pushed server and the tunnel to it; both go on until `device stop`. Nothing listens beyond loopback.
@@ -168,7 +172,7 @@ def stop_command(
 @_with_device
 def logs_command(
     device: Reached,
-    lines: Annotated[int, typer.Option("-n", min=1, help="Lines from the end.")] = 50,
+    lines: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Lines from the end.")] = 50,
 ) -> None:
     """Show the server's log. Example: tvmfbnet device logs --target rpi4 --ssh pi@raspberrypi."""
     from tvmfbnet.devices.remote_server import logs

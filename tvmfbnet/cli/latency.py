@@ -97,9 +97,11 @@ def export(
     from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.store import load_table
+    from tvmfbnet.latency.table_files import is_parquet
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
+    is_parquet(out)  # a wrong ending is found out before anything is read or predicted
     table = load_table(measured_name(target), tuning_logs)
     if space is not None:
         found = load_space(space)
@@ -151,7 +153,7 @@ def import_command(
 def compare(
     first: Annotated[str, typer.Argument(help="A target, its .yaml file, or an imported table's name.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many parts to list.")] = 15,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1_000_000, help="How many parts to list.")] = 15,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from tvmfbnet.cli.latency import LogsOption
 from tvmfbnet.cli.latency import app as app
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.additivity import Study
@@ -33,7 +33,7 @@ def fit(
     score: Annotated[
         Scheme, typer.Option(help="Hold out a random fifth of the blocks, or one whole layer shape after the other.")
     ] = Scheme.random,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and trees.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of splits and trees.")] = 0,
     splits: Annotated[int, typer.Option(min=1, max=1000, help="Random 80/20 splits to score on.")] = 8,
     shapes_only: Annotated[
         bool, typer.Option("--shapes-only", help="Do without what tuning knows of the blocks' kernels.")
@@ -90,13 +90,18 @@ def fit(
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=5, help="How many whole nets to time.")] = 40,
+    count: Annotated[int, typer.Option("-n", "--count", min=5, max=100_000, help="How many whole nets to time.")] = 40,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of archs and folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of archs and folds.")] = 0,
     stored: Annotated[bool, typer.Option("--stored", help="Time nothing: use the nets in the journal.")] = False,
-    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw predicted against measured (.png).")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=checked_figure, help="Draw predicted against measured (.png, .svg or .pdf)."
+        ),
+    ] = None,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -135,7 +140,7 @@ def validate(
         from tvmfbnet.report.figures import additivity
 
         drawn = additivity(found, name)
-        write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix.lstrip(".") or "png", dpi=150))
+        write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix[1:].lower(), dpi=150))
     _print_study(found, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
 
 

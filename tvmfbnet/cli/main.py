@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tvmfbnet import __version__
-from tvmfbnet.cli import arch, device, latency_model, recipe, spaces, targets
+from tvmfbnet.cli import arch, device, latency_model, recipe, spaces, streams, targets
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
@@ -71,23 +72,79 @@ def main(arguments: list[str] | None = None) -> None:
     # Torch's threads spin while they wait; where other work shares the cores that slows training down several times.
     # Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    streams.prepare()
+    code = _code_of(arguments)
+    unwritten = streams.flush()
+    if unwritten is not None and code == 0:
+        code = _output_lost(unwritten)
+    sys.exit(code)
+
+
+def _code_of(arguments: list[str] | None) -> int:
+    """Runs a command, says what went wrong, and gives the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = _call(arguments)
     except UserError as error:
-        code = _fail(str(error), 2)
+        return _fail(str(error), 2)
     except TyperException as error:  # a usage error: unknown command, option or value
-        code = _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
+        return _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("interrupted; start the same command again to go on", 130)
+        return _fail(_INTERRUPTED, 130)
+    except OSError as error:
+        unwritten = streams.flush()
+        if unwritten is not None or (error.errno == errno.EPIPE and streams.reader_is_gone()):
+            return _output_lost(unwritten or error)
+        if error.errno in _OUTSIDE:
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename else _UNWRITTEN.format(error), 2)
+        return _fail(_internal(error), 1)
     except Exception as error:
-        code = _fail(f"internal failure: {type(error).__name__}: {error} (--debug shows where)", 1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail(_internal(error), 1)
+    if code == 130:  # what typer makes of Ctrl-C
+        return _fail(_INTERRUPTED, 130)
+    return code if isinstance(code, int) else 0
+
+
+_UNWRITTEN = "cannot write the output: {0.strerror}"
+_INTERRUPTED = "interrupted; run the same command again to resume"
+
+
+def _call(arguments: list[str] | None) -> object:
+    """Runs a command; an error over a closed pipe comes out as itself, where typer would end the process in silence."""
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        return app(args=arguments, standalone_mode=False)
+    except SystemExit as end:
+        if isinstance(end.__context__, OSError):
+            raise end.__context__ from None
+        raise
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+
+
+# What the file system says to a user rather than to us: no such file, no permission, disk full, a name too long ...
+_OUTSIDE = frozenset(
+    {
+        *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EMFILE),
+    }
+)
+
+
+def _output_lost(error: OSError) -> int:
+    """A reader that has gone needs no message; a full disk does."""
+    if error.errno == errno.EPIPE:
+        return streams.CLOSED_PIPE
+    return _fail(_UNWRITTEN.format(error), 2)
+
+
+def _internal(error: Exception) -> str:
+    return f"internal failure: {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _fail(message: str, code: int) -> int:
     if os.environ.get("TVMFBNET_DEBUG") == "1":
-        traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        streams.complain(traceback.format_exc())
+    streams.complain(f"error: {' '.join(message.split())}")
     return code
 
 

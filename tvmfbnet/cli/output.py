@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from tvmfbnet.errors import UserError
+
+MOST_SEED = 2**32 - 1
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
+
+
+_FIGURES = (".png", ".svg", ".pdf")
+
+
+def checked_figure(path: Path | None) -> Path | None:
+    """Callback of a ``--figure`` option: what cannot be drawn is found out before anything is timed or sampled."""
+    if path is not None and path.suffix.lower() not in _FIGURES:
+        raise UserError(
+            f"--figure {path}: a figure needs a name ending in {', '.join(_FIGURES[:-1])} or {_FIGURES[-1]}"
+        )
+    if path is not None and path.is_dir():
+        raise UserError(f"--figure {path} is a folder; name a file in it")
+    return path
 
 
 def print_json(value: object) -> None:
@@ -28,4 +46,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_row(
             *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row)
         )
-    Console().print(table)
+    console = Console()
+    # Printed like everything else, so that a full disk or a closed pipe shows in the one way that main() knows.
+    with console.capture() as printed:
+        console.print(table)
+    print(printed.get(), end="")

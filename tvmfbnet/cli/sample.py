@@ -7,21 +7,24 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
 
 
 def sample_command(
     run: Annotated[Path, typer.Argument(help="Folder of a search, or of a run that holds one.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many archs.")] = 10,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=10_000, help="How many archs.")] = 10,
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Leave out slower archs, such as 8ms.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the sampling.")] = 0,
     validate: Annotated[
         bool, typer.Option(help="Also judge each arch with the supernet's weights; needs the search's data set.")
     ] = True,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw latency against accuracy (.png, .svg or .pdf).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=checked_figure, help="Draw latency against accuracy (.png, .svg or .pdf)."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -37,8 +40,8 @@ def sample_command(
     from tvmfbnet.search.run import sample_run
 
     limit = parse_latency(latency_target) if latency_target is not None else None
-    if figure is not None and (not validate or figure.suffix not in (".png", ".svg", ".pdf")):
-        raise UserError(f"--figure {figure}: a figure needs validated archs and a name ending in .png, .svg or .pdf")
+    if figure is not None and not validate:
+        raise UserError(f"--figure {figure}: a figure needs validated archs; leave out --no-validate")
     drawn = sample_run(run, count, seed, limit, validate)
     front = {candidate.arch for candidate in pareto_front(drawn)}
     if figure is not None:

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from tvmfbnet.search.run import SearchResult
     from tvmfbnet.space.space import Space
 
+MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
 _UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "": 1.0}
 
 
 def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|us|s|)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|s|)\s*", text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if value <= 0:
-        raise typer.BadParameter(f"{text!r} is no latency: write 8ms, 800us or 0.008s")
+    if not 0 < value <= MOST_LATENCY_MS:
+        raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
     return value
 
 

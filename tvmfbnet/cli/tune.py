@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.output import MOST_SEED, JsonFlag, print_json
 
+_MOST_SECONDS = 30 * 86_400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -24,25 +25,28 @@ class QualityChoice(StrEnum):
 
 def parse_duration(text: str) -> float:
     """Seconds of a duration such as ``90``, ``90s``, ``45min`` or ``2h``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|)", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is not a duration; write 90s, 45min or 2h")
-    return float(match[1]) * _UNITS[match[2]]
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|)", text.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise typer.BadParameter(f"{text[:40]!r} is not a duration up to 30 days; write 90s, 45min or 2h")
+    return seconds
 
 
 def parse_share(text: str) -> float:
     """A share above 0 and up to 1, written ``40%`` or ``0.4``."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", str(text).strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(%?)", str(text).strip())
     share = float(match[1]) / (100.0 if match[2] else 1.0) if match else 0.0
     if not 0.0 < share <= 1.0:
-        raise typer.BadParameter(f"{text!r} is not a share of the blocks; write 40% or 0.4")
+        raise typer.BadParameter(f"{str(text)[:40]!r} is not a share of the blocks; write 40% or 0.4")
     return share
 
 
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, earlier runs included.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Trials in all, earlier runs included.")
+    ] = None,
     time_limit: Annotated[
         float | None,
         typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Tune at most so long: 45min, 2h."),
@@ -70,7 +74,9 @@ def tune_command(
             help="Start with what another CPU target's trials taught (its folder in the tuning logs); repeatable.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of blocks and the search of schedules.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the choice of blocks and the search of schedules.")
+    ] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
     as_json: JsonFlag = False,

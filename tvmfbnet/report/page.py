@@ -19,9 +19,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.files import make_folder, read_json, write_atomically, write_text
+from tvmfbnet.files import make_folder, write_atomically, write_text
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report import figures
+from tvmfbnet.run_files import read_run_file
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import Space
@@ -99,7 +100,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"there is no run folder {folder}: give the folder that `tvmfbnet run` wrote to")
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder} is not a run (no recipe.yaml): give the folder that `tvmfbnet run` wrote to")
-    raw_table, search, result = (_read(folder / name, dict) for name in (_TABLE, _SEARCH, _RESULT))
+    raw_table, search, result = (_read(folder, name) for name in (_TABLE, _SEARCH, _RESULT))
     space = None
     # The search keeps the whole space; the others may only name it.
     for name, record in ((_SEARCH, search), (_TABLE, raw_table), (_RESULT, result)):
@@ -117,18 +118,13 @@ def read_run(folder: Path) -> Run:
     if space is not None and found is not None:
         with _damage(folder / (_RESULT if (result or {}).get("arch") else _SEARCH)):
             arch = parse_arch(found, space)
-    searched, trained = (_read(folder / name, list) for name in (_SEARCH_HISTORY, _TRAIN_HISTORY))
+    searched, trained = (_read(folder, name) for name in (_SEARCH_HISTORY, _TRAIN_HISTORY))
     return Run(folder, space, table, search, searched, trained, result, arch)
 
 
-def _read(path: Path, kind: type) -> Any:
-    """A JSON file of the given top level, or None where there is none."""
-    if not path.is_file():
-        return None
-    value = read_json(path)
-    if not isinstance(value, kind):
-        raise StorageError(f"{path} is not what a run writes there; remove it and run again")
-    return value
+def _read(folder: Path, name: str) -> Any:
+    """A file of the run that fits its schema, or None where there is none."""
+    return read_run_file(folder, name) if (folder / name).is_file() else None
 
 
 @contextmanager
@@ -136,7 +132,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turns errors over unexpected content into one that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, UserError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, UserError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise StorageError(f"{path} is damaged or of another version ({what}); remove it and run again") from error
 

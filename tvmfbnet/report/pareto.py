@@ -51,4 +51,4 @@ def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> F
 def write_pareto_figure(candidates: Sequence[Candidate], target_ms: float | None, path: Path) -> None:
     """Writes the figure in the format that the file's name says; StorageError where that is impossible."""
     figure = pareto_figure(candidates, target_ms)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=150))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150))

@@ -1,0 +1,212 @@
+"""What the JSON files of a run folder must hold, checked when they are read.
+
+A run may be copied, edited, cut short by a full disk or written by another version. Each file has a schema here of what
+its readers rely on; a file that does not fit is one line with its name and what is wrong, wherever it is read. Figures
+that a later version adds to a file are kept as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from tvmfbnet.errors import StorageError
+from tvmfbnet.files import Stored, read_json, read_model
+
+# Products of probabilities, and accuracies that a model has smoothed, may lie a little beyond.
+Share = Annotated[float, Field(ge=-0.5, le=1.5)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Name = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class _Record(Stored):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class LayerRecord(_Record):
+    """One layer of a space."""
+
+    index: Count
+    stage: Count
+    cin: Size
+    cout: Size
+    height: Size
+    width: Size
+    stride: Annotated[int, Field(ge=1, le=16)]
+    blocks: Annotated[list[Name], Field(min_length=1, max_length=1000)]
+
+
+class SpaceRecord(_Record):
+    """A whole space, as files keep it that must stand on their own."""
+
+    name: Name
+    input_channels: Size
+    height: Size
+    width: Size
+    classes: Size
+    stem_channels: Size
+    stem_stride: Size
+    last_channels: Size
+    layers: Annotated[list[LayerRecord], Field(min_length=1, max_length=1000)]
+    description: str = ""
+
+
+class CellRecord(_Record):
+    """One cell of ``table.json``: a part and what it costs."""
+
+    part: Name
+    block: Name
+    cin: Size
+    cout: Size
+    height: Size
+    width: Size
+    stride: Size
+    latency_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
+    spread_ms: Milliseconds = 0.0
+    source: Literal["measured", "predicted"] = "measured"
+    n: Count = 0
+    trials: Count = 0
+    canary_ratio: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    steady: bool = True
+
+
+class TableRecord(_Record):
+    """``table.json``: the latency table that a run was decided on."""
+
+    target: Name
+    overhead_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
+    cells: Annotated[list[CellRecord], Field(min_length=1)]
+    correction: str = ""
+    space: SpaceRecord | Name | None = None
+
+
+class CandidateRecord(_Record):
+    """One arch of ``archs.json``, or the best one of ``search.json``."""
+
+    arch: Name
+    probability: Share
+    predicted_ms: Milliseconds
+    accuracy: Share | None = None
+    spread_ms: Milliseconds = 0.0
+
+
+class BestRecord(_Record):
+    """The found arch of ``search.json``."""
+
+    arch: Name
+    predicted_ms: Milliseconds
+    accuracy: Share | None = None
+
+
+class SearchRecord(_Record):
+    """``search.json``, as far as others than the search read it."""
+
+    best: BestRecord
+    latency_target_ms: Milliseconds | None = None
+    space: SpaceRecord | Name | None = None
+
+
+class SearchEpoch(_Record):
+    """One epoch of ``search/history.json``."""
+
+    epoch: Count
+    phase: Literal["warm-up", "search"]
+    temperature: float
+    weight_loss: float
+    weight_accuracy: float
+    theta_loss: float | None = None
+    theta_accuracy: float | None = None
+    expected_ms: float
+    theta: list[list[float]]
+
+
+class TrainEpoch(_Record):
+    """One epoch of ``train/history.json``."""
+
+    epoch: Count
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: Share | None = None
+
+
+class ClosedLoopRecord(_Record):
+    """``closed_loop.json``: the archs that were timed, and the one that was decided on."""
+
+    target_ms: Milliseconds
+    arch: Name
+    attempts: list[dict[str, Any]]
+
+
+class BenchRecord(_Record):
+    """``bench.json``: the package's latency on the device."""
+
+    latency_ms: Milliseconds
+    spread_ms: Milliseconds
+    onnxruntime_ms: Milliseconds | None = None
+
+
+class ParityRecord(_Record):
+    """``parity.json``: the largest relative difference from PyTorch."""
+
+    parity_error: Annotated[float, Field(ge=0)]
+
+
+class ResultRecord(_Record):
+    """``result.json``, as far as the report reads it; a run that is not finished may lack figures."""
+
+    arch: Name | None = None
+    target: Name | None = None
+    space: Name | SpaceRecord | None = None
+    predicted_ms: Milliseconds | None = None
+    measured_ms: Milliseconds | None = None
+    measured_spread_ms: Milliseconds | None = None
+    onnxruntime_ms: Milliseconds | None = None
+    parity_error: Annotated[float, Field(ge=0)] | None = None
+    test_accuracy: Share | None = None
+    measured_share: Share | None = None
+    stage_seconds: dict[str, Seconds] = Field(default_factory=dict)
+    kernels_needed: Count | None = None
+    kernels_found: Count | None = None
+    threads: Count | None = None
+
+
+State = dict[Annotated[str, Field(max_length=100)], Seconds]
+
+# By the last names of the path.
+_SCHEMAS: dict[str, Any] = {
+    "state.json": State,
+    "table.json": TableRecord,
+    "search/archs.json": Annotated[list[CandidateRecord], Field(min_length=1)],
+    "search/search.json": SearchRecord,
+    "search/history.json": Annotated[list[SearchEpoch], Field(min_length=1)],
+    "train/history.json": Annotated[list[TrainEpoch], Field(min_length=1)],
+    "closed_loop.json": ClosedLoopRecord,
+    "bench.json": BenchRecord,
+    "parity.json": ParityRecord,
+    "result.json": ResultRecord,
+    "package/package.json": dict[str, Any],
+}
+FILES = tuple(_SCHEMAS)
+
+
+def read_run_file(folder: Path, name: str) -> Any:
+    """The plain data of one file of a run folder, which fits its schema.
+
+    Args:
+        folder: the run folder.
+        name: one of :data:`FILES`.
+
+    Raises:
+        StorageError: the file is missing or damaged; names it and says what is wrong and what to do.
+    """
+    path = folder / name
+    try:
+        read_model(path, _SCHEMAS[name])
+    except StorageError as error:
+        raise StorageError(f"{error}; remove it and run again") from error
+    return read_json(path)
