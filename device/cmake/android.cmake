@@ -1,9 +1,11 @@
 # What a phone needs besides the programs: pages of 16 KiB, and the NDK's C++ library, which Android does not have.
 # Without effect for other systems. `tvmfbnet device build` checks the result; see tvmfbnet/devices/bundle.py.
 if(ANDROID)
-  # For whatever is linked from here on, TVM's runtime included, and whichever way the NDK's own switch
-  # (ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES) was set.
-  add_link_options("-Wl,-z,max-page-size=16384")
+  # For whatever is linked from here on, TVM's runtime included. At the end of the linker's flags, where the last word
+  # wins: without ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES the NDK's own flags may ask for 4 KiB.
+  foreach(kind EXE SHARED MODULE)
+    string(APPEND CMAKE_${kind}_LINKER_FLAGS " -Wl,-z,max-page-size=16384")
+  endforeach()
 
   if(NOT ANDROID_STL OR ANDROID_STL STREQUAL "c++_shared")
     set(android_library_folders "${CMAKE_SYSROOT}/usr/lib/aarch64-linux-android")

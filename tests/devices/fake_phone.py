@@ -6,6 +6,7 @@ answered. Formats: AOSP, packages/modules/adb: protocol.txt, SYNC.TXT, shell_pro
 
 import os
 import queue
+import shlex
 import socket
 import stat
 import struct
@@ -25,8 +26,8 @@ STDOUT, EXIT = 1, 3
 class FakePhone:
     """Listens on a free port of loopback until closed."""
 
-    def __init__(self, authorised: bool = True) -> None:
-        self.authorised = authorised
+    def __init__(self, authorised: bool = True, hardware_serial: str = "") -> None:
+        self.authorised, self.hardware_serial = authorised, hardware_serial
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.serial = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets = [self._listener]
@@ -40,16 +41,19 @@ class FakePhone:
         while True:
             connection, _ = self._listener.accept()
             self._sockets.append(connection)
-            in_background(Connection(connection, self.authorised).serve)
+            in_background(Connection(connection, self.authorised, self.hardware_serial).serve)
 
 
 class Connection:
     """One adb server's connection, and the streams in it."""
 
-    def __init__(self, connection: socket.socket, authorised: bool) -> None:
+    def __init__(self, connection: socket.socket, authorised: bool, hardware_serial: str) -> None:
         self._socket, self._authorised, self._lock = connection, authorised, threading.Lock()
+        self._properties = (
+            f"getprop() {{ echo {shlex.quote(hardware_serial)}; }}\n".encode() if hardware_serial else b""
+        )
         self._streams: dict[int, Stream] = {}
-        self._reversed: dict[bytes, socket.socket] = {}
+        self._reversed: dict[bytes, tuple[socket.socket, bytes]] = {}
 
     def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
         head = struct.pack("<6I", command, first, second, len(data), sum(data), command ^ 0xFFFFFFFF)
@@ -62,7 +66,7 @@ class Connection:
                 command, first, second, size, _, _ = struct.unpack("<6I", exactly(self._socket.recv, 24))
                 self._take(command, first, second, exactly(self._socket.recv, size))
         finally:
-            for listener in self._reversed.values():
+            for listener, _ in self._reversed.values():
                 close(listener)
 
     def _take(self, command: int, first: int, second: int, data: bytes) -> None:
@@ -85,7 +89,7 @@ class Connection:
     def _run(self, stream: "Stream", service: bytes) -> None:
         kind, _, rest = service.partition(b":")
         if kind.split(b",")[0] == b"shell":
-            run_shell(stream, rest)
+            run_shell(stream, self._properties + rest)
         elif kind == b"sync":
             run_sync(stream)
         elif kind == b"tcp":
@@ -96,13 +100,19 @@ class Connection:
 
     def _reverse(self, stream: "Stream", request: bytes) -> None:
         what, _, ports = request.partition(b":")
+        answer = b"OKAY"
         if what == b"forward":
             here, there = ports.split(b";")
-            self._reversed[here] = socket.create_server(("127.0.0.1", int(here[4:])))
-            in_background(self._accept_reversed, self._reversed[here], there)
+            if here in self._reversed:  # as adbd does, which binds anew
+                close(self._reversed.pop(here)[0])
+            self._reversed[here] = (socket.create_server(("127.0.0.1", int(here[4:]))), there)
+            in_background(self._accept_reversed, *self._reversed[here])
+        elif what == b"list-forward":
+            listed = b"".join(b"UsbFfs %s %s\n" % (here, there) for here, (_, there) in self._reversed.items())
+            answer = b"%04x%s" % (len(listed), listed)  # the phone answers this one without OKAY
         else:
-            close(self._reversed.pop(ports))
-        stream.write(b"OKAY")
+            close(self._reversed.pop(ports)[0])
+        stream.write(answer)
 
     def _accept_reversed(self, listener: socket.socket, there: bytes) -> None:
         while True:

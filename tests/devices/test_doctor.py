@@ -6,9 +6,10 @@ import time
 import cloudpickle
 import psutil
 import pytest
+from bundle_samples import make_ndk
 
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.devices.doctor import examine
+from tvmfbnet.devices.doctor import _cores, _machine, examine
 from tvmfbnet.devices.local import Service, free_port, local_tracker
 from tvmfbnet.devices.remote import RemoteWorker
 from tvmfbnet.devices.target import Target, load_target
@@ -38,6 +39,30 @@ def test_a_missing_toolchain_and_tracker_are_two_lines_with_what_to_do():
     assert not found["toolchain"].ok and "no-such-c++" in found["toolchain"].advice
     assert not found["tracker"].ok and "start one with: tvmfbnet tracker" in found["tracker"].advice
     assert set(found) == {"toolchain", "tracker"}
+
+
+def test_an_ndk_that_is_missing_or_too_old_is_named(monkeypatch, tmp_path):
+    android = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
+    monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+    found = checks(target_at(free_port(), tvm=android))["ndk"]
+    assert found.ok and found.found == "missing" and "unpack r27 or later" in found.advice  # a phone may be ready
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(make_ndk(tmp_path / "ndk", revision="25.2.9519653", library=False)))
+    found = checks(target_at(free_port(), tvm=android))["ndk"]
+    assert not found.ok and "is r25 (25.2.9519653)" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("cores", "advice"),
+    [("0-1", ""), ("0", "end the server and start it for this target"), ("4-7", "the device has cores 0-1: correct")],
+)
+def test_a_server_on_other_cores_than_the_targets_is_named(cores, advice):
+    (check,) = [_cores(target_at(1, cores=cores), {"allowed_cores": "0,1", "cores": "2"})]
+    assert check.ok == (not advice) and check.advice.startswith(advice)
+
+
+def test_a_32_bit_server_under_a_64_bit_kernel_is_named():
+    check = _machine(target_at(1), {"machine": "aarch64", "userland_bits": "32"})
+    assert not check.ok and "install a 64-bit system" in check.advice
 
 
 def test_what_listens_and_is_no_tracker_is_told_within_the_deadline():

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from bundle_samples import make_ndk
 
 from tvmfbnet.devices.programs import build_programs
 from tvmfbnet.devices.starting import server_command
@@ -52,8 +53,13 @@ def test_android_asks_for_the_ndk_then_for_tvms_sources(tools, monkeypatch, tmp_
     monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"android\.toolchain\.cmake does not exist"):
         build_programs(target)
-    (tmp_path / "build" / "cmake").mkdir(parents=True)
-    (tmp_path / "build" / "cmake" / "android.toolchain.cmake").touch()
+    make_ndk(tmp_path / "old", revision="26.3.11579264", library=False)
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "old"))
+    with pytest.raises(UserError, match=r"target pixel needs the Android NDK r27 or later.*is r26"):
+        build_programs(target)
+    sysroot = make_ndk(tmp_path / "ndk", library=False) / "toolchains/llvm/prebuilt/linux-x86_64/sysroot"
+    (sysroot / "usr/lib/aarch64-linux-android/libc++_shared.so").touch()
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(tmp_path / "ndk"))
     with pytest.raises(UserError, match=r"git clone --recursive --branch v0.27.0"):
         build_programs(target)
     with pytest.raises(UserError, match="is not it"):

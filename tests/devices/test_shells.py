@@ -9,23 +9,37 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 from fake_phone import FakePhone
 
 from tvmfbnet.devices.local import Service, free_port
-from tvmfbnet.devices.shells import AdbShell, SshShell, choose_phone
+from tvmfbnet.devices.phones import choose_phone, listed_phones
+from tvmfbnet.devices.remote_server import Started, stop
+from tvmfbnet.devices.shells import AdbShell, SshShell, Tunnel
 from tvmfbnet.devices.toolchain import cache_folder
 from tvmfbnet.devices.tracker import query_tracker
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.files import write_json
 
 SSHD = "/usr/sbin/sshd"
 
 
 @pytest.fixture
-def ssh_options(tmp_path):
-    """A real sshd on loopback that knows one key: the options that reach it."""
+def ssh_options(tmp_path, request):
+    """A real sshd on loopback, of both IP versions, that knows one key: the options that reach it.
+
+    A parameter names the login shell that it shall have; ``noisy`` is sh after a greeting on both streams.
+    """
+    login_shell = getattr(request, "param", "")
+    if login_shell not in ("", "noisy") and shutil.which(login_shell) is None:
+        pytest.skip(f"{login_shell} is not installed")
+    greeting = 'echo "Welcome to board"; printf "3 \\\\344 updates\\\\n" >&2; ' if login_shell == "noisy" else ""
+    shell = "sh" if login_shell in ("", "noisy") else login_shell
+    forced = f'ForceCommand {greeting}exec {shell} -c "$SSH_ORIGINAL_COMMAND"\n' if login_shell else ""
     if not Path(SSHD).exists() or shutil.which("ssh") is None:
         pytest.skip("sshd or ssh is missing; scripts/setup --emulation installs them")
     if os.geteuid() == 0:
@@ -34,8 +48,9 @@ def ssh_options(tmp_path):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     port = free_port()
     (tmp_path / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\n"
-        f"PidFile {tmp_path}/pid\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nListenAddress [::1]\n{forced}HostKey {tmp_path}/host\n"
+        f"AuthorizedKeysFile {tmp_path}/user.pub\nPidFile {tmp_path}/pid\nUsePAM no\nStrictModes no\n"
+        "PasswordAuthentication no\nSubsystem sftp internal-sftp\n"
     )
     daemon = subprocess.Popen([SSHD, "-D", "-f", tmp_path / "config", "-E", tmp_path / "log"])
     try:
@@ -66,7 +81,8 @@ def tvmfbnet(*words):
 
 @pytest.mark.rpc
 @pytest.mark.slow
-def test_push_start_check_logs_and_stop_over_ssh(ssh_options, tmp_path):
+@pytest.mark.parametrize("ssh_options", ["noisy"], indirect=True)
+def test_push_start_check_logs_and_stop_over_ssh_past_a_greeting(ssh_options, tmp_path):
     way = ["--ssh", f"{getpass.getuser()}@127.0.0.1"]
     walk_the_way([*way, *(word for option in ssh_options for word in ("--ssh-option", option))], tmp_path)
 
@@ -79,6 +95,32 @@ def test_push_start_check_logs_and_stop_over_adb(connect, tmp_path):
     walk_the_way(["--serial", phone.serial], tmp_path)
 
 
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_start_registers_with_the_tracker_that_the_target_names(tmp_path):
+    host = "127.0.0.2"  # as far from 127.0.0.1 as another machine, for whoever asks the wrong one
+    port, server_port = free_port(), free_port()
+    target = tmp_path / "board.yaml"
+    target.write_text(
+        "name: board\ndescription: this machine\nexercised: false\ntvm: {kind: llvm}\n"
+        f"transport: {{kind: tracker, host: {host}, port: {port}, key: board}}\n"
+    )
+    way = ["--target", target, "--folder", tmp_path / "board"]
+    assert tvmfbnet("device", "push", *way)[0] == 0
+    code, _, error = tvmfbnet("device", "start", *way, "--port", server_port)
+    assert code == 2 and f"no tracker at {host}:{port}" in error and f"--host {host}" in error
+    tracker = Service(["tracker", "--host", host, "--port", str(port)])
+    try:
+        tracker.wait_until_ready()
+        code, out, error = tvmfbnet("device", "start", *way, "--port", server_port)
+        assert code == 0 and f"at tracker {host}:{port}" in out, error
+        assert [server["key"] for server in query_tracker(host, port).servers] == ["board"]
+    finally:
+        code, out, _ = tvmfbnet("device", "stop", *way)
+        tracker.stop()
+    assert code == 0 and "stopped" in out
+
+
 def walk_the_way(way, tmp_path):
     """All that docs/devices.md has a user do with a device, the device being this machine behind ssh or adb."""
     port = free_port()
@@ -87,7 +129,7 @@ def walk_the_way(way, tmp_path):
         "name: board\ndescription: this machine behind a shell\nexercised: false\ntvm: {kind: llvm}\n"
         f"transport: {{kind: tracker, port: {port}, key: board}}\n"
     )
-    way = ["--target", target, *way, "--folder", tmp_path / "board"]
+    way = ["--target", target, *way, "--folder", tmp_path / "it's a board!"]
     # Tracker and device share this machine's loopback here, so the tunnel shows the tracker at another port.
     start = ["device", "start", *way, "--port", free_port(), "--device-tracker-port", free_port()]
     tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(port)])
@@ -95,6 +137,7 @@ def walk_the_way(way, tmp_path):
         tracker.wait_until_ready()
         code, _, error = tvmfbnet(*start)
         assert code == 2 and error.startswith(("error: device", "error: phone")), error
+        assert "are not there, or only in part; push them: tvmfbnet device push" in error
         code, out, error = tvmfbnet("device", "push", *way, "--json")
         assert code == 0, error
         assert json.loads(out)["device"]["system"] == "Linux"
@@ -118,7 +161,105 @@ def walk_the_way(way, tmp_path):
         code, out, _ = tvmfbnet("device", "stop", *way)
         tracker.stop()
     assert code == 0 and "stopped" in out
-    assert not list(Path(tmp_path / "board").glob("session-*"))
+    assert not list(Path(tmp_path / "it's a board!").glob("session-*"))
+
+
+def me(ssh_options, tmp_path, host="127.0.0.1"):
+    return SshShell(f"{getpass.getuser()}@{host}", ssh_options, tmp_path / "control")
+
+
+@pytest.mark.parametrize("ssh_options", ["noisy", "bash", "fish", "csh", "tcsh"], indirect=True)
+def test_scripts_and_files_pass_every_login_shell_unchanged(ssh_options, tmp_path):
+    shell, folder = me(ssh_options, tmp_path), tmp_path / 'a b\'s "c" $HOME `id` \\ ! 100% ü'
+    (tmp_path / "data").write_bytes(bytes(range(256)) * 100)
+    shell.put([tmp_path / "data"], str(folder))
+    assert (folder / "data").read_bytes() == (tmp_path / "data").read_bytes()
+    assert shell.run("printf '%s|' \"$0\" 'a!b' \"$((2 + 3))\"\nfor i in 1 2; do echo $i; done") == "sh|a!b|5|1\n2\n"
+    with pytest.raises(DeviceError, match=r": it failed: 'really'!$"):
+        shell.run("echo before; echo \"it failed: 'really'!\" >&2; exit 3")
+    with pytest.raises(DeviceError, match="ssh failed with exit code 7"):
+        shell.run("exit 7")  # the greeting is not its reason
+
+
+@pytest.mark.parametrize("ssh_options", ["true"], indirect=True)
+def test_an_account_without_a_shell_is_told_from_an_empty_answer(ssh_options, tmp_path):
+    with pytest.raises(DeviceError, match="the login shell there ran no command"):
+        me(ssh_options, tmp_path).run("true")
+
+
+def ssh_masters(tmp_path):
+    return [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if each.info["cmdline"] and f"{tmp_path}/control" in " ".join(each.info["cmdline"])
+    ]
+
+
+def test_a_dead_tunnel_is_cleared_away_and_its_port_serves_again(ssh_options, tmp_path):
+    shell = me(ssh_options, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as tracker:
+        tunnel = Tunnel(free_port(), f"127.0.0.1:{tracker.getsockname()[1]}", free_port(), free_port())
+        shell.open_tunnel(tunnel)
+        (master,) = ssh_masters(tmp_path)
+        master.kill()
+        psutil.wait_procs([master], timeout=10)
+        assert list((tmp_path / "control").iterdir())  # what a dead one leaves
+        wait_until_closed(tunnel.seen_port)
+        shell.open_tunnel(tunnel)
+        socket.create_connection(("127.0.0.1", tunnel.seen_port), 5).close()
+        (master,) = ssh_masters(tmp_path)
+        master.kill()
+        psutil.wait_procs([master], timeout=10)
+        shell.close_tunnel(tunnel)
+        shell.close_tunnel(tunnel)  # nothing is left to end
+    assert not list((tmp_path / "control").iterdir()) and not ssh_masters(tmp_path)
+
+
+def wait_until_closed(port):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ipv6_reaches_a_board_and_a_tracker(ssh_options, tmp_path):
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    for host in ("[::1]", "::1"):
+        assert me(ssh_options, tmp_path, host).run("echo here") == "here\n"
+    shell = me(ssh_options, tmp_path, "[::1]")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as tracker:
+        tunnel = Tunnel(free_port(), f"[::1]:{tracker.getsockname()[1]}", free_port(), free_port())
+        shell.open_tunnel(tunnel)
+        try:
+            with socket.create_connection(("127.0.0.1", tunnel.seen_port), 5):
+                tracker.settimeout(5)
+                tracker.accept()[0].close()
+        finally:
+            shell.close_tunnel(tunnel)
+
+
+def test_stop_ends_the_tunnel_here_though_the_board_is_gone(ssh_options, tmp_path):
+    shell, state = me(ssh_options, tmp_path), tmp_path / "started" / "board"
+    started = Started(str(tmp_path), 9090, free_port(), free_port(), "127.0.0.1:9", shell.where)
+    shell.open_tunnel(started.tunnel)
+    write_json(state / "state.json", asdict(started))
+    gone = SshShell(shell.destination, [f"Port={free_port()}"], tmp_path / "control")
+    with pytest.raises(DeviceError, match="Connection refused"):
+        stop(gone, state)
+    assert not (state / "state.json").exists() and not list((tmp_path / "control").iterdir())
+    psutil.wait_procs(ssh_masters(tmp_path), timeout=10)
+    assert not ssh_masters(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "-oProxyCommand=true", "two words", "user@[::1]:22", "user@[]"])
+def test_what_is_no_ssh_destination_is_refused(name, tmp_path):
+    with pytest.raises(DeviceError, match="is no SSH destination"):
+        SshShell(name, [], tmp_path)
 
 
 def test_ssh_failures_are_one_clear_line(ssh_options, tmp_path):
@@ -126,8 +267,6 @@ def test_ssh_failures_are_one_clear_line(ssh_options, tmp_path):
         SshShell("nobody@127.0.0.1", [f"Port={free_port()}"], tmp_path).run("true")
     with pytest.raises(DeviceError, match="Permission denied"):
         SshShell("nobody@127.0.0.1", [*ssh_options[:1], *ssh_options[2:], "IdentityAgent=none"], tmp_path).run("true")
-    with pytest.raises(DeviceError, match="is no SSH destination"):
-        SshShell("-oProxyCommand=true", [], tmp_path)
 
 
 @pytest.fixture
@@ -198,6 +337,60 @@ def test_the_real_adb_with_several_phones_wants_one_named_and_uses_that_one(conn
         time.sleep(0.1)
     with pytest.raises(DeviceError, match=r"is not ready \(offline\)|is not connected"):
         AdbShell(second.serial)
+
+
+def test_android_serial_names_the_phone_as_it_does_for_adb_and_serial_goes_before_it(connect, monkeypatch):
+    first, second = connect(), connect()
+    monkeypatch.setenv("ANDROID_SERIAL", second.serial)
+    assert AdbShell().where == f"phone {second.serial}"
+    assert AdbShell(first.serial).where == f"phone {first.serial}"
+    monkeypatch.setenv("ANDROID_SERIAL", "R58")
+    with pytest.raises(DeviceError, match=r"phone R58 \(from ANDROID_SERIAL\) is not connected"):
+        AdbShell()
+
+
+def test_one_phone_that_is_connected_twice_is_one_phone(connect, capsys):
+    first, second = connect(hardware_serial="R58M12ABCDE"), connect(hardware_serial="R58M12ABCDE")
+    assert AdbShell().where in (f"phone {first.serial}", f"phone {second.serial}")
+    assert "phone R58M12ABCDE is connected more than once" in capsys.readouterr().err
+    connect(hardware_serial="another")
+    with pytest.raises(DeviceError, match="several phones are connected"):
+        AdbShell()
+
+
+def test_the_adb_tunnel_replaces_its_own_entries_and_leaves_those_of_others(connect, adb):
+    phone = connect()
+    shell, others = AdbShell(phone.serial), (free_port(), free_port())
+    tunnel = Tunnel(others[0], f"127.0.0.1:{free_port()}", free_port(), free_port())
+    adb("-s", phone.serial, "reverse", f"tcp:{others[0]}", f"tcp:{others[1]}")
+    adb("-s", phone.serial, "forward", f"tcp:{others[1]}", "tcp:9")
+    with pytest.raises(DeviceError, match=f"its port tcp:{others[0]} leads to tcp:{others[1]} of this machine already"):
+        shell.open_tunnel(tunnel)
+    shell.close_tunnel(tunnel)
+    assert f"tcp:{others[0]} tcp:{others[1]}" in adb("-s", phone.serial, "reverse", "--list")
+    tunnel = Tunnel(free_port(), tunnel.tracker, tunnel.server_port, tunnel.local_port)
+    shell.open_tunnel(tunnel)
+    shell.open_tunnel(tunnel)  # left by an earlier start
+    assert f"tcp:{tunnel.seen_port} tcp:{tunnel.tracker.split(':')[1]}" in adb("-s", phone.serial, "reverse", "--list")
+    assert f"tcp:{tunnel.local_port} tcp:{tunnel.server_port}" in adb("forward", "--list")
+    shell.close_tunnel(tunnel)
+    shell.close_tunnel(tunnel)
+    reverse, forward = adb("-s", phone.serial, "reverse", "--list"), adb("forward", "--list")
+    assert [line.split()[1:] for line in reverse.splitlines() if line] == [[f"tcp:{port}" for port in others]]
+    assert [line.split() for line in forward.splitlines() if line] == [[phone.serial, f"tcp:{others[1]}", "tcp:9"]]
+
+
+def test_serials_with_blanks_are_read_whole():
+    output = (
+        "* daemon started successfully\nList of devices attached\nR58M12ABCDE\tdevice\n"
+        "adb-R58M12ABCDE-aBcDeF (2)._adb-tls-connect._tcp\tdevice\n\n"
+    )
+    assert listed_phones(output) == [
+        ("R58M12ABCDE", "device"),
+        ("adb-R58M12ABCDE-aBcDeF (2)._adb-tls-connect._tcp", "device"),
+    ]
+    assert choose_phone(listed_phones(output), hardware_serial=lambda name: "R58M12ABCDE") == "R58M12ABCDE"
+    assert choose_phone(listed_phones(output), "adb-R58M12ABCDE-aBcDeF (2)._adb-tls-connect._tcp").endswith("_tcp")
 
 
 def test_a_missing_adb_says_what_to_install(monkeypatch):

@@ -56,7 +56,7 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     """
     toolchain = _toolchain(target)
     yield toolchain
-    if target.triple and target.system == "android":
+    if "android" in target.triple:
         yield _ndk(target)
     if target.transport.kind == "local" and target.cores:
         cores = _cores_here(target)

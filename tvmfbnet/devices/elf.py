@@ -61,7 +61,7 @@ def read_elf(path: Path) -> Elf:
         raise ElfError(f"{path} is no ELF file (no program or shared library of Linux or Android)")
     try:
         return _parse(data)
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise ElfError(f"{path} is a damaged ELF file: {error}") from error
 
 
