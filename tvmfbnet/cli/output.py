@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from tvmfbnet.errors import UserError
@@ -16,7 +17,8 @@ from tvmfbnet.errors import UserError
 MOST_SEED = 2**32 - 1
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 
-
+# Characters: of the widest table, and of a word that columns beside it make room for.
+_WIDEST, _LONG_WORD = 100_000, 20
 _FIGURES = (".png", ".svg", ".pdf")
 
 
@@ -37,16 +39,24 @@ def print_json(value: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a plain table on stdout; numbers are right-aligned."""
+    """Prints a plain table on stdout; numbers are right-aligned.
+
+    On a terminal cells wrap between words, and a word that is longer than the terminal is wide (an arch) stays whole.
+    Elsewhere nothing wraps.
+    """
     table = Table(title=title or None, title_justify="left")
     for index, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        cells = [row[index] for row in rows]
+        numeric = bool(rows) and all(isinstance(cell, int | float) or cell is None for cell in cells)
+        whole = any(len(word) > _LONG_WORD for cell in cells for word in str(cell).split())
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(
             *("" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row)
         )
-    console = Console()
+    limits = Measurement.get(Console(width=_WIDEST), Console(width=_WIDEST).options, table)
+    terminal = Console()
+    console = Console(width=max(terminal.width, limits.minimum) if terminal.is_terminal else limits.maximum)
     # Printed like everything else, so that a full disk or a closed pipe shows in the one way that main() knows.
     with console.capture() as printed:
         console.print(table)
