@@ -39,17 +39,17 @@ class TuneConfig(Config):
     trials: int | None = Field(
         default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
     )
-    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the rest is predicted")
-    seed: Seed = 0
+    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
+    seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
 
 
 class Recipe(Config):
     """One whole run. Shipped recipes are in ``tvmfbnet/recipes``; copy one and edit it."""
 
-    description: str
-    target: str
-    space: str
-    data: str
+    description: str = Field(description="one line for people")
+    target: str = Field(description="a target's name or .yaml file")
+    space: str = Field(description="a search space's name or .yaml file")
+    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
     tune: TuneConfig = TuneConfig()
     latency_target_share: float | None = Field(
         default=None, gt=0, lt=1, description="latency target as a share of the way from the fastest net to the slowest"

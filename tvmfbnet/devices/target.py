@@ -28,10 +28,10 @@ class Toolchain(Config):
     ``ndk``: clang of the Android NDK, from $TVM_NDK_CC.
     """
 
-    kind: Literal["cxx", "zig", "ndk"] = "cxx"
-    command: str = "c++"
-    triple: str = ""
-    options: tuple[str, ...] = ()
+    kind: Literal["cxx", "zig", "ndk"] = Field(default="cxx", description="what links kernels into a library")
+    command: str = Field(default="c++", description="the C++ compiler of kind cxx")
+    triple: str = Field(default="", description="what zig links for, such as aarch64-linux-gnu.2.28")
+    options: tuple[str, ...] = Field(default=(), description="more options of the linker call")
 
 
 class Transport(Config):
@@ -41,12 +41,18 @@ class Transport(Config):
     command that runs another machine's programs here.
     """
 
-    kind: Literal["local", "tracker"] = "tracker"
-    host: str = "127.0.0.1"
-    port: int = Field(default=9190, ge=1, le=65535)
-    key: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
-    server: Literal["python", "native"] = "python"
-    emulator: tuple[str, ...] = ()
+    kind: Literal["local", "tracker"] = Field(
+        default="tracker", description="local: tracker and server are started here; tracker: one that runs"
+    )
+    host: str = Field(default="127.0.0.1", description="address of the tracker")
+    port: int = Field(default=9190, ge=1, le=65535, description="port of the tracker")
+    key: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="what the target's devices register under")
+    server: Literal["python", "native"] = Field(
+        default="python", description="for local: TVM's own server, or our device program"
+    )
+    emulator: tuple[str, ...] = Field(
+        default=(), description="for local: a command that runs another machine's programs"
+    )
 
 
 class TimingPolicy(Config):
@@ -56,14 +62,12 @@ class TimingPolicy(Config):
     repeats: int = Field(
         default=10, ge=3, le=10_000, description="timed repeats; their median is the latency, their spread is kept"
     )
-    min_repeat_ms: int = Field(
-        default=20, ge=1, le=60_000, description="each repeat calls the function for at least this long"
-    )
+    min_repeat_ms: int = Field(default=20, ge=1, le=60_000, description="least time of a repeat, milliseconds")
     chain_rounds: int = Field(
         default=2,
         ge=1,
         le=1000,
-        description="on CPUs: so often a part is timed inside nets, with other neighbours each time",
+        description="on CPUs: how often a part is timed inside nets, each time among other neighbours",
     )
     chain_runs: int = Field(
         default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets in a visit"
@@ -72,57 +76,59 @@ class TimingPolicy(Config):
         default=4,
         ge=1,
         le=1000,
-        description="so often a net is timed, others in between; what disturbs one visit is outvoted",
+        description="measurement passes: how often a net is timed, others in between",
     )
     rotate_mb: float = Field(
         default=16,
         ge=0,
         le=4096,
-        description="on GPUs: a part is timed going around so many MiB of copies of its weights",
+        description="on GPUs: MiB of weight copies that the timing of a part goes around",
     )
     trial_rotate_mb: float = Field(
         default=8,
         ge=0,
         le=4096,
-        description="on CPUs: a trial is timed going around so many MiB of copies of its weights",
+        description="on CPUs: MiB of weight copies that the timing of a trial goes around",
     )
     trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
-    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="each repeat of a trial lasts at least this long")
-    cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="rest before a measurement")
+    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="least time of a trial's repeat, milliseconds")
+    cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="cooldown before a measurement, seconds")
     drift_limit: float = Field(
-        default=0.1, gt=0, le=100, description="largest relative change of the canary kernel before a pause"
+        default=0.1, gt=0, le=100, description="largest relative drift of the canary kernel before a cooldown"
     )
     rest_seconds: float = Field(
         default=600,
         ge=0,
         le=86_400,
-        description="longest rest in all, waiting for the canary; then unsteady parts are only marked",
+        description="longest cooldown in all, seconds, waiting for the canary; then unsteady parts are only marked",
     )
 
 
 class Timeouts(Config):
     """Deadlines, in seconds. Nothing that talks to a device waits longer than these."""
 
-    connect: float = Field(default=20, gt=0, le=86_400)
-    session: int = Field(default=120, gt=0, le=86_400)
-    trial: float = Field(default=10, gt=0, le=86_400)
-    build: float = Field(default=60, gt=0, le=86_400)
+    connect: float = Field(default=20, gt=0, le=86_400, description="seconds until a device answers")
+    session: int = Field(default=120, gt=0, le=86_400, description="seconds of one session with a device")
+    trial: float = Field(default=10, gt=0, le=86_400, description="seconds of one tuning trial")
+    build: float = Field(default=60, gt=0, le=86_400, description="seconds of one trial's build")
 
 
 class Target(Config):
     """One target: everything that ``targets/NAME.yaml`` says."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)
-    description: str
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100, description="what its measurements are kept under"
+    )
+    description: str = Field(description="one line for people")
     exercised: bool = Field(description="whether a run on such a device has been done and recorded")
     tvm: dict[str, Any] = Field(description="TVM target: kind, mtriple, mcpu, ...; mcpu: native means this machine's")
     toolchain: Toolchain = Toolchain()
     transport: Transport
-    device: Literal["cpu", "opencl", "metal"] = "cpu"
-    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
+    device: Literal["cpu", "opencl", "metal"] = Field(default="cpu", description="what computes")
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="worker threads on the device")
     cores: str = Field(default="", max_length=400, description="cores to run on, such as 4-7; empty: all")
-    dtype: Literal["float32"] = "float32"
-    layout: Literal["NHWC"] = "NHWC"
+    dtype: Literal["float32"] = Field(default="float32", description="of weights and activations")
+    layout: Literal["NHWC"] = Field(default="NHWC", description="of activations inside a net")
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()
 

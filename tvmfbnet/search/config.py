@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,29 +28,38 @@ if TYPE_CHECKING:  # loads torch
 _LEAST_TEMPERATURE = 1e-4
 
 
+_PAPER_EPOCHS = 90
+# With fewer epochs than this, the paper's 10 epochs of warm-up would be too large a share.
+_SHORT = 30
+
+
 class SearchConfig(Config):
     """FBNet's training scheme (section 3.3 and 4.1 of the paper) and what was added to it.
 
-    Each epoch trains the weights w on ``weight_share`` of the training pictures, then, after the warm-up, theta on the
+    Each epoch trains the weights w on ``weight_share`` of the training images, then, after the warm-up, theta on the
     rest. The division is fixed for the run.
     """
 
-    epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training pictures, warm-up included")
+    epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images, warm-up included")
     warmup_epochs: int = Field(
-        10, ge=0, le=MOST_EPOCHS, description="first epochs, which train w only, each block equally likely"
+        10,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="first epochs, which train w only, each block equally likely; unset and with fewer than 30 epochs: "
+        "a third of them",
     )
-    batch_size: int = Field(192, ge=2, le=MOST_BATCH, description="pictures in a step that trains w")
+    batch_size: int = Field(192, ge=2, le=MOST_BATCH, description="images in a step that trains w")
     theta_batch_size: int | None = Field(
-        None, ge=2, le=MOST_BATCH, description="pictures in a step that trains theta; batch_size if unset"
+        None, ge=2, le=MOST_BATCH, description="images in a step that trains theta; batch_size if unset"
     )
     train_images: int | None = Field(
-        None, ge=10, le=MOST_IMAGES, description="use only so many training pictures, chosen at random"
+        None, ge=10, le=MOST_IMAGES, description="use only so many training images, chosen at random"
     )
-    weight_share: float = Field(0.8, gt=0, lt=1, description="share of the pictures that trains w")
+    weight_share: float = Field(0.8, gt=0, lt=1, description="share of the training images that train w")
 
     weight_lr: float = Field(0.1, gt=0, le=100, description="learning rate of w at its peak (SGD, cosine to 0)")
-    weight_momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0, le=10)
+    weight_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of w (Nesterov)")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="weight decay of w")
     weight_steps: Form = Field(
         "mixture",
         description="how w learns after the warm-up: through the Gumbel-softmax mixture of all blocks (the paper), or "
@@ -65,7 +74,13 @@ class SearchConfig(Config):
     temperature: float = Field(
         5.0, ge=_LEAST_TEMPERATURE, le=1e4, description="Gumbel-softmax temperature at the first epoch"
     )
-    temperature_decay: float = Field(math.exp(-0.045), gt=0, le=1, description="its factor from epoch to epoch")
+    temperature_decay: float = Field(
+        math.exp(-0.045),
+        gt=0,
+        le=1,
+        description="its factor from epoch to epoch; unset and with more than 90 epochs: what leads to the same last "
+        "temperature",
+    )
 
     loss: Literal["additive", "multiplicative"] = Field("additive", description="how latency joins cross entropy")
     alpha: float = Field(0.2, ge=0, le=1e6, description="weight of the latency term")
@@ -89,23 +104,21 @@ class SearchConfig(Config):
     )
     target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below the target archs are looked for")
 
-    augment_shift: int = Field(2, ge=0, le=1024, description="random shift of training pictures, pixels")
-    augment_flip: bool = Field(True, description="mirror half of the training pictures")
+    augment_shift: int = Field(2, ge=0, le=1024, description="random shift of training images, pixels")
+    augment_flip: bool = Field(True, description="mirror half of the training images")
     augment_colour: float = Field(0.0, ge=0, lt=1, description="random brightness, contrast, saturation")
-    augment_trivial: bool = Field(False, description="one random operation a picture (TrivialAugment)")
-    augment_erase: float = Field(0.0, ge=0, le=1, description="share of pictures with a random rectangle blanked")
+    augment_trivial: bool = Field(False, description="one random operation per image (TrivialAugment)")
+    augment_erase: float = Field(0.0, ge=0, le=1, description="share of images with a random rectangle blanked")
 
     samples: int = Field(200, ge=1, le=MOST_SAMPLES, description="archs sampled from the learned distribution")
     screened: int = Field(
-        32, ge=1, le=MOST_SAMPLES, description="of these, so many of the most probable are judged on few pictures"
+        32, ge=1, le=MOST_SAMPLES, description="of these, so many of the most probable are judged on few images"
     )
-    screen_images: int = Field(512, ge=2, le=MOST_IMAGES, description="the few pictures")
+    screen_images: int = Field(512, ge=2, le=MOST_IMAGES, description="the few images")
     candidates: int = Field(10, ge=1, le=MOST_SAMPLES, description="so many of the best of those are validated on all")
-    bn_images: int = Field(
-        1024, ge=2, le=MOST_IMAGES, description="pictures that renew a candidate's batch-norm statistics"
-    )
+    bn_images: int = Field(1024, ge=2, le=MOST_IMAGES, description="images that recalibrate a candidate's batch norm")
     validation_images: int | None = Field(
-        None, ge=1, le=MOST_IMAGES, description="most pictures that rank a candidate; all if unset"
+        None, ge=1, le=MOST_IMAGES, description="most images that rank a candidate; all if unset"
     )
 
     finalists: int = Field(
@@ -123,12 +136,26 @@ class SearchConfig(Config):
     stop_on_collapse: bool = Field(True, description="stop, with a checkpoint, when the search has collapsed")
     loggers: tuple[Literal["csv", "tensorboard"], ...] = Field(("csv",), description="where figures go meanwhile")
 
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of everything random")
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
     threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; torch's choice if unset")
     checkpoint_steps: int = Field(
         50, ge=1, le=MOST_STEPS, description="steps between checkpoints; each epoch ends with one anyway"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapt_defaults(cls, value: Any) -> Any:
+        """Where ``epochs`` is set alone, the settings that follow from it adapt, so that they never contradict it."""
+        epochs = value.get("epochs") if isinstance(value, dict) else None
+        if not isinstance(epochs, int) or isinstance(epochs, bool):
+            return value
+        adapted: dict[str, Any] = {}
+        if epochs < _SHORT and "warmup_epochs" not in value:
+            adapted["warmup_epochs"] = epochs // 3
+        if epochs > _PAPER_EPOCHS and "temperature_decay" not in value:
+            adapted["temperature_decay"] = math.exp(-0.045 * _PAPER_EPOCHS / epochs)
+        return {**value, **adapted}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -151,7 +178,7 @@ class SearchConfig(Config):
 
     @property
     def augment(self) -> Augment:
-        """The random changes to training pictures."""
+        """The random changes to training images."""
         from tvmfbnet.data.changes import Augment
 
         return Augment(

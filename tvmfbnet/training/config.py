@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from tvmfbnet.config import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_STEPS, MOST_THREADS, Config, Seed
 
+# With fewer epochs than this, 3 epochs of warm-up would be too large a share.
+_SHORT = 30
+
 
 class TrainConfig(Config):
     """SGD with Nesterov momentum, linear warm-up then cosine (timm's schedule, step by step), label smoothing, EMA."""
 
-    epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training pictures")
-    warmup_epochs: float = Field(3.0, ge=0, le=MOST_EPOCHS, description="of these, a linear rise of the learning rate")
-    batch_size: int = Field(256, ge=2, le=MOST_BATCH)
+    epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images")
+    warmup_epochs: float = Field(
+        3.0,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="of these, a linear rise of the learning rate; unset and with fewer than 30 epochs: a tenth",
+    )
+    batch_size: int = Field(256, ge=2, le=MOST_BATCH, description="images in a step, all processes together")
     train_images: int | None = Field(
-        None, ge=10, le=MOST_IMAGES, description="use only so many training pictures, chosen at random"
+        None, ge=10, le=MOST_IMAGES, description="use only so many training images, chosen at random"
     )
 
     lr: float = Field(0.2, gt=0, le=100, description="learning rate at its peak")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
     weight_decay: float = Field(
         4e-5, ge=0, le=10, description="of conv and classifier weights; norms and biases have none"
     )
     gradient_clip: float | None = Field(None, gt=0, le=1e6, description="largest norm of the gradient")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label spread over all classes")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the classifier's inputs dropped in training")
     ema_decay: float | None = Field(0.999, gt=0, lt=1, description="moving average of the weights; none if null")
 
     augment_shift: int = Field(
-        2, ge=0, le=1024, description="random shift of training pictures, pixels; folders: random crop"
+        2, ge=0, le=1024, description="random shift of training images, pixels; folders: random crop"
     )
-    augment_flip: bool = Field(True, description="mirror half of the training pictures")
+    augment_flip: bool = Field(True, description="mirror half of the training images")
 
     test_every: int = Field(
         1, ge=1, le=MOST_EPOCHS, description="epochs between tests; the last epoch always ends with one"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of everything random")
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
     threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; torch's choice if unset")
     checkpoint_steps: int = Field(
         100, ge=1, le=MOST_STEPS, description="steps between checkpoints; each epoch ends with one anyway"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapt_defaults(cls, value: Any) -> Any:
+        """Where ``epochs`` is set alone, the warm-up adapts, so that it never contradicts it."""
+        epochs = value.get("epochs") if isinstance(value, dict) else None
+        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs >= _SHORT or "warmup_epochs" in value:
+            return value
+        return {**value, "warmup_epochs": epochs / 10}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
