@@ -72,7 +72,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
         elif what == "remove":
             del holder[place]
         elif isinstance(holder, dict):
-            holder[draw(st.text(max_size=5))] = draw(st.sampled_from(HOSTILE))
+            holder[draw(st.text(max_size=5))] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))
         else:
             holder.append(copy.deepcopy(holder[place]))
     return value
