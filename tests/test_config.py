@@ -130,7 +130,11 @@ def test_no_yaml_file_holds_such_numbers_wherever_they_stand(tmp_path, text):
         ("a: !!set {b}", "set is no kind"),
         ("a: !!python/object/apply:os.system [ls]", "no kind of value"),
         ("a: !mine x", "no kind of value"),
-        ("a: 0x_", "type int"),
+        ("a: 0x_", "plain digits"),
+        ("a: 1:30", "'1:30' is no number in plain digits; if it is a text, put it in quotes"),
+        ("a: 010", "plain digits"),
+        ("a: 1_0", "plain digits"),
+        ("a: 1_0.5", "plain digits"),
         ("a: " + "9" * 5000, "type int"),
         ("a: 1\nb: 2\na: 3", "at line 3: 'a' is given twice, first in line 1"),
         ("a: {b: {c: 1, c: 2}}", "'c' is given twice"),
@@ -167,6 +171,12 @@ def test_dates_are_texts_and_exponents_need_no_point(tmp_path):
 def test_anchors_and_merges_of_a_sane_size_work(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}\ne: [*x, *x]\n")
     assert read_yaml(tmp_path / "a.yaml")["d"] == {"b": 1, "c": 3}
+
+
+def test_a_long_text_repeated_is_a_bomb_too(tmp_path):
+    (tmp_path / "bomb.yaml").write_text(f"a: &a {'x' * 1_000_000}\nb: [{', '.join(['*a'] * 1000)}]\n")
+    with pytest.raises(ConfigError, match="more than 100000 values"):
+        read_yaml(tmp_path / "bomb.yaml")
 
 
 def test_an_alias_bomb_is_refused_at_once(tmp_path):
@@ -236,6 +246,13 @@ def test_a_large_space_is_read_in_linear_time():
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number(value):
+    with pytest.raises(ConfigError, match="seed: a truth value is no number"):
+        validate(SearchConfig, {"seed": value}, "search.yaml")
+    assert validate(SearchConfig, {"augment_flip": value}, "search.yaml").augment_flip is value
+
+
 def test_half_precision_is_one_clear_line():
     values = load_target("host").model_dump(mode="json")
     with pytest.raises(ConfigError, match="dtype: 'float16' is not supported: nets are compiled and timed in float32"):
@@ -258,3 +275,14 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
     for size in ("9" * 5000, "٦٤", "64x", "0"):
         with pytest.raises(UserError):
             load_space(f"fbnet@{size}")
+
+
+def test_help_names_the_real_defaults():
+    from tvmfbnet.cli.tune import QualityChoice, tune_command
+    from tvmfbnet.pipeline import TuneConfig
+    from tvmfbnet.tuning.run import TRIALS_A_TASK
+
+    quick, normal, best = (TRIALS_A_TASK[name] for name in ("quick", "normal", "best"))
+    assert f"default {normal} a task" in str(TuneConfig.model_fields["trials"].description)
+    for text in (str(QualityChoice.__doc__), str(tune_command.__annotations__["quality"])):
+        assert f"{quick}, {normal} or {best} trials" in text

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from tvmfbnet.errors import DataError, StorageError, UserError
+from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.pipeline import Recipe, Run, load_recipe
@@ -83,6 +84,27 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(recipe_file, tmp_path)
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_two_runs_in_one_folder_are_one_too_many(recipe_file, tmp_path):
+    run = Run(load_recipe(str(recipe_file))[1], tmp_path / "run", tmp_path / "logs")
+    with (
+        folder_lock(tmp_path / "run", "a run"),
+        pytest.raises(StorageError, match=r"a run is at work in .* in another"),
+    ):
+        run.go()
+    assert not (tmp_path / "run" / "state.json").exists() and not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "state", ["[1]", '{"tune": "x"}', '{"tune": -1}', '{"tune": NaN}', '{"tune": 1, "tune": 2}', '{"tu', "\ufeff[", ""]
+)
+def test_a_damaged_state_is_one_line_before_anything_starts(recipe_file, tmp_path, state):
+    run = Run(load_recipe(str(recipe_file))[1], tmp_path / "run", tmp_path / "logs")
+    (tmp_path / "run" / "state.json").write_text(state)
+    with pytest.raises(StorageError, match=r"state\.json is .*; remove it and run again"):
+        run.go()
+    assert not (tmp_path / "logs").exists()
 
 
 def wait_for(path, process, seconds=300):

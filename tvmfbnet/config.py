@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tvmfbnet.errors import ConfigError
 
@@ -13,6 +13,16 @@ class Config(BaseModel):
     """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, value: Any) -> Any:
+        """YAML's yes and no would become 1 and 0."""
+        for name, item in value.items() if isinstance(value, dict) else ():
+            field = cls.model_fields.get(name) if isinstance(item, bool) else None
+            if field is not None and not {bool, Any} & {field.annotation, *get_args(field.annotation)}:
+                raise ValueError(f"{name}: a truth value is no number and no text")
+        return value
 
 
 # Every number of a configuration has bounds. They are generous: they only keep a slip of the keyboard from asking for

@@ -24,11 +24,15 @@ else:  # several times as fast where libyaml is there
 
 _DEPTH = 40
 _VALUES = 100_000
+_LETTERS = 100  # a long text counts as several values, one for so many of its letters
 _INTEGER = 2**64
 _TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")
 )
 _FLOAT = "tag:yaml.org,2002:float"
+_NUMBERS = ("tag:yaml.org,2002:int", _FLOAT)
+# YAML 1.1 reads 1:30 as 90, 010 as 8 and 1_0 as 10.
+_SURPRISING = re.compile(r"[-+]?0[0-9]|.*[:_]")
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -62,9 +66,10 @@ def _check_size(text: str) -> None:
             if anchor is not None:
                 sizes[anchor] = count - before
         elif isinstance(event, ScalarEvent):
-            count += 1
+            size = 1 + len(event.value) // _LETTERS
+            count += size
             if event.anchor is not None:
-                sizes[event.anchor] = 1
+                sizes[event.anchor] = size
         if count > _VALUES:
             raise _problem(event, f"more than {_VALUES} values")
 
@@ -81,6 +86,8 @@ class _PlainLoader(_Loader):  # type: ignore[misc, unused-ignore]
         if node.tag not in _TAGS:
             name = node.tag.removeprefix("tag:yaml.org,2002:")
             raise _problem(node, f"{name} is no kind of value that is used here; put text in quotes")
+        if node.tag in _NUMBERS and isinstance(node, ScalarNode) and _SURPRISING.match(node.value):
+            raise _problem(node, f"{node.value[:40]!r} is no number in plain digits; if it is a text, put it in quotes")
         try:
             value = super().construct_object(node, deep=deep)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:

@@ -21,8 +21,9 @@ from scipy.optimize import lsq_linear
 from scipy.stats import kendalltau, spearmanr
 
 from tvmfbnet.errors import LatencyError, StorageError
-from tvmfbnet.files import read_json, write_json
+from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.measurement import NET, Context, Measurement
+from tvmfbnet.latency.stored import CorrectionRecord
 from tvmfbnet.latency.table import MEASURED, LatencyTable
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.space import NetPart, Space
@@ -200,17 +201,15 @@ def load_correction(path: Path, table: LatencyTable) -> Correction | None:
     if not path.exists():
         return None
     value = read_json(path)
+    if isinstance(value, dict) and value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise StorageError(f"{path} was written by another version of tvmfbnet; run `tvmfbnet latency validate`")
     try:
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise StorageError(f"{path} was written by another version of tvmfbnet; run `tvmfbnet latency validate`")
-        saved = value["correction"]
-        scales = {int(height): float(scale) for height, scale in saved["scales"].items()}
-        correction = Correction(str(saved["kind"]), float(saved["offset_ms"]), scales)
-        return correction if value["table"] == _mark(table) else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(
-            f"{path} holds no correction ({type(error).__name__}); delete it or validate again"
-        ) from error
+        record = read_model(path, CorrectionRecord)
+    except StorageError as error:
+        raise StorageError(f"{error}; delete it or run `tvmfbnet latency validate` again") from error
+    saved = record.correction
+    scales = {int(height): scale for height, scale in saved.scales.items()}
+    return Correction(saved.kind, saved.offset_ms, scales) if record.table == _mark(table) else None
 
 
 def _mark(table: LatencyTable) -> int:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xgboost
 
-from tvmfbnet.errors import LatencyError, StorageError
-from tvmfbnet.files import read_json, write_json
+from tvmfbnet.errors import ArchError, LatencyError, StorageError
+from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.base import COSTS
 from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
 from tvmfbnet.latency.gaussian import shape_of
 from tvmfbnet.latency.kernels import KernelBase
 from tvmfbnet.latency.members import Members, fit_members
+from tvmfbnet.latency.stored import RegressorRecord
 from tvmfbnet.latency.table import MEASURED, Cell, LatencyTable
 from tvmfbnet.space.space import BLOCK, NetPart
 
@@ -118,16 +119,17 @@ class LatencyRegressor:
     def load(cls, path: Path) -> LatencyRegressor:
         """Reads a model that :meth:`save` wrote; :class:`StorageError` where it is unreadable or of another form."""
         value = read_json(path)
+        form = {name: value.get(name) for name in ("schema_version", *_FORM)} if isinstance(value, dict) else {}
+        if form and form != {"schema_version": SCHEMA_VERSION, **_FORM}:
+            raise StorageError(f"{path} was written by another version of tvmfbnet; fit the regressor again")
+        read_model(path, RegressorRecord)
         try:
-            form = {name: value[name] for name in _FORM}
-            if value["schema_version"] != SCHEMA_VERSION or form != _FORM:
-                raise StorageError(f"{path} was written by another version of tvmfbnet; fit the regressor again")
             regressor = cls(int(value["seed"]))
             regressor._members = Members.from_dict(value["members"])
             regressor._known_shape, regressor._new_shape = (
                 Blend(float(value[name]["trees"]), float(value[name]["width"])) for name in ("known_shape", "new_shape")
             )
-        except (KeyError, TypeError, ValueError, xgboost.core.XGBoostError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, ArchError, xgboost.core.XGBoostError) as error:
             raise StorageError(f"{path} is no latency regressor ({type(error).__name__}); fit it again") from error
         return regressor
 
