@@ -79,7 +79,9 @@ std::vector<int> parse_cores(const std::string& text) {
     size_t dash = part.find('-');
     long first = parse_number("a core", part.substr(0, dash), 0, CPU_SETSIZE - 1);
     long last = dash == std::string::npos ? first : parse_number("a core", part.substr(dash + 1), 0, CPU_SETSIZE - 1);
-    if (last < first) throw UsageError("cores '" + part + "' run backwards: write " + std::to_string(last) + "-" + std::to_string(first));
+    if (last < first) {
+      throw UsageError("cores '" + part + "' run backwards: write " + std::to_string(last) + "-" + std::to_string(first));
+    }
     for (long core = first; core <= last; ++core) cores.insert(static_cast<int>(core));
     start = end + 1;
   }

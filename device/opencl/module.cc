@@ -123,19 +123,24 @@ struct Scalar {
   size_t size = 0;
 };
 
-// What the driver says about a failed build, whole where it is of a sane length, else its beginning and its end.
+// What the driver says about a failed build.
 std::string build_log(cl_program program, cl_device_id device) {
-  constexpr size_t kMost = 1 << 24, kShown = 8192;
+  constexpr size_t kMost = 1 << 24;
   size_t size = 0;
-  if (driver().GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, 0, nullptr, &size) != CL_SUCCESS || size > kMost) {
-    return "";
-  }
+  if (driver().GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, 0, nullptr, &size) != CL_SUCCESS) return "";
+  if (size > kMost) return "";
   std::string log(size, '\0');
   if (driver().GetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, size, log.data(), nullptr) != CL_SUCCESS) return "";
   log.resize(std::min(log.find('\0'), log.size()));
   for (char& c : log) {
     if (c != '\n' && (c < 0x20 || c > 0x7e)) c = c == '\t' ? ' ' : '?';  // clients read UTF-8
   }
+  return log;
+}
+
+// Whole where it is of a sane length, else its beginning and its end.
+std::string shortened(const std::string& log) {
+  constexpr size_t kShown = 8192;
   if (log.size() <= 2 * kShown) return log;
   return log.substr(0, kShown) + "\n... (" + std::to_string(log.size() - 2 * kShown) + " bytes left out)\n" +
          log.substr(log.size() - kShown);
@@ -238,7 +243,7 @@ class OpenClModule final : public ffi::ModuleObj {
       std::string log = build_log(program, device.id);
       driver().ReleaseProgram(program);
       // The line that tells most comes last: it is what one-line messages keep.
-      TVM_FFI_THROW(RuntimeError) << log << "\nthe OpenCL driver refused kernel " << name << " (code " << code
+      TVM_FFI_THROW(RuntimeError) << shortened(log) << "\nthe OpenCL driver refused kernel " << name << " (code " << code
                                   << "): " << telling_line(log);
     }
     cl_kernel kernel = driver().CreateKernel(program, name.c_str(), &code);

@@ -57,7 +57,9 @@ std::string read_text(const std::string& file) {
   std::string text(kMostBytes + 1, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(stream.gcount()));
-  if (text.size() > kMostBytes || depth(text) > kMostDepth) throw UsageError(file + " is not a package's: too large or too deep");
+  if (text.size() > kMostBytes || depth(text) > kMostDepth) {
+    throw UsageError(file + " is not a package's: too large or too deep");
+  }
   return text;
 }
 

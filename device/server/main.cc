@@ -96,7 +96,8 @@ Settings read_settings(const Options& options) {
   bool plain = std::all_of(settings.key.begin(), settings.key.end(),
                            [](char c) { return c > ' ' && c < 0x7f && c != '"' && c != '\\'; });
   if (settings.key.empty() || settings.key.size() > kKeyLimit || !plain) {
-    throw UsageError("--key is needed: a name of at most " + std::to_string(kKeyLimit) + " letters, without spaces or quotes");
+    throw UsageError("--key is needed: a name of at most " + std::to_string(kKeyLimit) +
+                     " letters, without spaces or quotes");
   }
   settings.host = options.text("host", "127.0.0.1");
   settings.advertise = settings.host;

@@ -86,8 +86,22 @@ def test_the_device_side_is_under_ten_megabytes_and_starts_in_under_a_second(pro
         ([], "--key is needed"),
         (["--key", "k", "--tracker", "here"], "write HOST:PORT"),
         (["--key", "k", "--folder", "/nowhere"], "which is no folder"),
+        (["--key", "k", "--tracker", "::1:9190"], "[ADDRESS]:PORT for IPv6"),
+        (["--key", "k", "--tracker", "[::1]:0"], "a whole number from 1 to 65535"),
+        (["--key", "k", "--advertise", "[]:90"], "--advertise is '[]:90'"),
+        (["--key", "k", "--port", "99999999999999999999"], "a whole number from 0 to 65535"),
+        (["--key", "k", "--port", " 9"], "a whole number from 0 to 65535"),
+        (["--key", "k", "--port", "+9"], "a whole number from 0 to 65535"),
+        (["--key", "k", "--port", "9x"], "a whole number from 0 to 65535"),
+        (["--key", "k", "--port", "90", "--port-end", "80"], "a whole number from 90 to 65535"),
+        (["--key", "k", "--threads", "-1"], "a whole number from 1 to 1024"),
+        (["--key", "k", "--threads", "1000000"], "a whole number from 1 to 1024"),
+        (["--key", "k", "--max-session", "1e9"], "a whole number from 1 to 86400"),
+        (["--key", "k" * 2000], "at most 128 letters"),
+        (["--key", "k\x1b"], "at most 128 letters"),
         (["--key", "k", "--cores", "0-"], "a core is ''"),
-        (["--key", "k", "--cores", "900"], "cannot run on cores 900|not all of the cores"),
+        (["--key", "k", "--cores", "7-4"], "cores '7-4' run backwards: write 4-7"),
+        (["--key", "k", "--cores", "900"], "not all of the cores 900 can be used here; this process may use"),
         (["--key", "k", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
     ],
 )
@@ -231,14 +245,31 @@ def test_the_runner_equals_pytorch_and_times_the_net(programs, compiled, tmp_pat
 
 def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_path):
     _, package = compiled
+    described = json.loads((package.folder / "package.json").read_text())
     (tmp_path / "short.bin").write_bytes(b"\0" * 12)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "package.json").write_text('{"arch": 3, "library": "net.so"}')
+    for name, text in {
+        "deep": "[" * 100_000,
+        "outside": json.dumps({"library": "../net.so", "arch": "a"}),
+        "large": json.dumps({**described, "input_shape": [2**40, 2**40]}),
+        "foreign": json.dumps(described),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "package.json").write_text(text)
+    source = tmp_path / "foreign.c"
+    source.write_text("int nothing_here;\n")
+    foreign = tmp_path / "foreign" / described["library"]
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", foreign, source], check=True)
     for arguments, message in (
         ([], "--package is needed"),
         (["--package", tmp_path], "cannot read"),
         (["--package", broken], "'arch' is of the wrong kind"),
+        (["--package", tmp_path / "deep"], "too large or too deep"),
+        (["--package", tmp_path / "outside"], "'library' is not a file's name"),
+        (["--package", tmp_path / "large"], "not a list of sizes, or too large"),
+        (["--package", tmp_path / "foreign"], "is no compiled net: it has no function"),
         (["--package", package.folder, "--input", tmp_path / "short.bin"], "holds 12 bytes, but the net's input takes"),
         (["--package", package.folder, "--output", "/nowhere/x", "--repeats", "0"], "cannot write /nowhere/x"),
     ):

@@ -17,6 +17,9 @@ def tracker_command(
 
     Example: tvmfbnet tracker --port 9190
     """
+    import os
+    import sys
+
     from tvmfbnet.devices.addresses import join_address
     from tvmfbnet.devices.local import require_free_port
     from tvmfbnet.progress import say
@@ -32,3 +35,5 @@ def tracker_command(
 
     serve_tracker(host, port, lambda: say(f"tracker at {join_address(host, port)}; Ctrl-C ends it"))
     say("tracker stopped")
+    sys.stderr.flush()
+    os._exit(0)  # taking TVM down in order takes seconds

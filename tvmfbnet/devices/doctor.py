@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvmfbnet.devices.android import find_ndk
-from tvmfbnet.devices.cores import format_cores, parse_cores
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.runtime import installed_versions
@@ -27,6 +26,7 @@ from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, r
 from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.errors import DeviceError, UserError
+from tvmfbnet.machine import format_cores, parse_cores
 
 _NOISE_RUNS = Repeats(repeats=50, min_repeat_ms=2, warmup=1)
 _CANARY_ERROR = 1e-4
@@ -193,9 +193,9 @@ def _machine(target: Target, facts: dict[str, str]) -> Check:
 
 def _cores(target: Target, facts: dict[str, str]) -> Check:
     """Whether the server runs on the cores that the target names; it may have been started for other ones."""
-    wanted, allowed = parse_cores(target.cores), parse_cores(facts["allowed_cores"])
+    wanted, allowed = sorted(parse_cores(target.cores)), sorted(parse_cores(facts["allowed_cores"]))
     there = int(facts["cores"]) if facts.get("cores", "").isdigit() else 0
-    found = f"on {format_cores(allowed)} (target {target.cores})"
+    found = f"on {format_cores(tuple(allowed))} (target {target.cores})"
     if there and max(wanted) >= there:
         return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
     advice = "" if wanted == allowed else "end the server and start it for this target: tvmfbnet device stop, start"

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.devices.cores import format_cores
+from tvmfbnet.machine import core_numbers, format_cores
 
 
 def host_fingerprint() -> dict[str, Any]:
@@ -18,7 +18,7 @@ def host_fingerprint() -> dict[str, Any]:
     found["page_size"] = os.sysconf("SC_PAGESIZE")
     found["cores"] = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):
-        found["allowed_cores"] = format_cores(os.sched_getaffinity(0))
+        found["allowed_cores"] = format_cores(core_numbers())
     model = _read("/proc/device-tree/model").strip("\0 ") or _cpu_model()
     if model:
         found["model"] = model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from tvmfbnet.devices.cores import parse_cores
 from tvmfbnet.devices.shells import LocalShell, Shell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.machine import parse_cores
 
 # The program that starts programs there; without it the system says "not found" about a program that is there.
 _LOADERS = {
@@ -113,6 +113,6 @@ def _problem(shell: Shell, target: Target, found: DeviceSystem) -> str:
 
 
 def _core_problem(target: Target, found: DeviceSystem) -> str:
-    if not (target.cores and found.cores) or parse_cores(target.cores) <= parse_cores(found.cores):
+    if not (target.cores and found.cores) or set(parse_cores(target.cores)) <= set(parse_cores(found.cores)):
         return ""
     return f"target {target.name} asks for cores {target.cores}, and there are {found.cores}: correct its `cores`"
