@@ -6,7 +6,8 @@ import platform
 from dataclasses import dataclass
 
 from tvmfbnet.devices.cores import parse_cores
-from tvmfbnet.devices.shells import LocalShell, Shell
+from tvmfbnet.devices.shell_base import Shell
+from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
 
