@@ -69,22 +69,23 @@ def test_push_start_check_logs_and_stop_over_adb(connect, tmp_path):
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_start_registers_with_the_tracker_that_the_target_names(tmp_path):
-    host = "127.0.0.2"  # as far from 127.0.0.1 as another machine, for whoever asks the wrong one
+    # As far from 127.0.0.1 as another machine, for whoever asks the wrong one.
+    host, shown = ("::1", "[::1]") if socket.has_ipv6 else ("127.0.0.2", "127.0.0.2")
     port, server_port = free_port(), free_port()
     target = tmp_path / "board.yaml"
     target.write_text(
         "name: board\ndescription: this machine\nexercised: false\ntvm: {kind: llvm}\n"
-        f"transport: {{kind: tracker, host: {host}, port: {port}, key: board}}\n"
+        f"transport: {{kind: tracker, host: '{host}', port: {port}, key: board}}\n"
     )
     way = ["--target", target, "--folder", tmp_path / "board"]
     assert tvmfbnet("device", "push", *way)[0] == 0
     code, _, error = tvmfbnet("device", "start", *way, "--port", server_port)
-    assert code == 2 and f"no tracker at {host}:{port}" in error and f"--host {host}" in error
+    assert code == 2 and f"no tracker at {shown}:{port}" in error and f"--host {host}" in error
     tracker = Service(["tracker", "--host", host, "--port", str(port)])
     try:
         tracker.wait_until_ready()
         code, out, error = tvmfbnet("device", "start", *way, "--port", server_port)
-        assert code == 0 and f"at tracker {host}:{port}" in out, error
+        assert code == 0 and f"at tracker {shown}:{port}" in out, error
         assert [server["key"] for server in query_tracker(host, port).servers] == ["board"]
     finally:
         code, out, _ = tvmfbnet("device", "stop", *way)
