@@ -22,7 +22,7 @@ from tvmfbnet.devices.remote_server import Started, stop
 from tvmfbnet.devices.shell_base import Tunnel
 from tvmfbnet.devices.shells import AdbShell, SshShell
 from tvmfbnet.devices.toolchain import cache_folder
-from tvmfbnet.devices.tracker import query_tracker
+from tvmfbnet.devices.tracker import address_text, query_tracker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import make_folder, write_json
 
@@ -117,7 +117,7 @@ def walk_the_way(way, tmp_path):
         assert code == 0, error
         started = json.loads(out)
         assert started["local_port"] != started["server_port"]
-        assert query_tracker("127.0.0.1", port).servers[0]["address"] == ["127.0.0.1", started["local_port"]]
+        assert address_text(query_tracker("127.0.0.1", port).servers[0]) == f"127.0.0.1:{started['local_port']}"
         code, _, error = tvmfbnet(*start)
         assert code == 2 and "a server runs already" in error
         code, out, error = tvmfbnet("targets", "check", target, "--json")
