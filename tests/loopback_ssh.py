@@ -18,15 +18,19 @@ def has_sshd():
 
 
 @contextmanager
-def loopback_sshd(folder):
-    """Starts an sshd whose files are in ``folder``; the options of ``ssh -o`` that reach it."""
+def loopback_sshd(folder, login=""):
+    """Starts an sshd whose files are in ``folder``, on both IP versions; the options of ``ssh -o`` that reach it.
+
+    ``login`` is run in place of a command that is asked for, which it finds in $SSH_ORIGINAL_COMMAND.
+    """
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     port = free_port()
     (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nListenAddress [::1]\nHostKey {folder}/host\n"
+        f"AuthorizedKeysFile {folder}/user.pub\n{f'ForceCommand {login}' if login else ''}\n"
         f"PidFile {folder}/pid\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
     )
     daemon = subprocess.Popen([SSHD, "-D", "-f", folder / "config", "-E", folder / "log"])

@@ -142,6 +142,7 @@ def test_a_build_that_was_cut_off_while_it_replaced_files_is_finished_by_the_nex
     }
     (out / "programs.json").write_text(json.dumps(manifest))
     (out / ".libnext.so.part").write_text("half")
+    (out / ".programs.json.0a1b2c3d.tmp").write_text("{")
     assert not is_complete(out, IDENTITY)
     with pytest.raises(StorageError, match="no finished build"):
         _ = Programs(out).files  # half of it is never pushed

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -15,63 +14,35 @@ from pathlib import Path
 import psutil
 import pytest
 from fake_phone import FakePhone
+from loopback_ssh import has_sshd, loopback_sshd
 
 from tvmfbnet.devices.local import Service, free_port
 from tvmfbnet.devices.phones import choose_phone, listed_phones
 from tvmfbnet.devices.remote_server import Started, stop
-from tvmfbnet.devices.shells import AdbShell, SshShell, Tunnel
+from tvmfbnet.devices.shell_base import Tunnel
+from tvmfbnet.devices.shells import AdbShell, SshShell
 from tvmfbnet.devices.toolchain import cache_folder
-from tvmfbnet.devices.tracker import query_tracker
+from tvmfbnet.devices.tracker import address_text, query_tracker
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.files import write_json
-
-SSHD = "/usr/sbin/sshd"
+from tvmfbnet.files import make_folder, write_json
 
 
 @pytest.fixture
 def ssh_options(tmp_path, request):
-    """A real sshd on loopback, of both IP versions, that knows one key: the options that reach it.
+    """The options that reach a real sshd on loopback.
 
     A parameter names the login shell that it shall have; ``noisy`` is sh after a greeting on both streams.
     """
     login_shell = getattr(request, "param", "")
+    if not has_sshd():
+        pytest.skip("sshd or ssh is missing; scripts/setup --emulation installs them")
     if login_shell not in ("", "noisy") and shutil.which(login_shell) is None:
         pytest.skip(f"{login_shell} is not installed")
-    greeting = 'echo "Welcome to board"; printf "3 \\\\344 updates\\\\n" >&2; ' if login_shell == "noisy" else ""
-    shell = "sh" if login_shell in ("", "noisy") else login_shell
-    forced = f'ForceCommand {greeting}exec {shell} -c "$SSH_ORIGINAL_COMMAND"\n' if login_shell else ""
-    if not Path(SSHD).exists() or shutil.which("ssh") is None:
-        pytest.skip("sshd or ssh is missing; scripts/setup --emulation installs them")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    port = free_port()
-    (tmp_path / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nListenAddress [::1]\n{forced}HostKey {tmp_path}/host\n"
-        f"AuthorizedKeysFile {tmp_path}/user.pub\nPidFile {tmp_path}/pid\nUsePAM no\nStrictModes no\n"
-        "PasswordAuthentication no\nSubsystem sftp internal-sftp\n"
-    )
-    daemon = subprocess.Popen([SSHD, "-D", "-f", tmp_path / "config", "-E", tmp_path / "log"])
-    try:
-        wait_until_open(port)
-        known = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-        yield [f"Port={port}", f"IdentityFile={tmp_path}/user", "IdentitiesOnly=yes", *known]
-    finally:
-        daemon.terminate()
-        daemon.wait()
-
-
-def wait_until_open(port):
-    """Returns when something listens on a port of loopback; on a busy machine that takes a program a while."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"nothing listens on port {port}"
-            time.sleep(0.05)
+    login = f'exec {login_shell} -c "$SSH_ORIGINAL_COMMAND"' if login_shell else ""
+    if login_shell == "noisy":
+        login = """echo "Welcome to board"; printf '3 \\344 updates\\n' >&2; exec sh -c "$SSH_ORIGINAL_COMMAND" """
+    with loopback_sshd(tmp_path, login) as options:
+        yield options
 
 
 def tvmfbnet(*words):
@@ -98,22 +69,23 @@ def test_push_start_check_logs_and_stop_over_adb(connect, tmp_path):
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_start_registers_with_the_tracker_that_the_target_names(tmp_path):
-    host = "127.0.0.2"  # as far from 127.0.0.1 as another machine, for whoever asks the wrong one
+    # As far from 127.0.0.1 as another machine, for whoever asks the wrong one.
+    host, shown = ("::1", "[::1]") if socket.has_ipv6 else ("127.0.0.2", "127.0.0.2")
     port, server_port = free_port(), free_port()
     target = tmp_path / "board.yaml"
     target.write_text(
         "name: board\ndescription: this machine\nexercised: false\ntvm: {kind: llvm}\n"
-        f"transport: {{kind: tracker, host: {host}, port: {port}, key: board}}\n"
+        f"transport: {{kind: tracker, host: '{host}', port: {port}, key: board}}\n"
     )
     way = ["--target", target, "--folder", tmp_path / "board"]
     assert tvmfbnet("device", "push", *way)[0] == 0
     code, _, error = tvmfbnet("device", "start", *way, "--port", server_port)
-    assert code == 2 and f"no tracker at {host}:{port}" in error and f"--host {host}" in error
+    assert code == 2 and f"no tracker at {shown}:{port}" in error and f"--host {host}" in error
     tracker = Service(["tracker", "--host", host, "--port", str(port)])
     try:
         tracker.wait_until_ready()
         code, out, error = tvmfbnet("device", "start", *way, "--port", server_port)
-        assert code == 0 and f"at tracker {host}:{port}" in out, error
+        assert code == 0 and f"at tracker {shown}:{port}" in out, error
         assert [server["key"] for server in query_tracker(host, port).servers] == ["board"]
     finally:
         code, out, _ = tvmfbnet("device", "stop", *way)
@@ -145,7 +117,7 @@ def walk_the_way(way, tmp_path):
         assert code == 0, error
         started = json.loads(out)
         assert started["local_port"] != started["server_port"]
-        assert query_tracker("127.0.0.1", port).servers[0]["address"] == ["127.0.0.1", started["local_port"]]
+        assert address_text(query_tracker("127.0.0.1", port).servers[0]) == f"127.0.0.1:{started['local_port']}"
         code, _, error = tvmfbnet(*start)
         assert code == 2 and "a server runs already" in error
         code, out, error = tvmfbnet("targets", "check", target, "--json")
@@ -164,8 +136,13 @@ def walk_the_way(way, tmp_path):
     assert not list(Path(tmp_path / "it's a board!").glob("session-*"))
 
 
+def control(tmp_path):
+    """A folder for control sockets: their paths must be short, and a test's folder has its long name."""
+    return make_folder(tmp_path.parent / str(tmp_path.stat().st_ino))
+
+
 def me(ssh_options, tmp_path, host="127.0.0.1"):
-    return SshShell(f"{getpass.getuser()}@{host}", ssh_options, tmp_path / "control")
+    return SshShell(f"{getpass.getuser()}@{host}", ssh_options, control(tmp_path))
 
 
 @pytest.mark.parametrize("ssh_options", ["noisy", "bash", "fish", "csh", "tcsh"], indirect=True)
@@ -191,7 +168,7 @@ def ssh_masters(tmp_path):
     return [
         each
         for each in psutil.process_iter(["cmdline"])
-        if each.info["cmdline"] and f"{tmp_path}/control" in " ".join(each.info["cmdline"])
+        if each.info["cmdline"] and str(control(tmp_path)) in " ".join(each.info["cmdline"])
     ]
 
 
@@ -203,7 +180,7 @@ def test_a_dead_tunnel_is_cleared_away_and_its_port_serves_again(ssh_options, tm
         (master,) = ssh_masters(tmp_path)
         master.kill()
         psutil.wait_procs([master], timeout=10)
-        assert list((tmp_path / "control").iterdir())  # what a dead one leaves
+        assert list(control(tmp_path).iterdir())  # what a dead one leaves
         wait_until_closed(tunnel.seen_port)
         shell.open_tunnel(tunnel)
         socket.create_connection(("127.0.0.1", tunnel.seen_port), 5).close()
@@ -212,7 +189,7 @@ def test_a_dead_tunnel_is_cleared_away_and_its_port_serves_again(ssh_options, tm
         psutil.wait_procs([master], timeout=10)
         shell.close_tunnel(tunnel)
         shell.close_tunnel(tunnel)  # nothing is left to end
-    assert not list((tmp_path / "control").iterdir()) and not ssh_masters(tmp_path)
+    assert not list(control(tmp_path).iterdir()) and not ssh_masters(tmp_path)
 
 
 def wait_until_closed(port):
@@ -224,6 +201,19 @@ def wait_until_closed(port):
             return
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_tunnel_opens_from_a_cache_with_a_long_path(ssh_options, tmp_path):
+    shell = SshShell(f"{getpass.getuser()}@127.0.0.1", ssh_options, tmp_path / ("a long name " * 12) / "control")
+    tunnel = Tunnel(free_port(), f"127.0.0.1:{free_port()}", free_port(), free_port())
+    shell.open_tunnel(tunnel)
+    try:
+        socket.create_connection(("127.0.0.1", tunnel.seen_port), 5).close()
+        assert shell._socket(tunnel).exists() and shell._socket(tunnel).parent.stat().st_mode & 0o077 == 0
+    finally:
+        shell.close_tunnel(tunnel)
+    assert not shell._socket(tunnel).exists()
+    shell._socket(tunnel).parent.rmdir()
 
 
 def test_ipv6_reaches_a_board_and_a_tracker(ssh_options, tmp_path):
@@ -248,10 +238,10 @@ def test_stop_ends_the_tunnel_here_though_the_board_is_gone(ssh_options, tmp_pat
     started = Started(str(tmp_path), 9090, free_port(), free_port(), "127.0.0.1:9", shell.where)
     shell.open_tunnel(started.tunnel)
     write_json(state / "state.json", asdict(started))
-    gone = SshShell(shell.destination, [f"Port={free_port()}"], tmp_path / "control")
+    gone = SshShell(shell.destination, [f"Port={free_port()}"], control(tmp_path))
     with pytest.raises(DeviceError, match="Connection refused"):
         stop(gone, state)
-    assert not (state / "state.json").exists() and not list((tmp_path / "control").iterdir())
+    assert not (state / "state.json").exists() and not list(control(tmp_path).iterdir())
     psutil.wait_procs(ssh_masters(tmp_path), timeout=10)
     assert not ssh_masters(tmp_path)
 
@@ -378,6 +368,17 @@ def test_the_adb_tunnel_replaces_its_own_entries_and_leaves_those_of_others(conn
     reverse, forward = adb("-s", phone.serial, "reverse", "--list"), adb("forward", "--list")
     assert [line.split()[1:] for line in reverse.splitlines() if line] == [[f"tcp:{port}" for port in others]]
     assert [line.split() for line in forward.splitlines() if line] == [[phone.serial, f"tcp:{others[1]}", "tcp:9"]]
+
+
+def test_a_phone_reaches_another_machines_tracker_by_itself(connect, adb):
+    phone = connect()
+    shell, elsewhere = AdbShell(phone.serial), Tunnel(free_port(), "192.0.2.5:9190", free_port(), free_port())
+    shell.open_tunnel(elsewhere)
+    assert shell.tracker_there(elsewhere) == "192.0.2.5:9190"
+    assert not adb("-s", phone.serial, "reverse", "--list").strip()
+    shell.close_tunnel(elsewhere)
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        assert shell.tracker_there(Tunnel(9191, f"{host}:9190", 1, 2)) == "127.0.0.1:9191"
 
 
 def test_serials_with_blanks_are_read_whole():

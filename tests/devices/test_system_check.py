@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tvmfbnet.devices.shells import LocalShell, Shell
+from tvmfbnet.devices.shell_base import Shell
+from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.system_check import check_system, read_system
 from tvmfbnet.devices.target import Target, load_target
 from tvmfbnet.errors import DeviceError

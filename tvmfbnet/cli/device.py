@@ -14,7 +14,7 @@ import typer
 from tvmfbnet.cli.output import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from tvmfbnet.devices.shells import Shell
+    from tvmfbnet.devices.shell_base import Shell
     from tvmfbnet.devices.target import Target
 
 app = typer.Typer(help="The device's side: build, push, start, stop, logs.", no_args_is_help=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from tvmfbnet.files import make_folder, storage_errors, write_json
 
 MANIFEST = "programs.json"
 _MOST_NAMED = 3
+# What writing the manifest leaves when it is killed.
+_UNFINISHED = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9a-f]+\.tmp")
 
 # What every Linux system with the GNU C library has; TVM's wheels need the C++ library of the system.
 _GNU_LIBRARIES = frozenset(
@@ -109,7 +112,7 @@ def refuse_foreign(folder: Path, ours: bool = False) -> None:
     foreign = []
     for path in entries:
         if path.is_file() and not path.is_symlink():
-            if manifest is not None and path.name in {MANIFEST, *parts}:
+            if (manifest is not None and path.name in {MANIFEST, *parts}) or _UNFINISHED.fullmatch(path.name):
                 continue
             if path.name in known and (ours or checksum(path) in known[path.name]):
                 continue
@@ -162,6 +165,9 @@ def replace(folder: Path, result: Path, identity: dict[str, Any], ours: bool = F
             (folder / _part(name)).unlink(missing_ok=True)
             if name not in manifest.files:
                 (folder / name).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink()
     write_json(folder / MANIFEST, manifest.model_copy(update={"earlier": {}, "finished": True}).model_dump())
 
 

@@ -12,7 +12,7 @@ from shlex import quote
 
 from tvmfbnet.devices.bundle import checksum
 from tvmfbnet.devices.programs import RUNNER, SERVER, Programs
-from tvmfbnet.devices.shells import Shell
+from tvmfbnet.devices.shell_base import Shell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import write_text

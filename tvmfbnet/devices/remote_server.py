@@ -18,7 +18,8 @@ from tvmfbnet.devices.addresses import join_address
 from tvmfbnet.devices.local import free_port
 from tvmfbnet.devices.programs import SERVER
 from tvmfbnet.devices.pushing import require_pushed
-from tvmfbnet.devices.shells import LocalShell, Shell, Tunnel
+from tvmfbnet.devices.shell_base import Shell, Tunnel
+from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.starting import server_command
 from tvmfbnet.devices.system_check import check_system
 from tvmfbnet.devices.target import Target

@@ -7,115 +7,30 @@ board's login shell but that it runs ``sh``.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import re
 import shutil
+import stat
 import subprocess
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from tvmfbnet.devices.addresses import join_address, split_address
 from tvmfbnet.devices.phones import choose_phone, listed_phones
 from tvmfbnet.devices.remote_script import MarkedScript, for_any_shell
+from tvmfbnet.devices.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program
 from tvmfbnet.devices.toolchain import need_program
-from tvmfbnet.errors import DeviceError
+from tvmfbnet.errors import DeviceError, StorageError
 from tvmfbnet.files import make_folder, storage_errors
 
-_RUN_SECONDS = 60.0
 _COPY_SECONDS = 600.0
 _LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of a program: exit code, output, messages; what is no UTF-8 in them is replaced."""
-
-    code: int
-    output: str
-    messages: str
-
-
-def _start(command: Sequence[str], seconds: float, where: str, data: Path | None = None) -> Done:
-    """Runs a program to its end, with a file as its input; DeviceError when it takes too long."""
-    # Text that is no UTF-8 (a greeting in Latin-1) must not end the command.
-    options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": seconds}
-    try:
-        if data is None:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-        else:
-            with storage_errors(data, "read"), data.open("rb") as stream:
-                done = subprocess.run(command, stdin=stream, **options)  # type: ignore[call-overload]
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"{where} gave no answer within {seconds:g} s ({command[0]})") from error
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def _call(command: Sequence[str], seconds: float, where: str) -> str:
-    """A program's output; DeviceError with its last message when it fails or takes too long."""
-    done = _start(command, seconds, where)
-    if done.code != 0:
-        raise _failure(where, command[0], done)
-    return done.output
-
-
-def _failure(where: str, program: str, done: Done) -> DeviceError:
-    said = [line.strip() for line in (done.output + "\n" + done.messages).splitlines() if line.strip()]
-    return DeviceError(f"{where}: {said[-1] if said else f'{program} failed with exit code {done.code}'}")
-
-
-@dataclass(frozen=True)
-class Tunnel:
-    """The two ways between a device's loopback and ours.
-
-    Args:
-        seen_port: where the device sees the tracker, on its loopback.
-        tracker: the tracker's ``host:port``, as this machine reaches it.
-        server_port: the server's, on the device's loopback.
-        local_port: where this machine sees the server, on its loopback.
-    """
-
-    seen_port: int
-    tracker: str
-    server_port: int
-    local_port: int
-
-
-class Shell(ABC):
-    """A POSIX shell on a device, its files, and a tunnel between its loopback and ours."""
-
-    where: str
-    # Where the programs go when the user names no folder.
-    default_folder: str
-
-    def folder(self, name: str) -> str:
-        """A folder there as scripts are to name it: the default for an empty name, and never an option."""
-        name = name or self.default_folder
-        return f"./{name}" if name.startswith("-") else name
-
-    @abstractmethod
-    def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
-        """Runs a shell script there and returns its output; DeviceError when it fails."""
-
-    @abstractmethod
-    def put(self, files: Sequence[Path], folder: str) -> None:
-        """Copies files into a folder there, which is made."""
-
-    @abstractmethod
-    def tracker_there(self, tunnel: Tunnel) -> str:
-        """The tracker's ``host:port`` as the device reaches it once the tunnel is open."""
-
-    @abstractmethod
-    def open_tunnel(self, tunnel: Tunnel) -> None:
-        """Opens both ways; DeviceError when one of them is not to be had."""
-
-    @abstractmethod
-    def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Ends what :meth:`open_tunnel` began and nothing else; no error when there is nothing to end."""
+# Of 108 bytes, what ssh's own suffix leaves.
+_LONGEST_SOCKET = 90
 
 
 class LocalShell(Shell):
@@ -130,9 +45,9 @@ class LocalShell(Shell):
         """As for any shell; the same one from wherever a later command is started."""
         return str(Path(name or self.default_folder).expanduser().absolute())
 
-    def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
         """Runs a script in sh."""
-        return _call(["sh", "-c", script], seconds, self.where)
+        return call(["sh", "-c", script], seconds, self.where)
 
     def put(self, files: Sequence[Path], folder: str) -> None:
         """Copies files."""
@@ -179,14 +94,14 @@ class SshShell(Shell):
         """As for any shell; ``~/`` is where SSH begins."""
         return super().folder(name.removeprefix("~/"))
 
-    def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
         """Runs a script over SSH, in sh, whatever the login shell is and says."""
         return self._run(script, seconds)
 
     def _run(self, script: str, seconds: float, data: Path | None = None) -> str:
         marked = MarkedScript.of(script)
         command = ["ssh", *self._options, self.destination, for_any_shell(marked.text)]
-        done = _start(command, seconds, self.where, data)
+        done = run_program(command, seconds, self.where, data)
         output, messages = marked.inside(done.output), marked.inside(done.messages)
         if output is None and done.code == 0:
             said = (done.output + done.messages).strip()[:80]
@@ -194,7 +109,7 @@ class SshShell(Shell):
         if done.code != 0:
             # What a profile said is not why the script failed; where none began, it is all that there is.
             answer = done if output is None else Done(done.code, output, messages or "")
-            raise _failure(self.where, "ssh", answer)
+            raise failure(self.where, "ssh", answer)
         return output or ""
 
     def put(self, files: Sequence[Path], folder: str) -> None:
@@ -208,7 +123,20 @@ class SshShell(Shell):
         return join_address(_LOOPBACK, tunnel.seen_port)
 
     def _socket(self, tunnel: Tunnel) -> Path:
-        return make_folder(self._control) / f"tunnel-{tunnel.local_port}"
+        socket = make_folder(self._control) / f"tunnel-{tunnel.local_port}"
+        if len(os.fsencode(socket)) <= _LONGEST_SOCKET:
+            return socket
+        # Sockets have short names only. A folder that is ours alone: whoever may write there could stand in for ssh.
+        name = hashlib.sha256(os.fsencode(self._control.absolute())).hexdigest()[:8]
+        folder = Path("/tmp") / f"tvmfbnet-{os.getuid()}-{name}"
+        with storage_errors(folder, "create folder"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise StorageError(
+                f"{folder} is not a folder of yours alone; remove it, or set XDG_CACHE_HOME to a short path"
+            )
+        return folder / socket.name
 
     def open_tunnel(self, tunnel: Tunnel) -> None:
         """One SSH connection in the background that carries both ways."""
@@ -223,10 +151,10 @@ class SshShell(Shell):
             command = ["ssh", *master, *self._options, *forwards, self.destination]
             try:
                 code = subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, timeout=_RUN_SECONDS
+                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, timeout=RUN_SECONDS
                 ).returncode
             except subprocess.TimeoutExpired as error:
-                raise DeviceError(f"{self.where}: the tunnel did not open within {_RUN_SECONDS:g} s") from error
+                raise DeviceError(f"{self.where}: the tunnel did not open within {RUN_SECONDS:g} s") from error
         if code != 0:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise DeviceError(f"{self.where}: the tunnel did not open: {said[-1] if said else f'exit code {code}'}")
@@ -237,7 +165,7 @@ class SshShell(Shell):
         if socket.exists():
             command = ["ssh", "-S", str(socket), "-O", "exit", *self._options, self.destination]
             with suppress(DeviceError):  # it is dead, so there is nothing to end
-                _call(command, _RUN_SECONDS, self.where)
+                call(command, RUN_SECONDS, self.where)
         with storage_errors(socket, "remove"):
             socket.unlink(missing_ok=True)
             Path(f"{socket}.log").unlink(missing_ok=True)
@@ -251,23 +179,23 @@ class AdbShell(Shell):
     def __init__(self, serial: str = "") -> None:
         adb = need_program("adb", "reaches the phone")
         named_by = "--serial" if serial else "ANDROID_SERIAL"
-        phones = listed_phones(_call([adb, "devices"], _RUN_SECONDS, "adb"))
+        phones = listed_phones(call([adb, "devices"], RUN_SECONDS, "adb"))
 
         def hardware_serial(name: str) -> str:
-            return _call([adb, "-s", name, "shell", "getprop ro.serialno"], _RUN_SECONDS, f"phone {name}").strip()
+            return call([adb, "-s", name, "shell", "getprop ro.serialno"], RUN_SECONDS, f"phone {name}").strip()
 
         self._serial = choose_phone(phones, serial or os.environ.get("ANDROID_SERIAL", ""), named_by, hardware_serial)
         self._adb = [adb, "-s", self._serial]
         self.where = f"phone {self._serial}"
 
-    def run(self, script: str, seconds: float = _RUN_SECONDS) -> str:
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
         """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
-        return _call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
+        return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
 
     def put(self, files: Sequence[Path], folder: str) -> None:
         """Copies files with adb push."""
         self.run(f"mkdir -p {quote(folder)}")
-        _call([*self._adb, "push", *map(str, files), f"{folder}/"], _COPY_SECONDS, self.where)
+        call([*self._adb, "push", *map(str, files), f"{folder}/"], _COPY_SECONDS, self.where)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
         """The tunnel's end on the phone; adb leads to this machine only, so another's tracker is reached as it is."""
@@ -282,12 +210,12 @@ class AdbShell(Shell):
 
     def _reversed(self) -> dict[str, str]:
         """Which ports of the phone lead to which of this machine."""
-        lines = _call([*self._adb, "reverse", "--list"], _RUN_SECONDS, self.where).splitlines()
+        lines = call([*self._adb, "reverse", "--list"], RUN_SECONDS, self.where).splitlines()
         return {words[-2]: words[-1] for words in (line.rsplit(maxsplit=2) for line in lines) if len(words) >= 2}
 
     def _forwarded(self) -> dict[str, str]:
         """Which ports of this machine lead to which of the phone."""
-        lines = _call([*self._adb, "forward", "--list"], _RUN_SECONDS, self.where).splitlines()
+        lines = call([*self._adb, "forward", "--list"], RUN_SECONDS, self.where).splitlines()
         entries = (line.rsplit(maxsplit=2) for line in lines)
         return {words[1]: words[2] for words in entries if len(words) == 3 and words[0] == self._serial}
 
@@ -301,17 +229,15 @@ class AdbShell(Shell):
                     f"{self.where}: its port {there} leads to {taken} of this machine already; choose another with "
                     f"--device-tracker-port, or end that with: adb -s {quote(self._serial)} reverse --remove {there}"
                 )
-            _call([*self._adb, "reverse", there, here], _RUN_SECONDS, self.where)
-        _call(
-            [*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], _RUN_SECONDS, self.where
-        )
+            call([*self._adb, "reverse", there, here], RUN_SECONDS, self.where)
+        call([*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], RUN_SECONDS, self.where)
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
         """Removes both, where they still lead where they led."""
         there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
         with suppress(DeviceError):  # a phone that is gone has no entries
             if self._leads_here(tunnel) and self._reversed().get(there) == here:
-                _call([*self._adb, "reverse", "--remove", there], _RUN_SECONDS, self.where)
+                call([*self._adb, "reverse", "--remove", there], RUN_SECONDS, self.where)
         with suppress(DeviceError):
             if self._forwarded().get(f"tcp:{tunnel.local_port}") == f"tcp:{tunnel.server_port}":
-                _call([*self._adb, "forward", "--remove", f"tcp:{tunnel.local_port}"], _RUN_SECONDS, self.where)
+                call([*self._adb, "forward", "--remove", f"tcp:{tunnel.local_port}"], RUN_SECONDS, self.where)

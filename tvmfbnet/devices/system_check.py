@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from tvmfbnet.devices.shells import LocalShell, Shell
+from tvmfbnet.devices.shell_base import Shell
+from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.machine import parse_cores

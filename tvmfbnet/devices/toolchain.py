@@ -28,7 +28,6 @@ _PACKAGES = {
     "make": "make",
     "qemu-aarch64": "qemu-user",
     "ssh": "openssh-client",
-    "scp": "openssh-client",
     "adb": "adb",
 }
 
