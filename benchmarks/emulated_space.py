@@ -34,7 +34,7 @@ from tvmfbnet.devices.timing import device_facts
 from tvmfbnet.progress import progress
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import TuningDatabase, open_database
+from tvmfbnet.tuning.database import TuningDatabase, existing_database
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.run import plan_space, tune_space
 
@@ -73,7 +73,7 @@ def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[st
     started = time.monotonic()
     outcome = tune_space(space, target, root, trials, quality="quick")
     plan = plan_space(space, target)
-    database = open_database(target.name, root)
+    database = existing_database(target, root)
     errors, missing, facts = compare(plan, database)
     worst = max(errors, key=errors.__getitem__)
     report = outcome.report

@@ -29,7 +29,7 @@ from tvmfbnet.devices.target import load_target, resolve_native
 from tvmfbnet.space.arch import resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import open_database
+from tvmfbnet.tuning.database import existing_database
 
 
 def milliseconds(call, count: int) -> float:
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args()
     target = resolve_native(load_target(options.target))
-    database = open_database(target.name, options.tuning_logs)
+    database = existing_database(target, options.tuning_logs)
     peak = gemm_gflops()
     print(f"one thread of {target.tvm['mcpu']}: {peak:.0f} GFLOP/s in a matrix multiply")
     for name in options.archs:

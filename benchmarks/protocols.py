@@ -29,7 +29,7 @@ from tvmfbnet.latency.store import load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import TuningDatabase, open_database
+from tvmfbnet.tuning.database import TuningDatabase, existing_database
 from tvmfbnet.tuning.measure import context_of, weight_copies
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.run import plan_space
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     space, target = load_space(options.space), resolve_native(load_target(options.target))
     plan = plan_space(space, target)
-    database = open_database(target.name, options.tuning_logs)
+    database = existing_database(target, options.tuning_logs)
     tables = {"inside nets": load_table(target.name, options.tuning_logs, context_of(target))}
     policy = target.timing.model_copy(update={"rotate_mb": options.rotate_mb})
     tables |= time_alone(plan, target.model_copy(update={"timing": policy}), database)

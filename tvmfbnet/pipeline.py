@@ -177,7 +177,7 @@ class Run:
 
         context = context_of(resolve_native(self.target))
         table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
-        return corrected(table, self.target.name, self.space.name, self.logs_root)
+        return corrected(table, self.target.name, self.space, self.logs_root)
 
     def _table(self) -> LatencyTable:
         values = read_run_file(self.folder, "table.json")
@@ -239,11 +239,11 @@ class Run:
         from tvmfbnet.deploy.package import check_parity, compile_net
         from tvmfbnet.devices.local import reach
         from tvmfbnet.training.run import load_net
-        from tvmfbnet.tuning.database import open_database
+        from tvmfbnet.tuning.database import existing_database
 
         target = resolve_native(self.target)
         net, _ = load_net(self.folder / "train" / "net.pt")
-        database = open_database(target.name, self.logs_root)
+        database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
         with reach(target) as endpoint:
             error = check_parity(package, net, target, endpoint)

@@ -2,10 +2,26 @@
 
 from pathlib import Path
 
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import OVERHEAD_PART, Measurement, summarise
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
+
+CONTEXT = Context(
+    target="host",
+    target_key="0123456789abcdef",
+    tvm_version="0.27.0",
+    ffi_version="0.1.14",
+    tvm_target='{"kind": "llvm"}',
+    threads=2,
+    dtype="float32",
+    layout="NHWC",
+    protocol="isolated",
+    device_model="Some CPU",
+    device_threads=2,
+    device_cores="0-1",
+)
 
 PART = NetPart("block", "k3_e6", 64, 64, 14, 14, 1)
 
@@ -15,14 +31,10 @@ DEVICE_TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 def measurement(part: NetPart = PART, latency_ms: float = 1.5, **changes: object) -> Measurement:
     fields: dict[str, object] = {
-        "target": "host",
+        **CONTEXT.to_dict(),
         "part": part,
         "trials": 64,
-        "tvm_version": "0.27.0",
-        "tvm_target": '{"kind": "llvm"}',
-        "threads": 2,
-        "dtype": "float32",
-        "layout": "NHWC",
+        "protocol": "isolated",
         "overhead_ms": 0.25,
         "fingerprint": {"model": "Some CPU", "cores": 2, "temperature": None},
         **summarise([latency_ms * factor for factor in (0.98, 1.0, 1.05)]),

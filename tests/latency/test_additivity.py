@@ -1,11 +1,12 @@
 """What comparing sums with whole nets promises: the gap is found, and corrected no further than the data supports."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from latency_samples import measured_space, measurement
+from latency_samples import CONTEXT, measured_space, measurement
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.additivity import (
@@ -24,7 +25,7 @@ from tvmfbnet.latency.store import corrected, correction_path, journal_path, loa
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.space.space import NetPart
+from tvmfbnet.space.space import NetPart, content_key
 
 SPACE = load_space("fbnet_mini")
 TABLE = LatencyTable.from_measurements(measured_space())
@@ -109,18 +110,22 @@ def test_a_stored_correction_is_used_until_something_is_measured_again(
     journal = Journal(journal_path("host", tmp_path))
     for item in measured_space():
         journal.append(item)
-    table, path = load_table("host", tmp_path), correction_path("host", SPACE.name, tmp_path)
-    assert corrected(table, "host", SPACE.name, tmp_path) is table
+    table, path = load_table("host", tmp_path), correction_path("host", SPACE, CONTEXT, tmp_path)
+    assert corrected(table, "host", SPACE, tmp_path) is table
     save_study(study(table, SPACE, nets(lambda part: 1.2)), table, path)
-    used = corrected(load_table("host", tmp_path), "host", SPACE.name, tmp_path)
+    used = corrected(load_table("host", tmp_path), "host", SPACE, tmp_path)
     assert used.correction.startswith("x1.") and capsys.readouterr().err == ""
     part = SPACE.layers[0].cell("k3_e1")
     assert used.lookup(part).latency_ms > 1.1 * table.lookup(part).latency_ms
     journal.append(measurement(part, 9.0, overhead_ms=0.2, time="2099-01-01T00:00:00.000+00:00"))
     changed = load_table("host", tmp_path)
-    assert corrected(changed, "host", SPACE.name, tmp_path) is changed
+    assert corrected(changed, "host", SPACE, tmp_path) is changed
     assert "is not used" in capsys.readouterr().err
-    assert corrected(table, "host", "fbnet", tmp_path) is table
+    assert corrected(table, "host", load_space("fbnet"), tmp_path) is table
+    namesake = replace(SPACE, classes=SPACE.classes + 1)
+    assert corrected(table, "host", namesake, tmp_path) is table, "a space of this name, but of other content"
+    other = replace(table, context=replace(CONTEXT, device_model="Another CPU"))
+    assert corrected(other, "host", SPACE, tmp_path) is other, "another device"
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"schema_version": 9}', '{"schema_version": 1, "correction": 3}'])
@@ -132,14 +137,17 @@ def test_an_unreadable_correction_is_one_clear_line(tmp_path: Path, text: str) -
 
 def test_only_nets_of_the_space_with_the_newest_kernels_count() -> None:
     def net(arch: str, ms: float, **changes: object):  # type: ignore[no-untyped-def]
-        return measurement(net_part(SPACE), ms, arch=arch, **{"space": SPACE.name, **changes})
+        return measurement(
+            net_part(SPACE), ms, arch=arch, **{"space": SPACE.name, "space_key": content_key(SPACE), **changes}
+        )
 
     old, new = "2024-01-01T00:00:00.000+00:00", "2024-06-01T00:00:00.000+00:00"
     records = [
         net("a", 1.0, trials=64, time=old),
-        net("a", 2.0, trials=128, time=new),
         net("b", 3.0, trials=64, time=old),
-        net("c", 4.0, trials=128, time=new, space="fbnet"),
+        net("a", 2.0, trials=128, time=new),
+        net("c", 4.0, trials=128, time=new, space_key=content_key(load_space("fbnet"))),
+        net("e", 4.0, trials=128, time=new, space_key=None),
         net("d", 5.0, trials=128, time=new, threads=1),
         measurement(),
     ]

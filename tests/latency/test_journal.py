@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from latency_samples import measurement
 from pydantic import ValidationError
 
+from tvmfbnet.devices.target import load_target, target_key
 from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import Measurement
@@ -48,7 +50,7 @@ def test_what_was_appended_is_read_back_equal_and_in_order(journal: Journal) -> 
     assert journal.read() == written
     lines = journal.path.read_text().splitlines()
     assert [json.loads(line)["latency_ms"] for line in lines] == [3.0, 1.0, 2.0]
-    assert json.loads(lines[0])["schema_version"] == 3
+    assert json.loads(lines[0])["schema_version"] == 4
 
 
 def test_several_writer_processes_lose_and_mix_nothing(journal: Journal) -> None:
@@ -77,13 +79,21 @@ def test_a_killed_writer_loses_nothing_it_had_reported(journal: Journal) -> None
     assert len(journal.read()) == len(found) + 1
 
 
-def test_a_torn_last_line_is_repaired_with_a_warning(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
-    journal.append(measurement())
+def test_a_torn_last_line_is_passed_over_by_readers_and_cut_off_by_the_next_writer(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.append(measurement(latency_ms=1))
     whole = journal.path.read_bytes()
-    journal.path.write_bytes(whole + whole[: len(whole) // 2])
-    assert journal.read() == Journal(journal.path).read()
+    torn = whole + whole[: len(whole) // 2]
+    journal.path.write_bytes(torn)
+    assert [item.latency_ms for item in journal.read()] == [1.0]
+    assert "line 2" in capsys.readouterr().err
+    assert journal.path.read_bytes() == torn, "a reader repairs nothing"
+    journal.append(measurement(latency_ms=2))
     assert "torn line" in capsys.readouterr().err
-    assert journal.path.read_bytes() == whole
+    assert journal.path.read_bytes().startswith(whole)
+    assert [item.latency_ms for item in journal.read()] == [1.0, 2.0]
+    assert capsys.readouterr().err == ""
 
 
 def test_appending_after_a_torn_line_does_not_merge_with_it(journal: Journal) -> None:
@@ -102,7 +112,37 @@ def test_a_last_line_that_lacks_only_its_newline_is_kept(journal: Journal, capsy
     assert "warning" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", [b'{"half": ', b"[1]", b"null", b"\xff\xfe", b'{"schema_version": 1, "target": "x"}'])
+WHOLE = measurement().model_dump_json().encode()
+
+
+def with_field(field: bytes, value: bytes) -> bytes:
+    """A line that is whole but for one figure."""
+    changed = re.sub(rb'"%s":[^,}]+' % field, b'"%s":%s' % (field, value), WHOLE, count=1)
+    assert changed != WHOLE
+    return changed
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"half": ',
+        b"[1]",
+        b"null",
+        b"\xff\xfe",
+        b'{"schema_version": 1, "target": "x"}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        with_field(b"schema_version", b"1" + b"0" * 30),
+        with_field(b"std_ms", b"1e200"),
+        with_field(b"latency_ms", b"1e999"),
+        with_field(b"latency_ms", b"NaN"),
+        with_field(b"overhead_ms", b"-Infinity"),
+        with_field(b"n", b"9" * 400),
+        with_field(b"cin", b"9" * 400),
+        with_field(b"height", b"0"),
+        with_field(b"n", b"9" * 5000),
+    ],
+)
 def test_a_corrupt_line_in_the_middle_is_skipped_and_named(
     journal: Journal, capsys: pytest.CaptureFixture[str], bad: bytes
 ) -> None:
@@ -118,7 +158,7 @@ def test_a_corrupt_line_in_the_middle_is_skipped_and_named(
 
 def test_a_line_of_a_newer_version_is_refused_not_misread(journal: Journal) -> None:
     journal.append(measurement())
-    newer = {**json.loads(journal.path.read_text()), "schema_version": 4}
+    newer = {**json.loads(journal.path.read_text()), "schema_version": 5}
     with journal.path.open("a") as stream:
         stream.write(json.dumps(newer) + "\n")
     with pytest.raises(StorageError, match="line 2 was written by a newer tvmfbnet"):
@@ -134,10 +174,48 @@ def test_lines_of_the_first_version_are_read_beside_todays_and_stay_as_they_are(
     journal.path.write_text(old)
     journal.append(measurement(latency_ms=2, protocol="rotating"))
     assert [(item.latency_ms, item.protocol, item.schema_version) for item in journal.read()] == [
-        (1.0, "isolated", 3),
-        (2.0, "rotating", 3),
+        (1.0, "isolated", 4),
+        (2.0, "rotating", 4),
     ]
     assert journal.path.read_text().startswith(old)
+
+
+def version_3(**changes: object) -> str:
+    """A line as version 3 wrote it, of a device that reported all about itself."""
+    fields = json.loads(measurement(tvm_target='{"kind":"llvm","mcpu":"z"}').model_dump_json())
+    for later in ("target_key", "ffi_version", "device_model", "device_threads", "device_cores", "space_key"):
+        del fields[later]
+    facts = {"model": "Some CPU", "threads": "2", "allowed_cores": "0,1", "ffi_version": "0.1.14"}
+    return json.dumps({**fields, "schema_version": 3, "fingerprint": facts, **changes}) + "\n"
+
+
+def test_a_line_of_the_third_version_counts_as_todays_context_only_where_its_device_proves_it(journal: Journal) -> None:
+    target = load_target("host").model_copy(update={"tvm": {"kind": "llvm", "mcpu": "z"}, "threads": 2, "cores": ""})
+    today = measurement(tvm_target=target.tvm_json(), target_key=target_key(target)).context
+    lines = [
+        version_3(),
+        version_3(fingerprint={}),
+        version_3(fingerprint={"model": "Some CPU", "ffi_version": "0.1.14"}),
+        version_3(fingerprint={"model": "Other", "threads": "2", "allowed_cores": "0-1", "ffi_version": "0.1.14"}),
+        version_3(threads=1),
+        version_3(tvm_target="[[["),
+        version_3(tvm_version="0.26.0"),
+    ]
+    journal.path.parent.mkdir(parents=True)
+    journal.path.write_text("".join(lines))
+    contexts = [item.context for item in journal.read()]
+    assert [context == today for context in contexts] == [True] + [False] * 6
+    assert [today.compile_side.admits(context) for context in contexts[:2]] == [True, False]
+
+
+def test_a_million_bad_lines_cost_a_handful_of_warnings(journal: Journal, capsys: pytest.CaptureFixture[str]) -> None:
+    journal.append(measurement())
+    journal.path.write_bytes(b"{}\n" * 100_000 + journal.path.read_bytes())
+    started = time.monotonic()
+    assert len(journal.read()) == 1
+    assert time.monotonic() - started < 30
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6 and "99995 more lines" in said[-1]
 
 
 def test_a_line_of_the_second_version_has_no_pace_and_its_latency_stays(journal: Journal) -> None:

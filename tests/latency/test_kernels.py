@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from latency_samples import measurement
+from latency_samples import CONTEXT, measurement
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernels import recall, remember
-from tvmfbnet.latency.measurement import Context
 from tvmfbnet.latency.regressor import LatencyRegressor, complete
 from tvmfbnet.latency.scoring import score
 from tvmfbnet.latency.store import journal_path, kernels_path, load_table
@@ -23,7 +22,6 @@ from tvmfbnet.space.space import NetPart
 
 FBNET = load_space("fbnet")
 PARTS = FBNET.distinct_parts()
-CONTEXT = Context("host", "0.27.0", "{}", 1, "float32", "NHWC")
 
 
 def kernels_of(part: NetPart) -> float:
@@ -98,13 +96,19 @@ def test_times_are_kept_for_one_context_and_reach_the_table(tmp_path: Path) -> N
     remember(path, record.context, first)
     remember(path, record.context, second)
     assert recall(path, record.context) == {**first, **second} == load_table("host", tmp_path).kernel_ms
-    assert recall(path, CONTEXT) == {}, "times of another context serve none but that one"
-    remember(path, CONTEXT, first)
-    assert recall(path, CONTEXT) == first
-    assert load_table("host", tmp_path).kernel_ms == {}
+    other = replace(CONTEXT, device_model="Another CPU")
+    assert recall(path, other) == {}, "times of another context serve none but that one"
+    remember(path, other, first)
+    assert recall(path, other) == first
+    assert recall(path, record.context) == {**first, **second}, "and are not thrown away for it"
 
 
-@pytest.mark.parametrize("text", ["[]", '{"schema_version": 99}', '{"schema_version": 1, "context": {}}'])
+def test_parts_of_another_space_without_times_do_not_disable_the_kernels() -> None:
+    foreign = replace(PARTS[0], cin=7, cout=7)
+    assert choose_batch(PARTS, 10, {foreign: 1.0}, kernel_ms=KERNEL_MS) == choose_batch(PARTS, 10, kernel_ms=KERNEL_MS)
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, "[]", '{"schema_version": 99}', '{"schema_version": 1, "context": {}}'])
 def test_a_file_of_another_form_is_passed_over(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernels.json"
     path.write_text(text)

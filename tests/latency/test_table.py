@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from latency_samples import DEVICE_TABLES, PART, measured_space, measurement
+from latency_samples import CONTEXT, DEVICE_TABLES, PART, measured_space, measurement
 
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.foreign import read_table, write_table
@@ -76,6 +77,42 @@ def test_the_newest_measurement_of_a_part_wins() -> None:
         assert LatencyTable.from_measurements(order).lookup(PART).latency_ms == pytest.approx(2.75)
 
 
+def test_a_clock_that_went_backwards_does_not_make_the_newest_measurement_old(tmp_path: Path) -> None:
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(measurement(PART, 5.0, time="2099-01-01T00:00:00.000+00:00"))
+    journal.append(measurement(PART, 3.0, time="2024-06-01T00:00:00.000+00:00"))
+    assert load_table("host", tmp_path).lookup(PART).latency_ms == pytest.approx(2.75)
+    journal.append(measurement(PART, 4.0, tvm_version="0.28", time="2023-06-01T00:00:00.000+00:00"))
+    assert load_table("host", tmp_path).lookup(PART).latency_ms == pytest.approx(3.75)
+
+
+def test_two_device_models_never_mix_and_a_fleet_of_equal_ones_shares_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(measurement(PART, 5.0, device_model="Pixel 3"))
+    journal.append(measurement(OTHER, 7.0, device_model="Pixel 6", fingerprint={"serial": "1"}))
+    journal.append(measurement(PART, 3.0, device_model="Pixel 6", fingerprint={"serial": "2"}))
+    wanted = CONTEXT.compile_side
+    for context in (None, wanted):
+        assert set(load_table("host", tmp_path, context).cells) == {PART, OTHER}
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "Pixel 6 was measured last" in said and "not Pixel 3" in said
+    chosen = load_table("host", tmp_path, wanted, device_model="Pixel 3")
+    assert {part: cell.latency_ms for part, cell in chosen.cells.items()} == {PART: pytest.approx(4.75)}
+    assert capsys.readouterr().err == ""
+    with pytest.raises(LatencyError, match="nothing of device model 'Pixel 9'; there are: Pixel 3, Pixel 6"):
+        load_table("host", tmp_path, device_model="Pixel 9")
+
+
+def test_times_of_another_tvm_or_target_are_not_used_and_the_reader_says_what_to_do(tmp_path: Path) -> None:
+    Journal(journal_path("host", tmp_path)).append(measurement(tvm_version="0.26", device_model="Old CPU"))
+    wanted = replace(CONTEXT, device_threads=None, device_cores=None)
+    with pytest.raises(LatencyError, match="tvmfbnet tune --target host") as caught:
+        load_table("host", tmp_path, wanted)
+    assert "TVM 0.26 instead of 0.27.0" in str(caught.value) and "Old CPU instead of Some CPU" in str(caught.value)
+
+
 def test_a_part_timed_in_several_nets_gets_their_mean_and_unsteady_ones_only_count_alone() -> None:
     times = [f"2024-0{month}-01T00:00:00.000+00:00" for month in range(1, 6)]
     old = measurement(PART, 9.0, protocol="in_net", trials=8, time=times[0])
@@ -119,10 +156,10 @@ def test_parts_that_were_timed_in_an_older_way_are_left_out_and_said_so(
     journal = Journal(journal_path("host", tmp_path))
     journal.append(measurement(OTHER, 5.0, time="2024-01-01T00:00:00.000+00:00"))
     journal.append(measurement(PART, 3.0, protocol="rotating", time="2024-06-01T00:00:00.000+00:00"))
-    for context in (None, measurement().context):
-        assert list(load_table("host", tmp_path, context).cells) == [PART]
-        said = capsys.readouterr().err
-        assert "1 of 2 measurements" in said and "rotating" in said
+    assert list(load_table("host", tmp_path).cells) == [PART]
+    said = capsys.readouterr().err
+    assert "1 of 2 measurements" in said and "rotating" in said
+    assert list(load_table("host", tmp_path, replace(CONTEXT, protocol="rotating")).cells) == [PART]
 
 
 def test_a_cell_tells_how_the_device_drifted_meanwhile() -> None:

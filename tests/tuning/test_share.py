@@ -8,8 +8,9 @@ import pytest
 import typer
 
 from tvmfbnet.cli.tune import parse_share
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import IN_NET, Context, Measurement, summarise
+from tvmfbnet.latency.measurement import IN_NET, Measurement, summarise
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
@@ -19,7 +20,7 @@ from tvmfbnet.tuning.share import blocks_to_measure, measure_share
 SPACE = load_space("fbnet_mini")
 BLOCKS = SPACE.distinct_blocks()
 FIXED = SPACE.fixed_parts()
-CONTEXT = Context("host", "0.27.0", "{}", 1, "float32", "NHWC")
+CONTEXT = Context("host", "k", "0.27.0", "0.1", "{}", 1, "float32", "NHWC", IN_NET, "Some CPU", 1, "0-3")
 
 
 class Device:
@@ -33,7 +34,7 @@ class Device:
 
     def write(self, part: NetPart, trials: int, context: Context = CONTEXT, protocol: str = IN_NET) -> None:
         samples = [0.05 + count_part(part).macs / 1e7] * 3
-        fields = {**vars(context), **summarise(samples), "part": part, "trials": trials, "protocol": protocol}
+        fields = {**context.to_dict(), **summarise(samples), "part": part, "trials": trials, "protocol": protocol}
         self.journal.append(Measurement.model_validate(fields))
 
     def measure(self, parts: Sequence[NetPart]) -> int:
@@ -48,7 +49,7 @@ class Device:
         return len(due)
 
     def go(self, share: float) -> tuple[int, int]:
-        return measure_share(SPACE, self.trials, share, self.journal, CONTEXT, IN_NET, self.measure)
+        return measure_share(SPACE, self.trials, share, self.journal, CONTEXT, self.measure)
 
     @property
     def cells(self) -> set[NetPart]:

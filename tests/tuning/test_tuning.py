@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from tvmfbnet.cli.tune import parse_duration
-from tvmfbnet.devices.session import KernelTiming
+from tvmfbnet.devices.session import KernelTiming, timing_of
 from tvmfbnet.errors import UserError
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
@@ -39,12 +39,16 @@ def test_a_glob_chooses_blocks_and_one_that_matches_nothing_is_refused(tiny_spac
         choose_parts(tiny_space, "k9_*")
 
 
-def test_torn_lines_of_the_tuning_database_are_dropped(tmp_path):
+def test_a_torn_last_line_of_the_tuning_database_is_cut_off_by_a_writer_alone(tmp_path):
     workloads, records = tmp_path / "database_workload.json", tmp_path / "database_tuning_record.json"
     workloads.write_text("")
-    records.write_text("[0, [[], [0.1]]]\n[0, [[")
+    torn = "[0, [[], [0.1]]]\n[0, [["
+    records.write_text(torn)
+    TuningDatabase(tmp_path)
+    assert (workloads.read_text(), records.read_text()) == ("", torn)
     TuningDatabase(tmp_path, repair=True)
-    assert records.read_text() == ""  # the whole line names a workload that is not there
+    assert records.read_text() == "[0, [[], [0.1]]]\n"
+    assert workloads.read_text() == "null\n", "the place of a workload that is gone is not given to another"
 
 
 class Kernel:
@@ -100,6 +104,38 @@ def test_the_rate_of_a_target_leaves_out_the_pauses_between_runs(tmp_path):
     lines = [json.dumps({"task": "a", "kind": "", "best_ms": 1.0, "time": time.isoformat()}) for time in times]
     path.write_text("".join(f"{line}\n" for line in lines))
     assert TrialLog(path).trials_per_second() == pytest.approx(99 / (98 / 4), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"task": "a"}',
+        b'{"task": "a", "kind": "", "best_ms": "x"}',
+        b'{"task": "a", "kind": "", "best_ms": 1.0, "knobs": {"rows": 1e400}, "shape": {}}',
+        b'{"task": "a", "kind": "", "best_ms": 1' + b"0" * 400 + b"}",
+        b'{"task": "a", "kind": "", "best_ms": 1.0, "time": "999999-01-01"}',
+    ],
+)
+def test_a_bad_line_of_the_trial_log_is_passed_over_and_named(tmp_path, capsys, bad):
+    path = tmp_path / "trials.jsonl"
+    good = json.dumps({"task": "a", "kind": "", "best_ms": 2.0}).encode() + b"\n"
+    path.write_bytes(good + bad + b"\n" + good)
+    log = TrialLog(path)
+    assert (log.spent["a"], log.best_ms["a"]) == (2, 2.0)
+    assert "line 2 is no valid trial" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("impossible", ["0.0", "NaN", "Infinity", "-1.0"])
+def test_a_trial_without_a_time_of_this_world_has_failed(tmp_path, impossible):
+    path, shape, knobs = tmp_path / "trials.jsonl", KernelShape("conv", 4, 4, 16, group=16), Knobs(1, 2, 16, 16)
+    TrialLog(path).append(Kernel, shape, [knobs], [KernelTiming((1.5,))])
+    path.write_text(path.read_text().replace("1.5", impossible))
+    log = TrialLog(path)
+    assert (log.spent["b"], log.failures.total(), dict(log.best_ms)) == (1, 1, {})
+    assert [trial.best_ms for trial in log.templated["b"]] == [None]
+    assert timing_of([1.0, float(impossible)]).best_ms is None and timing_of([1.0]).best_ms == 1.0
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5min", 90), ("2h", 7200)])

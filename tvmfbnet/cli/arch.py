@@ -77,7 +77,7 @@ def _load(
     if missing:
         say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")
     table = complete(table, parts)
-    return corrected(table, target, space.name, logs) if target is not None else table
+    return corrected(table, target, space, logs) if target is not None else table
 
 
 def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, space: Space) -> None:

@@ -18,6 +18,9 @@ def compile_command(
     out: Annotated[Path, typer.Option(help="Folder of the package.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights (net.pt); random ones if not given.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Do not run it on the device.")] = False,
+    device_model: Annotated[
+        str | None, typer.Option("--device-model", help="Schedules of this device model (default: the last measured).")
+    ] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -42,7 +45,7 @@ def compile_command(
     if format_arch(net.arch, net.space) != format_arch(found, found_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
     loaded = resolve_native(loaded)
-    database = existing_database(loaded.name, tuning_logs)
+    database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
     package = compile_net(net, loaded, database, out)

@@ -134,7 +134,7 @@ def validate(
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
-    save_study(found, table, correction_path(name, loaded_space.name, tuning_logs))
+    save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))
     if figure is not None:
         from tvmfbnet.files import write_atomically
         from tvmfbnet.report.figures import additivity

@@ -112,7 +112,7 @@ def _table(target: str | None, file: Path | None, predict: bool, logs: Path | No
         say(f"note: {len(missing)} of {len(space.distinct_parts())} parts were not measured; they are predicted")
     table = complete(table, space.distinct_parts())
     if target is not None:
-        table = corrected(table, target, space.name, logs)
+        table = corrected(table, target, space, logs)
     if table.correction:
         say(f"note: latencies are corrected by what whole nets took: {table.correction}")
     return table

@@ -6,8 +6,6 @@ tuning found, and then timed in turn, several times: so a device that is slower 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,18 +18,23 @@ from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.devices.timing import HonestTiming, pooled
+from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.files import make_folder
+from tvmfbnet.files import digest, make_folder
 from tvmfbnet.latency.additivity import net_measurements
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
 from tvmfbnet.latency.store import journal_path, measured_table, target_folder
 from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch, format_arch
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import NetPart, Space, content_key
 from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
-from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.measure import context_of, measurement, protocol_of
+from tvmfbnet.tuning.context import ask_context, context_of, protocol_of
+from tvmfbnet.tuning.database import TuningDatabase, database_of
+from tvmfbnet.tuning.folders import TRIALS
+from tvmfbnet.tuning.measure import measurement
 from tvmfbnet.tuning.timer import DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -54,52 +57,74 @@ def measure_nets(
 
     Raises:
         LatencyError: nothing was tuned for the target: untuned nets say nothing about tuned blocks.
+        StorageError: what was tuned was tuned in another context.
         DeviceError: the device went away and did not come back.
     """
     target = resolve_native(target)
-    database = existing_database(target.name, root)
-    if database is None:
-        raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
-    trials = sum(TrialLog(database.folder / "trials.jsonl").spent.values())
-    journal = Journal(journal_path(target.name, root))
     by_name = {format_arch(arch, space): arch for arch in archs}
-    recorded, context = journal.read(), context_of(target)
-    stored = net_measurements(recorded, space, context)
-    held = {name: item for name, item in stored.items() if item.trials == trials}
-    due = {name: arch for name, arch in by_name.items() if name not in held}
-    if due:
-        # Kept where a run that is stopped finds them again; other trials may have found other kernels.
-        folder = make_folder(target_folder(target.name, root) / f"nets-{trials}")
-        for other in folder.parent.glob("nets-*"):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        libraries = _compiled(space, target, due, database, folder)
-        with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as scratch:
-            pace_nets = None
-            if protocol_of(target) == IN_NET:
-                some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
-                pace_nets = _pace_nets(some, target, database, Path(scratch) / "pace.so")
-            overhead = timer.overhead_ms()
-            shape = (1, space.input_channels, space.height, space.width)
-            timings = _in_turn(libraries, shape, timer, pace_nets)
-            pace = None
-            if pace_nets is not None:
-                pace = pace_of(pace_nets, measured_table(recorded, context, protocol_of(target)))
-            common = {"part": net_part(space), "trials": trials, "pace": pace, "space": space.name}
-            for name, timing in timings.items():
-                held[name] = measurement(timer, timing, overhead, arch=name, **common)
-                journal.append(held[name])
-        for library in libraries.values():
-            library.unlink(missing_ok=True)
+    held = _held(space, context_of(target), root)
+    if any(name not in held for name in by_name):
+        with target_lock(make_folder(target_folder(target.name, root))), reach(target) as found:
+            context, endpoint = ask_context(target, found)
+            held = _held(space, context, root)  # what another process measured meanwhile is not measured again
+            due = {name: arch for name, arch in by_name.items() if name not in held}
+            if due:
+                held |= _measure(space, target, due, context, endpoint, root)
     return {name: held[name] for name in by_name}
+
+
+def _tuned(context: Context, root: Path | None) -> tuple[TuningDatabase, int]:
+    """The schedules of a context, and how many trials they took."""
+    database = database_of(context, root)
+    if database is None:
+        raise LatencyError(f"nothing was tuned for target {context.target} yet: run `tvmfbnet tune` first")
+    return database, sum(TrialLog(database.folder / TRIALS).spent.values())
+
+
+def _held(space: Space, context: Context, root: Path | None) -> dict[str, Measurement]:
+    """What the journal holds of whole nets with the kernels of the latest tuning."""
+    trials = _tuned(context, root)[1]
+    stored = net_measurements(Journal(journal_path(context.target, root)).read(), space, context)
+    return {name: item for name, item in stored.items() if item.trials == trials}
+
+
+def _measure(
+    space: Space, target: Target, due: Mapping[str, Arch], context: Context, endpoint: Endpoint, root: Path | None
+) -> dict[str, Measurement]:
+    """Compiles, times and records nets. The target's lock must be held."""
+    database, trials = _tuned(context, root)
+    journal = Journal(journal_path(target.name, root))
+    # Kept where a run that is stopped finds them again; other trials may have found other kernels.
+    folder = make_folder(target_folder(target.name, root) / f"nets-{digest([context.key, trials])}")
+    for other in folder.parent.glob("nets-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    libraries = _compiled(space, target, due, database, folder)
+    found: dict[str, Measurement] = {}
+    with device_timer(target, endpoint) as timer, TemporaryDirectory() as scratch:
+        pace_nets = None
+        if protocol_of(target) == IN_NET:
+            some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
+            pace_nets = _pace_nets(some, target, database, Path(scratch) / "pace.so")
+        overhead = timer.overhead_ms()
+        shape = (1, space.input_channels, space.height, space.width)
+        timings = _in_turn(libraries, shape, timer, pace_nets)
+        pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context))
+        common = {"part": net_part(space), "trials": trials, "pace": pace}
+        common |= {"space": space.name, "space_key": content_key(space)}
+        for name, timing in timings.items():
+            found[name] = measurement(timer, timing, overhead, arch=name, **common)
+            journal.append(found[name])
+    for library in libraries.values():
+        library.unlink(missing_ok=True)
+    return found
 
 
 def _compiled(
     space: Space, target: Target, archs: Mapping[str, Arch], database: TuningDatabase, folder: Path
 ) -> dict[str, Path]:
     """Libraries of nets with random weights; those that an earlier run left in ``folder`` are taken as they are."""
-    told = f"{json.dumps(space.to_dict(), sort_keys=True)} {target.tvm_json()}"
-    libraries = {name: folder / f"{hashlib.sha256(f'{told} {name}'.encode()).hexdigest()[:16]}.so" for name in archs}
+    libraries = {name: folder / f"{digest([content_key(space), name])}.so" for name in archs}
     missing = [name for name, library in libraries.items() if not library.exists()]
     with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
         for name in missing:

@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from tvmfbnet.devices.demands import Demands, UnfitDeviceError
 from tvmfbnet.devices.session import UploadError, connect, last_line
 from tvmfbnet.devices.target import Target
+from tvmfbnet.devices.timing import device_facts
 from tvmfbnet.devices.tracker import Endpoint, await_key
 from tvmfbnet.devices.worker import GoneError, LateError, Stage, Worker
 from tvmfbnet.errors import DeviceError
@@ -25,6 +27,8 @@ _START_SECONDS = 120.0
 _SESSION_SHARE = 0.9
 # How often a measurement is begun before its failing is its own fault.
 _TRIES = 3
+# How a call ends whose device is not as demanded.
+_UNFIT = "unfit"
 
 ResultT = TypeVar("ResultT")
 
@@ -58,9 +62,18 @@ class RemoteWorker:
         device: ``cpu``, ``opencl`` or ``metal``.
         session_seconds: after this the device itself ends a session; so long a call waits for a device to become free.
         connect_seconds: how long opening a session may take.
+        demands: what the device must be like; nothing in particular by default.
     """
 
-    def __init__(self, endpoint: Endpoint, device: str, session_seconds: int, connect_seconds: float = 20.0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        device: str,
+        session_seconds: int,
+        connect_seconds: float = 20.0,
+        demands: Demands | None = None,
+    ) -> None:
+        self.demands = demands
         self.endpoint, self.device = endpoint, device
         self.session_seconds, self.connect_seconds = session_seconds, connect_seconds
         self._worker: Worker | None = None
@@ -85,6 +98,7 @@ class RemoteWorker:
 
         Raises:
             RemoteError: the job failed, crashed its worker, or took longer.
+            DeviceError: the device is not as demanded.
         """
         self.start()
         connecting = min(self.connect_seconds, seconds)
@@ -98,7 +112,7 @@ class RemoteWorker:
             raise RuntimeError("the worker was closed while it was being started")
         try:
             status, value = worker.call(
-                _run_job, (self.endpoint, self.device, limit, job, arguments), stages, self._told
+                _run_job, (self.endpoint, self.device, limit, self.demands, job, arguments), stages, self._told
             )
         except LateError as error:
             self._worker = None
@@ -112,6 +126,8 @@ class RemoteWorker:
         except BaseException:
             self.close()  # what it answers now would be taken for the answer of a later call
             raise
+        if status == _UNFIT:
+            raise DeviceError(f"{value} (device {self._address}, tracker {self.endpoint.address})")
         if status != "done":
             raise self._fault(f"{self._where()}: {value}", status)
         result: ResultT = value
@@ -157,8 +173,10 @@ class RemoteWorker:
 
 
 def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
-    """A worker with a target's deadlines."""
-    return RemoteWorker(endpoint, target.device, target.timeouts.session, target.timeouts.connect)
+    """A worker with a target's deadlines, which takes only devices that are as the target asks."""
+    threads = target.threads if target.device == "cpu" else 0
+    demands = Demands(threads, target.cores, endpoint.model)
+    return RemoteWorker(endpoint, target.device, target.timeouts.session, target.timeouts.connect, demands)
 
 
 # What follows runs in the worker process.
@@ -169,11 +187,17 @@ def _run_job(
     endpoint: Endpoint,
     device: str,
     session_seconds: int,
+    demands: Demands | None,
     job: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> tuple[str, Any]:
     try:
-        return "done", job(connect(tell, endpoint, device, session_seconds), *arguments)
+        session = connect(tell, endpoint, device, session_seconds)
+        if demands is not None:
+            demands.check(device_facts(session), endpoint.key)
+        return "done", job(session, *arguments)
+    except UnfitDeviceError as error:
+        return _UNFIT, str(error)
     except UploadError as error:
         return "took no file", str(error)
     except Exception as error:

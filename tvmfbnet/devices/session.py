@@ -6,6 +6,7 @@ A job is a function whose first argument is the session. Anything that it raises
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,14 @@ class KernelTiming:
     def best_ms(self) -> float | None:
         """The fastest repeat, which other work on the device disturbed least; None where the trial failed."""
         return min(self.repeats_ms, default=None)
+
+
+def timing_of(repeats_ms: Sequence[float]) -> KernelTiming:
+    """What a device's run times (milliseconds) are worth: a trial has failed if one of them is zero or no number."""
+    wrong = [value for value in repeats_ms if not (math.isfinite(value) and value > 0)]
+    if wrong or not repeats_ms:
+        return KernelTiming(error=f"the device reported a run time of {wrong[0] if wrong else 'no'} ms", kind="time")
+    return KernelTiming(tuple(repeats_ms))
 
 
 class UploadError(Exception):
@@ -218,7 +227,7 @@ def _time_kernel(
         evaluator = module.time_evaluator(
             name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
-        return KernelTiming(tuple(1e3 * seconds / calls for seconds in evaluator(*arguments).results))
+        return timing_of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
     except UploadError:
         raise  # no kernel's fault
     except Exception as error:

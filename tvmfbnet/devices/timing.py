@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,13 @@ def watch(session: Session, canary: str, job: Callable[..., Any], *arguments: An
 
 
 def device_facts(session: Session) -> dict[str, str]:
-    """What the device tells about itself; empty when its server is TVM's own, which does not."""
-    try:
-        info = session.remote.get_function("tvmfbnet.device.info")
-    except Exception:  # TVM raises several kinds for a function that is not there
-        return {}
-    facts: dict[str, str] = json.loads(str(info()))
+    """What the device tells about itself, ``threads`` being those in force; TVM's own server tells nothing else."""
+    facts: dict[str, str] = {}
+    with suppress(Exception):  # TVM raises several kinds for a function that is not there
+        found = json.loads(str(session.remote.get_function("tvmfbnet.device.info")()))
+        facts = {str(name): str(value) for name, value in found.items()}
+    with suppress(Exception):
+        facts["threads"] = str(int(session.remote.get_function("runtime.NumThreads")()))
     return facts
 
 

@@ -27,11 +27,15 @@ _ANSWER_LIMIT = 1 << 22
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a device is asked for: a tracker's address and the key that its devices registered under."""
+    """Where a device is asked for: a tracker's address and the key that its devices registered under.
+
+    ``model`` is the only device model that is taken there; any if empty.
+    """
 
     host: str
     port: int
     key: str
+    model: str = ""
 
     @property
     def address(self) -> str:

@@ -22,11 +22,12 @@ from scipy.stats import kendalltau, spearmanr
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
-from tvmfbnet.latency.measurement import NET, Context, Measurement
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.measurement import NET, Measurement
 from tvmfbnet.latency.stored import CorrectionRecord
 from tvmfbnet.latency.table import MEASURED, LatencyTable
 from tvmfbnet.space.arch import parse_arch
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import NetPart, Space, content_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,11 +147,13 @@ class Study:
 def net_measurements(measurements: Iterable[Measurement], space: Space, context: Context) -> dict[str, Measurement]:
     """The newest measurement of each whole net of ``space`` in ``context``, by arch.
 
-    Nets that were compiled before the last tuning (with other kernels than the newest) are left out.
+    The space counts by its content, not by its name. Nets that were compiled before the last tuning (with other kernels
+    than the newest), or timed on another device model than the newest, are left out.
     """
-    nets = [m for m in measurements if m.part.part == NET and m.space == space.name and m.context == context and m.arch]
-    ordered = sorted(nets, key=lambda item: item.time)
-    return {str(item.arch): item for item in ordered if item.trials == ordered[-1].trials}
+    key = content_key(space)
+    nets = [item for item in measurements if item.part.part == NET and item.space_key == key and item.arch]
+    nets = [item for item in nets if context.admits(replace(item.context, protocol=context.protocol))]
+    return {str(item.arch): item for item in nets if (item.trials, item.context) == (nets[-1].trials, nets[-1].context)}
 
 
 def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], seed: int = 0) -> Study:

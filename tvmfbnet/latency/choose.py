@@ -51,9 +51,13 @@ def choose_batch(
     Raises:
         LatencyError: latencies in ``known`` are no latencies.
     """
+    wanted = [part for part in parts if not part.is_identity]
     measured = {part: ms for part, ms in (known or {}).items() if not part.is_identity}
-    every = list(dict.fromkeys([*(part for part in parts if not part.is_identity), *measured]))
-    log_ms, covariance, noise = _uncertainty(every, measured, seed, if_complete(kernel_ms, every))
+    times = if_complete(kernel_ms, wanted)
+    if times is not None:  # what was measured for another space may lack them; it is no reason to do without
+        measured = {part: ms for part, ms in measured.items() if part in times}
+    every = list(dict.fromkeys([*wanted, *measured]))
+    log_ms, covariance, noise = _uncertainty(every, measured, seed, times)
     covered = set(parts)
     counted = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
     importance = counted * np.exp(2.0 * log_ms)

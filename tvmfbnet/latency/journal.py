@@ -1,13 +1,13 @@
 """The append-only journal of measurements: one JSON object a line, on disk before the next trial starts.
 
 Several processes may write at once (a lock file beside the journal puts them in order). Whatever was appended stays:
-a line is written whole or not at all, so a full disk or a kill leaves the earlier lines readable, and the torn last
-line that a power cut can leave is cut off with a warning.
+a line is written whole or not at all, so a full disk or a kill leaves the earlier lines readable. The torn last line
+that a power cut can leave is cut off with a warning by the next writer; readers pass it over and write nothing. The
+order of the lines says what is newest: clocks may have gone backwards.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,11 +19,14 @@ from pydantic import ValidationError
 
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, write_whole
 from tvmfbnet.latency.measurement import SCHEMA_VERSION, Measurement, migrate
 from tvmfbnet.progress import say
 
 _LOCK_SECONDS = 60.0
 _CHUNK = 1 << 16
+# No version of this program will ever write a larger one: such a line is corrupt.
+_LAST_VERSION = 1000
 
 
 class Journal:
@@ -50,7 +53,7 @@ class Journal:
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 self._repair(descriptor)
-                _append_whole(descriptor, line)
+                write_whole(descriptor, line)
             finally:
                 os.close(descriptor)
             if is_new:
@@ -59,7 +62,8 @@ class Journal:
     def read(self) -> list[Measurement]:
         """All measurements in the order they were made; none where there is no journal yet.
 
-        A torn last line is cut off and a corrupt line elsewhere is skipped, each with a warning.
+        A line that is torn or corrupt, or whose figures are of no device of this world, is left out with a warning.
+        Nothing is written: the folder may be read-only.
 
         Raises:
             StorageError: it cannot be read, or a newer version of this program wrote it.
@@ -67,14 +71,18 @@ class Journal:
         if not self.path.exists():
             return []
         with storage_errors(self.path, "read"):
-            if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
-                with self._locked():
-                    self._repair_file()
-                    data = self.path.read_bytes()
-            else:  # a journal that is only there to be looked at
-                data = self.path.read_bytes()
-        found = (self._parse_or_skip(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line)
-        return [measurement for measurement in found if measurement is not None]
+            data = self.path.read_bytes()
+        found: list[Measurement] = []
+        bad = BadLines(self.path, "valid measurement")
+        for number, line in enumerate(data.split(b"\n"), start=1):
+            if not line:
+                continue
+            try:
+                found.append(self._parse(number, line))
+            except UNREADABLE as error:
+                bad.skip(number, _reason(error))
+        bad.conclude()
+        return found
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -91,13 +99,6 @@ class Journal:
         finally:
             lock.release()
 
-    def _repair_file(self) -> None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            self._repair(descriptor)
-        finally:
-            os.close(descriptor)
-
     def _repair(self, descriptor: int) -> None:
         """Makes the file end with a whole line: completes the last one if only its newline is missing, else cuts it."""
         size = os.fstat(descriptor).st_size
@@ -107,44 +108,23 @@ class Journal:
         torn = os.pread(descriptor, size - good, good)
         try:
             self._parse(0, torn)
-        except ValueError:
+        except UNREADABLE:
             os.ftruncate(descriptor, good)
             os.fsync(descriptor)
             say(f"warning: {self.path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
         else:
-            _append_whole(descriptor, b"\n")
-
-    def _parse_or_skip(self, number: int, line: bytes) -> Measurement | None:
-        try:
-            return self._parse(number, line)
-        except ValueError as error:
-            say(f"warning: {self.path} line {number} is no valid measurement and is skipped ({_reason(error)})")
-            return None
+            write_whole(descriptor, b"\n")
 
     def _parse(self, number: int, line: bytes) -> Measurement:
-        """Reads one line; ``ValueError`` where it is corrupt, StorageError where it comes from a newer version."""
+        """Reads one line; one of :data:`UNREADABLE` where it is corrupt, StorageError where a newer version wrote it."""
         value = json.loads(line)
         version = value.get("schema_version") if isinstance(value, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if isinstance(version, int) and SCHEMA_VERSION < version < _LAST_VERSION:
             raise StorageError(
                 f"{self.path} line {number} was written by a newer tvmfbnet (schema version {version}, this one "
                 f"reads up to {SCHEMA_VERSION}); update tvmfbnet"
             )
         return Measurement.model_validate(migrate(value) if isinstance(value, dict) else value)
-
-
-def _append_whole(descriptor: int, data: bytes) -> None:
-    """Appends and flushes ``data``; on failure takes back the part that was written, then raises ``OSError``."""
-    start = os.fstat(descriptor).st_size
-    try:
-        written = os.write(descriptor, data)
-        while written < len(data):  # a disk that fills up takes a part first and says why only on the next write
-            written += os.write(descriptor, data[written:])
-        os.fsync(descriptor)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, start)
-        raise
 
 
 def _end_of_last_line(descriptor: int, size: int) -> int:
@@ -168,8 +148,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
-    return str(error)
+    return str(error)[:200]

@@ -7,17 +7,21 @@ timed, the regressor starts from this sum instead of its physical base.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.files import read_json, write_json
+from tvmfbnet.files import write_json
 from tvmfbnet.latency.base import Base
-from tvmfbnet.latency.measurement import Context
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.lines import UNREADABLE
+from tvmfbnet.progress import say
 from tvmfbnet.space.space import NetPart
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # How far sums of kernels may be off by a common factor, as a deviation of logarithms.
 _COMMON = 0.3
 
@@ -84,19 +88,32 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> dict[NetPart, float]:
 
 
 def remember(path: Path, context: Context, kernel_ms: Mapping[NetPart, float]) -> None:
-    """Adds the times of some parts to a target's file; those of another context go."""
+    """Adds the times of some parts to a target's file; those of other contexts stay. The target's lock must be held."""
+    stored = _stored(path)
     merged = {**recall(path, context), **kernel_ms}
-    write_json(path, {"schema_version": SCHEMA_VERSION, "context": asdict(context), "parts": to_records(merged)})
+    stored[context.key] = {"context": context.to_dict(), "parts": to_records(merged)}
+    write_json(path, {"schema_version": SCHEMA_VERSION, "contexts": stored})
 
 
 def recall(path: Path, context: Context) -> dict[NetPart, float]:
-    """The times that a target's file holds for a context; nothing where there is none or it is of another form."""
+    """The times that a target's file holds for a context; nothing where there are none or they are of another form."""
+    found = _stored(path).get(context.key)
+    try:
+        if found is None or found["context"] != context.to_dict():
+            return {}
+        times = from_records(found["parts"])
+    except UNREADABLE:
+        return {}
+    return {part: ms for part, ms in times.items() if math.isfinite(ms) and ms > 0}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Of every context, by key, what the file holds; nothing where it is missing or damaged: tuning makes it anew."""
     if not path.exists():
         return {}
-    value = read_json(path)
     try:
-        if value["schema_version"] != SCHEMA_VERSION or value["context"] != asdict(context):
-            return {}
-        return from_records(value["parts"])
-    except (KeyError, TypeError, ValueError):
+        value = json.loads(path.read_bytes())
+        return dict(value["contexts"]) if value["schema_version"] == SCHEMA_VERSION else {}
+    except (OSError, *UNREADABLE):
+        say(f"warning: {path} is damaged and is not used; `tvmfbnet tune` makes it anew")
         return {}

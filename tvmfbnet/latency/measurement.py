@@ -6,19 +6,24 @@ spread over repeats) and everything needed to judge later whether it may be comp
 
 from __future__ import annotations
 
+import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tvmfbnet.config import Config
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.files import digest
+from tvmfbnet.latency.context import Context as Context
+from tvmfbnet.latency.context import reported
 from tvmfbnet.space.space import NetPart, Space
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 NET, OVERHEAD = "net", "overhead"
 
@@ -35,40 +40,55 @@ def net_part(space: Space) -> NetPart:
     return NetPart(NET, NET, space.input_channels, space.classes, space.height, space.width, 1)
 
 
-@dataclass(frozen=True, order=True)
-class Context:
-    """What must be equal for two measurements to belong in one table."""
-
-    target: str
-    tvm_version: str
-    tvm_target: str
-    threads: int
-    dtype: str
-    layout: str
-
-    def describe(self) -> str:
-        """One phrase for messages."""
-        return (
-            f"{self.target}: TVM {self.tvm_version}, {self.threads} thread(s), {self.dtype}, {self.layout}, "
-            f"target {self.tvm_target}"
-        )
-
-
 def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of any older version in today's form; others come back as they are, for validation to judge.
 
     Version 1 did not always say how a part was timed; where it does not, the part was timed alone, call after call.
-    Version 2 knew no pace.
+    Version 2 knew no pace. Version 3 knew the device by its fingerprint alone, and of the target not which cores it
+    asked for: as none are assumed, and the fingerprint says which were in force, such a record counts as of today's
+    context only where every fact is there and equal. It knew spaces by their names, so its whole nets belong to none.
     """
     migrated = dict(record)
     if migrated.get("schema_version") == 1:
         migrated = {"protocol": ISOLATED, **migrated, "schema_version": 2}
     if migrated.get("schema_version") == 2:
         migrated = {**migrated, "schema_version": 3}
+    if migrated.get("schema_version") == 3:
+        migrated = {**migrated, **_context_of_version_3(migrated), "schema_version": 4}
     return migrated
 
 
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+def _context_of_version_3(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a context that version 3 did not have, as far as its fingerprint proves them."""
+    found = record.get("fingerprint")
+    facts = found if isinstance(found, dict) else {}
+    added = {"ffi_version": str(facts.get("ffi_version") or ""), **reported(facts)}
+    try:
+        tvm_target = json.loads(str(record.get("tvm_target")))
+    except (ValueError, RecursionError):
+        tvm_target = None
+    kind = tvm_target.get("kind") if isinstance(tvm_target, dict) else None
+    if kind not in ("llvm", "opencl", "metal"):
+        return {**added, "target_key": ""}
+    # As `tvmfbnet.devices.target.target_key` makes it of a target that asks for no cores.
+    identity = {
+        "tvm": tvm_target,
+        "device": "cpu" if kind == "llvm" else kind,
+        "threads": record.get("threads"),
+        "cores": [],
+        "dtype": record.get("dtype"),
+        "layout": record.get("layout"),
+        "emulator": [],
+    }
+    return {**added, "target_key": digest(identity)}
+
+
+# Nothing that is timed takes longer than eleven days.
+_MOST_MS = 1e9
+# Nor has a net more channels or pixels a side.
+_LARGEST = 1 << 24
+Milliseconds = Annotated[float, Field(ge=0, le=_MOST_MS, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
 class Measurement(Config):
@@ -87,9 +107,14 @@ class Measurement(Config):
         p90_ms: 90th percentile.
         n: timed repeats.
         trials: schedule candidates that tuning had spent on the part's kernels.
+        target_key: of the resolved target; "" where that is not known.
         tvm_version: of the TVM that compiled it.
+        ffi_version: of its foreign function interface; "" where that is not known.
         tvm_target: full TVM target as canonical JSON.
-        threads: threads the device ran it with.
+        device_model: what the device said it is; "" if it did not say.
+        device_threads: threads in force there; 0 if it did not say.
+        device_cores: cores in force there, such as ``0-3``; "" if it did not say.
+        threads: threads that the target asks for.
         dtype: of weights and activations.
         layout: of the activations inside.
         protocol: how it was timed; ``isolated`` is a part alone, call after call; ``rotating`` goes around copies of
@@ -104,10 +129,11 @@ class Measurement(Config):
             latency table; 1.08 is a device that had become 8 % slower. None where that is unknown.
         arch: canonical arch string; for whole nets only.
         space: name of the space of ``arch``; for whole nets only.
+        space_key: of that space's content (:func:`tvmfbnet.space.space.content_key`); for whole nets only.
         time: when, ISO 8601, UTC.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     target: str
     part: NetPart
     latency_ms: Milliseconds
@@ -117,29 +143,43 @@ class Measurement(Config):
     p10_ms: Milliseconds
     p50_ms: Milliseconds
     p90_ms: Milliseconds
-    n: Annotated[int, Field(ge=1)]
-    trials: Annotated[int, Field(ge=0)]
+    n: Annotated[int, Field(ge=1, lt=1 << 53)]
+    trials: Count
+    target_key: str = ""
     tvm_version: str
+    ffi_version: str = ""
     tvm_target: str
-    threads: Annotated[int, Field(ge=1)]
+    device_model: str = ""
+    device_threads: Count = 0
+    device_cores: str = ""
+    threads: Annotated[int, Field(ge=1, lt=1 << 53)]
     dtype: str
     layout: str
     protocol: str = ISOLATED
     overhead_ms: Milliseconds = 0.0
     fingerprint: dict[str, Any] = Field(default_factory=dict)
-    canary_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    canary_ratio: Annotated[float, Field(ge=0, le=_MOST_MS, allow_inf_nan=False)] | None = None
     steady: bool = True
-    tries: Annotated[int, Field(ge=1)] = 1
-    outliers: Annotated[int, Field(ge=0)] = 0
-    pace: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    tries: Annotated[int, Field(ge=1, lt=1 << 53)] = 1
+    outliers: Count = 0
+    pace: Annotated[float, Field(gt=0, le=_MOST_MS, allow_inf_nan=False)] | None = None
     arch: str | None = None
     space: str | None = None
+    space_key: str | None = None
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
+
+    @field_validator("part")
+    @classmethod
+    def _sizes_of_this_world(cls, part: NetPart) -> NetPart:
+        sizes = (part.cin, part.cout, part.height, part.width, part.stride)
+        if not all(0 < size <= _LARGEST for size in sizes):
+            raise ValueError(f"channels, sizes and strides are from 1 to {_LARGEST}")
+        return part
 
     @property
     def context(self) -> Context:
         """What it may be mixed with."""
-        return Context(self.target, self.tvm_version, self.tvm_target, self.threads, self.dtype, self.layout)
+        return Context(**{field.name: getattr(self, field.name) for field in fields(Context)})
 
     @property
     def net_ms(self) -> float:
@@ -158,10 +198,12 @@ def summarise(samples_ms: Sequence[float]) -> dict[str, float | int]:
     Percentiles interpolate linearly between repeats.
 
     Raises:
-        LatencyError: there are no samples.
+        LatencyError: there are no samples, or they are no run times.
     """
     if not samples_ms:
         raise LatencyError("no timed repeats came back from the device")
+    if not all(math.isfinite(sample) and sample >= 0 for sample in samples_ms):
+        raise LatencyError("the device reported run times that are none (negative or no number)")
     ordered = sorted(samples_ms)
     return {
         "latency_ms": _quantile(ordered, 0.5),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Context, Measurement
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Measurement
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import NetPart, Space
 
@@ -90,6 +91,7 @@ class LatencyTable:
         correction: what was done to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); "" if
             nothing was.
         kernel_ms: what the kernels of parts take by themselves, of all parts that were tuned; for predictions.
+        context: of the measurements; None for a table from elsewhere.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -97,10 +99,15 @@ class LatencyTable:
     name: str = ""
     correction: str = ""
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
+    context: Context | None = None
 
     @classmethod
     def from_measurements(
-        cls, measurements: Iterable[Measurement], context: Context | None = None, name: str = ""
+        cls,
+        measurements: Iterable[Measurement],
+        context: Context | None = None,
+        name: str = "",
+        in_order: bool = False,
     ) -> LatencyTable:
         """Makes a table of the measurements of one context.
 
@@ -109,23 +116,26 @@ class LatencyTable:
         never enter. The overhead is the newest measured empty call, else the newest that a part carries.
 
         Args:
-            measurements: in the order they were made.
+            measurements: of parts; whole nets are passed over.
             context: which of them to use; others are left out. None means that all must agree.
             name: for messages; the target's name if empty.
+            in_order: they come in the order they were made, as a journal's; else their clocks say what is newest.
 
         Raises:
             LatencyError: there is none, or they disagree and no context says which to use.
         """
         usable = [item for item in measurements if item.part.part != NET]
-        contexts = sorted({item.context for item in usable})
+        contexts = sorted({item.context for item in usable}, key=Context.describe)
         if context is None and len(contexts) > 1:
+            protocols = ", ".join(sorted({item.protocol for item in contexts}))
+            if len({replace(item, protocol="") for item in contexts}) == 1:
+                raise LatencyError(f"measurements of different protocols must not be mixed: {protocols}")
             raise LatencyError(
                 "measurements that must not be mixed: " + "; ".join(item.describe() for item in contexts)
             )
-        chosen = sorted((item for item in usable if context in (None, item.context)), key=lambda item: item.time)
-        protocols = sorted({item.protocol for item in chosen})
-        if len(protocols) > 1:
-            raise LatencyError(f"measurements of different protocols must not be mixed: {', '.join(protocols)}")
+        chosen = [item for item in usable if context in (None, item.context)]
+        if not in_order:
+            chosen.sort(key=lambda item: item.time)
         if not any(item.part.part != OVERHEAD for item in chosen):
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
@@ -136,7 +146,8 @@ class LatencyTable:
                 by_part.setdefault(item.part, []).append(item)
         cells = {part: _cell(items) for part, items in by_part.items()}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
-        return cls(cells, calls[-1] if calls else chosen[-1].overhead_ms, name or chosen[-1].target)
+        overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
+        return cls(cells, overhead_ms, name or last.target, context=last.context)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
         """Those of ``parts`` that the table cannot tell, without repeats."""

@@ -16,18 +16,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
-from filelock import FileLock, Timeout
 
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.progress import Reporter, progress, say
 from tvmfbnet.tuning.builders import BuilderPool
 from tvmfbnet.tuning.candidate import Candidate, Search
-from tvmfbnet.tuning.database import TuningDatabase, database_folder
+from tvmfbnet.tuning.context import ask_context
+from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
+from tvmfbnet.tuning.folders import TRIALS, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.plan import Plan, TuningTask
 from tvmfbnet.tuning.ranking import Ranking
@@ -87,7 +90,7 @@ class Engine:
     Args:
         plan: the tasks.
         endpoint: where the devices are.
-        folder: the target's folder in ``tuning_logs``.
+        database: where schedules go; the log of trials lies beside it.
         budget: when to stop.
         batch: candidates a round.
         seed: of the search.
@@ -99,7 +102,7 @@ class Engine:
         self,
         plan: Plan,
         endpoint: Endpoint,
-        folder: Path,
+        database: TuningDatabase,
         budget: Budget,
         batch: int = BATCH,
         seed: int = 0,
@@ -110,8 +113,8 @@ class Engine:
         self.target: Target = plan.target
         self._executor, self._lessons = executor, lessons
         self._compiled_for = tvm.target.Target(plan.target.tvm)
-        self.database = TuningDatabase(database_folder(folder), repair=True)
-        self.log = TrialLog(self.database.folder / "trials.jsonl")
+        self.database = database
+        self.log = TrialLog(database.folder / TRIALS)
         self._templates = has_templates(self._compiled_for)
         self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
@@ -120,7 +123,9 @@ class Engine:
 
     def _restore(self, task: TuningTask) -> TaskState:
         key = task.kernel.key
-        return TaskState(task, self.log.best_ms.get(key), -(-self.log.spent[key] // self.batch))
+        # A schedule that is lost counts as none, whatever its time was: the task gets another one.
+        best_ms = self.log.best_ms.get(key) if self.database.holds(task.kernel) else None
+        return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
     def _learnt_ranking(self) -> Ranking:
         ranking = Ranking(registers_of(self._compiled_for), self.seed, self._lessons)
@@ -279,18 +284,27 @@ def tune(
     batch: int = BATCH,
     executor: Executor | None = None,
     lessons: Sequence[Lesson] = (),
+    context: Context | None = None,
 ) -> TuningReport:
-    """Tunes a plan's tasks; waits while another process tunes the same target, then does what is left.
+    """Tunes a plan's tasks; waits while another process tunes or measures the same target, then does what is left.
+
+    Args:
+        plan: the tasks.
+        endpoint: where the devices are.
+        folder: the target's folder in ``tuning_logs``.
+        budget: when to stop.
+        seed: of the search.
+        batch: candidates a round.
+        executor: runs the builds instead of processes on this machine.
+        lessons: trials of other targets to learn from.
+        context: of the endpoint's devices; they are asked if it is None.
 
     Raises:
         StorageError: the folder is not writable.
-        DeviceError: the device went away and did not come back.
+        DeviceError: the device went away and did not come back, or is not as the target asks.
     """
-    lock = FileLock(database_folder(folder).parent / "tuning.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is tuning in {folder}; waiting for it to end")
-        lock.acquire()
-    with lock:
-        return Engine(plan, endpoint, folder, budget, batch, seed, executor, lessons).run()
+    with target_lock(folder):
+        if context is None:
+            context, endpoint = ask_context(plan.target, endpoint)
+        database = TuningDatabase(folder_to_write(folder, context), repair=True)
+        return Engine(plan, endpoint, database, budget, batch, seed, executor, lessons).run()

@@ -5,16 +5,19 @@ Never used unasked: an emulated device's times, or those of a quite different CP
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tvm
 
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.store import target_folder
-from tvmfbnet.tuning.database import database_folder
+from tvmfbnet.tuning.context import context_of
+from tvmfbnet.tuning.folders import TRIALS, database_folder, stored_contexts
 from tvmfbnet.tuning.knobs import Registers
 from tvmfbnet.tuning.templates import has_templates, registers_of
 from tvmfbnet.tuning.trials import Templated, TrialLog
@@ -59,10 +62,10 @@ def read_lessons(names: Sequence[str], target: Target, root: Path | None = None)
 def _read(other: Target, target: Target, root: Path | None) -> Lesson:
     if other.name == target.name:
         raise UserError(f"--learn-from {other.name}: a target learns from its own trials anyway; name another")
-    compiled_for = tvm.target.Target(resolve_native(other).tvm)
+    path, tvm_target = _log_of(resolve_native(other), root)
+    compiled_for = tvm.target.Target(tvm_target)
     if not has_templates(compiled_for):
         raise UserError(f"--learn-from {other.name}: its kernels are not made from templates; name a CPU target")
-    path = database_folder(target_folder(other.name, root)) / "trials.jsonl"
     if not path.is_file():
         raise UserError(f"--learn-from {other.name}: there is no {path}; tune that target first, or copy its folder")
     trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
@@ -70,3 +73,16 @@ def _read(other: Target, target: Target, root: Path | None) -> Lesson:
     if valid < _FEWEST:
         raise UserError(f"--learn-from {other.name}: {path} holds {valid} valid trials of templates, needed: {_FEWEST}")
     return Lesson(other.name, registers_of(compiled_for), trials)
+
+
+def _log_of(other: Target, root: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The log of trials to learn from, and what its kernels were compiled for.
+
+    Of several contexts, the one that is the target's today; else the first: lessons are asked for by name, and what
+    they hold for is said by the CPU that they were made on.
+    """
+    folder = target_folder(other.name, root)
+    stored, wanted = stored_contexts(folder), context_of(other).compile_side
+    path = next((path for path, found in stored.items() if found and wanted.admits(found)), database_folder(folder))
+    found = stored.get(path)
+    return path / TRIALS, json.loads(found.tvm_target) if found is not None else other.tvm

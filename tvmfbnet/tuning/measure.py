@@ -24,12 +24,15 @@ from tvmfbnet.compiler.lowering import build
 from tvmfbnet.compiler.repeating import constant_bytes
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTiming, Sample, drop_outliers
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import IN_NET, ROTATING, Context, Measurement, summarise
+from tvmfbnet.latency.measurement import IN_NET, ISOLATED, Measurement, summarise
 from tvmfbnet.progress import progress, say
 from tvmfbnet.space.space import BLOCK, NetPart
 from tvmfbnet.tuning.carriers import carrier_nets
 from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
+from tvmfbnet.tuning.context import context_of as context_of
+from tvmfbnet.tuning.context import protocol_of as protocol_of
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.plan import Plan
 from tvmfbnet.tuning.timer import DeviceTimer
@@ -38,16 +41,6 @@ from tvmfbnet.tuning.trials import TrialLog
 _NETS_A_LIBRARY = 10
 _MOST_COPIES = 16
 _SMALL_WEIGHTS = 64 * 1024
-
-
-def context_of(target: Target) -> Context:
-    """What this process's measurements on ``target`` may be mixed with."""
-    return Context(target.name, tvm.__version__, target.tvm_json(), target.threads, target.dtype, target.layout)
-
-
-def protocol_of(target: Target) -> str:
-    """How parts are timed on a target."""
-    return IN_NET if target.on_cpu else ROTATING
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,8 @@ def measurement(timer: DeviceTimer, timing: HonestTiming, overhead_ms: float, **
     return Measurement.model_validate(
         {
             **summarise(timing.sample.repeats_ms),
-            **vars(context_of(timer.target)),
+            **context_of(timer.target, timer.fingerprint).to_dict(),
+            "protocol": ISOLATED,
             "canary_ratio": timing.canary_ratio,
             "steady": timing.steady,
             "tries": timing.tries,
@@ -105,17 +99,26 @@ def measure_parts(
     journal: Journal,
     log: TrialLog,
     seed: int = 0,
+    context: Context | None = None,
 ) -> int:
     """Builds and times those of ``parts`` that the journal does not hold yet; returns how many were timed.
 
     A part whose kernels got more trials since it was timed counts as not held.
+
+    Args:
+        plan: where the parts' kernels are.
+        parts: what to time.
+        timer: times it.
+        database: the schedules.
+        journal: where measurements are and go.
+        log: the trials that the kernels have had.
+        seed: of the draw of neighbours.
+        context: of the timer's device; by default any device of the target will do.
     """
     target = timer.target
-    context = context_of(target)
+    wanted = context or context_of(target)
     trials = {part: log.trials_of(plan.kernels[part]) for part in parts}
-    held = Counter(
-        (m.part, m.trials) for m in journal.read() if m.context == context and m.protocol == protocol_of(target)
-    )
+    held = Counter((m.part, m.trials) for m in journal.read() if wanted.admits(m.context))
     rounds = target.timing.chain_rounds if protocol_of(target) == IN_NET else 1
     lacking = {part: rounds - held[part, trials[part]] for part in parts}
     due = [part for part in parts if lacking[part] > 0]

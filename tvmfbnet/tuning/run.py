@@ -10,16 +10,21 @@ from typing import Literal
 
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
+from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernels import remember
+from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.store import journal_path, kernels_path, target_folder
+from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import database_folder, open_database
+from tvmfbnet.tuning.context import ask_context, context_of
+from tvmfbnet.tuning.database import open_database
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
+from tvmfbnet.tuning.folders import TRIALS, folder_to_read, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
-from tvmfbnet.tuning.measure import context_of, measure_parts, protocol_of
+from tvmfbnet.tuning.measure import measure_parts
 from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
 from tvmfbnet.tuning.share import blocks_to_measure, measure_share
 from tvmfbnet.tuning.timer import device_timer
@@ -117,8 +122,14 @@ def default_trials(plan: Plan, quality: Quality = "normal") -> int:
 
 
 def log_of(target: Target, root: Path | None = None) -> TrialLog:
-    """The trials of a target so far."""
-    return TrialLog(database_folder(target_folder(target.name, root)) / "trials.jsonl")
+    """The trials that a target has had so far in today's context, for those who ask no device; writes nothing."""
+    folder = target_folder(target.name, root)
+    try:
+        found = folder_to_read(folder, context_of(resolve_native(target)))
+    except StorageError as error:
+        say(f"note: {error}")
+        found = None
+    return TrialLog(found / TRIALS if found is not None else None)
 
 
 def spent_on(plan: Plan, log: TrialLog) -> int:
@@ -162,23 +173,23 @@ def tune_space(
     folder = make_folder(target_folder(target.name, root))
     plan = plan_space(space, target, blocks, arch)
     granted = default_trials(plan, quality) if trials is None else trials
-    budget = Budget(granted + (spent_on(plan, log_of(target, root)) if more else 0), seconds)
-    with reach(plan.target) as endpoint:
-        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons)
-        database = open_database(target.name, root)
-        log = log_of(target, root)
+    with target_lock(folder), reach(plan.target) as found:
+        context, endpoint = ask_context(plan.target, found)
+        log = TrialLog(folder_to_write(folder, context) / TRIALS)
+        budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
+        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context)
+        database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
         kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}
-        remember(kernels_path(target.name, root), context_of(plan.target), kernel_ms)
+        remember(kernels_path(target.name, root), context, kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(
                 space,
                 {part: log.trials_of(kernels) for part, kernels in plan.kernels.items()},
                 share,
                 journal,
-                context_of(plan.target),
-                protocol_of(plan.target),
-                measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log),
+                context,
+                measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log, seed, context),
                 seed=seed,
                 kernel_ms=kernel_ms,
             )

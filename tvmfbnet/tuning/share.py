@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tvmfbnet.latency.choose import choose_batch
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.measurement import Context
 from tvmfbnet.latency.store import measured_table
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
@@ -32,7 +32,6 @@ def measure_share(
     share: float,
     journal: Journal,
     context: Context,
-    protocol: str,
     measure: Callable[[Sequence[NetPart]], int],
     seed: int = 0,
     kernel_ms: Mapping[NetPart, float] | None = None,
@@ -45,7 +44,6 @@ def measure_share(
         share: of the blocks among them, 0 to 1.
         journal: where measurements are.
         context: which of them count.
-        protocol: how those were timed.
         measure: times those of some parts that are not in the journal yet, and says how many they were.
         seed: of the fits between batches.
         kernel_ms: what the kernels of parts take by themselves.
@@ -62,7 +60,7 @@ def measure_share(
     batch = max(_LEAST_BATCH, math.ceil(count / _BATCHES))
     timed = 0
     for _ in range(len(blocks) + 1):  # each round measures one block at least, the last one none
-        table = _table(journal, context, protocol)
+        table = _table(journal, context)
         # Blocks that were timed with older kernels are timed again before new ones are chosen.
         stale = {part for part in blocks if part in table and table[part][1] != trials[part]}
         known = {part: latency_ms for part, (latency_ms, _) in table.items() if part not in stale}
@@ -76,7 +74,7 @@ def measure_share(
     return timed, len(fixed) + count
 
 
-def _table(journal: Journal, context: Context, protocol: str) -> dict[NetPart, tuple[float, int]]:
+def _table(journal: Journal, context: Context) -> dict[NetPart, tuple[float, int]]:
     """Latency in milliseconds and trials of every part that was measured."""
-    cells = measured_table(journal.read(), context, protocol).cells
+    cells = measured_table(journal.read(), context).cells
     return {part: (cell.latency_ms, cell.trials) for part, cell in cells.items()}

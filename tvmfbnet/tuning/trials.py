@@ -6,7 +6,7 @@ One JSON object a line in ``trials.jsonl`` beside the tuning database, flushed t
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +17,11 @@ from typing import Any
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.files import storage_errors
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
 
+# The kind of a trial whose device reported a time that is none.
+_NO_TIME = "time"
 # Trials further apart than this belong to different runs (seconds).
 _PAUSE = 60.0
 
@@ -33,7 +36,12 @@ class Templated:
 
 
 class TrialLog:
-    """What was tried so far; a line torn by a power cut is ignored.
+    """What was tried so far. A line that is torn or damaged is passed over with a warning; reading writes nothing.
+
+    A trial whose time is no time of this world (zero, not finite) counts as one that failed.
+
+    Args:
+        path: the file; None where there were no trials, to be asked alone.
 
     Attributes:
         spent: trials of each task, by the kernel's key.
@@ -42,38 +50,47 @@ class TrialLog:
         templated: the trials of templates, by task.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.spent: Counter[str] = Counter()
         self.best_ms: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
         self.templated: dict[str, list[Templated]] = defaultdict(list)
         self._times: list[float] = []
-        if path.exists():
+        self._mended = False
+        if path is not None and path.exists():
             with storage_errors(path, "read"):
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for line in lines:
-                self._count_line(line)
+                lines = path.read_bytes().split(b"\n")
+            bad = BadLines(path, "valid trial")
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    self._count_line(number, line, bad)
+            bad.conclude()
 
-    def _count_line(self, line: str) -> None:
+    def _count_line(self, number: int, line: bytes, bad: BadLines) -> None:
         try:
             self._count(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return
+        except UNREADABLE as error:
+            bad.skip(number, "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200])
 
     def _count(self, record: dict[str, Any]) -> None:
         task, kind, best = str(record["task"]), str(record["kind"]), record.get("best_ms")
-        knobs = Knobs(**record["knobs"]) if record.get("knobs") else None
-        shape = KernelShape(**record["shape"]) if record.get("shape") else None
+        knobs = Knobs(**_plain(record["knobs"])) if record.get("knobs") else None
+        shape = KernelShape(**_plain(record["shape"])) if record.get("shape") else None
+        seconds = datetime.fromisoformat(record["time"]).timestamp() if "time" in record else None
+        if best is not None:
+            best = float(best)
+            if kind or not (math.isfinite(best) and best > 0):
+                kind, best = kind or _NO_TIME, None
         self.spent[task] += 1
         if kind:
             self.failures[kind] += 1
         elif best is not None:
-            self.best_ms[task] = min(float(best), self.best_ms.get(task, float("inf")))
+            self.best_ms[task] = min(best, self.best_ms.get(task, float("inf")))
         if knobs is not None and shape is not None:
             self.templated[task].append(Templated(shape, knobs, best))
-        if "time" in record:
-            self._times.append(datetime.fromisoformat(record["time"]).timestamp())
+        if seconds is not None:
+            self._times.append(seconds)
 
     def trials_of(self, kernels: Iterable[Kernel]) -> int:
         """Trials that some kernels have had, together."""
@@ -117,7 +134,9 @@ class TrialLog:
         knobs: Sequence[Knobs | None],
         timings: Sequence[KernelTiming],
     ) -> None:
-        """Writes one round: a line for each candidate."""
+        """Writes one round: a line for each candidate. The target's lock must be held."""
+        if self.path is None:
+            raise ValueError("a log without a file takes no trials")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = []
         for chosen, timing in zip(knobs, timings, strict=True):
@@ -133,15 +152,16 @@ class TrialLog:
             }
             lines.append(json.dumps(record))
             self._count(record)
-        with storage_errors(self.path, "append to"), self.path.open("ab") as stream:
-            # A torn line of an earlier crash ends here, so that it spoils no line of ours.
-            torn = stream.tell() > 0 and not _ends_whole(self.path)
-            stream.write(("\n" if torn else "").encode() + "".join(f"{line}\n" for line in lines).encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        with storage_errors(self.path, "append to"):
+            if not self._mended:  # a line that an earlier crash tore must spoil none of ours
+                mend_last_line(self.path)
+                self._mended = True
+            append_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of knobs or of a shape, if they are small whole numbers, words and switches."""
+    for name, field in value.items():
+        if not isinstance(field, str | int) or (isinstance(field, int) and not 0 <= field < 1 << 31):
+            raise ValueError(f"{name} is {str(field)[:40]}")
+    return value

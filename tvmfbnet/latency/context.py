@@ -1,0 +1,192 @@
+"""What measurements, schedules and kernel times must share to be used together: one object, one key, one rule.
+
+A :class:`Context` has a compile side (which target, which TVM, which form of data) and a device side: what the device
+itself reported, its model, threads and cores in force. Whoever times something knows both. A reader that asks no device
+(``compile``, ``latency show``, a dry run) leaves open what it does not know: such a context *admits* every context that
+agrees with it in all that it does know. Two facts that a device did not report are equal to each other, and to nothing
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from tvmfbnet.errors import LatencyError
+from tvmfbnet.files import digest
+from tvmfbnet.progress import say
+
+# A device that does not report a fact has it as this; None stands for a device that was not asked.
+UNKNOWN_TEXT, UNKNOWN_NUMBER = "", 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What must be equal for two measurements to belong in one table, and for a schedule to be used.
+
+    Attributes:
+        target: its name.
+        target_key: of the resolved target (:func:`tvmfbnet.devices.target.target_key`); "" where that is not known.
+        tvm_version: of the TVM that compiles.
+        ffi_version: of its foreign function interface; "" where that is not known.
+        tvm_target: full TVM target as canonical JSON.
+        threads: threads that the target asks for.
+        dtype: of weights and activations.
+        layout: of the activations inside.
+        protocol: how blocks are timed.
+        device_model: what the device says it is; "" if it does not say, None if it was not asked.
+        device_threads: threads in force on the device; 0 if it does not say, None if it was not asked.
+        device_cores: cores in force on the device, such as ``0-3``; "" if it does not say, None if it was not asked.
+    """
+
+    target: str
+    target_key: str
+    tvm_version: str
+    ffi_version: str
+    tvm_target: str
+    threads: int
+    dtype: str
+    layout: str
+    protocol: str
+    device_model: str | None = None
+    device_threads: int | None = None
+    device_cores: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A short name for this context: 16 hex digits, equal exactly for equal contexts."""
+        return digest(asdict(self))
+
+    @property
+    def compile_side(self) -> Context:
+        """The same without what a device reported."""
+        return replace(self, device_model=None, device_threads=None, device_cores=None)
+
+    @property
+    def model(self) -> str:
+        """The device's model for people."""
+        return self.device_model or "an unknown device"
+
+    def admits(self, other: Context) -> bool:
+        """Whether ``other`` agrees with this context in all that this one knows."""
+        mine, others = asdict(self), asdict(other)
+        return all(others[name] == value for name, value in mine.items() if value is not None)
+
+    def describe(self) -> str:
+        """One phrase for messages."""
+        asked = "" if self.device_model is None else f" on {self.model}, cores {self.device_cores or 'unknown'}"
+        return (
+            f"{self.target}{asked}: TVM {self.tvm_version}, {self.threads} thread(s), {self.dtype}, {self.layout}, "
+            f"{self.protocol}, target {self.tvm_target}"
+        )
+
+    def difference(self, other: Context) -> str:
+        """What tells ``other`` from this context, for messages: ``TVM 0.26.0 instead of 0.27.0``."""
+        names = {
+            "tvm_version": "TVM",
+            "ffi_version": "tvm-ffi",
+            "tvm_target": "target",
+            "threads": "threads",
+            "device_model": "device",
+            "device_threads": "device threads",
+            "device_cores": "device cores",
+        }
+        mine, others = asdict(self), asdict(other)
+        told = [
+            f"{word} {others[name] or 'unknown'} instead of {mine[name] or 'unknown'}"
+            for name, word in names.items()
+            if mine[name] is not None and mine[name] != others[name]
+        ]
+        return "; ".join(told) or "another target"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Context:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        texts = ("target", "target_key", "tvm_version", "ffi_version", "tvm_target", "dtype", "layout", "protocol")
+        if set(value) != {field.name for field in fields(cls)}:
+            raise ValueError("fields are missing or unknown")
+        if any(not isinstance(value[name], str) for name in texts) or not isinstance(value["threads"], int):
+            raise TypeError("a field is of another type")
+        if not all(isinstance(value[name], str | None) for name in ("device_model", "device_cores")):
+            raise TypeError("a field is of another type")
+        if not isinstance(value["device_threads"], int | None):
+            raise TypeError("a field is of another type")
+        return cls(**value)
+
+
+def cores_text(cores: Iterable[int]) -> str:
+    """Cores in their shortest form: ``0-3,6``."""
+    spans: list[list[int]] = []
+    for core in sorted(set(cores)):
+        if spans and core == spans[-1][1] + 1:
+            spans[-1][1] = core
+        else:
+            spans.append([core, core])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The device side of a context from what a device told about itself; all of it unknown where that is nothing.
+
+    Args:
+        facts: as :func:`tvmfbnet.devices.timing.device_facts` gives them.
+    """
+    threads, cores = str(facts.get("threads") or ""), str(facts.get("allowed_cores") or "")
+    return {
+        "device_model": str(facts.get("model") or facts.get("cpu_part") or UNKNOWN_TEXT),
+        "device_threads": int(threads) if threads.isdecimal() and len(threads) < 8 else UNKNOWN_NUMBER,
+        "device_cores": _normal_cores(cores),
+    }
+
+
+def _normal_cores(text: str) -> str:
+    try:
+        spans = [[int(number) for number in part.split("-", 1)] for part in text.split(",") if part]
+    except ValueError:
+        return UNKNOWN_TEXT
+    if any(not 0 <= span[0] <= span[-1] < 1 << 16 for span in spans):
+        return UNKNOWN_TEXT
+    return cores_text(core for span in spans for core in range(span[0], span[-1] + 1))
+
+
+def choose_context(
+    found: Sequence[Context], wanted: Context | None, device_model: str | None = None, where: str = ""
+) -> Context | None:
+    """Which of the contexts that something was recorded in a reader uses: of those that it may, the one recorded last.
+
+    Says in one line which other device models there are.
+
+    Args:
+        found: of every record, in the order they were written.
+        wanted: what the reader knows; None is nothing.
+        device_model: use only this device model.
+        where: the records' file or folder, for messages.
+
+    Returns:
+        The context; None where nothing fits ``wanted``.
+
+    Raises:
+        LatencyError: there is nothing of ``device_model``.
+    """
+    fitting = [context for context in found if wanted is None or wanted.admits(context)]
+    models = list(dict.fromkeys(context.model for context in fitting))
+    if device_model is not None:
+        fitting = [context for context in fitting if context.model == device_model]
+        if not fitting:
+            there = f"; there are: {', '.join(models)}" if models else ""
+            raise LatencyError(f"{where} holds nothing of device model {device_model!r}{there}")
+    if not fitting:
+        return None
+    chosen = fitting[-1]
+    others = [model for model in models if model != chosen.model]
+    if others and device_model is None:
+        say(
+            f"note: {where} holds several device models; {chosen.model} was measured last and is used, "
+            f"not {', '.join(others)} (--device-model chooses)"
+        )
+    return chosen

@@ -1,0 +1,92 @@
+"""What readers of line files share: a bad line is passed over and named, and many of them do not fill the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from tvmfbnet.progress import say
+
+# What reading one line of JSON may raise: wrong characters, forms or figures, figures too large, nesting too deep.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+_NAMED = 5
+
+
+class BadLines:
+    """Warns of the lines of one file that are passed over: the first few each, the others by their number.
+
+    Args:
+        path: the file.
+        what: what such a line is not, in a few words.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._what, self.count = path, what, 0
+
+    def skip(self, number: int, reason: str) -> None:
+        """Counts a line (from 1) that is passed over, and why."""
+        self.count += 1
+        if self.count <= _NAMED:
+            say(f"warning: {self._path} line {number} is no {self._what} and is skipped ({reason})")
+
+    def conclude(self) -> None:
+        """Says how many more there were than could be named."""
+        if self.count > _NAMED:
+            say(f"warning: {self._path} has {self.count - _NAMED} more lines that are skipped")
+
+
+def append_whole(path: Path, data: bytes, sync: bool = True) -> None:
+    """Appends ``data`` in one piece; on failure takes back the part that was written, then raises ``OSError``.
+
+    Args:
+        path: the file; it is begun where there is none.
+        data: whole lines.
+        sync: whether it is on the disk when this returns.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        write_whole(descriptor, data, sync)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(descriptor: int, data: bytes, sync: bool = True) -> None:
+    """As :func:`append_whole`, to a file that is open for appending."""
+    start = os.fstat(descriptor).st_size
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):  # a disk that fills up takes a part first and says why only on the next write
+            written += os.write(descriptor, data[written:])
+        if sync:
+            os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, start)
+        raise
+
+
+def mend_last_line(path: Path) -> None:
+    """Cuts off a last line that a crash tore, with a warning; completes one that lacks its newline alone.
+
+    For writers that hold the file's lock, before they append.
+    """
+    if not path.is_file():
+        return
+    with path.open("r+b") as stream:
+        data = stream.read()
+        good = data.rfind(b"\n") + 1
+        torn = data[good:]
+        if not torn:
+            return
+        try:
+            json.loads(torn)
+        except UNREADABLE:
+            stream.truncate(good)
+            say(f"warning: {path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
+        else:
+            stream.write(b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,147 @@
+"""Whose a tuning database is: ``context.json`` in its folder says so, and nobody else uses it.
+
+The first context of a target has ``tuning_logs/TARGET/database``, every other one ``database-KEY`` beside it. A folder
+without ``context.json`` is of an older version; it is used only where the measurements beside it prove that it was made
+in this very context.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvmfbnet.errors import StorageError
+from tvmfbnet.files import make_folder, write_json
+from tvmfbnet.latency.context import Context, choose_context
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.lines import UNREADABLE
+from tvmfbnet.latency.measurement import NET
+from tvmfbnet.progress import say
+
+SCHEMA_VERSION = 1
+TRIALS = "trials.jsonl"
+_CONTEXT = "context.json"
+_FILES = ("database_tuning_record.json", "database_workload.json", TRIALS, _CONTEXT)
+
+
+def database_folder(folder: Path) -> Path:
+    """Where the tuning database of the first context of a target lives: ``tuning_logs/TARGET/database``."""
+    return folder / "database"
+
+
+def folder_to_write(folder: Path, context: Context) -> Path:
+    """Where the schedules of a context go; claimed for it if nobody had it. The target's lock must be held.
+
+    Args:
+        folder: the target's folder in ``tuning_logs``.
+        context: with what the device reported.
+    """
+    for path, found in stored_contexts(folder).items():
+        if found == context:
+            return path
+    path = database_folder(folder)
+    if _begun(path) and not _is_proven(folder, path, context):
+        path = folder / f"database-{context.key}"
+        if not _begun(path):
+            say(f"note: {database_folder(folder)} holds {_whose(folder, context)}; this context begins {path.name}")
+    make_folder(path)
+    write_json(path / _CONTEXT, {"schema_version": SCHEMA_VERSION, "context": context.to_dict()})
+    return path
+
+
+def folder_to_read(folder: Path, wanted: Context, device_model: str | None = None) -> Path | None:
+    """Where the schedules are that a reader may use; None where nothing was tuned for the target at all.
+
+    Args:
+        folder: the target's folder in ``tuning_logs``.
+        wanted: what the reader knows of its context.
+        device_model: use the schedules of this device model; by default those of the model measured last.
+
+    Raises:
+        StorageError: what is there is of other contexts only; says what to do.
+        LatencyError: there is nothing of ``device_model``.
+    """
+    stored = stored_contexts(folder)
+    fitting = {path: found for path, found in stored.items() if found is not None and wanted.admits(found)}
+    if len(fitting) > 1 or device_model is not None:
+        recorded = [item.context for item in Journal(folder / "latency.jsonl").read()]
+        order = {context: number for number, context in enumerate(recorded)}
+        found = sorted(fitting.values(), key=lambda context: order.get(context, -1))
+        chosen = choose_context(found, wanted, device_model, str(folder))
+        fitting = {path: context for path, context in fitting.items() if context == chosen}
+    for path in fitting:
+        return path
+    legacy = database_folder(folder)
+    if stored.get(legacy, wanted) is None and _is_proven(folder, legacy, wanted):
+        return legacy
+    if not stored:
+        return None
+    raise StorageError(
+        f"the schedules in {folder} are of {_whose(folder, wanted)}, and are not used; "
+        f"run `tvmfbnet tune --target {wanted.target}` to tune for this one"
+    )
+
+
+def stored_contexts(folder: Path) -> dict[Path, Context | None]:
+    """The databases of a target's folder, and whose each is; None where it does not say."""
+    paths = [database_folder(folder), *sorted(folder.glob("database-*"))]
+    return {path: _context_of(path) for path in paths if _begun(path)}
+
+
+def _begun(path: Path) -> bool:
+    return any((path / name).exists() for name in _FILES)
+
+
+def _context_of(path: Path) -> Context | None:
+    try:
+        value = json.loads((path / _CONTEXT).read_bytes())
+        if value["schema_version"] != SCHEMA_VERSION:
+            raise ValueError("another version")
+        return Context.from_dict(value["context"])
+    except (OSError, *UNREADABLE):
+        return None
+
+
+def _whose(folder: Path, wanted: Context) -> str:
+    """What tells the contexts in a folder from the wanted one, in a phrase."""
+    told = [
+        "an unknown TVM and device (no valid context.json)"
+        if found is None
+        else f"another context ({wanted.difference(found)})"
+        for found in stored_contexts(folder).values()
+    ]
+    return " and ".join(dict.fromkeys(told))
+
+
+def _is_proven(folder: Path, path: Path, wanted: Context) -> bool:
+    """Whether a folder of an older version was made in ``wanted``: so say all measurements beside it, and its records.
+
+    The measurements carry the context, and every record its TVM target.
+    """
+    if (path / _CONTEXT).exists():
+        return False
+    recorded = [item.context for item in Journal(folder / "latency.jsonl").read() if item.part.part != NET]
+    if not recorded or not all(wanted.admits(context) for context in recorded):
+        return False
+    try:
+        lines = (path / "database_tuning_record.json").read_bytes().splitlines()
+    except OSError:
+        return False
+    asked = json.loads(wanted.tvm_target)
+    return bool(lines) and all(_is_for(line, asked) for line in lines)
+
+
+def _is_for(line: bytes, asked: Mapping[str, Any]) -> bool:
+    """Whether a record names the TVM target that was asked for, which TVM wrote with more defaults."""
+    try:
+        return _within(asked, json.loads(line)[1][2])
+    except (IndexError, *UNREADABLE):
+        return True  # a broken record is of nobody
+
+
+def _within(asked: Any, found: Any) -> bool:
+    if isinstance(asked, dict) and isinstance(found, dict):
+        return all(name in found and _within(value, found[name]) for name, value in asked.items())
+    return bool(asked == found)
