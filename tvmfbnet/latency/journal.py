@@ -116,7 +116,7 @@ class Journal:
             write_whole(descriptor, b"\n")
 
     def _parse(self, number: int, line: bytes) -> Measurement:
-        """Reads one line; one of :data:`UNREADABLE` where it is corrupt, StorageError where a newer version wrote it."""
+        """Reads one line; one of :data:`UNREADABLE` where it is corrupt, StorageError where a newer one wrote it."""
         value = json.loads(line)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if isinstance(version, int) and SCHEMA_VERSION < version < _LAST_VERSION:

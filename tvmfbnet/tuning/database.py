@@ -35,7 +35,7 @@ from tvmfbnet.progress import say
 from tvmfbnet.tuning.candidate import Candidate, argument_infos
 from tvmfbnet.tuning.context import context_of
 from tvmfbnet.tuning.folders import database_folder as database_folder
-from tvmfbnet.tuning.folders import folder_to_read, folder_to_write
+from tvmfbnet.tuning.folders import folder_to_read, folder_to_write, is_keyed
 
 _WORKLOADS, _RECORDS, _KEYS = "database_workload.json", "database_tuning_record.json", "database_keys.jsonl"
 # More lines than a write can have lost.
@@ -206,7 +206,7 @@ class _Files:
         self.folder = folder
         self.bad_workloads = BadLines(folder / _WORKLOADS, "workload")
         self.bad_records = BadLines(folder / _RECORDS, "record of a schedule")
-        self.keyed = (folder / _KEYS).exists() or (folder / "context.json").exists()
+        self.keyed = (folder / _KEYS).exists() or is_keyed(folder)
         self._lost = 0
         self.workloads: dict[str, _Workload] = {}
         self.records: list[_Record] = []

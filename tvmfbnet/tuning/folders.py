@@ -42,12 +42,13 @@ def folder_to_write(folder: Path, context: Context) -> Path:
         if found == context:
             return path
     path = database_folder(folder)
-    if _begun(path) and not _is_proven(folder, path, context):
+    adopted = _begun(path) and _is_proven(folder, path, context)
+    if _begun(path) and not adopted:
         path = folder / f"database-{context.key}"
         if not _begun(path):
             say(f"note: {database_folder(folder)} holds {_whose(folder, context)}; this context begins {path.name}")
     make_folder(path)
-    write_json(path / _CONTEXT, {"schema_version": SCHEMA_VERSION, "context": context.to_dict()})
+    write_json(path / _CONTEXT, {"schema_version": SCHEMA_VERSION, "keyed": not adopted, "context": context.to_dict()})
     return path
 
 
@@ -88,6 +89,14 @@ def stored_contexts(folder: Path) -> dict[Path, Context | None]:
     """The databases of a target's folder, and whose each is; None where it does not say."""
     paths = [database_folder(folder), *sorted(folder.glob("database-*"))]
     return {path: _context_of(path) for path in paths if _begun(path)}
+
+
+def is_keyed(path: Path) -> bool:
+    """Whether every schedule in a folder had a key when it was written: so it does unless an older version began it."""
+    try:
+        return bool(json.loads((path / _CONTEXT).read_bytes())["keyed"])
+    except (OSError, *UNREADABLE):
+        return False
 
 
 def _begun(path: Path) -> bool:
