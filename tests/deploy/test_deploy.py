@@ -19,14 +19,14 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.store import correction_path, journal_path, load_table
 from tvmfbnet.space.arch import Arch, format_arch
-from tvmfbnet.tuning.database import open_database
+from tvmfbnet.tuning.database import existing_database
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
 
 @pytest.fixture
 def database(tuned_mini):
-    return open_database("host", tuned_mini.root)
+    return existing_database(tuned_mini.target, tuned_mini.root)
 
 
 def random_net(space, seed):
@@ -127,9 +127,10 @@ def test_nets_are_timed_once_and_compared_with_the_sum_of_their_blocks(tuned_min
     assert found["n"] >= 5 and len(found["records"]) == found["n"]
     assert set(found["agreement"]) == {"bias", "mean_error", "spearman", "kendall", "worst", "worst_error"}
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert correction_path("host", space.name, root).is_file()
+    correction = correction_path("host", space, load_table("host", root).context, root)
+    assert correction.is_file()
     assert "sum of blocks" in validate(*options, "--stored")
-    correction_path("host", space.name, root).unlink()  # other tests share these logs
+    correction.unlink()  # other tests share these logs
 
 
 def test_nets_that_were_compiled_before_the_device_went_away_are_not_compiled_again(tuned_mini, monkeypatch):

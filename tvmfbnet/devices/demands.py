@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tvmfbnet.devices.target import core_numbers
+from tvmfbnet.devices.cores import parse_cores
 
 
 class UnfitDeviceError(Exception):
@@ -47,7 +47,7 @@ class Demands:
                 f"start it with --threads {self.threads}, or set `threads: {threads}` in the target"
             )
         cores = facts.get("allowed_cores", "")
-        if self.cores and cores and core_numbers(cores) != core_numbers(self.cores):
+        if self.cores and cores and not _same_cores(cores, self.cores):
             raise UnfitDeviceError(
                 f"the device server of {key} runs on cores {cores}, but the target asks for cores {self.cores}; "
                 f"start it with --cores {self.cores}, or set `cores: {cores}` in the target"
@@ -59,3 +59,10 @@ class Demands:
                 f"key {key} is served by different devices, {self.model} and {other};"
                 " give each model a key of its own, so that their times do not mix"
             )
+
+
+def _same_cores(reported: str, asked: str) -> bool:
+    try:
+        return parse_cores(reported) == parse_cores(asked)
+    except ValueError:  # what a device says may be anything
+        return False
