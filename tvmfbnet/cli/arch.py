@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -31,6 +32,7 @@ def describe_command(
     latency_table: Annotated[
         Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
     ] = None,
+    device_model: DeviceModelOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     last_channels: Annotated[int | None, typer.Option(min=1, max=65536, help="Width of the head's 1x1 conv.")] = None,
     as_json: JsonFlag = False,
@@ -50,7 +52,7 @@ def describe_command(
     if last_channels is not None:
         used = used.with_last_channels(last_channels)
     description = describe_arch(found, used)
-    table = _load(target, latency_table, used, used.parts_of(found), tuning_logs)
+    table = _load(target, latency_table, used, used.parts_of(found), tuning_logs, device_model)
     if table is not None:
         _add_latency(description, table, found, used)
     if as_json:
@@ -60,7 +62,12 @@ def describe_command(
 
 
 def _load(
-    target: str | None, file: Path | None, space: Space, parts: Sequence[NetPart], logs: Path | None
+    target: str | None,
+    file: Path | None,
+    space: Space,
+    parts: Sequence[NetPart],
+    logs: Path | None,
+    device_model: str | None,
 ) -> LatencyTable | None:
     """The table with all of ``parts``; those that were not measured are predicted."""
     if target is None and file is None:
@@ -68,11 +75,11 @@ def _load(
     from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import corrected, load_table
+    from tvmfbnet.latency.store import corrected
     from tvmfbnet.progress import say
 
+    table = read_table(file) if file is not None else target_table(str(target), logs, device_model)
     target = measured_name(target) if target is not None else None
-    table = read_table(file) if file is not None else load_table(str(target), logs)
     missing = table.missing(parts)
     if missing:
         say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")

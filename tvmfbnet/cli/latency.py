@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -33,6 +34,7 @@ def show(
     target: TargetOption,
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
     measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
+    device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -41,11 +43,10 @@ def show(
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
     from tvmfbnet.devices.target import measured_name
-    from tvmfbnet.latency.store import load_table
     from tvmfbnet.space.registry import load_space
 
+    loaded, found = target_table(target, tuning_logs, device_model), load_space(space)
     target = measured_name(target)
-    loaded, found = load_table(target, tuning_logs), load_space(space)
     parts = found.distinct_parts()
     table = loaded if measured_only else _complete_if_possible(loaded, parts)
     missing = table.missing(parts)
@@ -56,6 +57,7 @@ def show(
             {
                 "target": target,
                 "space": found.name,
+                "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
                 "cells": cells,
                 "measured": measured,
@@ -88,21 +90,20 @@ def export(
     space: Annotated[
         str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
     ] = None,
+    device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
 ) -> None:
     """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
     from dataclasses import replace
 
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import load_table
     from tvmfbnet.latency.table_files import is_parquet
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
     is_parquet(out)  # a wrong ending is found out before anything is read or predicted
-    table = load_table(measured_name(target), tuning_logs)
+    table = target_table(target, tuning_logs, device_model)
     if space is not None:
         found = load_space(space)
         cells = complete(table, found.distinct_parts()).cells

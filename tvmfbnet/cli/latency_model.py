@@ -12,6 +12,7 @@ import typer
 from tvmfbnet.cli.latency import LogsOption
 from tvmfbnet.cli.latency import app as app
 from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.additivity import Study
@@ -41,6 +42,7 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="Write the fitted regressor here (JSON); it predicts from shapes alone.")
     ] = None,
+    device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -50,7 +52,6 @@ def fit(
     has for a block that was tuned but not timed. --shapes-only scores it as for blocks that were never tuned.
     Example: tvmfbnet latency fit --target host --json.
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.kernels import if_complete
@@ -58,11 +59,10 @@ def fit(
     from tvmfbnet.latency.scoring import FIGURES
     from tvmfbnet.latency.scoring import Scheme as SchemeName
     from tvmfbnet.latency.scoring import score as score_regressor
-    from tvmfbnet.latency.store import load_table
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
-    loaded = read_table(table) if table is not None else load_table(measured_name(str(target)), tuning_logs)
+    loaded = read_table(table) if table is not None else target_table(str(target), tuning_logs, device_model)
     known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(known), list(known.values())
     kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)

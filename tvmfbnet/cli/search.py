@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -41,6 +42,7 @@ def search_command(
     predict_missing: Annotated[
         bool, typer.Option("--predict-missing", help="Predict the cells that --latency-table lacks.")
     ] = False,
+    device_model: DeviceModelOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Find the most accurate net up to this, such as 8ms.")
@@ -86,7 +88,7 @@ def search_command(
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
     found_space = load_space(space)
-    table = _table(target, latency_table, predict_missing, tuning_logs, found_space)
+    table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
 
     from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
 
@@ -95,16 +97,18 @@ def search_command(
         _print(result, as_json)
 
 
-def _table(target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space) -> LatencyTable:
+def _table(
+    target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space, device_model: str | None
+) -> LatencyTable:
     """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
     from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import corrected, load_table
+    from tvmfbnet.latency.store import corrected
     from tvmfbnet.progress import say
 
+    table = read_table(file) if file is not None else target_table(target or "", logs, device_model)
     target = measured_name(target) if target is not None else None
-    table = read_table(file) if file is not None else load_table(target or "", logs)
     missing = table.missing(space.distinct_parts())
     if file is not None and not predict:
         table.require(missing)
