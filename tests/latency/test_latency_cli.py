@@ -212,3 +212,27 @@ def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:
         "assert not {'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_commands_that_read_write_nothing_also_where_the_journal_is_torn(logs: Path, tmp_path: Path) -> None:
+    path = journal_path("host", logs)
+    path.write_bytes(path.read_bytes() + b'{"torn": ')
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in logs.rglob("*") if file.is_file()}
+    options = ("--target", "host", "--tuning-logs", logs)
+    run_json(latency_model.app, "show", *options, "--space", "fbnet_mini")
+    assert run(latency_model.app, "export", *options, "--out", tmp_path / "out.csv").exit_code == 0
+    run_json(latency_model.app, "compare", "host", "host", "--tuning-logs", logs)
+    after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in logs.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_a_table_of_another_tvm_or_cpu_is_named_as_such_and_a_device_model_can_be_chosen(logs: Path) -> None:
+    options = ("--target", "host", "--tuning-logs", logs, "--space", "fbnet_mini")
+    shown = run(latency_model.app, "show", *options)
+    assert shown.exit_code == 0
+    told = " ".join(shown.stderr.split())
+    assert "another context" in told and "device Some CPU instead of" in told and "tvmfbnet tune --target host" in told
+    found = run_json(latency_model.app, "show", *options, "--device-model", "Some CPU")
+    assert found["context"]["device_model"] == "Some CPU"  # type: ignore[index]
+    with pytest.raises(UserError, match="there are: Some CPU"):
+        run(latency_model.app, "show", *options, "--device-model", "Pixel 3")

@@ -95,7 +95,7 @@ def validate(
         Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of archs and folds.")] = 0,
-    stored: Annotated[bool, typer.Option("--stored", help="Time nothing: use the nets in the journal.")] = False,
+    stored: Annotated[bool, typer.Option("--stored", help="Time and store nothing: use nets in the journal.")] = False,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -107,14 +107,17 @@ def validate(
 ) -> None:
     """Time whole nets on the device, compare them with the sum of their blocks, and store the correction they support.
 
-    Goes on where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
+    Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
+    from dataclasses import replace
+
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.additivity import net_measurements, save_study, study
     from tvmfbnet.latency.journal import Journal
+    from tvmfbnet.latency.lock import target_lock
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, journal_path, load_table
+    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
     from tvmfbnet.space.registry import load_space
 
     if stored and run is not None:
@@ -132,9 +135,14 @@ def validate(
         from tvmfbnet.deploy.validate import measure_nets
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
+    for item in nets.values():  # all of one device: the table is that one's
+        table = load_table(name, tuning_logs, replace(item.context, protocol=context.protocol))
+        break
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
-    save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))
+    if not stored:  # who only looks at what is there changes nothing
+        with target_lock(target_folder(name, tuning_logs)):
+            save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))
     if figure is not None:
         from tvmfbnet.files import write_atomically
         from tvmfbnet.report.figures import additivity
@@ -195,4 +203,4 @@ def _print_study(found: Study, target: str, paces: Sequence[float], as_json: boo
     tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
     print(f"mean errors in cross-validation: {tried}")
     said = found.correction.describe()
-    print(f"stored correction: {found.correction.kind}: {said}" if said else "the data supports no correction")
+    print(f"correction: {found.correction.kind}: {said}" if said else "the data supports no correction")
