@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tvmfbnet.devices.cores import parse_cores
+from tvmfbnet.machine import parse_cores
 
 
 class UnfitDeviceError(Exception):
@@ -63,6 +63,6 @@ class Demands:
 
 def _same_cores(reported: str, asked: str) -> bool:
     try:
-        return parse_cores(reported) == parse_cores(asked)
+        return set(parse_cores(reported)) == set(parse_cores(asked))
     except ValueError:  # what a device says may be anything
         return False

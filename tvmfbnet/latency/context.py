@@ -9,12 +9,13 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import digest
+from tvmfbnet.machine import format_cores, parse_cores
 from tvmfbnet.progress import say
 
 # A device that does not report a fact has it as this; None stands for a device that was not asked.
@@ -119,17 +120,6 @@ class Context:
         return cls(**value)
 
 
-def cores_text(cores: Iterable[int]) -> str:
-    """Cores in their shortest form: ``0-3,6``."""
-    spans: list[list[int]] = []
-    for core in sorted(set(cores)):
-        if spans and core == spans[-1][1] + 1:
-            spans[-1][1] = core
-        else:
-            spans.append([core, core])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
 def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The device side of a context from what a device told about itself; all of it unknown where that is nothing.
 
@@ -146,12 +136,9 @@ def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _normal_cores(text: str) -> str:
     try:
-        spans = [[int(number) for number in part.split("-", 1)] for part in text.split(",") if part]
-    except ValueError:
+        return format_cores(tuple(sorted(parse_cores(text))))
+    except ValueError:  # what a device says may be anything
         return UNKNOWN_TEXT
-    if any(not 0 <= span[0] <= span[-1] < 1 << 16 for span in spans):
-        return UNKNOWN_TEXT
-    return cores_text(core for span in spans for core in range(span[0], span[-1] + 1))
 
 
 def choose_context(
