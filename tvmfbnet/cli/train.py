@@ -49,9 +49,12 @@ def train_command(
     checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
     found, found_space = resolve_arch(arch, load_space(space))
 
+    from tvmfbnet.nets.workers import is_first
     from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
 
     result = train(found, found_space, data, checked, out)
+    if not is_first():  # of several processes that torchrun started, one speaks
+        return
     if as_json:
         print_json({"test_accuracy": result.test_accuracy, "checkpoint": str(result.checkpoint)})
     else:
