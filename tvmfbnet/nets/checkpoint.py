@@ -80,6 +80,8 @@ def _verify(path: Path) -> None:
         if len({part.filename for part in parts}) != len(parts):
             raise zipfile.BadZipFile("two parts of one name")
         for part in parts:
+            if part.external_attr:  # torch writes none, and reads what looks like a folder as whatever was in memory
+                raise zipfile.BadZipFile(f"{part.filename} is no plain file")
             with archive.open(part) as stream:
                 while stream.read(2**20):
                     pass
