@@ -15,7 +15,7 @@ import yaml
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import DataError, StorageError, UserError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.pipeline import Recipe, Run, load_recipe
 from tvmfbnet.search.run import search
@@ -139,7 +139,10 @@ def test_names_and_places_may_change_where_contents_do_not(tiny_space_file, tiny
 def test_a_table_of_another_space_is_not_used(recipe_file, tmp_path):
     _, recipe = load_recipe(str(recipe_file))
     run = Run(recipe, tmp_path / "run")
-    table = {"cells": [], "overhead_ms": 0.0, "target": "host", "identity": {"space": "0", "target": "0", "tune": {}}}
+    cells = LatencyTable({part: Cell(1.0) for part in run.space.distinct_parts()}, 0.0).to_records(
+        run.space.distinct_parts()
+    )
+    table = {"cells": cells, "overhead_ms": 0.0, "target": "host", "identity": {"space": "0", "target": "0"}}
     (tmp_path / "run/table.json").write_text(json.dumps(table))
     (tmp_path / "run/state.json").write_text('{"tune": 1.0}')
     with pytest.raises(StorageError, match=r"table\.json was measured for another space, target or tune section"):

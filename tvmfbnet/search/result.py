@@ -24,12 +24,15 @@ from tvmfbnet.space.space import Space
 
 
 class Best(Stored):
-    """The found arch: see :class:`tvmfbnet.search.derive.Candidate`; shares and accuracies are between 0 and 1."""
+    """The found arch: see :class:`tvmfbnet.search.derive.Candidate`.
+
+    Products of probabilities, and accuracies that a model has smoothed, may lie a little beyond 0 and 1.
+    """
 
     arch: str
-    probability: float = Field(ge=0, le=1)
+    probability: float = Field(ge=-0.5, le=1.5)
     predicted_ms: float = Field(ge=0)
-    accuracy: float | None = Field(default=None, ge=0, le=1)
+    accuracy: float | None = Field(default=None, ge=-0.5, le=1.5)
     spread_ms: float = Field(default=0.0, ge=0)
     measured_share: float
 
