@@ -8,6 +8,7 @@ import pytest
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
     Stored,
+    clear_leftovers,
     folder_lock,
     make_folder,
     read_json,
@@ -142,3 +143,40 @@ def test_a_folder_belongs_to_one_process_until_that_dies(tmp_path):
         holder.kill()
     with folder_lock(tmp_path, "a run"):
         pass
+
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from tvmfbnet.files import write_atomically
+def write(temporary):
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(120)
+write_atomically(Path(sys.argv[1]), write)
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_stays(tmp_path):
+    mine, other = tmp_path / "train.ckpt", tmp_path / "search.ckpt"
+    (tmp_path / ".train.ckpt.abcd1234.tmp").write_text("of an earlier version")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITING, str(path)], stdout=subprocess.PIPE, text=True)
+        for path in (mine, mine, other)
+    ]
+    try:
+        assert all(writer.stdout.readline() == "writing\n" for writer in writers)
+        for writer in (writers[0], writers[2]):
+            writer.kill()
+            writer.wait()
+        assert len(list(tmp_path.glob(".train.ckpt.*.tmp"))) == 3
+        clear_leftovers(mine)
+        left = [path.name for path in tmp_path.iterdir()]
+        assert len(left) == 2 and {name.split(".")[1] for name in left} == {"train", "search"}
+        assert writers[1].poll() is None
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    clear_leftovers(mine, other)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """A whole run: bad input is one line before anything is spent; killed in any stage it goes on and ends the same."""
 
+import gzip
 import json
 import os
 import signal
@@ -11,9 +12,10 @@ import pytest
 import torch
 import yaml
 
+from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import DataError, StorageError, UserError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.pipeline import Recipe, Run, load_recipe
 from tvmfbnet.search.run import search
@@ -76,6 +78,82 @@ def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
     other = recipe.model_copy(update={"latency_target_share": 0.5})
     with pytest.raises(StorageError, match="another recipe"):
         Run(other, tmp_path / "run")
+
+
+def changed_space(space_file, tmp_path):
+    space_file.write_text(space_file.read_text().replace("last_channels: 8", "last_channels: 16"))
+
+
+def changed_target(_, tmp_path):
+    path = tmp_path / "targets/mine.yaml"
+    path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
+
+
+def changed_data(_, tmp_path):
+    images = tmp_path / "pictures/train-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress(images.read_bytes()))
+    content[-1] ^= 1
+    images.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.fixture
+def own_target(tmp_path):
+    """A target file beside the run, for this machine."""
+    (tmp_path / "targets").mkdir()
+    path = tmp_path / "targets/mine.yaml"
+    values = {**load_target("host").model_dump(mode="json"), "name": "mine", "threads": 1}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(changed_space, "search space"), (changed_target, "target"), (changed_data, "data set")],
+)
+def test_a_content_that_changed_behind_its_name_is_refused(
+    tiny_space_file, tiny_data, own_target, tmp_path, change, named
+):
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(own_target)}
+    recipe = Recipe.model_validate(values)
+    Run(recipe, tmp_path / "run")
+    Run(recipe, tmp_path / "run")
+    change(tiny_space_file, tmp_path)
+    with pytest.raises(StorageError, match=rf"a run whose {named} had another content than .* has now; restore it"):
+        Run(recipe, tmp_path / "run")
+
+
+def test_names_and_places_may_change_where_contents_do_not(tiny_space_file, tiny_data, own_target, tmp_path):
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(own_target)}
+    Run(Recipe.model_validate(values), tmp_path / "run")
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "space.yaml").write_text("description: the same\n" + tiny_space_file.read_text())
+    values.update(data=f"fashion_mnist:{tmp_path}/moved", space=str(tmp_path / "space.yaml"))
+    Run(Recipe.model_validate(values), tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["data"] == values["data"]
+    (tmp_path / "run/identity.json").unlink()  # as in a run of an earlier version
+    other = {**values, "space": str(tiny_space_file)}
+    with pytest.raises(StorageError, match="another recipe"):
+        Run(Recipe.model_validate(other), tmp_path / "run")
+
+
+def test_a_table_of_another_space_is_not_used(recipe_file, tmp_path):
+    _, recipe = load_recipe(str(recipe_file))
+    run = Run(recipe, tmp_path / "run")
+    cells = LatencyTable({part: Cell(1.0) for part in run.space.distinct_parts()}, 0.0).to_records(
+        run.space.distinct_parts()
+    )
+    table = {"cells": cells, "overhead_ms": 0.0, "target": "host", "identity": {"space": "0", "target": "0"}}
+    (tmp_path / "run/table.json").write_text(json.dumps(table))
+    (tmp_path / "run/state.json").write_text('{"tune": 1.0}')
+    with pytest.raises(StorageError, match=r"table\.json was measured for another space, target or tune section"):
+        run.go()
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(recipe_file, tmp_path):
+    _, recipe = load_recipe(str(recipe_file))
+    run = Run(recipe, tmp_path / "run")
+    with folder_lock(tmp_path / "run", "a run"), pytest.raises(StorageError, match=r"a run is at work in .*run in"):
+        run.go()
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(recipe_file, tmp_path):

@@ -65,6 +65,10 @@ class ParityError(UserError):
     """A compiled net's output differs from PyTorch's by more than the gate allows."""
 
 
+class OutOfMemoryError(UserError):
+    """The memory of this machine or its GPU is too small for what was asked; the message says what needs less."""
+
+
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
 

@@ -6,6 +6,8 @@ schema. What a file holds beyond that schema is an error, too, so that nothing i
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -14,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,8 +108,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     make_folder(path.parent)
     with storage_errors(path, "write"):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             write(temporary)
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -115,7 +119,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             temporary.replace(path)
         finally:
+            os.close(held)
             temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(*paths: Path) -> None:
+    """Removes what killed processes left of files that they were writing (see :func:`write_atomically`).
+
+    What a living process is writing is locked by it, and stays.
+
+    Args:
+        paths: files that the caller is about to write, in a folder that is its own (:func:`folder_lock`).
+    """
+    for path in paths:
+        path = Path(os.path.realpath(path))
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with suppress(OSError), leftover.open("rb") as stream:  # locked, gone, or not ours to touch
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
 
 
 def _write_through(path: Path, write: Callable[[Path], object]) -> None:

@@ -2,11 +2,16 @@
 
 A run is one folder. Each stage leaves its own files there and is entered in ``state.json`` when it has ended; a run
 that is started again goes on with the first stage that has not, and that stage goes on from its own checkpoints.
+
+``identity.json`` says what the run is of: digests of what its space, target and data set *contain*. Their names and
+places may change, their contents may not.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +25,7 @@ from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.files import folder_lock, make_folder, read_yaml, write_json, write_text
+from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, read_model, read_yaml, write_json, write_text
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
@@ -94,6 +99,25 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
     return path.stem, validate(Recipe, read_yaml(path), str(path))
 
 
+_CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
+# How a target is reached and described; what is measured does not depend on it.
+_TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
+_FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _space_key(space: Space) -> str:
+    return _digest({name: value for name, value in space.to_dict().items() if name not in ("name", "description")})
+
+
+def _target_key(target: Target) -> str:
+    return _digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a finished run found: the content of its ``result.json``, and the report's page."""
@@ -116,20 +140,36 @@ class Run:
         self.space: Space = load_space(recipe.space)
         self.target: Target = load_target(recipe.target)
         # A missing data set is found out now, not after an hour of tuning.
-        load_data(recipe.data, self.space.height, self.space.width, self.space.input_channels, self.space.classes)
+        space = self.space
+        data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
+        self._identity = {"space": _space_key(space), "target": _target_key(self.target), "data": data.fingerprint}
         self._claim()
 
     def _claim(self) -> None:
-        path = make_folder(self.folder) / "recipe.yaml"
+        """Makes the folder this run's own, or sees that it is: same settings, same contents behind the names."""
+        path, mark = make_folder(self.folder) / "recipe.yaml", self.folder / "identity.json"
         text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
-        if not path.exists():
+        if path.exists():
+            old = validate(Recipe, read_yaml(path), str(path))
+            # Another name or place is no other run, where it is known that the content is the same.
+            names = {name: getattr(self.recipe, name) for name in _CONTENTS} if mark.exists() else {}
+            if old.model_copy(update=names) != self.recipe:
+                raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
+        recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
+        for name, what in _CONTENTS.items():
+            if recorded.get(name, self._identity[name]) != self._identity[name]:
+                raise StorageError(
+                    f"{self.folder} holds a run whose {what} had another content than {getattr(self.recipe, name)} has "
+                    "now; restore it, or choose another --out"
+                )
+        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
-        elif validate(Recipe, read_yaml(path), str(path)) != self.recipe:
-            raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
+            write_json(mark, self._identity)
 
     def go(self) -> RunResult:
         """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
         with folder_lock(self.folder, "a run"):
+            clear_leftovers(*(self.folder / name for name in _FILES))
             return self._go()
 
     def _go(self) -> RunResult:
@@ -170,6 +210,7 @@ class Run:
         table = self._fresh_table()
         values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
         values["correction"] = table.correction
+        values["identity"] = self._table_identity()
         write_json(self.folder / "table.json", {**values, "cells": table.to_records(self.space.distinct_parts())})
 
     def _fresh_table(self) -> LatencyTable:
@@ -179,8 +220,17 @@ class Run:
         table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
         return corrected(table, self.target.name, self.space, self.logs_root)
 
+    def _table_identity(self) -> dict[str, Any]:
+        contents = {name: self._identity[name] for name in ("space", "target")}
+        return {**contents, "tune": self.recipe.tune.model_dump(mode="json")}
+
     def _table(self) -> LatencyTable:
         values = read_run_file(self.folder, "table.json")
+        if values.get("identity", self._table_identity()) != self._table_identity():
+            raise StorageError(
+                f"{self.folder / 'table.json'} was measured for another space, target or tune section; "
+                "remove it and the line tune of state.json beside it"
+            )
         return LatencyTable.from_records(
             values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
         )
@@ -207,7 +257,7 @@ class Run:
 
         def choose(factor: float) -> Proposal:
             say(f"measured latency is {factor:.2f} of the prediction; choosing again")
-            best = choose_again(self.folder / "search", factor)[0]
+            best = choose_again(self.folder / "search", factor, data_spec=self.recipe.data)[0]
             return proposal(best.arch, best.accuracy)
 
         found = read_run_file(self.folder, "search/archs.json")[0]

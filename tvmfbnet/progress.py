@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
+
+# Of several processes that torchrun started, the first one speaks.
+_SPEAKS = os.environ.get("RANK", "0") == "0"
 
 # Off a terminal a line is printed at most this often (seconds), so that logs stay readable.
 PLAIN_INTERVAL = 20.0
@@ -34,7 +38,7 @@ class Reporter:
         self.done = done
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=done, note=note)
-        elif time.monotonic() - self._printed >= PLAIN_INTERVAL or done == self.total:
+        elif _SPEAKS and (time.monotonic() - self._printed >= PLAIN_INTERVAL or done == self.total):
             self._printed = time.monotonic()
             seconds = self._printed - self._started
             print(f"{self.what}: {done}/{self.total} ({seconds:.0f} s) {note}".rstrip(), file=sys.stderr, flush=True)
@@ -43,7 +47,7 @@ class Reporter:
 @contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Reporter]:
     """Shows ``what`` with done/total, elapsed and remaining time while the block runs."""
-    if not console.is_terminal:
+    if not (console.is_terminal and _SPEAKS):
         reporter = Reporter(what, total, None)
         reporter.done = done
         yield reporter
@@ -64,4 +68,5 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Reporter]:
 
 def say(message: str) -> None:
     """Prints one line for the person who watches, on stderr (stdout belongs to results and ``--json``)."""
-    console.print(message, markup=False, soft_wrap=True)
+    if _SPEAKS:
+        console.print(message, markup=False, soft_wrap=True)

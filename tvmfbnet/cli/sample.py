@@ -20,6 +20,9 @@ def sample_command(
     validate: Annotated[
         bool, typer.Option(help="Also judge each arch with the supernet's weights; needs the search's data set.")
     ] = True,
+    data: Annotated[
+        str | None, typer.Option(metavar="NEWPATH", help="Where the search's data set is now, if it was moved.")
+    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +45,7 @@ def sample_command(
     limit = parse_latency(latency_target) if latency_target is not None else None
     if figure is not None and not validate:
         raise UserError(f"--figure {figure}: a figure needs validated archs; leave out --no-validate")
-    drawn = sample_run(run, count, seed, limit, validate)
+    drawn = sample_run(run, count, seed, limit, validate, data)
     front = {candidate.arch for candidate in pareto_front(drawn)}
     if figure is not None:
         from tvmfbnet.report.pareto import write_pareto_figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,10 +89,11 @@ def search_command(
     found_space = load_space(space)
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
 
+    from tvmfbnet.nets.workers import is_first
     from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
 
     result = search(found_space, data, table, checked, out)
-    if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, one speaks
+    if is_first():  # of several processes that torchrun started, one speaks
         _print(result, as_json)
 
 

@@ -13,8 +13,8 @@ from tvmfbnet.cli.output import JsonFlag, print_json
 def train_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
-    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")],
-    out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one goes on.")] = Path("training"),
+    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR; where it is now.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="Of these, a linear rise of the learning rate.")] = None,
@@ -49,9 +49,12 @@ def train_command(
     checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
     found, found_space = resolve_arch(arch, load_space(space))
 
+    from tvmfbnet.nets.workers import is_first
     from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
 
     result = train(found, found_space, data, checked, out)
+    if not is_first():  # of several processes that torchrun started, one speaks
+        return
     if as_json:
         print_json({"test_accuracy": result.test_accuracy, "checkpoint": str(result.checkpoint)})
     else:

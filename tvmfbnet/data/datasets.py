@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from tvmfbnet.data.files import read_cifar_batch, read_idx
+from tvmfbnet.data.fingerprint import of_tensors
 from tvmfbnet.data.folders import load_folders
 from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.errors import DataError
@@ -50,6 +51,20 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
     return data
 
 
+def relocated(spec: str, place: str) -> str:
+    """The spec of a data set that has moved.
+
+    Args:
+        spec: what it was.
+        place: the new spec, or the new folder alone; kind and subset of the classes are then those of ``spec``.
+    """
+    if place.partition(":")[0] in ("fashion_mnist", "cifar10", "imagefolder"):
+        return place
+    kind, _, rest = spec.partition(":")
+    _, subset_asked, subset = rest.partition("?classes=")
+    return f"{kind}:{place}{subset_asked}{subset}"
+
+
 def _search_places(folder: Path | None, subfolder: str, system: str | None = None) -> list[Path]:
     """The folders where a data set may lie, in order; an explicit folder is the only one."""
     if folder is not None:
@@ -83,7 +98,7 @@ def _fashion_mnist(folder: Path | None, height: int, width: int, channels: int) 
             raise DataError(
                 f"{found[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
             )
-        sets.append(TensorImages(_pad(pixels.unsqueeze(1), height, width, "fashion_mnist"), labels.long()))
+        sets.append(_in_memory(pixels.unsqueeze(1), labels.long(), height, width, "fashion_mnist"))
     return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,))
 
 
@@ -99,13 +114,15 @@ def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> Ima
     if channels != 3:
         raise DataError(f"cifar10 has 3 channels but the space takes {channels}")
     batches = [read_cifar_batch(home / f"data_batch_{number}.bin") for number in range(1, 6)]
-    train = TensorImages(
-        _pad(torch.cat([pixels for pixels, _ in batches]), height, width, "cifar10"),
-        torch.cat([labels for _, labels in batches]),
-    )
-    pixels, labels = read_cifar_batch(home / "test_batch.bin")
-    test = TensorImages(_pad(pixels, height, width, "cifar10"), labels)
+    pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    train = _in_memory(pixels, labels, height, width, "cifar10")
+    test = _in_memory(*read_cifar_batch(home / "test_batch.bin"), height, width, "cifar10")
     return ImageData("cifar10", 10, train, test, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def _in_memory(pixels: torch.Tensor, labels: torch.Tensor, height: int, width: int, name: str) -> TensorImages:
+    """Images that were read whole, padded to the size asked for, and known by their content before that."""
+    return TensorImages(_pad(pixels, height, width, name), labels, of_tensors(pixels, labels))
 
 
 def _pad(pixels: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:

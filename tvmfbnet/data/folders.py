@@ -61,7 +61,10 @@ def load_folders(folder: Path | None, height: int, width: int, channels: int, su
         told = ", ".join(f"{count} {suffix or 'without an ending'}" for suffix, count in skipped.most_common(5))
         say(f"note: {sum(skipped.values())} files under {folder} are no images by their names and are skipped: {told}")
     _check([file for files, _ in parts for file in files], folder)
-    train, test = (FolderImages(files, torch.tensor(labels), channels, height, width) for files, labels in parts)
+    train, test = (
+        FolderImages(files, root, torch.tensor(labels), channels, height, width)
+        for root, (files, labels) in zip((folder / "train", test_folder), parts, strict=True)
+    )
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     return ImageData("imagefolder", len(names), train, test, mean, std)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.data.changes import AREA, FLIP, LEFT, TOP, Augment, change_picture
+from tvmfbnet.data.fingerprint import joined_digest, of_files, of_tensors
 from tvmfbnet.machine import allowed_cores
 
 
@@ -29,6 +31,11 @@ class Images(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Of what these images are, wherever they lie: see :mod:`tvmfbnet.data.fingerprint`."""
 
     @abstractmethod
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
@@ -53,6 +60,11 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the data set by its content, not by its place: see :mod:`tvmfbnet.data.fingerprint`."""
+        return joined_digest([self.name, self.train.digest, self.test.digest])
+
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (n, c, h, w) -> float32 of mean 0 and deviation 1."""
         mean = torch.tensor(self.mean).view(1, -1, 1, 1) * 255
@@ -66,10 +78,16 @@ class TensorImages(Images):
     Args:
         pixels: uint8 (n, channels, height, width), already of the final size.
         labels: int64 (n,).
+        digest: of the images before they were brought to that size; made of ``pixels`` if empty.
     """
 
-    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        self.pixels, self.labels = pixels, labels
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, digest: str = "") -> None:
+        self.pixels, self.labels, self._digest = pixels, labels, digest
+
+    @property
+    def digest(self) -> str:
+        """See :attr:`Images.digest`."""
+        return self._digest or of_tensors(self.pixels, self.labels)
 
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`Images.load`."""
@@ -102,13 +120,27 @@ class FolderImages(Images):
 
     Evaluation: the shorter side is scaled to 8/7 of the size asked for (256 for 224), then the centre is cut out.
     Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
+
+    Args:
+        files: one an image.
+        root: the folder that holds a folder for each class.
+        labels: int64 (n,).
+        channels, height, width: of the images that are handed out.
     """
 
     decodes = True
 
-    def __init__(self, files: list[Path], labels: torch.Tensor, channels: int, height: int, width: int) -> None:
+    def __init__(
+        self, files: list[Path], root: Path, labels: torch.Tensor, channels: int, height: int, width: int
+    ) -> None:
         self.files, self.labels = files, labels
         self.channels, self.height, self.width = channels, height, width
+        self._root = root
+
+    @cached_property
+    def digest(self) -> str:
+        """See :attr:`Images.digest`; DataError when a file cannot be read."""
+        return of_files(self.files, self._root)
 
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`Images.load`; raises DataError for a file that is no picture."""

@@ -107,10 +107,16 @@ class Loader:
         return {"generator": self._generator.get_state(), "order": self._order.clone(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state."""
+        """Goes back to a saved state; ValueError when it is not one of a loader of these pictures."""
+        order, position = state["order"], state["position"]
+        if not torch.is_tensor(order) or order.dtype != torch.int64 or not isinstance(position, int):
+            raise ValueError("not a loader's state")
+        same = len(order) == 0 or torch.equal(order.sort().values, self._indices.sort().values)
+        if not same or not 0 <= position <= len(order):
+            raise ValueError("the state is of a loader of other pictures")
         self._ahead = None
         self._generator.set_state(state["generator"])
-        self._order, self._position = state["order"].clone(), int(state["position"])
+        self._order, self._position = order.clone(), position
 
 
 def in_order(

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tvmfbnet.nets.precision import is_autocast
+
 _THREE = 3
 
 
@@ -40,7 +42,7 @@ def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.
         weight: (C, 1, k, k), k odd.
         stride: in both directions.
     """
-    if not torch.is_grad_enabled() or x.device.type != "cpu" or not _is_channels_last(x) or torch.is_autocast_enabled():
+    if not torch.is_grad_enabled() or x.device.type != "cpu" or not _is_channels_last(x) or is_autocast(x):
         return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
     y: torch.Tensor = _Depthwise.apply(x, weight, stride)
     return y

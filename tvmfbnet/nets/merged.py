@@ -24,6 +24,7 @@ from tvmfbnet.nets.blocks import FBNetBlock
 from tvmfbnet.nets.depthwise import depthwise_conv
 from tvmfbnet.nets.fused import Shape, fused_band
 from tvmfbnet.nets.norms import LayerInput, SharedNorm, joined_norm, update_statistics
+from tvmfbnet.nets.precision import is_autocast
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def merged_mixture(
             parts.append(_projected(rest, hidden, torch.cat([_weights(band, mix) for band in others])))
         total = sum(parts[1:], start=parts[0])
         if convs[0].has_residual:  # all or none: it depends on the layer alone
-            total = torch.addcmul(total, x, torch.cat([_weights(band, mix) for band in bands]).sum())
+            passed = torch.cat([_weights(band, mix) for band in bands]).sum()
+            alike = total.dtype == x.dtype == passed.dtype  # under autocast pictures are bfloat16, weights are not
+            total = torch.addcmul(total, x, passed) if alike else total + passed * x
     for index, block in enumerate(blocks):
         if not isinstance(block, FBNetBlock):
             out = mix[index] * block(x)
@@ -95,7 +98,7 @@ def _is_fused(blocks: list[FBNetBlock], x: torch.Tensor) -> bool:
         and first.spec.activation == "relu"
         and not any(block.spec.squeeze_excite for block in blocks)
         and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
+        and not is_autocast(x)
     )
 
 

@@ -17,6 +17,8 @@ from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce as functional_all_reduce
 from torch.nn import functional as F
 
+from tvmfbnet.nets.precision import full_precision, widened
+
 
 def joined_norm(
     x: torch.Tensor,
@@ -62,14 +64,15 @@ def _shared_norm(
     weight: torch.Tensor,
     bias: torch.Tensor,
 ) -> torch.Tensor:
-    mean = _over_processes(x.mean(dim=(0, 2, 3)))
-    centred = x - mean[:, None, None]
-    var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
-    update_statistics(
-        norms, orders, mean.detach(), var.detach(), x.numel() // x.shape[1] * distributed.get_world_size()
-    )
-    scale = weight * (var + norms[0].eps).rsqrt()
-    return centred * scale[:, None, None] + bias[:, None, None]
+    seen = x.numel() // x.shape[1] * distributed.get_world_size()
+    with full_precision(x):
+        pictures = widened(x)
+        mean = _over_processes(pictures.mean(dim=(0, 2, 3)))
+        centred = pictures - mean[:, None, None]
+        var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
+        update_statistics(norms, orders, mean.detach(), var.detach(), seen)
+        scale = weight * (var + norms[0].eps).rsqrt()
+        return (centred * scale[:, None, None] + bias[:, None, None]).to(x.dtype)
 
 
 def _over_processes(mean: torch.Tensor) -> torch.Tensor:
@@ -103,9 +106,10 @@ class LayerInput:
 
     @cached_property
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = self._reduced(self.flat.mean(dim=0))
-        centred = self.flat - mean
-        return mean, self._reduced(centred.t() @ centred / len(self.flat))
+        pixels = widened(self.flat)
+        mean = self._reduced(pixels.mean(dim=0))
+        centred = pixels - mean
+        return mean, self._reduced(centred.t() @ centred / len(pixels))
 
     def _reduced(self, mean: torch.Tensor) -> torch.Tensor:
         return _over_processes(mean) if self._shared else mean
@@ -120,6 +124,12 @@ class LayerInput:
             norms: one a block.
             orders: see :func:`joined_norm`.
         """
+        with full_precision(self.flat):
+            return self._folded(weights, norms, orders)
+
+    def _folded(
+        self, weights: torch.Tensor, norms: Sequence[nn.BatchNorm2d], orders: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
         gain, bias = _joined([n.weight for n in norms], orders), _joined([n.bias for n in norms], orders)
         if self._training:
             mean_x, covariance = self._moments

@@ -2,7 +2,7 @@
 
 Each process holds the whole net. Batch norm takes its statistics over all processes' pictures, gradients are averaged,
 and all random choices come from generators with one seed; so every process goes through the same states. The process
-group is lightning-fabric's (nccl between GPUs, gloo between CPUs).
+group is lightning-fabric's (nccl between GPUs, gloo between CPUs). Number 0 alone writes files and speaks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,30 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.nets.device import pick_device
 from tvmfbnet.nets.norms import SharedNorm
 
 NetT = TypeVar("NetT", bound=nn.Module)
+
+
+def is_first() -> bool:
+    """Whether this process is number 0 of those that torchrun started, or the only one; known before they join."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout on a process's part of a batch: draws for the whole batch, as one process does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of (n, ...): this process's images."""
+        if not self.training or self.p == 0.0:
+            return x
+        size, rank, count = distributed.get_world_size(), distributed.get_rank(), len(x)
+        kept = x.new_empty(size * count, *x.shape[1:]).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x * kept[rank * count : (rank + 1) * count]
 
 
 @dataclass(frozen=True)
@@ -63,11 +80,13 @@ class Workers:
         return cls(fabric.global_rank, fabric.world_size, fabric.device, fabric)
 
     def share(self, net: NetT) -> NetT:
-        """Lets the batch norms of ``net``, in place, take their statistics over all processes."""
+        """Lets the batch norms and dropouts of ``net``, in place, act as on the batch of all processes."""
         if self.size > 1:
             for module in net.modules():
                 if type(module) is nn.BatchNorm2d:
                     module.__class__ = SharedNorm
+                if type(module) is nn.Dropout:
+                    module.__class__ = SharedDropout
         return net
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -81,10 +100,23 @@ class Workers:
 
     def average(self, figures: Mapping[str, float]) -> dict[str, float]:
         """The mean of each figure over the processes."""
+        return self._reduced(figures, "mean")
+
+    def total(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The sum of each figure over the processes."""
+        return self._reduced(figures, "sum")
+
+    def _reduced(self, figures: Mapping[str, float], operation: str) -> dict[str, float]:
         if self.size == 1:
             return dict(figures)
-        means = self._fabric.all_reduce(torch.tensor(list(figures.values()), dtype=torch.float64), reduce_op="mean")
-        return dict(zip(figures, means.tolist(), strict=True))
+        own = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.device)
+        found = self._fabric.all_reduce(own, reduce_op=operation)
+        return dict(zip(figures, found.tolist(), strict=True))
+
+    def require_alike(self, what: str, number: int) -> None:
+        """UserError where the processes do not have the same number, below 2^40: they would drift apart or hang."""
+        if self.size > 1 and round(self.average({"number": float(number)})["number"]) != number:
+            raise UserError(f"the {self.size} processes do not see the same {what}: let them share --out and --data")
 
     def wait(self) -> None:
         """Returns when all processes have come here."""

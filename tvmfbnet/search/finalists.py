@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
-from tvmfbnet.files import read_json, write_json
+from tvmfbnet.files import Stored, read_json, read_model, write_json
 from tvmfbnet.nets.arch_net import build_net
+from tvmfbnet.nets.checkpoint import differences
 from tvmfbnet.nets.device import place_batch, place_net
 from tvmfbnet.nets.evaluation import accuracy
-from tvmfbnet.progress import progress
+from tvmfbnet.nets.precision import computing_in
+from tvmfbnet.progress import progress, say
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, log_probability, propose
 from tvmfbnet.search.judge import Judge
@@ -43,6 +46,13 @@ _RISE = 0.1
 _SAME = 1e-9
 
 
+class Trained(Stored):
+    """``finalists.json``: the accuracy, between 0 and 1, that each arch reached, and what search that was for."""
+
+    identity: dict[str, Any]
+    accuracies: dict[str, float]
+
+
 class Finalists:
     """Trains archs and chooses among them.
 
@@ -50,13 +60,20 @@ class Finalists:
         searcher: a finished search.
         costs: latencies that the target is for.
         target_ms: the target, if there is one.
-        file: where the trainings' accuracies are kept; what it holds is not trained again.
+        identity: of the search (:func:`tvmfbnet.nets.identity.identity_of`).
+        file: where the trainings' accuracies are kept; what it holds of this very search is not trained again.
+
+    Raises:
+        StorageError: the file is damaged.
     """
 
-    def __init__(self, searcher: Searcher, costs: Costs, target_ms: float | None, file: Path) -> None:
+    def __init__(
+        self, searcher: Searcher, costs: Costs, target_ms: float | None, identity: dict[str, Any], file: Path
+    ) -> None:
         self._searcher, self._costs, self._target_ms, self._file = searcher, costs, target_ms, file
         self._judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
-        self._reached: dict[str, float] = read_json(file) if file.exists() else {}
+        self._identity = identity
+        self._reached = _reached_before(file, identity)
 
     def choose(self, favourites: Sequence[Candidate]) -> list[Candidate]:
         """The trained archs, best first, with the accuracy that training and model together give them.
@@ -73,10 +90,11 @@ class Finalists:
         chosen = [c.arch for c in [*favourites[: share // 2], *drawn][:share]]
         with progress("training finalists", count) as reporter:
             while chosen:
-                for arch in chosen:
-                    self._train(arch)
-                    trained.append(arch)
-                    reporter.advance(note=f"best {max(self._reached[a] for a in trained):.1%}")
+                for start in range(0, len(chosen), self._searcher.workers.size):
+                    together = chosen[start : start + self._searcher.workers.size]
+                    self._reach(together)
+                    trained += together
+                    reporter.advance(len(together), note=f"best {max(self._reached[a] for a in trained):.1%}")
                 expected = self._expected(trained, features)
                 others = sorted((arch for arch in known if arch not in trained), key=lambda a: -expected[a])
                 chosen = others[: min(share, count - len(trained))]
@@ -105,10 +123,20 @@ class Finalists:
         model = ridge(inputs, np.array([self._reached[arch] for arch in trained]))
         return dict(zip(features, model(np.stack(list(features.values()))).tolist(), strict=True))
 
-    def _train(self, text: str) -> None:
-        """One short training with the settings of the supernet's weights, unless the file holds it."""
-        if text in self._reached:
+    def _reach(self, archs: Sequence[str]) -> None:
+        """Trains archs, each process one of them, unless the file holds them; the first process writes it."""
+        workers = self._searcher.workers
+        new = {arch: 0.0 for arch in archs if arch not in self._reached}
+        if not new:
             return
+        if workers.rank < len(archs) and archs[workers.rank] in new:
+            new[archs[workers.rank]] = self._train(archs[workers.rank])
+        self._reached.update(workers.total(new))
+        if workers.rank == 0:
+            write_json(self._file, Trained(identity=self._identity, accuracies=self._reached).model_dump())
+
+    def _train(self, text: str) -> float:
+        """The accuracy after one short training with the settings of the supernet's weights."""
         searcher = self._searcher
         config, device, data = searcher.config, searcher.device, searcher.data
         torch.manual_seed(config.seed)
@@ -126,14 +154,30 @@ class Finalists:
             rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
             optimiser.param_groups[0]["lr"] = config.weight_lr * rate
             pixels, labels = place_batch(*batches.next(), device)
-            loss = F.cross_entropy(net(pixels), labels)
+            with computing_in(config.precision, device):
+                logits = net(pixels).float()
+            loss = F.cross_entropy(logits, labels)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
             optimiser.step()
-        self._reached[text] = accuracy(net, self._judge.validation(), device)
-        if searcher.workers.rank == 0:
-            write_json(self._file, self._reached)
+        return accuracy(net, self._judge.validation(), device)
+
+
+def _reached_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
+    """The accuracies that the file holds of this very search; says why there are none."""
+    if not file.exists():
+        return {}
+    content = read_json(file)
+    if isinstance(content, dict) and "identity" not in content:
+        say(f"note: {file} does not say what its archs were trained on; they are trained again")
+        return {}
+    trained = read_model(file, Trained)
+    changed = differences(trained.identity, identity)
+    if changed:
+        say(f"note: {file} is of another search ({changed}); its archs are trained again")
+        return {}
+    return dict(trained.accuracies)
 
 
 def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:

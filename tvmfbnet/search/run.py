@@ -1,27 +1,28 @@
 """A whole search in a folder: resumes where it stopped, then picks the net. What ``tvmfbnet search`` calls.
 
 Files: ``search.ckpt`` (to continue from), ``history.json`` (one record an epoch), ``archs.json`` (the validated
-candidates, best first) and ``search.json`` (the outcome, with all that is needed to sample more archs from it).
+candidates, best first) and ``search.json`` (the outcome: :mod:`tvmfbnet.search.result`). Started by torchrun, several
+processes share every batch (:mod:`tvmfbnet.nets.workers`), and the first of them writes the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tvmfbnet.config import validate as validate_config
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import CollapsedError, StorageError
-from tvmfbnet.files import make_folder, read_json, write_json
+from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
-from tvmfbnet.nets.memory import keep_freed_memory
-from tvmfbnet.nets.workers import Workers
+from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
+from tvmfbnet.nets.identity import identity_of, require_identity
+from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
+from tvmfbnet.nets.workers import Workers, is_first
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
@@ -30,9 +31,14 @@ from tvmfbnet.search.finalists import Finalists
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
+from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result, reopen
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.space import Space
+
+__all__ = ["SearchResult", "choose_again", "read_result", "reopen", "sample_run", "search"]
+
+_FILES = ("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json")
 
 # Settings that change how a search is run, but not what comes out of it.
 _FREE_SETTINGS = frozenset(
@@ -66,58 +72,74 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
 
     Args:
         space: what may be searched.
-        data_spec: see :func:`tvmfbnet.data.datasets.load_data`.
+        data_spec: see :func:`tvmfbnet.data.datasets.load_data`; the same data set may have moved since.
         table: latency of every block of ``space``.
         config: the settings.
         out: folder of the search's files.
 
     Raises:
         LatencyError: the table lacks blocks, or no arch meets the latency target.
-        DataError: the data set is missing or does not fit.
-        StorageError: ``out`` is not writable or holds a search with other settings.
+        DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
+        StorageError: ``out`` is not writable or another process's, or holds a search with other settings.
         DivergedError: a loss became NaN or infinite.
+        OutOfMemoryError: says which settings need less.
     """
     costs = Costs.of(table, space)
     if config.latency_target_ms is not None:
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
-    keep_freed_memory()
-    data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-    workers = Workers.join(config.device)
+    with memory_advice("the search", advice_for(config)):
+        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+        fingerprint = data.fingerprint
+        with _held(out):
+            keep_freed_memory()
+            workers = Workers.join(config.device)
+            workers.require_alike("data", int(fingerprint[:10], 16))
+            with seeded(config.seed, config.threads):
+                searcher = Searcher(space, data, costs, config, workers)
+                _train(searcher, data_spec, out)
+                candidates = _choose(searcher, costs, config.latency_target_ms, out)
+            return _conclude(searcher, candidates, table, data_spec, out)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The folder for this search alone, without what a killed one left half-written."""
     make_folder(out)
-    with seeded(config.seed, config.threads):
-        searcher = Searcher(space, data, costs, config, workers)
-        _train(searcher, _identity(space, data_spec, costs, config), out)
-        candidates = _choose(searcher, costs, config.latency_target_ms, out)
-    return _conclude(searcher, candidates, table, data_spec, out)
+    with folder_lock(out, "a search") if is_first() else nullcontext():
+        if is_first():
+            clear_leftovers(*(out / name for name in _FILES))
+        yield
 
 
-def _identity(space: Space, data_spec: str, costs: Costs, config: SearchConfig) -> dict[str, Any]:
+def _identity(searcher: Searcher) -> dict[str, Any]:
     """What must be the same for a search to be continued."""
-    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
-    return {**settings, "space": space.to_dict(), "data": data_spec, "latency table": costs.to_dict()}
+    settings = {name: value for name, value in searcher.config.model_dump().items() if name not in _FREE_SETTINGS}
+    costs = {"latency table": searcher.costs.to_dict()}
+    return identity_of(settings, searcher.space, searcher.data.fingerprint, **costs)
 
 
-def _train(searcher: Searcher, identity: dict[str, Any], out: Path) -> None:
+def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
     """All remaining steps, with checkpoints and logs."""
-    path, config = out / "search.ckpt", searcher.config
+    path, config, identity = out / "search.ckpt", searcher.config, _identity(searcher)
     if path.exists():
         saved = load_checkpoint(path, "search")
-        require_same(path, saved["identity"], identity)
-        try:
+        require_identity(path, saved.get("identity"), identity, data_spec)
+        with damage_named(path):
             searcher.load_state_dict(saved["searcher"])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise StorageError(f"{path} is damaged; remove it to start anew") from error
         say(f"search: continuing {out} at epoch {searcher.epoch + 1}, step {searcher.step + 1}")
+    searcher.workers.require_alike("checkpoint", searcher.done_steps)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
     with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
         while not searcher.finished:
             epoch_ended = searcher.advance()
-            if first and (epoch_ended or searcher.step % config.checkpoint_steps == 0):
+            if epoch_ended or searcher.step % config.checkpoint_steps == 0:
                 searcher.require_sound()
-                save_checkpoint(path, "search", {"identity": identity, "searcher": searcher.state_dict()})
+                state = searcher.state_dict()
+                if first:
+                    save_checkpoint(path, "search", {"identity": identity, "searcher": state})
             if first and epoch_ended:
                 write_json(out / "history.json", searcher.history)
                 for logger in loggers:
@@ -175,7 +197,7 @@ def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path
         proposed = judge.rank(proposed, "screening archs")[: config.candidates]
     ranked = Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs")
     if config.finalists:
-        ranked = Finalists(searcher, costs, target_ms, out / "finalists.json").choose(ranked)
+        ranked = Finalists(searcher, costs, target_ms, _identity(searcher), out / "finalists.json").choose(ranked)
     return tuple(ranked)
 
 
@@ -184,27 +206,33 @@ def _conclude(
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)
-    record = {
-        "best": {**best.to_dict(), "measured_share": measured},
-        "expected_ms": last["expected_ms"],
-        "latency_target_ms": searcher.config.latency_target_ms,
-        "theta": last["theta"],
-        "health": searcher.health().to_dict(),
-        "space": searcher.space.to_dict(),
-        "costs": searcher.costs.to_dict(),
-        "data": data_spec,
-        "config": searcher.config.model_dump(),
-    }
+    record = SearchRecord(
+        best=Best(**best.to_dict(), measured_share=measured),
+        expected_ms=last["expected_ms"],
+        latency_target_ms=searcher.config.latency_target_ms,
+        theta=last["theta"],
+        health=searcher.health().to_dict(),
+        space=searcher.space.to_dict(),
+        costs=searcher.costs.to_dict(),
+        data=data_spec,
+        fingerprint=searcher.data.fingerprint,
+        config=searcher.config.model_dump(),
+    )
     if searcher.workers.rank == 0:
         write_json(out / "archs.json", [candidate.to_dict() for candidate in candidates])
-        write_json(out / "search.json", record)
+        write_json(out / "search.json", record.model_dump())
     searcher.workers.wait()
     theta = tuple(tuple(row) for row in last["theta"])
     return SearchResult(best, candidates, theta, last["expected_ms"], measured, out)
 
 
 def sample_run(
-    run: Path, count: int, seed: int, target_ms: float | None = None, validate: bool = False
+    run: Path,
+    count: int,
+    seed: int,
+    target_ms: float | None = None,
+    validate: bool = False,
+    data_spec: str | None = None,
 ) -> list[Candidate]:
     """Distinct archs from the distribution that a finished search learned, most probable first.
 
@@ -214,10 +242,11 @@ def sample_run(
         seed: of the sampling.
         target_ms: leave out slower archs.
         validate: also give each one's accuracy, with the supernet's weights and renewed batch-norm statistics.
+        data_spec: where the search's data set lies now, if it has moved.
 
     Raises:
         StorageError: no finished search there, or its checkpoint is gone.
-        DataError: validation was asked for and the search's data set is missing.
+        DataError: validation was asked for and the search's data set is missing, or another one was given.
         LatencyError: the target cannot be reached.
     """
     folder, record = read_result(run)
@@ -231,18 +260,21 @@ def sample_run(
     drawn = sample_distinct(logs, space, costs, target_ms, count, generator)
     if not validate:
         return drawn
-    with reopen(folder, record) as searcher:
+    with reopen(folder, record, data_spec) as searcher:
         judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
         return sorted(judge.rank(drawn, "validating archs"), key=lambda c: (-c.probability, c.arch))
 
 
-def choose_again(run: Path, factor: float = 1.0, target_ms: float | None = None) -> list[Candidate]:
+def choose_again(
+    run: Path, factor: float = 1.0, target_ms: float | None = None, data_spec: str | None = None
+) -> list[Candidate]:
     """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
 
     Args:
         run: the search's folder.
         factor: measured by predicted latency of a net that was tried.
         target_ms: the latency target; the search's own if None.
+        data_spec: where the search's data set lies now, if it has moved.
 
     Returns:
         Validated archs within the target, most accurate first; ``predicted_ms`` is the corrected latency.
@@ -257,33 +289,5 @@ def choose_again(run: Path, factor: float = 1.0, target_ms: float | None = None)
     if target is None:
         raise StorageError(f"the search in {folder} had no latency target to meet")
     costs.require_reachable(target)
-    with reopen(folder, record) as searcher:
+    with _held(folder), reopen(folder, record, data_spec) as searcher:
         return list(_choose(searcher, costs, target, folder))
-
-
-@contextmanager
-def reopen(folder: Path, record: dict[str, Any]) -> Iterator[Searcher]:
-    """A finished search as it was at its end."""
-    config = validate_config(SearchConfig, record["config"], str(folder / "search.json"))
-    space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
-    data = load_data(record["data"], space.height, space.width, space.input_channels, space.classes)
-    saved = load_checkpoint(folder / "search.ckpt", "search")
-    with seeded(config.seed, config.threads):
-        searcher = Searcher(space, data, costs, config)
-        try:
-            searcher.load_state_dict(saved["searcher"])
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise StorageError(f"{folder / 'search.ckpt'} is damaged; search again") from error
-        yield searcher
-
-
-def read_result(run: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of a finished search and its record ``search.json``; StorageError when there is none."""
-    places = (run, run / "search")
-    folder = next((place for place in places if (place / "search.json").is_file()), None)
-    if folder is None:
-        raise StorageError(f"{run} holds no finished search (no search.json): give the folder that search wrote to")
-    record = read_json(folder / "search.json")
-    if not isinstance(record, dict) or not {"space", "costs", "theta", "best"} <= set(record):
-        raise StorageError(f"{folder / 'search.json'} is not the outcome of a search; run the search again")
-    return folder, record

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, split_indices
 from tvmfbnet.errors import DataError, DivergedError
-from tvmfbnet.nets.checkpoint import restore_rng, rng_state
+from tvmfbnet.nets.checkpoint import restore_optimiser, restore_rng, rng_state
 from tvmfbnet.nets.device import pick_device, place_batch, place_net
+from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.nets.workers import Workers
 from tvmfbnet.search.config import SearchConfig
@@ -27,6 +28,7 @@ from tvmfbnet.search.controller import LatencyController
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.health import Health, health_of
 from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss
+from tvmfbnet.search.state import SearcherState
 from tvmfbnet.space.space import Space
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
@@ -158,7 +160,7 @@ class Searcher:
 
     def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
         """The supernet's output in float32, computed at the precision that the settings ask for."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with computing_in(self.config.precision, self.device):
             return self.supernet(pixels, mix).float()  # type: ignore[no-any-return]
 
     def _theta_step(self) -> None:
@@ -267,7 +269,8 @@ class Searcher:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as plain data and tensors."""
+        """Everything that the next step depends on, as plain data and tensors; called by all processes together."""
+        self._sums = self.workers.average(self._sums)
         return {
             "supernet": self.supernet.state_dict(),
             "weight_optimiser": self._weight_optimiser.state_dict(),
@@ -284,15 +287,28 @@ class Searcher:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state. Learning rate and temperature follow from epoch and step."""
-        self.supernet.load_state_dict(state["supernet"])
-        self._weight_optimiser.load_state_dict(state["weight_optimiser"])
-        self._theta_optimiser.load_state_dict(state["theta_optimiser"])
-        self._weight_batches.load_state_dict(state["weight_batches"])
-        self._theta_batches.load_state_dict(state["theta_batches"])
-        self._generator.set_state(state["generator"])
+        """Goes back to a saved state. Learning rate and temperature follow from epoch and step.
+
+        Raises:
+            ValueError: not a state of such a search (or another exception, where tensors do not fit).
+        """
+        checked = SearcherState.model_validate(state)
+        steps = 1 if checked.epoch == self.config.epochs else self._steps_of(checked.epoch)
+        epochs = [record.epoch for record in checked.history]
+        if checked.epoch > self.config.epochs or checked.step >= steps or epochs != list(range(1, checked.epoch + 1)):
+            raise ValueError("epoch, step and history do not belong together")
+        if set(checked.sums) != set(_NO_SUMS):
+            raise ValueError("not the sums of an epoch")
+        self.supernet.load_state_dict(checked.supernet)
+        restore_optimiser(self._weight_optimiser, checked.weight_optimiser)
+        restore_optimiser(self._theta_optimiser, checked.theta_optimiser)
+        self._weight_batches.load_state_dict(checked.weight_batches)
+        self._theta_batches.load_state_dict(checked.theta_batches)
+        self._generator.set_state(checked.generator)
         if self._controller is not None:
-            self._controller.price = float(state["price"])
-        restore_rng(state["rng"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self._sums, self.history = dict(state["sums"]), list(state["history"])
+            if checked.price is None:
+                raise ValueError("the price of latency is missing")
+            self._controller.price = checked.price
+        restore_rng(checked.rng)
+        self.epoch, self.step = checked.epoch, checked.step
+        self._sums, self.history = dict(checked.sums), list(state["history"])

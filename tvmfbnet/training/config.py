@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,9 @@ class TrainConfig(Config):
     )
     augment_flip: bool = Field(True, description="mirror half of the training images")
 
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of convs and matrix products; auto: bfloat16 on GPUs that have it, float32 elsewhere"
+    )
     test_every: int = Field(
         1, ge=1, le=MOST_EPOCHS, description="epochs between tests; the last epoch always ends with one"
     )

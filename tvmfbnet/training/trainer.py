@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from pydantic import Field
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -17,14 +18,48 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError
 from tvmfbnet.nets.arch_net import ArchNet, build_net
-from tvmfbnet.nets.checkpoint import restore_rng, rng_state
+from tvmfbnet.nets.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.nets.device import pick_device, place_batch, place_net
-from tvmfbnet.nets.evaluation import accuracy
+from tvmfbnet.nets.evaluation import count_right
+from tvmfbnet.nets.precision import computing_in, precision_on
+from tvmfbnet.nets.workers import Workers
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.config import TrainConfig
 
 TEST_BATCH = 500
+
+
+class Epoch(State):
+    """An epoch's record in the history. Accuracies are between 0 and 1; ``seconds`` are this process's."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+
+
+class Sums(State):
+    """Sums over the steps of the epoch that is under way."""
+
+    loss: float
+    right: float
+    seconds: float
+
+
+class TrainerState(State):
+    """Everything that the next step depends on."""
+
+    net: Tensors
+    ema: Tensors | None
+    optimiser: dict[str, Any]
+    batches: dict[str, Any]
+    rng: dict[str, Any]
+    done_steps: int = Field(ge=0)
+    sums: Sums
+    history: list[Epoch]
 
 
 class Trainer:
@@ -35,16 +70,22 @@ class Trainer:
         space: its macro-architecture.
         data: pictures of the space's size.
         config: the settings.
+        workers: the processes that share every batch; this one alone if None.
     """
 
-    def __init__(self, arch: Arch, space: Space, data: ImageData, config: TrainConfig) -> None:
+    def __init__(
+        self, arch: Arch, space: Space, data: ImageData, config: TrainConfig, workers: Workers | None = None
+    ) -> None:
         self.data, self.config = data, config
-        self.device = pick_device(config.device)
-        self.net = place_net(build_net(arch, space, config.dropout), self.device)
+        self.workers = workers or Workers.alone(pick_device(config.device))
+        self.device = self.workers.device
+        self._precision = precision_on(self.device) if config.precision == "auto" else config.precision
+        self.net = self.workers.share(place_net(build_net(arch, space, config.dropout), self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
         indices, _ = split_indices(len(data.train), 1.0, config.seed, config.train_images)
         augment = Augment(config.augment_shift, config.augment_flip)
-        self._batches = Loader(data, data.train, indices, config.batch_size, augment, config.seed)
+        part = (self.workers.rank, self.workers.size)
+        self._batches = Loader(data, data.train, indices, config.batch_size, augment, config.seed, part)
         self._optimiser = torch.optim.SGD(
             _parameter_groups(self.net, config.weight_decay), lr=config.lr, momentum=config.momentum, nesterov=True
         )
@@ -85,7 +126,8 @@ class Trainer:
         self._schedule.step_update(self.done_steps)
         pixels, labels = place_batch(*self._batches.next(), self.device)
         self.net.train()
-        logits = self.net(pixels)
+        with computing_in(self._precision, self.device):
+            logits = self.net(pixels).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         if not math.isfinite(loss.item()):
             raise DivergedError(
@@ -94,6 +136,7 @@ class Trainer:
             )
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.average_gradients(self.net.parameters())
         if self.config.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
         self._optimiser.step()
@@ -110,6 +153,7 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         steps, epoch = len(self._batches), self.done_steps // len(self._batches)
+        self._sums = self.workers.average(self._sums)
         tested = epoch % self.config.test_every == 0 or self.finished
         record = {
             "epoch": epoch,
@@ -124,12 +168,15 @@ class Trainer:
 
     def test(self) -> float:
         """Top-1 accuracy of :attr:`result_net` on the test pictures, between 0 and 1."""
-        indices = torch.arange(len(self.data.test))
-        net = self.result_net.eval()
-        return accuracy(net, in_order(self.data, self.data.test, indices, TEST_BATCH), self.device)
+        indices = torch.arange(len(self.data.test))[self.workers.rank :: self.workers.size]
+        batches = in_order(self.data, self.data.test, indices, TEST_BATCH)
+        right, total = count_right(self.result_net.eval(), batches, self.device)
+        counts = self.workers.average({"right": right, "total": total})
+        return counts["right"] / counts["total"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as plain data and tensors."""
+        """Everything that the next step depends on, as plain data and tensors; called by all processes together."""
+        self._sums = self.workers.average(self._sums)
         return {
             "net": self.net.state_dict(),
             "ema": self._ema.module.state_dict() if self._ema is not None else None,
@@ -142,15 +189,23 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state. The learning rate follows from the step."""
-        self.net.load_state_dict(state["net"])
+        """Goes back to a saved state. The learning rate follows from the step.
+
+        Raises:
+            ValueError: not a state of such a training (or another exception, where tensors do not fit).
+        """
+        checked = TrainerState.model_validate(state)
+        epochs = checked.done_steps // len(self._batches)
+        if checked.done_steps > self.total_steps or [r.epoch for r in checked.history] != list(range(1, epochs + 1)):
+            raise ValueError("step and history do not belong together")
+        self.net.load_state_dict(checked.net)
         if self._ema is not None:
-            self._ema.module.load_state_dict(state["ema"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._batches.load_state_dict(state["batches"])
-        restore_rng(state["rng"])
-        self.done_steps = state["done_steps"]
-        self._sums, self.history = dict(state["sums"]), list(state["history"])
+            self._ema.module.load_state_dict(checked.ema or {})
+        restore_optimiser(self._optimiser, checked.optimiser)
+        self._batches.load_state_dict(checked.batches)
+        restore_rng(checked.rng)
+        self.done_steps, self._sums = checked.done_steps, checked.sums.model_dump()
+        self.history = [record.model_dump() for record in checked.history]
 
 
 def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
