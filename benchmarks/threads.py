@@ -24,13 +24,16 @@ from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet.files import make_folder
+from tvmfbnet.latency.store import target_folder
 from tvmfbnet.machine import core_numbers
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch, resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import open_database
-from tvmfbnet.tuning.run import log_of, plan_space, tune_space
+from tvmfbnet.tuning.engine import Budget, tune
+from tvmfbnet.tuning.run import log_of, plan_space
 from tvmfbnet.tuning.timer import DeviceTimer, device_timer
 
 
@@ -43,9 +46,11 @@ def target_with(threads: int) -> Target:
 
 def tuned(space: Space, arch: Arch, target: Target, logs: Path, trials_a_task: int, out: Path) -> Package:
     """Tunes the kernels of a net for a target and compiles it."""
-    tasks = len(plan_space(space, target, arch=arch).tasks)
-    say(f"{target.threads} thread(s): {trials_a_task * tasks} trials for {tasks} kernels")
-    tune_space(space, target, logs, trials_a_task * tasks, arch=arch, share=0.0)
+    plan = plan_space(space, target, arch=arch)
+    trials = trials_a_task * len(plan.tasks)
+    say(f"{target.threads} thread(s): {trials} trials for {len(plan.tasks)} kernels")
+    with reach(plan.target) as endpoint:
+        tune(plan, endpoint, make_folder(target_folder(target.name, logs)), Budget(trials))
     database = open_database(target.name, logs)
     return compile_net(untrained_net(arch, space), resolve_native(target), database, out)
 

@@ -257,10 +257,9 @@ def _instructions(target: Target, worker: RemoteWorker, link: LinkArguments) -> 
         try:
             error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)
         except RemoteError as failure:
-            # Scalars ran. Where a session breaks now, its vectors broke it, though TVM's own server cannot tell how.
-            broke = failure.stage == "run" and failure.kind != "no answer"
-            found = f"stopped at an illegal instruction: {failure}" if broke else str(failure)
-            return Check("instructions", False, found, instructions_advice(target) if broke else _LOOK_AT_LOG)
+            illegal = failure.illegal_instruction
+            found = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
+            return Check("instructions", False, found, instructions_advice(target) if illegal else _LOOK_AT_LOG)
     right = error <= _CANARY_ERROR
     advice = "" if right else "it computes wrong: check mcpu and features of the target"
     return Check("instructions", right, f"vectors as wide as mcpu has them, largest relative error {error:.1e}", advice)

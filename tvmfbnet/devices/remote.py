@@ -29,7 +29,7 @@ _TRIES = 3
 ResultT = TypeVar("ResultT")
 
 # What the C library calls SIGILL.
-ILLEGAL_INSTRUCTION = "Illegal instruction"
+ILLEGAL_INSTRUCTION = "illegal instruction"
 
 
 def instructions_advice(target: Target) -> str:
@@ -58,8 +58,8 @@ class RemoteError(DeviceError):
 
     @property
     def illegal_instruction(self) -> bool:
-        """Whether the device's CPU lacks an instruction that a kernel was compiled to; our device server says so."""
-        return ILLEGAL_INSTRUCTION in str(self)
+        """Whether the device's CPU lacks an instruction that a kernel was compiled to; the servers say so."""
+        return ILLEGAL_INSTRUCTION in str(self).lower()
 
     @property
     def happening(self) -> str:
