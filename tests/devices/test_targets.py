@@ -1,9 +1,16 @@
 """Shipped targets are valid and honest; malformed ones are refused with every problem at once."""
 
+import datetime
+import time
+
 import pytest
 
-from tvmfbnet.devices.target import Target, list_targets, load_target, target_key
+from tvmfbnet.compiler.library import linker
+from tvmfbnet.config import validate
+from tvmfbnet.devices.doctor import examine
+from tvmfbnet.devices.target import Target, list_targets, load_target, require_cores, target_key
 from tvmfbnet.errors import ConfigError, UserError
+from tvmfbnet.machine import core_numbers, format_cores
 
 SHIPPED = ["adreno", "apple_cpu", "apple_gpu", "arm_cpu", "host", "mali", "pixel", "pocl", "qemu_arm", "rpi4", "rpi5"]
 EXERCISED = {"host", "pocl", "qemu_arm"}
@@ -100,3 +107,53 @@ def test_a_targets_key_covers_what_changes_code_or_time_and_nothing_else():
     ]
     assert len({target_key(other) for other in (target, *others)}) == len(others) + 1
     assert target_key(changed(cores="0-2,5")) == target_key(changed(cores="0,1,2,5"))
+
+
+def changed(**fields):
+    """A target with some fields changed, checked as a file is; a recipe's or a program's does not come from YAML."""
+    return validate(Target, {**load_target("host").model_dump(mode="json"), **fields}, "changed.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"cores": "7-4"}, "cores: the range 7-4 counts down; write 4-7"),
+        ({"cores": "1,1"}, "cores: core 1 is named twice"),
+        ({"cores": "0-99999999"}, "cores: .* is no core"),
+        ({"cores": "3", "threads": 4}, "threads is 4, but cores names 1"),
+        ({"threads": 10**6}, "threads: .*1024"),
+        ({"tvm": {"kind": "llvm", "list": [[[[[[[1]]]]]]]}}, "tvm: nested more than 6 deep"),
+        ({"tvm": {"kind": "llvm", "list": list(range(1000))}}, "tvm: holds more than 256 values"),
+        ({"tvm": {"kind": "llvm", "text": "x" * 5000}}, "tvm: holds a text of 5000 characters"),
+        ({"tvm": {"kind": "llvm", "number": float("inf")}}, "tvm: holds a number that is infinite"),
+        ({"tvm": {"kind": "llvm", "number": 2**70}}, "tvm: holds a number that is infinite, none, or of more"),
+        ({"tvm": {"kind": "llvm", 1: 2}}, "tvm: holds a key that is no text"),
+        ({"tvm": {"kind": "llvm", "day": datetime.date(2024, 1, 1)}}, "tvm: holds a date"),
+    ],
+)
+def test_values_that_no_device_has_are_refused_in_one_line(fields, problem):
+    with pytest.raises(UserError, match=problem) as caught:
+        changed(**fields)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_cycle_and_a_bomb_of_aliases_are_refused_at_once():
+    cycle, bomb = [], ["x"] * 9
+    cycle.append(cycle)
+    for _ in range(8):
+        bomb = [bomb] * 9
+    for value in (cycle, bomb, {"deep": [bomb[0][0][0]]}, [bomb[0][0][0][0][0]] * 9):
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"tvm: (nested|holds) more than"):
+            changed(tvm={"kind": "llvm", "x": value})
+        assert time.monotonic() - began < 1.0
+
+
+def test_cores_that_this_machine_does_not_have_are_named_with_those_it_has():
+    target = changed(cores="4000")
+    here = format_cores(core_numbers())
+    with pytest.raises(UserError, match=f"4000 is not here; this machine lets us use {here}"):
+        require_cores(target)
+    require_cores(changed(cores=str(core_numbers()[0])))
+    checks = list(examine(target, linker))
+    assert [check.name for check in checks] == ["toolchain", "cores"] and not checks[-1].ok

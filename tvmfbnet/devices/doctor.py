@@ -18,11 +18,18 @@ from typing import Any
 
 from tvmfbnet.devices.android import find_ndk
 from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import RemoteWorker, worker_for
+from tvmfbnet.devices.remote import RemoteError, RemoteWorker, instructions_advice, worker_for
 from tvmfbnet.devices.runtime import installed_versions
 from tvmfbnet.devices.session import Repeats, Session
 from tvmfbnet.devices.target import Target, require_cores, resolve_native
-from tvmfbnet.devices.timing import build_canary, device_facts, device_limits, run_canary
+from tvmfbnet.devices.timing import (
+    build_canary,
+    build_vectors,
+    device_facts,
+    device_limits,
+    run_canary,
+    run_vectors,
+)
 from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.errors import DeviceError, UserError
@@ -33,6 +40,7 @@ _CANARY_ERROR = 1e-4
 _NOISY_SPREAD = 0.1
 _HOT_CELSIUS = 70.0
 _SETTLE_SECONDS = 3.0
+_LOOK_AT_LOG = "the device runs no kernel; look at the server's log"
 
 LinkArguments = Callable[[Target], dict[str, Any]]
 
@@ -221,8 +229,9 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
         build_canary(resolved, library, link(resolved))
         try:
             error, repeats = worker.call(run_canary, str(library), _NOISE_RUNS, seconds=seconds)
-        except DeviceError as failure:
-            yield Check("canary", False, str(failure), "the device runs no kernel; look at the server's log")
+        except RemoteError as failure:
+            advice = instructions_advice(target) if failure.illegal_instruction else _LOOK_AT_LOG
+            yield Check("canary", False, str(failure), advice)
             return
     right = error <= _CANARY_ERROR
     advice = "" if right else "it computes wrong: check mcpu and features of the target, and the driver"
@@ -236,6 +245,24 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
     )
     text = f"{median:.4f} ms, spread (p90 - p10) {100 * spread:.0f} % over {len(repeats)} runs"
     yield Check("noise", True, text, noisy)
+    if target.tvm["kind"] == "llvm":
+        yield _instructions(resolved, worker, link)
+
+
+def _instructions(target: Target, worker: RemoteWorker, link: LinkArguments) -> Check:
+    """Whether the device has the vector instructions that kernels are compiled to; the canary uses none."""
+    with TemporaryDirectory(prefix="tvmfbnet-") as folder:
+        library = Path(folder) / "vectors.so"
+        build_vectors(target, library, link(target))
+        try:
+            error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)
+        except RemoteError as failure:
+            illegal = failure.illegal_instruction
+            found = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
+            return Check("instructions", False, found, instructions_advice(target) if illegal else _LOOK_AT_LOG)
+    right = error <= _CANARY_ERROR
+    advice = "" if right else "it computes wrong: check mcpu and features of the target"
+    return Check("instructions", right, f"vectors as wide as mcpu has them, largest relative error {error:.1e}", advice)
 
 
 def _conditions(facts: dict[str, str]) -> Iterator[Check]:

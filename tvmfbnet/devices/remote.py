@@ -32,6 +32,19 @@ _UNFIT = "unfit"
 
 ResultT = TypeVar("ResultT")
 
+# What the C library calls SIGILL.
+ILLEGAL_INSTRUCTION = "illegal instruction"
+
+
+def instructions_advice(target: Target) -> str:
+    """What to do where a target's compiled code stops at an instruction that the device's CPU does not have."""
+    described = target.tvm if target.on_cpu else target.tvm.get("host", {})
+    mcpu = described.get("mcpu", "generic") if isinstance(described, dict) else "generic"
+    return (
+        f"tvm.mcpu of target {target.name} ({mcpu}) names a CPU whose instructions are not all there: name an older "
+        "one, or take the missing ones out with mattr, such as [-avx512f]"
+    )
+
 
 class RemoteError(DeviceError):
     """A remote call that failed, and where: at which device, in which stage, how.
@@ -46,6 +59,11 @@ class RemoteError(DeviceError):
     def __init__(self, message: str, device: str, stage: str, kind: str) -> None:
         super().__init__(message)
         self.device, self.stage, self.kind = device, stage, kind
+
+    @property
+    def illegal_instruction(self) -> bool:
+        """Whether the device's CPU lacks an instruction that a kernel was compiled to; the servers say so."""
+        return ILLEGAL_INSTRUCTION in str(self).lower()
 
     @property
     def happening(self) -> str:

@@ -231,10 +231,10 @@ def _time_kernel(
     except UploadError:
         raise  # no kernel's fault
     except Exception as error:
-        # Asks the device: where the session is gone, that is the fault, not the kernel. Whether a CPU exists, or its
-        # queue is done, RPC says without asking; memory it has to ask for.
+        # Asks the device: where the session is gone, that is the fault, not the kernel, and the first error tells most.
+        # Whether a CPU exists, or its queue is done, RPC says without asking; memory it has to ask for.
         try:
             tvm.runtime.empty((1,), "uint8", session.device)
-        except Exception as gone:
-            raise error from gone  # the first one may carry why: a signal, or the session's time
+        except Exception:
+            raise error from None
         return KernelTiming(error=last_line(str(error)), kind="run")

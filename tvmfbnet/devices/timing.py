@@ -24,6 +24,8 @@ from tvmfbnet.devices.target import Target
 
 # Values of the canary: a vector times a matrix, small enough for every cache.
 CANARY_SIZE = 256
+# Lanes of float32 in the widest vector registers that TVM's kernels use (AVX-512); narrower ones take several.
+_WIDEST_LANES = 16
 _CANARY_REPEATS = Repeats(repeats=5, min_repeat_ms=2, warmup=1)
 # A sample further than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
 # samples lie far beyond, and the tail of an honest distribution must stay).
@@ -161,7 +163,36 @@ def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:
         tvm.compile(mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
 
 
+def build_vectors(target: Target, library: Path, link: dict[str, Any]) -> None:
+    """Compiles a kernel of the widest vectors that a (resolved) CPU target has; the canary is scalar.
+
+    Arguments are those of :func:`build_canary`; :func:`run_vectors` runs it.
+    """
+    import tvm
+    from tvm import te
+    from tvm.s_tir import Schedule
+    from tvm.support import cc
+
+    one, other = (te.placeholder((CANARY_SIZE,), name=name) for name in ("one", "other"))
+    total = te.compute((CANARY_SIZE,), lambda i: one[i] * other[i] + one[i], name="total")
+    schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
+    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_LANES])
+    schedule.vectorize(lanes)
+    compiled_for = tvm.target.Target(target.tvm)
+    tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
+
+
 # What follows runs in the worker process.
+
+
+def run_vectors(session: Session, library: str) -> float:
+    """Runs the kernel of :func:`build_vectors`; the largest relative error of its result."""
+    generator = np.random.default_rng(0)
+    one, other = (generator.standard_normal(CANARY_SIZE).astype(np.float32) for _ in range(2))
+    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, np.float32))]
+    session.load(library)["main"](*arguments)
+    expected = one.astype(np.float64) * other + one
+    return float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())
 
 
 def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEATS) -> tuple[float, tuple[float, ...]]:

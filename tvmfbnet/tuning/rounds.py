@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvmfbnet.devices.remote import RemoteError, RemoteWorker
+from tvmfbnet.devices.remote import RemoteError, RemoteWorker, instructions_advice
 from tvmfbnet.devices.session import KernelJob, KernelTiming, Repeats, time_kernels
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, address_text, await_key, query_tracker
@@ -146,6 +146,8 @@ class RoundRunner:
             strikes += self._blames_kernel(timings)
             if attempts == _ATTEMPTS and timings.kind == "took no file":
                 raise timings
+            if strikes == _STRIKES and timings.illegal_instruction:
+                raise DeviceError(f"{timings}; {instructions_advice(self.target)}")
             if strikes == _STRIKES or attempts == _ATTEMPTS:
                 error = f"broke {attempts} sessions with nothing else in them: {timings}"
                 return KernelTiming(error=error, kind="crash")
