@@ -107,6 +107,13 @@ def test_a_frozen_tracker_and_a_wrong_key_are_told_within_their_deadlines():
         tracker.stop()
 
 
+def test_threads_that_must_share_cores_are_named():
+    two = target_at(1, threads=2)
+    assert "2 threads share 1 core(s)" in _machine(two, {"allowed_cores": "3"}).advice
+    assert not _machine(two, {"allowed_cores": "0-1"}).advice
+    assert not _machine(two, {}).advice and _machine(two, {"allowed_cores": "3"}).ok
+
+
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_a_healthy_python_server_passes_and_another_machines_target_does_not():

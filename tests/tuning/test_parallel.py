@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sys
 from dataclasses import replace
 
@@ -227,10 +228,16 @@ def threads_there(session):
     return int(session.remote.get_function("runtime.NumThreads")())
 
 
+NATIVE = pytest.param(
+    "native", 2, marks=[pytest.mark.slow, pytest.mark.skipif(not shutil.which("cmake"), reason="cmake")]
+)
+
+
 @pytest.mark.rpc
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_local_server_runs_kernels_with_the_targets_threads(threads):
+@pytest.mark.parametrize(("server", "threads"), [("python", 1), ("python", 2), NATIVE])
+def test_a_local_server_runs_kernels_with_the_targets_threads(server, threads):
     target = with_threads(threads)
+    target = target.model_copy(update={"transport": target.transport.model_copy(update={"server": server})})
     with reach(target) as endpoint, worker_for(target, endpoint) as worker:
         assert worker.call(threads_there, seconds=60) == threads
 

@@ -195,7 +195,8 @@ def _machine(target: Target, facts: dict[str, str]) -> Check:
         advice = "this system is 32-bit under a 64-bit kernel; install a 64-bit system"
         return Check("machine", False, f"{found or machine}, 32-bit programs", advice)
     same = not wanted or not machine or {"arm64": "aarch64"}.get(machine, machine) == wanted
-    advice = "" if same else f"the target compiles for {target.triple}: another key, or another target"
+    other = f"the target compiles for {target.triple}: another key, or another target"
+    advice = _too_few_cores(target, facts) if same else other
     return Check("machine", same, (found or "the server does not tell") + cores + threads, advice)
 
 
@@ -208,6 +209,19 @@ def _cores(target: Target, facts: dict[str, str]) -> Check:
         return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
     advice = "" if wanted == allowed else "end the server and start it for this target: tvmfbnet device stop, start"
     return Check("cores", wanted == allowed, found, advice)
+
+
+def _too_few_cores(target: Target, facts: dict[str, str]) -> str:
+    """Advice where threads would wait for each other's cores, which takes many times longer than one thread."""
+    try:
+        allowed = len(parse_cores(facts.get("allowed_cores", "")))
+    except ValueError:
+        return ""
+    if not 0 < allowed < target.threads:
+        return ""
+    return (
+        f"{target.threads} threads share {allowed} core(s) and wait for each other: lower threads, or allow more cores"
+    )
 
 
 def _limits(target: Target, limits: dict[str, int]) -> Check:
