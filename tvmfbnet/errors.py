@@ -65,6 +65,10 @@ class ParityError(UserError):
     """A compiled net's output differs from PyTorch's by more than the gate allows."""
 
 
+class PackageError(UserError):
+    """A package does not fit what it is wanted for: another machine, another TVM, other threads; names both sides."""
+
+
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
 

@@ -84,7 +84,7 @@ def measure_nets(
             timings = _in_turn(libraries, shape, timer, pace_nets)
             pace = None
             if pace_nets is not None:
-                pace = pace_of(pace_nets, measured_table(recorded, context, protocol_of(target)))
+                pace = pace_of(pace_nets, measured_table(recorded, context, protocol_of(target)), timer)
             common = {"part": net_part(space), "trials": trials, "pace": pace, "space": space.name}
             for name, timing in timings.items():
                 held[name] = measurement(timer, timing, overhead, arch=name, **common)

@@ -16,7 +16,7 @@ import torch
 
 from tvmfbnet.config import validate as validate_config
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import CollapsedError, StorageError
+from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
 from tvmfbnet.files import make_folder, read_json, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint, require_same, save_checkpoint, seeded
@@ -72,11 +72,16 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         out: folder of the search's files.
 
     Raises:
+        ConfigError: ``mode: target`` without a target.
         LatencyError: the table lacks blocks, or no arch meets the latency target.
         DataError: the data set is missing or does not fit.
         StorageError: ``out`` is not writable or holds a search with other settings.
         DivergedError: a loss became NaN or infinite.
     """
+    try:
+        config.require_consistent_target()
+    except ValueError as error:
+        raise ConfigError("search settings", [str(error)]) from error
     costs = Costs.of(table, space)
     if config.latency_target_ms is not None:
         costs.require_reachable(config.latency_target_ms)

@@ -23,7 +23,12 @@ from tvmfbnet.devices.session import Repeats, read_clocks, time_library, time_su
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
 from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.errors import UserError
 from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.progress import say
+
+# The longest session that our device server grants, whatever it is asked for: its --max-session.
+SESSION_CAP_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,23 @@ class DeviceTimer:
         return ChainTiming(whole, tuple(tuple(zip(*net, strict=True)) for net in latencies))
 
     def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
-        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second."""
+        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second.
+
+        What lasts longer than a session may is done in several, one right after the other.
+
+        Raises:
+            UserError: the target's ``timeouts.session`` leaves no session for it.
+        """
         limits, given = self.target.timeouts, self._worker
-        session = limits.session + math.ceil(2 * seconds)
-        with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-            return worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
+        lengths = sustained_sessions(seconds, limits.session)
+        if len(lengths) > 1:
+            say(f"note: a device ends a session after {SESSION_CAP_SECONDS} s; this takes {len(lengths)} of them")
+        values: list[float] = []
+        for length in lengths:
+            session = limits.session + math.ceil(2 * length)
+            with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
+                values += worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+        return tuple(values)
 
     def overhead_ms(self) -> float:
         """The device's cost of one call with nothing to compute."""
@@ -130,6 +147,22 @@ class DeviceTimer:
                 build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
             )
             return float(summarise(self.time(library, (1, 1)))["latency_ms"])
+
+
+def sustained_sessions(seconds: float, session_seconds: int) -> list[float]:
+    """Into which sessions a run without a pause is divided, in seconds each; a session may last twice as long and more.
+
+    Raises:
+        UserError: ``session_seconds``, the target's own deadline, is as long as the longest session already.
+    """
+    longest = (SESSION_CAP_SECONDS - session_seconds) / 2
+    if longest < 1:
+        raise UserError(
+            f"timeouts.session of the target is {session_seconds} s, and a device ends every session after "
+            f"{SESSION_CAP_SECONDS} s: lower it to run without a pause"
+        )
+    count = math.ceil(seconds / longest)
+    return [seconds / count] * count
 
 
 def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[float, ...]]:
