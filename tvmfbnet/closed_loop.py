@@ -7,7 +7,8 @@ noise, as only then a verdict can be *met*. Nothing is trained for this: latency
 
 A slower net than the one that was timed is only ever chosen on the evidence of the measured latency, and of the
 device's speed factor (:mod:`tvmfbnet.latency.speed`) where that makes the choice more careful: a device that is faster
-now than when the table was timed will not stay so. A factor that is not well known stops that choice.
+now than when the table was timed will not stay so. A factor that is not well known stops that choice. Where noise leaves
+more open than whether the target is met, nothing is chosen on it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.speed import SpeedFactor
-from tvmfbnet.latency.verdict import FLOOR, MET, UNDECIDED, Interval, Verdict
+from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, UNDECIDED, Interval, Verdict
 
 ROUNDS = 4
 # A net whose interval ends this much below the target leaves room for a slower, more accurate one.
 ROOM = 0.05
+# A latency that is known less well than this decides about no other net.
+_LARGEST_NOISE = 0.25
 # However noisy the device: so far below the target a net is aimed at, at most.
 _LARGEST_MARGIN = 0.10
 
@@ -131,6 +134,8 @@ def next_factor(attempt: Attempt) -> float | None:
     found, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
     aim = 1.0 / (1.0 + min(max(found.noise, FLOOR), _LARGEST_MARGIN))
     ratio = found.value / attempt.table_ms
+    if found.noise > _LARGEST_NOISE:  # what is certain at least may be acted on
+        return found.low / attempt.table_ms / aim if attempt.verdict.kind == MISSED else None
     if attempt.verdict.kind != MET:
         # Where noise alone leaves it open, a slower net would be no answer.
         return ratio / aim if attempt.table_ms * ratio / aim > target_ms else None

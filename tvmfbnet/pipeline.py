@@ -220,7 +220,9 @@ class Run:
             return proposal(best.arch, best.accuracy)
 
         def measure(text: str) -> Timed:
-            return time_untrained(parse_arch(text, self.space), self.space, self.target, target_ms, self.logs_root)
+            arch = parse_arch(text, self.space)
+            found = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            return Timed(found.interval, found.speed)
 
         found = read_run_file(self.folder, "search/archs.json")[0]
         attempts = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tvmfbnet.closed_loop import Timed
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.measured import NetLatency, measure_latency
 from tvmfbnet.deploy.pace import SpeedProbe, can_probe
@@ -31,7 +30,7 @@ from tvmfbnet.tuning.trials import TrialLog
 
 def time_untrained(
     arch: Arch, space: Space, target: Target, target_ms: float | None = None, root: Path | None = None
-) -> Timed:
+) -> NetLatency:
     """Compiles an arch with random weights and times it; the journal keeps the latency as measured.
 
     Args:
@@ -61,7 +60,7 @@ def time_untrained(
             common = {"part": net_part(space), "trials": trials, "pace": speed, "space": space.name}
             journal.append(measurement(timer, found.whole, overhead, arch=name, **common))
     _tell(name, found)
-    return Timed(found.interval, found.speed)
+    return found
 
 
 def bench_with_probe(

@@ -13,6 +13,11 @@ latencies are skewed, a busy device only ever adds. At least six visits are need
 how a device drifts over longer, so the interval is never narrower than :data:`FLOOR` on either side (an uncertainty of
 type B in the words of the GUM, JCGM 100:2008).
 
+Where others use the device's processors too, every repeat gets its share of them alike, and the visits agree on a
+latency that is not the net's. Single runs, short against a scheduler's turns, mostly escape that. So where the median
+exceeds the fastest single runs by more than :data:`DISTURBED` the interval reaches down to these: a net is not called
+too slow for what others did. It never reaches further down for a *met*, which the upper bound alone decides.
+
 A net whose interval lies wholly at or below the target *met* it; wholly above, it *missed* it; anything else is
 *undecided*. The latency is taken as it was measured: nothing corrects it, least of all the device's speed factor.
 """
@@ -32,6 +37,8 @@ CONFIDENCE = 0.95
 LEAST_VISITS = 6
 # What visits within a minute cannot show of a device's slow drift, relative.
 FLOOR = 0.02
+# How far, relative, the median may lie above the fastest single runs before the device counts as shared.
+DISTURBED = 0.15
 # Above this noise the advice is about the device, below it about the net.
 NOISY = 0.05
 
@@ -57,6 +64,12 @@ class Interval:
     def widened(self, amount: float) -> Interval:
         """The same with ``amount`` more on both sides."""
         return Interval(self.value, max(self.low - amount, 0.0), self.high + amount, self.visits)
+
+    def reaching(self, fastest: float | None) -> Interval:
+        """The same down to the fastest single runs, where these say that the device was shared (see the module)."""
+        if fastest is None or not fastest > 0 or self.value <= (1 + DISTURBED) * fastest:
+            return self
+        return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.visits)
 
     def to_dict(self) -> dict[str, float | int]:
         """Bounds of a latency as plain data."""

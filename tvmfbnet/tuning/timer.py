@@ -29,6 +29,8 @@ from tvmfbnet.progress import say
 
 # The longest session that our device server grants, whatever it is asked for: its --max-session.
 SESSION_CAP_SECONDS = 3600
+# Among so many single runs some escape what else goes on at the device.
+_SINGLE_RUNS = 30
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ class DeviceTimer:
         """Latency of the library's ``main``, one value in milliseconds a repeat."""
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
         return repeats_ms
+
+    def single_runs(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """Latency of single runs of the library's ``main``, one value in milliseconds each."""
+        once = Repeats(_SINGLE_RUNS, 0, self.target.timing.warmup)
+        runs_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, once).value
+        return runs_ms
 
     def chains(self, library: Path, shape: tuple[int, ...], nets: int, runs: int) -> ChainTiming:
         """Times the chains of a library of :func:`tvmfbnet.compiler.chaining.chain_nets`, part by part.
