@@ -7,8 +7,8 @@ noise, as only then a verdict can be *met*. Nothing is trained for this: latency
 
 A slower net than the one that was timed is only ever chosen on the evidence of the measured latency, and of the
 device's speed factor (:mod:`tvmfbnet.latency.speed`) where that makes the choice more careful: a device that is faster
-now than when the table was timed will not stay so. A factor that is not well known stops that choice. Where noise leaves
-more open than whether the target is met, nothing is chosen on it.
+now than when the table was timed will not stay so. A factor that is not well known stops that choice. Where noise
+leaves more open than whether the target is met, nothing is chosen on it.
 """
 
 from __future__ import annotations
