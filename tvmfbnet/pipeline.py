@@ -267,7 +267,7 @@ class Run:
 
     def _target_ms(self) -> float | None:
         """The latency target that the search had."""
-        value = read_json(self.folder / "search" / "search.json")["latency_target_ms"]
+        value = read_run_file(self.folder, "search/search.json")["latency_target_ms"]
         return None if value is None else float(value)
 
     def _conclude(self) -> RunResult:

@@ -89,8 +89,8 @@ def test_a_package_of_another_tvm_or_number_of_threads_is_refused_with_both_name
     ("content", "told"),
     [
         ("{", "not valid JSON"),
-        ("[]", "not a package description"),
-        ('{"arch": "k3_e1"}', "not a package description"),
+        ("[]", "damaged or of another version"),
+        ('{"arch": "k3_e1"}', "damaged or of another version"),
         (None, "holds no package"),
     ],
 )

@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tvmfbnet.config import Config, validate
 from tvmfbnet.devices.target import Target
-from tvmfbnet.errors import ArchError, ConfigError, PackageError, ParityError, StorageError
-from tvmfbnet.files import read_json, storage_errors
+from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
+from tvmfbnet.files import Stored, read_model, storage_errors
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
@@ -26,7 +25,7 @@ LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 _Count = Annotated[int, Field(ge=0)]
 
 
-class Parity(Config):
+class Parity(Stored):
     """Whether the package's outputs on the device equal PyTorch's.
 
     Attributes:
@@ -42,10 +41,10 @@ class Parity(Config):
     reason: str = ""
 
 
-class PackageDescription(Config):
+class PackageDescription(Stored):
     """The content of ``package.json``; fields of later versions are left alone."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     arch: str
     space: str
@@ -74,10 +73,9 @@ def read_description(folder: Path) -> PackageDescription:
     if not path.is_file():
         raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give a folder of `tvmfbnet compile`")
     try:
-        return validate(PackageDescription, read_json(path), str(path))
-    except ConfigError as error:
-        told = "; ".join(error.problems[:3])
-        raise StorageError(f"{path} is not a package description ({told}); compile the net again") from error
+        return read_model(path, PackageDescription)
+    except StorageError as error:
+        raise StorageError(f"{error}; compile the net again") from error
 
 
 def sha256_of(path: Path) -> str:
