@@ -164,7 +164,7 @@ def test_a_run_killed_in_tuning_search_and_training_ends_as_if_it_never_was(reci
 def small(recipe, target_ms):
     """The recipe in as few epochs as there can be, for another latency target."""
     search = {**recipe.search.model_dump(), "epochs": 3, "latency_target_ms": target_ms, "mode": "auto"}
-    train = {**recipe.train.model_dump(), "epochs": 1}
+    train = {**recipe.train.model_dump(), "epochs": 1, "warmup_epochs": 0}
     return Recipe.model_validate(
         {**recipe.model_dump(), "latency_target_share": None, "search": search, "train": train}
     )

@@ -240,6 +240,8 @@ td { overflow-wrap: anywhere; }
 .verdict.undecided { border-color: #dd6b20; background: #fffaf0; }
 .verdict small { display: block; font-size: .9rem; color: #4a5568; }
 .wide th { width: auto; }
+.wide td { overflow-wrap: break-word; }
+.wide .arch { border-bottom: 0; overflow-wrap: anywhere; padding-bottom: 0; }
 .missing { color: #744210; background: #fffaf0; padding: .5rem .8rem; border-left: 3px solid #ed8936; }
 """
 
@@ -284,7 +286,6 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("Predicted latency", _format(result.get("predicted_ms"), "{:.4g} ms")),
         ("Correction by whole nets", (run.table.correction or None) if run.table else None),
         ("Measured latency", _measured(result)),
-        ("Verdict", result.get("verdict")),
         ("Speed factor of the device meanwhile", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime", _format(result.get("onnxruntime_ms"), "{:.4g} ms")),
         ("Predicted from measured blocks", _format(result.get("measured_share"), "{:.0%}")),

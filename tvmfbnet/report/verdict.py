@@ -25,18 +25,17 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
     attempts = loop.get("attempts") or []
     if not attempts:
         return ""
-    names = ("arch", "table, ms", "measured, ms", "speed factor", "at the table's speed, ms", "verdict")
-    body = "".join(f"<th>{escape(name)}</th>" for name in names)
+    names = ("table, ms", "measured, ms", "speed factor", "at the table's speed, ms", "verdict")
+    body = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in names) + "</tr>\n"
     for item in attempts:
-        bounds, speed = item["interval"], item["speed_factor"]
-        at_table = item["at_table_speed_ms"]
+        bounds, speed, at_table = item["interval"], item["speed_factor"], item["at_table_speed_ms"]
         cells = (
-            item["arch"],
             f"{item['table_ms']:.4g}",
             f"{item['measured_ms']:.4g} ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})",
             "" if speed is None else speed["description"],
             "" if at_table is None else f"{at_table:.4g}",
             item["verdict"],
         )
-        body += "</tr>\n<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
-    return f'<h2>Nets that were timed before one was trained</h2>\n<table class="wide"><tr>{body}</tr></table>\n'
+        body += f'<tr><td class="arch" colspan="{len(names)}">{escape(item["arch"])}</td></tr>\n'
+        body += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
+    return f'<h2>Nets that were timed before one was trained</h2>\n<table class="wide">\n{body}</table>\n'
