@@ -22,8 +22,6 @@ from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, UNDECIDED, Interval, Verdict
 
 ROUNDS = 4
-# A net whose interval ends this much below the target leaves room for a slower, more accurate one.
-ROOM = 0.05
 # A latency that is known less well than this decides about no other net.
 _LARGEST_NOISE = 0.25
 # However noisy the device: so far below the target a net is aimed at, at most.
@@ -139,7 +137,7 @@ def next_factor(attempt: Attempt) -> float | None:
     if attempt.verdict.kind != MET:
         # Where noise alone leaves it open, a slower net would be no answer.
         return ratio / aim if attempt.table_ms * ratio / aim > target_ms else None
-    if found.high > (1 - ROOM) * target_ms:
+    if not attempt.verdict.has_room:
         return None
     if speed is not None:
         if not speed.known:

@@ -71,7 +71,7 @@ def bench_package(
             other.extend(time_onnxruntime(package.model, package.input_shape, target))
 
     with device_timer(target, endpoint) as timer:
-        net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, time_other)
+        net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
         lasting: tuple[float, ...] = ()
         if sustained_seconds:
             lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)

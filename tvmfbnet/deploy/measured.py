@@ -100,10 +100,11 @@ def measure_latency(
     timer: DeviceTimer,
     target_ms: float | None = None,
     probe: SpeedProbe | None = None,
+    choosing: bool = False,
     between: Callable[[], object] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> NetLatency:
-    """Times a library's ``main``; again, after a cooldown, while the verdict or the speed factor is not clear.
+    """Times a library's ``main``; again, after a cooldown, while what is to be decided on it is not clear.
 
     Args:
         library: a compiled net.
@@ -111,6 +112,7 @@ def measure_latency(
         timer: of the device.
         target_ms: the latency target; without one a single look is enough.
         probe: tells the device's speed factor.
+        choosing: another net may be chosen on it, so the speed factor must be known well where there is room for one.
         between: is called after each visit, to time something else in turn.
         sleep: how to wait; tests count.
 
@@ -130,7 +132,7 @@ def measure_latency(
             singles = timer.single_runs(library, shape)  # was it the net, or what others did meanwhile?
             fastest = min(fastest or math.inf, *singles)
         found = replace(found, fastest_ms=fastest)
-        doubt = _unclear(found, target_ms)
+        doubt = _unclear(found, target_ms, choosing)
         if not doubt or look == LOOKS:
             break
         pause = look * max(timer.target.timing.cooldown_seconds, _COOLDOWN_SECONDS)
@@ -139,13 +141,13 @@ def measure_latency(
     return found
 
 
-def _unclear(found: NetLatency, target_ms: float | None) -> str:
+def _unclear(found: NetLatency, target_ms: float | None, choosing: bool) -> str:
     """Why another look is worth its time; empty where it is not."""
     if target_ms is None:
         return ""
     verdict = found.verdict(target_ms)
     if verdict.kind == UNDECIDED and verdict.measured.noise > FLOOR * (1 + 1e-6):  # no more visits get below that
         return verdict.describe()
-    if found.speed is not None and not found.speed.known:
+    if choosing and verdict.has_room and found.speed is not None and not found.speed.known:
         return f"the device's speed factor is not known well ({found.speed.doubt})"
     return ""

@@ -54,7 +54,7 @@ def time_untrained(
         probe = _probe(arch, space, target, database, journal, Path(folder))
         with reach(target) as endpoint, device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
-            found = measure_latency(package.library, package.input_shape, timer, target_ms, probe)
+            found = measure_latency(package.library, package.input_shape, timer, target_ms, probe, choosing=True)
             speed = found.speed.value if found.speed is not None and found.speed.known else None
             trials = sum(TrialLog(database.folder / "trials.jsonl").spent.values())
             common = {"part": net_part(space), "trials": trials, "pace": speed, "space": space.name}

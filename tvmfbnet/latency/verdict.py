@@ -39,6 +39,8 @@ LEAST_VISITS = 6
 FLOOR = 0.02
 # How far, relative, the median may lie above the fastest single runs before the device counts as shared.
 DISTURBED = 0.15
+# A net whose interval ends this much below the target, relative, leaves room for a slower, more accurate one.
+ROOM = 0.05
 # Above this noise the advice is about the device, below it about the net.
 NOISY = 0.05
 
@@ -132,6 +134,11 @@ class Verdict:
         if self.kind == MISSED:
             return f"missed by {100 * (self.measured.value / self.target_ms - 1):.1f} %"
         return MET if self.kind == MET else f"undecided (noise {100 * self.measured.noise:.1f} %)"
+
+    @property
+    def has_room(self) -> bool:
+        """Whether so much is left below the target that a slower net would meet it, too."""
+        return self.measured.high <= (1 - ROOM) * self.target_ms
 
     @property
     def exit_code(self) -> int:
