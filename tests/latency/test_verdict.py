@@ -68,7 +68,7 @@ def test_a_net_is_not_called_too_slow_for_what_others_did_on_the_device():
     shared = median_interval([5.0] * 9)
     assert Verdict(1.2, shared).kind == "missed"
     known = shared.reaching(1.1)  # single runs between the others' turns
-    assert Verdict(1.2, known).phrase == "undecided (noise 78.4 %)" and known.value == 5.0
+    assert Verdict(1.2, known).phrase == "undecided (noise 78.7 %)" and known.value == 5.0
     assert "too noisy" in Verdict(1.2, known).advice()
     assert Verdict(1.05, known).kind == "missed", "even those are too slow"
     assert shared.reaching(4.6) == shared.reaching(None) == shared, "single runs of a quiet device are little faster"

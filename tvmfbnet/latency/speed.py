@@ -22,6 +22,8 @@ from tvmfbnet.latency.verdict import LEAST_VISITS, Interval, median_interval
 # Beyond these bounds it is no drift: something else differs, such as the kernels.
 BOUNDS = (0.5, 2.0)
 LEAST_PARTS = 4
+# The factor is of the moment, so slow drift is no uncertainty of it; what is left is the clock's.
+_FLOOR = 0.01
 # Largest relative half-width with which anything is decided on a factor.
 LARGEST_NOISE = 0.05
 
@@ -112,7 +114,7 @@ def speed_factor(
     by_visit = [sum(visit) / total for visit in now_ms]
     if not all(math.isfinite(value) and value > 0 for value in by_visit):
         return None
-    found = median_interval(by_visit)
+    found = median_interval(by_visit, _FLOOR)
     count = len(then_ms)
     means = [sum(visit[index] for visit in now_ms) / len(now_ms) for index in range(count)]
     ratio = sum(means) / total

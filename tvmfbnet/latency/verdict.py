@@ -35,8 +35,9 @@ from tvmfbnet.errors import LatencyError
 CONFIDENCE = 0.95
 # Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
 LEAST_VISITS = 6
-# What visits within a minute cannot show of a device's slow drift, relative.
-FLOOR = 0.02
+# What visits within a minute cannot show of a device's slow drift, relative: on a shared machine a net's median moved
+# by as much from one ten seconds to the next (docs/latency.md).
+FLOOR = 0.03
 # How far, relative, the median may lie above the fastest single runs before the device counts as shared.
 DISTURBED = 0.15
 # A net whose interval ends this much below the target, relative, leaves room for a slower, more accurate one.
