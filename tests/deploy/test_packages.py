@@ -19,7 +19,7 @@ from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, 
 from tvmfbnet.nets.checkpoint import save_checkpoint
 from tvmfbnet.space.arch import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.timer import SESSION_CAP_SECONDS, sustained_sessions
+from tvmfbnet.tuning.timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 
 ARCH, OTHER = "k3_e1/k3_e3,k3_e1", "k3_e3/k3_e1,k3_e1"
 
@@ -246,8 +246,24 @@ def test_a_run_without_a_pause_is_divided_into_sessions_that_a_server_grants():
         lengths = sustained_sessions(seconds, session)
         assert sum(lengths) == pytest.approx(seconds) and len(lengths) > 1
         assert all(session + 2 * length <= SESSION_CAP_SECONDS for length in lengths)
+    assert (
+        sustained_sessions(60, 120, cap=86400) == sustained_sessions(60, 120)
+        and len(sustained_sessions(90, 20, 60)) > 1
+    )
     with pytest.raises(UserError, match="every session after 3600 s"):
         sustained_sessions(60, 3600)
+
+
+@pytest.mark.rpc
+def test_a_run_without_a_pause_goes_over_the_servers_cap_in_several_sessions(package, host, capsys):
+    quick = host.model_copy(update={"timeouts": host.timeouts.model_copy(update={"session": 20})})
+    with reach(quick) as endpoint, device_timer(quick, endpoint) as timer:
+        timer.time(package / "net.so", (1, 1, 16, 16))
+        assert int(timer.fingerprint["max_session_seconds"]) >= SESSION_CAP_SECONDS, "the server says what it grants"
+        timer.fingerprint["max_session_seconds"] = "24"
+        values = timer.sustained(package / "net.so", (1, 1, 16, 16), 5)
+    assert "the device ends a session after 24 s; this takes 3 of them" in " ".join(capsys.readouterr().err.split())
+    assert len(values) >= 3 and all(value > 0 for value in values)
 
 
 def test_the_longest_session_is_the_servers_own():

@@ -27,7 +27,7 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.progress import say
 
-# The longest session that our device server grants, whatever it is asked for: its --max-session.
+# The longest session that a device server grants where it does not say: the default of --max-session.
 SESSION_CAP_SECONDS = 3600
 # Among so many single runs some escape what else goes on at the device.
 _SINGLE_RUNS = 30
@@ -129,9 +129,11 @@ class DeviceTimer:
             UserError: the target's ``timeouts.session`` leaves no session for it.
         """
         limits, given = self.target.timeouts, self._worker
-        lengths = sustained_sessions(seconds, limits.session)
+        told = str(self._fingerprint.get("max_session_seconds", ""))
+        cap = int(told) if told.isdecimal() else SESSION_CAP_SECONDS
+        lengths = sustained_sessions(seconds, limits.session, cap)
         if len(lengths) > 1:
-            say(f"note: a device ends a session after {SESSION_CAP_SECONDS} s; this takes {len(lengths)} of them")
+            say(f"note: the device ends a session after {cap} s; this takes {len(lengths)} of them")
         values: list[float] = []
         for length in lengths:
             session = limits.session + math.ceil(2 * length)
@@ -157,17 +159,22 @@ class DeviceTimer:
             return float(summarise(self.time(library, (1, 1)))["latency_ms"])
 
 
-def sustained_sessions(seconds: float, session_seconds: int) -> list[float]:
+def sustained_sessions(seconds: float, session_seconds: int, cap: int = SESSION_CAP_SECONDS) -> list[float]:
     """Into which sessions a run without a pause is divided, in seconds each; a session may last twice as long and more.
 
+    Args:
+        seconds: of the run.
+        session_seconds: the target's own deadline for a session.
+        cap: the longest session that the device's server grants.
+
     Raises:
-        UserError: ``session_seconds``, the target's own deadline, is as long as the longest session already.
+        UserError: the deadline is as long as the longest session already.
     """
-    longest = (SESSION_CAP_SECONDS - session_seconds) / 2
+    longest = (cap - session_seconds) / 2
     if longest < 1:
         raise UserError(
-            f"timeouts.session of the target is {session_seconds} s, and a device ends every session after "
-            f"{SESSION_CAP_SECONDS} s: lower it to run without a pause"
+            f"timeouts.session of the target is {session_seconds} s, and the device ends every session after {cap} s: "
+            "lower it, or start the server with a larger --max-session, to run without a pause"
         )
     count = math.ceil(seconds / longest)
     return [seconds / count] * count
