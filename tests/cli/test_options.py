@@ -33,7 +33,7 @@ def test_what_an_option_is_by_default_is_a_value_that_it_takes(words):
     for option in command.params:
         default = option.get_default(context)
         if default is not None:
-            option.type_cast_value(context, default)
+            option.process_value(context, default)
 
 
 @pytest.mark.parametrize("value", ["0s", "0", "soon", "-5s"])
