@@ -69,6 +69,10 @@ class OutOfMemoryError(UserError):
     """The memory of this machine or its GPU is too small for what was asked; the message says what needs less."""
 
 
+class PackageError(UserError):
+    """A package does not fit what it is wanted for: another machine, another TVM, other threads; names both sides."""
+
+
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
 

@@ -29,6 +29,7 @@ from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, read_model
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
@@ -66,6 +67,8 @@ class Recipe(Config):
     def _one_target(self) -> Recipe:
         if self.latency_target_share is not None and self.search.latency_target_ms is not None:
             raise ValueError("give latency_target_share or search.latency_target_ms, not both")
+        if self.latency_target_share is None:
+            self.search.require_consistent_target()
         return self
 
 
@@ -124,6 +127,11 @@ class RunResult:
 
     values: dict[str, Any]
     report: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the latency target was met or there was none, else 3."""
+        return EXIT_CODES.get(str(self.values["verdict_kind"]), 0)
 
 
 class Run:
@@ -249,31 +257,29 @@ class Run:
 
     def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
         """Times the found net, and chooses again where it misses the target; leaves ``closed_loop.json``."""
-        from tvmfbnet.closed_loop import Proposal, close_loop
+        from tvmfbnet.closed_loop import Proposal, Timed, close_loop
+        from tvmfbnet.deploy.trial import time_untrained
         from tvmfbnet.search.run import choose_again
 
         def proposal(arch: str, accuracy: float | None) -> Proposal:
             return Proposal(arch, table.arch_ms(parse_arch(arch, self.space), self.space), accuracy or 0.0)
 
         def choose(factor: float) -> Proposal:
-            say(f"measured latency is {factor:.2f} of the prediction; choosing again")
+            say(f"choosing again, as if all latencies were {factor:.2f} of the table's")
             best = choose_again(self.folder / "search", factor, data_spec=self.recipe.data)[0]
             return proposal(best.arch, best.accuracy)
 
+        def measure(text: str) -> Timed:
+            arch = parse_arch(text, self.space)
+            found = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            return Timed(found.interval, found.speed)
+
         found = read_run_file(self.folder, "search/archs.json")[0]
-        first = proposal(found["arch"], found["accuracy"])
-        attempts = close_loop(first, target_ms, self._time_untrained, choose)
+        attempts = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose)
         write_json(
             self.folder / "closed_loop.json",
             {"target_ms": target_ms, "arch": attempts[-1].arch, "attempts": [a.to_dict() for a in attempts]},
         )
-
-    def _time_untrained(self, text: str) -> float:
-        """Latency of an arch on the device, with random weights and at the table's pace; milliseconds."""
-        from tvmfbnet.deploy.validate import measure_nets
-
-        found = measure_nets(self.space, self.target, [parse_arch(text, self.space)], self.logs_root)
-        return found[text].at_table_pace_ms
 
     def _arch(self) -> Arch:
         if (self.folder / "closed_loop.json").exists():
@@ -286,7 +292,7 @@ class Run:
         train(self._arch(), self.space, self.recipe.data, self.recipe.train, self.folder / "train")
 
     def _compile(self) -> None:
-        from tvmfbnet.deploy.package import check_parity, compile_net
+        from tvmfbnet.deploy.package import certify, compile_net
         from tvmfbnet.devices.local import reach
         from tvmfbnet.training.run import load_net
         from tvmfbnet.tuning.database import existing_database
@@ -296,33 +302,41 @@ class Run:
         database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
         with reach(target) as endpoint:
-            error = check_parity(package, net, target, endpoint)
+            error = certify(package, net, target, endpoint).description.parity.error
         write_json(self.folder / "parity.json", {"parity_error": error})
 
     def _bench(self) -> None:
-        from dataclasses import asdict
-
-        from tvmfbnet.deploy.bench import bench_package
         from tvmfbnet.deploy.package import load_package
-        from tvmfbnet.devices.local import reach
+        from tvmfbnet.deploy.trial import bench_with_probe
 
         target = resolve_native(self.target)
-        with reach(target) as endpoint:
-            result = bench_package(load_package(self.folder / "package"), target, endpoint)
-        write_json(self.folder / "bench.json", asdict(result))
+        package = load_package(self.folder / "package", target)
+        result = bench_with_probe(package, self._arch(), self.space, target, self._target_ms(), self.logs_root)
+        package.with_description(latency=result.net.to_dict(target))
+        write_json(self.folder / "bench.json", result.values)
+
+    def _target_ms(self) -> float | None:
+        """The latency target that the search had."""
+        value = read_run_file(self.folder, "search/search.json")["latency_target_ms"]
+        return None if value is None else float(value)
 
     def _conclude(self) -> RunResult:
         from tvmfbnet.report.page import write_report
 
         arch, table = self._arch(), self._table()
         bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
+        verdict = {name: bench.get(name) for name in ("verdict", "verdict_kind", "latency_target_ms", "advice")}
         values = {
+            **verdict,
+            "measured_ms": bench["latency_ms"],
+            "interval": bench["interval"],
+            "noise": bench["noise"],
+            "speed_factor": bench["speed_factor"],
+            "measured_spread_ms": bench["spread_ms"],
             "arch": package["arch"],
             "target": self.target.name,
             "space": self.space.name,
             "predicted_ms": table.arch_ms(arch, self.space),
-            "measured_ms": bench["latency_ms"],
-            "measured_spread_ms": bench["spread_ms"],
             "onnxruntime_ms": bench["onnxruntime_ms"],
             "parity_error": read_run_file(self.folder, "parity.json")["parity_error"],
             "test_accuracy": read_run_file(self.folder, "train/history.json")[-1]["test_accuracy"],

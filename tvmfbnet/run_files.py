@@ -134,19 +134,58 @@ class TrainEpoch(_Record):
     test_accuracy: Share | None = None
 
 
+class IntervalRecord(_Record):
+    """Bounds of a measured latency."""
+
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    confidence: Share
+    visits: Count
+
+
+class SpeedFactorRecord(_Record):
+    """The device's speed factor, as far as it is shown."""
+
+    description: str
+
+
+class _Verdict(_Record):
+    """What files say of a latency target; all None where there was none."""
+
+    verdict: str | None = None
+    verdict_kind: Literal["met", "missed", "undecided"] | None = None
+    latency_target_ms: Milliseconds | None = None
+    advice: str | None = None
+
+
+class AttemptRecord(_Verdict):
+    """One arch of ``closed_loop.json``."""
+
+    arch: Name
+    table_ms: Milliseconds
+    verdict: str
+    measured_ms: Milliseconds
+    interval: IntervalRecord
+    speed_factor: SpeedFactorRecord | None
+    at_table_speed_ms: Milliseconds | None
+
+
 class ClosedLoopRecord(_Record):
     """``closed_loop.json``: the archs that were timed, and the one that was decided on."""
 
     target_ms: Milliseconds
     arch: Name
-    attempts: list[dict[str, Any]]
+    attempts: list[AttemptRecord]
 
 
-class BenchRecord(_Record):
-    """``bench.json``: the package's latency on the device."""
+class BenchRecord(_Verdict):
+    """``bench.json``: the package's latency on the device, and the verdict on it."""
 
     latency_ms: Milliseconds
     spread_ms: Milliseconds
+    interval: IntervalRecord
+    noise: Annotated[float, Field(ge=0)]
+    speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
 
 
@@ -156,7 +195,7 @@ class ParityRecord(_Record):
     parity_error: Annotated[float, Field(ge=0)]
 
 
-class ResultRecord(_Record):
+class ResultRecord(_Verdict):
     """``result.json``, as far as the report reads it; a run that is not finished may lack figures."""
 
     arch: Name | None = None
@@ -165,6 +204,8 @@ class ResultRecord(_Record):
     predicted_ms: Milliseconds | None = None
     measured_ms: Milliseconds | None = None
     measured_spread_ms: Milliseconds | None = None
+    interval: IntervalRecord | None = None
+    speed_factor: SpeedFactorRecord | None = None
     onnxruntime_ms: Milliseconds | None = None
     parity_error: Annotated[float, Field(ge=0)] | None = None
     test_accuracy: Share | None = None

@@ -76,7 +76,8 @@ def test_a_compiled_net_equals_torch_on_the_device_and_another_net_is_refused(tu
     assert 0 < result.latency_ms < 100
     assert result.onnxruntime_ms is not None and 0 < result.onnxruntime_ms < 100
     assert result.sustained_ms is not None and 0 < result.sustained_ms < 100
-    assert result.device["threads"] == str(tuned_mini.target.threads) and result.device["allowed_cores"]
+    facts = result.values["device"]
+    assert facts["threads"] == str(tuned_mini.target.threads) and facts["allowed_cores"]
 
 
 def test_tuning_measured_the_share_that_was_asked_for_and_the_rest_is_told_apart(tuned_mini):
@@ -104,7 +105,7 @@ def test_a_package_that_is_not_whole_is_refused(tmp_path):
     with pytest.raises(StorageError):
         load_package(tmp_path)
     (tmp_path / "package.json").write_text(json.dumps({"arch": "skip"}))
-    with pytest.raises(StorageError, match="not a package description"):
+    with pytest.raises(StorageError, match="damaged or of another version"):
         load_package(tmp_path)
 
 
@@ -116,7 +117,8 @@ def test_nets_are_timed_once_and_compared_with_the_sum_of_their_blocks(tuned_min
     first = measure_nets(space, target, archs, root)
     journal = Journal(journal_path("host", root))
     assert all(item.latency_ms > 0 for item in first.values()) and len(first) == 2
-    assert all(0.2 < item.pace < 5 for item in first.values()), "blocks timed now differ wildly from the table"
+    # None where this machine is too busy for it to be known well.
+    assert all(item.pace is None or 0.5 <= item.pace <= 2 for item in first.values())
     nets = [item for item in journal.read() if item.part.part == NET]
     assert {item.arch: item for item in nets} == first
     assert measure_nets(space, target, archs, root) == first

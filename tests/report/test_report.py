@@ -10,7 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from tvmfbnet.cli.report import report_command
+from tvmfbnet.closed_loop import Attempt, Timed
 from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.latency.speed import SpeedFactor
+from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.report.page import write_report
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.registry import load_space
@@ -86,6 +89,13 @@ def write_run(folder, name="fbnet_mini", without=(), only=None):
         "predicted_ms": 0.71,
         "measured_ms": 0.74,
         "measured_spread_ms": 0.02,
+        "verdict": "met",
+        "verdict_kind": "met",
+        "latency_target_ms": 0.8,
+        "interval": {"low_ms": 0.72, "high_ms": 0.76, "confidence": 0.95, "visits": 9},
+        "noise": 0.027,
+        "advice": "",
+        "speed_factor": {"description": "1.010 (0.990 to 1.030; 8 parts)"},
         "onnxruntime_ms": 1.31,
         "parity_error": 2.4e-6,
         "test_accuracy": 0.9123,
@@ -156,9 +166,57 @@ def test_the_page_stands_on_its_own(page):
 
 def test_the_summary_tells_the_result(page):
     text = page.read_text()
-    for expected in ("91.23%", "0.74 ± 0.02 ms", "-4.1%", "1.31 ms", "0.8 ms", "19 of 20", "1 h 06 min", "&lt;b&gt;"):
+    for expected in (
+        "91.23%",
+        "0.74 ± 0.02 ms",
+        "1.010 (0.990 to 1.030; 8 parts)",
+        "-4.1%",
+        "1.31 ms",
+        "0.8 ms",
+        "19 of 20",
+        "1 h 06 min",
+        "&lt;b&gt;",
+    ):
         assert expected in text
     assert "Left out" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"), [("met", "met"), ("missed", "missed by 11.8 %"), ("undecided", "undecided (noise 9.1 %)")]
+)
+def test_the_verdict_is_the_first_thing_on_the_page(tmp_path, kind, verdict):
+    run = write_run(tmp_path, only=["result.json", "table.json"])
+    result = json.loads((run / "result.json").read_text())
+    advice = "" if kind == "met" else "stop other work on the device"
+    (run / "result.json").write_text(json.dumps({**result, "verdict": verdict, "verdict_kind": kind, "advice": advice}))
+    text = write_report(run).read_text()
+    after = text[text.index("</h1>") :]
+    assert after.startswith(f'</h1>\n<p class="verdict {kind}">Latency target 0.8 ms: <strong>{verdict}</strong>')
+    assert "Measured 0.74 ms (0.72 to 0.76), 95% interval over 9 visits." in after
+    assert ("Advice: stop other work on the device." in after) == bool(advice)
+
+
+def test_a_run_without_a_target_has_no_verdict(tmp_path):
+    run = write_run(tmp_path, only=["result.json"])
+    result = json.loads((run / "result.json").read_text())
+    nothing = dict.fromkeys(("verdict", "verdict_kind", "latency_target_ms", "advice", "speed_factor"))
+    (run / "result.json").write_text(json.dumps({**result, **nothing}))
+    assert 'class="verdict' not in write_report(run).read_text()
+
+
+def test_nets_that_were_timed_are_told_as_measured_with_the_speed_factor_beside(tmp_path):
+    run = write_run(tmp_path, only=["result.json", "table.json"])
+    interval = Interval(0.1254, 0.1235, 0.1275, 9)
+    speed = SpeedFactor(Interval(1.328, 1.31, 1.34, 9), 8, 0.02, (1.0, 1.1), True)
+    attempt = Attempt("k3_e1", 0.1139, 0.7, Timed(interval, speed), 0.1139)
+    loop = {"target_ms": 0.1139, "arch": "k3_e1", "attempts": [attempt.to_dict()]}
+    (run / "closed_loop.json").write_text(json.dumps(loop))
+    text = write_report(run).read_text()
+    for told in ("0.1254 (0.1235 to 0.1275)", "1.328 (1.310 to 1.340; 8 parts", "0.09443", "missed by 10.1 %"):
+        assert told in text
+    (run / "closed_loop.json").write_text(json.dumps({"attempts": [{"verdict": "met"}]}))
+    with pytest.raises(StorageError, match=r"closed_loop\.json"):
+        write_report(run)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tvmfbnet.cli.bench import end_with_verdict
 from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.progress import say
 
 
@@ -21,29 +23,40 @@ def compile_command(
     device_model: Annotated[
         str | None, typer.Option("--device-model", help="Schedules of this device model (default: the last measured).")
     ] = None,
+    latency_target: Annotated[
+        str | None, typer.Option(metavar="LATENCY", help="Say whether it meets this, such as 8ms; exit code 3 if not.")
+    ] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a net with the schedules that tuning found; refused when the device's output differs from PyTorch's.
 
+    The package carries that verdict, and its latency as measured on the device.
+
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
     from tvmfbnet.devices.target import load_target, resolve_native
+    from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
 
+    target_ms = parse_latency(latency_target) if latency_target is not None else None
+    if build_only and target_ms is not None:
+        raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
     found, found_space = resolve_arch(arch, load_space(space))
     loaded = load_target(target)
 
-    from tvmfbnet.deploy.package import check_parity, compile_net, untrained_net
-    from tvmfbnet.devices.local import reach
-    from tvmfbnet.errors import ArchError
+    from tvmfbnet.deploy.description import require_same_net
+    from tvmfbnet.deploy.package import compile_net, untrained_net
+    from tvmfbnet.deploy.trial import certify_and_time
     from tvmfbnet.training.run import load_net
     from tvmfbnet.tuning.database import existing_database
 
     net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
-    if format_arch(net.arch, net.space) != format_arch(found, found_space):
-        raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
+    if checkpoint is not None:
+        if format_arch(net.arch, net.space) != format_arch(found, found_space):
+            raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
+        require_same_net(checkpoint, found, net.space, found_space)
     loaded = resolve_native(loaded)
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
@@ -55,14 +68,25 @@ def compile_command(
             f"warning: {len(missing)} of {package.kernels.needed} conv kernels were never tuned and will be slow; "
             f"tune them with `tvmfbnet tune --target {target} --space {space} --arch {arch}`"
         )
-    error = None
+    latency = verdict = None
     if not build_only:
-        with reach(loaded) as endpoint:
-            error = check_parity(package, net, loaded, endpoint)
-    kernels = package.kernels
+        package, latency = certify_and_time(package, net, loaded, target_ms)
+        verdict = None if target_ms is None else latency.verdict(target_ms)
+    kernels, error = package.kernels, package.description.parity.error
     if as_json:
-        counts = {"kernels_needed": kernels.needed, "kernels_found": kernels.found}
-        print_json({"package": str(out), "arch": package.arch, **counts, "parity_error": error})
+        print_json(
+            {
+                **{"package": str(out), "arch": package.arch},
+                **{"kernels_needed": kernels.needed, "kernels_found": kernels.found},
+                **{"parity": package.description.parity.verdict, "parity_error": error},
+                "latency_ms": None if latency is None else latency.interval.value,
+                **({} if verdict is None else verdict.to_dict()),
+            }
+        )
+    elif latency is None:
+        print(f"package {out}: {kernels.found} of {kernels.needed} conv kernels tuned, not run on the device")
     else:
-        checked = "not run on the device" if error is None else f"parity error {error:.1e}"
-        print(f"package {out}: {kernels.found} of {kernels.needed} conv kernels tuned, {checked}")
+        took = f"{latency.interval.value:.4g} ms ({latency.interval.low:.4g} to {latency.interval.high:.4g})"
+        tuned = f"{kernels.found} of {kernels.needed} conv kernels tuned"
+        print(f"package {out}: {tuned}, parity error {error:.1e}, {took}")
+    end_with_verdict(verdict, as_json)

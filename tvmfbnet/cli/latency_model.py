@@ -197,7 +197,7 @@ def _print_study(found: Study, target: str, paces: Sequence[float], as_json: boo
     if pace is not None:
         print(
             f"the nets' own blocks, timed with them, took {pace:.3f} times what the table says: "
-            "the device's pace, taken out of the nets' latencies"
+            "the device's speed factor, taken out of the nets' latencies"
         )
     print(f"worst for the sum: {found.agreement.worst}")
     tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ def run_command(
 ) -> None:
     """Tune, search, train, compile, check, time and report; started again, goes on where it stopped.
 
+    Ends with a verdict on the latency target: exit code 0 where it is met or there is none, 3 where it is missed or
+    the device is too noisy to tell.
+
     Example: tvmfbnet run demo
     """
     from tvmfbnet.pipeline import Run, load_recipe
@@ -26,18 +29,29 @@ def run_command(
     result = Run(loaded, out or Path("runs") / name, tuning_logs).go()
     if as_json:
         print_json({**result.values, "report": str(result.report)})
-        return
-    values = result.values
-    reference = values["onnxruntime_ms"]
-    rows = [
+    else:
+        print_table("", ("what", "result"), result_rows(result.values))
+        print(f"report: {result.report}")
+    raise typer.Exit(result.exit_code)
+
+
+def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table of a finished run, the verdict first, the latency as measured before all that was computed from it."""
+    reference, speed, bounds = values["onnxruntime_ms"], values["speed_factor"], values["interval"]
+    verdict = []
+    if values["verdict"] is not None:
+        verdict = [("latency target", f"{values['latency_target_ms']:.4f} ms: {values['verdict']}")]
+        verdict += [("advice", values["advice"])] if values["advice"] else []
+    measured = f"{values['measured_ms']:.4f} ms ({bounds['low_ms']:.4f} to {bounds['high_ms']:.4f})"
+    return [
+        *verdict,
         ("found arch", values["arch"]),
         ("predicted latency", f"{values['predicted_ms']:.4f} ms ({values['measured_share']:.0%} of it measured)"),
-        ("measured latency", f"{values['measured_ms']:.4f} ms +- {values['measured_spread_ms']:.4f}"),
+        ("measured latency", measured),
+        *([] if speed is None else [("speed factor", speed["description"])]),
         ("ONNX Runtime", "not on this device" if reference is None else f"{reference:.4f} ms"),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
-    print_table("", ("what", "result"), rows)
-    print(f"report: {result.report}")

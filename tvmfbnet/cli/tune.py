@@ -27,6 +27,8 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as ``90``, ``90s``, ``45min`` or ``2h``."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h|)", text.strip())
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if match and not seconds:
+        raise typer.BadParameter(f"{text[:40]!r} is no time at all; leave the option out, or write 90s, 45min or 2h")
     if not 0 < seconds <= _MOST_SECONDS:
         raise typer.BadParameter(f"{text[:40]!r} is not a duration up to 30 days; write 90s, 45min or 2h")
     return seconds

@@ -5,42 +5,55 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tvmfbnet.deploy.measured import NetLatency, measure_latency
+from tvmfbnet.deploy.pace import SpeedProbe
 from tvmfbnet.deploy.package import Package
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.latency.verdict import Verdict
 from tvmfbnet.tuning.timer import device_timer
-
-# The two are timed in turn this often, so that a machine that speeds up or slows down does so for both.
-_TURNS = 3
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Milliseconds: median and half the distance of the 10th to the 90th percentile, and ONNX Runtime's median.
+    """What timing a package gave.
 
-    ``onnxruntime_ms`` is None where ONNX Runtime cannot run on the device itself.
-
-    ``sustained_ms`` is the median over the last quarter of ``sustained_seconds`` without a pause, when the device is
-    warm; None where that was not asked for. ``device`` is what the device told about itself.
+    Attributes:
+        net: the latency as measured, visit by visit, with its conditions.
+        onnxruntime_ms: ONNX Runtime's median; None where it cannot run on the device itself.
+        sustained_ms: median over the last quarter of ``sustained_seconds`` without a pause, when the device is warm;
+            None where that was not asked for.
+        verdict: on the latency target; None without one.
+        values: all of it as plain data.
     """
 
-    latency_ms: float
-    spread_ms: float
+    net: NetLatency
     onnxruntime_ms: float | None
-    threads: int
-    sustained_ms: float | None = None
-    sustained_seconds: float = 0.0
-    device: dict[str, Any] = field(default_factory=dict)
+    sustained_ms: float | None
+    verdict: Verdict | None
+    values: dict[str, Any]
+
+    @property
+    def latency_ms(self) -> float:
+        """The latency as measured: median of the visits' medians."""
+        return self.net.interval.value
 
 
-def bench_package(package: Package, target: Target, endpoint: Endpoint, sustained_seconds: float = 0.0) -> BenchResult:
+def bench_package(
+    package: Package,
+    target: Target,
+    endpoint: Endpoint,
+    sustained_seconds: float = 0.0,
+    latency_target_ms: float | None = None,
+    probe: SpeedProbe | None = None,
+) -> BenchResult:
     """Times the package on the device; on this machine's own CPU also ONNX Runtime, in turn, with as many threads.
 
     Args:
@@ -48,24 +61,31 @@ def bench_package(package: Package, target: Target, endpoint: Endpoint, sustaine
         target: whose policy counts.
         endpoint: where the device is.
         sustained_seconds: afterwards run without a pause for so long, and say what the latency is in the end.
+        latency_target_ms: judge the latency by this; the net is timed again while the verdict is not clear.
+        probe: tells the device's speed factor meanwhile.
     """
-    device: list[float] = []
     other: list[float] = []
+
+    def time_other() -> None:
+        if target.transport.kind == "local":
+            other.extend(time_onnxruntime(package.model, package.input_shape, target))
+
     with device_timer(target, endpoint) as timer:
-        for _ in range(_TURNS):
-            device += timer.time(package.library, package.input_shape)
-            if target.transport.kind == "local":
-                other += time_onnxruntime(package.model, package.input_shape, target)
+        net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
         lasting: tuple[float, ...] = ()
         if sustained_seconds:
             lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)
-        facts = timer.fingerprint
-    figures = summarise(device)
-    spread = (float(figures["p90_ms"]) - float(figures["p10_ms"])) / 2
     reference = float(summarise(other)["latency_ms"]) if other else None
     warm = statistics.median(lasting[-math.ceil(len(lasting) / 4) :]) if lasting else None
-    latency_ms = float(figures["latency_ms"])
-    return BenchResult(latency_ms, spread, reference, target.threads, warm, sustained_seconds, facts)
+    verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)
+    values = {
+        **net.to_dict(target),
+        "onnxruntime_ms": reference,
+        "sustained_ms": warm,
+        "sustained_seconds": sustained_seconds,
+        **({} if verdict is None else verdict.to_dict()),
+    }
+    return BenchResult(net, reference, warm, verdict, values)
 
 
 def time_onnxruntime(model: Path, shape: tuple[int, ...], target: Target) -> list[float]:

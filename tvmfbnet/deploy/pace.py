@@ -1,28 +1,103 @@
-"""How fast the device is now, against when the blocks of the table were timed.
+"""Timing blocks of the latency table again, inside nets as the table's were, to learn the device's speed factor.
 
-A shared or a warm device changes its speed by several per cent within minutes, for all kernels alike. Whole nets that
-are timed in such minutes would seem not to be the sum of their blocks. So the blocks of a few of these nets are timed
-again meanwhile, inside nets, as the table's were: their sum over the table's sum is the device's *pace*.
+What the factor means, how well it is known and what it may be used for: :mod:`tvmfbnet.latency.speed`.
 """
 
 from __future__ import annotations
 
-import numpy as np
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
 
+import tvm
+
+from tvmfbnet.devices.target import Target
+from tvmfbnet.latency.measurement import IN_NET
+from tvmfbnet.latency.speed import SpeedFactor, speed_factor
 from tvmfbnet.latency.table import MEASURED, LatencyTable
-from tvmfbnet.tuning.chained import ChainedNets
+from tvmfbnet.progress import say
+from tvmfbnet.space.space import NetPart
+from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
+from tvmfbnet.tuning.database import TuningDatabase
+from tvmfbnet.tuning.measure import protocol_of
+from tvmfbnet.tuning.timer import DeviceTimer
+
+# So often more the parts are timed while their factor is not known well.
+_MORE_VISITS = 12
 
 
-def pace_of(nets: ChainedNets, table: LatencyTable) -> float | None:
-    """What the parts of nets took, over what the table says of them: 1.08 is a device that became 8 % slower.
+def chained_factor(nets: ChainedNets, table: LatencyTable) -> SpeedFactor | None:
+    """The speed factor that visits to some nets show; None where the table holds none of their parts as measured.
 
-    None where the table holds none of the parts as measured.
+    A part that stands at several places counts once, as the mean of its places.
     """
-    now = then = 0.0
-    for place, net in enumerate(nets.nets):
+    places: dict[NetPart, list[tuple[int, int]]] = {}
+    for number, net in enumerate(nets.nets):
         for index, part in enumerate(net):
             cell = table.cells.get(part)
-            if cell is not None and cell.source == MEASURED:
-                now += float(np.median(nets.part_ms(place, index)))
-                then += cell.latency_ms
-    return now / then if then > 0 else None
+            if cell is not None and cell.source == MEASURED and cell.latency_ms > 0:
+                places.setdefault(part, []).append((number, index))
+    by_part: list[list[float]] = []
+    for found in places.values():
+        visits = [nets.part_visits_ms(*place) for place in found]
+        by_part.append([statistics.fmean(map(statistics.median, at_once)) for at_once in zip(*visits, strict=True)])
+    now = list(zip(*by_part, strict=True))
+    then = [table.cells[part].latency_ms for part in places]
+    canary, steady = [visit.canary_ratio for visit in nets.visits], all(visit.steady for visit in nets.visits)
+    return speed_factor(now, then, canary, steady)
+
+
+def pace_of(nets: ChainedNets, table: LatencyTable, timer: DeviceTimer) -> float | None:
+    """The speed factor's value for the journal, whose latencies stay as measured; None where it is not known well.
+
+    While it is not, the parts are timed again, a few times.
+    """
+    for tries_left in reversed(range(_MORE_VISITS)):
+        found = chained_factor(nets, table)
+        if found is not None and found.known:
+            return found.value
+        if not tries_left or not any(cell.source == MEASURED for cell in table.cells.values()):
+            break
+        nets.visit(timer)
+    if found is not None:
+        say(f"note: the device's speed factor is not used: {found.describe()}")
+    return None
+
+
+class SpeedProbe:
+    """Some nets whose parts are timed in turn with another measurement.
+
+    Args:
+        nets: the parts of each, in order of execution.
+        target: a (resolved) target whose parts are timed inside nets.
+        database: what tuning found.
+        table: what the parts took when the table was made; not corrected.
+        folder: for the library.
+    """
+
+    def __init__(
+        self,
+        nets: Sequence[Sequence[NetPart]],
+        target: Target,
+        database: TuningDatabase,
+        table: LatencyTable,
+        folder: Path,
+    ) -> None:
+        parts = list(dict.fromkeys(part for net in nets for part in net))
+        scheduled = schedule_parts(parts, tvm.target.Target(target.tvm), database)
+        self._chained, self._table = ChainedNets(nets, scheduled, target, folder / "probe.so"), table
+
+    def visit(self, timer: DeviceTimer) -> None:
+        """Times the parts once more."""
+        self._chained.visit(timer)
+
+    @property
+    def factor(self) -> SpeedFactor | None:
+        """What the visits so far say; None while they are too few."""
+        return chained_factor(self._chained, self._table)
+
+
+def can_probe(target: Target, table: LatencyTable, parts: Sequence[NetPart]) -> bool:
+    """Whether a target's speed factor can be told by these parts: timed inside nets here and for the table."""
+    cells = (table.cells.get(part) for part in parts)
+    return protocol_of(target) == IN_NET and any(cell is not None and cell.source == MEASURED for cell in cells)

@@ -1,6 +1,7 @@
-"""Compiling a net into a package: library (weights inside), ONNX model and metadata, gated on equal outputs.
+"""Compiling a net into a package: library (weights inside), ONNX model and description, gated on equal outputs.
 
-A package is a folder: ``net.so``, ``net.onnx``, ``package.json``.
+A package is a folder: ``net.so``, ``net.onnx``, ``package.json``. The description (:mod:`tvmfbnet.deploy.description`)
+says what the package was compiled for, whether its outputs were found equal to PyTorch's, and what latency it had.
 """
 
 from __future__ import annotations
@@ -19,22 +20,33 @@ import tvm
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
+from tvmfbnet.deploy.description import (
+    DESCRIPTION,
+    LIBRARY,
+    MODEL,
+    PackageDescription,
+    Parity,
+    read_description,
+    require_fit,
+    require_parity,
+    sha256_of,
+)
 from tvmfbnet.devices.remote import worker_for
 from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError
-from tvmfbnet.files import make_folder, read_json, write_atomically, write_json
+from tvmfbnet.files import make_folder, storage_errors, write_atomically, write_json
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.folding import randomise_bn
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.database import TuningDatabase
+from tvmfbnet.tuning.measure import context_of
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3
 _PARITY_IMAGES = 3
-_LIBRARY, _MODEL, _METADATA = "net.so", "net.onnx", "package.json"
 
 
 def untrained_net(arch: Arch, space: Space) -> ArchNet:
@@ -52,72 +64,107 @@ class Package:
     """A compiled net on disk and what is known about it."""
 
     folder: Path
-    arch: str
-    space: str
-    input_shape: tuple[int, ...]
-    kernels: Coverage
+    description: PackageDescription
+
+    @property
+    def arch(self) -> str:
+        """Canonical arch string."""
+        return self.description.arch
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(1, channels, height, width)."""
+        return self.description.input_shape
+
+    @property
+    def kernels(self) -> Coverage:
+        """Which conv kernels were tuned."""
+        told = self.description
+        return Coverage(told.kernels_needed, told.kernels_found, told.kernels_missing)
 
     @property
     def library(self) -> Path:
         """The compiled library, weights inside."""
-        return self.folder / _LIBRARY
+        return self.folder / LIBRARY
 
     @property
     def model(self) -> Path:
         """The same net as ONNX, for other runtimes."""
-        return self.folder / _MODEL
+        return self.folder / MODEL
+
+    def with_description(self, **changes: Any) -> Package:
+        """The same package with parts of its description changed, on disk too."""
+        changed = self.description.model_copy(update=changes)
+        write_json(self.folder / DESCRIPTION, changed.model_dump(mode="json"))
+        return Package(self.folder, changed)
 
 
 def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, out: Path) -> Package:
     """Compiles a net for a (resolved) target with the schedules that tuning found; no tuning happens here.
 
+    The package is not checked yet, and says so: see :func:`certify`.
+
     Raises:
+        ParityError: PyTorch's own output is not finite; nothing is written.
         UserError: the toolchain is missing.
         StorageError: ``out`` is not writable.
     """
+    shape = (1, net.space.input_channels, net.space.height, net.space.width)
+    _expected(net, shape)
     make_folder(out)
+    with storage_errors(out / DESCRIPTION, "remove"):  # an older one does not describe what is written now
+        (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = tvm.target.Target(target.tvm)
     model = export_net(net.eval())
     lowered = lower(model, compiled_for)
     found = coverage(lowered, compiled_for, None if database is None else database.records)
     executable = build(lowered, compiled_for, None if database is None else database.records)
-    write_atomically(out / _MODEL, lambda path: onnx.save(model, str(path)))
-    save_library(executable, out / _LIBRARY, target)
-    shape = (1, net.space.input_channels, net.space.height, net.space.width)
-    package = Package(out, format_arch(net.arch, net.space), net.space.name, shape, found)
-    write_json(out / _METADATA, _metadata(package, target))
-    return package
+    write_atomically(out / MODEL, lambda path: onnx.save(model, str(path)))
+    save_library(executable, out / LIBRARY, target)
+    described = PackageDescription(
+        arch=format_arch(net.arch, net.space),
+        space=net.space.name,
+        input_shape=shape,
+        target=target.name,
+        tvm_target=target.tvm,
+        tvm_version=tvm.__version__,
+        threads=target.threads,
+        dtype=target.dtype,
+        context=vars(context_of(target)),
+        library_sha256=sha256_of(out / LIBRARY),
+        kernels_needed=found.needed,
+        kernels_found=found.found,
+        kernels_missing=tuple(found.missing),
+    )
+    write_json(out / DESCRIPTION, described.model_dump(mode="json"))
+    return Package(out, described)
 
 
-def _metadata(package: Package, target: Target) -> dict[str, Any]:
-    return {
-        "arch": package.arch,
-        "space": package.space,
-        "input_shape": list(package.input_shape),
-        "target": target.name,
-        "tvm_target": target.tvm,
-        "tvm_version": tvm.__version__,
-        "threads": target.threads,
-        "dtype": target.dtype,
-        "library": _LIBRARY,
-        "model": _MODEL,
-        "kernels_needed": package.kernels.needed,
-        "kernels_found": package.kernels.found,
-        "kernels_missing": list(package.kernels.missing),
-    }
+def load_package(folder: Path, target: Target | None = None, force: bool = False) -> Package:
+    """Opens a package that :func:`compile_net` wrote.
 
+    Args:
+        folder: the package.
+        target: the (resolved) target that it is wanted for; None: only to look at.
+        force: open it although its outputs differ from PyTorch's.
 
-def load_package(folder: Path) -> Package:
-    """Opens a package that :func:`compile_net` wrote; StorageError when it is none or not whole."""
-    value = read_json(folder / _METADATA)
-    try:
-        kernels = Coverage(value["kernels_needed"], value["kernels_found"], tuple(value["kernels_missing"]))
-        package = Package(folder, value["arch"], value["space"], tuple(value["input_shape"]), kernels)
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{folder / _METADATA} is not a package description: {error} is missing") from error
+    Raises:
+        StorageError: it is no package, or not whole.
+        PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
+        ParityError: its outputs were found to differ from PyTorch's.
+    """
+    described = read_description(folder)
+    package = Package(folder, described)
     for file in (package.library, package.model):
         if not file.is_file():
             raise StorageError(f"package {folder} lacks {file.name}; compile the net again")
+    if described.library_sha256 and sha256_of(package.library) != described.library_sha256:
+        raise StorageError(
+            f"package {folder}: {LIBRARY} is not the library that {DESCRIPTION} describes; compile the net again"
+        )
+    if target is not None:
+        require_fit(folder, described, target, tvm.__version__)
+    require_parity(folder, described.parity, force)
     return package
 
 
@@ -127,22 +174,45 @@ def parity_inputs(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
     return [generator.standard_normal(tuple(shape)).astype(np.float32) for _ in range(_PARITY_IMAGES)]
 
 
+def certify(package: Package, net: ArchNet, target: Target, endpoint: Endpoint) -> Package:
+    """Checks a package's parity on the device and writes the outcome into it; see :func:`check_parity`.
+
+    Returns:
+        The package, which passed.
+
+    Raises:
+        ParityError: it did not pass; the package says so.
+        DeviceError: the device did not answer; the package stays unchecked.
+    """
+    try:
+        error = check_parity(package, net, target, endpoint)
+    except ParityError as problem:
+        package.with_description(parity=Parity(verdict="failed", limit=PARITY_LIMIT, reason=str(problem)))
+        raise
+    return package.with_description(parity=Parity(verdict="passed", limit=PARITY_LIMIT, error=error))
+
+
 def check_parity(
     package: Package, net: ArchNet, target: Target, endpoint: Endpoint, limit: float = PARITY_LIMIT
 ) -> float:
     """Runs the package on the device and compares its outputs with PyTorch's; returns the largest relative error.
 
     Raises:
-        ParityError: the error is above ``limit``, or an output is not finite.
+        ParityError: the error is above ``limit``, or an output of either side is not finite.
         DeviceError: the device did not answer.
     """
     worst = 0.0
     deadline = target.timeouts.connect + target.timeouts.session
-    with worker_for(target, endpoint) as worker, torch.no_grad():
-        for image in parity_inputs(package.input_shape):
-            expected = net.eval()(torch.from_numpy(image)).numpy()
+    expected = _expected(net, package.input_shape)
+    with worker_for(target, endpoint) as worker:
+        for image, output in zip(parity_inputs(package.input_shape), expected, strict=True):
             got = worker.call(run_library, str(package.library), [image], seconds=deadline)
-            worst = max(worst, relative_error(got, expected))
+            if not np.isfinite(got).all():
+                raise ParityError(
+                    f"the compiled net's output on the device is not finite, PyTorch's is; package {package.folder} "
+                    "must not be shipped"
+                )
+            worst = max(worst, relative_error(got, output))
     if not worst <= limit:
         raise ParityError(
             f"the compiled net differs from PyTorch by {worst:.2e} relative on the device (limit {limit:g}); "
@@ -151,8 +221,22 @@ def check_parity(
     return worst
 
 
+def _expected(net: ArchNet, shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    """PyTorch's outputs for the parity images; ParityError where one is not finite."""
+    with torch.no_grad():
+        outputs = [net.eval()(torch.from_numpy(image)).numpy() for image in parity_inputs(shape)]
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ParityError(
+            f"net {format_arch(net.arch, net.space)} is refused: PyTorch's own output is not finite (NaN or infinity "
+            "in its weights or statistics); train it again"
+        )
+    return outputs
+
+
 def relative_error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """max |got - expected| / max |expected|; infinite when shapes differ or a value is not finite."""
-    if got.shape != expected.shape or not np.isfinite(got).all():
+    """max |got - expected| / max |expected|; infinite when shapes differ or a value of either side is not finite."""
+    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
         return float("inf")
-    return float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+    # In double precision: differences of large finite values must not overflow.
+    wanted = expected.astype(np.float64)
+    return float(np.abs(got.astype(np.float64) - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))

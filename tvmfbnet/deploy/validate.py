@@ -109,7 +109,7 @@ def _measure(
         overhead = timer.overhead_ms()
         shape = (1, space.input_channels, space.height, space.width)
         timings = _in_turn(libraries, shape, timer, pace_nets)
-        pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context))
+        pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context), timer)
         common = {"part": net_part(space), "trials": trials, "pace": pace}
         common |= {"space": space.name, "space_key": content_key(space)}
         for name, timing in timings.items():

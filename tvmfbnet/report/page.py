@@ -22,13 +22,14 @@ from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, write_atomically, write_text
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report import figures
+from tvmfbnet.report.verdict import attempts_html, verdict_html
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import Space
 
 _DPI = 160
-_TABLE, _SEARCH, _RESULT = "table.json", "search/search.json", "result.json"
+_TABLE, _SEARCH, _RESULT, _LOOP = "table.json", "search/search.json", "result.json", "closed_loop.json"
 _SEARCH_HISTORY, _TRAIN_HISTORY = "search/history.json", "train/history.json"
 
 
@@ -44,6 +45,7 @@ class Run:
         search_history: one record an epoch of the search.
         train_history: one record an epoch of the training.
         result: ``result.json``.
+        loop: ``closed_loop.json``: the nets that were timed before one was trained.
         arch: the found net.
     """
 
@@ -54,6 +56,7 @@ class Run:
     search_history: Sequence[Mapping[str, Any]] | None
     train_history: Sequence[Mapping[str, Any]] | None
     result: Mapping[str, Any] | None
+    loop: Mapping[str, Any] | None
     arch: Arch | None
 
     @property
@@ -100,7 +103,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"there is no run folder {folder}: give the folder that `tvmfbnet run` wrote to")
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder} is not a run (no recipe.yaml): give the folder that `tvmfbnet run` wrote to")
-    raw_table, search, result = (_read(folder, name) for name in (_TABLE, _SEARCH, _RESULT))
+    raw_table, search, result, loop = (_read(folder, name) for name in (_TABLE, _SEARCH, _RESULT, _LOOP))
     space = None
     # The search keeps the whole space; the others may only name it.
     for name, record in ((_SEARCH, search), (_TABLE, raw_table), (_RESULT, result)):
@@ -119,7 +122,7 @@ def read_run(folder: Path) -> Run:
         with _damage(folder / (_RESULT if (result or {}).get("arch") else _SEARCH)):
             arch = parse_arch(found, space)
     searched, trained = (_read(folder, name) for name in (_SEARCH_HISTORY, _TRAIN_HISTORY))
-    return Run(folder, space, table, search, searched, trained, result, arch)
+    return Run(folder, space, table, search, searched, trained, result, loop, arch)
 
 
 def _read(folder: Path, name: str) -> Any:
@@ -232,6 +235,13 @@ table { border-collapse: collapse; width: 100%; max-width: 46rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e2e8f0; }
 th { font-weight: 500; color: #4a5568; width: 38%; }
 td { overflow-wrap: anywhere; }
+.verdict { padding: .6rem .9rem; border-left: 5px solid #2f855a; background: #f0fff4; font-size: 1.1rem; }
+.verdict.missed { border-color: #c53030; background: #fff5f5; }
+.verdict.undecided { border-color: #dd6b20; background: #fffaf0; }
+.verdict small { display: block; font-size: .9rem; color: #4a5568; }
+.wide th { width: auto; }
+.wide td { overflow-wrap: break-word; }
+.wide .arch { border-bottom: 0; overflow-wrap: anywhere; padding-bottom: 0; }
 .missing { color: #744210; background: #fffaf0; padding: .5rem .8rem; border-left: 3px solid #ed8936; }
 """
 
@@ -239,13 +249,17 @@ td { overflow-wrap: anywhere; }
 def _page(run: Run, sections: Sequence[str]) -> str:
     name = escape(run.folder.resolve().name)
     with _damage(run.folder / _RESULT):
-        summary, stages = _summary_rows(run), _stage_rows(run)
+        verdict, summary, stages = verdict_html(run.result or {}), _summary_rows(run), _stage_rows(run)
+    with _damage(run.folder / _LOOP):
+        attempts = attempts_html(run.loop or {})
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>tvmfbnet: {name}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<h1>Run {name}</h1>\n"
         + ("" if run.result else f'<p class="missing">This run is not finished: it has no {_RESULT} yet.</p>\n')
+        + verdict
         + _table_html(summary)
+        + attempts
         + "".join(sections)
         + ("<h2>Time by stage</h2>\n" + _table_html(stages) if stages else "")
         + "</body>\n</html>\n"
@@ -272,6 +286,7 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("Predicted latency", _format(result.get("predicted_ms"), "{:.4g} ms")),
         ("Correction by whole nets", (run.table.correction or None) if run.table else None),
         ("Measured latency", _measured(result)),
+        ("Speed factor of the device meanwhile", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime", _format(result.get("onnxruntime_ms"), "{:.4g} ms")),
         ("Predicted from measured blocks", _format(result.get("measured_share"), "{:.0%}")),
         ("Largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
@@ -291,6 +306,8 @@ def _measured(result: Mapping[str, Any]) -> str | None:
     if measured is None:
         return None
     text = f"{measured:.4g}" + (f" ± {spread:.2g}" if spread is not None else "") + " ms"
+    bounds = result.get("interval")
+    text += f" ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g} ms)" if bounds else ""
     return text + (f" (prediction off by {predicted / measured - 1:+.1%})" if predicted and measured else "")
 
 

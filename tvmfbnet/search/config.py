@@ -167,9 +167,12 @@ class SearchConfig(Config):
                 f"temperature would fall to {coldest:.1g} by the last epoch, below {_LEAST_TEMPERATURE:g}; "
                 "take a temperature_decay nearer to 1"
             )
+        return self
+
+    def require_consistent_target(self) -> None:
+        """ValueError where ``mode: target`` has no target; a recipe may only work it out once there is a table."""
         if self.mode == "target" and self.latency_target_ms is None:
             raise ValueError("mode target needs latency_target_ms")
-        return self
 
     @property
     def aims_at_target(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import CollapsedError, StorageError
+from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
@@ -78,12 +78,17 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         out: folder of the search's files.
 
     Raises:
+        ConfigError: ``mode: target`` without a target.
         LatencyError: the table lacks blocks, or no arch meets the latency target.
         DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
         StorageError: ``out`` is not writable or another process's, or holds a search with other settings.
         DivergedError: a loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
     """
+    try:
+        config.require_consistent_target()
+    except ValueError as error:
+        raise ConfigError("search settings", [str(error)]) from error
     costs = Costs.of(table, space)
     if config.latency_target_ms is not None:
         costs.require_reachable(config.latency_target_ms)

@@ -52,6 +52,15 @@ class ChainedNets:
         """What the part at one place of one net took in every run of every visit, milliseconds."""
         return [ms for visit in self._visits for ms in visit.nets_ms[net][index]]
 
+    def part_visits_ms(self, net: int, index: int) -> list[tuple[float, ...]]:
+        """As :meth:`part_ms`, one tuple a visit."""
+        return [visit.nets_ms[net][index] for visit in self._visits]
+
+    @property
+    def visits(self) -> list[HonestTiming]:
+        """What each visit so far says of the device, and of the nets as a whole."""
+        return [visit.whole for visit in self._visits]
+
     def whole(self) -> HonestTiming:
         """What all visits together say of the device, and of the nets as a whole."""
         return pooled([visit.whole for visit in self._visits])

@@ -23,7 +23,14 @@ from tvmfbnet.devices.session import Repeats, read_clocks, time_library, time_su
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
 from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.errors import UserError
 from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.progress import say
+
+# The longest session that a device server grants where it does not say: the default of --max-session.
+SESSION_CAP_SECONDS = 3600
+# Among so many single runs some escape what else goes on at the device.
+_SINGLE_RUNS = 30
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,12 @@ class DeviceTimer:
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
         return repeats_ms
 
+    def single_runs(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """Latency of single runs of the library's ``main``, one value in milliseconds each."""
+        once = Repeats(_SINGLE_RUNS, 0, self.target.timing.warmup)
+        runs_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, once).value
+        return runs_ms
+
     def chains(self, library: Path, shape: tuple[int, ...], nets: int, runs: int) -> ChainTiming:
         """Times the chains of a library of :func:`tvmfbnet.compiler.chaining.chain_nets`, part by part.
 
@@ -108,11 +121,25 @@ class DeviceTimer:
         return ChainTiming(whole, tuple(tuple(zip(*net, strict=True)) for net in latencies))
 
     def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
-        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second."""
+        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second.
+
+        What lasts longer than a session may is done in several, one right after the other.
+
+        Raises:
+            UserError: the target's ``timeouts.session`` leaves no session for it.
+        """
         limits, given = self.target.timeouts, self._worker
-        session = limits.session + math.ceil(2 * seconds)
-        with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-            return worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
+        told = str(self._fingerprint.get("max_session_seconds", ""))
+        cap = int(told) if told.isdecimal() else SESSION_CAP_SECONDS
+        lengths = sustained_sessions(seconds, limits.session, cap)
+        if len(lengths) > 1:
+            say(f"note: the device ends a session after {cap} s; this takes {len(lengths)} of them")
+        values: list[float] = []
+        for length in lengths:
+            session = limits.session + math.ceil(2 * length)
+            with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
+                values += worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+        return tuple(values)
 
     def overhead_ms(self) -> float:
         """The device's cost of one call with nothing to compute."""
@@ -130,6 +157,27 @@ class DeviceTimer:
                 build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
             )
             return float(summarise(self.time(library, (1, 1)))["latency_ms"])
+
+
+def sustained_sessions(seconds: float, session_seconds: int, cap: int = SESSION_CAP_SECONDS) -> list[float]:
+    """Into which sessions a run without a pause is divided, in seconds each; a session may last twice as long and more.
+
+    Args:
+        seconds: of the run.
+        session_seconds: the target's own deadline for a session.
+        cap: the longest session that the device's server grants.
+
+    Raises:
+        UserError: the deadline is as long as the longest session already.
+    """
+    longest = (cap - session_seconds) / 2
+    if longest < 1:
+        raise UserError(
+            f"timeouts.session of the target is {session_seconds} s, and the device ends every session after {cap} s: "
+            "lower it, or start the server with a larger --max-session, to run without a pause"
+        )
+    count = math.ceil(seconds / longest)
+    return [seconds / count] * count
 
 
 def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[float, ...]]:

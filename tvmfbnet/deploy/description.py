@@ -1,0 +1,175 @@
+"""What a package says about itself in ``package.json``: what it is for, its parity verdict and its measured latency.
+
+A package that is wanted for something else than it was compiled for is refused with both sides named, and so is one
+whose outputs were found to differ from PyTorch's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from tvmfbnet.devices.target import Target
+from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
+from tvmfbnet.files import Stored, read_model, storage_errors
+from tvmfbnet.progress import say
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.space import Space
+
+LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class Parity(Stored):
+    """Whether the package's outputs on the device equal PyTorch's.
+
+    Attributes:
+        verdict: ``unchecked`` until it was run on a device.
+        error: largest relative difference; None where it was not found out, or is not finite.
+        limit: the largest that passes.
+        reason: why it failed.
+    """
+
+    verdict: Literal["passed", "failed", "unchecked"] = "unchecked"
+    error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    reason: str = ""
+
+
+class PackageDescription(Stored):
+    """The content of ``package.json``; fields of later versions are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    arch: str
+    space: str
+    input_shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    target: str
+    tvm_target: dict[str, Any]
+    tvm_version: str
+    threads: int = Field(ge=1)
+    dtype: str
+    context: dict[str, Any] = Field(default_factory=dict)
+    library: str = LIBRARY
+    model: str = MODEL
+    library_sha256: str = ""
+    kernels_needed: _Count
+    kernels_found: _Count
+    kernels_missing: tuple[str, ...]
+    parity: Parity = Parity()
+    latency: dict[str, Any] | None = Field(
+        default=None, description="measured latency with its conditions; None before it was timed"
+    )
+
+
+def read_description(folder: Path) -> PackageDescription:
+    """Reads a package's description; :class:`StorageError` names the file and the first things that are wrong."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give a folder of `tvmfbnet compile`")
+    try:
+        return read_model(path, PackageDescription)
+    except StorageError as error:
+        raise StorageError(f"{error}; compile the net again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, as hex."""
+    digest = hashlib.sha256()
+    with storage_errors(path, "read"), path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def require_fit(folder: Path, described: PackageDescription, target: Target, tvm_version: str) -> None:
+    """Refuses a package that was compiled for another machine, TVM, number of threads or precision.
+
+    Raises:
+        PackageError: names all that differs, both sides each time.
+    """
+    problems = []
+    sides = (described.tvm_target, target.tvm)
+    if sides[0] != sides[1]:
+        mine, theirs = machine_of(described.tvm_target), machine_of(target.tvm)
+        if mine == theirs:  # features, for example
+            mine, theirs = (_different(*pair) for pair in (sides, sides[::-1]))
+        problems.append(f"was compiled for {described.target} ({mine}), not for {target.name} ({theirs})")
+    if described.threads != target.threads:
+        problems.append(
+            f"was compiled for {described.threads} thread(s), and target {target.name} uses {target.threads}"
+        )
+    if described.dtype != target.dtype:
+        problems.append(f"computes in {described.dtype}, and target {target.name} in {target.dtype}")
+    if described.tvm_version != tvm_version:
+        problems.append(f"was compiled with TVM {described.tvm_version}, and this is TVM {tvm_version}")
+    if problems:
+        raise PackageError(
+            f"package {folder} {'; it '.join(problems)}: compile the net for --target {target.name} again"
+        )
+    if described.target != target.name:
+        say(f"warning: package {folder} was compiled for {described.target}; {target.name} is alike but for its name")
+
+
+def _different(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Those fields of a TVM target that another one does not have alike."""
+    names = (name for name in sorted({*mine, *other}) if mine.get(name) != other.get(name))
+    return ", ".join(f"{name} {mine.get(name, 'unset')}" for name in names)
+
+
+def machine_of(tvm_target: Mapping[str, Any]) -> str:
+    """What a TVM target compiles for, for people: ``aarch64-linux-gnu, cortex-a72``."""
+    host = tvm_target.get("host")
+    where = host if isinstance(host, Mapping) else tvm_target
+    told = [str(where[key]) for key in ("mtriple", "mcpu") if where.get(key)]
+    if where is host:
+        told.insert(0, " ".join(str(tvm_target[key]) for key in ("kind", "device", "model") if tvm_target.get(key)))
+    return ", ".join(told) or str(tvm_target.get("kind", "unknown"))
+
+
+def require_parity(folder: Path, parity: Parity, force: bool) -> None:
+    """Refuses a package that failed the parity check unless forced; warns of one that was never checked.
+
+    Raises:
+        ParityError: it failed.
+    """
+    if parity.verdict == "failed":
+        told = f"package {folder} failed the parity check: {parity.reason or 'its outputs differ from PyTorch'}"
+        if not force:
+            raise ParityError(f"{told} (--force opens it all the same)")
+        say(f"warning: {told}")
+    elif parity.verdict == "unchecked":
+        say(f"warning: package {folder} was never compared with PyTorch on a device (compiled with --build-only?)")
+
+
+def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space) -> None:
+    """Refuses a checkpoint whose space makes another net of the arch than the space that was asked for.
+
+    Names, descriptions and candidate blocks that the arch does not use do not count.
+
+    Raises:
+        ArchError: names what differs, both sides each time.
+    """
+    pairs = [
+        ("input", _input(trained), _input(wanted)),
+        ("classes", trained.classes, wanted.classes),
+        ("stem", trained.stem.name, wanted.stem.name),
+        ("head channels", trained.last_channels, wanted.last_channels),
+        ("layers", len(trained.layers), len(wanted.layers)),
+    ]
+    for block, left, right in zip(arch.blocks, trained.layers, wanted.layers, strict=False):
+        pairs.append((f"layer {left.index}", left.cell(block).name, right.cell(block).name))
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    if differing:
+        told = "; ".join(f"{name} {mine} in the checkpoint, {theirs} asked for" for name, mine, theirs in differing[:4])
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise ArchError(f"{checkpoint} holds a net of space {trained.name}, which is not {wanted.name}: {told}{more}")
+
+
+def _input(space: Space) -> str:
+    return f"{space.input_channels}x{space.height}x{space.width}"

@@ -1,0 +1,124 @@
+"""Timing one net of a tuned space against its latency target, the device's speed factor in turn with it.
+
+Before training: with random weights, as latency does not depend on them. After it: the package that was made of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tvmfbnet.deploy.bench import BenchResult, bench_package
+from tvmfbnet.deploy.measured import NetLatency, measure_latency
+from tvmfbnet.deploy.pace import SpeedProbe, can_probe
+from tvmfbnet.deploy.package import Package, certify, compile_net, untrained_net
+from tvmfbnet.devices.local import reach
+from tvmfbnet.devices.target import Target, resolve_native
+from tvmfbnet.errors import LatencyError
+from tvmfbnet.files import make_folder
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.lock import target_lock
+from tvmfbnet.latency.measurement import net_part
+from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.nets.arch_net import ArchNet
+from tvmfbnet.progress import say
+from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.space import Space, content_key
+from tvmfbnet.tuning.context import ask_context
+from tvmfbnet.tuning.database import TuningDatabase, database_of
+from tvmfbnet.tuning.folders import TRIALS
+from tvmfbnet.tuning.measure import measurement
+from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.tuning.trials import TrialLog
+
+
+def time_untrained(
+    arch: Arch, space: Space, target: Target, target_ms: float | None = None, root: Path | None = None
+) -> NetLatency:
+    """Compiles an arch with random weights and times it; the journal keeps the latency as measured.
+
+    Args:
+        arch: which net.
+        space: its space.
+        target: the target, as its file says.
+        target_ms: the latency target; the net is timed again while the verdict is not clear.
+        root: folder of all targets' logs.
+
+    Raises:
+        LatencyError: nothing was tuned for the target.
+        DeviceError: the device went away and did not come back.
+    """
+    target = resolve_native(target)
+    journal, name = Journal(journal_path(target.name, root)), format_arch(arch, space)
+    with (
+        target_lock(make_folder(target_folder(target.name, root))),
+        TemporaryDirectory() as folder,
+        reach(target) as reached,
+    ):
+        context, endpoint = ask_context(target, reached)
+        database = database_of(context, root)
+        if database is None:
+            raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
+        package = compile_net(untrained_net(arch, space), target, database, Path(folder) / "package")
+        probe = _probe(arch, space, target, database, measured_table(journal.read(), context), Path(folder))
+        with device_timer(target, endpoint) as timer:
+            overhead = timer.overhead_ms()
+            found = measure_latency(package.library, package.input_shape, timer, target_ms, probe, choosing=True)
+            speed = found.speed.value if found.speed is not None and found.speed.known else None
+            trials = sum(TrialLog(database.folder / TRIALS).spent.values())
+            common = {"part": net_part(space), "trials": trials, "pace": speed}
+            common |= {"space": space.name, "space_key": content_key(space)}
+            journal.append(measurement(timer, found.whole, overhead, arch=name, **common))
+    _tell(name, found)
+    return found
+
+
+def bench_with_probe(
+    package: Package, arch: Arch, space: Space, target: Target, target_ms: float | None, root: Path | None
+) -> BenchResult:
+    """Benches a package of a tuned space with the device's speed factor; arguments as in :func:`time_untrained`."""
+    with (
+        target_lock(make_folder(target_folder(target.name, root))),
+        TemporaryDirectory() as folder,
+        reach(target) as reached,
+    ):
+        context, endpoint = ask_context(target, reached)
+        database, probe = database_of(context, root), None
+        if database is not None:
+            table = measured_table(Journal(journal_path(target.name, root)).read(), context)
+            probe = _probe(arch, space, target, database, table, Path(folder))
+        result = bench_package(package, target, endpoint, 0.0, target_ms, probe)
+    _tell(package.arch, result.net)
+    return result
+
+
+def certify_and_time(
+    package: Package, net: ArchNet, target: Target, target_ms: float | None = None
+) -> tuple[Package, NetLatency]:
+    """Checks a package's parity on the device, times it there, and writes both into it.
+
+    Raises:
+        ParityError: its outputs are not PyTorch's.
+        DeviceError: the device went away and did not come back.
+    """
+    with reach(target) as endpoint:
+        package = certify(package, net, target, endpoint)
+        with device_timer(target, endpoint) as timer:
+            found = measure_latency(package.library, package.input_shape, timer, target_ms)
+    return package.with_description(latency=found.to_dict(target)), found
+
+
+def _probe(
+    arch: Arch, space: Space, target: Target, database: TuningDatabase, table: LatencyTable, folder: Path
+) -> SpeedProbe | None:
+    """The net's own blocks, to be timed again; None where the table cannot say what they took."""
+    parts = space.parts_of(arch)
+    return SpeedProbe([parts], target, database, table, folder) if can_probe(target, table, parts) else None
+
+
+def _tell(name: str, found: NetLatency) -> None:
+    """One line for the person who watches: the latency as measured, and the speed factor beside it."""
+    interval = found.interval
+    text = f"{name}: measured {interval.value:.4g} ms ({interval.low:.4g} to {interval.high:.4g})"
+    say(text + (f"; speed factor {found.speed.describe()}" if found.speed is not None else ""))

@@ -1,0 +1,189 @@
+"""Does a net meet its latency target? The one rule, which search, run, compile, bench and report all use.
+
+A net is timed in *visits*: sessions of their own, other work of ours in between, a median of repeats each. Repeats of
+one visit share what disturbs the device at that moment, so the visit is the unit of all statistics. The measured
+latency is the median of the visits' medians. Its interval is the distribution-free one of a median: of K ordered visits
+the r-th lowest and the r-th highest, with the largest r for which
+
+    2 P(B < r) <= 5 %,   B binomial with K trials of probability 1/2
+
+(J.-Y. Le Boudec, *Performance Evaluation of Computer and Communication Systems*, theorem 2.1; recommended for computers
+by Hoefler and Belli, *Scientific Benchmarking of Parallel Computing Systems*, SC 2015). It needs no normal noise:
+latencies are skewed, a busy device only ever adds. At least six visits are needed. Visits within a minute do not see
+how a device drifts over longer, so the interval is never narrower than :data:`FLOOR` on either side (an uncertainty of
+type B in the words of the GUM, JCGM 100:2008).
+
+Where others use the device's processors too, every repeat gets its share of them alike, and the visits agree on a
+latency that is not the net's. Single runs, short against a scheduler's turns, mostly escape that. So where the median
+exceeds the fastest single runs by more than :data:`DISTURBED` the interval reaches down to these: a net is not called
+too slow for what others did. It never reaches further down for a *met*, which the upper bound alone decides.
+
+A net whose interval lies wholly at or below the target *met* it; wholly above, it *missed* it; anything else is
+*undecided*. The latency is taken as it was measured: nothing corrects it, least of all the device's speed factor.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvmfbnet.errors import LatencyError
+
+CONFIDENCE = 0.95
+# Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
+LEAST_VISITS = 6
+# What visits within a minute cannot show of a device's slow drift, relative: on a shared machine a net's median moved
+# by as much from one ten seconds to the next (docs/latency.md).
+FLOOR = 0.03
+# How far, relative, the median may lie above the fastest single runs before the device counts as shared.
+DISTURBED = 0.15
+# A net whose interval ends this much below the target, relative, leaves room for a slower, more accurate one.
+ROOM = 0.05
+# Above this noise the advice is about the device, below it about the net.
+NOISY = 0.05
+
+MET, MISSED, UNDECIDED = "met", "missed", "undecided"
+# Exit codes of commands that end with a verdict.
+EXIT_CODES = {MET: 0, MISSED: 3, UNDECIDED: 3}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and within which bounds it is known; latencies in milliseconds, speed factors without a unit."""
+
+    value: float
+    low: float
+    high: float
+    visits: int
+
+    @property
+    def noise(self) -> float:
+        """The wider half of the interval, relative to the value."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+    def widened(self, amount: float) -> Interval:
+        """The same with ``amount`` more on both sides."""
+        return Interval(self.value, max(self.low - amount, 0.0), self.high + amount, self.visits)
+
+    def reaching(self, fastest: float | None) -> Interval:
+        """The same down to the fastest single runs, where these say that the device was shared (see the module)."""
+        if fastest is None or not fastest > 0 or self.value <= (1 + DISTURBED) * fastest:
+            return self
+        return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.visits)
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Bounds of a latency as plain data."""
+        return {"low_ms": self.low, "high_ms": self.high, "confidence": CONFIDENCE, "visits": self.visits}
+
+
+def median_interval(visits: Sequence[float], floor: float = FLOOR) -> Interval:
+    """The median over visits and its 95 % interval (see the module).
+
+    Args:
+        visits: one value a visit.
+        floor: least relative half-width.
+
+    Raises:
+        LatencyError: fewer than six visits, or a value that is no positive number.
+    """
+    if len(visits) < LEAST_VISITS:
+        raise LatencyError(f"{len(visits)} visit(s) say nothing certain; at least {LEAST_VISITS} are needed")
+    if not all(math.isfinite(value) and value > 0 for value in visits):
+        raise LatencyError("the device reported a time that is no positive number; time it again")
+    ordered = sorted(visits)
+    rank = _rank(len(ordered))
+    middle = statistics.median(ordered)
+    low, high = min(ordered[rank - 1], middle * (1 - floor)), max(ordered[-rank], middle * (1 + floor))
+    return Interval(middle, low, high, len(ordered))
+
+
+def _rank(count: int) -> int:
+    """The largest r with 2 P(B < r) <= 5 % for B ~ Binomial(count, 1/2)."""
+    rank, below = 0, 0.0
+    while 2 * (below := below + math.comb(count, rank) / 2**count) <= 1 - CONFIDENCE:
+        rank += 1
+    return rank
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a measured latency meets a target.
+
+    Attributes:
+        target_ms: the latency target.
+        measured: the latency as measured.
+        slowdown: the device's speed factor where that is known well. For advice alone: it decides nothing.
+    """
+
+    target_ms: float
+    measured: Interval
+    slowdown: float = 1.0
+
+    @property
+    def kind(self) -> Literal["met", "missed", "undecided"]:
+        """The rule."""
+        if self.measured.high <= self.target_ms:
+            return "met"
+        return "missed" if self.measured.low > self.target_ms else "undecided"
+
+    @property
+    def phrase(self) -> str:
+        """``met``, ``missed by 11.8 %`` or ``undecided (noise 4.2 %)``."""
+        if self.kind == MISSED:
+            return f"missed by {100 * (self.measured.value / self.target_ms - 1):.1f} %"
+        return MET if self.kind == MET else f"undecided (noise {100 * self.measured.noise:.1f} %)"
+
+    @property
+    def has_room(self) -> bool:
+        """Whether so much is left below the target that a slower net would meet it, too."""
+        return self.measured.high <= (1 - ROOM) * self.target_ms
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the target is met, else 3."""
+        return EXIT_CODES[self.kind]
+
+    def describe(self) -> str:
+        """One line for people, raw figures first."""
+        found = self.measured
+        return (
+            f"latency target {self.target_ms:.4g} ms: {self.phrase}; measured {found.value:.4g} ms "
+            f"({found.low:.4g} to {found.high:.4g})"
+        )
+
+    def advice(self) -> str:
+        """What to do about it; empty where the target is met."""
+        if self.kind == MET:
+            return ""
+        if self.slowdown > 1 and self.measured.value / self.slowdown <= self.target_ms:
+            return (
+                f"the device was {self.slowdown:.2f} times slower than when its table was timed: stop other work on "
+                "it, let it cool, then `tvmfbnet bench` the package with --latency-target"
+            )
+        if self.measured.noise > NOISY:
+            return (
+                f"the device is too noisy ({100 * self.measured.noise:.0f} %) for more than that: stop other work on "
+                "it, let it cool, fix its clock if it can be fixed, then `tvmfbnet bench` the package with "
+                "--latency-target"
+            )
+        if self.kind == UNDECIDED:
+            return (
+                "the target lies within the measurement's uncertainty: `tvmfbnet bench` the package with "
+                "--latency-target on a quieter device, or search for a little less"
+            )
+        return "search with a lower latency target, or tune longer (`tvmfbnet tune --more`)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``result.json`` and ``--json`` carry."""
+        return {
+            "verdict": self.phrase,
+            "verdict_kind": self.kind,
+            "latency_target_ms": self.target_ms,
+            "measured_ms": self.measured.value,
+            "interval": self.measured.to_dict(),
+            "noise": self.measured.noise,
+            "advice": self.advice(),
+        }
