@@ -36,6 +36,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
 
 
@@ -145,7 +146,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path, logs_root: Path | None = None) -> None:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
-        self.space: Space = load_space(recipe.space)
+        self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
         self.target: Target = load_target(recipe.target)
         # A missing data set is found out now, not after an hour of tuning.
         space = self.space

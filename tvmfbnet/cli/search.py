@@ -69,6 +69,7 @@ def search_command(
     from tvmfbnet.files import read_yaml
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
         raise UserError("give --target or --latency-table FILE, one of the two")
@@ -86,7 +87,7 @@ def search_command(
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
-    found_space = load_space(space)
+    found_space = fit_classes(load_space(space), data)
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
 
     from tvmfbnet.nets.workers import is_first

@@ -33,6 +33,7 @@ def train_command(
     from tvmfbnet.files import read_yaml
     from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.training.classes import fit_classes
     from tvmfbnet.training.config import TrainConfig
 
     flags: dict[str, Any] = {
@@ -47,7 +48,7 @@ def train_command(
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
-    found, found_space = resolve_arch(arch, load_space(space))
+    found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
 
     from tvmfbnet.nets.workers import is_first
     from tvmfbnet.training.run import train  # torch: only once everything else is known to be right

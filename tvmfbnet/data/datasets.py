@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tvmfbnet.data.files import read_cifar_batch, read_idx
 from tvmfbnet.data.fingerprint import of_tensors
-from tvmfbnet.data.folders import load_folders
+from tvmfbnet.data.folders import class_names, load_folders
 from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.errors import DataError
 
@@ -43,12 +43,34 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
     elif name == "imagefolder":
         data = load_folders(folder, height, width, channels, subset if subset_asked else None)
     else:
-        raise DataError(f"unknown data set {spec!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+        raise DataError(_unknown(spec))
     if subset_asked and name != "imagefolder":
         raise DataError(f"data set {spec}: only an imagefolder takes a subset of its classes")
     if classes is not None and data.classes != classes and not (subset_asked and data.classes < classes):
-        raise DataError(f"data set {spec} has {data.classes} classes but the space classifies {classes}")
+        raise DataError(
+            f"data set {spec} has {data.classes} classes but the space classifies {classes}: "
+            f"put `,classes={data.classes}` behind the space"
+        )
     return data
+
+
+def classes_of(spec: str) -> int | None:
+    """How many classes a data set has, before any image is read; None for a subset of the classes of another one.
+
+    Raises:
+        DataError: unknown spec, or a folder that is missing.
+    """
+    name, _, rest = spec.partition(":")
+    place, subset_asked, _ = rest.partition("?classes=")
+    if name in ("fashion_mnist", "cifar10"):
+        return 10
+    if name != "imagefolder":
+        raise DataError(_unknown(spec))
+    return None if subset_asked else len(class_names(Path(place).expanduser() / "train"))
+
+
+def _unknown(spec: str) -> str:
+    return f"unknown data set {spec!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR"
 
 
 def relocated(spec: str, place: str) -> str:

@@ -46,8 +46,8 @@ def load_folders(folder: Path | None, height: int, width: int, channels: int, su
     if channels not in (1, 3):
         raise DataError(f"imagefolder gives 1 or 3 channels but the space takes {channels}")
     test_folder = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
-    names = _class_names(folder / "train")
-    different = sorted(set(names) ^ set(_class_names(test_folder)))
+    names = class_names(folder / "train")
+    different = sorted(set(names) ^ set(class_names(test_folder)))
     if different:
         raise DataError(
             f"{test_folder} does not hold the same classes as {folder / 'train'}: "
@@ -69,7 +69,8 @@ def load_folders(folder: Path | None, height: int, width: int, channels: int, su
     return ImageData("imagefolder", len(names), train, test, mean, std)
 
 
-def _class_names(folder: Path) -> list[str]:
+def class_names(folder: Path) -> list[str]:
+    """The class folders in a folder, in order; hidden ones are none. DataError where there are none."""
     if not folder.is_dir():
         raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
     with storage_errors(folder, "read"):

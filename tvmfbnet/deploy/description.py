@@ -168,7 +168,8 @@ def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space
     if differing:
         told = "; ".join(f"{name} {mine} in the checkpoint, {theirs} asked for" for name, mine, theirs in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise ArchError(f"{checkpoint} holds a net of space {trained.name}, which is not {wanted.name}: {told}{more}")
+        hint = f" (put `,classes={trained.classes}` behind the space)" if trained.classes != wanted.classes else ""
+        raise ArchError(f"{checkpoint} holds a net of space {trained.name}, not of {wanted.name}: {told}{more}{hint}")
 
 
 def _input(space: Space) -> str:

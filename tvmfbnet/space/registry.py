@@ -23,18 +23,18 @@ def list_spaces() -> list[str]:
 def load_space(name_or_file: str) -> Space:
     """Reads a shipped space by name, or a space file by path (it ends in ``.yaml`` or ``.yml``).
 
-    ``@`` and a size behind either gives the space another input resolution: ``fbnet@160`` or ``fbnet@160x128`` (height
-    x width).
+    What stands behind either changes it: ``@`` and a size the input resolution (``fbnet@160``, ``fbnet@160x128`` for
+    height x width), then ``,classes=3`` and ``,channels=1`` the number of classes and of the image's channels.
 
     Raises:
         UserError: there is no space of that name.
         ConfigError: the file is malformed.
         StorageError: the file cannot be read.
     """
-    name_or_file, size = _split(name_or_file)
+    name_or_file, changes, suffix = _split(name_or_file)
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml"):
-        return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
+        return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
     shipped = list_spaces()
     if name_or_file not in shipped:
         close = difflib.get_close_matches(name_or_file, shipped, n=1)
@@ -44,22 +44,39 @@ def load_space(name_or_file: str) -> Space:
             "or give the path of a space file that ends in .yaml"
         )
     path = _DEFINITIONS / f"{name_or_file}.yaml"
-    return build_space(_resized(read_yaml(path), size), path.stem + (f"@{size}" if size else ""), str(path))
+    return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
 
 
-def _split(name_or_file: str) -> tuple[str, str]:
-    """Name or file, and the size behind its last ``@``; folders may have an ``@`` in their names, too."""
-    name, _, size = name_or_file.rpartition("@")
-    return (name, size) if name and "/" not in size and "." not in size else (name_or_file, "")
+_NUMBER = re.compile(r"[0-9]{1,7}")
 
 
-def _resized(value: dict[str, Any], size: str) -> dict[str, Any]:
-    """A space file's content with another input resolution: ``160`` or ``160x128``; as it is where none is given."""
-    if not size:
-        return value
-    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", size)
-    if match is None:
-        raise UserError(f"unknown resolution {size!r}: write @160, or @160x128 for height x width")
-    given = value.get("input")
-    pixels = {"height": int(match[1]), "width": int(match[2] or match[1])}
-    return {**value, "input": {**(given if isinstance(given, dict) else {}), **pixels}}
+def _split(text: str) -> tuple[str, dict[str, int], str]:
+    """Name or file, what is changed (``height``, ``width``, ``classes``, ``channels``), and the text that says so.
+
+    Folders may have ``@`` and commas in their names, too.
+    """
+    whole, changes = text, {}
+    while True:
+        rest, comma, change = text.rpartition(",")
+        name, _, number = change.partition("=")
+        if not comma or name not in ("classes", "channels"):
+            break
+        if not _NUMBER.fullmatch(number) or name in changes:
+            raise UserError(f"unknown change {change!r} of a space: write it once, as in fbnet@64,classes=3,channels=1")
+        text, changes[name] = rest, int(number)
+    name, _, size = text.rpartition("@")
+    if name and "/" not in size and "." not in size:
+        match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", size)
+        if match is None:
+            raise UserError(f"unknown resolution {size!r}: write @160, or @160x128 for height x width")
+        text, changes = name, {**changes, "height": int(match[1]), "width": int(match[2] or match[1])}
+    return text, changes, whole.removeprefix(text)
+
+
+def _changed(value: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
+    """A space file's content with another resolution, number of classes or of channels."""
+    image = {name: number for name, number in changes.items() if name != "classes"}
+    if image:
+        given = value.get("input")
+        value = {**value, "input": {**(given if isinstance(given, dict) else {}), **image}}
+    return {**value, "classes": changes["classes"]} if "classes" in changes else value

@@ -199,6 +199,10 @@ class Space:
         """The same space with another width of the head's 1x1 conv."""
         return replace(self, last_channels=channels)
 
+    def with_classes(self, classes: int) -> Space:
+        """The same space with another number of classes."""
+        return replace(self, classes=classes)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for a checkpoint that must stand on its own."""
         return {**asdict(self), "layers": [{**asdict(layer), "blocks": list(layer.blocks)} for layer in self.layers]}

@@ -1,0 +1,79 @@
+"""Own images of another number of classes need no space file: the data's classes win, and other commands can say so."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.errors import DataError, UserError
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.classes import fit_classes
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three classes of colour images."""
+    for part, count in (("train", 8), ("val", 4)):
+        for shade, name in enumerate(("cat", "dog", "big bird")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (48, 40), (80 * shade, 10 * index, 30)).save(folder / f"{index}.jpg")
+    return tmp_path / "photos"
+
+
+def test_the_classes_of_the_data_win_but_for_a_subset(photos, capsys):
+    space = load_space("fbnet")
+    assert fit_classes(space, f"imagefolder:{photos}").classes == 3
+    assert "put `,classes=3` behind the space" in capsys.readouterr().err
+    assert fit_classes(space, f"imagefolder:{photos}?classes=2") is space
+    assert classes_of("cifar10") == 10
+    with pytest.raises(DataError, match="unknown data set"):
+        classes_of("imagenet")
+
+
+def test_classes_and_channels_stand_behind_a_space(tmp_path):
+    assert load_space("fbnet,classes=3").classes == 3
+    changed = load_space("fbnet@64x48,classes=3,channels=1")
+    assert (changed.height, changed.width, changed.classes, changed.input_channels) == (64, 48, 3, 1)
+    assert changed.name == "fbnet@64x48,classes=3,channels=1"
+    for wrong in (
+        "fbnet,classes=three",
+        "fbnet,classes=3,classes=4",
+        "fbnet,classes=",
+        "fbnet,sizes=3",
+        "fbnet,classes=0",
+    ):
+        with pytest.raises(UserError):
+            load_space(wrong)
+    odd = tmp_path / "a,b@c"
+    odd.mkdir()
+    (odd / "mine.yaml").write_text(
+        "input: {channels: 1, height: 28, width: 28}\nclasses: 10\nstem: {channels: 4}\n"
+        "stages: [{channels: 4, layers: 1}]\nlast_channels: 8\n"
+    )
+    assert load_space(f"{odd / 'mine.yaml'}@32,classes=5").classes == 5
+
+
+def tvmfbnet(*words):
+    done = subprocess.run([sys.executable, "-m", "tvmfbnet", *map(str, words)], capture_output=True, text=True)
+    return done
+
+
+@pytest.mark.slow
+def test_own_photos_become_a_trained_net_without_a_space_file(photos, tmp_path):
+    config = tmp_path / "quick.yaml"
+    config.write_text("{epochs: 1, batch_size: 8, device: cpu, threads: 1}")
+    words = ["--space", "fbnet_mini,channels=3", "--data", f"imagefolder:{photos}", "--config", config]
+    arch = "k3_e1,skip/k3_e1,k3_e1,skip/k3_e1,skip"
+    done = tvmfbnet("train", arch, *words, "--out", tmp_path / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    checkpoint = json.loads(done.stdout)["checkpoint"]
+    compile_it = ["compile", arch, "--target", "host", "--checkpoint", checkpoint, "--build-only"]
+    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3", "--out", tmp_path / "package")
+    assert done.returncode == 2 and "put `,classes=3` behind the space" in done.stderr
+    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3,classes=3", "--out", tmp_path / "package")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,23 @@
+"""A space for the classes of one's own data, whatever its file says: search, train and run share it."""
+
+from __future__ import annotations
+
+from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.progress import say
+from tvmfbnet.space.space import Space
+
+
+def fit_classes(space: Space, data: str) -> Space:
+    """The space with as many classes as a data set has; as it is for a subset (``?classes=``). Says what it changed.
+
+    Raises:
+        DataError: unknown data set, or a missing folder.
+    """
+    classes = classes_of(data)
+    if classes is None or classes == space.classes:
+        return space
+    say(
+        f"note: {data} has {classes} classes and space {space.name} {space.classes}; nets get {classes} "
+        f"(in other commands put `,classes={classes}` behind the space)"
+    )
+    return space.with_classes(classes)
