@@ -1,5 +1,6 @@
 """Several processes go through the same search as one process with the same batches."""
 
+import json
 import os
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from tvmfbnet.search.run import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
 settings = dict(TINY, epochs=3, theta_batch_size=8, weight_steps="two_path", stop_on_collapse=False)
+settings.update(finalists=5, finalist_steps=3, target_tolerance=0.3)
 config = SearchConfig(**settings, latency_target_ms=0.09)
 search(space, {data!r}, table_of(space), config, Path({out!r}))
 """
@@ -44,7 +46,7 @@ def run(processes, program):
 
 @pytest.mark.slow
 def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_path):
-    states = []
+    states, finalists = [], []
     for processes in (1, 2):
         out = tmp_path / str(processes)
         values = {"space": str(tiny_space_file), "data": tiny_data, "out": str(out)}
@@ -52,12 +54,16 @@ def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_pa
         program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), **values))
         run(processes, program)
         states.append(load_checkpoint(out / "search.ckpt", "search")["searcher"])
+        finalists.append(json.loads((out / "finalists.json").read_text())["accuracies"])
     one, two = states
     assert one["supernet"]["theta"].abs().max() > 0.015
     for name, tensor in one["supernet"].items():
         torch.testing.assert_close(
             tensor, two["supernet"][name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
+    assert [len(trained) for trained in finalists] == [5, 5], "two trainings at a time, the last one alone"
+    both = set(finalists[0]) & set(finalists[1])
+    assert both and all(finalists[0][arch] == finalists[1][arch] for arch in both), "each is trained by one process"
     assert one["history"][-1]["weight_loss"] == pytest.approx(two["history"][-1]["weight_loss"], rel=1e-3)
 
 
