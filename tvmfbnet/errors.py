@@ -18,12 +18,14 @@ class UserError(TvmfbnetError):
 
 
 _LISTED = 8
+_LETTERS = 1000
 
 
 def listed(problems: Sequence[str]) -> str:
-    """Problems in one line; of a great many the first ones, and how many more there are."""
+    """Problems in one line; of a great many the first ones, and how many more there are; what is endless is cut."""
     more = len(problems) - _LISTED
-    return "; ".join([*problems[:_LISTED], *([f"and {more} more"] if more > 0 else [])])
+    shown = [some if len(some) <= _LETTERS else f"{some[:_LETTERS]}..." for some in problems[:_LISTED]]
+    return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 class ConfigError(UserError):
