@@ -140,3 +140,34 @@ def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
     finally:
         process.kill()
         process.wait()
+
+
+BUILDING = """
+import time
+from tvmfbnet.devices.target import load_target, resolve_native
+from tvmfbnet.tuning.builders import BuilderPool
+
+pool = BuilderPool(resolve_native(load_target("host")), 1)
+pool._pool.submit(time.sleep, 1).result()
+pool._pool.submit(time.sleep, 60)
+print("building", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_kill_of_the_parent_ends_a_builder_in_the_middle_of_a_long_build():
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDING], stdout=subprocess.PIPE, env={**os.environ, "TVMFBNET_TEST_MARK": mark}
+    )
+    try:
+        assert process.stdout.readline() == b"building\n"
+        time.sleep(0.5)
+        assert len(family(mark)) >= 2
+        process.kill()
+        process.wait()
+        assert_all_gone(mark)
+    finally:
+        process.kill()
+        for left in family(mark):
+            left.kill()

@@ -17,7 +17,7 @@ def apply_cores(text: str) -> None:
     try:
         chosen = set(parse_cores(text))
     except ValueError as error:
-        raise DeviceError(str(error)) from error
+        raise DeviceError(f"--cores is {text[:80]!r}: {error}") from error
     if not hasattr(os, "sched_setaffinity"):
         raise DeviceError("this system cannot bind a process to cores; leave `cores` out of the target")
     before = os.sched_getaffinity(0)

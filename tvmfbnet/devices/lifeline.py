@@ -55,3 +55,14 @@ def _watch(pipe: int, parent: int, group: bool) -> None:
     while not is_gone(pipe, parent):
         time.sleep(_LOOK_SECONDS)
     end(group)
+
+
+def follow(parent: int) -> None:
+    """Ends this process soon after ``parent`` is gone: for workers of a pool of TVM's, which have no such pipe."""
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    end(group=False)

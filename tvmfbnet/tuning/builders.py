@@ -8,12 +8,14 @@ also one whose workers are other machines.
 from __future__ import annotations
 
 import json
+import os
 import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.compiler.library import linker
+from tvmfbnet.devices.lifeline import follow
 from tvmfbnet.devices.session import KernelTiming, Pool, last_line
 from tvmfbnet.devices.target import Target
 from tvmfbnet.tuning.candidate import Candidate
@@ -83,7 +85,8 @@ class BuilderPool:
         rotates = target.on_cpu and target.tvm["kind"] != "c"
         self._pool_mb = target.timing.trial_rotate_mb if rotates else 0.0
         self._owned = executor is None
-        self._pool: Any = PopenPoolExecutor(workers, timeout=self._seconds) if executor is None else executor
+        bound = {"initializer": follow, "initargs": (os.getpid(),)}  # a worker in a long build would outlive us
+        self._pool: Any = PopenPoolExecutor(workers, timeout=self._seconds, **bound) if executor is None else executor
 
     def submit(self, candidate: Candidate) -> Future[BuildResult]:
         """Starts one build."""
