@@ -11,10 +11,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import tvm
 
+from tvmfbnet.deploy.net_visits import NetVisits
 from tvmfbnet.deploy.pace import pace_of
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
@@ -26,13 +27,15 @@ from tvmfbnet.latency.additivity import net_measurements
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
 from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.visits import VisitLog
 from tvmfbnet.progress import progress
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
 from tvmfbnet.tuning.database import TuningDatabase, existing_database
 from tvmfbnet.tuning.measure import context_of, measurement, protocol_of
-from tvmfbnet.tuning.timer import DeviceTimer, device_timer
+from tvmfbnet.tuning.timer import ChainTiming, DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 # So many of the nets tell the device's pace, once for every so many nets that are timed.
@@ -74,14 +77,19 @@ def measure_nets(
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
         libraries = _compiled(space, target, due, database, folder)
-        with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as scratch:
+        visits = NetVisits(VisitLog(journal.path), _shared(space, target, trials))
+        for name in held:  # a run was killed between the journal and here
+            visits.recorded(name)
+        with reach(target) as endpoint, device_timer(target, endpoint) as timer, scratch_folder() as scratch:
             pace_nets = None
             if protocol_of(target) == IN_NET:
-                some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
-                pace_nets = _pace_nets(some, target, database, Path(scratch) / "pace.so")
+                archs_timed = visits.pace_archs or list(due)[:_PACE_NETS]
+                some = [space.parts_of(parse_arch(name, space)) for name in archs_timed]
+                pace_nets = _pace_nets(some, target, database, scratch / "pace.so", visits.pace())
+                visits.pace_archs = archs_timed
             overhead = timer.overhead_ms()
             shape = (1, space.input_channels, space.height, space.width)
-            timings = _in_turn(libraries, shape, timer, pace_nets)
+            timings = _in_turn(libraries, shape, timer, pace_nets, visits)
             pace = None
             if pace_nets is not None:
                 pace = pace_of(pace_nets, measured_table(recorded, context, protocol_of(target)))
@@ -89,6 +97,8 @@ def measure_nets(
             for name, timing in timings.items():
                 held[name] = measurement(timer, timing, overhead, arch=name, **common)
                 journal.append(held[name])
+                visits.recorded(name)
+            visits.finish()
         for library in libraries.values():
             library.unlink(missing_ok=True)
     return {name: held[name] for name in by_name}
@@ -103,31 +113,55 @@ def _compiled(
     missing = [name for name, library in libraries.items() if not library.exists()]
     with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
         for name in missing:
-            with TemporaryDirectory(dir=folder) as scratch:
-                package = compile_net(untrained_net(archs[name], space), target, database, Path(scratch))
+            with scratch_folder(folder) as scratch:
+                package = compile_net(untrained_net(archs[name], space), target, database, scratch)
                 package.library.replace(libraries[name])
             reporter.advance()
     return libraries
 
 
 def _pace_nets(
-    nets: Sequence[Sequence[NetPart]], target: Target, database: TuningDatabase, library: Path
+    nets: Sequence[Sequence[NetPart]],
+    target: Target,
+    database: TuningDatabase,
+    library: Path,
+    visits: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
-    return ChainedNets(nets, schedule_parts(parts, tvm.target.Target(target.tvm), database), target, library)
+    scheduled = schedule_parts(parts, tvm.target.Target(target.tvm), database)
+    return ChainedNets(nets, scheduled, target, library, visits)
+
+
+def _shared(space: Space, target: Target, trials: int) -> dict[str, Any]:
+    """What visits of whole nets must have in common to be pooled."""
+    return {
+        "space": space.to_dict(),
+        "context": repr(context_of(target)),
+        "timing": target.timing.model_dump(mode="json"),
+        "trials": trials,
+    }
 
 
 def _in_turn(
-    libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer, pace_nets: ChainedNets | None
+    libraries: Mapping[str, Path],
+    shape: tuple[int, ...],
+    timer: DeviceTimer,
+    pace_nets: ChainedNets | None,
+    visits: NetVisits,
 ) -> dict[str, HonestTiming]:
-    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace."""
-    visits: dict[str, list[HonestTiming]] = {name: [] for name in libraries}
+    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace.
+
+    Each visit is on the disk before the next one; those that an earlier run made are not made again.
+    """
     count = timer.target.timing.visits
-    with progress("timing whole nets", count * len(libraries)) as reporter:
-        for _ in range(count):
+    done = sum(min(count, len(visits.of(name))) for name in libraries)
+    with progress("timing whole nets", count * len(libraries), done=done) as reporter:
+        for turn in range(count):
             for number, (name, library) in enumerate(libraries.items()):
-                if pace_nets is not None and number % _NETS_A_PACE == 0:
-                    pace_nets.visit(timer)
-                visits[name].append(timer.steadily(library, shape))
+                if len(visits.of(name)) > turn:
+                    continue
+                if pace_nets is not None and (number % _NETS_A_PACE == 0 or not pace_nets.visits):
+                    visits.add_pace(pace_nets.visit(timer))
+                visits.add(name, timer.steadily(library, shape))
                 reporter.advance()
-    return {name: pooled(timings) for name, timings in visits.items()}
+    return {name: pooled(visits.of(name)) for name in libraries}

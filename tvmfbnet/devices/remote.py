@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tvmfbnet.devices.session import UploadError, connect, last_line
@@ -80,8 +81,16 @@ class RemoteWorker:
             except (LateError, GoneError) as error:
                 raise self._fault("a process that talks to devices did not start", "broke") from error
 
-    def call(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
+    def call(
+        self,
+        job: Callable[..., ResultT],
+        *arguments: Any,
+        seconds: float,
+        given: Callable[[Any], None] = lambda part: None,
+    ) -> ResultT:
         """Runs ``job(session, *arguments)`` in the worker, within ``seconds`` of having been given a device.
+
+        ``given`` is called with what the job hands over by ``session.give``, while it still runs.
 
         Raises:
             RemoteError: the job failed, crashed its worker, or took longer.
@@ -98,7 +107,7 @@ class RemoteWorker:
             raise RuntimeError("the worker was closed while it was being started")
         try:
             status, value = worker.call(
-                _run_job, (self.endpoint, self.device, limit, job, arguments), stages, self._told
+                _run_job, (self.endpoint, self.device, limit, job, arguments), stages, self._told, given
             )
         except LateError as error:
             self._worker = None
@@ -166,6 +175,7 @@ def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
 
 def _run_job(
     tell: Callable[[str, str], None],
+    give: Callable[[Any], None],
     endpoint: Endpoint,
     device: str,
     session_seconds: int,
@@ -173,7 +183,7 @@ def _run_job(
     arguments: tuple[Any, ...],
 ) -> tuple[str, Any]:
     try:
-        return "done", job(connect(tell, endpoint, device, session_seconds), *arguments)
+        return "done", job(replace(connect(tell, endpoint, device, session_seconds), give=give), *arguments)
     except UploadError as error:
         return "took no file", str(error)
     except Exception as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,11 @@ from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import Repeats, read_clocks, time_library, time_sustained
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, require_times, watch
 from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.errors import DeviceError
 from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class ChainTiming:
 
     whole: HonestTiming
     nets_ms: tuple[tuple[tuple[float, ...], ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"whole": self.whole.to_dict(), "nets_ms": self.nets_ms}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ChainTiming:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        nets_ms = tuple(tuple(tuple(float(ms) for ms in part) for part in net) for net in value["nets_ms"])
+        return cls(HonestTiming.from_dict(value["whole"]), nets_ms)
 
 
 class DeviceTimer:
@@ -83,6 +94,7 @@ class DeviceTimer:
     def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of the library's ``main``, one value in milliseconds a repeat."""
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
+        require_times(self._worker.address, repeats_ms)
         return repeats_ms
 
     def chains(self, library: Path, shape: tuple[int, ...], nets: int, runs: int) -> ChainTiming:
@@ -100,6 +112,8 @@ class DeviceTimer:
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
             found = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
+            for readings in found.value:
+                require_clock(self._worker.address, readings)
             latencies[:] = [part_latencies(readings) for readings in found.value]
             totals = [sum(map(sum, run)) for run in zip(*latencies, strict=False)]
             return self._worker.address, totals, found.before_ms, found.after_ms
@@ -112,7 +126,9 @@ class DeviceTimer:
         limits, given = self.target.timeouts, self._worker
         session = limits.session + math.ceil(2 * seconds)
         with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-            return worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
+            values = worker.persist(time_sustained, str(library), shape, seconds, seconds=float(session))
+            require_times(worker.address, values)
+            return values
 
     def overhead_ms(self) -> float:
         """The device's cost of one call with nothing to compute."""
@@ -125,11 +141,25 @@ class DeviceTimer:
         )
         model: onnx.ModelProto = helper.make_model(graph)
         compiled_for = tvm.target.Target(self.target.tvm)
-        with TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             library = save_library(
-                build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
+                build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target
             )
             return float(summarise(self.time(library, (1, 1)))["latency_ms"])
+
+
+def require_clock(device: str, readings: Sequence[Sequence[Sequence[int]]]) -> None:
+    """:class:`DeviceError` where a device's clock ran backwards within a run, or stood still for all of it.
+
+    Args:
+        device: its address.
+        readings: a run each: (parts + 2, 2) seconds and nanoseconds.
+    """
+    for run in readings:
+        steps = np.diff(np.asarray(run, dtype=np.int64) @ np.array([10**9, 1]))
+        if (steps < 0).any() or not steps.any():
+            what = "backwards" if (steps < 0).any() else "not at all"
+            raise DeviceError(f"device {device or 'without an address'}: its clock ran {what} while a net was timed")
 
 
 def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[float, ...]]:
@@ -152,9 +182,9 @@ def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[fl
 def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
     with (
-        TemporaryDirectory() as folder,
+        scratch_folder() as folder,
         worker_for(target, endpoint) as worker,
     ):
-        canary = Path(folder) / "canary.so"
+        canary = folder / "canary.so"
         build_canary(target, canary, linker(target))
         yield DeviceTimer(target, worker, canary)
