@@ -29,7 +29,7 @@ exercised: false
 tvm: {kind: llvm, mcpu: native, num-cores: 1}
 toolchain: {kind: cxx, command: c++}
 transport: {kind: local, key: mine}
-timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 30, drift_limit: 1000,
+timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 30, drift_limit: 100,
   trial_repeats: 1, trial_min_ms: 2}
 """
 VISITS, RUNS = 30, 4
