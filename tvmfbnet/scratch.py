@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 PREFIX = "tvmfbnet-"
 _NAME = re.compile(rf"{PREFIX}(?P<home>[0-9a-f]{{8}})-(?P<pid>\d+)-(?P<started>\d+)-")
 
@@ -32,11 +30,18 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     Args:
         parent: where to make it; the system's folder for temporary files if None.
     """
+    folder = new_folder(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_folder(parent: Path | None = None) -> Path:
+    """As :func:`scratch_folder`, for those who remove it themselves."""
     where = Path(tempfile.gettempdir()) if parent is None else parent
     sweep(where)
-    owner = f"{PREFIX}{_home()}-{os.getpid()}-{started(os.getpid())}-"
-    with tempfile.TemporaryDirectory(prefix=owner, dir=where, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{_home()}-{os.getpid()}-{started(os.getpid())}-", dir=where))
 
 
 def sweep(where: Path) -> list[Path]:
@@ -70,8 +75,12 @@ def started(pid: int) -> int | None:
         return int(fields[19]) if fields[0] not in "XZ" else None
     except OSError:
         pass
+    if Path("/proc/self/stat").exists():
+        return None
+    import psutil
+
     try:
-        return None if Path("/proc/self/stat").exists() else round(psutil.Process(pid).create_time())
+        return round(psutil.Process(pid).create_time())
     except psutil.Error:
         return None
 
