@@ -61,10 +61,10 @@ def more_than(path, count):
 
 def live_until(started, enough, signal_number=signal.SIGKILL):
     """Lets a command live until something has happened, then ends it alone: its children have to see to themselves."""
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 400
     while not enough():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -152,7 +152,7 @@ def test_a_ctrl_c_ends_a_tuning_within_seconds_and_blames_no_kernel(place, tmp_p
     before, began = lines(trials), time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and time.monotonic() - began < 15
+    assert process.returncode == 130 and time.monotonic() - began < 30
     assert b"interrupted" in said and b"Traceback" not in said
     after = [json.loads(line) for line in lines(trials)]
     assert len(after) >= len(before) and not any(trial["kind"] for trial in after)
