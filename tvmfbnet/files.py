@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic_core import from_json
 
 from tvmfbnet.config import problems_of
 from tvmfbnet.errors import ConfigError, StorageError, listed
+from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.strict_yaml import parse_yaml
 
 # Texts and tables that people write; and what the program itself stores (regressors of thousands of trees).
@@ -141,8 +141,8 @@ def clear_leftovers(*paths: Path) -> None:
 
 def _write_through(path: Path, write: Callable[[Path], object]) -> None:
     """Writes to something that is no regular file, such as /dev/stdout; an ``OSError`` for a folder."""
-    with tempfile.TemporaryDirectory(prefix="tvmfbnet-") as folder:
-        temporary = Path(folder) / path.name
+    with scratch_folder() as folder:
+        temporary = folder / path.name
         write(temporary)
         with temporary.open("rb") as source, path.open("wb") as sink:
             shutil.copyfileobj(source, sink)

@@ -18,6 +18,8 @@ _SPEAKS = os.environ.get("RANK", "0") == "0"
 
 # Off a terminal a line is printed at most this often (seconds), so that logs stay readable.
 PLAIN_INTERVAL = 20.0
+# The first one of a piece of work comes sooner: so long at most nobody knows whether anything happens.
+FIRST_INTERVAL = 4.0
 
 
 class Reporter:
@@ -27,7 +29,8 @@ class Reporter:
         self.what, self.total, self.done = what, total, 0
         self._live = live
         self._task = live.add_task(what, total=total, note="") if live is not None else None
-        self._started = self._printed = time.monotonic()
+        self._started = time.monotonic()
+        self._printed = self._started - PLAIN_INTERVAL + FIRST_INTERVAL
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Marks ``steps`` as finished; ``note`` says the best or newest result."""

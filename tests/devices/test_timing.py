@@ -1,8 +1,14 @@
 """A canary tells a slow device from a slow kernel; outliers are dropped, counted, and never most of the samples."""
 
+import json
+import math
+
 import pytest
 
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Sample, drop_outliers, pooled
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.tuning.timer import require_clock
 
 
 def test_a_preempted_repeat_is_dropped_and_counted():
@@ -44,9 +50,49 @@ def test_what_was_measured_during_a_drift_is_measured_again_after_a_rest():
     rests = []
     timer = HonestTimer(drift_limit=0.1, sleep=rests.append)
     slow = ("phone", (9.0, 9.0, 9.0), 1.0, 1.5)
-    done = timer.measure(script([slow, ("phone", (3.0, 3.0, 3.0), 1.2, 1.0)]))
+    done = timer.measure(script([slow, ("phone", (3.0, 3.0, 3.0), 1.0, 1.05)]))
     assert (done.tries, done.steady, done.sample.repeats_ms) == (2, True, (3.0, 3.0, 3.0))
     assert max(rests) >= 2.0
+
+
+def test_a_slow_canary_before_a_measurement_counts_as_much_as_one_after_it():
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    assert timer.measure(measured((1.0, 1.0))).steady
+    done = timer.measure(measured((1.2, 1.0), (1.0, 1.2), (1.0, 1.0)))
+    assert (done.tries, done.steady, done.canary_ratio) == (3, True, 1.0)
+    done = timer.measure(measured(*[(1.3, 1.0)] * 4))
+    assert not done.steady and done.canary_ratio == pytest.approx(1.3)
+
+
+def test_a_slow_first_canary_does_not_become_the_reference():
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    assert timer.measure(measured((1.5, 1.0), (1.0, 1.0))).tries == 2
+    assert timer.measure(measured((1.0, 1.05))).tries == 1
+    late = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    late.measure(measured((1.5, 1.5)))  # nobody can know yet
+    assert late.measure(measured((1.0, 1.0))).steady
+    assert late.measure(measured((1.5, 1.5), (1.0, 1.0))).tries == 2
+
+
+@pytest.mark.parametrize("repeat_ms", [0.0, -1.0, math.nan, math.inf])
+def test_a_run_time_that_nothing_takes_is_a_device_error_and_no_latency(repeat_ms):
+    timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    with pytest.raises(DeviceError, match=r"device phone: reported a run time of .* ms; its clock") as told:
+        timer.measure(measured((1.0, 1.0), repeats=(3.0, repeat_ms, 3.0)))
+    assert "\n" not in str(told.value)
+    with pytest.raises(DeviceError):
+        timer.measure(measured((1.0, repeat_ms)))
+    trial = KernelTiming.of([3.0, repeat_ms])
+    assert (trial.best_ms, trial.kind) == (None, "time") and "reported a run time" in trial.error
+
+
+def test_a_clock_that_runs_backwards_or_stands_still_measures_nothing():
+    require_clock("phone", [[(1, 10), (1, 20), (1, 20)]])
+    require_clock("phone", [[(1, 999_999_999), (2, 5), (2, 6)]])
+    with pytest.raises(DeviceError, match="backwards"):
+        require_clock("phone", [[(1, 10), (1, 20), (1, 30)], [(2, 10), (1, 20), (2, 30)]])
+    with pytest.raises(DeviceError, match="not at all"):
+        require_clock("phone", [[(1, 10), (1, 10), (1, 10)]])
 
 
 def test_a_device_that_does_not_come_back_is_marked():
@@ -67,7 +113,7 @@ def test_rest_is_limited_over_all_measurements_and_then_they_are_only_marked():
     assert sum(rests) <= 7.0
 
 
-def test_the_reference_is_the_first_canary_of_the_run():
+def test_the_reference_is_the_fastest_canary_of_the_run():
     timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
     values = measured((1.0, 1.0), (1.1, 1.2), (1.0, 1.0))
     assert timer.measure(values).steady
@@ -88,3 +134,4 @@ def test_visits_say_together_what_each_of_them_said():
     assert both.sample == Sample((1.0, 1.1, 1.4), 3)
     assert (both.canary_ratio, both.tries, both.steady) == (0.7, 4, False)
     assert pooled([quiet]) == quiet
+    assert HonestTiming.from_dict(json.loads(json.dumps(disturbed.to_dict()))) == disturbed

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from tvmfbnet.cli.tune import parse_duration
-from tvmfbnet.devices.session import KernelTiming, timing_of
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.errors import UserError
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
@@ -135,7 +135,7 @@ def test_a_trial_without_a_time_of_this_world_has_failed(tmp_path, impossible):
     log = TrialLog(path)
     assert (log.spent["b"], log.failures.total(), dict(log.best_ms)) == (1, 1, {})
     assert [trial.best_ms for trial in log.templated["b"]] == [None]
-    assert timing_of([1.0, float(impossible)]).best_ms is None and timing_of([1.0]).best_ms == 1.0
+    assert KernelTiming.of([1.0, float(impossible)]).best_ms is None and KernelTiming.of([1.0]).best_ms == 1.0
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5min", 90), ("2h", 7200)])

@@ -11,17 +11,17 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from tvmfbnet.compiler.shapes import part_input_shape
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.folding import fold_bn, randomise_bn
+from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 # torch.onnx.export costs about a second a call and little a block, so this many parts share one call.
@@ -67,15 +67,6 @@ class _Bundle(nn.Module):
         return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
 
 
-def part_input_shape(part: NetPart) -> tuple[int, ...]:
-    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) at its end."""
-    if part.part == STEM:
-        return (1, part.cin, part.height, part.width)
-    if part.part == HEAD_LINEAR:
-        return (1, part.cin)
-    return (1, part.height, part.width, part.cin)
-
-
 def part_module(part: NetPart) -> nn.Module:
     """The torch module that a part's ONNX model was made from (same weights, same layout), for comparing outputs."""
     return _InteriorPart(part).eval()
@@ -110,8 +101,8 @@ def export_net(net: ArchNet) -> onnx.ModelProto:
 def _export(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.ModelProto:
-    with TemporaryDirectory() as folder, _quiet_exporter():
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder, _quiet_exporter():
+        path = folder / "model.onnx"
         torch.onnx.export(
             module,
             inputs,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.toolchain import find_compiler
+from tvmfbnet.scratch import scratch_folder
 
 
 def save_library(executable: Any, path: Path, target: Target) -> Path:
@@ -22,7 +23,8 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     if target.triple:
         # A library without kernels of its own names no machine, and TVM would take this one's for its constants.
         link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
-    executable.export_library(str(path), fcompile=link, **linker(target))
+    with scratch_folder() as workspace:
+        executable.export_library(str(path), fcompile=link, workspace_dir=str(workspace), **linker(target))
     return path
 
 

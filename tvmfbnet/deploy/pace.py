@@ -43,7 +43,7 @@ def chained_factor(nets: ChainedNets, table: LatencyTable) -> SpeedFactor | None
         by_part.append([statistics.fmean(map(statistics.median, at_once)) for at_once in zip(*visits, strict=True)])
     now = list(zip(*by_part, strict=True))
     then = [table.cells[part].latency_ms for part in places]
-    canary, steady = [visit.canary_ratio for visit in nets.visits], all(visit.steady for visit in nets.visits)
+    canary, steady = [whole.canary_ratio for whole in nets.wholes], all(whole.steady for whole in nets.wholes)
     return speed_factor(now, then, canary, steady)
 
 

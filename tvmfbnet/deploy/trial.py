@@ -6,7 +6,6 @@ Before training: with random weights, as latency does not depend on them. After 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.measured import NetLatency, measure_latency
@@ -23,6 +22,7 @@ from tvmfbnet.latency.store import journal_path, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.progress import say
+from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.tuning.context import ask_context
@@ -53,15 +53,15 @@ def time_untrained(
     journal, name = Journal(journal_path(target.name, root)), format_arch(arch, space)
     with (
         target_lock(make_folder(target_folder(target.name, root))),
-        TemporaryDirectory() as folder,
+        scratch_folder() as folder,
         reach(target) as reached,
     ):
         context, endpoint = ask_context(target, reached)
         database = database_of(context, root)
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
-        package = compile_net(untrained_net(arch, space), target, database, Path(folder) / "package")
-        probe = _probe(arch, space, target, database, measured_table(journal.read(), context), Path(folder))
+        package = compile_net(untrained_net(arch, space), target, database, folder / "package")
+        probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
             found = measure_latency(package.library, package.input_shape, timer, target_ms, probe, choosing=True)
@@ -80,14 +80,14 @@ def bench_with_probe(
     """Benches a package of a tuned space with the device's speed factor; arguments as in :func:`time_untrained`."""
     with (
         target_lock(make_folder(target_folder(target.name, root))),
-        TemporaryDirectory() as folder,
+        scratch_folder() as folder,
         reach(target) as reached,
     ):
         context, endpoint = ask_context(target, reached)
         database, probe = database_of(context, root), None
         if database is not None:
             table = measured_table(Journal(journal_path(target.name, root)).read(), context)
-            probe = _probe(arch, space, target, database, table, Path(folder))
+            probe = _probe(arch, space, target, database, table, folder)
         result = bench_package(package, target, endpoint, 0.0, target_ms, probe)
     _tell(package.arch, result.net)
     return result

@@ -9,10 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import tvm
 
+from tvmfbnet.deploy.net_visits import NetVisits
 from tvmfbnet.deploy.pace import pace_of
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.devices.local import reach
@@ -27,15 +28,17 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
 from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.visits import VisitLog
 from tvmfbnet.progress import progress
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 from tvmfbnet.tuning.chained import ChainedNets, schedule_parts
 from tvmfbnet.tuning.context import ask_context, context_of, protocol_of
 from tvmfbnet.tuning.database import TuningDatabase, database_of
 from tvmfbnet.tuning.folders import TRIALS
 from tvmfbnet.tuning.measure import measurement
-from tvmfbnet.tuning.timer import DeviceTimer, device_timer
+from tvmfbnet.tuning.timer import ChainTiming, DeviceTimer, device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 # So many of the nets tell the device's pace, once for every so many nets that are timed.
@@ -69,7 +72,7 @@ def measure_nets(
             held = _held(space, context, root)  # what another process measured meanwhile is not measured again
             due = {name: arch for name, arch in by_name.items() if name not in held}
             if due:
-                held |= _measure(space, target, due, context, endpoint, root)
+                held |= _measure(space, target, due, held, context, endpoint, root)
     return {name: held[name] for name in by_name}
 
 
@@ -89,9 +92,15 @@ def _held(space: Space, context: Context, root: Path | None) -> dict[str, Measur
 
 
 def _measure(
-    space: Space, target: Target, due: Mapping[str, Arch], context: Context, endpoint: Endpoint, root: Path | None
+    space: Space,
+    target: Target,
+    due: Mapping[str, Arch],
+    held: Mapping[str, Measurement],
+    context: Context,
+    endpoint: Endpoint,
+    root: Path | None,
 ) -> dict[str, Measurement]:
-    """Compiles, times and records nets. The target's lock must be held."""
+    """Compiles, times and records nets that are not held. The target's lock must be held."""
     database, trials = _tuned(context, root)
     journal = Journal(journal_path(target.name, root))
     # Kept where a run that is stopped finds them again; other trials may have found other kernels.
@@ -100,21 +109,27 @@ def _measure(
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
     libraries = _compiled(space, target, due, database, folder)
+    visits = NetVisits(VisitLog(journal.path), _shared(space, target, context, trials))
+    for name in held:  # a run was killed between the journal and here
+        visits.recorded(name)
     found: dict[str, Measurement] = {}
-    with device_timer(target, endpoint) as timer, TemporaryDirectory() as scratch:
+    with device_timer(target, endpoint) as timer, scratch_folder() as scratch:
         pace_nets = None
         if protocol_of(target) == IN_NET:
-            some = [space.parts_of(arch) for arch in list(due.values())[:_PACE_NETS]]
-            pace_nets = _pace_nets(some, target, database, Path(scratch) / "pace.so")
+            visits.pace_archs = visits.pace_archs or list(due)[:_PACE_NETS]
+            some = [space.parts_of(parse_arch(name, space)) for name in visits.pace_archs]
+            pace_nets = _pace_nets(some, target, database, scratch / "pace.so", visits.pace())
         overhead = timer.overhead_ms()
         shape = (1, space.input_channels, space.height, space.width)
-        timings = _in_turn(libraries, shape, timer, pace_nets)
+        timings = _in_turn(libraries, shape, timer, pace_nets, visits)
         pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context), timer)
         common = {"part": net_part(space), "trials": trials, "pace": pace}
         common |= {"space": space.name, "space_key": content_key(space)}
         for name, timing in timings.items():
             found[name] = measurement(timer, timing, overhead, arch=name, **common)
             journal.append(found[name])
+            visits.recorded(name)
+        visits.finish()
     for library in libraries.values():
         library.unlink(missing_ok=True)
     return found
@@ -128,31 +143,55 @@ def _compiled(
     missing = [name for name, library in libraries.items() if not library.exists()]
     with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
         for name in missing:
-            with TemporaryDirectory(dir=folder) as scratch:
-                package = compile_net(untrained_net(archs[name], space), target, database, Path(scratch))
+            with scratch_folder(folder) as scratch:
+                package = compile_net(untrained_net(archs[name], space), target, database, scratch)
                 package.library.replace(libraries[name])
             reporter.advance()
     return libraries
 
 
 def _pace_nets(
-    nets: Sequence[Sequence[NetPart]], target: Target, database: TuningDatabase, library: Path
+    nets: Sequence[Sequence[NetPart]],
+    target: Target,
+    database: TuningDatabase,
+    library: Path,
+    visits: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
-    return ChainedNets(nets, schedule_parts(parts, tvm.target.Target(target.tvm), database), target, library)
+    scheduled = schedule_parts(parts, tvm.target.Target(target.tvm), database)
+    return ChainedNets(nets, scheduled, target, library, visits)
+
+
+def _shared(space: Space, target: Target, context: Context, trials: int) -> dict[str, Any]:
+    """What visits of whole nets must have in common to be pooled."""
+    return {
+        "space": content_key(space),
+        "context": context.to_dict(),
+        "timing": target.timing.model_dump(mode="json"),
+        "trials": trials,
+    }
 
 
 def _in_turn(
-    libraries: Mapping[str, Path], shape: tuple[int, ...], timer: DeviceTimer, pace_nets: ChainedNets | None
+    libraries: Mapping[str, Path],
+    shape: tuple[int, ...],
+    timer: DeviceTimer,
+    pace_nets: ChainedNets | None,
+    visits: NetVisits,
 ) -> dict[str, HonestTiming]:
-    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace."""
-    visits: dict[str, list[HonestTiming]] = {name: [] for name in libraries}
+    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace.
+
+    Each visit is on the disk before the next one; those that an earlier run made are not made again.
+    """
     count = timer.target.timing.visits
-    with progress("timing whole nets", count * len(libraries)) as reporter:
-        for _ in range(count):
+    done = sum(min(count, len(visits.of(name))) for name in libraries)
+    with progress("timing whole nets", count * len(libraries), done=done) as reporter:
+        for turn in range(count):
             for number, (name, library) in enumerate(libraries.items()):
-                if pace_nets is not None and number % _NETS_A_PACE == 0:
-                    pace_nets.visit(timer)
-                visits[name].append(timer.steadily(library, shape))
+                if len(visits.of(name)) > turn:
+                    continue
+                if pace_nets is not None and (number % _NETS_A_PACE == 0 or not pace_nets.visits):
+                    visits.add_pace(pace_nets.visit(timer))
+                visits.add(name, timer.steadily(library, shape))
                 reporter.advance()
-    return {name: pooled(timings) for name, timings in visits.items()}
+    return {name: pooled(visits.of(name)) for name in libraries}

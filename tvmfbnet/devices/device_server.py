@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from tvmfbnet.devices.addresses import join_address, listen_at
 from tvmfbnet.devices.handshakes import Client, Handshakes
 from tvmfbnet.devices.registration import Registration
 from tvmfbnet.devices.shortlog import ShortLog, printable
+from tvmfbnet.scratch import new_folder
 
 _ACCEPTED_AT_ONCE = 128
 _LONGEST_POLL_SECONDS = 1.0
@@ -82,7 +82,7 @@ class _Session:
         self._client = client
         self._seconds = min(client.seconds, max_seconds) if client.seconds else max_seconds
         self.deadline = time.monotonic() + self._seconds
-        self._folder = tempfile.mkdtemp(prefix="tvmfbnet-session-")
+        self._folder = str(new_folder())
         client.connection.setblocking(True)  # TVM reads with plain recv()
         server = os.getpid()
         self._child = os.fork()

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvmfbnet.devices.android import find_ndk
@@ -34,6 +32,7 @@ from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.devices.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.errors import DeviceError, UserError
 from tvmfbnet.machine import format_cores, parse_cores
+from tvmfbnet.scratch import scratch_folder
 
 _NOISE_RUNS = Repeats(repeats=50, min_repeat_ms=2, warmup=1)
 _CANARY_ERROR = 1e-4
@@ -237,8 +236,8 @@ def _limits(target: Target, limits: dict[str, int]) -> Check:
 
 def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterator[Check]:
     seconds = target.timeouts.connect + target.timeouts.session
-    with TemporaryDirectory(prefix="tvmfbnet-") as folder:
-        library = Path(folder) / "canary.so"
+    with scratch_folder() as folder:
+        library = folder / "canary.so"
         resolved = resolve_native(target)
         build_canary(resolved, library, link(resolved))
         try:
@@ -265,8 +264,8 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
 
 def _instructions(target: Target, worker: RemoteWorker, link: LinkArguments) -> Check:
     """Whether the device has the vector instructions that kernels are compiled to; the canary uses none."""
-    with TemporaryDirectory(prefix="tvmfbnet-") as folder:
-        library = Path(folder) / "vectors.so"
+    with scratch_folder() as folder:
+        library = folder / "vectors.so"
         build_vectors(target, library, link(target))
         try:
             error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)

@@ -130,19 +130,28 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
 @contextmanager
 def local_device(target: Target) -> Iterator[Endpoint]:
     """A tracker and one server for ``target`` on loopback, stopped on leaving."""
-    with local_tracker(target.transport.key) as endpoint, ExitStack() as stack:
+    endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
+    with ExitStack() as stack:
+        # Both load at the same time; a server waits for its tracker.
+        tracker = _start_tracker(endpoint)
+        stack.callback(tracker.stop)
         server = start_server(target, endpoint)
         stack.callback(server.stop)
+        tracker.wait_until_ready()
         server.wait_until_ready()
         require_key(endpoint, target.timeouts.connect)
         yield endpoint
+
+
+def _start_tracker(endpoint: Endpoint) -> Service:
+    return Service(["tracker", "--host", endpoint.host, "--port", str(endpoint.port)])
 
 
 @contextmanager
 def local_tracker(key: str) -> Iterator[Endpoint]:
     """A tracker on a free port of loopback, stopped on leaving; the endpoint is its address and ``key``."""
     endpoint = Endpoint(LOOPBACK, free_port(), key)
-    tracker = Service(["tracker", "--host", LOOPBACK, "--port", str(endpoint.port)])
+    tracker = _start_tracker(endpoint)
     try:
         tracker.wait_until_ready()
         yield endpoint

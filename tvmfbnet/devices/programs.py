@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tvmfbnet.devices.toolchain import cache_folder, find_compiler, need_program
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.progress import say
+from tvmfbnet.scratch import scratch_folder
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
@@ -171,8 +171,8 @@ def _build(
     target: Target, settings: dict[str, str], generator: str, folder: Path, identity: dict[str, Any], ours: bool
 ) -> None:
     say(f"building the device programs of target {target.name} (once; this can take minutes)")
-    with storage_errors(folder, "write"), tempfile.TemporaryDirectory(prefix="tvmfbnet-build-") as temporary:
-        build, result = str(Path(temporary) / "build"), Path(temporary) / "result"
+    with storage_errors(folder, "write"), scratch_folder() as temporary:
+        build, result = str(temporary / "build"), temporary / "result"
         variables = [f"-D{name}={value}" for name, value in settings.items()]
         _cmake(["-S", str(source_folder()), "-B", build, "-G", generator, *variables])
         say("device programs: configured, compiling")

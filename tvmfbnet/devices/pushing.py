@@ -6,8 +6,6 @@ checksums comes last and is what makes a folder startable: a push that was cut o
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from shlex import quote
 
 from tvmfbnet.devices.bundle import checksum
@@ -17,6 +15,7 @@ from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import write_text
 from tvmfbnet.progress import say
+from tvmfbnet.scratch import scratch_folder
 
 # On the device: `sha256sum` format; what an earlier push left, to be removed; where a push arrives.
 _SUMS, _OLD, _INCOMING = "programs.sums", "programs.old", ".incoming"
@@ -34,8 +33,8 @@ def push(shell: Shell, programs: Programs, folder: str = "") -> str:
     say(f"pushing {programs.bytes / 1e6:.1f} MB to {shell.where}")
     incoming = f"{folder}/{_INCOMING}"
     shell.run(f"rm -rf {quote(incoming)} && mkdir -p {quote(incoming)}")
-    with tempfile.TemporaryDirectory(prefix="tvmfbnet-push-") as temporary:
-        sums = Path(temporary) / _SUMS
+    with scratch_folder() as temporary:
+        sums = temporary / _SUMS
         write_text(sums, "".join(f"{checksum(path)}  {path.name}\n" for path in programs.files))
         shell.put([*programs.files, sums], incoming)
     shell.run(_install_script(folder, programs))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tvmfbnet.devices.demands import Demands, UnfitDeviceError
@@ -111,8 +112,16 @@ class RemoteWorker:
             except (LateError, GoneError) as error:
                 raise self._fault("a process that talks to devices did not start", "broke") from error
 
-    def call(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
+    def call(
+        self,
+        job: Callable[..., ResultT],
+        *arguments: Any,
+        seconds: float,
+        given: Callable[[Any], None] = lambda part: None,
+    ) -> ResultT:
         """Runs ``job(session, *arguments)`` in the worker, within ``seconds`` of having been given a device.
+
+        ``given`` is called with what the job hands over by ``session.give``, while it still runs.
 
         Raises:
             RemoteError: the job failed, crashed its worker, or took longer.
@@ -130,7 +139,11 @@ class RemoteWorker:
             raise RuntimeError("the worker was closed while it was being started")
         try:
             status, value = worker.call(
-                _run_job, (self.endpoint, self.device, limit, self.demands, job, arguments), stages, self._told
+                _run_job,
+                (self.endpoint, self.device, limit, self.demands, job, arguments),
+                stages,
+                self._told,
+                given,
             )
         except LateError as error:
             self._worker = None
@@ -202,6 +215,7 @@ def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
 
 def _run_job(
     tell: Callable[[str, str], None],
+    give: Callable[[Any], None],
     endpoint: Endpoint,
     device: str,
     session_seconds: int,
@@ -213,7 +227,7 @@ def _run_job(
         session = connect(tell, endpoint, device, session_seconds)
         if demands is not None:
             demands.check(device_facts(session), endpoint.key)
-        return "done", job(session, *arguments)
+        return "done", job(replace(session, give=give), *arguments)
     except UnfitDeviceError as error:
         return _UNFIT, str(error)
     except UploadError as error:

@@ -43,6 +43,9 @@ def _serve_device(options: argparse.Namespace) -> None:
     from tvmfbnet.devices.addresses import split_address
     from tvmfbnet.devices.cores import apply_cores
     from tvmfbnet.devices.device_server import DeviceServer, Settings
+    from tvmfbnet.devices.without_torch import leave_out_torch
+
+    leave_out_torch()
 
     tracker = split_address(options.tracker, "--tracker")
     if options.cores:

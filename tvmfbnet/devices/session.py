@@ -63,18 +63,24 @@ class KernelTiming:
     error: str = ""
     kind: str = ""
 
+    @classmethod
+    def of(cls, repeats_ms: Sequence[float]) -> KernelTiming:
+        """What a device reported, milliseconds; a failed trial where one of them is no time that anything takes."""
+        wrong = impossible_time(repeats_ms)
+        return cls(tuple(repeats_ms)) if wrong is None else cls(error=wrong, kind="time")
+
     @property
     def best_ms(self) -> float | None:
         """The fastest repeat, which other work on the device disturbed least; None where the trial failed."""
         return min(self.repeats_ms, default=None)
 
 
-def timing_of(repeats_ms: Sequence[float]) -> KernelTiming:
-    """What a device's run times (milliseconds) are worth: a trial has failed if one of them is zero or no number."""
-    wrong = [value for value in repeats_ms if not (math.isfinite(value) and value > 0)]
-    if wrong or not repeats_ms:
-        return KernelTiming(error=f"the device reported a run time of {wrong[0] if wrong else 'no'} ms", kind="time")
-    return KernelTiming(tuple(repeats_ms))
+def impossible_time(latencies_ms: Sequence[float]) -> str | None:
+    """What is wrong with latencies in milliseconds that a device reported: none, zero, negative or no numbers."""
+    if not latencies_ms:
+        return "the device reported no run time"
+    wrong = [value for value in latencies_ms if not (math.isfinite(value) and value > 0)]
+    return f"the device reported a run time of {wrong[0]:g} ms" if wrong else None
 
 
 class UploadError(Exception):
@@ -89,10 +95,11 @@ def last_line(message: str) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """An open RPC session and its device."""
+    """An open RPC session and its device; ``give`` hands a part of the job's result over while the job still runs."""
 
     remote: Any
     device: Any
+    give: Callable[[Any], None] = lambda part: None
     _uploads: Iterator[int] = field(default_factory=itertools.count)
 
     def load(self, library: str) -> Any:
@@ -197,10 +204,17 @@ def read_clocks(
 
 
 def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
-    """Times candidate kernels one after another in one session; a failing candidate does not end the others."""
+    """Times candidate kernels one after another in one session; a failing candidate does not end the others.
+
+    Each timing is given as ``(index of its job, timing)`` as soon as it is there.
+    """
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
     pools: dict[int, Any] = {}
-    return [_time_kernel(session, job, repeats, fill, pools) for job in jobs]
+    timings = []
+    for index, job in enumerate(jobs):
+        timings.append(_time_kernel(session, job, repeats, fill, pools))
+        session.give((index, timings[-1]))
+    return timings
 
 
 def _time_kernel(
@@ -227,7 +241,7 @@ def _time_kernel(
         evaluator = module.time_evaluator(
             name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
-        return timing_of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
+        return KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
     except UploadError:
         raise  # no kernel's fault
     except Exception as error:

@@ -1,8 +1,11 @@
 """Honest timing: a canary kernel that tells when the device itself changed speed, and outliers that are counted.
 
 A phone that grows warm slows down, and whatever is timed then looks slow. So one fixed kernel, the canary, is timed
-between measurements. When its latency has drifted beyond the limit, the device rests; what was measured since the last
-good canary is measured again; and what never came back to speed is marked, not mixed in silently.
+before and after each measurement. When either has drifted beyond the limit, the device rests, and what was timed
+between them is measured again; what never came back to speed is marked, not mixed in silently.
+
+Both are held against the device's *reference*: the fastest canary that it has shown so far. Nothing makes a kernel
+faster than it is, so a slow first canary is no reference for long, and a slow spell never becomes one.
 """
 
 from __future__ import annotations
@@ -11,16 +14,17 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvmfbnet.devices.session import Repeats, Session
+from tvmfbnet.devices.session import Repeats, Session, impossible_time
 from tvmfbnet.devices.target import Target
+from tvmfbnet.errors import DeviceError
 
 # Values of the canary: a vector times a matrix, small enough for every cache.
 CANARY_SIZE = 256
@@ -65,7 +69,8 @@ class HonestTiming:
 
     Attributes:
         sample: the repeats.
-        canary_ratio: canary's latency after the measurement relative to the device's first; 1 is undisturbed.
+        canary_ratio: canary's latency relative to the device's reference, before or after the measurement, whichever
+            is further from 1; 1 is undisturbed.
         tries: how often it was measured.
         steady: False when the device did not come back to its speed.
     """
@@ -74,6 +79,19 @@ class HonestTiming:
     canary_ratio: float
     tries: int
     steady: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self.sample), "canary_ratio": self.canary_ratio, "tries": self.tries, "steady": self.steady}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HonestTiming:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        sample = Sample(tuple(float(ms) for ms in value["repeats_ms"]), int(value["outliers"]))
+        wrong = impossible_time(sample.repeats_ms)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return cls(sample, float(value["canary_ratio"]), int(value["tries"]), bool(value["steady"]))
 
 
 def pooled(visits: Sequence[HonestTiming]) -> HonestTiming:
@@ -125,10 +143,11 @@ class HonestTimer:
         for rest in (*_RESTS, 0.0):
             self._sleep(self._cooldown)
             device, repeats_ms, before_ms, after_ms = time_it()
+            require_times(device, repeats_ms)
             sample = drop_outliers(repeats_ms)
             tries += 1
-            ratio = after_ms / self._references_ms.setdefault(device, before_ms)
-            if abs(ratio - 1.0) <= self._limit:
+            ratio = self._ratio(device, before_ms, after_ms)
+            if ratio - 1.0 <= self._limit:
                 return HonestTiming(sample, ratio, tries, steady=True)
             pause = rest * max(self._cooldown, _FIRST_REST_SECONDS)
             if not rest or pause > self._rest_left:
@@ -136,6 +155,23 @@ class HonestTimer:
             self._rest_left -= pause
             self._sleep(pause)
         return HonestTiming(sample, ratio, tries, steady=False)
+
+    def _ratio(self, device: str, before_ms: float, after_ms: float) -> float:
+        """How much slower than the device's reference the slower of two canaries was; never below 1."""
+        require_times(device, (before_ms, after_ms))
+        reference = min(self._references_ms.get(device, math.inf), before_ms, after_ms)
+        self._references_ms[device] = reference
+        return max(before_ms, after_ms) / reference
+
+
+def require_times(device: str, latencies_ms: Sequence[float]) -> None:
+    """:class:`DeviceError` where a device reported zero, negative or undefined latencies, or none."""
+    wrong = impossible_time(latencies_ms)
+    if wrong is not None:
+        raise DeviceError(
+            f"device {device or 'without an address'}: {wrong.removeprefix('the device ')}; "
+            "its clock or its driver is broken: restart its server and look at `tvmfbnet device logs`"
+        )
 
 
 def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:

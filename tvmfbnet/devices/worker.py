@@ -2,10 +2,13 @@
 
 TVM's RPC client waits for ever for a frozen device or a lost network, holds Python's lock meanwhile, and may be taken
 down by a crashing driver. So remote calls run in this process. Its deadline is kept twice: by an alarm of the system,
-which ends it whatever its threads are doing, and by the parent, which kills it in case it is stopped.
+which ends it whatever its threads are doing, and by the parent, which kills it in case it is stopped. It never
+outlives its parent (:mod:`tvmfbnet.devices.children`), and is in a process group of its own, so that a Ctrl-C reaches
+the parent alone, which then decides what to keep.
 
 A message is its length in eight bytes and a pickle. The parent sends ``(function, arguments, stages)``; the child
-answers with any number of ``("stage", name, note)`` and at last ``("done", value)`` or ``("failed", text)``.
+answers with any number of ``("stage", name, note)`` and ``("part", value)``, and at last ``("done", value)`` or
+``("failed", text)``.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.devices import lifeline
+from tvmfbnet.devices.without_torch import leave_out_torch
 
 _HEADER = struct.Struct("<q")
 # How long a child that closed its pipe may take to be gone.
@@ -67,6 +71,7 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 pass_fds=(pipe,),
+                process_group=0,
             )
         except BaseException:
             os.close(self._lifeline)
@@ -75,14 +80,24 @@ class Worker:
             os.close(pipe)
         self._receive(time.monotonic() + start_seconds)
 
-    def call(self, job: Callable[..., Any], arguments: tuple[Any, ...], stages: Sequence[Stage], told: Told) -> Any:
-        """Runs ``job(tell, *arguments)``, which calls ``tell(stage, note)`` when a stage begins.
+    def call(
+        self,
+        job: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        stages: Sequence[Stage],
+        told: Told,
+        given: Callable[[Any], None] = lambda part: None,
+    ) -> Any:
+        """Runs ``job(tell, give, *arguments)``: calls ``tell(stage, note)`` when a stage begins.
+
+        With ``give(part)`` it hands over pieces of its result as soon as they are there.
 
         Args:
             job: runs in the child; its answer is ``("done", value)`` or ``("failed", text)``.
             arguments: of the job.
             stages: in their order; the first begins at once.
             told: is called with every stage's name and note as the child tells them.
+            given: is called with every part as the child gives it.
 
         Raises:
             LateError: a stage lasted too long; the child is dead.
@@ -95,6 +110,9 @@ class Worker:
         self._send(cloudpickle.dumps((job, arguments, limits, stages[0].name)), deadline)
         while True:
             message = cloudpickle.loads(self._receive(deadline))
+            if message[0] == "part":
+                given(message[1])
+                continue
             if message[0] != "stage":
                 return message
             deadline = time.monotonic() + limits[message[1]]
@@ -166,6 +184,7 @@ Told = Callable[[str, str], None]
 def main() -> None:
     """Loads TVM, says so, then answers until the parent closes the pipe; dies with the parent at any moment."""
     lifeline.hold(int(sys.argv[2]), int(sys.argv[1]), group=False)
+    leave_out_torch()
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)  # drivers print where they like
@@ -187,7 +206,10 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_REAL, limits[stage])
             _answer(out, cloudpickle.dumps(("stage", stage, note)))
 
-        answer = cloudpickle.dumps(job(tell, *arguments))
+        def give(part: Any) -> None:
+            _answer(out, cloudpickle.dumps(("part", part)))
+
+        answer = cloudpickle.dumps(job(tell, give, *arguments))
         signal.setitimer(signal.ITIMER_REAL, 0)
         _answer(out, answer)
 

@@ -61,8 +61,8 @@ class Search(Protocol):
     def shape(self) -> KernelShape | None:
         """What the kernel computes, where a template fits it."""
 
-    def propose(self) -> Sequence[Candidate]:
-        """The next round of candidates; empty when there are none left."""
+    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+        """The next round of candidates, ``most`` at most; empty when there are none left."""
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
         """Takes the timings of the last round, in the same order."""

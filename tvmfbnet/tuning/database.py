@@ -13,12 +13,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import statistics
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
@@ -32,6 +33,7 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
 from tvmfbnet.latency.store import target_folder
 from tvmfbnet.progress import say
+from tvmfbnet.scratch import new_folder
 from tvmfbnet.tuning.candidate import Candidate, argument_infos
 from tvmfbnet.tuning.context import context_of
 from tvmfbnet.tuning.folders import database_folder as database_folder
@@ -276,8 +278,9 @@ class _Scratch:
     """Has TVM write workloads and records as lines: nothing else of it does so."""
 
     def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="tvmfbnet-")
-        self._workloads, self._records = (Path(self._folder.name) / name for name in (_WORKLOADS, _RECORDS))
+        folder = new_folder()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._workloads, self._records = folder / _WORKLOADS, folder / _RECORDS
         self._database = ms.database.JSONDatabase(str(self._workloads), str(self._records), allow_missing=True)
 
     def lines(self, mod: Any, record: Any) -> tuple[bytes, str]:

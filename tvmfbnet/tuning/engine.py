@@ -1,18 +1,20 @@
 """Spending a budget of trials on tuning tasks: proposing, building and timing overlap, on as many devices as there are.
 
-Which task gets the next round, :mod:`tvmfbnet.tuning.task_scheduler` says.
+Every trial is on the disk as soon as it was timed, whatever the other trials of its round are doing: a run that is
+killed loses what was in flight and nothing else, and one that is killed again and again still gets on. Which task gets
+the next round, :mod:`tvmfbnet.tuning.task_scheduler` says.
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import tvm
@@ -21,12 +23,14 @@ from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
+from tvmfbnet.interrupts import undisturbed
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.progress import Reporter, progress, say
-from tvmfbnet.tuning.builders import BuilderPool
-from tvmfbnet.tuning.candidate import Candidate, Search
+from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.tuning.builders import BuilderPool, BuildResult
+from tvmfbnet.tuning.candidate import Search
 from tvmfbnet.tuning.context import ask_context
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
@@ -34,7 +38,7 @@ from tvmfbnet.tuning.folders import TRIALS, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.plan import Plan, TuningTask
 from tvmfbnet.tuning.ranking import Ranking
-from tvmfbnet.tuning.rounds import Activity, RoundRunner
+from tvmfbnet.tuning.rounds import Activity, News, OpenRound, RoundRunner, StoppedError, start_worker
 from tvmfbnet.tuning.task_scheduler import TaskState, next_task
 from tvmfbnet.tuning.template_search import SEEDS, TemplateSearch
 from tvmfbnet.tuning.templates import has_templates, registers_of, shape_of
@@ -46,23 +50,19 @@ _ROUNDS_AHEAD = 2
 # Candidates a round.
 BATCH = 8
 
+# What is told to the person who watches is at most so old, in seconds.
+_TOLD_EVERY = 1.0
+
 
 @dataclass(frozen=True)
 class Budget:
-    """When tuning ends: after so many trials (earlier runs included), or seconds of this run, whichever comes first.
+    """When tuning ends: after just so many trials (earlier runs included), or seconds of this run, which comes first.
 
     Every task gets one round all the same: without a schedule its kernel would be very slow.
     """
 
     trials: int
     seconds: float | None = None
-
-
-@dataclass
-class _Round:
-    state: TaskState
-    candidates: Sequence[Candidate]
-    timings: Future[list[KernelTiming]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ class Engine:
         self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
         self._activity = Activity()
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._in_flight: list[OpenRound] = []
         self._fastest = 0.0
 
     def _restore(self, task: TuningTask) -> TaskState:
@@ -157,56 +159,73 @@ class Engine:
         builders, rounds = builders_and_rounds(self.target, devices, allowed_cores())
         before = self._spent()
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tvmfbnet-")))
-            pool = stack.enter_context(BuilderPool(self.target, builders, self._executor))
+            reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
+            folder = stack.enter_context(scratch_folder())
+            pool = stack.enter_context(BuilderPool(self.target, builders, folder, self._executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
-                workers.put(stack.enter_context(worker_for(self.target, self.endpoint)))
-            timers = stack.enter_context(ThreadPoolExecutor(max_workers=rounds))
+                worker = stack.enter_context(worker_for(self.target, self.endpoint))
+                threading.Thread(target=start_worker, args=(worker, workers), daemon=True).start()
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
-            reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
-            self._loop(runner, timers, rounds, reporter, started)
+            try:
+                self._loop(runner, rounds, reporter, started)
+            finally:  # also after a Ctrl-C, or when one round found no device: what others have timed is kept
+                runner.stop()
+                with undisturbed(), suppress(queue.Empty):
+                    while True:
+                        self._take(self._news.get_nowait())
 
-    def _loop(
-        self, runner: RoundRunner, timers: ThreadPoolExecutor, most: int, reporter: Reporter, started: float
-    ) -> None:
-        in_flight: list[_Round] = []
+    def _loop(self, runner: RoundRunner, most: int, reporter: Reporter, started: float) -> None:
         ranking = self._learnt_ranking() if self._templates else None
         while True:
             in_time = self.budget.seconds is None or time.monotonic() - started < self.budget.seconds
-            state = self._choose(in_time) if len(in_flight) < most else None
+            state = self._choose(in_time) if len(self._in_flight) < most else None
             if state is not None:
-                opened = self._start(state, runner, timers, ranking)
-                in_flight += [opened] if opened is not None else []
-            elif in_flight:
+                self._start(state, runner, ranking)
+            elif self._in_flight:
                 waited = time.monotonic()
-                wait([opened.timings for opened in in_flight], return_when=FIRST_COMPLETED)
-                self._activity.add("wait", time.monotonic() - waited)
-                for opened in [opened for opened in in_flight if opened.timings.done()]:
-                    in_flight.remove(opened)
-                    self._finish(opened)
-                reporter.update(self._spent(), self._note(started))
+                with suppress(queue.Empty):
+                    news = self._news.get(timeout=_TOLD_EVERY)
+                    self._activity.add("wait", time.monotonic() - waited)
+                    if news.error is not None:
+                        raise news.error
+                    with undisturbed():
+                        self._take(news)
             else:
                 return
+            reporter.update(self._spent(), self._note(started))
+
+    def _trials_left(self) -> int:
+        return self.budget.trials - self._spent() - sum(opened.pending for opened in self._in_flight)
 
     def _choose(self, in_time: bool) -> TaskState | None:
-        pending = self.batch * sum(state.in_flight for state in self._states)
-        return next_task(self._states, in_time and self._spent() + pending < self.budget.trials)
+        return next_task(self._states, in_time and self._trials_left() > 0)
 
-    def _start(
-        self, state: TaskState, runner: RoundRunner, timers: ThreadPoolExecutor, ranking: Ranking | None
-    ) -> _Round | None:
+    def _start(self, state: TaskState, runner: RoundRunner, ranking: Ranking | None) -> None:
         began = time.monotonic()
         if state.search is None:
             state.search = self._search_of(state.task, ranking)
-        candidates = state.search.propose()
+        # A first round is whole; later ones end where the budget does.
+        candidates = state.search.propose(min(self.batch, self._trials_left()) if state.valid else self.batch)
         self._activity.add("propose", time.monotonic() - began)
         if not candidates:
             state.exhausted = True
-            return None
+            return
         state.in_flight = True
+        opened = OpenRound(state, candidates, state.best_ms)
+        self._in_flight.append(opened)
         builds = [runner.pool.submit(candidate) if not candidate.error else None for candidate in candidates]
-        return _Round(state, candidates, timers.submit(runner.time, candidates, builds))
+        threading.Thread(target=self._run_round, args=(opened, builds, runner), daemon=True).start()
+
+    def _run_round(self, opened: OpenRound, builds: list[Future[BuildResult] | None], runner: RoundRunner) -> None:
+        """A round's thread: all that it finds out goes to the main one."""
+        try:
+            runner.time(opened.candidates, builds, lambda place, timing: self._news.put(News(opened, place, timing)))
+            self._news.put(News(opened))
+        except StoppedError:
+            pass
+        except BaseException as error:
+            self._news.put(News(opened, error=error))
 
     def _search_of(self, task: TuningTask, ranking: Ranking | None) -> Search:
         shape = shape_of(task.kernel.mod) if ranking is not None else None
@@ -218,36 +237,46 @@ class Engine:
             self._cost_model = new_cost_model()
         return EvolutionSearch(task.kernel, self._compiled_for, self.database, self._cost_model, self.batch, self.seed)
 
-    def _finish(self, finished: _Round) -> None:
-        """Records a round: in the database and the log first, then in the search."""
-        state, timings = finished.state, finished.timings.result()
-        kernel, before = state.task.kernel, state.best_ms
-        shape = state.search.shape if state.search is not None else None
-        for candidate, timing in zip(finished.candidates, timings, strict=True):
-            if timing.best_ms is None:
-                continue
+    def _take(self, news: News) -> None:
+        if news.timing is not None:
+            self._record(news.told_by, news.place, news.timing)
+        elif news.error is None:
+            self._finish(news.told_by)
+
+    def _record(self, opened: OpenRound, place: int, timing: KernelTiming) -> None:
+        """Writes one trial: to the database first, so that the log never counts a schedule that is not there."""
+        state, candidate = opened.state, opened.candidates[place]
+        kernel, shape = state.task.kernel, state.search.shape if state.search is not None else None
+        opened.timings[place] = timing
+        if timing.best_ms is not None:
             best = state.best_ms is None or timing.best_ms < state.best_ms
             # Every trial is in the log; TVM's database, slow to open, needs those that may be used. Evolution breeds
             # from all.
             if best or shape is None:
                 self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
+                self.database.flush()
             state.best_ms = timing.best_ms if best else state.best_ms
-        self.database.flush()
-        self.log.append(kernel, shape, [candidate.knobs for candidate in finished.candidates], timings)
+        self.log.append(kernel, shape, [candidate.knobs], [timing])
+
+    def _finish(self, finished: OpenRound) -> None:
+        """All of a round is recorded; the search learns from it."""
+        state = finished.state
+        shape = state.search.shape if state.search is not None else None
         began = time.monotonic()
         if state.search is not None:
-            state.search.learn(timings)
+            state.search.learn([finished.timings[place] for place in range(len(finished.candidates))])
         self._activity.add("learn", time.monotonic() - began)
         if shape is not None and state.best_ms is not None and shape.kind in ("conv", "depthwise", "matmul"):
             self._fastest = max(self._fastest, 2e-6 * shape.products / state.best_ms)
-        state.finish_round(before)
+        self._in_flight.remove(finished)
+        state.finish_round(finished.best_before_ms)
 
     def _note(self, started: float) -> str:
         tuned = sum(state.valid for state in self._states)
         activity, seconds = self._activity, max(time.monotonic() - started, 1e-9)
         notes = [f"{tuned}/{len(self._states)} tasks tuned", f"{activity.trials / seconds:.1f} trials/s"]
         notes += [f"best {self._fastest:.0f} GFLOP/s"] if self._fastest else []
-        notes.append(f"{activity.busy} device(s) busy")
+        notes.append(f"{activity.busy} device(s) busy")  # at this moment; shown again at least every second
         if self.log.failures:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.log.failures.most_common())
             notes.append(f"failed: {kinds}")

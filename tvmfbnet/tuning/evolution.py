@@ -75,9 +75,9 @@ class EvolutionSearch:
             cost_model=cost_model,
         )
 
-    def propose(self) -> Sequence[Candidate]:
-        """The next round of candidates; empty when the space of schedules is exhausted."""
-        self._pending = list(self._context.generate_measure_candidates() or [])
+    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+        """The next round of candidates, ``most`` at most; empty when the space of schedules is exhausted."""
+        self._pending = list(self._context.generate_measure_candidates() or [])[:most]
         return [Candidate.of(found.sch) for found in self._pending]
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:

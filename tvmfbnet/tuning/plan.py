@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 
-import tvm
 from tvm.ir import IRModule
 
-from tvmfbnet.compiler.export import export_parts
-from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
+from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import UserError
-from tvmfbnet.progress import progress
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
+from tvmfbnet.tuning.lowered import LoweredParts
 
 # Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
 TRIALS_PER_SECOND = 6.0
@@ -38,7 +37,7 @@ class Plan:
 
     space: Space
     target: Target
-    parts: dict[NetPart, IRModule]
+    parts: Mapping[NetPart, IRModule]
     kernels: dict[NetPart, list[Kernel]]
     tasks: tuple[TuningTask, ...]
 
@@ -79,27 +78,25 @@ def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[N
     return (*space.fixed_parts(), *chosen)
 
 
-def make_plan(space: Space, target: Target, parts: Sequence[NetPart]) -> Plan:
+def make_plan(
+    space: Space, target: Target, parts: Sequence[NetPart], kept: Path | None = None, keeps: bool = True
+) -> Plan:
     """Exports and lowers ``parts`` and gathers their kernels, each once.
 
     Args:
         space: where the parts come from; decides how often each is used.
         target: resolved target (see :func:`tvmfbnet.devices.target.resolve_native`).
         parts: what will be measured.
+        kept: folder of parts that earlier runs lowered; None for none.
+        keeps: whether what is lowered now is kept there.
     """
-    compiled_for = tvm.target.Target(target.tvm)
     uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
-    lowered: dict[NetPart, IRModule] = {}
-    by_part: dict[NetPart, list[Kernel]] = {}
+    lowered = LoweredParts(parts, target, kept, keeps)
     kernels: dict[str, Kernel] = {}
     cells: Counter[str] = Counter()
-    with progress("lowering blocks", len(parts)) as reporter:
-        for part, model in export_parts(parts).items():
-            lowered[part] = lower(model, compiled_for)
-            by_part[part] = kernels_of(lowered[part], compiled_for)
-            for kernel in by_part[part]:
-                kernels.setdefault(kernel.key, kernel)
-                cells[kernel.key] += kernel.count * max(uses[part], 1)
-            reporter.advance()
+    for part, some in lowered.kernels.items():
+        for kernel in some:
+            kernels.setdefault(kernel.key, kernel)
+            cells[kernel.key] += kernel.count * max(uses[part], 1)
     tasks = tuple(TuningTask(kernel, cells[key]) for key, kernel in kernels.items())
-    return Plan(space, target, lowered, by_part, tasks)
+    return Plan(space, target, lowered, lowered.kernels, tasks)

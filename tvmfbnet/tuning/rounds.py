@@ -1,7 +1,8 @@
 """One round of trials: waits for its builds, then times them on a device. A device's fault is never a kernel's.
 
-A round is timed in one session. If the session breaks, its kernels are timed again one by one, on whichever device is
-free; only a kernel that breaks its session every time is given up as crashing.
+A round is timed in one session, and each trial is told as soon as it is known, so that it can be recorded before the
+next one is timed. If the session breaks, those kernels that were not timed yet are timed one by one, on whichever
+device is free; only a kernel that breaks its session every time is given up as crashing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tvmfbnet.devices.remote import RemoteError, RemoteWorker, instructions_advice
 from tvmfbnet.devices.session import KernelJob, KernelTiming, Repeats, time_kernels
@@ -22,6 +25,7 @@ from tvmfbnet.devices.tracker import Endpoint, address_text, await_key, query_tr
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.tuning.builders import BuilderPool, BuildResult, Built
 from tvmfbnet.tuning.candidate import Candidate
+from tvmfbnet.tuning.task_scheduler import TaskState
 
 # A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
 _STRIKES = 3
@@ -71,6 +75,53 @@ class Activity:
             }
 
 
+@dataclass
+class OpenRound:
+    """Candidates of one task in flight.
+
+    Attributes:
+        state: the task's.
+        candidates: what is built and timed.
+        best_before_ms: the task's fastest trial before; None where there was none.
+        timings: what is known of the candidates so far, by their place.
+    """
+
+    state: TaskState
+    candidates: Sequence[Candidate]
+    best_before_ms: float | None
+    timings: dict[int, KernelTiming] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> int:
+        """How many candidates are not known yet."""
+        return len(self.candidates) - len(self.timings)
+
+
+@dataclass(frozen=True)
+class News:
+    """What a round's thread tells: one candidate's timing, or that the round has ended, and by what error if any."""
+
+    told_by: OpenRound
+    place: int = -1
+    timing: KernelTiming | None = None
+    error: BaseException | None = None
+
+
+def start_worker(worker: RemoteWorker, workers: queue.Queue[RemoteWorker]) -> None:
+    """Has a worker load what it needs while the first kernels are built, then offers it."""
+    with suppress(RemoteError):  # a call starts it again, and says what is wrong
+        worker.start()
+    workers.put(worker)
+
+
+class StoppedError(Exception):
+    """The run ends before this round does."""
+
+
+# Takes a candidate's place in its round and what came of it.
+Told = Callable[[int, KernelTiming], None]
+
+
 class RoundRunner:
     """Where rounds are built and timed; used by several threads at once, one device each.
 
@@ -96,44 +147,62 @@ class RoundRunner:
         self._workers, self._folder, self._activity = workers, folder, activity
         policy = target.timing
         self._repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
+        self._stopped = threading.Event()
 
-    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None]) -> list[KernelTiming]:
-        """Waits for the builds, then times what was built; timings come in the candidates' order."""
-        timings: list[KernelTiming | None] = []
-        jobs: list[KernelJob] = []
-        for candidate, build in zip(candidates, builds, strict=True):
+    def stop(self) -> None:
+        """Ends the rounds in flight as soon as they notice: nothing more is told, nothing is tried again."""
+        self._stopped.set()
+
+    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None], told: Told) -> None:
+        """Waits for the builds, then times what was built; each candidate's outcome is told as soon as it is known.
+
+        Raises:
+            DeviceError: no device came back.
+            StoppedError: :meth:`stop` was called.
+        """
+        jobs: dict[int, KernelJob] = {}
+        for place, (candidate, build) in enumerate(zip(candidates, builds, strict=True)):
             outcome = KernelTiming(error=candidate.error, kind="schedule") if build is None else self.pool.result(build)
             if isinstance(outcome, Built):
                 self._activity.add("build", outcome.seconds)
-                jobs.append(self._job(candidate, outcome, f"{id(candidates):x}_{len(jobs)}"))
-                timings.append(None)
+                jobs[place] = self._job(candidate, outcome, f"{id(candidates):x}_{place}")
             else:
-                timings.append(outcome)
-        timed = iter(self._time_on_a_device(jobs))
-        self._activity.count(trials=len(candidates))
-        return [timing if timing is not None else next(timed) for timing in timings]
+                self._tell(told, place, outcome)
+        if jobs:
+            self._time_on_a_device(jobs, told)
+
+    def _tell(self, told: Told, place: int, timing: KernelTiming) -> None:
+        if self._stopped.is_set():
+            raise StoppedError  # whatever failed may have failed because the run ends
+        self._activity.count(trials=1)
+        told(place, timing)
 
     def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
         return KernelJob(str(path), candidate.arguments, built.pool)
 
-    def _time_on_a_device(self, jobs: Sequence[KernelJob]) -> list[KernelTiming]:
-        if not jobs:
-            return []
+    def _time_on_a_device(self, jobs: Mapping[int, KernelJob], told: Told) -> None:
         worker = self._workers.get()
         self._activity.count(busy=1)
         began = time.monotonic()
         try:
-            timings = self._attempt(jobs, worker)
-            if not isinstance(timings, RemoteError):
-                return timings
-            return [self._time_alone(job, worker) for job in jobs]
+            left = dict(jobs)
+            places = list(jobs)
+
+            def given(timed: tuple[int, KernelTiming]) -> None:
+                place = places[timed[0]]
+                del left[place]
+                self._tell(told, place, timed[1])
+
+            if isinstance(self._attempt(list(jobs.values()), worker, given), RemoteError):
+                for place, job in left.items():
+                    self._tell(told, place, self._time_alone(job, worker))
         finally:
-            self._workers.put(worker)
             self._activity.count(busy=-1)
+            self._workers.put(worker)
             self._activity.add("measure", time.monotonic() - began)
-            for job in jobs:
+            for job in jobs.values():
                 Path(job.library).unlink(missing_ok=True)
 
     def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
@@ -166,16 +235,27 @@ class RoundRunner:
             return False
         return any(server["key"] == self.endpoint.key and address_text(server) == fault.device for server in servers)
 
-    def _attempt(self, jobs: Sequence[KernelJob], worker: RemoteWorker) -> list[KernelTiming] | RemoteError:
+    def _attempt(
+        self, jobs: Sequence[KernelJob], worker: RemoteWorker, given: Callable[[Any], None] = lambda timed: None
+    ) -> list[KernelTiming] | RemoteError:
         """One session; the fault when it broke, once a device is there again.
+
+        Args:
+            jobs: what is timed.
+            worker: talks to the device.
+            given: takes (index of a job, its timing) at once.
 
         Raises:
             DeviceError: no device came back in time.
+            StoppedError: the run ends, which may be why the session broke.
         """
         limits = self.target.timeouts
+        seconds = limits.connect + limits.trial * len(jobs)
         try:
-            return worker.call(time_kernels, jobs, self._repeats, seconds=limits.connect + limits.trial * len(jobs))
+            return worker.call(time_kernels, jobs, self._repeats, seconds=seconds, given=given)
         except RemoteError as fault:
+            if self._stopped.is_set():
+                raise StoppedError from fault
             self._activity.note(fault)
             await_key(self.endpoint, limits.session)
             return fault

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tvmfbnet.devices.local import reach
 from tvmfbnet.devices.target import Target, resolve_native
@@ -31,6 +33,7 @@ from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
 Quality = Literal["quick", "normal", "best"]
+T = TypeVar("T")
 TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
 
 
@@ -97,7 +100,10 @@ def forecast(
     share: float = 1.0,
 ) -> Forecast:
     """Says what :func:`tune_space` with the same arguments will take; builds nothing and asks no device."""
-    plan, log = plan_space(space, target, blocks, arch), log_of(target, root)
+    plan, log = (
+        plan_space(space, target, blocks, arch, target_folder(target.name, root), keeps=False),
+        log_of(target, root),
+    )
     spent, rate = spent_on(plan, log), log.trials_per_second()
     granted = default_trials(plan, quality) if trials is None else trials
     left = granted if more else max(0, granted - spent)
@@ -111,9 +117,26 @@ def forecast(
     return Forecast(plan.blocks, timed, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
 
 
-def plan_space(space: Space, target: Target, blocks: str = "*", arch: Arch | None = None) -> Plan:
-    """The plan alone: nothing is built, no device is asked."""
-    return make_plan(space, resolve_native(target), choose_parts(space, blocks, arch))
+def plan_space(
+    space: Space,
+    target: Target,
+    blocks: str = "*",
+    arch: Arch | None = None,
+    folder: Path | None = None,
+    keeps: bool = True,
+) -> Plan:
+    """The plan alone: nothing is built, no device is asked.
+
+    Args:
+        space: the space.
+        target: the target, as its file says.
+        blocks: glob on block names.
+        arch: only the blocks of this arch.
+        folder: the target's folder, where lowered parts are kept; None keeps none.
+        keeps: whether parts that are lowered now are added there.
+    """
+    kept = None if folder is None else folder / "lowered"
+    return make_plan(space, resolve_native(target), choose_parts(space, blocks, arch), kept, keeps)
 
 
 def default_trials(plan: Plan, quality: Quality = "normal") -> int:
@@ -135,6 +158,18 @@ def log_of(target: Target, root: Path | None = None) -> TrialLog:
 def spent_on(plan: Plan, log: TrialLog) -> int:
     """Trials that a plan's tasks have had so far."""
     return log.trials_of(task.kernel for task in plan.tasks)
+
+
+@contextmanager
+def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
+    """Enters a context in a thread of its own; gives a function that waits for it and returns what it gives."""
+    with ThreadPoolExecutor(1) as thread:
+        entering = thread.submit(context.__enter__)
+        try:
+            yield entering.result
+        finally:
+            if entering.exception() is None:
+                context.__exit__(None, None, None)
 
 
 def tune_space(
@@ -171,10 +206,13 @@ def tune_space(
         lessons: trials of other targets to learn from (see :func:`tvmfbnet.tuning.lessons.read_lessons`).
     """
     folder = make_folder(target_folder(target.name, root))
-    plan = plan_space(space, target, blocks, arch)
-    granted = default_trials(plan, quality) if trials is None else trials
-    with target_lock(folder), reach(plan.target) as found:
-        context, endpoint = ask_context(plan.target, found)
+    with (
+        target_lock(folder),
+        _alongside(reach(resolve_native(target))) as reached,  # a device starts while the space is lowered
+    ):
+        plan = plan_space(space, target, blocks, arch, folder)
+        context, endpoint = ask_context(plan.target, reached())
+        granted = default_trials(plan, quality) if trials is None else trials
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
         budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
         report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context)

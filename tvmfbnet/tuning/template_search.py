@@ -65,11 +65,11 @@ class TemplateSearch:
         """What the kernel computes."""
         return self._shape
 
-    def propose(self) -> Sequence[Candidate]:
-        """The next round; empty when every way was tried."""
+    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+        """The next round, ``most`` candidates at most; empty when every way was tried."""
         if not self._left:
             return []
-        count = min(self.batch, len(self._left))
+        count = min(self.batch if most is None else most, self.batch, len(self._left))
         order = self._seeds_first(self._order())
         explored = min(round(_EXPLORE * count), len(order) - count)
         chosen = order[: count - explored] + self._random.sample(order[count - explored :], explored)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,12 @@ from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import Repeats, read_clocks, time_library, time_sustained
 from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, watch
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_canary, require_times, watch
 from tvmfbnet.devices.tracker import Endpoint
-from tvmfbnet.errors import UserError
+from tvmfbnet.errors import DeviceError, UserError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.progress import say
+from tvmfbnet.scratch import scratch_folder
 
 # The longest session that a device server grants where it does not say: the default of --max-session.
 SESSION_CAP_SECONDS = 3600
@@ -44,6 +44,16 @@ class ChainTiming:
 
     whole: HonestTiming
     nets_ms: tuple[tuple[tuple[float, ...], ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"whole": self.whole.to_dict(), "nets_ms": self.nets_ms}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ChainTiming:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        nets_ms = tuple(tuple(tuple(float(ms) for ms in part) for part in net) for net in value["nets_ms"])
+        return cls(HonestTiming.from_dict(value["whole"]), nets_ms)
 
 
 class DeviceTimer:
@@ -90,12 +100,14 @@ class DeviceTimer:
     def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of the library's ``main``, one value in milliseconds a repeat."""
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
+        require_times(self._worker.address, repeats_ms)
         return repeats_ms
 
     def single_runs(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of single runs of the library's ``main``, one value in milliseconds each."""
         once = Repeats(_SINGLE_RUNS, 0, self.target.timing.warmup)
         runs_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, once).value
+        require_times(self._worker.address, runs_ms)
         return runs_ms
 
     def chains(self, library: Path, shape: tuple[int, ...], nets: int, runs: int) -> ChainTiming:
@@ -113,6 +125,8 @@ class DeviceTimer:
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
             found = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
+            for readings in found.value:
+                require_clock(self._worker.address, readings)
             latencies[:] = [part_latencies(readings) for readings in found.value]
             totals = [sum(map(sum, run)) for run in zip(*latencies, strict=False)]
             return self._worker.address, totals, found.before_ms, found.after_ms
@@ -138,7 +152,9 @@ class DeviceTimer:
         for length in lengths:
             session = limits.session + math.ceil(2 * length)
             with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-                values += worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+                lasting = worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+                require_times(worker.address, lasting)
+                values += lasting
         return tuple(values)
 
     def overhead_ms(self) -> float:
@@ -152,9 +168,9 @@ class DeviceTimer:
         )
         model: onnx.ModelProto = helper.make_model(graph)
         compiled_for = tvm.target.Target(self.target.tvm)
-        with TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             library = save_library(
-                build(lower(model, compiled_for), compiled_for, None), Path(folder) / "call.so", self.target
+                build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target
             )
             return float(summarise(self.time(library, (1, 1)))["latency_ms"])
 
@@ -180,6 +196,20 @@ def sustained_sessions(seconds: float, session_seconds: int, cap: int = SESSION_
     return [seconds / count] * count
 
 
+def require_clock(device: str, readings: Sequence[Sequence[Sequence[int]]]) -> None:
+    """:class:`DeviceError` where a device's clock ran backwards within a run, or stood still for all of it.
+
+    Args:
+        device: its address.
+        readings: a run each: (parts + 2, 2) seconds and nanoseconds.
+    """
+    for run in readings:
+        steps = np.diff(np.asarray(run, dtype=np.int64) @ np.array([10**9, 1]))
+        if (steps < 0).any() or not steps.any():
+            what = "backwards" if (steps < 0).any() else "not at all"
+            raise DeviceError(f"device {device or 'without an address'}: its clock ran {what} while a net was timed")
+
+
 def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[float, ...]]:
     """Milliseconds of each part in each run from the clock's readings.
 
@@ -200,9 +230,9 @@ def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[fl
 def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
     with (
-        TemporaryDirectory() as folder,
+        scratch_folder() as folder,
         worker_for(target, endpoint) as worker,
     ):
-        canary = Path(folder) / "canary.so"
+        canary = folder / "canary.so"
         build_canary(target, canary, linker(target))
         yield DeviceTimer(target, worker, canary)

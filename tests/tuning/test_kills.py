@@ -1,0 +1,158 @@
+"""kill -9 at the worst moments: nothing that was timed is lost, and work advances however short each life is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tvmfbnet.latency.journal import Journal
+
+SPACE = """
+input: {channels: 1, height: 8, width: 8}
+classes: 4
+stem: {channels: 4, stride: 1}
+stages:
+  - {channels: 4, layers: 3, stride: 1}
+blocks: [k3_e1, skip]
+last_channels: 8
+"""
+# Many short visits, so that a kill meets the timing and not what comes before it.
+TARGET = """
+name: mine
+description: this machine, visited often
+exercised: false
+tvm: {kind: llvm, mcpu: native, num-cores: 1}
+toolchain: {kind: cxx, command: c++}
+transport: {kind: local, key: mine}
+timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 30, drift_limit: 100,
+  trial_repeats: 1, trial_min_ms: 2}
+"""
+VISITS, RUNS = 30, 4
+
+pytestmark = [pytest.mark.rpc, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "small.yaml").write_text(SPACE)
+    (folder / "mine.yaml").write_text(TARGET)
+    return folder
+
+
+def command(place, logs, *words):
+    given = ["--target", str(place / "mine.yaml"), "--space", str(place / "small.yaml"), "--tuning-logs", str(logs)]
+    return [sys.executable, "-m", "tvmfbnet.cli.main", *words, *given]
+
+
+def lines(path):
+    """The whole lines of a file that is being written."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def more_than(path, count):
+    return lambda: len(lines(path)) > count
+
+
+def live_until(started, enough, signal_number=signal.SIGKILL):
+    """Lets a command live until something has happened, then ends it alone: its children have to see to themselves."""
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 400
+    while not enough():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal_number)
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive, f"left running: {alive}"
+    return process.returncode
+
+
+def finish(started):
+    return json.loads(subprocess.run([*started, "--json"], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.fixture(scope="module")
+def tuned(place):
+    """Logs of a tuning whose every life ended with its first new trial, and what the last life said."""
+    logs = place / "logs"
+    trials = logs / "mine" / "database" / "trials.jsonl"
+    tune = command(place, logs, "tune", "--trials", "60")
+    before = []
+    for _ in range(3):
+        live_until(tune, more_than(trials, len(before)))
+        after = lines(trials)
+        assert after[: len(before)] == before
+        before = after
+    kept = {path: path.stat().st_mtime_ns for path in (logs / "mine" / "lowered").rglob("*.json")}
+    visits = logs / "mine" / "visits.jsonl"
+    live_until(tune, more_than(visits, 3))
+    assert lines(trials)[: len(before)] == before and len(lines(trials)) == 60
+    assert kept and kept == {path: path.stat().st_mtime_ns for path in (logs / "mine" / "lowered").rglob("*.json")}
+    return logs
+
+
+def test_a_tuning_killed_at_its_every_first_trial_meets_its_budget_and_loses_none(tuned):
+    trials = [json.loads(line) for line in lines(tuned / "mine" / "database" / "trials.jsonl")]
+    tried = [(trial["task"], json.dumps(trial["knobs"])) for trial in trials if trial["knobs"]]
+    assert len(trials) == 60 and len(set(tried)) == len(tried)
+
+
+def test_killed_while_blocks_are_timed_it_loses_the_visit_in_flight_at_most(place, tuned):
+    journal, visits = tuned / "mine" / "latency.jsonl", tuned / "mine" / "visits.jsonl"
+    first = lines(visits)
+    assert len(first) > 3 and not lines(journal)
+    live_until(command(place, tuned, "tune", "--trials", "60"), more_than(visits, len(first) + 2))
+    second = lines(visits)
+    assert second[: len(first)] == first
+    timed = [json.loads(line) for line in second if b"nets_ms" in line]
+    outcome = finish(command(place, tuned, "tune", "--trials", "60"))
+    assert outcome["new_trials"] == 0 and outcome["measured_now"] == outcome["parts"]
+    assert not visits.exists() and not list((tuned / "mine").glob("carriers-*"))
+    measured = Journal(journal).read()
+    assert len({item.part for item in measured}) == outcome["parts"]
+    # As in a run that nobody killed, each pools all visits, those of the killed runs included.
+    assert all((item.n + item.outliers) % (VISITS * RUNS) == 0 for item in measured)
+    assert timed and all(item.tries == VISITS for item in measured)
+    again = finish(command(place, tuned, "tune", "--trials", "60"))
+    assert (again["new_trials"], again["measured_now"]) == (0, 0)
+    assert len(Journal(journal).read()) == len(measured)
+
+
+def test_killed_while_whole_nets_are_timed_it_loses_the_visit_in_flight_at_most(place, tuned):
+    journal, visits = tuned / "mine" / "latency.jsonl", tuned / "mine" / "visits.jsonl"
+    before = lines(journal)
+    validate = command(place, tuned, "latency", "validate", "-n", "6")
+    seen = []
+    for _ in range(2):
+        live_until(validate, more_than(visits, len(seen) + 4))
+        assert lines(visits)[: len(seen)] == seen
+        seen = lines(visits)
+    finish(validate)
+    assert lines(journal)[: len(before)] == before and not visits.exists()
+    nets = [item for item in Journal(journal).read() if item.arch]
+    assert len(nets) == len({item.arch for item in nets}) == 6
+    assert all(item.tries == VISITS and item.n + item.outliers == VISITS * 3 for item in nets)
+
+
+def test_a_ctrl_c_ends_a_tuning_within_seconds_and_blames_no_kernel(place, tmp_path):
+    trials = tmp_path / "mine" / "database" / "trials.jsonl"
+    tune = command(place, tmp_path, "tune", "--trials", "200")
+    process = subprocess.Popen(tune, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    while len(lines(trials)) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    before, began = lines(trials), time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 30
+    assert b"interrupted" in said and b"Traceback" not in said
+    after = [json.loads(line) for line in lines(trials)]
+    assert len(after) >= len(before) and not any(trial["kind"] for trial in after)

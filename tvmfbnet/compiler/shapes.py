@@ -1,0 +1,14 @@
+"""Shapes at the borders of parts, for those who need no more of the export: this module loads no torch."""
+
+from __future__ import annotations
+
+from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart
+
+
+def part_input_shape(part: NetPart) -> tuple[int, ...]:
+    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) at its end."""
+    if part.part == STEM:
+        return (1, part.cin, part.height, part.width)
+    if part.part == HEAD_LINEAR:
+        return (1, part.cin)
+    return (1, part.height, part.width, part.cin)
