@@ -31,7 +31,7 @@ from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch, resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import open_database
+from tvmfbnet.tuning.database import existing_database
 from tvmfbnet.tuning.engine import Budget, tune
 from tvmfbnet.tuning.run import log_of, plan_space
 from tvmfbnet.tuning.timer import DeviceTimer, device_timer
@@ -51,8 +51,7 @@ def tuned(space: Space, arch: Arch, target: Target, logs: Path, trials_a_task: i
     say(f"{target.threads} thread(s): {trials} trials for {len(plan.tasks)} kernels")
     with reach(plan.target) as endpoint:
         tune(plan, endpoint, make_folder(target_folder(target.name, logs)), Budget(trials))
-    database = open_database(target.name, logs)
-    return compile_net(untrained_net(arch, space), resolve_native(target), database, out)
+    return compile_net(untrained_net(arch, space), plan.target, existing_database(plan.target, logs), out)
 
 
 def parallel_kernels(target: Target, logs: Path) -> tuple[int, int]:
