@@ -35,7 +35,7 @@ from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.space.space import Space
+from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
 
@@ -114,10 +114,6 @@ def _digest(content: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _space_key(space: Space) -> str:
-    return _digest({name: value for name, value in space.to_dict().items() if name not in ("name", "description")})
-
-
 def _target_key(target: Target) -> str:
     return _digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
 
@@ -151,7 +147,7 @@ class Run:
         # A missing data set is found out now, not after an hour of tuning.
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
-        self._identity = {"space": _space_key(space), "target": _target_key(self.target), "data": data.fingerprint}
+        self._identity = {"space": content_key(space), "target": _target_key(self.target), "data": data.fingerprint}
         self._claim()
 
     def _claim(self) -> None:
