@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write all figures there, JSON")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped program stays behind
     space, target = load_space(arguments.space), resolve_native(load_target(arguments.target))
     if existing_database(target, arguments.tuning_logs) is None:
         tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
