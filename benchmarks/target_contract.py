@@ -50,8 +50,8 @@ from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
+from tvmfbnet.tuning.context import context_of
 from tvmfbnet.tuning.database import existing_database
-from tvmfbnet.tuning.measure import context_of
 from tvmfbnet.tuning.run import tune_space
 from tvmfbnet.tuning.timer import device_timer
 
@@ -112,7 +112,7 @@ class Bench:
                 choose = self.choice(rng.randrange(2**31), target_ms)
                 attempts = close_loop(choose(1.0), target_ms, lambda text: self.measure(text, target_ms), choose)
                 arch = parse_arch(attempts[-1].arch, self.space)
-                database = existing_database(self.target.name, self.logs)
+                database = existing_database(self.target, self.logs)
                 package = compile_net(untrained_net(arch, self.space), self.target, database, Path(folder) / "package")
                 result = bench_with_probe(package, arch, self.space, self.target, target_ms, self.logs)
             claimed = result.net.verdict(target_ms)
@@ -187,12 +187,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write all figures there, JSON")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped program stays behind
     space, target = load_space(arguments.space), resolve_native(load_target(arguments.target))
-    if existing_database(target.name, arguments.tuning_logs) is None:
+    if existing_database(target, arguments.tuning_logs) is None:
         tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
     measured = load_table(target.name, arguments.tuning_logs, context_of(target))
     table = complete(measured, space.distinct_parts())
-    table = corrected(table, target.name, space.name, arguments.tuning_logs)
+    table = corrected(table, target.name, space, arguments.tuning_logs)
     bench = Bench(space, target, table, arguments.tuning_logs, arguments.processes)
     runs = []
     print(f"{'target ms':>10} {'nets':>5} {'claimed':>26} {'measured ms':>12} {'truth':>26} {'quiet ms':>10}  speed")
