@@ -185,7 +185,7 @@ def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
         ),
         (
             latency_model.app,
-            ["export", "--target", "host", "--out", "table.txt"],
+            ["export", "--target", "host", "--out", "table.csv"],
             "nothing was measured for target host",
         ),
         (latency_model.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),

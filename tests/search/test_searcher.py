@@ -16,10 +16,11 @@ TINY = {"epochs": 4, "warmup_epochs": 1, "batch_size": 16, "threads": 1, "device
 
 @pytest.fixture
 def make(tiny_space, tiny_data):
-    def build(costs=COSTS, **changes):
+    def build(costs=COSTS, past_bounds=None, **changes):
         torch.manual_seed(0)
         data = load_data(tiny_data, 28, 28, 1, 10)
-        return Searcher(tiny_space, data, costs, SearchConfig(**{**TINY, **changes}))
+        config = SearchConfig(**{**TINY, **changes}).model_copy(update=past_bounds or {})
+        return Searcher(tiny_space, data, costs, config)
 
     return build
 
@@ -86,7 +87,13 @@ def test_latency_pulls_theta_towards_cheap_blocks(make, form):
 
 
 def test_a_target_pulls_the_expected_latency_down_to_it(make):
-    settings = {"epochs": 30, "theta_lr": 0.1, "theta_batch_size": 8, "weight_steps": "sampled"}
+    settings = {
+        "epochs": 30,
+        "temperature_decay": 0.75,
+        "theta_lr": 0.1,
+        "theta_batch_size": 8,
+        "weight_steps": "sampled",
+    }
     aimed = run_to_end(make(latency_target_ms=2.2, **settings))
     assert aimed.history[0]["expected_ms"] > 3.5
     assert 1.7 < aimed.history[-1]["expected_ms"] < 2.4, "met, and not much more than met"
@@ -113,6 +120,6 @@ def test_another_seed_gives_another_theta(make):
 
 
 def test_nan_is_noticed_before_it_reaches_the_weights(make):
-    searcher = make(weight_lr=1e30)
+    searcher = make(past_bounds={"weight_lr": 1e30})
     with pytest.raises(DivergedError, match="lower weight_lr"):
         run_to_end(searcher)
