@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -46,6 +46,9 @@ class TuneConfig(Config):
     trials: int | None = Field(
         default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
     )
+    quality: Literal["quick", "normal", "best"] = Field(
+        default="normal", description="without trials: 8, 24 or 96 trials a task"
+    )
     measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
     seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
 
@@ -59,7 +62,7 @@ class Recipe(Config):
     data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
     tune: TuneConfig = TuneConfig()
     latency_target_share: float | None = Field(
-        default=None, gt=0, lt=1, description="latency target as a share of the way from the fastest net to the slowest"
+        default=None, gt=0, lt=1, description="latency target as a share of the slowest net's latency"
     )
     search: SearchConfig
     train: TrainConfig
@@ -208,6 +211,7 @@ class Run:
             self.target,
             self.logs_root,
             trials=settings.trials,
+            quality=settings.quality,
             share=settings.measure_share,
             seed=settings.seed,
         )
@@ -246,8 +250,8 @@ class Run:
         table, config = self._table(), self.recipe.search
         share = self.recipe.latency_target_share
         if share is not None:
-            low, high = table.range_ms(self.space)
-            config = config.model_copy(update={"latency_target_ms": round(low + share * (high - low), 6)})
+            _, slowest_ms = table.range_ms(self.space)
+            config = config.model_copy(update={"latency_target_ms": round(share * slowest_ms, 6)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
         if config.latency_target_ms is not None:
             self._close_loop(table, config.latency_target_ms)

@@ -121,3 +121,30 @@ def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching,
         run("search", *searching, "--out", tmp_path / "s")
     found = json.loads(run("search", *searching, "--predict-missing", "--out", tmp_path / "s", "--json").stdout)
     assert found["predicted_ms"] > 0
+
+
+def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path):
+    words = ["search", *searching, "--out", tmp_path / "s", "--latency-target", "50%", "--dry-run"]
+    plan = json.loads(run(*words, "--json").stdout)
+    assert 0 < plan["fastest_ms"] < plan["slowest_ms"]
+    assert plan["latency_target_ms"] == pytest.approx(plan["slowest_ms"] / 2)
+    assert "50% of the slowest net" in run(*words).stdout
+    assert not (tmp_path / "s").exists()
+    for share in ("0%", "101%", "-5%", "x%"):
+        assert run("search", *searching, f"--latency-target={share}", "--dry-run").exit_code == 2
+
+
+def test_settings_are_printed_for_a_file_of_ones_own(searching, tiny_space_file, tiny_data, tmp_path):
+    (tmp_path / "mine.yaml").write_text(run("search", *searching, "--print-config").stdout)
+    again = run("search", *searching[:6], "--config", tmp_path / "mine.yaml", "--print-config").stdout
+    assert again == (tmp_path / "mine.yaml").read_text() and "\nbatch_size: 16\n" in again and "#alpha: 0.2" in again
+    arch = "k3_e1/k3_e3,skip"
+    words = ["train", arch, "--space", tiny_space_file, "--data", tiny_data, "--epochs", 4, "--print-config"]
+    assert "epochs: 4\n" in run(*words).stdout
+
+
+def test_a_table_without_the_head_names_the_remedy(searching, tiny_space, tmp_path):
+    cells = {part: Cell(1.0) for part in tiny_space.distinct_parts() if "head" not in part.part}
+    write_table(LatencyTable(cells, 0.005), tmp_path / "table.csv")
+    with pytest.raises(LatencyError, match=r"--predict-missing.*last_channels and classes"):
+        run("search", *searching, "--dry-run")

@@ -52,6 +52,7 @@ def show(
     missing = table.missing(parts)
     cells = table.to_records([part for part in parts if part not in missing])
     measured = sum(cell["source"] == "measured" for cell in cells)
+    fastest_ms, slowest_ms = (None, None) if missing else table.range_ms(found)
     if as_json:
         print_json(
             {
@@ -59,6 +60,8 @@ def show(
                 "space": found.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
+                "fastest_ms": fastest_ms,
+                "slowest_ms": slowest_ms,
                 "cells": cells,
                 "measured": measured,
                 "predicted": len(cells) - measured,
@@ -81,6 +84,8 @@ def show(
         f"{measured} measured, {len(cells) - measured} predicted, {len(missing)} missing; "
         f"call overhead {table.overhead_ms:.4g} ms"
     )
+    if fastest_ms is not None:
+        print(f"nets of the space: {fastest_ms:.4g} ms (fastest) to {slowest_ms:.4g} ms (slowest)")
 
 
 @app.command()

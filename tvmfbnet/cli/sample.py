@@ -14,7 +14,7 @@ def sample_command(
     run: Annotated[Path, typer.Argument(help="Folder of a search, or of a run that holds one.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=10_000, help="How many archs.")] = 10,
     latency_target: Annotated[
-        str | None, typer.Option(metavar="LATENCY", help="Leave out slower archs, such as 8ms.")
+        str | None, typer.Option(metavar="LATENCY", help="Leave out slower archs: 8ms, or 50% of the slowest net.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the sampling.")] = 0,
     validate: Annotated[
@@ -37,12 +37,16 @@ def sample_command(
 
     Example: tvmfbnet sample runs/s1 -n 20 --latency-target 0.3ms --figure front.svg
     """
-    from tvmfbnet.cli.search import parse_latency
+    from tvmfbnet.cli.search import latency_target_ms
     from tvmfbnet.errors import UserError
+    from tvmfbnet.search.costs import Costs
     from tvmfbnet.search.derive import pareto_front
-    from tvmfbnet.search.run import sample_run
+    from tvmfbnet.search.run import read_result, sample_run
 
-    limit = parse_latency(latency_target) if latency_target is not None else None
+    limit = None
+    if latency_target is not None:
+        slowest_ms = Costs.from_dict(read_result(run)[1]["costs"]).slowest_ms if "%" in latency_target else 1.0
+        limit = latency_target_ms(latency_target, slowest_ms)
     if figure is not None and not validate:
         raise UserError(f"--figure {figure}: a figure needs validated archs; leave out --no-validate")
     drawn = sample_run(run, count, seed, limit, validate, data)

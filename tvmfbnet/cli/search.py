@@ -13,6 +13,7 @@ from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.run import SearchResult
     from tvmfbnet.space.space import Space
 
@@ -27,6 +28,21 @@ def parse_latency(text: str) -> float:
     if not 0 < value <= MOST_LATENCY_MS:
         raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
     return value
+
+
+def latency_target_ms(text: str, slowest_ms: float) -> float:
+    """Milliseconds of a latency target: a latency, or a share of the slowest net's such as ``50%``.
+
+    Args:
+        text: what the user wrote.
+        slowest_ms: latency of the slowest net of the space.
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]*)?)\s*%\s*", text)
+    if match is None:
+        return parse_latency(text)
+    if not 0.0 < float(match[1]) <= 100.0:
+        raise typer.BadParameter(f"{text!r} is no share of the slowest net's latency: write 1% to 100%, or a latency")
+    return round(float(match[1]) / 100 * slowest_ms, 6)
 
 
 def search_command(
@@ -44,7 +60,8 @@ def search_command(
     device_model: DeviceModelOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     latency_target: Annotated[
-        str | None, typer.Option(metavar="LATENCY", help="Find the most accurate net up to this, such as 8ms.")
+        str | None,
+        typer.Option(metavar="LATENCY", help="The most accurate net up to this: 8ms, or 50% of the slowest."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one goes on.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
@@ -56,6 +73,10 @@ def search_command(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be searched, and stop.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Search a space for the most accurate net that meets a latency target.
@@ -68,6 +89,7 @@ def search_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.settings import commented_yaml
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.training.classes import fit_classes
 
@@ -82,13 +104,22 @@ def search_command(
         "seed": seed,
         "threads": threads,
         "device": device,
-        "latency_target_ms": parse_latency(latency_target) if latency_target is not None else None,
+        "latency_target_ms": latency_target_ms(latency_target, 1.0) if latency_target is not None else None,
     }
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
+    if print_config:
+        print(commented_yaml(SearchConfig, settings), end="")
+        return
     found_space = fit_classes(load_space(space), data)
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
+    fastest_ms, slowest_ms = table.range_ms(found_space)
+    if latency_target is not None:
+        checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
+    if dry_run:
+        _print_plan(found_space, checked, (fastest_ms, slowest_ms), as_json)
+        return
 
     from tvmfbnet.nets.workers import is_first
     from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
@@ -121,6 +152,23 @@ def _table(
     if table.correction:
         say(f"note: latencies are corrected by what whole nets took: {table.correction}")
     return table
+
+
+def _print_plan(space: Space, config: SearchConfig, range_ms: tuple[float, float], as_json: bool) -> None:
+    """What a search has to choose among, and by what."""
+    fastest_ms, slowest_ms = range_ms
+    plan = {"space": space.name, "archs": space.size, "fastest_ms": fastest_ms, "slowest_ms": slowest_ms}
+    plan |= {"latency_target_ms": config.latency_target_ms, "epochs": config.epochs, "batch_size": config.batch_size}
+    if as_json:
+        print_json(plan)
+        return
+    print(
+        f"{space.name}: {space.size:,} archs, from {fastest_ms:.4g} ms (fastest net) to {slowest_ms:.4g} ms (slowest)"
+    )
+    target_ms = config.latency_target_ms
+    share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
+    print("no latency target" if target_ms is None else f"latency target {target_ms:.4g} ms{share}")
+    print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
 
 
 def _print(result: SearchResult, as_json: bool) -> None:

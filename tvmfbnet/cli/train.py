@@ -23,6 +23,9 @@ def train_command(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a net from scratch and test it; writes net.pt.
@@ -31,6 +34,7 @@ def train_command(
     """
     from tvmfbnet.config import validate
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.settings import commented_yaml
     from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.training.classes import fit_classes
@@ -48,6 +52,9 @@ def train_command(
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
     checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
+    if print_config:
+        print(commented_yaml(TrainConfig, settings), end="")
+        return
     found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
 
     from tvmfbnet.nets.workers import is_first

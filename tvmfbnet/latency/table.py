@@ -161,7 +161,8 @@ class LatencyTable:
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} lacks {len(missing)} part(s): {names}{more}; "
-                "measure them with `tvmfbnet tune`, or have them predicted"
+                "measure them with `tvmfbnet tune`, or have them predicted (search: --predict-missing)"
+                + ("; the head depends on last_channels and classes" if any("head" in p.part for p in missing) else "")
             )
 
     def lookup(self, part: NetPart) -> Cell:
