@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from tvmfbnet.space.arch import Arch
     from tvmfbnet.space.space import NetPart, Space
 
-app = typer.Typer(help="Archs: one block a layer.", no_args_is_help=True)
+app = typer.Typer(
+    help=(
+        "Archs: one block per layer, blocks joined by `,` and stages by `/`, as in k3_e1,skip/k5_e3_se. "
+        "A block is k<kernel>_e<expansion>, with _g<groups> where its 1x1 convs are grouped, _se for "
+        "squeeze-and-excitation, "
+        "_hswish or _swish for another activation than ReLU; skip leaves the layer out."
+    ),
+    no_args_is_help=True,
+)
 
 
 @app.callback()
