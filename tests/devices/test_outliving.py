@@ -38,7 +38,7 @@ for service in (tracker, server, device):
 worker = Worker(120)
 print("ready", flush=True)
 
-def busy(tell):
+def busy(tell, give):
     import ctypes
     ctypes.PyDLL(None).sleep(60)  # holds Python's lock, as TVM's calls to a device do
 
@@ -145,9 +145,10 @@ def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
 BUILDING = """
 import time
 from tvmfbnet.devices.target import load_target, resolve_native
+from tvmfbnet.scratch import new_folder
 from tvmfbnet.tuning.builders import BuilderPool
 
-pool = BuilderPool(resolve_native(load_target("host")), 1)
+pool = BuilderPool(resolve_native(load_target("host")), 1, new_folder())
 pool._pool.submit(time.sleep, 1).result()
 pool._pool.submit(time.sleep, 60)
 print("building", flush=True)

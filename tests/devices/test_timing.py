@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tvmfbnet.devices.session import KernelTiming
-from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Sample, drop_outliers, pooled
+from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Sample, drop_outliers, pooled, require_times
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.tuning.timer import require_clock
 
@@ -84,6 +84,14 @@ def test_a_run_time_that_nothing_takes_is_a_device_error_and_no_latency(repeat_m
         timer.measure(measured((1.0, repeat_ms)))
     trial = KernelTiming.of([3.0, repeat_ms])
     assert (trial.best_ms, trial.kind) == (None, "time") and "reported a run time" in trial.error
+
+
+def test_a_call_with_nothing_to_compute_may_take_no_time_on_a_gpu():
+    require_times("gpu", [0.0, 0.0], may_be_zero=True)
+    require_times("gpu", [0.0, 0.1], may_be_zero=True)
+    for wrong in ([], [0.0, -1.0], [float("nan")]):
+        with pytest.raises(DeviceError):
+            require_times("gpu", wrong, may_be_zero=True)
 
 
 def test_a_clock_that_runs_backwards_or_stands_still_measures_nothing():

@@ -19,6 +19,7 @@ from tvmfbnet.devices.local import Service, free_port
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.engine import Budget, Engine, tune
 from tvmfbnet.tuning.knobs import Knobs, all_knobs
 from tvmfbnet.tuning.lessons import Lesson
@@ -116,7 +117,8 @@ class Interrupted(Engine):
 
 def test_what_was_timed_when_a_ctrl_c_comes_is_recorded_before_leaving(plan, tmp_path):
     with fleet(1) as (endpoint, _):
-        engine = Interrupted(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks)))
+        database = TuningDatabase(tmp_path / "database", repair=True)
+        engine = Interrupted(plan, endpoint, database, Budget(8 * len(plan.tasks)))
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             engine.run()
