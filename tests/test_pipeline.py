@@ -38,10 +38,16 @@ def recipe_values(space_file, data):
     }
 
 
+# What is timed is timed briefly: these tests are about what becomes of the latencies.
+TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+
+
 @pytest.fixture
 def recipe_file(tmp_path, tiny_space_file, tiny_data):
+    target = tmp_path / "host.yaml"
+    target.write_text(yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": TIMING}))
     path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(recipe_values(tiny_space_file, tiny_data)))
+    path.write_text(yaml.safe_dump({**recipe_values(tiny_space_file, tiny_data), "target": str(target)}))
     return path
 
 
@@ -252,10 +258,7 @@ def small(recipe, target_ms):
 @pytest.mark.slow
 def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(recipe_file, tmp_path):
     logs = tmp_path / "logs"
-    quick = tmp_path / "host.yaml"
-    timing = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
-    quick.write_text(yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": timing}))
-    recipe = load_recipe(str(recipe_file))[1].model_copy(update={"target": str(quick)})
+    recipe = load_recipe(str(recipe_file))[1]
 
     free = Run(small(recipe, None), tmp_path / "free", logs).go()
     assert free.exit_code == 0 and free.values["verdict"] is None

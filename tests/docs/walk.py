@@ -37,7 +37,6 @@ RECIPE = {
     "target": "host",
     "space": "tiny.yaml",
     "tune": {"trials": 1},
-    "latency_target_share": 0.6,
     "search": SEARCH,
     "train": TRAIN,
 }
