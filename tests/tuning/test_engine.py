@@ -16,6 +16,7 @@ import pytest
 import tvm
 
 from tvmfbnet.devices.local import Service, free_port
+from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
 from tvmfbnet.space.registry import load_space
@@ -208,3 +209,15 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     assert half.estimated_seconds < forecast(plan.space, target, tmp_path, trials=1).estimated_seconds
     assert f"({half.measured_blocks} of them to be timed)" in half.describe()
     assert forecast(plan.space, target, tmp_path, trials=5, more=True).trials == 5
+
+
+def test_a_kernel_whose_schedule_was_lost_is_tuned_again_although_every_way_was_tried(plan, tmp_path):
+    database = TuningDatabase(tmp_path / "database", repair=True)
+    registers = registers_of(tvm.target.Target(plan.target.tvm))
+    templated = [task for task in plan.tasks if shape_of(task.kernel.mod) is not None]
+    task = min(templated, key=lambda task: len(all_knobs(shape_of(task.kernel.mod), registers)))
+    shape = shape_of(task.kernel.mod)
+    every = all_knobs(shape, registers)
+    TrialLog(database.folder / "trials.jsonl").append(task.kernel, shape, every, [KernelTiming((1.0,))] * len(every))
+    engine = Engine(plan, Endpoint("127.0.0.1", 1, "none"), database, Budget(1))
+    assert engine._search_of(task, engine._learnt_ranking()).propose(8)

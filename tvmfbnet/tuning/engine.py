@@ -230,7 +230,9 @@ class Engine:
     def _search_of(self, task: TuningTask, ranking: Ranking | None) -> Search:
         shape = shape_of(task.kernel.mod) if ranking is not None else None
         if ranking is not None and shape is not None:
-            tried = [trial.knobs for trial in self.log.templated[task.kernel.key]]
+            # Where the best schedule was lost with a damaged file, what was tried may be tried again.
+            is_lost = task.kernel.key in self.log.best_ms and not self.database.holds(task.kernel)
+            tried = [] if is_lost else [trial.knobs for trial in self.log.templated[task.kernel.key]]
             seeds = self.log.seeds(task.kernel.key, shape, SEEDS) if not tried else []
             return TemplateSearch(task.kernel, shape, ranking, tried, self.batch, self.seed, seeds)
         if self._cost_model is None:
