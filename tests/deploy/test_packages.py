@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
+from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.devices.local import reach
@@ -122,8 +123,17 @@ def test_a_field_of_the_wrong_kind_is_named(package, host, values):
 
 def test_another_library_under_a_package_is_noticed(package, host):
     (package / "net.so").write_bytes((package / "net.so").read_bytes() + b"\0")
-    with pytest.raises(StorageError, match=r"net\.so is not the library that package\.json describes"):
+    with pytest.raises(StorageError, match=r"net\.so is not the file that package\.json describes"):
         load_package(package, host)
+
+
+def test_a_damaged_onnx_model_is_noticed_and_one_line_where_there_is_no_checksum(package, host):
+    (package / "net.onnx").write_bytes((package / "net.onnx").read_bytes()[:-100] + b"?")
+    with pytest.raises(StorageError, match=r"net\.onnx is not the file that package\.json describes"):
+        load_package(package, host)
+    change(package, model_sha256="")
+    with pytest.raises(StorageError, match=r"ONNX Runtime cannot load .*net\.onnx"):
+        time_onnxruntime(load_package(package, host).model, (1, 1, 16, 16), host)
 
 
 def test_values_that_are_not_finite_on_either_side_are_no_parity():

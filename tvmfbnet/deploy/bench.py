@@ -14,8 +14,10 @@ import numpy as np
 from tvmfbnet.deploy.measured import NetLatency, measure_latency
 from tvmfbnet.deploy.pace import SpeedProbe
 from tvmfbnet.deploy.package import Package
+from tvmfbnet.devices.session import last_line
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
+from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Verdict
 from tvmfbnet.tuning.timer import device_timer
@@ -95,7 +97,12 @@ def time_onnxruntime(model: Path, shape: tuple[int, ...], target: Target) -> lis
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of kinds of its own
+        raise StorageError(
+            f"ONNX Runtime cannot load {model} ({last_line(str(error))}); compile the net again"
+        ) from error
     image = {"input": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     policy = target.timing
     for _ in range(max(policy.warmup, 1)):

@@ -58,6 +58,7 @@ class PackageDescription(Stored):
     library: str = LIBRARY
     model: str = MODEL
     library_sha256: str = ""
+    model_sha256: str = ""
     kernels_needed: _Count
     kernels_found: _Count
     kernels_missing: tuple[str, ...]

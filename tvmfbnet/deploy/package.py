@@ -132,6 +132,7 @@ def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, o
         dtype=target.dtype,
         context=vars(context_of(target)),
         library_sha256=sha256_of(out / LIBRARY),
+        model_sha256=sha256_of(out / MODEL),
         kernels_needed=found.needed,
         kernels_found=found.found,
         kernels_missing=tuple(found.missing),
@@ -158,10 +159,11 @@ def load_package(folder: Path, target: Target | None = None, force: bool = False
     for file in (package.library, package.model):
         if not file.is_file():
             raise StorageError(f"package {folder} lacks {file.name}; compile the net again")
-    if described.library_sha256 and sha256_of(package.library) != described.library_sha256:
-        raise StorageError(
-            f"package {folder}: {LIBRARY} is not the library that {DESCRIPTION} describes; compile the net again"
-        )
+    for file, checksum in ((package.library, described.library_sha256), (package.model, described.model_sha256)):
+        if checksum and sha256_of(file) != checksum:
+            raise StorageError(
+                f"package {folder}: {file.name} is not the file that {DESCRIPTION} describes; compile the net again"
+            )
     if target is not None:
         require_fit(folder, described, target, tvm.__version__)
     require_parity(folder, described.parity, force)
