@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,6 +236,7 @@ table { border-collapse: collapse; width: 100%; max-width: 46rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e2e8f0; }
 th { font-weight: 500; color: #4a5568; width: 38%; }
 td { overflow-wrap: anywhere; }
+td.whole { overflow-wrap: normal; }
 .verdict { padding: .6rem .9rem; border-left: 5px solid #2f855a; background: #f0fff4; font-size: 1.1rem; }
 .verdict.missed { border-color: #c53030; background: #fff5f5; }
 .verdict.undecided { border-color: #dd6b20; background: #fffaf0; }
@@ -267,8 +269,15 @@ def _page(run: Run, sections: Sequence[str]) -> str:
 
 
 def _table_html(rows: Sequence[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n" for name, value in rows)
+    body = "".join(f"<tr><th>{escape(name)}</th>{_cell_html(name, value)}</tr>\n" for name, value in rows)
     return f"<table>\n{body}</table>\n" if rows else ""
+
+
+def _cell_html(name: str, value: str) -> str:
+    """An arch breaks between blocks and never inside one; other values where they must."""
+    if name != "Arch":
+        return f"<td>{escape(value)}</td>"
+    return '<td class="whole">' + re.sub("([,/])", r"\1<wbr>", escape(value)) + "</td>"
 
 
 def _summary_rows(run: Run) -> list[tuple[str, str]]:
