@@ -41,6 +41,12 @@ MOST_SECONDS = 30 * 86_400
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
+def given_whole(values: Any, name: str) -> int | None:
+    """A whole number that a configuration's plain data gives, before it is validated; None where it gives none."""
+    found = values.get(name) if isinstance(values, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 

@@ -44,6 +44,12 @@ class Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def checksum(path: Path) -> str:
+    """A file's SHA-256 in hexadecimal; StorageError when it cannot be read."""
+    with storage_errors(path, "read"), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def digest(value: object) -> str:
     """A short name for plain data by its content: 16 hex digits, the same whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -10,8 +10,6 @@ places may change, their contents may not.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +23,16 @@ from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, read_model, read_yaml, write_json, write_text
+from tvmfbnet.files import (
+    clear_leftovers,
+    digest,
+    folder_lock,
+    make_folder,
+    read_model,
+    read_yaml,
+    write_json,
+    write_text,
+)
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
@@ -112,13 +119,8 @@ _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"}
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
 
 
-def _digest(content: object) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _target_key(target: Target) -> str:
-    return _digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
+    return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from conftest import TINY_SPACE
 from documented import ROOT
 from PIL import Image
 
 from tvmfbnet.devices.local import free_port
 
-SPACE = """
-input: {channels: 1, height: 28, width: 28}
-classes: 10
-stem: {channels: 4, stride: 2}
-stages:
-  - {channels: 4, layers: 1, stride: 2}
-  - {channels: 8, layers: 2, stride: 2}
-blocks: [k3_e1, k3_e3, k5_e1_g2, skip]
-last_channels: 8
-"""
 ARCH = "k3_e1/k3_e3,skip"
 QUICK = {"epochs": 3, "batch_size": 16, "augment_shift": 0, "threads": 1, "device": "cpu"}
 SEARCH = {**QUICK, "warmup_epochs": 1, "candidates": 3, "bn_images": 32}
@@ -62,7 +53,7 @@ class Walk:
         self.background = []
         self.data = f"fashion_mnist:{folder / 'digits'}"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TVMFBNET_TUNING_LOGS": "tuning_logs"}
-        (folder / "tiny.yaml").write_text(SPACE)
+        (folder / "tiny.yaml").write_text(TINY_SPACE)
         for name, settings in (("search", SEARCH), ("train", TRAIN), ("small", {**RECIPE, "data": self.data})):
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         (folder / "targets").mkdir()

@@ -6,7 +6,6 @@ whose outputs were found to differ from PyTorch's.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
-from tvmfbnet.files import Stored, read_model, storage_errors
+from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
@@ -77,15 +76,6 @@ def read_description(folder: Path) -> PackageDescription:
         return read_model(path, PackageDescription)
     except StorageError as error:
         raise StorageError(f"{error}; compile the net again") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, as hex."""
-    digest = hashlib.sha256()
-    with storage_errors(path, "read"), path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def require_fit(folder: Path, described: PackageDescription, target: Target, tvm_version: str) -> None:

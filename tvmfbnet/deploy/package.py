@@ -29,14 +29,13 @@ from tvmfbnet.deploy.description import (
     read_description,
     require_fit,
     require_parity,
-    sha256_of,
 )
 from tvmfbnet.devices.remote import worker_for
 from tvmfbnet.devices.session import run_library
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError
-from tvmfbnet.files import make_folder, storage_errors, write_atomically, write_json
+from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.folding import randomise_bn
 from tvmfbnet.space.arch import Arch, format_arch
@@ -131,8 +130,8 @@ def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, o
         threads=target.threads,
         dtype=target.dtype,
         context=vars(context_of(target)),
-        library_sha256=sha256_of(out / LIBRARY),
-        model_sha256=sha256_of(out / MODEL),
+        library_sha256=checksum(out / LIBRARY),
+        model_sha256=checksum(out / MODEL),
         kernels_needed=found.needed,
         kernels_found=found.found,
         kernels_missing=tuple(found.missing),
@@ -159,8 +158,8 @@ def load_package(folder: Path, target: Target | None = None, force: bool = False
     for file in (package.library, package.model):
         if not file.is_file():
             raise StorageError(f"package {folder} lacks {file.name}; compile the net again")
-    for file, checksum in ((package.library, described.library_sha256), (package.model, described.model_sha256)):
-        if checksum and sha256_of(file) != checksum:
+    for file, expected in ((package.library, described.library_sha256), (package.model, described.model_sha256)):
+        if expected and checksum(file) != expected:
             raise StorageError(
                 f"package {folder}: {file.name} is not the file that {DESCRIPTION} describes; compile the net again"
             )

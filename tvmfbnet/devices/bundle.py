@@ -7,7 +7,6 @@ interrupted while it replaced files leaves a manifest that names old and new one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tvmfbnet.devices.android import PAGE_BYTES, SYSTEM_LIBRARIES
 from tvmfbnet.devices.elf import Elf, is_elf, read_elf
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.files import make_folder, storage_errors, write_json
+from tvmfbnet.files import checksum, make_folder, storage_errors, write_json
 
 MANIFEST = "programs.json"
 _MOST_NAMED = 3
@@ -56,15 +55,9 @@ class Manifest(BaseModel):
     def known(self) -> dict[str, set[str]]:
         """Every name that a build may have written, with the sums that its content may have."""
         found = {name: set(sums) for name, sums in self.earlier.items()}
-        for name, checksum in self.files.items():
-            found.setdefault(name, set()).add(checksum)
+        for name, expected in self.files.items():
+            found.setdefault(name, set()).add(expected)
         return found
-
-
-def checksum(path: Path) -> str:
-    """A file's SHA-256 in hexadecimal; StorageError when it cannot be read."""
-    with storage_errors(path, "read"), path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest | None:

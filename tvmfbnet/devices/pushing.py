@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from shlex import quote
 
-from tvmfbnet.devices.bundle import checksum
 from tvmfbnet.devices.programs import RUNNER, SERVER, Programs
 from tvmfbnet.devices.shell_base import Shell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.files import write_text
+from tvmfbnet.files import checksum, write_text
 from tvmfbnet.progress import say
 from tvmfbnet.scratch import scratch_folder
 

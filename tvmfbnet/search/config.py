@@ -17,6 +17,7 @@ from tvmfbnet.config import (
     MOST_THREADS,
     Config,
     Seed,
+    given_whole,
 )
 from tvmfbnet.nets.forms import Form
 
@@ -147,8 +148,8 @@ class SearchConfig(Config):
     @classmethod
     def _adapt_defaults(cls, value: Any) -> Any:
         """Where ``epochs`` is set alone, the settings that follow from it adapt, so that they never contradict it."""
-        epochs = value.get("epochs") if isinstance(value, dict) else None
-        if not isinstance(epochs, int) or isinstance(epochs, bool):
+        epochs = given_whole(value, "epochs")
+        if epochs is None:
             return value
         adapted: dict[str, Any] = {}
         if epochs < _SHORT and "warmup_epochs" not in value:

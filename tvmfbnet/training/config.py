@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tvmfbnet.config import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_STEPS, MOST_THREADS, Config, Seed
+from tvmfbnet.config import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_STEPS, MOST_THREADS, Config, Seed, given_whole
 
 # With fewer epochs than this, 3 epochs of warm-up would be too large a share.
 _SHORT = 30
@@ -59,8 +59,8 @@ class TrainConfig(Config):
     @classmethod
     def _adapt_defaults(cls, value: Any) -> Any:
         """Where ``epochs`` is set alone, the warm-up adapts, so that it never contradicts it."""
-        epochs = value.get("epochs") if isinstance(value, dict) else None
-        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs >= _SHORT or "warmup_epochs" in value:
+        epochs = given_whole(value, "epochs")
+        if epochs is None or epochs >= _SHORT or "warmup_epochs" in value:
             return value
         return {**value, "warmup_epochs": epochs / 10}
 
