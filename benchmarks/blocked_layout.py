@@ -30,12 +30,12 @@ from tvm.driver import build
 from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.lowering import fuse, kernels_of
-from tvmfbnet.devices.target import load_target, resolve_native
-from tvmfbnet.tuning.candidate import Candidate
-from tvmfbnet.tuning.knobs import KernelShape, Knobs, all_knobs
-from tvmfbnet.tuning.ranking import Ranking
-from tvmfbnet.tuning.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.targets.definition import load_target, resolve_native
 
 BATCH, FINALISTS = 8, 4
 

@@ -24,12 +24,12 @@ import onnxruntime
 import tvm
 from tvm import relax
 
+from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
-from tvmfbnet.devices.target import load_target, resolve_native
 from tvmfbnet.space.arch import resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import existing_database
+from tvmfbnet.targets.definition import load_target, resolve_native
 
 
 def milliseconds(call, count: int) -> float:

@@ -17,23 +17,23 @@ from tempfile import TemporaryDirectory
 
 import tvm
 
+from tvmfbnet.autotune.database import TuningDatabase, existing_database
+from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build
-from tvmfbnet.deploy.validate import measure_nets
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet.deploy.whole_nets import measure_nets
 from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.pipeline.tuning import plan_space
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.parts import context_of, weight_copies
+from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.measure import context_of, weight_copies
-from tvmfbnet.tuning.plan import Plan
-from tvmfbnet.tuning.run import plan_space
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.targets.definition import Target, load_target, resolve_native
 
 
 def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str, LatencyTable]:

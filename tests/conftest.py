@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import Target, load_target, resolve_native
 
 if TYPE_CHECKING:
-    from tvmfbnet.tuning.run import TuneOutcome
+    from tvmfbnet.pipeline.tuning import TuneOutcome
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -73,7 +73,7 @@ class TunedSpace:
 
 @pytest.fixture(scope="session")
 def tuned_mini(tmp_path_factory):
-    from tvmfbnet.tuning.run import tune_space
+    from tvmfbnet.pipeline.tuning import tune_space
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
     outcome = tune_space(space, target, root, trials=1, share=0.2, batch=2)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.files import read_image
+from tvmfbnet.data.formats import read_image
 from tvmfbnet.errors import DataError
 
 

@@ -17,7 +17,7 @@ from conftest import TINY_SPACE
 from documented import ROOT
 from PIL import Image
 
-from tvmfbnet.devices.local import free_port
+from tvmfbnet.provisioning.loopback import free_port
 
 ARCH = "k3_e1/k3_e3,skip"
 QUICK = {"epochs": 3, "batch_size": 16, "augment_shift": 0, "threads": 1, "device": "cpu"}

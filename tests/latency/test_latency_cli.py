@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 
 from tvmfbnet.cli import arch, latency_model, spaces
 from tvmfbnet.errors import UserError
-from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernels import remember
-from tvmfbnet.latency.store import journal_path, kernels_path, load_table
+from tvmfbnet.latency.kernel_sums import remember
+from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.space import NetPart
 
 SPACE_PART = NetPart("block", "k5_e3", 64, 64, 14, 14, 1)
@@ -208,7 +208,7 @@ def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:
     code = (
         "import sys, tvmfbnet.cli.spaces, tvmfbnet.cli.arch, tvmfbnet.cli.latency_model\n"
         "assert not {'numpy', 'xgboost', 'pydantic'} & set(sys.modules), 'the command line must start light'\n"
-        "import tvmfbnet.latency.regressor, tvmfbnet.latency.store, tvmfbnet.space.registry\n"
+        "import tvmfbnet.latency.regressor, tvmfbnet.latency.repository, tvmfbnet.space.registry\n"
         "assert not {'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

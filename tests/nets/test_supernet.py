@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from tvmfbnet.nets.folding import randomise_bn
-from tvmfbnet.nets.statistics import recalibrate
+from tvmfbnet.nets.bn_folding import randomise_bn
+from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.registry import load_space

@@ -10,10 +10,10 @@ import typer
 from typer.testing import CliRunner
 
 from tvmfbnet.cli.report import report_command
-from tvmfbnet.closed_loop import Attempt, Timed
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import Interval
+from tvmfbnet.pipeline.closed_loop import Attempt, Timed
 from tvmfbnet.report.page import write_report
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.registry import load_space

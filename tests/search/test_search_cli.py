@@ -12,8 +12,8 @@ from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.counts import count_part
 
 APP = typer.Typer()

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import choose_again, sample_run, search
+from tvmfbnet.search.search import choose_again, sample_run, search
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.checkpoint import load_checkpoint
 
 TINY = {
     "epochs": 3,
@@ -35,7 +35,7 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_search_run import table_of
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
 search(space, {data!r}, table_of(space), SearchConfig(**json.loads({config!r})), Path({out!r}))

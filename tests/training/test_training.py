@@ -10,10 +10,10 @@ import torch
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
-from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import load_net, train
+from tvmfbnet.training.train import load_net, train
 from tvmfbnet.training.trainer import Trainer
 
 ARCH = "k3_e1/k3_e3,skip"
@@ -33,7 +33,7 @@ from pathlib import Path
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import train
+from tvmfbnet.training.train import train
 space = load_space({space!r})
 train(parse_arch({arch!r}, space), space, {data!r}, TrainConfig(**json.loads({config!r})), Path({out!r}))
 """

@@ -34,14 +34,14 @@ def bench_command(
 
     Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
-    from tvmfbnet.devices.target import load_target, resolve_native
+    from tvmfbnet.targets.definition import load_target, resolve_native
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
 
     from tvmfbnet.deploy.bench import bench_package
     from tvmfbnet.deploy.package import load_package
-    from tvmfbnet.devices.local import reach
+    from tvmfbnet.provisioning.loopback import reach
 
     loaded = resolve_native(loaded)
     opened = load_package(package, loaded, force)

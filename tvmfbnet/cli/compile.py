@@ -35,10 +35,10 @@ def compile_command(
 
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
-    from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target, resolve_native
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     if build_only and target_ms is not None:
@@ -46,11 +46,11 @@ def compile_command(
     found, found_space = resolve_arch(arch, load_space(space))
     loaded = load_target(target)
 
+    from tvmfbnet.autotune.database import existing_database
     from tvmfbnet.deploy.description import require_same_net
     from tvmfbnet.deploy.package import compile_net, untrained_net
     from tvmfbnet.deploy.trial import certify_and_time
-    from tvmfbnet.training.run import load_net
-    from tvmfbnet.tuning.database import existing_database
+    from tvmfbnet.training.train import load_net
 
     net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
     if checkpoint is not None:

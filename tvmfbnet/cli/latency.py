@@ -42,8 +42,8 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import measured_name
 
     loaded, found = target_table(target, tuning_logs, device_model), load_space(space)
     target = measured_name(target)
@@ -101,9 +101,9 @@ def export(
     """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
     from dataclasses import replace
 
-    from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.table_files import is_parquet
+    from tvmfbnet.latency.table_io import write_table
+    from tvmfbnet.latency.table_rows import is_parquet
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
@@ -136,11 +136,11 @@ def import_command(
 
     Example: tvmfbnet latency import pixel3.csv --target pixel3
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_table, write_table
-    from tvmfbnet.latency.store import journal_path, table_path
+    from tvmfbnet.latency.repository import journal_path, table_path
+    from tvmfbnet.latency.table_io import read_table, write_table
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import measured_name
 
     target = measured_name(target)
     table = read_table(file)
@@ -167,9 +167,9 @@ def compare(
 
     Example: tvmfbnet latency compare host pixel3
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.comparison import compare_tables
-    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.latency.repository import load_table
+    from tvmfbnet.targets.definition import measured_name
 
     first, second = measured_name(first), measured_name(second)
     found = compare_tables(load_table(first, tuning_logs), load_table(second, tuning_logs))

@@ -53,12 +53,12 @@ def fit(
     Example: tvmfbnet latency fit --target host --json.
     """
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_table
-    from tvmfbnet.latency.kernels import if_complete
+    from tvmfbnet.latency.cross_validation import FIGURES
+    from tvmfbnet.latency.cross_validation import Scheme as SchemeName
+    from tvmfbnet.latency.cross_validation import score as score_regressor
+    from tvmfbnet.latency.kernel_sums import if_complete
     from tvmfbnet.latency.regressor import LatencyRegressor
-    from tvmfbnet.latency.scoring import FIGURES
-    from tvmfbnet.latency.scoring import Scheme as SchemeName
-    from tvmfbnet.latency.scoring import score as score_regressor
+    from tvmfbnet.latency.table_io import read_table
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
@@ -111,28 +111,28 @@ def validate(
     """
     from dataclasses import replace
 
-    from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.additivity import net_measurements, save_study, study
     from tvmfbnet.latency.journal import Journal
     from tvmfbnet.latency.lock import target_lock
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
+    from tvmfbnet.latency.repository import correction_path, journal_path, load_table, target_folder
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target, resolve_native
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
     loaded_target, loaded_space = load_target(target), load_space(space)
     archs = _archs(loaded_space, count, run, seed)
 
-    from tvmfbnet.tuning.measure import context_of
+    from tvmfbnet.profiling.parts import context_of
 
     name, context = loaded_target.name, context_of(resolve_native(loaded_target))
     table = load_table(name, tuning_logs, context)
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
     else:
-        from tvmfbnet.deploy.validate import measure_nets
+        from tvmfbnet.deploy.whole_nets import measure_nets
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     for item in nets.values():  # all of one device: the table is that one's
@@ -161,7 +161,7 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
 
     drawn: list[Arch] = []
     if run is not None:
-        from tvmfbnet.search.run import read_result, sample_run
+        from tvmfbnet.search.search import read_result, sample_run
         from tvmfbnet.space.space import Space as SpaceClass
 
         searched = SpaceClass.from_dict(read_result(run)[1]["space"])

@@ -23,7 +23,7 @@ def run_command(
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline import Run, load_recipe
+    from tvmfbnet.pipeline.run import Run, load_recipe
 
     name, loaded = load_recipe(recipe)
     result = Run(loaded, out or Path("runs") / name, tuning_logs).go()

@@ -41,7 +41,7 @@ def sample_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.search.costs import Costs
     from tvmfbnet.search.derive import pareto_front
-    from tvmfbnet.search.run import read_result, sample_run
+    from tvmfbnet.search.search import read_result, sample_run
 
     limit = None
     if latency_target is not None:

@@ -14,7 +14,7 @@ from tvmfbnet.cli.tables import DeviceModelOption, target_table
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.search.config import SearchConfig
-    from tvmfbnet.search.run import SearchResult
+    from tvmfbnet.search.search import SearchResult
     from tvmfbnet.space.space import Space
 
 MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
@@ -121,8 +121,8 @@ def search_command(
         _print_plan(found_space, checked, (fastest_ms, slowest_ms), as_json)
         return
 
-    from tvmfbnet.nets.workers import is_first
-    from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
+    from tvmfbnet.search.search import search  # torch: only once everything else is known to be right
+    from tvmfbnet.training.workers import is_first
 
     result = search(found_space, data, table, checked, out)
     if is_first():  # of several processes that torchrun started, one speaks
@@ -133,11 +133,11 @@ def _table(
     target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space, device_model: str | None
 ) -> LatencyTable:
     """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
-    from tvmfbnet.devices.target import measured_name
-    from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import corrected
+    from tvmfbnet.latency.repository import corrected
+    from tvmfbnet.latency.table_io import read_table
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import measured_name
 
     table = read_table(file) if file is not None else target_table(target or "", logs, device_model)
     target = measured_name(target) if target is not None else None

@@ -30,9 +30,9 @@ def target_table(target: str, logs: Path | None, device_model: str | None = None
     Raises:
         UserError: nothing was measured or imported, or nothing on ``device_model``.
     """
-    from tvmfbnet.devices.target import list_targets, load_target, measured_name
-    from tvmfbnet.latency.store import load_table
+    from tvmfbnet.latency.repository import load_table
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import list_targets, load_target, measured_name
 
     table = load_table(measured_name(target), logs, device_model=device_model)
     is_target = target.endswith((".yaml", ".yml")) or target in list_targets()
@@ -50,10 +50,10 @@ def _today(target: str, measured: Context) -> Context:
     """The context that a target would be measured in now, as far as that is known without TVM and without a device."""
     from dataclasses import replace
 
-    from tvmfbnet.devices.fingerprint import host_fingerprint
-    from tvmfbnet.devices.runtime import installed_versions
-    from tvmfbnet.devices.target import load_target, resolve_native, target_key
     from tvmfbnet.latency.context import reported
+    from tvmfbnet.rpc.host_facts import host_fingerprint
+    from tvmfbnet.targets.definition import load_target, resolve_native, target_key
+    from tvmfbnet.targets.tvm_runtime import installed_versions
 
     loaded, versions = load_target(target), installed_versions()
     known: dict[str, Any] = {

@@ -57,8 +57,8 @@ def train_command(
         return
     found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
 
-    from tvmfbnet.nets.workers import is_first
-    from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
+    from tvmfbnet.training.train import train  # torch: only once everything else is known to be right
+    from tvmfbnet.training.workers import is_first
 
     result = train(found, found_space, data, checked, out)
     if not is_first():  # of several processes that torchrun started, one speaks

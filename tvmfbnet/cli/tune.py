@@ -87,15 +87,15 @@ def tune_command(
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
-    from tvmfbnet.devices.target import load_target
     from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target
 
     loaded_target, loaded_space = load_target(target), load_space(space)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
 
-    from tvmfbnet.tuning.lessons import read_lessons
-    from tvmfbnet.tuning.run import forecast, tune_space
+    from tvmfbnet.autotune.transfer import read_lessons
+    from tvmfbnet.pipeline.tuning import forecast, tune_space
 
     lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:

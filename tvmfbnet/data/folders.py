@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tvmfbnet.data.files import IMAGE_SUFFIXES, fault_of_image
+from tvmfbnet.data.formats import IMAGE_SUFFIXES, fault_of_image
 from tvmfbnet.data.images import FolderImages, ImageData
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from tvmfbnet.deploy.measured import NetLatency, measure_latency
-from tvmfbnet.deploy.pace import SpeedProbe
 from tvmfbnet.deploy.package import Package
-from tvmfbnet.devices.session import last_line
-from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Verdict
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
+from tvmfbnet.profiling.speed_probe import SpeedProbe
+from tvmfbnet.rpc.session import last_line
+from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.targets.definition import Target
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import Target
 
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 

@@ -17,6 +17,7 @@ import onnx
 import torch
 import tvm
 
+from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
@@ -30,18 +31,17 @@ from tvmfbnet.deploy.description import (
     require_fit,
     require_parity,
 )
-from tvmfbnet.devices.remote import worker_for
-from tvmfbnet.devices.session import run_library
-from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
-from tvmfbnet.nets.arch_net import ArchNet, build_net
-from tvmfbnet.nets.folding import randomise_bn
+from tvmfbnet.nets.bn_folding import randomise_bn
+from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.profiling.parts import context_of
+from tvmfbnet.rpc.remote import worker_for
+from tvmfbnet.rpc.session import run_library
+from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import TuningDatabase
-from tvmfbnet.tuning.measure import context_of
+from tvmfbnet.targets.definition import Target
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tvmfbnet.autotune.database import TuningDatabase, database_of
+from tvmfbnet.autotune.database_folders import TRIALS
+from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.measured import NetLatency, measure_latency
-from tvmfbnet.deploy.pace import SpeedProbe, can_probe
 from tvmfbnet.deploy.package import Package, certify, compile_net, untrained_net
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
-from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.arch_net import ArchNet
+from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
+from tvmfbnet.profiling.parts import measurement
+from tvmfbnet.profiling.speed_probe import SpeedProbe, can_probe
 from tvmfbnet.progress import say
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.tuning.context import ask_context
-from tvmfbnet.tuning.database import TuningDatabase, database_of
-from tvmfbnet.tuning.folders import TRIALS
-from tvmfbnet.tuning.measure import measurement
-from tvmfbnet.tuning.timer import device_timer
-from tvmfbnet.tuning.trials import TrialLog
+from tvmfbnet.targets.definition import Target, resolve_native
 
 
 def time_untrained(

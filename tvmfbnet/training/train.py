@@ -1,0 +1,181 @@
+"""A whole training in a folder: resumes where it stopped, ends with the net's weights. What ``tvmfbnet train`` calls.
+
+Files: ``train.ckpt`` (to continue from), ``history.json`` (one record an epoch) and ``net.pt`` (the result). Started
+by torchrun, several processes share every batch (:mod:`tvmfbnet.training.workers`), and the first writes the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.images import ImageData
+from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.progress import progress, say
+from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.identity import identity_of, require_identity
+from tvmfbnet.training.memory import keep_freed_memory, memory_advice
+from tvmfbnet.training.trainer import Trainer
+from tvmfbnet.training.workers import Workers, is_first
+
+# Settings that change how a training is run, but not what comes out of it.
+_FREE_SETTINGS = frozenset({"checkpoint_steps", "device", "threads"})
+
+
+class NetRecord(State):
+    """What ``net.pt`` holds besides its kind and version.
+
+    Attributes:
+        arch: canonical string.
+        space: :meth:`tvmfbnet.space.space.Space.to_dict`.
+        data: where the data set lay.
+        fingerprint: of the data set; empty in files of earlier versions.
+        test_accuracy: top-1, between 0 and 1.
+        state_dict: the weights.
+    """
+
+    arch: str
+    space: dict[str, Any]
+    data: str
+    fingerprint: str = ""
+    test_accuracy: float = Field(ge=0, le=1)
+    state_dict: Tensors
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave.
+
+    Args:
+        test_accuracy: top-1 on the test pictures, between 0 and 1.
+        checkpoint: file of the weights, for :func:`load_net`.
+        history: one record an epoch.
+    """
+
+    test_accuracy: float
+    checkpoint: Path
+    history: tuple[dict[str, Any], ...]
+
+
+def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Path) -> TrainResult:
+    """Trains a net from scratch, or continues the training that ``out`` holds.
+
+    Args:
+        arch: the net.
+        space: its macro-architecture.
+        data_spec: see :func:`tvmfbnet.data.datasets.load_data`; the same data set may have moved since.
+        config: the settings.
+        out: folder of the training's files.
+
+    Raises:
+        DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
+        StorageError: ``out`` is not writable or another process's, its checkpoint is damaged or of another run.
+        DivergedError: the loss became NaN or infinite.
+        OutOfMemoryError: says which settings need less.
+    """
+    text = format_arch(arch, space)
+    advice = f"use a smaller batch_size (it is {config.batch_size})"
+    with memory_advice("the training", advice):
+        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+        settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+        identity = identity_of(settings, space, data.fingerprint, arch=text)
+        with _held(out):
+            keep_freed_memory()
+            return _train(arch, space, data, data_spec, config, identity, out)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The folder for this training alone, without what a killed one left half-written."""
+    make_folder(out)
+    with folder_lock(out, "a training") if is_first() else nullcontext():
+        if is_first():
+            clear_leftovers(*(out / name for name in ("train.ckpt", "history.json", "net.pt")))
+        yield
+
+
+def _train(
+    arch: Arch,
+    space: Space,
+    data: ImageData,
+    data_spec: str,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    out: Path,
+) -> TrainResult:
+    workers = Workers.join(config.device)
+    with seeded(config.seed, config.threads):
+        trainer = Trainer(arch, space, data, config, workers)
+        _continue(trainer, identity, data_spec, out)
+        test_accuracy = trainer.history[-1]["test_accuracy"]
+    record = NetRecord(
+        arch=identity["arch"],
+        space=space.to_dict(),
+        data=data_spec,
+        fingerprint=data.fingerprint,
+        test_accuracy=test_accuracy,
+        state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
+    )
+    if workers.rank == 0:
+        save_checkpoint(out / "net.pt", "net", record.model_dump())
+    workers.wait()
+    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history))
+
+
+def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: Path) -> None:
+    """All remaining steps, with checkpoints."""
+    path, workers = out / "train.ckpt", trainer.workers
+    if path.exists():
+        saved = load_checkpoint(path, "training")
+        require_identity(path, saved.get("identity"), identity, data_spec)
+        with damage_named(path):
+            trainer.load_state_dict(saved["trainer"])
+        say(f"train: continuing {out} at step {trainer.done_steps + 1} of {trainer.total_steps}")
+    workers.require_alike("checkpoint", trainer.done_steps)
+    workers.require_alike("data", int(identity["data"][:10], 16))
+    with progress("train", trainer.total_steps, trainer.done_steps) as reporter:
+        while not trainer.finished:
+            epoch_ended = trainer.advance()
+            if epoch_ended or trainer.done_steps % trainer.config.checkpoint_steps == 0:
+                state = trainer.state_dict()
+                if workers.rank == 0:
+                    save_checkpoint(path, "training", {"identity": identity, "trainer": state})
+            if epoch_ended and workers.rank == 0:
+                write_json(out / "history.json", trainer.history)
+            reporter.update(trainer.done_steps, _note(trainer.history))
+
+
+def _note(history: Sequence[dict[str, Any]]) -> str:
+    if not history:
+        return ""
+    tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
+    best = f", test accuracy {tests[-1]:.2%}" if tests else ""
+    return f"epoch {history[-1]['epoch']}: loss {history[-1]['train_loss']:.3f}{best}"
+
+
+def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
+    """The trained net of a ``net.pt``, on the CPU and in eval mode, with its metadata.
+
+    Returns:
+        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``.
+
+    Raises:
+        StorageError: the file is missing, damaged or no trained net.
+    """
+    saved = load_checkpoint(path, "net")
+    with damage_named(path, "train it again"):
+        record = NetRecord.model_validate({name: saved[name] for name in set(saved) - {"kind", "version"}})
+        space = Space.from_dict(record.space)
+        net = build_net(parse_arch(record.arch, space), space)
+        net.load_state_dict(record.state_dict)
+    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy")}
