@@ -4,7 +4,8 @@ Two files are TVM's own: a workload (kernel) a line, and a record (schedule) a l
 A number is worth nothing once a line is missing, and TVM asks neither for which target nor by which TVM a record was
 made. So beside them ``database_keys.jsonl`` says which record belongs to which workload by digests of their lines, and
 ``context.json`` whose they are (:mod:`tvmfbnet.autotune.database_folders`). What is not there as it was written is
-passed over: its kernel alone is lost. Readers write nothing; a writer cuts off a torn last line, under the target's lock.
+passed over: its kernel alone is lost. Readers write nothing; a writer cuts off a torn last line, under the target's
+lock.
 """
 
 from __future__ import annotations

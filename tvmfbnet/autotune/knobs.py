@@ -1,9 +1,9 @@
 """What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding,
 parallel loops.
 
-Plain data, no TVM: :mod:`tvmfbnet.autotune.templates` applies knobs to a kernel,
-:mod:`tvmfbnet.autotune.cost_model` learns which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates costs
-next to nothing, unlike TVM's evolutionary search, and what is learnt from one kernel carries over to the next.
+Plain data, no TVM: :mod:`tvmfbnet.autotune.templates` applies knobs to a kernel, :mod:`tvmfbnet.autotune.cost_model`
+learns which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates
+costs next to nothing, unlike TVM's evolutionary search, and what is learnt from one kernel carries over to the next.
 """
 
 from __future__ import annotations
