@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
-import tvm
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
@@ -44,7 +43,7 @@ LIMIT = 1e-4
 def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int, dict[str, str]]:
     """Every part's largest relative error, how many kernels lacked a schedule, what the device says about itself."""
     target = plan.target
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     models = export_parts(list(plan.parts))
     errors: dict[str, float] = {}
     missing: set[str] = set()

@@ -35,7 +35,7 @@ from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.tracker import await_key
-from tvmfbnet.targets.definition import Timeouts, load_target, resolve_native
+from tvmfbnet.targets.definition import Timeouts, load_target, resolve
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -96,7 +96,7 @@ class Clients:
 
     def __init__(self, fleet: Fleet, tally: Tally) -> None:
         self.fleet, self.tally = fleet, tally
-        target = resolve_native(load_target("host"))
+        target = resolve(load_target("host"))
         self.library = str(fleet.folder / "canary.so")
         build_canary(target, Path(self.library), linker(target))
         self.results: dict[int, bytes] = {}

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import tvm
-
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.compiler.export import part_input_shape
@@ -33,12 +31,12 @@ from tvmfbnet.profiling.parts import context_of, weight_copies
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 
 def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str, LatencyTable]:
     """Every part alone in a loop, with one copy of its weights and with as many as fill the caches."""
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     cells: dict[str, dict] = {"alone, call after call": {}, "around copies of the weights": {}}
     with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as folder:
         overhead = timer.overhead_ms()
@@ -64,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rotate-mb", type=float, default=48, help="copies of a part's weights, MiB together")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    space, target = load_space(options.space), resolve_native(load_target(options.target))
+    space, target = load_space(options.space), resolve(load_target(options.target))
     plan = plan_space(space, target)
     database = existing_database(target, options.tuning_logs)
     tables = {"inside nets": load_table(target.name, options.tuning_logs, context_of(target))}

@@ -53,7 +53,7 @@ from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 # Ends with this process, however that ends.
 _SPIN = """
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write all figures there, JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped program stays behind
-    space, target = load_space(arguments.space), resolve_native(load_target(arguments.target))
+    space, target = load_space(arguments.space), resolve(load_target(arguments.target))
     if existing_database(target, arguments.tuning_logs) is None:
         tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
     measured = load_table(target.name, arguments.tuning_logs, context_of(target))

@@ -34,7 +34,7 @@ from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.space.arch import Arch, resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 
 def target_with(threads: int) -> Target:
@@ -106,7 +106,7 @@ def main() -> None:
         }
         timers = {}
         for threads, target in targets.items():
-            resolved = resolve_native(target)
+            resolved = resolve(target)
             timers[threads] = stack.enter_context(device_timer(resolved, stack.enter_context(reach(resolved))))
         found = time_in_turn(packages, timers, options.turns)
         told = {threads: timer.fingerprint.get("threads") for threads, timer in timers.items()}

@@ -13,7 +13,7 @@ import torch
 
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 if TYPE_CHECKING:
     from tvmfbnet.pipeline.tuning import TuneOutcome
@@ -77,4 +77,4 @@ def tuned_mini(tmp_path_factory):
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
     outcome = tune_space(space, target, root, trials=1, share=0.2, batch=2)
-    return TunedSpace(space, resolve_native(target), root, outcome, 0.2)
+    return TunedSpace(space, resolve(target), root, outcome, 0.2)

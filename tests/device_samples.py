@@ -9,7 +9,7 @@ import torch
 from tvmfbnet.deploy.package import compile_net, untrained_net
 from tvmfbnet.space.arch import resolve_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 SMALL_SPACE = """
 input: {channels: 1, height: 16, width: 16}
@@ -28,7 +28,7 @@ def compile_small(target, out):
     file.write_text(SMALL_SPACE)
     arch, space = resolve_arch("k3_e1/k3_e3,k3_e1", load_space(str(file)))
     net = untrained_net(arch, space)
-    return net, compile_net(net, resolve_native(load_target(target)), None, out / "package")
+    return net, compile_net(net, resolve(load_target(target)), None, out / "package")
 
 
 def run_package(command, net, package, folder):

@@ -20,7 +20,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, Measurement, summarise
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 TARGET = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64"})
 CONTEXT = Context(
@@ -215,7 +215,7 @@ def test_a_database_of_an_older_version_is_adopted_only_where_the_measurements_p
 
 
 def test_logs_copied_from_another_cpu_are_refused_by_readers_and_kept_apart_by_writers(tmp_path, monkeypatch):
-    host = resolve_native(load_target("host"))
+    host = resolve(load_target("host"))
     here = context_of(host, {"model": context_of(host).device_model, "threads": "1", "allowed_cores": "0"})
     there = replace(here, device_model="Another CPU of the same make")
     fill(open_database(there, tmp_path).folder, KERNELS[:1])

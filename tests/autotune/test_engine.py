@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tvm
 
 from tvmfbnet.autotune.cost_model import Ranking
 from tvmfbnet.autotune.database import TuningDatabase
@@ -183,7 +182,7 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
         path = tmp_path / "other" / "database" / "trials.jsonl"
         trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
         before = path.read_bytes()
-        registers = registers_of(tvm.target.Target(plan.target.tvm))
+        registers = registers_of(plan.target.for_tvm())
         lessons = [Lesson("other", registers, trials)]
         only = replace(siblings, tasks=siblings.tasks[:1])
         tune(only, endpoint, tmp_path / "own", Budget(1), lessons=lessons)
@@ -213,7 +212,7 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
 
 def test_a_kernel_whose_schedule_was_lost_is_tuned_again_although_every_way_was_tried(plan, tmp_path):
     database = TuningDatabase(tmp_path / "database", repair=True)
-    registers = registers_of(tvm.target.Target(plan.target.tvm))
+    registers = registers_of(plan.target.for_tvm())
     templated = [task for task in plan.tasks if shape_of(task.kernel.mod) is not None]
     task = min(templated, key=lambda task: len(all_knobs(shape_of(task.kernel.mod), registers)))
     shape = shape_of(task.kernel.mod)

@@ -7,7 +7,7 @@ import pytest
 from tvm_ffi import structural_hash
 
 from tvmfbnet.autotune.lowering_cache import LoweredParts
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 AGAIN = """
 import sys
@@ -24,7 +24,7 @@ print(len(parts), " ".join(task.kernel.key for task in plan.tasks))
 
 @pytest.fixture
 def target():
-    return resolve_native(load_target("host"))
+    return resolve(load_target("host"))
 
 
 def lowered(space, target, folder, **more):

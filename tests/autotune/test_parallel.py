@@ -28,7 +28,7 @@ from tvmfbnet.pipeline.tuning import tune_space
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 # The worker process cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -45,7 +45,7 @@ last_channels: 40
 
 
 def with_threads(threads):
-    return resolve_native(load_target("host").model_copy(update={"threads": threads}))
+    return resolve(load_target("host").model_copy(update={"threads": threads}))
 
 
 def compiled_for(threads):

@@ -17,7 +17,7 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
 from tvmfbnet.compiler.lowering import kernels_of, lower
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 SPACE = """
 input: {channels: 3, height: 28, width: 28}
@@ -33,7 +33,7 @@ last_channels: 40
 
 @pytest.fixture(scope="module")
 def compiled_for():
-    return tvm.target.Target(resolve_native(load_target("host")).tvm)
+    return tvm.target.Target(resolve(load_target("host")).tvm)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.errors import UserError
 from tvmfbnet.profiling.device_timer import part_latencies
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 
 @pytest.fixture(scope="module")
 def target():
-    return tvm.target.Target(resolve_native(load_target("host")).tvm)
+    return tvm.target.Target(resolve(load_target("host")).tvm)
 
 
 @pytest.fixture

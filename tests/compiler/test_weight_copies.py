@@ -9,16 +9,16 @@ from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.compiler.weight_copies import constant_bytes, repeat_main
 from tvmfbnet.profiling.parts import weight_copies
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 
 @pytest.fixture(scope="module")
 def target():
-    return resolve_native(load_target("host"))
+    return resolve(load_target("host"))
 
 
 def test_a_repeated_part_gives_its_own_output_and_holds_every_copy(tiny_space, target):
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     parts = [tiny_space.stem, *tiny_space.distinct_blocks()[:4], tiny_space.head[2]]
     for part, model in export_parts(parts).items():
         mod = lower(model, compiled_for)
@@ -32,7 +32,7 @@ def test_a_repeated_part_gives_its_own_output_and_holds_every_copy(tiny_space, t
 
 
 def test_small_weights_are_not_copied_and_large_ones_only_until_they_are_enough(tiny_space, target):
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     part, model = next(iter(export_parts([tiny_space.head[0]]).items()))
     mod = lower(model, compiled_for)
     assert part.part == "head_conv" and weight_copies(mod, target) == 1

@@ -19,7 +19,7 @@ from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, s
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.space.arch import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 from tvmfbnet.training.checkpoint import save_checkpoint
 
 ARCH, OTHER = "k3_e1/k3_e3,k3_e1", "k3_e3/k3_e1,k3_e1"
@@ -36,7 +36,7 @@ def host_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def host(host_file):
-    return resolve_native(load_target(str(host_file)))
+    return resolve(load_target(str(host_file)))
 
 
 @pytest.fixture(scope="module")

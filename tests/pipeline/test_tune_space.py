@@ -14,14 +14,14 @@ from tvmfbnet.pipeline import tuning
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 
 def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targets_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what needs a device is replaced: what it is given is looked at."""
-    target = resolve_native(load_target("host"))
+    target = resolve(load_target("host"))
     context = context_of(target, {"model": "Some CPU", "threads": "1", "allowed_cores": "0"})
     given: dict[str, object] = {}
 
@@ -57,7 +57,7 @@ def _free(lock: FileLock) -> bool:  # type: ignore[valid-type]
 
 
 def test_a_dry_run_counts_only_the_trials_of_todays_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    host = resolve_native(load_target("host"))
+    host = resolve(load_target("host"))
     folder = tmp_path / "host" / "database"
     folder.mkdir(parents=True)
     (folder / "trials.jsonl").write_text('{"task": "a", "kind": "", "best_ms": 1.0}\n')

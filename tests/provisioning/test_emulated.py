@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-import tvm
 from device_samples import SMALL_SPACE, compile_small, run_package
 
 from tvmfbnet.compiler.export import export_parts, part_input_shape
@@ -23,7 +22,7 @@ from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.session import run_library
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 NEEDED = {
     "qemu_arm": ["qemu-aarch64", "aarch64-linux-gnu-g++", "cmake"],
@@ -49,14 +48,14 @@ pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]
 @pytest.fixture(params=["qemu_arm", "pocl"])
 def target(request):
     skip_where_missing(request.param)
-    return resolve_native(load_target(request.param))
+    return resolve(load_target(request.param))
 
 
 def test_every_block_equals_onnx_runtime_over_a_real_tracker(target, tmp_path):
     space = tmp_path / "small.yaml"
     space.write_text(SMALL_SPACE)
     models = export_parts(load_space(str(space)).distinct_blocks()[:3])
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     with reach(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
         facts = worker.call(device_facts, seconds=120)
         if target.triple:
@@ -96,7 +95,7 @@ def test_the_opencl_plugin_tells_limits_and_times_by_the_device_clock(tmp_path):
     from tvmfbnet.compiler.library import linker
     from tvmfbnet.profiling.canary import build_canary, device_limits, run_canary
 
-    pocl = resolve_native(load_target("pocl"))
+    pocl = resolve(load_target("pocl"))
     build_canary(pocl, tmp_path / "canary.so", linker(pocl))
     with reach(pocl) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
         limits = worker.call(device_limits, seconds=120)

@@ -13,7 +13,7 @@ from tvmfbnet.compiler.library import linker
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary, run_canary
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.remote import RemoteWorker
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 # The worker process cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -93,7 +93,7 @@ def pixel(tmp_path, monkeypatch):
 
 @pytest.fixture
 def canary(tmp_path):
-    target = resolve_native(load_target("pocl"))
+    target = resolve(load_target("pocl"))
     build_canary(target, tmp_path / "canary.so", linker(target))
     return target, str(tmp_path / "canary.so")
 

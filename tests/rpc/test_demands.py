@@ -8,7 +8,7 @@ from tvmfbnet.rpc.demands import Demands, UnfitDeviceError
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.tracker import require_key
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 FACTS = {"threads": "4", "allowed_cores": "4-7", "model": "Pixel 3"}
 
@@ -41,7 +41,7 @@ def test_a_server_started_with_other_threads_than_the_target_says_is_refused_ove
     from tvmfbnet.rpc.device_context import ask_context, context_of
 
     asked = load_target("host")
-    asked = resolve_native(asked.model_copy(update={"threads": 1}))
+    asked = resolve(asked.model_copy(update={"threads": 1}))
     started = asked.model_copy(update={"threads": 2})
     with local_tracker("board") as endpoint:
         service = start_server(started, endpoint)

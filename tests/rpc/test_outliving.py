@@ -144,11 +144,11 @@ def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
 
 BUILDING = """
 import time
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 from tvmfbnet.scratch import new_folder
 from tvmfbnet.autotune.builder_pool import BuilderPool
 
-pool = BuilderPool(resolve_native(load_target("host")), 1, new_folder())
+pool = BuilderPool(resolve(load_target("host")), 1, new_folder())
 pool._pool.submit(time.sleep, 1).result()
 pool._pool.submit(time.sleep, 60)
 print("building", flush=True)

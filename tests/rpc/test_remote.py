@@ -19,7 +19,7 @@ from tvmfbnet.provisioning.loopback import Service, free_port, reach, require_fr
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, query_tracker, require_key
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 
 # The worker process cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -126,7 +126,7 @@ def test_a_measurement_that_its_device_failed_is_made_again_and_one_that_always_
 
 @pytest.mark.rpc
 def test_a_session_that_ends_in_the_last_kernel_of_a_round_is_a_fault_and_no_failing_kernel(endpoint, tmp_path):
-    target, library = resolve_native(load_target("host")), tmp_path / "canary.so"
+    target, library = resolve(load_target("host")), tmp_path / "canary.so"
     build_canary(target, library, linker(target))
     arguments = tuple(("float32", shape) for shape in ((CANARY_SIZE,), (CANARY_SIZE, CANARY_SIZE), (CANARY_SIZE,)))
     job = KernelJob(str(library), arguments)

@@ -13,7 +13,7 @@ from tvmfbnet.autotune.templates import registers_of
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.profiling.doctor import examine
 from tvmfbnet.targets.cpu_features import differences, native_cpu
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 x86 = pytest.mark.skipif(sysconfig.get_platform() != "linux-x86_64", reason="features of x86-64")
 with_qemu = pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is missing (qemu-user)")
@@ -81,16 +81,16 @@ def test_vector_registers_of_arm_are_neons():
 def test_what_the_file_says_of_features_counts_more():
     host = load_target("host")
     asked = host.model_copy(update={"tvm": {**host.tvm, "mattr": ["-fma"]}})
-    assert resolve_native(asked).tvm["mattr"][-1] == "-fma"
-    assert resolve_native(host).tvm["mcpu"] == native_cpu()[0]
+    assert resolve(asked).tvm["mattr"][-1] == "-fma"
+    assert resolve(host).tvm["mcpu"] == native_cpu()[0]
 
 
 PRINT_NATIVE = """
 import tvm
 from tvm.target.codegen import llvm_get_cpu_features
-from tvmfbnet.targets.definition import load_target, resolve_native
+from tvmfbnet.targets.definition import load_target, resolve
 from tvmfbnet.autotune.templates import registers_of
-target = tvm.target.Target(resolve_native(load_target("host")).tvm)
+target = tvm.target.Target(resolve(load_target("host")).tvm)
 on = {str(name) for name in llvm_get_cpu_features(target)}
 print("native:", target.attrs["mcpu"], list(target.attrs["mattr"]), "avx512f" in on, registers_of(target).lanes)
 """

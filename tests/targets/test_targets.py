@@ -46,11 +46,11 @@ def test_shipped_targets_stay_on_loopback(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_tvm_accepts_a_shipped_target(name):
-    tvm = pytest.importorskip("tvm")
-    from tvmfbnet.targets.definition import resolve_native
+    pytest.importorskip("tvm")
+    from tvmfbnet.targets.definition import resolve
 
-    target = resolve_native(load_target(name))
-    assert tvm.target.Target(target.tvm).kind.name == target.tvm["kind"]
+    target = resolve(load_target(name))
+    assert target.for_tvm().kind.name == target.tvm["kind"]
 
 
 def test_a_target_of_the_users_folder_goes_before_the_shipped_one(tmp_path):

@@ -29,7 +29,7 @@ from tvmfbnet.autotune.candidate import Candidate
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.rpc.session import KernelTiming, Pool, last_line
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class BuilderPool:
         executor: runs the builds instead of those processes.
     """
 
-    def __init__(self, target: Target, workers: int, folder: Path, executor: Executor | None = None) -> None:
+    def __init__(self, target: ResolvedTarget, workers: int, folder: Path, executor: Executor | None = None) -> None:
         self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
         self._seconds = target.timeouts.build
         # A GPU's kernels cannot call each other, and TVM's C has no words for slices of a tensor.

@@ -38,7 +38,7 @@ from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.progress import say
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.scratch import new_folder
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 _WORKLOADS, _RECORDS, _KEYS = "database_workload.json", "database_tuning_record.json", "database_keys.jsonl"
 # More lines than a write can have lost.
@@ -56,12 +56,12 @@ def open_database(context: Context, root: Path | None = None) -> TuningDatabase:
 
 
 def existing_database(
-    target: Target, root: Path | None = None, device_model: str | None = None
+    target: ResolvedTarget, root: Path | None = None, device_model: str | None = None
 ) -> TuningDatabase | None:
-    """The schedules that tuning found for a (resolved) target, to read; None where nothing was tuned for it.
+    """The schedules that tuning found for a target, to read; None where nothing was tuned for it.
 
     Args:
-        target: the resolved target.
+        target: the target.
         root: folder of all targets' logs.
         device_model: use the schedules of this device model; by default those of the model measured last.
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tvm
-
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult
 from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.cost_model import Ranking
@@ -42,7 +40,7 @@ from tvmfbnet.rpc.remote import RemoteWorker, worker_for
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.rpc.tracker import Endpoint, query_tracker
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Rounds that are built or timed at once, beyond one a device.
 _ROUNDS_AHEAD = 2
@@ -110,9 +108,9 @@ class Engine:
         lessons: Sequence[Lesson] = (),
     ) -> None:
         self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
-        self.target: Target = plan.target
+        self.target: ResolvedTarget = plan.target
         self._executor, self._lessons = executor, lessons
-        self._compiled_for = tvm.target.Target(plan.target.tvm)
+        self._compiled_for = plan.target.for_tvm()
         self.database = database
         self.log = TrialLog(database.folder / TRIALS)
         self._templates = has_templates(self._compiled_for)
@@ -287,7 +285,7 @@ class Engine:
         return ", ".join(notes)
 
 
-def builders_and_rounds(target: Target, devices: int, cores: int) -> tuple[int, int]:
+def builders_and_rounds(target: ResolvedTarget, devices: int, cores: int) -> tuple[int, int]:
     """Builder processes, and rounds that are under way at once.
 
     A local target's kernels are timed on this machine: their threads' cores stay free of builders. Where no core is

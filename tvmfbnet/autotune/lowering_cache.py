@@ -26,7 +26,7 @@ from tvmfbnet.errors import StorageError
 from tvmfbnet.files import read_json, write_json, write_text
 from tvmfbnet.progress import progress
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Parts that are exported in one go; what they come to is kept part by part.
 _PARTS_A_CALL = 24
@@ -39,13 +39,15 @@ class LoweredParts(Mapping[NetPart, IRModule]):
 
     Args:
         parts: which.
-        target: resolved target.
+        target: what they are lowered for.
         folder: where lowered parts are kept; None keeps none.
         writes: whether new ones are added there.
     """
 
-    def __init__(self, parts: Sequence[NetPart], target: Target, folder: Path | None = None, writes: bool = True):
-        self._compiled_for = tvm.target.Target(target.tvm)
+    def __init__(
+        self, parts: Sequence[NetPart], target: ResolvedTarget, folder: Path | None = None, writes: bool = True
+    ):
+        self._compiled_for = target.for_tvm()
         self._folder = None if folder is None else folder / _digest(target.tvm_json())
         self._writes = writes and folder is not None
         self._modules: dict[NetPart, IRModule] = {}

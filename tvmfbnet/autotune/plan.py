@@ -15,7 +15,7 @@ from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.errors import UserError
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
 TRIALS_PER_SECOND = 6.0
@@ -36,7 +36,7 @@ class Plan:
     """The parts of a space lowered for a target, the kernels of each, and the distinct tuning tasks among them."""
 
     space: Space
-    target: Target
+    target: ResolvedTarget
     parts: Mapping[NetPart, IRModule]
     kernels: dict[NetPart, list[Kernel]]
     tasks: tuple[TuningTask, ...]
@@ -79,13 +79,13 @@ def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[N
 
 
 def make_plan(
-    space: Space, target: Target, parts: Sequence[NetPart], kept: Path | None = None, keeps: bool = True
+    space: Space, target: ResolvedTarget, parts: Sequence[NetPart], kept: Path | None = None, keeps: bool = True
 ) -> Plan:
     """Exports and lowers ``parts`` and gathers their kernels, each once.
 
     Args:
         space: where the parts come from; decides how often each is used.
-        target: resolved target (see :func:`tvmfbnet.targets.definition.resolve_native`).
+        target: what its kernels are compiled for.
         parts: what will be measured.
         kept: folder of parts that earlier runs lowered; None for none.
         keeps: whether what is lowered now is kept there.

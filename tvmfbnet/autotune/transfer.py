@@ -20,7 +20,7 @@ from tvmfbnet.autotune.trial_log import Templated, TrialLog
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.rpc.device_context import context_of
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, resolve
 
 # Fewer valid trials teach nothing.
 _FEWEST = 48
@@ -53,7 +53,7 @@ def read_lessons(names: Sequence[str], target: Target, root: Path | None = None)
         UserError: no such target, no log of it (or too few trials in it), the target itself, or kernels that are not
             made from templates.
     """
-    if names and not has_templates(tvm.target.Target(resolve_native(target).tvm)):
+    if names and not has_templates(resolve(target).for_tvm()):
         raise UserError(f"--learn-from: kernels of target {target.name} are not made from templates; leave it out")
     others = {other.name: other for other in (load_target(name) for name in names)}
     return tuple(_read(other, target, root) for other in others.values())
@@ -62,7 +62,7 @@ def read_lessons(names: Sequence[str], target: Target, root: Path | None = None)
 def _read(other: Target, target: Target, root: Path | None) -> Lesson:
     if other.name == target.name:
         raise UserError(f"--learn-from {other.name}: a target learns from its own trials anyway; name another")
-    path, tvm_target = _log_of(resolve_native(other), root)
+    path, tvm_target = _log_of(resolve(other), root)
     compiled_for = tvm.target.Target(tvm_target)
     if not has_templates(compiled_for):
         raise UserError(f"--learn-from {other.name}: its kernels are not made from templates; name a CPU target")
@@ -75,7 +75,7 @@ def _read(other: Target, target: Target, root: Path | None) -> Lesson:
     return Lesson(other.name, registers_of(compiled_for), trials)
 
 
-def _log_of(other: Target, root: Path | None) -> tuple[Path, dict[str, Any]]:
+def _log_of(other: ResolvedTarget, root: Path | None) -> tuple[Path, dict[str, Any]]:
     """The log of trials to learn from, and what its kernels were compiled for.
 
     Of several contexts, the one that is the target's today; else the first: lessons are asked for by name, and what

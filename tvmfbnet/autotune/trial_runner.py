@@ -25,7 +25,7 @@ from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice
 from tvmfbnet.rpc.session import KernelJob, KernelTiming, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, await_key, query_tracker
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
 _STRIKES = 3
@@ -136,7 +136,7 @@ class RoundRunner:
 
     def __init__(
         self,
-        target: Target,
+        target: ResolvedTarget,
         endpoint: Endpoint,
         pool: BuilderPool,
         workers: queue.Queue[RemoteWorker],

@@ -34,7 +34,7 @@ def bench_command(
 
     Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
-    from tvmfbnet.targets.definition import load_target, resolve_native
+    from tvmfbnet.targets.definition import load_target, resolve
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
@@ -43,7 +43,7 @@ def bench_command(
     from tvmfbnet.deploy.package import load_package
     from tvmfbnet.provisioning.loopback import reach
 
-    loaded = resolve_native(loaded)
+    loaded = resolve(loaded)
     opened = load_package(package, loaded, force)
     with reach(loaded) as endpoint:
         result = bench_package(opened, loaded, endpoint, sustained or 0.0, target_ms)

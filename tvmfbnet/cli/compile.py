@@ -38,7 +38,7 @@ def compile_command(
     from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
-    from tvmfbnet.targets.definition import load_target, resolve_native
+    from tvmfbnet.targets.definition import load_target, resolve
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     if build_only and target_ms is not None:
@@ -57,7 +57,7 @@ def compile_command(
         if format_arch(net.arch, net.space) != format_arch(found, found_space):
             raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
         require_same_net(checkpoint, found, net.space, found_space)
-    loaded = resolve_native(loaded)
+    loaded = resolve(loaded)
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")

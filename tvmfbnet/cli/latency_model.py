@@ -118,7 +118,7 @@ def validate(
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.repository import correction_path, journal_path, load_table, target_folder
     from tvmfbnet.space.registry import load_space
-    from tvmfbnet.targets.definition import load_target, resolve_native
+    from tvmfbnet.targets.definition import load_target, resolve
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
@@ -127,7 +127,7 @@ def validate(
 
     from tvmfbnet.profiling.parts import context_of
 
-    name, context = loaded_target.name, context_of(resolve_native(loaded_target))
+    name, context = loaded_target.name, context_of(resolve(loaded_target))
     table = load_table(name, tuning_logs, context)
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)

@@ -52,7 +52,7 @@ def _today(target: str, measured: Context) -> Context:
 
     from tvmfbnet.latency.context import reported
     from tvmfbnet.rpc.host_facts import host_fingerprint
-    from tvmfbnet.targets.definition import load_target, resolve_native, target_key
+    from tvmfbnet.targets.definition import load_target, resolve, target_key
     from tvmfbnet.targets.tvm_runtime import installed_versions
 
     loaded, versions = load_target(target), installed_versions()
@@ -62,7 +62,7 @@ def _today(target: str, measured: Context) -> Context:
         "threads": loaded.threads,
     }
     if "native" not in loaded.tvm_json():  # else only TVM knows
-        resolved = resolve_native(loaded)
+        resolved = resolve(loaded)
         known |= {"target_key": target_key(resolved), "tvm_target": resolved.tvm_json()}
     transport = loaded.transport
     if transport.kind == "local" and not transport.emulator and measured.device_model:

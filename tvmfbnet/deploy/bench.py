@@ -20,7 +20,7 @@ from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.rpc.session import last_line
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BenchResult:
 
 def bench_package(
     package: Package,
-    target: Target,
+    target: ResolvedTarget,
     endpoint: Endpoint,
     sustained_seconds: float = 0.0,
     latency_target_ms: float | None = None,
@@ -90,7 +90,7 @@ def bench_package(
     return BenchResult(net, reference, warm, verdict, values)
 
 
-def time_onnxruntime(model: Path, shape: tuple[int, ...], target: Target) -> list[float]:
+def time_onnxruntime(model: Path, shape: tuple[int, ...], target: ResolvedTarget) -> list[float]:
     """ONNX Runtime's latency here by the target's timing policy, one value in milliseconds a repeat."""
     import onnxruntime
 

@@ -41,7 +41,7 @@ from tvmfbnet.rpc.session import run_library
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3
@@ -98,8 +98,8 @@ class Package:
         return Package(self.folder, changed)
 
 
-def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, out: Path) -> Package:
-    """Compiles a net for a (resolved) target with the schedules that tuning found; no tuning happens here.
+def compile_net(net: ArchNet, target: ResolvedTarget, database: TuningDatabase | None, out: Path) -> Package:
+    """Compiles a net for a target with the schedules that tuning found; no tuning happens here.
 
     The package is not checked yet, and says so: see :func:`certify`.
 
@@ -113,7 +113,7 @@ def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, o
     make_folder(out)
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one does not describe what is written now
         (out / DESCRIPTION).unlink(missing_ok=True)
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     model = export_net(net.eval())
     lowered = lower(model, compiled_for)
     found = coverage(lowered, compiled_for, None if database is None else database.records)
@@ -140,12 +140,12 @@ def compile_net(net: ArchNet, target: Target, database: TuningDatabase | None, o
     return Package(out, described)
 
 
-def load_package(folder: Path, target: Target | None = None, force: bool = False) -> Package:
+def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool = False) -> Package:
     """Opens a package that :func:`compile_net` wrote.
 
     Args:
         folder: the package.
-        target: the (resolved) target that it is wanted for; None: only to look at.
+        target: the target that it is wanted for; None: only to look at.
         force: open it although its outputs differ from PyTorch's.
 
     Raises:
@@ -175,7 +175,7 @@ def parity_inputs(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
     return [generator.standard_normal(tuple(shape)).astype(np.float32) for _ in range(_PARITY_IMAGES)]
 
 
-def certify(package: Package, net: ArchNet, target: Target, endpoint: Endpoint) -> Package:
+def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Package:
     """Checks a package's parity on the device and writes the outcome into it; see :func:`check_parity`.
 
     Returns:
@@ -194,7 +194,7 @@ def certify(package: Package, net: ArchNet, target: Target, endpoint: Endpoint) 
 
 
 def check_parity(
-    package: Package, net: ArchNet, target: Target, endpoint: Endpoint, limit: float = PARITY_LIMIT
+    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, limit: float = PARITY_LIMIT
 ) -> float:
     """Runs the package on the device and compares its outputs with PyTorch's; returns the largest relative error.
 

@@ -30,7 +30,7 @@ from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.targets.definition import Target, resolve_native
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 
 def time_untrained(
@@ -49,7 +49,7 @@ def time_untrained(
         LatencyError: nothing was tuned for the target.
         DeviceError: the device went away and did not come back.
     """
-    target = resolve_native(target)
+    target = resolve(target)
     journal, name = Journal(journal_path(target.name, root)), format_arch(arch, space)
     with (
         target_lock(make_folder(target_folder(target.name, root))),
@@ -75,7 +75,7 @@ def time_untrained(
 
 
 def bench_with_probe(
-    package: Package, arch: Arch, space: Space, target: Target, target_ms: float | None, root: Path | None
+    package: Package, arch: Arch, space: Space, target: ResolvedTarget, target_ms: float | None, root: Path | None
 ) -> BenchResult:
     """Benches a package of a tuned space with the device's speed factor; arguments as in :func:`time_untrained`."""
     with (
@@ -94,7 +94,7 @@ def bench_with_probe(
 
 
 def certify_and_time(
-    package: Package, net: ArchNet, target: Target, target_ms: float | None = None
+    package: Package, net: ArchNet, target: ResolvedTarget, target_ms: float | None = None
 ) -> tuple[Package, NetLatency]:
     """Checks a package's parity on the device, times it there, and writes both into it.
 
@@ -110,7 +110,7 @@ def certify_and_time(
 
 
 def _probe(
-    arch: Arch, space: Space, target: Target, database: TuningDatabase, table: LatencyTable, folder: Path
+    arch: Arch, space: Space, target: ResolvedTarget, database: TuningDatabase, table: LatencyTable, folder: Path
 ) -> SpeedProbe | None:
     """The net's own blocks, to be timed again; None where the table cannot say what they took."""
     parts = space.parts_of(arch)

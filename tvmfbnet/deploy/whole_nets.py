@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tvm
-
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
@@ -39,7 +37,7 @@ from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
-from tvmfbnet.targets.definition import Target, resolve_native
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 # So many of the nets tell the device's pace, once for every so many nets that are timed.
 _PACE_NETS, _NETS_A_PACE = 4, 8
@@ -63,7 +61,7 @@ def measure_nets(
         StorageError: what was tuned was tuned in another context.
         DeviceError: the device went away and did not come back.
     """
-    target = resolve_native(target)
+    target = resolve(target)
     by_name = {format_arch(arch, space): arch for arch in archs}
     held = _held(space, context_of(target), root)
     if any(name not in held for name in by_name):
@@ -93,7 +91,7 @@ def _held(space: Space, context: Context, root: Path | None) -> dict[str, Measur
 
 def _measure(
     space: Space,
-    target: Target,
+    target: ResolvedTarget,
     due: Mapping[str, Arch],
     held: Mapping[str, Measurement],
     context: Context,
@@ -136,7 +134,7 @@ def _measure(
 
 
 def _compiled(
-    space: Space, target: Target, archs: Mapping[str, Arch], database: TuningDatabase, folder: Path
+    space: Space, target: ResolvedTarget, archs: Mapping[str, Arch], database: TuningDatabase, folder: Path
 ) -> dict[str, Path]:
     """Libraries of nets with random weights; those that an earlier run left in ``folder`` are taken as they are."""
     libraries = {name: folder / f"{digest([content_key(space), name])}.so" for name in archs}
@@ -152,17 +150,17 @@ def _compiled(
 
 def _pace_nets(
     nets: Sequence[Sequence[NetPart]],
-    target: Target,
+    target: ResolvedTarget,
     database: TuningDatabase,
     library: Path,
     visits: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
-    scheduled = schedule_parts(parts, tvm.target.Target(target.tvm), database)
+    scheduled = schedule_parts(parts, target.for_tvm(), database)
     return ChainedNets(nets, scheduled, target, library, visits)
 
 
-def _shared(space: Space, target: Target, context: Context, trials: int) -> dict[str, Any]:
+def _shared(space: Space, target: ResolvedTarget, context: Context, trials: int) -> dict[str, Any]:
     """What visits of whole nets must have in common to be pooled."""
     return {
         "space": content_key(space),

@@ -42,7 +42,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.targets.definition import Target, load_target, resolve_native
+from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
 
@@ -227,7 +227,7 @@ class Run:
     def _fresh_table(self) -> LatencyTable:
         from tvmfbnet.profiling.parts import context_of
 
-        context = context_of(resolve_native(self.target))
+        context = context_of(resolve(self.target))
         table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
         return corrected(table, self.target.name, self.space, self.logs_root)
 
@@ -300,7 +300,7 @@ class Run:
         from tvmfbnet.provisioning.loopback import reach
         from tvmfbnet.training.train import load_net
 
-        target = resolve_native(self.target)
+        target = resolve(self.target)
         net, _ = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
@@ -312,7 +312,7 @@ class Run:
         from tvmfbnet.deploy.package import load_package
         from tvmfbnet.deploy.trial import bench_with_probe
 
-        target = resolve_native(self.target)
+        target = resolve(self.target)
         package = load_package(self.folder / "package", target)
         result = bench_with_probe(package, self._arch(), self.space, target, self._target_ms(), self.logs_root)
         package.with_description(latency=result.net.to_dict(target))

@@ -30,7 +30,7 @@ from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import ask_context, context_of
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, resolve_native
+from tvmfbnet.targets.definition import Target, resolve
 
 Quality = Literal["quick", "normal", "best"]
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def plan_space(
         keeps: whether parts that are lowered now are added there.
     """
     kept = None if folder is None else folder / "lowered"
-    return make_plan(space, resolve_native(target), choose_parts(space, blocks, arch), kept, keeps)
+    return make_plan(space, resolve(target), choose_parts(space, blocks, arch), kept, keeps)
 
 
 def default_trials(plan: Plan, quality: Quality = "normal") -> int:
@@ -148,7 +148,7 @@ def log_of(target: Target, root: Path | None = None) -> TrialLog:
     """The trials that a target has had so far in today's context, for those who ask no device; writes nothing."""
     folder = target_folder(target.name, root)
     try:
-        found = folder_to_read(folder, context_of(resolve_native(target)))
+        found = folder_to_read(folder, context_of(resolve(target)))
     except StorageError as error:
         say(f"note: {error}")
         found = None
@@ -208,7 +208,7 @@ def tune_space(
     folder = make_folder(target_folder(target.name, root))
     with (
         target_lock(folder),
-        _alongside(reach(resolve_native(target))) as reached,  # a device starts while the space is lowered
+        _alongside(reach(resolve(target))) as reached,  # a device starts while the space is lowered
     ):
         plan = plan_space(space, target, blocks, arch, folder)
         context, endpoint = ask_context(plan.target, reached())

@@ -23,7 +23,7 @@ import numpy as np
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.session import Repeats, Session, impossible_time
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Values of the canary: a vector times a matrix, small enough for every cache.
 CANARY_SIZE = 256
@@ -179,8 +179,8 @@ def require_times(device: str, latencies_ms: Sequence[float], may_be_zero: bool 
         )
 
 
-def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:
-    """Compiles the canary for a (resolved) target into a library file.
+def build_canary(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
+    """Compiles the canary for a target into a library file.
 
     Args:
         target: what to compile for.
@@ -197,15 +197,15 @@ def build_canary(target: Target, library: Path, link: dict[str, Any]) -> None:
     k = te.reduce_axis((0, CANARY_SIZE), name="k")
     product = te.compute((CANARY_SIZE,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="product")
     mod = tvm.IRModule({"main": te.create_prim_func([vector, matrix, product])})
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     with compiled_for:
         if not target.on_cpu:
             mod = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(mod)
         tvm.compile(mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
 
 
-def build_vectors(target: Target, library: Path, link: dict[str, Any]) -> None:
-    """Compiles a kernel of the widest vectors that a (resolved) CPU target has; the canary is scalar.
+def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
+    """Compiles a kernel of the widest vectors that a CPU target has; the canary is scalar.
 
     Arguments are those of :func:`build_canary`; :func:`run_vectors` runs it.
     """
@@ -219,7 +219,7 @@ def build_vectors(target: Target, library: Path, link: dict[str, Any]) -> None:
     schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
     _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_LANES])
     schedule.vectorize(lanes)
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
 
 

@@ -22,7 +22,7 @@ from tvmfbnet.profiling.device_timer import ChainTiming, DeviceTimer
 from tvmfbnet.progress import progress
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 
 class ChainedNets:
@@ -31,7 +31,7 @@ class ChainedNets:
     Args:
         nets: the parts of each, in order of execution.
         scheduled: gives each of these parts as :func:`schedule_parts` does; asked only where there is no library yet.
-        target: a (resolved) CPU target.
+        target: a CPU target.
         library: the file to write, whole or not at all; one that is there is taken for what it would be.
         visits: those that an earlier run made.
     """
@@ -40,7 +40,7 @@ class ChainedNets:
         self,
         nets: Sequence[Sequence[NetPart]],
         scheduled: Mapping[NetPart, IRModule] | Callable[[], Mapping[NetPart, IRModule]],
-        target: Target,
+        target: ResolvedTarget,
         library: Path,
         visits: Iterable[ChainTiming] = (),
     ) -> None:
@@ -49,7 +49,7 @@ class ChainedNets:
         if library.exists():
             return
         parts = scheduled() if callable(scheduled) else scheduled
-        compiled_for = tvm.target.Target(target.tvm)
+        compiled_for = target.for_tvm()
         chains = chain_nets([[parts[part] for part in net] for net in nets], compiled_for)
         with scratch_folder(library.parent) as folder:
             save_library(build_prepared(chains, compiled_for), folder / library.name, target).replace(library)

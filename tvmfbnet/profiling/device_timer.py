@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tvm
 from onnx import TensorProto, helper
 
 from tvmfbnet.compiler.instrument import net_function
@@ -25,7 +24,7 @@ from tvmfbnet.rpc.remote import RemoteWorker, worker_for
 from tvmfbnet.rpc.session import Repeats, read_clocks, time_library, time_sustained
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # The longest session that a device server grants where it does not say: the default of --max-session.
 SESSION_CAP_SECONDS = 3600
@@ -65,7 +64,7 @@ class DeviceTimer:
         canary: library of the canary kernel (see :mod:`tvmfbnet.profiling.canary`).
     """
 
-    def __init__(self, target: Target, worker: RemoteWorker, canary: Path) -> None:
+    def __init__(self, target: ResolvedTarget, worker: RemoteWorker, canary: Path) -> None:
         self.target, self._worker, self._canary = target, worker, canary
         self._fingerprint: dict[str, Any] = {}
         policy = target.timing
@@ -167,7 +166,7 @@ class DeviceTimer:
             [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
         )
         model: onnx.ModelProto = helper.make_model(graph)
-        compiled_for = tvm.target.Target(self.target.tvm)
+        compiled_for = self.target.for_tvm()
         with scratch_folder() as folder:
             library = save_library(
                 build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target
@@ -229,7 +228,7 @@ def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[fl
 
 
 @contextmanager
-def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
+def device_timer(target: ResolvedTarget, endpoint: Endpoint) -> Iterator[DeviceTimer]:
     """A timer whose worker ends with the block."""
     with (
         scratch_folder() as folder,

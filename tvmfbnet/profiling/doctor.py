@@ -30,7 +30,7 @@ from tvmfbnet.rpc.session import Repeats, Session
 from tvmfbnet.rpc.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android import find_ndk
-from tvmfbnet.targets.definition import Target, require_cores, resolve_native
+from tvmfbnet.targets.definition import ResolvedTarget, Target, require_cores, resolve
 from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.targets.tvm_runtime import installed_versions
 
@@ -224,9 +224,8 @@ def _too_few_cores(target: Target, facts: dict[str, str]) -> str:
 
 
 def _limits(target: Target, limits: dict[str, int]) -> Check:
-    import tvm
 
-    attributes = tvm.target.Target(resolve_native(target).tvm).attrs
+    attributes = resolve(target).for_tvm().attrs
     wanted = {name: int(attributes[name]) for name in limits if name in attributes}
     over = [f"{name}: {limits[name]}" for name, value in wanted.items() if value > limits[name]]
     text = ", ".join(f"{name} {limits[name]} (target {wanted.get(name, 'unset')})" for name in limits)
@@ -238,7 +237,7 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
     seconds = target.timeouts.connect + target.timeouts.session
     with scratch_folder() as folder:
         library = folder / "canary.so"
-        resolved = resolve_native(target)
+        resolved = resolve(target)
         build_canary(resolved, library, link(resolved))
         try:
             error, repeats = worker.call(run_canary, str(library), _NOISE_RUNS, seconds=seconds)
@@ -262,7 +261,7 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
         yield _instructions(resolved, worker, link)
 
 
-def _instructions(target: Target, worker: RemoteWorker, link: LinkArguments) -> Check:
+def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArguments) -> Check:
     """Whether the device has the vector instructions that kernels are compiled to; the canary uses none."""
     with scratch_folder() as folder:
         library = folder / "vectors.so"

@@ -22,7 +22,7 @@ from tvmfbnet.profiling.canary import HonestTiming, pooled
 from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import say
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # With nine visits the interval leaves out the slowest and the fastest one.
 VISITS = 9
@@ -71,7 +71,7 @@ class NetLatency:
         known = self.speed is not None and self.speed.known
         return Verdict(target_ms, self.interval, self.speed.value if self.speed is not None and known else 1.0)
 
-    def to_dict(self, target: Target) -> dict[str, Any]:
+    def to_dict(self, target: ResolvedTarget) -> dict[str, Any]:
         """Latency and conditions as plain data."""
         found, whole = self.interval, self.whole
         return {

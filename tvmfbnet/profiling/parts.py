@@ -43,7 +43,7 @@ from tvmfbnet.rpc.device_context import context_of as context_of
 from tvmfbnet.rpc.device_context import protocol_of as protocol_of
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import BLOCK, NetPart
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 _NETS_A_LIBRARY = 10
 _MOST_COPIES = 16
@@ -65,7 +65,7 @@ class _Bench:
 
     @property
     def compiled_for(self) -> tvm.target.Target:
-        return tvm.target.Target(self.timer.target.tvm)
+        return self.timer.target.for_tvm()
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _time_alone(bench: _Bench, part: NetPart) -> bool:
     return timing.steady
 
 
-def weight_copies(mod: IRModule, target: Target) -> int:
+def weight_copies(mod: IRModule, target: ResolvedTarget) -> int:
     """How many copies of a part's weights its timing goes around, so that they arrive as cold as in a net.
 
     Enough to fill the target's ``timing.rotate_mb``; one where the weights are so small that it makes no difference.

@@ -9,8 +9,6 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import tvm
-
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.latency.measurement import IN_NET
 from tvmfbnet.latency.speed import SpeedFactor, speed_factor
@@ -20,7 +18,7 @@ from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.profiling.parts import protocol_of
 from tvmfbnet.progress import say
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # So often more the parts are timed while their factor is not known well.
 _MORE_VISITS = 12
@@ -69,7 +67,7 @@ class SpeedProbe:
 
     Args:
         nets: the parts of each, in order of execution.
-        target: a (resolved) target whose parts are timed inside nets.
+        target: a target whose parts are timed inside nets.
         database: what tuning found.
         table: what the parts took when the table was made; not corrected.
         folder: for the library.
@@ -78,13 +76,13 @@ class SpeedProbe:
     def __init__(
         self,
         nets: Sequence[Sequence[NetPart]],
-        target: Target,
+        target: ResolvedTarget,
         database: TuningDatabase,
         table: LatencyTable,
         folder: Path,
     ) -> None:
         parts = list(dict.fromkeys(part for net in nets for part in net))
-        scheduled = schedule_parts(parts, tvm.target.Target(target.tvm), database)
+        scheduled = schedule_parts(parts, target.for_tvm(), database)
         self._chained, self._table = ChainedNets(nets, scheduled, target, folder / "probe.so"), table
 
     def visit(self, timer: DeviceTimer) -> None:
@@ -97,7 +95,7 @@ class SpeedProbe:
         return chained_factor(self._chained, self._table)
 
 
-def can_probe(target: Target, table: LatencyTable, parts: Sequence[NetPart]) -> bool:
+def can_probe(target: ResolvedTarget, table: LatencyTable, parts: Sequence[NetPart]) -> bool:
     """Whether a target's speed factor can be told by these parts: timed inside nets here and for the table."""
     cells = (table.cells.get(part) for part in parts)
     return protocol_of(target) == IN_NET and any(cell is not None and cell.source == MEASURED for cell in cells)

@@ -20,19 +20,19 @@ from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.targets.definition import Target, target_key
+from tvmfbnet.targets.definition import ResolvedTarget, target_key
 
 
-def protocol_of(target: Target) -> str:
+def protocol_of(target: ResolvedTarget) -> str:
     """How parts are timed on a target."""
     return IN_NET if target.on_cpu else ROTATING
 
 
-def context_of(target: Target, facts: Mapping[str, Any] | None = None) -> Context:
+def context_of(target: ResolvedTarget, facts: Mapping[str, Any] | None = None) -> Context:
     """What this process compiles for, and times on.
 
     Args:
-        target: the resolved target.
+        target: the target.
         facts: what the device reported (:func:`tvmfbnet.rpc.device_facts.device_facts`); empty where it reports
             nothing. None where no device was asked: then the context admits every device, but for a target that runs
             on this machine only this machine's model.
@@ -56,7 +56,7 @@ def context_of(target: Target, facts: Mapping[str, Any] | None = None) -> Contex
     )
 
 
-def ask_context(target: Target, endpoint: Endpoint) -> tuple[Context, Endpoint]:
+def ask_context(target: ResolvedTarget, endpoint: Endpoint) -> tuple[Context, Endpoint]:
     """The context that whatever is timed at an endpoint belongs to, and the endpoint held to this device model.
 
     Raises:

@@ -256,13 +256,28 @@ def _unknown(name: str) -> str:
     return f"unknown target {name!r}: {hint}known targets are {', '.join(known)}; a path to a .yaml file works too"
 
 
-def resolve_native(target: Target) -> Target:
+class ResolvedTarget(Target):
+    """A target as it is compiled for: nothing is left to the machine. Whatever compiles, tunes or times takes one.
+
+    Made by :func:`resolve` alone.
+    """
+
+    def for_tvm(self) -> Any:
+        """The ``tvm.target.Target``."""
+        import tvm
+
+        return tvm.target.Target(self.tvm)
+
+
+def resolve(target: Target) -> ResolvedTarget:
     """The target as it is compiled for: what the file leaves to the machine is filled in.
 
     ``mcpu: native`` becomes LLVM's name of this machine's CPU, with ``mattr`` where a virtual machine hides some of its
     features; ``num-cores``, by which TVM makes loops parallel, becomes the target's threads. Loads TVM where the CPU is
     native, so only those who compile call it.
     """
+    if isinstance(target, ResolvedTarget):
+        return target
     tvm_target = dict(target.tvm)
     host = tvm_target.get("host")
     if tvm_target.get("mcpu") == "native":
@@ -271,7 +286,7 @@ def resolve_native(target: Target) -> Target:
         tvm_target["host"] = host | _native(host)
     if tvm_target["kind"] == "llvm":
         tvm_target["num-cores"] = target.threads
-    return target if tvm_target == target.tvm else target.model_copy(update={"tvm": tvm_target})
+    return ResolvedTarget.model_validate({**dict(target), "tvm": tvm_target})
 
 
 def _native(described: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +314,7 @@ def require_cores(target: Target) -> None:
         )
 
 
-def target_key(target: Target) -> str:
+def target_key(target: ResolvedTarget) -> str:
     """What a resolved target is: 16 hex digits of all that changes the code made for it, or how fast that runs.
 
     How the device is reached, how often it is timed and how the target is described change neither. The toolchain only
