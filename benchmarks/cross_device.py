@@ -34,7 +34,7 @@ from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.judge import VALIDATION_BATCH, validate_arch
 from tvmfbnet.search.search import choose_again, read_result, reopen, search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 

@@ -16,7 +16,7 @@ from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.search import search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 

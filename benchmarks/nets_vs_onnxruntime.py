@@ -26,7 +26,7 @@ from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
-from tvmfbnet.space.arch import resolve_arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve

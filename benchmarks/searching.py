@@ -14,7 +14,8 @@ from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart, Space

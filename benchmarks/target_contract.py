@@ -49,7 +49,8 @@ from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import propose
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space

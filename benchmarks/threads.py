@@ -31,7 +31,8 @@ from tvmfbnet.profiling.device_timer import DeviceTimer, device_timer
 from tvmfbnet.progress import say
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.host_facts import host_fingerprint
-from tvmfbnet.space.arch import Arch, resolve_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, load_target, resolve

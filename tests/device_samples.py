@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tvmfbnet.deploy.package import compile_net, untrained_net
-from tvmfbnet.space.arch import resolve_arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 

@@ -24,7 +24,8 @@ from tvmfbnet.pipeline.run import load_recipe, recipes_folder
 from tvmfbnet.report.page import _page, read_run
 from tvmfbnet.run_files import FILES, read_run_file
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space

@@ -18,7 +18,8 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.repository import correction_path, journal_path, load_table
 from tvmfbnet.provisioning.loopback import reach
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.targets.definition import load_target
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]

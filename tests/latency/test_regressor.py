@@ -11,7 +11,7 @@ from tvmfbnet.latency import roofline
 from tvmfbnet.latency.features import KINDS, SHAPES, conv_table, shapes
 from tvmfbnet.latency.regressor import LatencyRegressor, complete
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart

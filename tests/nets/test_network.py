@@ -6,7 +6,8 @@ from tvmfbnet.errors import ArchError
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.timm_weights import from_timm, to_timm
-from tvmfbnet.space.arch import Arch, parse_arch, resolve_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch, resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 

@@ -15,7 +15,8 @@ from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Timed
 from tvmfbnet.report.page import write_report
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.registry import load_space
 
 FIGURES = ("arch", "latency", "latency_map", "search", "theta", "training")

@@ -13,7 +13,7 @@ from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.search import choose_again, sample_run, search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.checkpoint import load_checkpoint

@@ -12,7 +12,7 @@ import torch
 
 from tvmfbnet.cli.main import main
 from tvmfbnet.errors import DataError, StorageError
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.checkpoint import load_checkpoint, save_checkpoint
 from tvmfbnet.training.config import TrainConfig

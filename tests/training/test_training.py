@@ -10,7 +10,7 @@ import torch
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.train import load_net, train
@@ -30,7 +30,7 @@ TINY = {
 CHILD = """
 import json
 from pathlib import Path
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.train import train

@@ -50,7 +50,7 @@ def describe_command(
     Example: tvmfbnet arch describe fbnet_c --space fbnet --latency-table pixel3.csv
     """
     from tvmfbnet.errors import UserError
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.counts import describe_arch
     from tvmfbnet.space.registry import load_space
 

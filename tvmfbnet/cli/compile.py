@@ -36,7 +36,7 @@ def compile_command(
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
     from tvmfbnet.errors import ArchError, UserError
-    from tvmfbnet.space.arch import format_arch, resolve_arch
+    from tvmfbnet.space.arch_text import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target, resolve
 

@@ -157,7 +157,8 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
     import random
 
     from tvmfbnet.errors import UserError
-    from tvmfbnet.space.arch import Arch, parse_arch
+    from tvmfbnet.space.arch import Arch
+    from tvmfbnet.space.arch_text import parse_arch
 
     drawn: list[Arch] = []
     if run is not None:

@@ -35,7 +35,7 @@ def train_command(
     from tvmfbnet.config import validate
     from tvmfbnet.files import read_yaml
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.training.classes import fit_classes
     from tvmfbnet.training.config import TrainConfig

@@ -87,7 +87,7 @@ def tune_command(
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target
 

@@ -39,7 +39,8 @@ from tvmfbnet.profiling.parts import context_of
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget
 

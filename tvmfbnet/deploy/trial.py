@@ -28,7 +28,8 @@ from tvmfbnet.progress import say
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 

@@ -35,7 +35,8 @@ from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 

@@ -26,7 +26,7 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, Measurement
 from tvmfbnet.latency.schemas import CorrectionRecord
 from tvmfbnet.latency.table import MEASURED, LatencyTable
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from tvmfbnet.nets.blocks import build_part
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 
 

@@ -39,7 +39,8 @@ from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
@@ -61,7 +62,7 @@ class TuneConfig(Config):
 
 
 class Recipe(Config):
-    """One whole run. Shipped recipes are in ``tvmfbnet/recipes``; copy one and edit it."""
+    """One whole run. Shipped recipes are in ``tvmfbnet/pipeline/recipes``; copy one and edit it."""
 
     description: str = Field(description="one line for people")
     target: str = Field(description="a target's name or .yaml file")

@@ -25,7 +25,8 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report import figures
 from tvmfbnet.report.verdict import attempts_html, verdict_html
 from tvmfbnet.run_files import read_run_file
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import Space
 

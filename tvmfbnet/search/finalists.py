@@ -29,7 +29,8 @@ from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, log_probability, propose
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space

@@ -15,7 +15,8 @@ from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.progress import progress
 from tvmfbnet.search.derive import Candidate
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.device import place_net, place_pixels
 from tvmfbnet.training.evaluation import accuracy

@@ -29,7 +29,7 @@ from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result, reopen
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.identity import identity_of, require_identity

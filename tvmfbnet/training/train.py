@@ -19,7 +19,8 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.progress import progress, say
-from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
