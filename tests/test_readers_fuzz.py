@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+import tvmfbnet.pipeline
 from tvmfbnet.config import validate
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
@@ -20,7 +21,7 @@ from tvmfbnet.latency.additivity import load_correction, save_study, study
 from tvmfbnet.latency.regressor import LatencyRegressor
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
-from tvmfbnet.pipeline.run import load_recipe, recipes_folder
+from tvmfbnet.pipeline.run import load_recipe
 from tvmfbnet.report.page import _page, read_run
 from tvmfbnet.run_files import FILES, read_run_file
 from tvmfbnet.search.config import SearchConfig
@@ -141,7 +142,7 @@ def target_values() -> dict[str, Any]:
 
 
 def recipe_values() -> dict[str, Any]:
-    return read_yaml(recipes_folder() / "demo.yaml")
+    return read_yaml(Path(tvmfbnet.pipeline.__file__).parent / "recipes/demo.yaml")
 
 
 YAML_READERS = {

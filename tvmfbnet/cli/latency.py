@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tvmfbnet.cli.latency_model import fit, validate
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -20,12 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-LogsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
-    ),
-]
 TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, or an imported table's name.")]
 
 
@@ -195,6 +190,10 @@ def compare(
         f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g}, rank correlation "
         f"{found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: {len(found.only_second)}"
     )
+
+
+app.command()(fit)
+app.command()(validate)
 
 
 def _drift(canary_ratio: float | None, steady: bool) -> str:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.latency import LogsOption
-from tvmfbnet.cli.latency import app as app
 from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.additivity import Study
@@ -27,7 +25,6 @@ class Scheme(StrEnum):
     shape_out = "shape-out"
 
 
-@app.command()
 def fit(
     target: Annotated[str | None, typer.Option(help="Learn from this target: a name or a .yaml file.")] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="Learn from this table instead.")] = None,
@@ -86,7 +83,6 @@ def fit(
     )
 
 
-@app.command()
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],

@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tvmfbnet import __version__
-from tvmfbnet.cli import arch, device, latency_model, recipe, spaces, streams, targets
+from tvmfbnet.cli import arch, device, latency, recipe, spaces, streams, targets
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
@@ -57,7 +57,7 @@ app.add_typer(targets.app, name="targets")
 app.command("tracker")(tracker_command)
 app.command("devices")(devices_command)
 app.add_typer(device.app, name="device")
-app.add_typer(latency_model.app, name="latency")
+app.add_typer(latency.app, name="latency")
 app.command("search")(search_command)
 app.command("sample")(sample_command)
 app.command("train")(train_command)

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from tvmfbnet.latency.context import Context
     from tvmfbnet.latency.table import LatencyTable
 
+LogsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
+    ),
+]
 DeviceModelOption = Annotated[
     str | None,
     typer.Option(
@@ -32,10 +38,11 @@ def target_table(target: str, logs: Path | None, device_model: str | None = None
     """
     from tvmfbnet.latency.repository import load_table
     from tvmfbnet.progress import say
+    from tvmfbnet.shipped import is_file_name
     from tvmfbnet.targets.definition import list_targets, load_target, measured_name
 
     table = load_table(measured_name(target), logs, device_model=device_model)
-    is_target = target.endswith((".yaml", ".yml")) or target in list_targets()
+    is_target = is_file_name(target) or target in list_targets()
     if table.context is not None and is_target:
         today = _today(target, table.context)
         if today != table.context:

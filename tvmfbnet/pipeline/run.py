@@ -9,7 +9,6 @@ places may change, their contents may not.
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pydantic import Field, model_validator
 
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
     clear_leftovers,
     digest,
@@ -39,6 +38,7 @@ from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.shipped import Shipped
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
@@ -84,14 +84,9 @@ class Recipe(Config):
         return self
 
 
-def recipes_folder() -> Path:
-    """Where the shipped recipes are."""
-    return Path(__file__).parent / "recipes"
-
-
 def list_recipes() -> list[str]:
     """Names of the shipped recipes."""
-    return sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    return _SHIPPED.names()
 
 
 def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
@@ -100,20 +95,11 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
     Raises:
         UserError: no such recipe, or it is malformed (says every problem).
     """
-    if name_or_file.endswith((".yaml", ".yml")):
-        path = Path(name_or_file)
-    else:
-        path = recipes_folder() / f"{name_or_file}.yaml"
-        known = list_recipes()
-        if name_or_file not in known:
-            close = difflib.get_close_matches(name_or_file, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise UserError(
-                f"unknown recipe {name_or_file!r}: {hint}shipped are {', '.join(known)}; a .yaml file works too"
-            )
+    path = _SHIPPED.path(name_or_file)
     return path.stem, validate(Recipe, read_yaml(path), str(path))
 
 
+_SHIPPED = Shipped("recipe", (Path(__file__).parent / "recipes",))
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # How a target is reached and described; what is measured does not depend on it.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})

@@ -6,9 +6,7 @@ No TVM here: the TVM target stays plain data until the compiler needs it.
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from tvmfbnet.config import MOST_THREADS, Config, validate
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
 from tvmfbnet.machine import core_numbers, format_cores, parse_cores
+from tvmfbnet.shipped import Shipped, is_file_name
 from tvmfbnet.targets.tvm_target import CPU_KINDS, plain_target
 
 
@@ -204,19 +203,16 @@ class Target(Config):
         return json.dumps(self.tvm, sort_keys=True, separators=(",", ":"))
 
 
-def _shipped_folder() -> Path:
-    """Beside this file when installed, ``targets/`` of the repository when run from a checkout."""
+def _shipped() -> Shipped:
+    """``./targets``, then those beside this file when installed, or of the repository when run from a checkout."""
     package = Path(__file__).resolve().parent
-    return package if any(package.glob("*.yaml")) else package.parent.parent / "targets"
-
-
-def _folders() -> list[Path]:
-    return [Path("targets"), _shipped_folder()]
+    ours = package if any(package.glob("*.yaml")) else package.parent.parent / "targets"
+    return Shipped("target", (Path("targets"), ours))
 
 
 def list_targets() -> list[str]:
     """Names of all targets in ``./targets`` and the shipped folder."""
-    return sorted({file.stem for folder in _folders() if folder.is_dir() for file in folder.glob("*.yaml")})
+    return _shipped().names()
 
 
 def load_target(name_or_file: str) -> Target:
@@ -225,14 +221,7 @@ def load_target(name_or_file: str) -> Target:
     Raises:
         UserError: no such target (says what there is), or the file is malformed (says every problem).
     """
-    if name_or_file.endswith((".yaml", ".yml")):
-        path = Path(name_or_file)
-    else:
-        files = [folder / f"{name_or_file}.yaml" for folder in _folders()]
-        found = [file for file in files if os.path.isfile(file)]  # noqa: PTH113 - False for a name too long for a file
-        if not found:
-            raise UserError(_unknown(name_or_file))
-        path = found[0]
+    path = _shipped().path(name_or_file)
     return validate(Target, read_yaml(path), str(path))
 
 
@@ -245,15 +234,8 @@ def measured_name(name_or_file: str) -> str:
     Raises:
         UserError: the file is missing or malformed.
     """
-    is_file = name_or_file.endswith((".yaml", ".yml"))
-    return load_target(name_or_file).name if is_file or name_or_file in list_targets() else name_or_file
-
-
-def _unknown(name: str) -> str:
-    known = list_targets()
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown target {name!r}: {hint}known targets are {', '.join(known)}; a path to a .yaml file works too"
+    is_target = is_file_name(name_or_file) or name_or_file in list_targets()
+    return load_target(name_or_file).name if is_target else name_or_file
 
 
 class ResolvedTarget(Target):
