@@ -10,7 +10,7 @@ from filelock import FileLock
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.latency.kernel_sums import recall
 from tvmfbnet.latency.repository import kernels_path
-from tvmfbnet.pipeline.run import tuning
+from tvmfbnet.pipeline import tuning
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.registry import load_space
