@@ -268,7 +268,6 @@ class Run:
             return Proposal(arch, table.arch_ms(parse_arch(arch, self.space), self.space), accuracy or 0.0)
 
         def choose(factor: float) -> Proposal:
-            say(f"choosing again, as if all latencies were {factor:.2f} of the table's")
             best = choose_again(self.folder / "search", factor, data_spec=self.recipe.data)[0]
             return proposal(best.arch, best.accuracy)
 
@@ -278,11 +277,8 @@ class Run:
             return Timed(found.interval, found.speed)
 
         found = read_run_file(self.folder, "search/archs.json")[0]
-        attempts = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose)
-        write_json(
-            self.folder / "closed_loop.json",
-            {"target_ms": target_ms, "arch": attempts[-1].arch, "attempts": [a.to_dict() for a in attempts]},
-        )
+        loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
+        write_json(self.folder / "closed_loop.json", loop.to_dict())
 
     def _arch(self) -> Arch:
         if (self.folder / "closed_loop.json").exists():

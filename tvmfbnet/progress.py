@@ -73,3 +73,10 @@ def say(message: str) -> None:
     """Prints one line for the person who watches, on stderr (stdout belongs to results and ``--json``)."""
     if _SPEAKS:
         console.print(message, markup=False, soft_wrap=True)
+
+
+def resumed(what: str, out: object, done: int, total: int) -> str:
+    """What is said of work of which ``done`` of ``total`` steps were done before: where it resumes, if anywhere."""
+    if done >= total:
+        return f"{what}: all {total} steps in {out} were done before"
+    return f"{what}: resuming {out} at step {done + 1} of {total}"

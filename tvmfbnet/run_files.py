@@ -168,6 +168,10 @@ class AttemptRecord(_Verdict):
     interval: IntervalRecord
     speed_factor: SpeedFactorRecord | None
     at_table_speed_ms: Milliseconds | None
+    turn: Count | None = None
+    predicted_ms: Milliseconds | None = None
+    factor: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    next: str = ""
 
 
 class ClosedLoopRecord(_Record):
@@ -176,6 +180,8 @@ class ClosedLoopRecord(_Record):
     target_ms: Milliseconds
     arch: Name
     attempts: list[AttemptRecord]
+    kept_turn: Count | None = None
+    why: str = ""
 
 
 class BenchRecord(_Verdict):

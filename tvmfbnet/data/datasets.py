@@ -19,9 +19,19 @@ from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.errors import DataError
 
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"),
+    "Ankle boot",
+)
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship"),
+    "truck",
+)
 
 
-def load_data(spec: str, height: int, width: int, channels: int, classes: int | None = None) -> ImageData:
+def load_data(
+    spec: str, height: int, width: int, channels: int, classes: int | None = None, check: bool = True
+) -> ImageData:
     """Loads a data set at a space's input size.
 
     Args:
@@ -29,6 +39,7 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
             ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes).
         height, width, channels: what the space takes; smaller pictures are padded with zeros, evenly.
         classes: what the space's classifier gives; another number in the data is refused, but for a subset.
+        check: whether every file of an image folder is looked at first.
 
     Raises:
         DataError: unknown spec, missing or damaged files, or a data set that does not fit the space.
@@ -41,7 +52,7 @@ def load_data(spec: str, height: int, width: int, channels: int, classes: int | 
     elif name == "cifar10":
         data = _cifar10(folder, height, width, channels)
     elif name == "imagefolder":
-        data = load_folders(folder, height, width, channels, subset if subset_asked else None)
+        data = load_folders(folder, height, width, channels, subset if subset_asked else None, check)
     else:
         raise DataError(_unknown(spec))
     if subset_asked and name != "imagefolder":
@@ -121,7 +132,7 @@ def _fashion_mnist(folder: Path | None, height: int, width: int, channels: int) 
                 f"{found[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
             )
         sets.append(_in_memory(pixels.unsqueeze(1), labels.long(), height, width, "fashion_mnist"))
-    return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,))
+    return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,), FASHION_MNIST_CLASSES)
 
 
 def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> ImageData:
@@ -139,7 +150,8 @@ def _cifar10(folder: Path | None, height: int, width: int, channels: int) -> Ima
     pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     train = _in_memory(pixels, labels, height, width, "cifar10")
     test = _in_memory(*read_cifar_batch(home / "test_batch.bin"), height, width, "cifar10")
-    return ImageData("cifar10", 10, train, test, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return ImageData("cifar10", 10, train, test, mean, std, CIFAR10_CLASSES)
 
 
 def _in_memory(pixels: torch.Tensor, labels: torch.Tensor, height: int, width: int, name: str) -> TensorImages:

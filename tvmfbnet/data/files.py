@@ -95,6 +95,14 @@ def _to_8_bits(image: PilImage) -> PilImage:
     return upright
 
 
+def has_colour(path: Path) -> bool:
+    """Whether an image file that is readable is more than greyscale, by its header."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.mode not in ("1", "L", "LA", "La", "F", "I") and not image.mode.startswith("I;")
+
+
 def fault_of_image(path: Path) -> str:
     """Why an image file cannot be decoded, by its header and its end; empty where nothing speaks against it.
 

@@ -23,7 +23,7 @@ from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpo
 from tvmfbnet.nets.identity import identity_of, require_identity
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, resumed, say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
@@ -133,7 +133,7 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
         require_identity(path, saved.get("identity"), identity, data_spec)
         with damage_named(path):
             searcher.load_state_dict(saved["searcher"])
-        say(f"search: continuing {out} at epoch {searcher.epoch + 1}, step {searcher.step + 1}")
+        say(resumed("search", out, searcher.done_steps, searcher.total_steps))
     searcher.workers.require_alike("checkpoint", searcher.done_steps)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
@@ -177,11 +177,12 @@ def _look_after(searcher: Searcher, checkpoint: Path) -> None:
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
+    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
     if not history:
         return ""
     last = history[-1]
     return (
-        f"epoch {last['epoch']} {last['phase']}: accuracy {last['weight_accuracy']:.1%}, "
+        f"{last['phase']}: accuracy {last['weight_accuracy']:.1%}, "
         f"expected {last['expected_ms']:.4g} ms, entropy {last['entropy']:.2f}"
     )
 

@@ -212,7 +212,7 @@ class Searcher:
         sick = self._first_not_finite()
         rate = self._weight_optimiser.param_groups[0]["lr"]
         return DivergedError(
-            f"the search diverged in epoch {self.epoch + 1}, step {self.step + 1}: {what}"
+            f"the search diverged in step {self.done_steps + 1} of {self.total_steps}: {what}"
             + (f", first seen in {sick}" if sick else "")
             + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); start anew with a lower weight_lr or "
             "theta_lr, or set gradient_clip (the last good checkpoint is kept)"

@@ -22,7 +22,7 @@ from tvmfbnet.nets.checkpoint import State, Tensors, damage_named, load_checkpoi
 from tvmfbnet.nets.identity import identity_of, require_identity
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, resumed, say
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.config import TrainConfig
@@ -140,7 +140,7 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
         require_identity(path, saved.get("identity"), identity, data_spec)
         with damage_named(path):
             trainer.load_state_dict(saved["trainer"])
-        say(f"train: continuing {out} at step {trainer.done_steps + 1} of {trainer.total_steps}")
+        say(resumed("train", out, trainer.done_steps, trainer.total_steps))
     workers.require_alike("checkpoint", trainer.done_steps)
     workers.require_alike("data", int(identity["data"][:10], 16))
     with progress("train", trainer.total_steps, trainer.done_steps) as reporter:
@@ -156,11 +156,12 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
+    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
     if not history:
         return ""
     tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
     best = f", test accuracy {tests[-1]:.2%}" if tests else ""
-    return f"epoch {history[-1]['epoch']}: loss {history[-1]['train_loss']:.3f}{best}"
+    return f"loss {history[-1]['train_loss']:.3f}{best}"
 
 
 def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
