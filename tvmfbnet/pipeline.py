@@ -280,9 +280,15 @@ class Run:
         loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
         write_json(self.folder / "closed_loop.json", loop.to_dict())
 
+    def _closed_loop(self) -> dict[str, Any] | None:
+        """What ``closed_loop.json`` tells; None where there was no latency target."""
+        name = "closed_loop.json"
+        return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else None
+
     def _arch(self) -> Arch:
-        if (self.folder / "closed_loop.json").exists():
-            return parse_arch(str(read_run_file(self.folder, "closed_loop.json")["arch"]), self.space)
+        loop = self._closed_loop()
+        if loop is not None:
+            return parse_arch(str(loop["arch"]), self.space)
         return parse_arch(str(read_run_file(self.folder, "search/archs.json")[0]["arch"]), self.space)
 
     def _train(self) -> None:
@@ -345,6 +351,8 @@ class Run:
             "measured_share": table.measured_share(arch, self.space),
             "tvm_target": package["tvm_target"],
             "threads": package["threads"],
+            "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
+            "closed_loop": self._closed_loop(),
         }
         write_json(self.folder / "result.json", values)
         return RunResult(values, write_report(self.folder))

@@ -103,10 +103,18 @@ class BestRecord(_Record):
     accuracy: Share | None = None
 
 
+class NoticeRecord(_Record):
+    """What to know about a search, such as that it learned nothing: see :mod:`tvmfbnet.search.notices`."""
+
+    kind: Name
+    text: Name
+
+
 class SearchRecord(_Record):
     """``search.json``, as far as others than the search read it."""
 
     best: BestRecord
+    notices: list[NoticeRecord] = Field(default_factory=list)
     latency_target_ms: Milliseconds | None = None
     space: SpaceRecord | Name | None = None
 
@@ -220,6 +228,8 @@ class ResultRecord(_Verdict):
     kernels_needed: Count | None = None
     kernels_found: Count | None = None
     threads: Count | None = None
+    notices: list[NoticeRecord] = Field(default_factory=list)
+    closed_loop: ClosedLoopRecord | None = None
 
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]

@@ -31,6 +31,7 @@ def run_command(
         print_json({**result.values, "report": str(result.report)})
     else:
         print_table("", ("what", "result"), result_rows(result.values))
+        print(f"found arch: {result.values['arch']}")
         print(f"report: {result.report}")
     raise typer.Exit(result.exit_code)
 
@@ -45,7 +46,8 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     measured = f"{values['measured_ms']:.4f} ms ({bounds['low_ms']:.4f} to {bounds['high_ms']:.4f})"
     return [
         *verdict,
-        ("found arch", values["arch"]),
+        *(("warning", notice["text"]) for notice in values.get("notices", [])),
+        *_loop_rows(values.get("closed_loop")),
         ("predicted latency", f"{values['predicted_ms']:.4f} ms ({values['measured_share']:.0%} of it measured)"),
         ("measured latency", measured),
         *([] if speed is None else [("speed factor", speed["description"])]),
@@ -55,3 +57,16 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
+
+
+def _loop_rows(loop: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What the closed loop timed and why it kept what it kept; nothing where it is of an earlier version."""
+    if loop is None or not loop.get("why"):
+        return []
+    rows = []
+    for turn in loop["attempts"]:
+        bounds = turn["interval"]
+        measured = f"measured {turn['measured_ms']:.4g} ms ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})"
+        told = f"predicted {turn['predicted_ms']:.4g} ms, {measured}, {turn['verdict']}; {turn['next']}"
+        rows.append((f"turn {turn['turn']}", told))
+    return [*rows, ("kept", loop["why"])]

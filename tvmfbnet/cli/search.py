@@ -14,6 +14,7 @@ from tvmfbnet.cli.tables import DeviceModelOption, target_table
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.search.forecast import Forecast
     from tvmfbnet.search.run import SearchResult
     from tvmfbnet.space.space import Space
 
@@ -73,7 +74,9 @@ def search_command(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be searched, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be searched and how long it takes, and stop.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
     ] = False,
@@ -118,7 +121,10 @@ def search_command(
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
     if dry_run:
-        _print_plan(found_space, checked, (fastest_ms, slowest_ms), as_json)
+        from tvmfbnet.search.forecast import forecast_search
+
+        found = forecast_search(found_space, data, table, checked)
+        _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
         return
 
     from tvmfbnet.nets.workers import is_first
@@ -154,13 +160,15 @@ def _table(
     return table
 
 
-def _print_plan(space: Space, config: SearchConfig, range_ms: tuple[float, float], as_json: bool) -> None:
-    """What a search has to choose among, and by what."""
+def _print_plan(
+    space: Space, config: SearchConfig, range_ms: tuple[float, float], forecast: Forecast, as_json: bool
+) -> None:
+    """What a search has to choose among, by what, and how long that takes."""
     fastest_ms, slowest_ms = range_ms
     plan = {"space": space.name, "archs": space.size, "fastest_ms": fastest_ms, "slowest_ms": slowest_ms}
     plan |= {"latency_target_ms": config.latency_target_ms, "epochs": config.epochs, "batch_size": config.batch_size}
     if as_json:
-        print_json(plan)
+        print_json({**plan, **forecast.to_dict()})
         return
     print(
         f"{space.name}: {space.size:,} archs, from {fastest_ms:.4g} ms (fastest net) to {slowest_ms:.4g} ms (slowest)"
@@ -169,6 +177,9 @@ def _print_plan(space: Space, config: SearchConfig, range_ms: tuple[float, float
     share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
     print("no latency target" if target_ms is None else f"latency target {target_ms:.4g} ms{share}")
     print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
+    print(forecast.describe())
+    if forecast.warning:
+        print(forecast.warning)
 
 
 def _print(result: SearchResult, as_json: bool) -> None:
@@ -181,6 +192,7 @@ def _print(result: SearchResult, as_json: bool) -> None:
                 "measured_share": result.measured_share,
                 "expected_ms": result.expected_ms,
                 "candidates": [candidate.to_dict() for candidate in result.candidates],
+                "notices": [notice.to_dict() for notice in result.notices],
                 "out": str(result.out),
             }
         )

@@ -51,6 +51,7 @@ class SearchRecord(Stored):
         data: where the data set lay.
         fingerprint: of the data set; empty in files of earlier versions.
         config: the settings.
+        notices: what to know about it (:mod:`tvmfbnet.search.notices`).
     """
 
     best: Best
@@ -63,6 +64,7 @@ class SearchRecord(Stored):
     data: str
     fingerprint: str = ""
     config: dict[str, Any]
+    notices: list[dict[str, str]] = Field(default_factory=list)
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""

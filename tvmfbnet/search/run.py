@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
@@ -28,9 +29,11 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
 from tvmfbnet.search.finalists import Finalists
+from tvmfbnet.search.forecast import SearchPlan, forecast, is_little
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
+from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result, reopen
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import parse_arch
@@ -57,6 +60,7 @@ class SearchResult:
         expected_ms: mean latency of archs sampled from theta.
         measured_share: share of the best arch's latency that was measured, not predicted.
         out: the folder.
+        notices: what to know about it, such as that it learned nothing.
     """
 
     best: Candidate
@@ -65,6 +69,7 @@ class SearchResult:
     expected_ms: float
     measured_share: float
     out: Path
+    notices: tuple[Notice, ...] = ()
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -103,6 +108,9 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
             workers.require_alike("data", int(fingerprint[:10], 16))
             with seeded(config.seed, config.threads):
                 searcher = Searcher(space, data, costs, config, workers)
+                few = few_images(len(_final_judge(searcher).judged), config)
+                if few is not None:
+                    say(f"warning: {few.text}")
                 _train(searcher, data_spec, out)
                 candidates = _choose(searcher, costs, config.latency_target_ms, out)
             return _conclude(searcher, candidates, table, data_spec, out)
@@ -135,6 +143,8 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
             searcher.load_state_dict(saved["searcher"])
         say(resumed("search", out, searcher.done_steps, searcher.total_steps))
     searcher.workers.require_alike("checkpoint", searcher.done_steps)
+    if not searcher.finished:
+        _say_forecast(searcher)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
     with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
@@ -152,6 +162,19 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
             if epoch_ended:
                 _look_after(searcher, path)
             reporter.update(searcher.done_steps, _note(searcher.history))
+
+
+def _say_forecast(searcher: Searcher) -> None:
+    """Says how long the rest of a search will take; of one that is over in moments nothing is measured."""
+    space, data, config, workers = searcher.space, searcher.data, searcher.config, searcher.workers
+    plan = SearchPlan.of(config, len(data.train), searcher.epoch, searcher.step)
+    if is_little(space, config, plan):
+        say("search: less than a minute's work")
+        return
+    found = forecast(space, data, searcher.costs, config, workers, plan)
+    say(f"search: {found.describe()}")
+    if found.warning:
+        say(found.warning)
 
 
 # Above this share of the time spent waiting for pictures, the loader holds the search up.
@@ -201,10 +224,14 @@ def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path
     if len(proposed) > config.candidates:
         judge = Judge.of(searcher, config.screen_images, config.screen_images)
         proposed = judge.rank(proposed, "screening archs")[: config.candidates]
-    ranked = Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs")
+    ranked = _final_judge(searcher).rank(proposed, "validating archs")
     if config.finalists:
         ranked = Finalists(searcher, costs, target_ms, _identity(searcher), out / "finalists.json").choose(ranked)
     return tuple(ranked)
+
+
+def _final_judge(searcher: Searcher) -> Judge:
+    return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
 
 
 def _conclude(
@@ -212,6 +239,11 @@ def _conclude(
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)
+    chance = Chance.of(searcher.data.train.labels[_final_judge(searcher).judged])
+    notices = notices_of(searcher.health(), searcher.space, best.accuracy, chance, searcher.config)
+    for notice in notices:
+        if notice.kind != "few_images":  # that was said before anything was spent
+            say(f"warning: {notice.text}")
     record = SearchRecord(
         best=Best(**best.to_dict(), measured_share=measured),
         expected_ms=last["expected_ms"],
@@ -223,13 +255,14 @@ def _conclude(
         data=data_spec,
         fingerprint=searcher.data.fingerprint,
         config=searcher.config.model_dump(),
+        notices=[notice.to_dict() for notice in notices],
     )
     if searcher.workers.rank == 0:
         write_json(out / "archs.json", [candidate.to_dict() for candidate in candidates])
         write_json(out / "search.json", record.model_dump())
     searcher.workers.wait()
     theta = tuple(tuple(row) for row in last["theta"])
-    return SearchResult(best, candidates, theta, last["expected_ms"], measured, out)
+    return SearchResult(best, candidates, theta, last["expected_ms"], measured, out, tuple(notices))
 
 
 def sample_run(
@@ -267,8 +300,8 @@ def sample_run(
     if not validate:
         return drawn
     with reopen(folder, record, data_spec) as searcher:
-        judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
-        return sorted(judge.rank(drawn, "validating archs"), key=lambda c: (-c.probability, c.arch))
+        ranked = _final_judge(searcher).rank(drawn, "validating archs")
+        return sorted(ranked, key=lambda c: (-c.probability, c.arch))
 
 
 def choose_again(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -30,6 +30,9 @@ from tvmfbnet.search.health import Health, health_of
 from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss
 from tvmfbnet.search.state import SearcherState
 from tvmfbnet.space.space import Space
+
+StepKind = Literal["single", "weight", "theta"]
+"""A step of w in the warm-up, of w after it, of theta."""
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
 
@@ -127,6 +130,16 @@ class Searcher:
         self.history.append(self._summary())
         self.epoch, self.step, self._sums = self.epoch + 1, 0, dict(_NO_SUMS)
         return True
+
+    def try_step(self, kind: StepKind) -> float:
+        """Does one step of a kind out of turn and gives its seconds. For forecasts: no search goes on from here."""
+        self.epoch = 0 if kind == "single" else self.config.warmup_epochs
+        started = time.monotonic()
+        if kind == "theta":
+            self._theta_step()
+        else:
+            self._weight_step()
+        return time.monotonic() - started
 
     def _weight_step(self) -> None:
         """One SGD step of w on the larger part of the pictures; theta is a constant."""

@@ -6,6 +6,7 @@ torchrun, several processes share every batch (:mod:`tvmfbnet.nets.workers`), an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
@@ -118,6 +120,12 @@ def _train(
         trainer = Trainer(arch, space, data, config, workers)
         _continue(trainer, identity, data_spec, out)
         test_accuracy = trainer.history[-1]["test_accuracy"]
+    chance = Chance.of(data.test.labels)
+    if chance.explains(test_accuracy):
+        say(
+            f"warning: the net learned nothing: its test accuracy of {chance.describe(test_accuracy)}; train longer "
+            f"(epochs is {config.epochs}), with another lr (it is {config.lr:g}), or on more images"
+        )
     record = NetRecord(
         arch=identity["arch"],
         space=space.to_dict(),
@@ -143,9 +151,13 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
         say(resumed("train", out, trainer.done_steps, trainer.total_steps))
     workers.require_alike("checkpoint", trainer.done_steps)
     workers.require_alike("data", int(identity["data"][:10], 16))
+    forecaster = trainer.forecaster()
     with progress("train", trainer.total_steps, trainer.done_steps) as reporter:
         while not trainer.finished:
+            started = time.monotonic()
             epoch_ended = trainer.advance()
+            for line in forecaster.step(time.monotonic() - started):
+                say(line)
             if epoch_ended or trainer.done_steps % trainer.config.checkpoint_steps == 0:
                 state = trainer.state_dict()
                 if workers.rank == 0:
