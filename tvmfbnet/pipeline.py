@@ -35,7 +35,7 @@ from tvmfbnet.files import (
 )
 from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
@@ -253,7 +253,7 @@ class Run:
         share = self.recipe.latency_target_share
         if share is not None:
             _, slowest_ms = table.range_ms(self.space)
-            config = config.model_copy(update={"latency_target_ms": round(share * slowest_ms, 6)})
+            config = config.model_copy(update={"latency_target_ms": target_by_share(share, slowest_ms)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
         if config.latency_target_ms is not None:
             self._close_loop(table, config.latency_target_ms)
@@ -303,9 +303,9 @@ class Run:
         from tvmfbnet.tuning.database import existing_database
 
         target = resolve_native(self.target)
-        net, _ = load_net(self.folder / "train" / "net.pt")
+        net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
-        package = compile_net(net, target, database, self.folder / "package")
+        package = compile_net(net, target, database, self.folder / "package", about["class_names"])
         with reach(target) as endpoint:
             error = certify(package, net, target, endpoint).description.parity.error
         write_json(self.folder / "parity.json", {"parity_error": error})

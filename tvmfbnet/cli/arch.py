@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _group() -> None:
 @app.command("describe")
 def describe_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")] = "fbnet",
+    space: Annotated[str, typer.Option(help=SPACE_HELP)] = "fbnet",
     target: Annotated[str | None, typer.Option(help="Predict its latency here: a name or a .yaml file.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.bench import end_with_verdict
-from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.progress import say
 
 
 def compile_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     out: Annotated[Path, typer.Option(help="Folder of the package.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights (net.pt); random ones if not given.")] = None,
@@ -31,7 +31,8 @@ def compile_command(
 ) -> None:
     """Compile a net with the schedules that tuning found; refused when the device's output differs from PyTorch's.
 
-    The package carries that verdict, and its latency as measured on the device.
+    The package carries that verdict, its latency as measured on the device, and the names of its classes. A trained net
+    has the classes that it was trained on, whatever the space says.
 
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
@@ -52,8 +53,16 @@ def compile_command(
     from tvmfbnet.training.run import load_net
     from tvmfbnet.tuning.database import existing_database
 
-    net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
-    if checkpoint is not None:
+    class_names: list[str] = []
+    if checkpoint is None:
+        net = untrained_net(found, found_space)
+    else:
+        net, about = load_net(checkpoint)
+        class_names, classes = about["class_names"], net.space.classes
+        if classes != found_space.classes and ",classes=" not in space:
+            say(f"note: the net in {checkpoint} has {classes} classes; its space is {space},classes={classes}")
+            space = f"{space},classes={classes}"
+            found, found_space = resolve_arch(arch, load_space(space))
         if format_arch(net.arch, net.space) != format_arch(found, found_space):
             raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
         require_same_net(checkpoint, found, net.space, found_space)
@@ -61,7 +70,7 @@ def compile_command(
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
-    package = compile_net(net, loaded, database, out)
+    package = compile_net(net, loaded, database, out, class_names)
     missing = package.kernels.missing
     if database is not None and missing:
         say(
@@ -79,6 +88,7 @@ def compile_command(
                 **{"package": str(out), "arch": package.arch},
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.found},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
+                "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
                 **({} if verdict is None else verdict.to_dict()),
             }
@@ -89,4 +99,10 @@ def compile_command(
         took = f"{latency.interval.value:.4g} ms ({latency.interval.low:.4g} to {latency.interval.high:.4g})"
         tuned = f"{kernels.found} of {kernels.needed} conv kernels tuned"
         print(f"package {out}: {tuned}, parity error {error:.1e}, {took}")
+    if class_names and not as_json:
+        print(
+            f"outputs, in order: {', '.join(class_names)}"
+            if len(class_names) <= 10
+            else f"{len(class_names)} outputs, named in {out / 'package.json'}"
+        )
     end_with_verdict(verdict, as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, o
 @app.command()
 def show(
     target: TargetOption,
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,

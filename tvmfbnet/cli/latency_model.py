@@ -11,7 +11,7 @@ import typer
 
 from tvmfbnet.cli.latency import LogsOption
 from tvmfbnet.cli.latency import app as app
-from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def fit(
 @app.command()
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     count: Annotated[int, typer.Option("-n", "--count", min=5, max=100_000, help="How many whole nets to time.")] = 40,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")

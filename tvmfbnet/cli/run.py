@@ -14,6 +14,9 @@ def run_command(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (demo) or a .yaml file.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the recipe with every setting, commented, to edit; and stop.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Tune, search, train, compile, check, time and report; started again, goes on where it stopped.
@@ -23,9 +26,14 @@ def run_command(
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline import Run, load_recipe
+    from tvmfbnet.pipeline import Recipe, Run, load_recipe
 
     name, loaded = load_recipe(recipe)
+    if print_config:
+        from tvmfbnet.settings import commented_yaml
+
+        print(commented_yaml(Recipe, loaded.model_dump(mode="json", exclude_unset=True)), end="")
+        return
     result = Run(loaded, out or Path("runs") / name, tuning_logs).go()
     if as_json:
         print_json({**result.values, "report": str(result.report)})

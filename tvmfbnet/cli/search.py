@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|s|)\s*", text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if text.strip().endswith("%"):
+        raise typer.BadParameter(
+            f"{text[:40]!r} is no latency: write 8ms (search, sample and recipes take a share of the slowest net, 50%)"
+        )
     if not 0 < value <= MOST_LATENCY_MS:
         raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
     return value
@@ -38,16 +42,18 @@ def latency_target_ms(text: str, slowest_ms: float) -> float:
         text: what the user wrote.
         slowest_ms: latency of the slowest net of the space.
     """
+    from tvmfbnet.latency.table import target_by_share
+
     match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]*)?)\s*%\s*", text)
     if match is None:
         return parse_latency(text)
     if not 0.0 < float(match[1]) <= 100.0:
         raise typer.BadParameter(f"{text!r} is no share of the slowest net's latency: write 1% to 100%, or a latency")
-    return round(float(match[1]) / 100 * slowest_ms, 6)
+    return target_by_share(float(match[1]) / 100, slowest_ms)
 
 
 def search_command(
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
@@ -73,7 +79,7 @@ def search_command(
     loss: Annotated[str | None, typer.Option(help="additive or multiplicative.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    device: Annotated[str | None, typer.Option("--device", "--torch-device", help=TORCH_DEVICE_HELP)] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be searched and how long it takes, and stop.")
     ] = False,

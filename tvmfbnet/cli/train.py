@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json
 
 
 def train_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR; where it is now.")],
     out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
@@ -22,7 +22,7 @@ def train_command(
     lr: Annotated[float | None, typer.Option(help="Learning rate at its peak.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    device: Annotated[str | None, typer.Option("--device", "--torch-device", help=TORCH_DEVICE_HELP)] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
     ] = False,

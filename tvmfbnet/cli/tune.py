@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import MOST_SEED, JsonFlag, print_json
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, print_json
 
 _MOST_SECONDS = 30 * 86_400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -45,7 +45,7 @@ def parse_share(text: str) -> float:
 
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     trials: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Trials in all, earlier runs included.")
     ] = None,

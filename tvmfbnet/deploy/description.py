@@ -58,6 +58,9 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
+    class_names: tuple[str, ...] = Field(
+        default=(), description="what each output stands for, in order; empty where nobody knows it"
+    )
     kernels_needed: _Count
     kernels_found: _Count
     kernels_missing: tuple[str, ...]

@@ -39,6 +39,16 @@ class Predictor(Protocol):
         ...
 
 
+def target_by_share(share: float, slowest_ms: float) -> float:
+    """A latency target that is given as a share, in milliseconds: everywhere one of the slowest net's latency.
+
+    Args:
+        share: above 0 and up to 1; 50 % of 10 ms is 5 ms.
+        slowest_ms: latency of the slowest net of the space by the table (:meth:`LatencyTable.range_ms`).
+    """
+    return round(share * slowest_ms, 6)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What one part costs.

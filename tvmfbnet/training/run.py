@@ -44,6 +44,7 @@ class NetRecord(State):
         fingerprint: of the data set; empty in files of earlier versions.
         test_accuracy: top-1, between 0 and 1.
         state_dict: the weights.
+        class_names: of the outputs, in order; empty where nobody knows them, as in files of earlier versions.
     """
 
     arch: str
@@ -52,6 +53,7 @@ class NetRecord(State):
     fingerprint: str = ""
     test_accuracy: float = Field(ge=0, le=1)
     state_dict: Tensors
+    class_names: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
 
     Args:
         arch: the net.
-        space: its macro-architecture.
+        space: its macro-architecture. On a subset of the classes the net has as many outputs as the subset has classes.
         data_spec: see :func:`tvmfbnet.data.datasets.load_data`; the same data set may have moved since.
         config: the settings.
         out: folder of the training's files.
@@ -89,6 +91,12 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     with memory_advice("the training", advice):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+        if data.classes != space.classes:
+            say(
+                f"note: {data_spec} has {data.classes} classes, so the net gets {data.classes} outputs, in the order "
+                "of their names"
+            )
+            space = space.with_classes(data.classes)
         settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
         identity = identity_of(settings, space, data.fingerprint, arch=text)
         with _held(out):
@@ -133,6 +141,7 @@ def _train(
         fingerprint=data.fingerprint,
         test_accuracy=test_accuracy,
         state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
+        class_names=list(data.class_names),
     )
     if workers.rank == 0:
         save_checkpoint(out / "net.pt", "net", record.model_dump())
@@ -180,7 +189,8 @@ def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
     """The trained net of a ``net.pt``, on the CPU and in eval mode, with its metadata.
 
     Returns:
-        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``.
+        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``
+        and ``class_names``.
 
     Raises:
         StorageError: the file is missing, damaged or no trained net.
@@ -191,4 +201,4 @@ def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
         space = Space.from_dict(record.space)
         net = build_net(parse_arch(record.arch, space), space)
         net.load_state_dict(record.state_dict)
-    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy")}
+    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy", "class_names")}
