@@ -1,12 +1,14 @@
 """Image folders as people have them: odd files are skipped or named, odd images are read as a viewer shows them."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tvmfbnet.data import folders
 from tvmfbnet.data.changes import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.files import read_image
@@ -141,3 +143,24 @@ def test_cmyk_becomes_rgb(tmp_path):
 def test_images_are_taken_as_they_are_read(folder):
     data = load(folder, channels=1)
     assert data.test.load(torch.tensor([0, 3]), Augment(), None).shape == (2, 1, 16, 16)
+
+
+def test_files_are_looked_at_once_a_process_as_long_as_none_is_written(folder, monkeypatch, capsys):
+    (folder / "train/cat/readme.txt").write_text("?")
+    looked_at = []
+    monkeypatch.setattr(folders, "fault_of_image", lambda file: looked_at.append(file) or "")
+    time.sleep(2 * folders._TICK_NS / 1e9)  # what was written just now is looked at each time
+    first = load(folder)
+    assert load(folder) is first and len(looked_at) == 16, "nor is its fingerprint made again"
+    assert capsys.readouterr().err.count("no images by their names") == 1
+    image = folder / "val/dog/3.png"
+    image.write_bytes(image.read_bytes())
+    assert load(folder) is not first and len(looked_at) == 32
+    assert len(load_data(f"imagefolder:{folder}", 16, 16, 3, 2, check=False).train) == 8 and len(looked_at) == 32
+
+
+def test_colours_that_a_grey_space_loses_are_told(folder, capsys):
+    load(folder, channels=3)
+    assert capsys.readouterr().err == ""
+    load(folder, channels=1)
+    assert "have colours, and the space takes grey ones (`,channels=3`" in capsys.readouterr().err

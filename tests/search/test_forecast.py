@@ -80,7 +80,7 @@ def test_a_forecast_changes_nothing_of_a_search(tiny_space, tiny_data, tmp_path,
     assert "search: less than a minute's work" in capsys.readouterr().err
     monkeypatch.setattr(search_run, "is_little", lambda *_: False)
     told = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "told")
-    assert re.search(r"search: about .* \(7 steps of warm-up x .* \+ judging archs ", capsys.readouterr().err)
+    assert re.search(r"search: about .* \(6 steps of warm-up x .* \+ judging archs ", capsys.readouterr().err)
     assert told.theta == plain.theta and told.candidates == plain.candidates
     assert figures(tmp_path / "told") == figures(tmp_path / "plain")
 

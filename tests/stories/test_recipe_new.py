@@ -4,13 +4,14 @@ import json
 
 import pytest
 import yaml
+from conftest import TINY_SPACE
 from newcomer import TARGET, make_photos, tvmfbnet
 
 from tvmfbnet.pipeline import Recipe
 
 # Settings that make it short; all of them are lines of the printed file, with or without a `#` before them.
 SHORT = {
-    "tune": {"trials": "1", "measure_share": "0.2"},
+    "tune": {"trials": "1", "measure_share": "1.0"},
     "search": {
         **{"epochs": "2", "warmup_epochs": "1", "batch_size": "16", "theta_batch_size": "16", "train_images": "100"},
         **{"candidates": "2", "screened": "4", "bn_images": "32", "threads": "1", "device": "cpu"},
@@ -50,7 +51,8 @@ def test_a_new_recipe_is_whole_as_it_is_printed_and_comments_every_line(tmp_path
 def test_a_new_recipe_runs_to_its_verdict(tmp_path):
     make_photos(tmp_path / "photos", ["cat", "dog", "golden retriever"], train=40, val=10)
     (tmp_path / "mine.yaml").write_text(TARGET)
-    new = ["recipe", "new", "--target", "mine.yaml", "--space", "fbnet_mini@32,channels=3"]
+    (tmp_path / "tiny.yaml").write_text(TINY_SPACE)  # a small one, for the test's sake
+    new = ["recipe", "new", "--target", "mine.yaml", "--space", "tiny.yaml@32,channels=3"]
     text = tvmfbnet(tmp_path, *new, "--data", "imagefolder:photos").stdout
     (tmp_path / "recipe.yaml").write_text(edited(text, SHORT))
     done = tvmfbnet(tmp_path, "run", "recipe.yaml", codes=(0, 3))  # 3: this machine may be busy

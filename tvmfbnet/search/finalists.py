@@ -163,7 +163,8 @@ class Finalists:
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
             optimiser.step()
-            stepped()
+            if step + 1 < config.finalist_steps:  # the last one is told with what it led to
+                stepped()
         return accuracy(net, self._judge.validation(), device)
 
 

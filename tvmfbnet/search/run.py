@@ -204,10 +204,8 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
     if not history:
         return ""
     last = history[-1]
-    return (
-        f"{last['phase']}: accuracy {last['weight_accuracy']:.1%}, "
-        f"expected {last['expected_ms']:.4g} ms, entropy {last['entropy']:.2f}"
-    )
+    figures = f"accuracy {last['weight_accuracy']:.1%}, expected {last['expected_ms']:.4g} ms"
+    return f"{figures}, entropy {last['entropy']:.2f}" + (" (warm-up)" if last["phase"] == "warm-up" else "")
 
 
 def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
