@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tvmfbnet.data import folders
 from tvmfbnet.data.changes import Augment
@@ -68,6 +69,14 @@ def test_all_unreadable_files_are_named_before_the_first_step(folder):
     assert message.startswith("5 of 18 files") and "\n" not in message
     for name in ("val/dog/3.png", "train/cat/1.png", "train/dog/2.png", "train/dog/huge.png", "train/dog/photo.jpg"):
         assert name in message
+
+
+def test_an_image_with_more_text_than_any_needs_is_named_and_not_opened(folder):
+    text = PngInfo()
+    text.add_text("note", "x" * 70_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(folder / "train/cat/long.png", pnginfo=text)
+    with pytest.raises(DataError, match=r"1 of 17 files .*train/cat/long\.png \(Decompressed data too large"):
+        load(folder)
 
 
 def test_a_jpeg_with_bytes_behind_its_end_is_read(folder):

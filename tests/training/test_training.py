@@ -211,7 +211,7 @@ def test_a_training_of_days_is_warned_of_with_what_shortens_it():
     forecaster = Forecaster(TrainConfig(), 10_000, tested=100, epochs=90, device="cpu")
     assert forecaster.step(30.0) == [], "the first step also allocates"
     line, warning = forecaster.step(9.0)
-    assert line == "train: about 1 day 2 h (10,000 steps x 9 s, and tests)"
+    assert line == "train: about 1 day 8 h (10,000 steps x 9 s, and tests)"
     assert all(part in warning for part in ("more than a day", "--device cuda", "fewer epochs (it is 90)", "@96"))
     assert forecaster.step(9.0) == [], "once"
 

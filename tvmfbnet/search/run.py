@@ -7,31 +7,27 @@ processes share every batch (:mod:`tvmfbnet.nets.workers`), and the first of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
-from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.errors import CollapsedError, ConfigError
+from tvmfbnet.files import write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
-from tvmfbnet.nets.identity import identity_of, require_identity
+from tvmfbnet.nets.identity import require_identity
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
-from tvmfbnet.nets.workers import Workers, is_first
+from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import progress, resumed, say
+from tvmfbnet.search.choice import choose, choose_again, final_judge, held, identity_of_search, sample_run
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose, sample_distinct
-from tvmfbnet.search.finalists import Finalists
+from tvmfbnet.search.derive import Candidate
 from tvmfbnet.search.forecast import SearchPlan, forecast, is_little
 from tvmfbnet.search.health import collapse_of
-from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
 from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result, reopen
@@ -40,13 +36,6 @@ from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.space.space import Space
 
 __all__ = ["SearchResult", "choose_again", "read_result", "reopen", "sample_run", "search"]
-
-_FILES = ("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json")
-
-# Settings that change how a search is run, but not what comes out of it.
-_FREE_SETTINGS = frozenset(
-    {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
-)
 
 
 @dataclass(frozen=True)
@@ -102,40 +91,23 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
     with memory_advice("the search", advice_for(config)):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
         fingerprint = data.fingerprint
-        with _held(out):
+        with held(out):
             keep_freed_memory()
             workers = Workers.join(config.device)
             workers.require_alike("data", int(fingerprint[:10], 16))
             with seeded(config.seed, config.threads):
                 searcher = Searcher(space, data, costs, config, workers)
-                few = few_images(len(_final_judge(searcher).judged), config)
+                few = few_images(len(final_judge(searcher).judged), config)
                 if few is not None:
                     say(f"warning: {few.text}")
                 _train(searcher, data_spec, out)
-                candidates = _choose(searcher, costs, config.latency_target_ms, out)
+                candidates = choose(searcher, costs, config.latency_target_ms, out)
             return _conclude(searcher, candidates, table, data_spec, out)
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """The folder for this search alone, without what a killed one left half-written."""
-    make_folder(out)
-    with folder_lock(out, "a search") if is_first() else nullcontext():
-        if is_first():
-            clear_leftovers(*(out / name for name in _FILES))
-        yield
-
-
-def _identity(searcher: Searcher) -> dict[str, Any]:
-    """What must be the same for a search to be continued."""
-    settings = {name: value for name, value in searcher.config.model_dump().items() if name not in _FREE_SETTINGS}
-    costs = {"latency table": searcher.costs.to_dict()}
-    return identity_of(settings, searcher.space, searcher.data.fingerprint, **costs)
 
 
 def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
     """All remaining steps, with checkpoints and logs."""
-    path, config, identity = out / "search.ckpt", searcher.config, _identity(searcher)
+    path, config, identity = out / "search.ckpt", searcher.config, identity_of_search(searcher)
     if path.exists():
         saved = load_checkpoint(path, "search")
         require_identity(path, saved.get("identity"), identity, data_spec)
@@ -208,36 +180,12 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
     return f"{figures}, entropy {last['entropy']:.2f}" + (" (warm-up)" if last["phase"] == "warm-up" else "")
 
 
-def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
-    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first.
-
-    Where the settings ask for finalists, some archs are trained and compared in the end.
-    """
-    config = searcher.config
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.no_grad():
-        logs = searcher.supernet.log_probabilities()
-    tolerance = config.target_tolerance
-    proposed = propose(logs, searcher.space, costs, target_ms, config.samples, generator, tolerance)[: config.screened]
-    if len(proposed) > config.candidates:
-        judge = Judge.of(searcher, config.screen_images, config.screen_images)
-        proposed = judge.rank(proposed, "screening archs")[: config.candidates]
-    ranked = _final_judge(searcher).rank(proposed, "validating archs")
-    if config.finalists:
-        ranked = Finalists(searcher, costs, target_ms, _identity(searcher), out / "finalists.json").choose(ranked)
-    return tuple(ranked)
-
-
-def _final_judge(searcher: Searcher) -> Judge:
-    return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
-
-
 def _conclude(
     searcher: Searcher, candidates: tuple[Candidate, ...], table: LatencyTable, data_spec: str, out: Path
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)
-    chance = Chance.of(searcher.data.train.labels[_final_judge(searcher).judged])
+    chance = Chance.of(searcher.data.train.labels[final_judge(searcher).judged])
     notices = notices_of(searcher.health(), searcher.space, best.accuracy, chance, searcher.config)
     for notice in notices:
         if notice.kind != "few_images":  # that was said before anything was spent
@@ -261,70 +209,3 @@ def _conclude(
     searcher.workers.wait()
     theta = tuple(tuple(row) for row in last["theta"])
     return SearchResult(best, candidates, theta, last["expected_ms"], measured, out, tuple(notices))
-
-
-def sample_run(
-    run: Path,
-    count: int,
-    seed: int,
-    target_ms: float | None = None,
-    validate: bool = False,
-    data_spec: str | None = None,
-) -> list[Candidate]:
-    """Distinct archs from the distribution that a finished search learned, most probable first.
-
-    Args:
-        run: the search's folder, or a run folder that holds it as ``search/``.
-        count: how many; fewer come back where the distribution hardly gives more.
-        seed: of the sampling.
-        target_ms: leave out slower archs.
-        validate: also give each one's accuracy, with the supernet's weights and renewed batch-norm statistics.
-        data_spec: where the search's data set lies now, if it has moved.
-
-    Raises:
-        StorageError: no finished search there, or its checkpoint is gone.
-        DataError: validation was asked for and the search's data set is missing, or another one was given.
-        LatencyError: the target cannot be reached.
-    """
-    folder, record = read_result(run)
-    space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
-    if target_ms is not None:
-        costs.require_reachable(target_ms)
-    widest = max(len(row) for row in record["theta"])
-    padded = [row + [float("-inf")] * (widest - len(row)) for row in record["theta"]]
-    logs = torch.tensor(padded, dtype=torch.float64).log_softmax(dim=1)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = sample_distinct(logs, space, costs, target_ms, count, generator)
-    if not validate:
-        return drawn
-    with reopen(folder, record, data_spec) as searcher:
-        ranked = _final_judge(searcher).rank(drawn, "validating archs")
-        return sorted(ranked, key=lambda c: (-c.probability, c.arch))
-
-
-def choose_again(
-    run: Path, factor: float = 1.0, target_ms: float | None = None, data_spec: str | None = None
-) -> list[Candidate]:
-    """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
-
-    Args:
-        run: the search's folder.
-        factor: measured by predicted latency of a net that was tried.
-        target_ms: the latency target; the search's own if None.
-        data_spec: where the search's data set lies now, if it has moved.
-
-    Returns:
-        Validated archs within the target, most accurate first; ``predicted_ms`` is the corrected latency.
-
-    Raises:
-        StorageError: no finished search there, or it had no latency target.
-        LatencyError: no arch meets the target with the corrected latencies.
-    """
-    folder, record = read_result(run)
-    costs = Costs.from_dict(record["costs"]).scaled(factor)
-    target = record["latency_target_ms"] if target_ms is None else target_ms
-    if target is None:
-        raise StorageError(f"the search in {folder} had no latency target to meet")
-    costs.require_reachable(target)
-    with _held(folder), reopen(folder, record, data_spec) as searcher:
-        return list(_choose(searcher, costs, target, folder))
