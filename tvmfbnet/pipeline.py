@@ -69,7 +69,7 @@ class Recipe(Config):
     data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
     tune: TuneConfig = TuneConfig()
     latency_target_share: float | None = Field(
-        default=None, gt=0, lt=1, description="latency target as a share of the slowest net's latency"
+        default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
     )
     search: SearchConfig
     train: TrainConfig

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tvmfbnet.cli.latency import app as latency_app
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
@@ -158,6 +159,12 @@ def test_half_of_the_slowest_net_is_the_same_target_in_search_sample_and_a_recip
     search_module = "tvmfbnet.search.run"
     plan = json.loads(run("search", *searching, "--latency-target", "50%", "--dry-run", "--json").stdout)
     assert plan["latency_target_ms"] == pytest.approx(plan["slowest_ms"] / 2, abs=1e-6)
+
+    logs = ["--target", "phone", "--tuning-logs", str(tmp_path)]
+    for words in (["import", str(tmp_path / "table.csv"), *logs], ["show", *logs, "--space", str(tiny_space_file)]):
+        shown = CliRunner().invoke(latency_app, words, catch_exceptions=False).stdout
+    both = f"nets of the space: {plan['fastest_ms']:.4g} ms (fastest) to {plan['slowest_ms']:.4g} ms (slowest)"
+    assert both in shown
 
     run("search", *searching, "--out", tmp_path / "s", "--latency-target", "50%")
     record = json.loads((tmp_path / "s/search.json").read_text())
