@@ -209,11 +209,13 @@ def test_a_training_says_how_long_it_takes_counts_steps_alone_and_is_done_when_s
 
 def test_a_training_of_days_is_warned_of_with_what_shortens_it():
     forecaster = Forecaster(TrainConfig(), 10_000, tested=100, epochs=90, device="cpu")
-    assert forecaster.step(30.0) == [], "the first step also allocates"
     line, warning = forecaster.step(9.0)
     assert line == "train: about 1 day 8 h (10,000 steps x 9 s, and tests)"
     assert all(part in warning for part in ("more than a day", "--device cuda", "fewer epochs (it is 90)", "@96"))
     assert forecaster.step(9.0) == [], "once"
+    quick = Forecaster(TrainConfig(), 1000, tested=0, epochs=90, device="cpu")
+    assert [quick.step(seconds) for seconds in (3.0, 0.1, 0.1, 0.2)] == [[]] * 4, "the first step also allocates"
+    assert quick.step(0.1) == ["train: about 2 min (1,000 steps x 0.1 s, and tests)"]
 
 
 def test_a_net_no_better_than_chance_is_told(arch, tiny_space, tiny_data, tmp_path, capsys):
