@@ -13,14 +13,17 @@ import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
+from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
-from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.places import check_data
+from tvmfbnet.devices.ready import require_ready
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import (
@@ -34,14 +37,15 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import corrected, load_table
+from tvmfbnet.latency.store import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import EXIT_CODES
+from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
-from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
@@ -113,10 +117,20 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
     return path.stem, validate(Recipe, read_yaml(path), str(path))
 
 
+# The stages that need the target's device.
+_ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # How a target is reached and described; what is measured does not depend on it.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
+
+
+def _require_torch_device(name: str) -> None:
+    """UserError where a stage would compute on a torch device that is not here; the usual ones need no look."""
+    if name not in ("auto", "cpu"):
+        from tvmfbnet.nets.device import pick_device
+
+        pick_device(name)
 
 
 def _target_key(target: Target) -> str:
@@ -149,11 +163,32 @@ class Run:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
         self.target: Target = load_target(recipe.target)
-        # A missing data set is found out now, not after an hour of tuning.
+        remember(
+            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
+        )
+        self._check()
+
+        from tvmfbnet.data.datasets import load_data  # torch: only once everything else is known to be right
+
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
         self._identity = {"space": content_key(space), "target": _target_key(self.target), "data": data.fingerprint}
         self._claim()
+
+    def _check(self) -> None:
+        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        recipe, space = self.recipe, self.space
+        done = self._state()
+        computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
+        logs = target_folder(self.target.name, self.logs_root)
+        check_all(
+            lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
+            lambda: require_writable_folder(self.folder),
+            *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
+            *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
+            *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
+        )
 
     def _claim(self) -> None:
         """Makes the folder this run's own, or sees that it is: same settings, same contents behind the names."""
@@ -183,6 +218,8 @@ class Run:
             return self._go()
 
     def _go(self) -> RunResult:
+        if "tune" in self._state():
+            self._table()  # a damaged or foreign one, found out before the next stage is entered
         stages: list[tuple[str, Callable[[], None]]] = [
             ("tune", self._tune),
             ("search", self._search),

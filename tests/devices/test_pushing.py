@@ -28,7 +28,7 @@ class Fragile(LocalShell):
             raise CutOffError
         return super().run(script, seconds)
 
-    def put(self, files, folder):
+    def put(self, files, folder, now=None):
         self._left -= 1
         if self._left < 0:
             super().put(files[:1], folder)  # the connection ends after the first file
@@ -47,7 +47,7 @@ def there(tmp_path):
 
 def test_what_was_pushed_whole_can_be_started(tmp_path, there):
     shell = LocalShell(there)
-    with pytest.raises(DeviceError, match="are not there, or only in part; push them: tvmfbnet device push"):
+    with pytest.raises(DeviceError, match="are not there, or only in part; push them with `tvmfbnet device push"):
         require_pushed(shell, HOST, str(there))
     assert push(shell, fake_programs(tmp_path / "one", liba_so="a")) == str(there)
     require_pushed(shell, HOST, str(there))
@@ -104,7 +104,7 @@ def test_a_push_removes_what_earlier_ones_left_and_no_other_file(tmp_path, there
 def test_programs_without_opencl_do_not_start_for_an_opencl_target(tmp_path, there):
     pocl = load_target("pocl")
     push(LocalShell(there), fake_programs(tmp_path / "one"))
-    with pytest.raises(DeviceError, match="is without OpenCL; push them: tvmfbnet device push --target pocl"):
+    with pytest.raises(DeviceError, match="is without OpenCL; push them with `tvmfbnet device push --target pocl"):
         require_pushed(LocalShell(there), pocl, str(there))
     push(LocalShell(there), fake_programs(tmp_path / "two", libtvm_runtime_opencl_so="x"))
     require_pushed(LocalShell(there), pocl, str(there))

@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.data.places import classes_of
 from tvmfbnet.errors import DataError, UserError
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.classes import fit_classes

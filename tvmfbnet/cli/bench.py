@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bench_command(
-    package: Annotated[Path, typer.Argument(help="Folder that `tvmfbnet compile` wrote.")],
+    package: Annotated[Path, typer.Argument(help="A package: the --out folder of compile.")],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Say whether it meets this, such as 8ms; exit code 3 if not.")
@@ -34,10 +34,22 @@ def bench_command(
 
     Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
+    from contextlib import suppress
+
+    from tvmfbnet.advice import remember
+    from tvmfbnet.deploy.description import read_description
+    from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.space.registry import load_space
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
+    remember(target=target, named=loaded.name, package=package)
+    described = read_description(package)
+    with suppress(UserError):  # the space may be of a file, whose place the package does not know
+        remember(space=load_space(described.space).name)
+    require_ready(loaded)
 
     from tvmfbnet.deploy.bench import bench_package
     from tvmfbnet.deploy.package import load_package

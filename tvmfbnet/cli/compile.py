@@ -35,8 +35,11 @@ def compile_command(
 
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
+    from tvmfbnet.advice import remember, tune
+    from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import ArchError, UserError
+    from tvmfbnet.preflight import check_all, require_file, require_writable_folder
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
 
@@ -45,6 +48,12 @@ def compile_command(
         raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
     found, found_space = resolve_arch(arch, load_space(space))
     loaded = load_target(target)
+    remember(target=target, named=loaded.name, space=space, tuning_logs=tuning_logs, package=out)
+    check_all(
+        lambda: require_writable_folder(out),
+        *([] if checkpoint is None else [lambda: require_file(checkpoint, "trained weights (net.pt)")]),
+        lambda: require_ready(loaded, runs=not build_only),
+    )
 
     from tvmfbnet.deploy.description import require_same_net
     from tvmfbnet.deploy.package import compile_net, untrained_net
@@ -66,7 +75,7 @@ def compile_command(
     if database is not None and missing:
         say(
             f"warning: {len(missing)} of {package.kernels.needed} conv kernels were never tuned and will be slow; "
-            f"tune them with `tvmfbnet tune --target {target} --space {space} --arch {arch}`"
+            f"tune them with {tune(loaded.name, arch=arch)}"
         )
     latency = verdict = None
     if not build_only:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, stored_table, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -45,7 +45,8 @@ def show(
     from tvmfbnet.devices.target import measured_name
     from tvmfbnet.space.registry import load_space
 
-    loaded, found = target_table(target, tuning_logs, device_model), load_space(space)
+    found = load_space(space)
+    loaded = target_table(target, tuning_logs, device_model, space)
     target = measured_name(target)
     parts = found.distinct_parts()
     table = loaded if measured_only else _complete_if_possible(loaded, parts)
@@ -104,13 +105,15 @@ def export(
     from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
     from tvmfbnet.latency.table_files import is_parquet
+    from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
     is_parquet(out)  # a wrong ending is found out before anything is read or predicted
-    table = target_table(target, tuning_logs, device_model)
-    if space is not None:
-        found = load_space(space)
+    require_writable_file(out)
+    found = None if space is None else load_space(space)
+    table = target_table(target, tuning_logs, device_model, space)
+    if found is not None:
         cells = complete(table, found.distinct_parts()).cells
         wanted = dict.fromkeys(
             [*found.fixed_parts(), *(item.cell(name) for item in found.layers for name in item.blocks)]
@@ -140,10 +143,10 @@ def import_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.foreign import read_table, write_table
     from tvmfbnet.latency.store import journal_path, table_path
+    from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
 
     target = measured_name(target)
-    table = read_table(file)
     destination = table_path(target, tuning_logs)
     if journal_path(target, tuning_logs).exists():
         raise UserError(
@@ -151,6 +154,8 @@ def import_command(
         )
     if destination.exists() and not replace:
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
+    require_writable_file(destination)
+    table = read_table(file)
     write_table(table, destination)
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
 
@@ -169,10 +174,9 @@ def compare(
     """
     from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.comparison import compare_tables
-    from tvmfbnet.latency.store import load_table
 
+    found = compare_tables(stored_table(first, tuning_logs), stored_table(second, tuning_logs))
     first, second = measured_name(first), measured_name(second)
-    found = compare_tables(load_table(first, tuning_logs), load_table(second, tuning_logs))
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}

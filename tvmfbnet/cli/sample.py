@@ -39,10 +39,13 @@ def sample_command(
     """
     from tvmfbnet.cli.search import latency_target_ms
     from tvmfbnet.errors import UserError
+    from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.search.costs import Costs
     from tvmfbnet.search.derive import pareto_front
     from tvmfbnet.search.run import read_result, sample_run
 
+    if figure is not None:
+        require_writable_file(figure)
     limit = None
     if latency_target is not None:
         slowest_ms = Costs.from_dict(read_result(run)[1]["costs"]).slowest_ms if "%" in latency_target else 1.0

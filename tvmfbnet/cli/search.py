@@ -85,12 +85,16 @@ def search_command(
 
     Example: tvmfbnet search --target host --space fbnet_mini --data fashion_mnist --latency-target 0.3ms --out runs/s1
     """
+    from tvmfbnet.advice import remember
     from tvmfbnet.config import validate
+    from tvmfbnet.data.places import check_data
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.space.registry import load_space, spelled_with_classes
     from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
@@ -113,6 +117,18 @@ def search_command(
         print(commented_yaml(SearchConfig, settings), end="")
         return
     found_space = fit_classes(load_space(space), data)
+    remember(
+        target=target,
+        named=None if target is None else measured_name(target),
+        space=spelled_with_classes(space, found_space.classes),
+        tuning_logs=tuning_logs,
+    )
+    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
+    if not dry_run and checked.device not in ("auto", "cpu"):
+        from tvmfbnet.nets.device import pick_device
+
+        pick_device(checked.device)  # loads torch, which the search needs anyway
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:

@@ -71,7 +71,7 @@ def read_description(folder: Path) -> PackageDescription:
     """Reads a package's description; :class:`StorageError` names the file and the first things that are wrong."""
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give a folder of `tvmfbnet compile`")
+        raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give the --out folder of a compile")
     try:
         return read_model(path, PackageDescription)
     except StorageError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tvmfbnet.advice import tune
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.measured import NetLatency, measure_latency
 from tvmfbnet.deploy.pace import SpeedProbe, can_probe
@@ -59,7 +60,7 @@ def time_untrained(
         context, endpoint = ask_context(target, reached)
         database = database_of(context, root)
         if database is None:
-            raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
+            raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
         package = compile_net(untrained_net(arch, space), target, database, folder / "package")
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:

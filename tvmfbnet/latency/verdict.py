@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tvmfbnet.advice import bench, tune_more
 from tvmfbnet.errors import LatencyError
 
 CONFIDENCE = 0.95
@@ -161,20 +162,24 @@ class Verdict:
         if self.slowdown > 1 and self.measured.value / self.slowdown <= self.target_ms:
             return (
                 f"the device was {self.slowdown:.2f} times slower than when its table was timed: stop other work on "
-                "it, let it cool, then `tvmfbnet bench` the package with --latency-target"
+                f"it, let it cool, then {self._time_again()}"
             )
         if self.measured.noise > NOISY:
             return (
                 f"the device is too noisy ({100 * self.measured.noise:.0f} %) for more than that: stop other work on "
-                "it, let it cool, fix its clock if it can be fixed, then `tvmfbnet bench` the package with "
-                "--latency-target"
+                f"it, let it cool, fix its clock if it can be fixed, then {self._time_again()}"
             )
         if self.kind == UNDECIDED:
             return (
-                "the target lies within the measurement's uncertainty: `tvmfbnet bench` the package with "
-                "--latency-target on a quieter device, or search for a little less"
+                "the target lies within the measurement's uncertainty: on a quieter device, "
+                f"{self._time_again()}, or search for a little less"
             )
-        return "search with a lower latency target, or tune longer (`tvmfbnet tune --more`)"
+        more = tune_more()
+        return f"search with a lower latency target, or tune longer{f' with {more}' if more else ''}"
+
+    def _time_again(self) -> str:
+        again = bench(self.target_ms)
+        return f"time the package again{f' with {again}' if again else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``result.json`` and ``--json`` carry."""

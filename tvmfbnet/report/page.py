@@ -101,9 +101,9 @@ def write_report(run: Path) -> Path:
 def read_run(folder: Path) -> Run:
     """Reads a run folder; :class:`UserError` if it is none, :class:`StorageError` names a file that is damaged."""
     if not folder.is_dir():
-        raise UserError(f"there is no run folder {folder}: give the folder that `tvmfbnet run` wrote to")
+        raise UserError(f"there is no run folder {folder}: give the --out folder of a run")
     if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder} is not a run (no recipe.yaml): give the folder that `tvmfbnet run` wrote to")
+        raise UserError(f"{folder} is not a run (no recipe.yaml): give the --out folder of a run")
     raw_table, search, result, loop = (_read(folder, name) for name in (_TABLE, _SEARCH, _RESULT, _LOOP))
     space = None
     # The search keeps the whole space; the others may only name it.
