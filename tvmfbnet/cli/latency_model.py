@@ -112,17 +112,10 @@ def validate(
 
     Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
-    from dataclasses import replace
-
     from tvmfbnet.advice import remember
     from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.additivity import net_measurements, save_study, study
-    from tvmfbnet.latency.journal import Journal
-    from tvmfbnet.latency.lock import target_lock
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
     from tvmfbnet.preflight import check_all, require_writable_file
     from tvmfbnet.space.registry import load_space
 
@@ -134,9 +127,17 @@ def validate(
         *([] if figure is None else [lambda: require_writable_file(figure)]),
         *([] if stored else [lambda: require_ready(loaded_target)]),
     )
-    archs = _archs(loaded_space, count, run, seed)
 
+    from dataclasses import replace
+
+    from tvmfbnet.latency.additivity import net_measurements, save_study, study
+    from tvmfbnet.latency.journal import Journal
+    from tvmfbnet.latency.lock import target_lock
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
     from tvmfbnet.tuning.measure import context_of
+
+    archs = _archs(loaded_space, count, run, seed)
 
     name, context = loaded_target.name, context_of(resolve_native(loaded_target))
     table = load_table(name, tuning_logs, context)
