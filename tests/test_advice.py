@@ -76,9 +76,9 @@ def calls():
     """Every call of ``advice.command`` and its kin: file, line, function, name of the command, its options."""
     for file in sources():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "command":
-                if node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
-                    yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node
+            named = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+            if named == "command" and node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
+                yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node
 
 
 def test_every_call_names_a_command_and_options_that_there_are():

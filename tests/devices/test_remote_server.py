@@ -11,7 +11,6 @@ from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import write_json
 
-
 HOST = load_target("host")
 
 
