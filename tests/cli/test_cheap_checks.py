@@ -1,4 +1,4 @@
-"""What a command can know to be wrong in a moment, it says before TVM or torch is loaded, let alone anything is begun."""
+"""What a command can know to be wrong in a moment, it says before TVM or torch is loaded or anything is begun."""
 
 import json
 import subprocess
@@ -92,10 +92,10 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
         ((*SEARCH, "imagefolder:absent"), ["data folder absent/train is missing"]),
         ((*SEARCH, "imagefolder:pets?classes=none.txt"), ["neither a number nor a readable file of class names"]),
         ((*SEARCH, "imagefolder:pets?classes=5"), ["?classes=5: there are 2 classes"]),
-        ((*SEARCH, "fashion_mnist:absent", "--out", "file/search"), ["2 problems:", "is missing", "file is no folder"]),
+        ((*SEARCH, "fashion_mnist:absent", "--out", "file/s"), ["2 problems:", "is missing", "file is no folder"]),
         ((*TRAIN, "imagefolder:images"), ["images/val does not hold the same classes"]),
         (
-            (*TRAIN, "fashion_mnist:absent", "--out", "file/training"),
+            (*TRAIN, "fashion_mnist:absent", "--out", "file/t"),
             ["2 problems:", "is missing", "file is no folder"],
         ),
         (("device", "build", "--target", "host", "--out", "file/programs"), ["file is no folder"]),
