@@ -3,7 +3,7 @@
 import pytest
 from bundle_samples import fake_programs
 
-from tvmfbnet.devices.pushing import push, require_pushed
+from tvmfbnet.devices.pushing import prepare, push, require_pushed
 from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import DeviceError
@@ -53,6 +53,12 @@ def test_what_was_pushed_whole_can_be_started(tmp_path, there):
     require_pushed(shell, HOST, str(there))
     assert (there / "liba.so").read_text() == "a" and (there / "tvmfbnet-server").stat().st_mode & 0o111
     assert not (there / ".incoming").exists() and not (there / "programs.old").exists()
+
+
+def test_a_folder_of_the_device_that_cannot_be_written_is_found_out_before_a_build(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DeviceError, match=r"this machine: .*file.*[Nn]ot a directory"):
+        prepare(LocalShell(tmp_path / "file" / "board"))
 
 
 @pytest.mark.parametrize("after_calls", [0, 1, 2])

@@ -23,6 +23,8 @@ def remember_way(target: Target, words: Sequence[str]) -> None:
 
 def device_command(action: str, target: Target) -> str:
     """The command in back quotes that does ``action`` (start, push, stop, logs) on a target's device."""
+    if target.transport.kind == "local":
+        return advice.command(f"device {action}", target=advice.target_as_given(target.name))
     try:
         words = read_model(_file(target), list[str])
     except UserError:  # never reached from here, or the file is damaged: nothing depends on it

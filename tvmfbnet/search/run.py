@@ -20,7 +20,7 @@ from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
-from tvmfbnet.nets.identity import identity_of, require_identity
+from tvmfbnet.nets.identity import identity_of, require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
 from tvmfbnet.progress import progress, say
@@ -94,18 +94,21 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
-    with memory_advice("the search", advice_for(config)):
+    with memory_advice("the search", advice_for(config)), _held(out):
+        path = out / "search.ckpt"
+        if path.exists():  # of another search: said before the data set is read
+            recorded = load_checkpoint(path, "search").get("identity")
+            require_settings(path, recorded, _identity_of(config, space, costs, ""), data_spec)
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
         fingerprint = data.fingerprint
-        with _held(out):
-            keep_freed_memory()
-            workers = Workers.join(config.device)
-            workers.require_alike("data", int(fingerprint[:10], 16))
-            with seeded(config.seed, config.threads):
-                searcher = Searcher(space, data, costs, config, workers)
-                _train(searcher, data_spec, out)
-                candidates = _choose(searcher, costs, config.latency_target_ms, out)
-            return _conclude(searcher, candidates, table, data_spec, out)
+        keep_freed_memory()
+        workers = Workers.join(config.device)
+        workers.require_alike("data", int(fingerprint[:10], 16))
+        with seeded(config.seed, config.threads):
+            searcher = Searcher(space, data, costs, config, workers)
+            _train(searcher, data_spec, out)
+            candidates = _choose(searcher, costs, config.latency_target_ms, out)
+        return _conclude(searcher, candidates, table, data_spec, out)
 
 
 @contextmanager
@@ -120,9 +123,12 @@ def _held(out: Path) -> Iterator[None]:
 
 def _identity(searcher: Searcher) -> dict[str, Any]:
     """What must be the same for a search to be continued."""
-    settings = {name: value for name, value in searcher.config.model_dump().items() if name not in _FREE_SETTINGS}
-    costs = {"latency table": searcher.costs.to_dict()}
-    return identity_of(settings, searcher.space, searcher.data.fingerprint, **costs)
+    return _identity_of(searcher.config, searcher.space, searcher.costs, searcher.data.fingerprint)
+
+
+def _identity_of(config: SearchConfig, space: Space, costs: Costs, fingerprint: str) -> dict[str, Any]:
+    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    return identity_of(settings, space, fingerprint, **{"latency table": costs.to_dict()})
 
 
 def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
