@@ -100,6 +100,8 @@ def tune_command(
     remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
     choose_parts(loaded_space, blocks, chosen)
+    for other in learn_from or []:
+        load_target(other)
     if not dry_run:  # before TVM is loaded, and long before anything is lowered
         check_all(
             lambda: require_writable_folder(target_folder(loaded_target.name, tuning_logs)),
