@@ -88,6 +88,7 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
         ((*COMPILE, "host", "--checkpoint", "net.pt"), ["net.pt is missing: give the file of the trained weights"]),
         (("bench", "package", "--target", "away.yaml"), ["package holds no package"]),
         (("latency", "validate", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at"]),
+        (("latency", "validate", "--space", "tiny.yaml", "--target", "host"), ["nothing was measured for target host"]),
         ((*SEARCH, "imagefolder:images"), ["images/val does not hold the same classes"]),
         ((*SEARCH, "imagefolder:absent"), ["data folder absent/train is missing"]),
         ((*SEARCH, "imagefolder:pets?classes=none.txt"), ["neither a number nor a readable file of class names"]),

@@ -116,6 +116,7 @@ def validate(
     from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
+    from tvmfbnet.latency.store import journal_path, load_table
     from tvmfbnet.preflight import check_all, require_writable_file
     from tvmfbnet.space.registry import load_space
 
@@ -127,6 +128,8 @@ def validate(
         *([] if figure is None else [lambda: require_writable_file(figure)]),
         *([] if stored else [lambda: require_ready(loaded_target)]),
     )
+    if not journal_path(loaded_target.name, tuning_logs).exists():
+        load_table(loaded_target.name, tuning_logs)  # says that nothing was measured
 
     from dataclasses import replace
 
@@ -134,7 +137,7 @@ def validate(
     from tvmfbnet.latency.journal import Journal
     from tvmfbnet.latency.lock import target_lock
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
+    from tvmfbnet.latency.store import correction_path, target_folder
     from tvmfbnet.tuning.measure import context_of
 
     archs = _archs(loaded_space, count, run, seed)
