@@ -98,6 +98,7 @@ def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
     _, recipe = load_recipe(str(recipe_file))
     Run(recipe, tmp_path / "run")
     other = recipe.model_copy(update={"latency_target_share": 0.5})
+    (tmp_path / "pictures/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
     with pytest.raises(StorageError, match="another recipe"):
         Run(other, tmp_path / "run")
 

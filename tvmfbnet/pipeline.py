@@ -167,13 +167,14 @@ class Run:
             **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
+        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
 
         from tvmfbnet.data.datasets import load_data  # torch: only once everything else is known to be right
 
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
-        self._identity = {"space": content_key(space), "target": _target_key(self.target), "data": data.fingerprint}
+        self._identity["data"] = data.fingerprint
         self._claim()
 
     def _check(self) -> None:
@@ -185,15 +186,24 @@ class Run:
         check_all(
             lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
             lambda: require_writable_folder(self.folder),
+            self._require_own,
             *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
             *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
             *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
         )
 
     def _claim(self) -> None:
-        """Makes the folder this run's own, or sees that it is: same settings, same contents behind the names."""
+        """Makes the folder this run's own, or sees that it is."""
         path, mark = make_folder(self.folder) / "recipe.yaml", self.folder / "identity.json"
+        self._require_own()
         text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            write_json(mark, self._identity)
+
+    def _require_own(self) -> None:
+        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
             # Another name or place is no other run, where it is known that the content is the same.
@@ -201,15 +211,12 @@ class Run:
             if old.model_copy(update=names) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
-        for name, what in _CONTENTS.items():
-            if recorded.get(name, self._identity[name]) != self._identity[name]:
+        for name, found in self._identity.items():
+            if recorded.get(name, found) != found:
                 raise StorageError(
-                    f"{self.folder} holds a run whose {what} had another content than {getattr(self.recipe, name)} has "
-                    "now; restore it, or choose another --out"
+                    f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
+                    f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
                 )
-        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
-            write_json(mark, self._identity)
 
     def go(self) -> RunResult:
         """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
