@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
+from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import (
@@ -37,6 +38,7 @@ from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import EXIT_CODES
+from tvmfbnet.machine import describe_machine
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
@@ -349,6 +351,7 @@ class Run:
             "measured_share": table.measured_share(arch, self.space),
             "tvm_target": package["tvm_target"],
             "threads": package["threads"],
+            "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)
         return RunResult(values, write_report(self.folder))
