@@ -307,8 +307,10 @@ class Run:
         database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
         with reach(target) as endpoint:
-            error = certify(package, net, target, endpoint).description.parity.error
-        write_json(self.folder / "parity.json", {"parity_error": error})
+            package = certify(package, net, target, endpoint)
+        predicted_ms = self._table().arch_ms(self._arch(), self.space)
+        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package

@@ -304,11 +304,16 @@ def test_nets_that_were_timed_are_told_as_measured_with_the_speed_factor_beside(
     interval = Interval(0.1254, 0.1235, 0.1275, 9)
     speed = SpeedFactor(Interval(1.328, 1.31, 1.34, 9), 8, 0.02, (1.0, 1.1), True)
     attempt = Attempt("k3_e1", 0.1139, 0.7, Timed(interval, speed), 0.1139)
-    loop = {"target_ms": 0.1139, "arch": "k3_e1", "attempts": [attempt.to_dict()]}
+    turn = {"turn": 1, "predicted_ms": 0.12, "next": "no other net: this was the last of 1 turns"}
+    loop = {"target_ms": 0.1139, "arch": "k3_e1", "attempts": [{**attempt.to_dict(), **turn}]}
+    loop["why"] = "the net of turn 1: no other one was timed"
     (run / "closed_loop.json").write_text(json.dumps(loop))
     text = write_report(run).read_text()
-    told = rows(text, "Nets that were timed before one was trained")
-    assert "1. " in text and "k3_e1</span> (kept)" in text
+    told = rows(text, "Closed loop: nets that were timed before one was trained")
+    assert '<h3>Turn 1: <span class="arch">k3_e1</span> (kept)</h3>' in text
+    assert "<p>Kept the net of turn 1: no other one was timed.</p>" in text
+    assert told["what followed, and why"] == turn["next"]
+    assert told["predicted, corrected by the turn before, µs"] == "120"
     assert told["predicted by the table, µs"] == "113.9" and told["measured, µs"] == "125.4 (123.5 to 127.5)"
     assert told["speed factor"].startswith("1.328 (1.310 to 1.340; 8 parts")
     assert told["at the table's speed, µs"] == "94.43" and told["verdict"] == "missed by 10.1 %"
@@ -478,11 +483,11 @@ def test_the_legend_of_the_pareto_figure_names_what_is_drawn_and_nothing_else():
 def test_what_search_and_run_warned_of_is_below_the_verdict(tmp_path):
     run = write_run(tmp_path, only=["result.json", "search/search.json"])
     for name, told in (
-        ("search/search.json", ["theta learned <nothing>"]),
-        ("result.json", ["theta learned <nothing>"]),
+        ("search/search.json", [{"kind": "uniform_theta", "text": "theta learned <nothing>"}]),
+        ("result.json", [{"kind": "uniform_theta", "text": "theta learned <nothing>"}]),
     ):
         record = json.loads((run / name).read_text())
-        (run / name).write_text(json.dumps({**record, "warnings": told}))
+        (run / name).write_text(json.dumps({**record, "notices": told}))
     text = write_report(run).read_text()
     warning = '<p class="warning">Warning: theta learned &lt;nothing&gt;</p>'
     assert text.count(warning) == 1

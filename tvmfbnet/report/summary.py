@@ -63,9 +63,9 @@ def made_rows(run: Run) -> Rows:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What search and closed loop warned of, each once."""
-    told = [*((run.search or {}).get("warnings") or []), *((run.result or {}).get("warnings") or [])]
-    return list(dict.fromkeys(str(text) for text in told))
+    """What the search noticed of itself, such as that it learned nothing; each once."""
+    notices = [*((run.search or {}).get("notices") or []), *((run.result or {}).get("notices") or [])]
+    return list(dict.fromkeys(str(notice["text"]) for notice in notices))
 
 
 def stage_rows(run: Run) -> Rows:

@@ -35,21 +35,26 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
         return ""
     unit = unit_for([latency for item in attempts for latency in (item["table_ms"], item["measured_ms"])])
     heads = (
+        f"predicted, corrected by the turn before, {unit.name}",
         f"predicted by the table, {unit.name}",
         f"measured, {unit.name}",
         "speed factor",
         f"at the table's speed, {unit.name}",
         "verdict",
+        "what followed, and why",
     )
     body = ""
     for number, item in enumerate(attempts, start=1):
         bounds, speed, at_table = item["interval"], item["speed_factor"], item["at_table_speed_ms"]
+        corrected = item.get("predicted_ms")
         cells = (
+            None if corrected in (None, item["table_ms"]) else unit.number(corrected),
             unit.number(item["table_ms"]),
             f"{unit.number(item['measured_ms'])} ({unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])})",
             None if speed is None else speed["description"],
             None if at_table is None else unit.number(at_table),
             item["verdict"],
+            item.get("next") or None,
         )
         rows = "".join(
             f"<tr><th>{with_hint(head)}</th><td>{escape(str(cell))}</td></tr>\n"
@@ -57,8 +62,11 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
             if cell is not None
         )
         kept = " (kept)" if item["arch"] == loop.get("arch") else ""
-        body += f"<h3>{number}. {arch_html(item['arch'])}{kept}</h3>\n<table>\n{rows}</table>\n"
-    return f"<h2>Nets that were timed before one was trained</h2>\n{body}"
+        body += (
+            f"<h3>Turn {item.get('turn') or number}: {arch_html(item['arch'])}{kept}</h3>\n<table>\n{rows}</table>\n"
+        )
+    kept = f"<p>Kept {escape(loop['why'])}.</p>\n" if loop.get("why") else ""
+    return f"<h2>Closed loop: nets that were timed before one was trained</h2>\n{body}{kept}"
 
 
 def arch_html(arch: str) -> str:
