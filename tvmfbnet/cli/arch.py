@@ -115,7 +115,7 @@ def _print(description: dict[str, Any]) -> None:
     for row in description["layers"]:
         shape = [f"{row['cin']}-{row['cout']}", f"{row['height']}x{row['width']}", row["stride"]]
         counts = [f"{row['params'] / 1e3:.1f}", f"{row['macs'] / 1e6:.2f}"]
-        cost = [unit.number(row["latency_ms"]), row["source"]] if timed else []
+        cost = [unit.number(row["latency_ms"]), row["source"] if row["latency_ms"] else "free"] if timed else []
         rows.append([row["index"], row["block"], *shape, *counts, *cost])
     columns = ["layer", "block", "channels", "input, pixels", "stride", "params, thousands", "MACs, millions"]
     print_table("", columns + ([f"latency, {unit.name}", "source"] if timed else []), rows)

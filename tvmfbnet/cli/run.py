@@ -57,5 +57,8 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
-        *((f"time: {stage}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
+        *(
+            (f"time: {number}. {stage}", f"{seconds:.0f} s")
+            for number, (stage, seconds) in enumerate(values["stage_seconds"].items(), start=1)
+        ),
     ]

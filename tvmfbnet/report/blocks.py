@@ -9,8 +9,9 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable
 
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from tvmfbnet.space.blocks import RELU, parse_block
 
@@ -40,3 +41,8 @@ def block_legend(blocks: Iterable[str]) -> list[Patch]:
 def predicted_patch(colour: str = "#e2e8f0") -> Patch:
     """The entry that says what hatching means."""
     return Patch(facecolor=colour, edgecolor="#4a5568", hatch=HATCH, linewidth=0, label="hatched: predicted")
+
+
+def hatch_area(axes: Axes, place: tuple[float, float], width: float, height: float, colour: str) -> None:
+    """Hatches a box: what it stands for was predicted."""
+    axes.add_patch(Rectangle(place, width, height, fill=False, edgecolor=colour, hatch=HATCH, linewidth=0))

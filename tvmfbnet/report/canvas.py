@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tvmfbnet.files import write_atomically
+from tvmfbnet.files import write_atomically, write_text
 
 SMALL, MIDDLE = 7.5, 8.5
 BLUE, ORANGE, GREY, RED, INK = "#2b6cb0", "#c05621", "#718096", "#c53030", "#1a202c"
@@ -77,33 +77,39 @@ def legend_height(entries: int, columns: int) -> float:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format that the file's name says; the same figure gives the same file."""
     kind = path.suffix[1:].lower()
-    options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
+    if kind == "svg":
+        write_text(path, svg_text(figure, path.stem))
+    else:
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=_DPI))
+
+
+def svg_text(figure: Figure, name: str) -> str:
+    """A figure as an SVG document; ``name`` makes its ids, so that the same figure gives the same text."""
+    buffer = io.StringIO()
     # Text stays text: it can be selected, read aloud and found.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=_DPI, **options))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # What was laid out once need not be laid out for another format.
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, name: str, alt: str) -> str:
-    """A figure as an ``<svg>`` element of a page: it has a viewBox and no size of its own, and ids that are its own.
+def inline_svg(document: str, name: str, alt: str) -> str:
+    """An SVG document as an element of a page: it has a viewBox and no size of its own, and ids that are its own.
 
     Args:
-        figure: the figure.
+        document: from :func:`svg_text`.
         name: a word that no other figure of the page has.
         alt: what it shows, in words.
     """
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = document[document.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     head, _, body = text.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     # Two figures of a page may not share an id: the browser would take the first, hidden or not.
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    shape = f'{box[0] if box else ""} role="img" aria-label="{escape(alt)}"'
     body = re.sub(r" font-family: [^;\"]*;", "", body)  # the page sets it
     # Hundredths of a point are finer than any screen.
     body = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
     body = re.sub(r"\s*\n\s*", "\n", body).strip()
-    return f"<svg {shape}>{body}"
+    return f'<svg {box[0] if box else ""} role="img" aria-label="{escape(alt)}">{body}'

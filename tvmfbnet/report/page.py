@@ -15,8 +15,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tvmfbnet.files import make_folder, write_text
-from tvmfbnet.report import figures, net_figures
-from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save
+from tvmfbnet.report import figures, net_figures, table_figure
+from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save, svg_text
 from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, Run, damage, read_run
 from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
 from tvmfbnet.report.terms import glossary_html, with_hint
@@ -81,7 +81,7 @@ def _sections(run: Run) -> list[_Section]:
             "Latency table",
             "Heat map of the latency of every block in every layer",
             ((TABLE, table), needs_space),
-            partial(net_figures.latency_map, table, space) if table and space else None,
+            partial(table_figure.latency_map, table, space) if table and space else None,
         ),
         _Section(
             "search",
@@ -110,22 +110,19 @@ def _sections(run: Run) -> list[_Section]:
 def _section_html(section: _Section, run: Path, out: Path) -> str:
     """Draws a figure, writes its files and gives its part of the page; a note where something is missing."""
     heading = f"<h2>{with_hint(section.heading)}</h2>\n"
-    files = [out / f"{section.name}.{kind}" for kind in ("png", "svg")]
+    image, drawing = (out / f"{section.name}.{kind}" for kind in ("png", "svg"))
     if section.draw is None:
         missing = [name for name, value in section.needs if not value]
-        for path in files:  # of an earlier report: they would contradict the page
+        for path in (image, drawing):  # of an earlier report: they would contradict the page
             path.unlink(missing_ok=True)
         return f'{heading}<p class="note">Left out: this run has no {escape(" and no ".join(missing))} yet.</p>\n'
     with damage(run / section.needs[0][0]):
         wide, narrow = section.draw(canvas=WIDE), section.draw(canvas=NARROW)
-    for path in files:
-        save(wide, path)
-    shown = {kind: inline_svg(figure, f"{section.name}-{kind}", section.alt) for kind, figure in _pairs(wide, narrow)}
-    return heading + "".join(f'<figure class="{kind}">{svg}</figure>\n' for kind, svg in shown.items())
-
-
-def _pairs(wide: Figure, narrow: Figure) -> tuple[tuple[str, Figure], tuple[str, Figure]]:
-    return ("wide", wide), ("narrow", narrow)
+        documents = {"wide": svg_text(wide, section.name), "narrow": svg_text(narrow, section.name)}
+    write_text(drawing, documents["wide"])
+    save(wide, image)
+    parts = {kind: inline_svg(text, f"{section.name}-{kind}", section.alt) for kind, text in documents.items()}
+    return heading + "".join(f'<figure class="{kind}">{svg}</figure>\n' for kind, svg in parts.items())
 
 
 # --- the page ---

@@ -44,6 +44,10 @@ TERMS = {
         "How many times slower the device was than when the latency table was timed, by blocks that were "
         "timed again. It is told beside the measured latency and never corrects it."
     ),
+    "closed loop": (
+        "After the search the found net is timed untrained, as latency does not depend on weights; where it misses "
+        "the target, or leaves much to spare, the table is corrected by it and another net is chosen."
+    ),
     "canary": (
         "A small kernel that is always the same: timed again and again, it tells when the device itself "
         "changes its speed."
