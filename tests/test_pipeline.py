@@ -244,6 +244,9 @@ def test_a_run_killed_in_tuning_search_and_training_ends_as_if_it_never_was(reci
     assert result["parity_error"] < 1e-3
     assert result["predicted_ms"] > 0 and result["measured_ms"] > 0 and result["onnxruntime_ms"] > 0
     assert list(result["stage_seconds"]) == ["tune", "search", "train", "compile", "bench"]
+    page = (out / "report/index.html").read_text()
+    assert result["machine"] and f"<td>{result['machine']}</td>" in page and "<td>tiny</td>" in page
+    assert f"tvmfbnet run {out}/recipe.yaml --out {out}-again" in page
 
     # The same search, never interrupted, on the same table.
     _, recipe = load_recipe(str(recipe_file))

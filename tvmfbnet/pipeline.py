@@ -22,7 +22,9 @@ from pydantic import Field, model_validator
 
 from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
+from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
+from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.ready import require_ready
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
@@ -40,6 +42,7 @@ from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import EXIT_CODES
+from tvmfbnet.machine import describe_machine
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
@@ -169,8 +172,6 @@ class Run:
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
-
-        from tvmfbnet.data.datasets import load_data  # torch: only once everything else is known to be right
 
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
@@ -349,8 +350,10 @@ class Run:
         database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package")
         with reach(target) as endpoint:
-            error = certify(package, net, target, endpoint).description.parity.error
-        write_json(self.folder / "parity.json", {"parity_error": error})
+            package = certify(package, net, target, endpoint)
+        predicted_ms = self._table().arch_ms(self._arch(), self.space)
+        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
@@ -393,6 +396,7 @@ class Run:
             "measured_share": table.measured_share(arch, self.space),
             "tvm_target": package["tvm_target"],
             "threads": package["threads"],
+            "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)
         return RunResult(values, write_report(self.folder))

@@ -187,6 +187,8 @@ class BenchRecord(_Verdict):
     noise: Annotated[float, Field(ge=0)]
     speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
+    device: dict[str, str | int | float | None] = Field(default_factory=dict)
+    time: str = ""
 
 
 class ParityRecord(_Record):
@@ -214,6 +216,7 @@ class ResultRecord(_Verdict):
     kernels_needed: Count | None = None
     kernels_found: Count | None = None
     threads: Count | None = None
+    machine: str | None = None
 
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]

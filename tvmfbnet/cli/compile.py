@@ -57,7 +57,7 @@ def compile_command(
 
     from tvmfbnet.deploy.description import require_same_net
     from tvmfbnet.deploy.package import compile_net, untrained_net
-    from tvmfbnet.deploy.trial import certify_and_time
+    from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
     from tvmfbnet.training.run import load_net
     from tvmfbnet.tuning.database import existing_database
 
@@ -71,6 +71,8 @@ def compile_command(
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
     package = compile_net(net, loaded, database, out)
+    predicted_ms = predicted_latency(found, found_space, loaded, tuning_logs)
+    package = package.with_description(latency_target_ms=target_ms, predicted_ms=predicted_ms)
     missing = package.kernels.missing
     if database is not None and missing:
         say(
@@ -89,13 +91,13 @@ def compile_command(
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.found},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 "latency_ms": None if latency is None else latency.interval.value,
+                "predicted_ms": predicted_ms,
                 **({} if verdict is None else verdict.to_dict()),
             }
         )
     elif latency is None:
         print(f"package {out}: {kernels.found} of {kernels.needed} conv kernels tuned, not run on the device")
     else:
-        took = f"{latency.interval.value:.4g} ms ({latency.interval.low:.4g} to {latency.interval.high:.4g})"
         tuned = f"{kernels.found} of {kernels.needed} conv kernels tuned"
-        print(f"package {out}: {tuned}, parity error {error:.1e}, {took}")
+        print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
     end_with_verdict(verdict, as_json)

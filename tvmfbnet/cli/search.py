@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from tvmfbnet.space.space import Space
 
 MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
-_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "": 1.0}
+_UNITS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "s": 1e3, "": 1.0}
 
 
 def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|s|)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|µs|μs|s|)\s*", text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not 0 < value <= MOST_LATENCY_MS:
         raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
@@ -178,12 +178,16 @@ def _print_plan(space: Space, config: SearchConfig, range_ms: tuple[float, float
     if as_json:
         print_json(plan)
         return
-    print(
-        f"{space.name}: {space.size:,} archs, from {fastest_ms:.4g} ms (fastest net) to {slowest_ms:.4g} ms (slowest)"
-    )
+    from tvmfbnet.latency.units import unit_for
+
     target_ms = config.latency_target_ms
+    unit = unit_for((fastest_ms, slowest_ms, target_ms))
+    print(
+        f"{space.name}: {space.size:,} archs, from {unit.text(fastest_ms)} (fastest net) to {unit.text(slowest_ms)} "
+        "(slowest)"
+    )
     share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
-    print("no latency target" if target_ms is None else f"latency target {target_ms:.4g} ms{share}")
+    print("no latency target" if target_ms is None else f"latency target {unit.text(target_ms)}{share}")
     print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
 
 
@@ -201,8 +205,13 @@ def _print(result: SearchResult, as_json: bool) -> None:
             }
         )
         return
+    from tvmfbnet.latency.units import unit_for
+
+    unit = unit_for(c.predicted_ms for c in result.candidates)
     rows = [
-        [c.arch, f"{c.predicted_ms:.4g}", f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"] for c in result.candidates
+        [c.arch, unit.number(c.predicted_ms), f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
+        for c in result.candidates
     ]
-    print_table("archs found, best first", ["arch", "predicted ms", "supernet accuracy", "probability"], rows)
+    columns = ["arch", f"predicted, {unit.name}", "supernet accuracy", "probability"]
+    print_table("archs found, best first", columns, rows)
     print(f"found {result.best.arch}")

@@ -22,6 +22,7 @@ from tvmfbnet.space.space import Space
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
 _Count = Annotated[int, Field(ge=0)]
+_Latency = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Parity(Stored):
@@ -64,6 +65,10 @@ class PackageDescription(Stored):
     parity: Parity = Parity()
     latency: dict[str, Any] | None = Field(
         default=None, description="measured latency with its conditions; None before it was timed"
+    )
+    latency_target_ms: _Latency | None = Field(default=None, description="what it was made to meet; None for nothing")
+    predicted_ms: _Latency | None = Field(
+        default=None, description="latency by the target's table when it was compiled; None without one"
     )
 
 

@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from tvmfbnet.advice import bench, tune_more
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.units import unit_for
 
 CONFIDENCE = 0.95
 # Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
@@ -74,6 +75,11 @@ class Interval:
         if fastest is None or not fastest > 0 or self.value <= (1 + DISTURBED) * fastest:
             return self
         return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.visits)
+
+    def describe(self) -> str:
+        """A latency and its bounds for people."""
+        unit = unit_for([self.value])
+        return f"{unit.text(self.value)} ({unit.number(self.low)} to {unit.number(self.high)})"
 
     def to_dict(self) -> dict[str, float | int]:
         """Bounds of a latency as plain data."""
@@ -149,10 +155,10 @@ class Verdict:
 
     def describe(self) -> str:
         """One line for people, raw figures first."""
-        found = self.measured
+        found, unit = self.measured, unit_for((self.target_ms, self.measured.value))
         return (
-            f"latency target {self.target_ms:.4g} ms: {self.phrase}; measured {found.value:.4g} ms "
-            f"({found.low:.4g} to {found.high:.4g})"
+            f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(found.value)} "
+            f"({unit.number(found.low)} to {unit.number(found.high)})"
         )
 
     def advice(self) -> str:
