@@ -13,14 +13,19 @@ import difflib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
+from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.places import check_data
+from tvmfbnet.devices.fingerprint import host_fingerprint
+from tvmfbnet.devices.ready import require_ready
 from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import (
@@ -34,14 +39,16 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import corrected, load_table
+from tvmfbnet.latency.store import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
+from tvmfbnet.machine import describe_machine
+from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
-from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
@@ -113,10 +120,20 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
     return path.stem, validate(Recipe, read_yaml(path), str(path))
 
 
+# The stages that need the target's device.
+_ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # How a target is reached and described; what is measured does not depend on it.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
+
+
+def _require_torch_device(name: str) -> None:
+    """UserError where a stage would compute on a torch device that is not here; the usual ones need no look."""
+    if name not in ("auto", "cpu"):
+        from tvmfbnet.nets.device import pick_device
+
+        pick_device(name)
 
 
 def _target_key(target: Target) -> str:
@@ -149,16 +166,45 @@ class Run:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
         self.target: Target = load_target(recipe.target)
-        # A missing data set is found out now, not after an hour of tuning.
+        remember(
+            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
+        )
+        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
+        self._check()
+
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
-        self._identity = {"space": content_key(space), "target": _target_key(self.target), "data": data.fingerprint}
+        self._identity["data"] = data.fingerprint
         self._claim()
 
+    def _check(self) -> None:
+        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        recipe, space = self.recipe, self.space
+        done = self._state()
+        computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
+        logs = target_folder(self.target.name, self.logs_root)
+        check_all(
+            lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
+            lambda: require_writable_folder(self.folder),
+            self._require_own,
+            *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
+            *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
+            *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
+        )
+
     def _claim(self) -> None:
-        """Makes the folder this run's own, or sees that it is: same settings, same contents behind the names."""
+        """Makes the folder this run's own, or sees that it is."""
         path, mark = make_folder(self.folder) / "recipe.yaml", self.folder / "identity.json"
+        self._require_own()
         text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            write_json(mark, self._identity)
+
+    def _require_own(self) -> None:
+        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
             # Another name or place is no other run, where it is known that the content is the same.
@@ -166,15 +212,12 @@ class Run:
             if old.model_copy(update=names) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
-        for name, what in _CONTENTS.items():
-            if recorded.get(name, self._identity[name]) != self._identity[name]:
+        for name, found in self._identity.items():
+            if recorded.get(name, found) != found:
                 raise StorageError(
-                    f"{self.folder} holds a run whose {what} had another content than {getattr(self.recipe, name)} has "
-                    "now; restore it, or choose another --out"
+                    f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
+                    f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
                 )
-        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
-            write_json(mark, self._identity)
 
     def go(self) -> RunResult:
         """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
@@ -183,6 +226,8 @@ class Run:
             return self._go()
 
     def _go(self) -> RunResult:
+        if "tune" in self._state():
+            self._table()  # a damaged or foreign one, found out before the next stage is entered
         stages: list[tuple[str, Callable[[], None]]] = [
             ("tune", self._tune),
             ("search", self._search),
@@ -307,8 +352,10 @@ class Run:
         database = existing_database(target, self.logs_root)
         package = compile_net(net, target, database, self.folder / "package", about["class_names"])
         with reach(target) as endpoint:
-            error = certify(package, net, target, endpoint).description.parity.error
-        write_json(self.folder / "parity.json", {"parity_error": error})
+            package = certify(package, net, target, endpoint)
+        predicted_ms = self._table().arch_ms(self._arch(), self.space)
+        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
@@ -353,6 +400,7 @@ class Run:
             "threads": package["threads"],
             "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
             "closed_loop": self._closed_loop(),
+            "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)
         return RunResult(values, write_report(self.folder))

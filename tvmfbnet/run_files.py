@@ -201,6 +201,8 @@ class BenchRecord(_Verdict):
     noise: Annotated[float, Field(ge=0)]
     speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
+    device: dict[str, str | int | float | None] = Field(default_factory=dict)
+    time: str = ""
 
 
 class ParityRecord(_Record):
@@ -230,6 +232,7 @@ class ResultRecord(_Verdict):
     threads: Count | None = None
     notices: list[NoticeRecord] = Field(default_factory=list)
     closed_loop: ClosedLoopRecord | None = None
+    machine: str | None = None
 
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tvmfbnet.data.datasets import CIFAR10_CLASSES, classes_of, load_data
+from tvmfbnet.data.datasets import CIFAR10_CLASSES, load_data
+from tvmfbnet.data.places import classes_of
 from tvmfbnet.deploy.description import read_description
 from tvmfbnet.errors import DataError, UserError
 from tvmfbnet.space.arch import parse_arch

@@ -16,9 +16,9 @@ import typer
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.errors import UserError
+from tvmfbnet.space.choice import choose_parts
 from tvmfbnet.tuning.database import TuningDatabase
 from tvmfbnet.tuning.knobs import KernelShape, Knobs
-from tvmfbnet.tuning.plan import choose_parts
 from tvmfbnet.tuning.trials import TrialLog
 
 SMALL_SPACE = """

@@ -36,8 +36,11 @@ def compile_command(
 
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
+    from tvmfbnet.advice import remember, tune
+    from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import ArchError, UserError
+    from tvmfbnet.preflight import check_all, require_file, require_writable_folder
     from tvmfbnet.space.arch import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space
 
@@ -46,10 +49,16 @@ def compile_command(
         raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
     found, found_space = resolve_arch(arch, load_space(space))
     loaded = load_target(target)
+    remember(target=target, named=loaded.name, space=space, tuning_logs=tuning_logs, package=out)
+    check_all(
+        lambda: require_writable_folder(out),
+        *([] if checkpoint is None else [lambda: require_file(checkpoint, "trained weights (net.pt)")]),
+        lambda: require_ready(loaded, runs=not build_only),
+    )
 
     from tvmfbnet.deploy.description import require_same_net
     from tvmfbnet.deploy.package import compile_net, untrained_net
-    from tvmfbnet.deploy.trial import certify_and_time
+    from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
     from tvmfbnet.training.run import load_net
     from tvmfbnet.tuning.database import existing_database
 
@@ -71,11 +80,13 @@ def compile_command(
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
     package = compile_net(net, loaded, database, out, class_names)
+    predicted_ms = predicted_latency(found, found_space, loaded, tuning_logs)
+    package = package.with_description(latency_target_ms=target_ms, predicted_ms=predicted_ms)
     missing = package.kernels.missing
     if database is not None and missing:
         say(
             f"warning: {len(missing)} of {package.kernels.needed} conv kernels were never tuned and will be slow; "
-            f"tune them with `tvmfbnet tune --target {target} --space {space} --arch {arch}`"
+            f"tune them with {tune(loaded.name, arch=arch)}"
         )
     latency = verdict = None
     if not build_only:
@@ -90,15 +101,15 @@ def compile_command(
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
+                "predicted_ms": predicted_ms,
                 **({} if verdict is None else verdict.to_dict()),
             }
         )
     elif latency is None:
         print(f"package {out}: {kernels.found} of {kernels.needed} conv kernels tuned, not run on the device")
     else:
-        took = f"{latency.interval.value:.4g} ms ({latency.interval.low:.4g} to {latency.interval.high:.4g})"
         tuned = f"{kernels.found} of {kernels.needed} conv kernels tuned"
-        print(f"package {out}: {tuned}, parity error {error:.1e}, {took}")
+        print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
     if class_names and not as_json:
         print(
             f"outputs, in order: {', '.join(class_names)}"

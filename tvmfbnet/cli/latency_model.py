@@ -59,9 +59,12 @@ def fit(
     from tvmfbnet.latency.scoring import FIGURES
     from tvmfbnet.latency.scoring import Scheme as SchemeName
     from tvmfbnet.latency.scoring import score as score_regressor
+    from tvmfbnet.preflight import require_writable_file
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
+    if out is not None:
+        require_writable_file(out)
     loaded = read_table(table) if table is not None else target_table(str(target), tuning_logs, device_model)
     known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(known), list(known.values())
@@ -109,23 +112,35 @@ def validate(
 
     Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
-    from dataclasses import replace
-
+    from tvmfbnet.advice import remember
+    from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.additivity import net_measurements, save_study, study
-    from tvmfbnet.latency.journal import Journal
-    from tvmfbnet.latency.lock import target_lock
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, journal_path, load_table, target_folder
+    from tvmfbnet.latency.store import journal_path, load_table
+    from tvmfbnet.preflight import check_all, require_writable_file
     from tvmfbnet.space.registry import load_space
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
     loaded_target, loaded_space = load_target(target), load_space(space)
-    archs = _archs(loaded_space, count, run, seed)
+    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
+    check_all(
+        *([] if figure is None else [lambda: require_writable_file(figure)]),
+        *([] if stored else [lambda: require_ready(loaded_target)]),
+    )
+    if not journal_path(loaded_target.name, tuning_logs).exists():
+        load_table(loaded_target.name, tuning_logs)  # says that nothing was measured
 
+    from dataclasses import replace
+
+    from tvmfbnet.latency.additivity import net_measurements, save_study, study
+    from tvmfbnet.latency.journal import Journal
+    from tvmfbnet.latency.lock import target_lock
+    from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.store import correction_path, target_folder
     from tvmfbnet.tuning.measure import context_of
+
+    archs = _archs(loaded_space, count, run, seed)
 
     name, context = loaded_target.name, context_of(resolve_native(loaded_target))
     table = load_table(name, tuning_logs, context)

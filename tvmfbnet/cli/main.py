@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import os
 import sys
@@ -112,7 +113,8 @@ def _call(arguments: list[str] | None) -> object:
     """Runs a command; an error over a closed pipe comes out as itself, where typer would end the process in silence."""
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        return app(args=arguments, standalone_mode=False)
+        # What a command remembers for its advice is its own.
+        return contextvars.copy_context().run(app, args=arguments, standalone_mode=False)
     except SystemExit as end:
         if isinstance(end.__context__, OSError):
             raise end.__context__ from None

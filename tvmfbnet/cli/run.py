@@ -46,24 +46,31 @@ def run_command(
 
 def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The table of a finished run, the verdict first, the latency as measured before all that was computed from it."""
+    from tvmfbnet.latency.units import unit_for
+
     reference, speed, bounds = values["onnxruntime_ms"], values["speed_factor"], values["interval"]
+    unit = unit_for([*(values[f"{name}_ms"] for name in ("predicted", "measured")), reference])
     verdict = []
     if values["verdict"] is not None:
-        verdict = [("latency target", f"{values['latency_target_ms']:.4f} ms: {values['verdict']}")]
+        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}")]
         verdict += [("advice", values["advice"])] if values["advice"] else []
-    measured = f"{values['measured_ms']:.4f} ms ({bounds['low_ms']:.4f} to {bounds['high_ms']:.4f})"
+    low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
+    measured = f"{unit.text(values['measured_ms'])} ({low} to {high})"
     return [
         *verdict,
         *(("warning", notice["text"]) for notice in values.get("notices", [])),
         *_loop_rows(values.get("closed_loop")),
-        ("predicted latency", f"{values['predicted_ms']:.4f} ms ({values['measured_share']:.0%} of it measured)"),
+        ("predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"),
         ("measured latency", measured),
         *([] if speed is None else [("speed factor", speed["description"])]),
-        ("ONNX Runtime", "not on this device" if reference is None else f"{reference:.4f} ms"),
+        ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
-        *((f"time: {stage}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
+        *(
+            (f"time: {number}. {stage}", f"{seconds:.0f} s")
+            for number, (stage, seconds) in enumerate(values["stage_seconds"].items(), start=1)
+        ),
     ]
 
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from tvmfbnet.space.space import Space
 
 MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
-_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "": 1.0}
+_UNITS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "s": 1e3, "": 1.0}
 
 
 def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|s|)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|µs|μs|s|)\s*", text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if text.strip().endswith("%"):
         raise typer.BadParameter(
@@ -94,12 +94,16 @@ def search_command(
 
     Example: tvmfbnet search --target host --space fbnet_mini --data fashion_mnist --latency-target 0.3ms --out runs/s1
     """
+    from tvmfbnet.advice import remember
     from tvmfbnet.config import validate
+    from tvmfbnet.data.places import check_data
+    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.space.registry import load_space, spelled_with_classes
     from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
@@ -122,6 +126,18 @@ def search_command(
         print(commented_yaml(SearchConfig, settings), end="")
         return
     found_space = fit_classes(load_space(space), data)
+    remember(
+        target=target,
+        named=None if target is None else measured_name(target),
+        space=spelled_with_classes(space, found_space.classes),
+        tuning_logs=tuning_logs,
+    )
+    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
+    if not dry_run and checked.device not in ("auto", "cpu"):
+        from tvmfbnet.nets.device import pick_device
+
+        pick_device(checked.device)  # loads torch, which the search needs anyway
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:
@@ -176,12 +192,16 @@ def _print_plan(
     if as_json:
         print_json({**plan, **forecast.to_dict()})
         return
-    print(
-        f"{space.name}: {space.size:,} archs, from {fastest_ms:.4g} ms (fastest net) to {slowest_ms:.4g} ms (slowest)"
-    )
+    from tvmfbnet.latency.units import unit_for
+
     target_ms = config.latency_target_ms
+    unit = unit_for((fastest_ms, slowest_ms, target_ms))
+    print(
+        f"{space.name}: {space.size:,} archs, from {unit.text(fastest_ms)} (fastest net) to {unit.text(slowest_ms)} "
+        "(slowest)"
+    )
     share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
-    print("no latency target" if target_ms is None else f"latency target {target_ms:.4g} ms{share}")
+    print("no latency target" if target_ms is None else f"latency target {unit.text(target_ms)}{share}")
     print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
     print(forecast.describe())
     if forecast.warning:
@@ -203,8 +223,13 @@ def _print(result: SearchResult, as_json: bool) -> None:
             }
         )
         return
+    from tvmfbnet.latency.units import unit_for
+
+    unit = unit_for(c.predicted_ms for c in result.candidates)
     rows = [
-        [c.arch, f"{c.predicted_ms:.4g}", f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"] for c in result.candidates
+        [c.arch, unit.number(c.predicted_ms), f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
+        for c in result.candidates
     ]
-    print_table("archs found, best first", ["arch", "predicted ms", "supernet accuracy", "probability"], rows)
+    columns = ["arch", f"predicted, {unit.name}", "supernet accuracy", "probability"]
+    print_table("archs found, best first", columns, rows)
     print(f"found {result.best.arch}")

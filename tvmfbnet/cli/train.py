@@ -33,7 +33,9 @@ def train_command(
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
     from tvmfbnet.config import validate
+    from tvmfbnet.data.places import check_data
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.settings import commented_yaml
     from tvmfbnet.space.arch import resolve_arch
     from tvmfbnet.space.registry import load_space
@@ -56,6 +58,8 @@ def train_command(
         print(commented_yaml(TrainConfig, settings), end="")
         return
     found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
+    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
 
     from tvmfbnet.nets.workers import is_first
     from tvmfbnet.training.run import train  # torch: only once everything else is known to be right

@@ -87,12 +87,26 @@ def tune_command(
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
+    from tvmfbnet.advice import remember
+    from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target
+    from tvmfbnet.latency.store import target_folder
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.choice import choose_parts
     from tvmfbnet.space.registry import load_space
 
     loaded_target, loaded_space = load_target(target), load_space(space)
+    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
+    choose_parts(loaded_space, blocks, chosen)
+    for other in learn_from or []:
+        load_target(other)
+    if not dry_run:  # before TVM is loaded, and long before anything is lowered
+        check_all(
+            lambda: require_writable_folder(target_folder(loaded_target.name, tuning_logs)),
+            lambda: require_ready(loaded_target),
+        )
 
     from tvmfbnet.tuning.lessons import read_lessons
     from tvmfbnet.tuning.run import forecast, tune_space

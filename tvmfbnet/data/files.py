@@ -17,7 +17,6 @@ from tvmfbnet.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 # How far from a JPEG's end its end marker may lie: some cameras append a few bytes.
 _JPEG_TAIL = 64
 

@@ -9,10 +9,9 @@ and again: as long as no file was written in between, files are looked at once a
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from tvmfbnet.data.files import IMAGE_SUFFIXES, fault_of_image, has_colour
+from tvmfbnet.data.files import fault_of_image, has_colour
 from tvmfbnet.data.images import FolderImages, ImageData
+from tvmfbnet.data.places import IMAGE_SUFFIXES, find_test_folder, folder_classes, no_images, visible_files
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 from tvmfbnet.progress import progress, say
@@ -59,7 +59,7 @@ class _Listing:
 
 
 def load_folders(
-    folder: Path | None, height: int, width: int, channels: int, subset: str | None, check: bool = True
+    folder: Path, height: int, width: int, channels: int, subset: str | None, check: bool = True
 ) -> ImageData:
     """Finds and checks the images under ``folder/train/CLASS`` and ``folder/val/CLASS`` (or ``test``).
 
@@ -72,20 +72,8 @@ def load_folders(
     Raises:
         DataError: folders are missing or do not hold the same classes, or files are no readable images.
     """
-    if folder is None:
-        raise DataError("imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it")
-    if channels not in (1, 3):
-        raise DataError(f"imagefolder gives 1 or 3 channels but the space takes {channels}")
-    test_folder = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
-    names = class_names(folder / "train")
-    different = sorted(set(names) ^ set(class_names(test_folder)))
-    if different:
-        raise DataError(
-            f"{test_folder} does not hold the same classes as {folder / 'train'}: "
-            f"{', '.join(different[:5])}{' ...' if len(different) > 5 else ''} only in one of them"
-        )
-    if subset is not None:
-        names = _subset(names, subset)
+    test_folder = find_test_folder(folder)
+    names = folder_classes(folder, channels, subset)
     skipped: Counter[str] = Counter()
     parts = tuple((part, *_images_of(part, names, skipped)) for part in (folder / "train", test_folder))
     state = _state_of([file for _, files, _ in parts for file in files]) if check else ""
@@ -140,75 +128,20 @@ def _state_of(files: Sequence[Path]) -> str:
     return digest.hexdigest() if newest < time.time_ns() - _TICK_NS else ""
 
 
-def class_names(folder: Path) -> list[str]:
-    """The class folders in a folder, in order; hidden ones are none. DataError where there are none."""
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
-    with storage_errors(folder, "read"):
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
-    if not names:
-        raise DataError(f"{folder} holds no class folders")
-    return names
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == "__MACOSX"
-
-
-def _subset(names: list[str], subset: str) -> list[str]:
-    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
-    if subset.isascii() and subset.isdecimal():
-        if not 2 <= int(subset) <= len(names):
-            raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
-        return sorted(random.Random(0).sample(names, int(subset)))
-    wanted = set(_lines(Path(subset).expanduser(), subset))
-    unknown = sorted(wanted - set(names))
-    if unknown or len(wanted) < 2:
-        raise DataError(
-            f"{subset} names {len(wanted)} classes, of which {len(unknown)} are not in the data"
-            + (f" (first {unknown[0]!r})" if unknown else "; name at least 2")
-        )
-    return sorted(wanted)
-
-
-def _lines(path: Path, subset: str) -> Iterator[str]:
-    """The lines of a file of class names, which may hold blanks; with a byte order mark or without."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"?classes={subset}: the file is not UTF-8 text; save it as UTF-8, a class name a line"
-        ) from error
-    return (line.strip() for line in text.splitlines() if line.strip())
-
-
 def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tuple[list[Path], list[int]]:
     """The image files of each class, in order, and their labels; counts by suffix what is no image."""
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
         with storage_errors(folder / name, "read"):
-            found = sorted(_visible_files(folder / name))
+            found = sorted(visible_files(folder / name))
         images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
         skipped.update(file.suffix.lower() for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
         if not images:
-            raise DataError(f"{folder / name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise no_images(folder / name)
         files += images
         labels += [label] * len(images)
     return files, labels
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and the folders in it; links to folders are not followed, they might lead in circles."""
-    for entry in folder.iterdir():
-        if _is_hidden(entry):
-            continue
-        if not entry.is_dir():
-            yield entry
-        elif not entry.is_symlink():
-            yield from _visible_files(entry)
 
 
 def _check(files: Sequence[Path], folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tvmfbnet.advice import tune
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.measured import NetLatency, measure_latency
 from tvmfbnet.deploy.pace import SpeedProbe, can_probe
@@ -18,7 +19,8 @@ from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
-from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.regressor import complete
+from tvmfbnet.latency.store import corrected, journal_path, load_table, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.progress import say
@@ -28,7 +30,7 @@ from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.tuning.context import ask_context
 from tvmfbnet.tuning.database import TuningDatabase, database_of
 from tvmfbnet.tuning.folders import TRIALS
-from tvmfbnet.tuning.measure import measurement
+from tvmfbnet.tuning.measure import context_of, measurement
 from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
 
@@ -59,7 +61,7 @@ def time_untrained(
         context, endpoint = ask_context(target, reached)
         database = database_of(context, root)
         if database is None:
-            raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
+            raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
         package = compile_net(untrained_net(arch, space), target, database, folder / "package")
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
@@ -72,6 +74,15 @@ def time_untrained(
             journal.append(measurement(timer, found.whole, overhead, arch=name, **common))
     _tell(name, found)
     return found
+
+
+def predicted_latency(arch: Arch, space: Space, target: Target, root: Path | None = None) -> float | None:
+    """What a (resolved) target's latency table says of a net, milliseconds; None where there is none that could."""
+    try:
+        table = complete(load_table(target.name, root, context_of(target)), space.parts_of(arch))
+    except LatencyError:
+        return None
+    return corrected(table, target.name, space, root).arch_ms(arch, space)
 
 
 def bench_with_probe(
@@ -119,6 +130,5 @@ def _probe(
 
 def _tell(name: str, found: NetLatency) -> None:
     """One line for the person who watches: the latency as measured, and the speed factor beside it."""
-    interval = found.interval
-    text = f"{name}: measured {interval.value:.4g} ms ({interval.low:.4g} to {interval.high:.4g})"
+    text = f"{name}: measured {found.interval.describe()}"
     say(text + (f"; speed factor {found.speed.describe()}" if found.speed is not None else ""))

@@ -13,6 +13,7 @@ from typing import Any
 
 import tvm
 
+from tvmfbnet.advice import tune
 from tvmfbnet.deploy.net_visits import NetVisits
 from tvmfbnet.deploy.pace import pace_of
 from tvmfbnet.deploy.package import compile_net, untrained_net
@@ -80,7 +81,7 @@ def _tuned(context: Context, root: Path | None) -> tuple[TuningDatabase, int]:
     """The schedules of a context, and how many trials they took."""
     database = database_of(context, root)
     if database is None:
-        raise LatencyError(f"nothing was tuned for target {context.target} yet: run `tvmfbnet tune` first")
+        raise LatencyError(f"nothing was tuned for target {context.target} yet: run {tune(context.target)} first")
     return database, sum(TrialLog(database.folder / TRIALS).spent.values())
 
 

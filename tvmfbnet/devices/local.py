@@ -20,6 +20,7 @@ from tvmfbnet.devices.serve import READY
 from tvmfbnet.devices.starting import server_command
 from tvmfbnet.devices.target import Target, require_cores
 from tvmfbnet.devices.tracker import Endpoint, port_is_free, require_key
+from tvmfbnet.devices.ways import device_command
 from tvmfbnet.errors import DeviceError
 
 LOOPBACK = "127.0.0.1"
@@ -170,6 +171,20 @@ def reach(target: Target) -> Iterator[Endpoint]:
         with local_device(target) as endpoint:
             yield endpoint
     else:
-        endpoint = Endpoint(target.transport.host, target.transport.port, target.transport.key)
-        require_key(endpoint, target.timeouts.connect)
-        yield endpoint
+        yield require_served(target, target.timeouts.connect)
+
+
+def require_served(target: Target, seconds: float) -> Endpoint:
+    """The endpoint of a target's devices at the tracker that it names, once one has registered there.
+
+    Args:
+        target: with ``tracker`` transport.
+        seconds: how long a device has for that.
+
+    Raises:
+        DeviceError: no tracker, or nobody serves the target's key; says how to start one.
+    """
+    transport = target.transport
+    endpoint = Endpoint(transport.host, transport.port, transport.key)
+    require_key(endpoint, seconds, f"start its server with {device_command('start', target)}")
+    return endpoint

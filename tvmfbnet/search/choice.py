@@ -13,6 +13,7 @@ from tvmfbnet.errors import StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
 from tvmfbnet.nets.identity import identity_of
 from tvmfbnet.nets.workers import is_first
+from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
 from tvmfbnet.search.finalists import Finalists
@@ -38,11 +39,15 @@ def held(out: Path) -> Iterator[None]:
         yield
 
 
-def identity_of_search(searcher: Searcher) -> dict[str, Any]:
+def identity_of_searcher(searcher: Searcher) -> dict[str, Any]:
     """What must be the same for a search to be continued."""
-    settings = {name: value for name, value in searcher.config.model_dump().items() if name not in _FREE_SETTINGS}
-    costs = {"latency table": searcher.costs.to_dict()}
-    return identity_of(settings, searcher.space, searcher.data.fingerprint, **costs)
+    return identity_of_search(searcher.config, searcher.space, searcher.costs, searcher.data.fingerprint)
+
+
+def identity_of_search(config: SearchConfig, space: Space, costs: Costs, fingerprint: str) -> dict[str, Any]:
+    """The same of a search of a data set with that fingerprint."""
+    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    return identity_of(settings, space, fingerprint, **{"latency table": costs.to_dict()})
 
 
 def final_judge(searcher: Searcher) -> Judge:
@@ -66,7 +71,7 @@ def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path)
         proposed = judge.rank(proposed, "screening archs")[: config.candidates]
     ranked = final_judge(searcher).rank(proposed, "validating archs")
     if config.finalists:
-        kept = (identity_of_search(searcher), out / "finalists.json")
+        kept = (identity_of_searcher(searcher), out / "finalists.json")
         ranked = Finalists(searcher, costs, target_ms, *kept).choose(ranked)
     return tuple(ranked)
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from tvmfbnet.config import validate as validate_config
-from tvmfbnet.data.datasets import load_data, relocated
+from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, seeded

@@ -18,11 +18,19 @@ from tvmfbnet.errors import CollapsedError, ConfigError
 from tvmfbnet.files import write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
-from tvmfbnet.nets.identity import require_identity
+from tvmfbnet.nets.identity import require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import progress, resumed, say
-from tvmfbnet.search.choice import choose, choose_again, final_judge, held, identity_of_search, sample_run
+from tvmfbnet.search.choice import (
+    choose,
+    choose_again,
+    final_judge,
+    held,
+    identity_of_search,
+    identity_of_searcher,
+    sample_run,
+)
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate
@@ -88,26 +96,29 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
-    with memory_advice("the search", advice_for(config)):
+    with memory_advice("the search", advice_for(config)), held(out):
+        path = out / "search.ckpt"
+        if path.exists():  # of another search: said before the data set is read
+            recorded = load_checkpoint(path, "search").get("identity")
+            require_settings(path, recorded, identity_of_search(config, space, costs, ""), data_spec)
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
         fingerprint = data.fingerprint
-        with held(out):
-            keep_freed_memory()
-            workers = Workers.join(config.device)
-            workers.require_alike("data", int(fingerprint[:10], 16))
-            with seeded(config.seed, config.threads):
-                searcher = Searcher(space, data, costs, config, workers)
-                few = few_images(len(final_judge(searcher).judged), config)
-                if few is not None:
-                    say(f"warning: {few.text}")
-                _train(searcher, data_spec, out)
-                candidates = choose(searcher, costs, config.latency_target_ms, out)
-            return _conclude(searcher, candidates, table, data_spec, out)
+        keep_freed_memory()
+        workers = Workers.join(config.device)
+        workers.require_alike("data", int(fingerprint[:10], 16))
+        with seeded(config.seed, config.threads):
+            searcher = Searcher(space, data, costs, config, workers)
+            few = few_images(len(final_judge(searcher).judged), config)
+            if few is not None:
+                say(f"warning: {few.text}")
+            _train(searcher, data_spec, out)
+            candidates = choose(searcher, costs, config.latency_target_ms, out)
+        return _conclude(searcher, candidates, table, data_spec, out)
 
 
 def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
     """All remaining steps, with checkpoints and logs."""
-    path, config, identity = out / "search.ckpt", searcher.config, identity_of_search(searcher)
+    path, config, identity = out / "search.ckpt", searcher.config, identity_of_searcher(searcher)
     if path.exists():
         saved = load_checkpoint(path, "search")
         require_identity(path, saved.get("identity"), identity, data_spec)

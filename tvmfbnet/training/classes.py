@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.data.places import classes_of
 from tvmfbnet.progress import say
 from tvmfbnet.space.space import Space
 

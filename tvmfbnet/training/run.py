@@ -18,10 +18,11 @@ from pydantic import Field
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.places import DataSpec, folder_classes
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
-from tvmfbnet.nets.identity import identity_of, require_identity
+from tvmfbnet.nets.identity import identity_of, require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
 from tvmfbnet.progress import progress, resumed, say
@@ -87,21 +88,31 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
     """
+    space = _with_subset(space, data_spec)
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
-    with memory_advice("the training", advice):
+    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    with memory_advice("the training", advice), _held(out):
+        path = out / "train.ckpt"
+        if path.exists():  # of another training: said before the data set is read
+            recorded = load_checkpoint(path, "training").get("identity")
+            require_settings(path, recorded, identity_of(settings, space, "", arch=text), data_spec)
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        if data.classes != space.classes:
-            say(
-                f"note: {data_spec} has {data.classes} classes, so the net gets {data.classes} outputs, in the order "
-                "of their names"
-            )
-            space = space.with_classes(data.classes)
-        settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+        keep_freed_memory()
         identity = identity_of(settings, space, data.fingerprint, arch=text)
-        with _held(out):
-            keep_freed_memory()
-            return _train(arch, space, data, data_spec, config, identity, out)
+        return _train(arch, space, data, data_spec, config, identity, out)
+
+
+def _with_subset(space: Space, data_spec: str) -> Space:
+    """The space with as many classes as a subset of the classes has; as it is without one."""
+    spec = DataSpec.of(data_spec)
+    if spec.subset is None:
+        return space
+    classes = len(folder_classes(spec.images, space.input_channels, spec.subset))
+    if classes >= space.classes:  # all of them, or too many, which is refused when they are loaded
+        return space
+    say(f"note: {data_spec} has {classes} classes, so the net gets {classes} outputs, in the order of their names")
+    return space.with_classes(classes)
 
 
 @contextmanager

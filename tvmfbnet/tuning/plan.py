@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from tvm.ir import IRModule
 
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.devices.target import Target
-from tvmfbnet.errors import UserError
-from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.tuning.lowered import LoweredParts
 
@@ -60,22 +57,6 @@ class Plan:
         else:
             measuring = _SECONDS_PER_PART * share * len(self.parts)
         return trials / (trials_per_second or TRIALS_PER_SECOND) + measuring
-
-
-def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[NetPart, ...]:
-    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``.
-
-    With an arch, only those blocks that it uses.
-    """
-    used = None if arch is None else set(space.parts_of(arch))
-    chosen = [
-        part
-        for part in space.distinct_blocks()
-        if (fnmatch(part.block, blocks) or fnmatch(part.name, blocks)) and (used is None or part in used)
-    ]
-    if not chosen:
-        raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
-    return (*space.fixed_parts(), *chosen)
 
 
 def make_plan(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from tvmfbnet.devices.local import reach
+from tvmfbnet.devices.ready import require_ready
 from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
@@ -20,6 +21,7 @@ from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.store import journal_path, kernels_path, target_folder
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.choice import choose_parts
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.context import ask_context, context_of
 from tvmfbnet.tuning.database import open_database
@@ -27,7 +29,7 @@ from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.tuning.folders import TRIALS, folder_to_read, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.measure import measure_parts
-from tvmfbnet.tuning.plan import Plan, choose_parts, make_plan
+from tvmfbnet.tuning.plan import Plan, make_plan
 from tvmfbnet.tuning.share import blocks_to_measure, measure_share
 from tvmfbnet.tuning.timer import device_timer
 from tvmfbnet.tuning.trials import TrialLog
@@ -204,7 +206,11 @@ def tune_space(
         more: spend the budget on top of what earlier runs spent, instead of up to it.
         arch: only the blocks of this arch.
         lessons: trials of other targets to learn from (see :func:`tvmfbnet.tuning.lessons.read_lessons`).
+
+    Raises:
+        UserError: the toolchain or the device is not there, said before anything is lowered.
     """
+    require_ready(target)
     folder = make_folder(target_folder(target.name, root))
     with (
         target_lock(folder),
