@@ -42,7 +42,7 @@ def compile_command(
     from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.preflight import check_all, require_file, require_writable_folder
     from tvmfbnet.space.arch import format_arch, resolve_arch
-    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.space.registry import load_space, spelled_with_classes
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     if build_only and target_ms is not None:
@@ -69,8 +69,9 @@ def compile_command(
         net, about = load_net(checkpoint)
         class_names, classes = about["class_names"], net.space.classes
         if classes != found_space.classes and ",classes=" not in space:
-            say(f"note: the net in {checkpoint} has {classes} classes; its space is {space},classes={classes}")
-            space = f"{space},classes={classes}"
+            space = spelled_with_classes(space, classes)
+            say(f"note: the net in {checkpoint} has {classes} classes; its space is {space}")
+            remember(space=space)
             found, found_space = resolve_arch(arch, load_space(space))
         if format_arch(net.arch, net.space) != format_arch(found, found_space):
             raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
