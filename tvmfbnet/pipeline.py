@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 
 from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
-from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
 from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.ready import require_ready
@@ -172,6 +171,7 @@ class Run:
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
+        from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
 
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
