@@ -258,9 +258,9 @@ def test_the_command_that_does_the_same_runs_the_recipe_of_the_run(page):
 
 def test_stages_are_numbered_as_the_command_numbers_them(page):
     assert rows(page.read_text(), "Time by stage") == {
-        "1. tune": "1 h 06 min",
-        "2. search": "5 min 21 s",
-        "3. train": "12.5 s",
+        "1/6 tune": "1 h 06 min",
+        "2/6 search": "5 min 21 s",
+        "3/6 train": "12.5 s",
         "all": "1 h 12 min",
     }
 
