@@ -196,7 +196,7 @@ class BenchRecord(_Verdict):
     noise: Annotated[float, Field(ge=0)]
     speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
-    device: dict[str, str | int | float | None] = Field(default_factory=dict)
+    device: dict[str, Any] = Field(default_factory=dict)
     time: str = ""
 
 

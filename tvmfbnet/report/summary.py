@@ -129,7 +129,7 @@ def _tvm_target(value: Any) -> str | None:
 def _date(time: str | None) -> str | None:
     """The day and minute of an ISO time; the text itself where it is none."""
     try:
-        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z") if time else None
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z").strip() if time else None
     except ValueError:
         return time
 
