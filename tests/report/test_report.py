@@ -488,7 +488,7 @@ def test_the_figure_of_whole_nets_names_its_marks_and_units():
     space = load_space("fbnet_mini")
     table = LatencyTable({part: Cell(0.001 * (1 + len(part.block))) for part in space.distinct_parts()}, name="pi4")
     drawn = [Arch(tuple(layer.blocks[(shift + layer.index) % 8] for layer in space.layers)) for shift in range(8)]
-    found = study(table, space, {arch: 1.1 * table.arch_ms(arch, space) for arch in drawn})
+    found = study(table, space, {format_arch(arch, space): 1.1 * table.arch_ms(arch, space) for arch in drawn})
     axes = additivity(found, "pi4").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured latency, µs", "predicted latency, µs")
     marks = [text.get_text() for text in axes.get_legend().get_texts()]
