@@ -14,6 +14,7 @@ from typing import Any
 
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import CollapsedError, ConfigError
 from tvmfbnet.files import write_json
 from tvmfbnet.latency.table import LatencyTable
@@ -96,6 +97,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the search", advice_for(config)), held(out):
         path = out / "search.ckpt"
         if path.exists():  # of another search: said before the data set is read

@@ -18,7 +18,7 @@ from pydantic import Field
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
-from tvmfbnet.data.places import DataSpec, folder_classes
+from tvmfbnet.data.places import DataSpec, check_data, folder_classes
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
@@ -92,6 +92,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the training", advice), _held(out):
         path = out / "train.ckpt"
         if path.exists():  # of another training: said before the data set is read
