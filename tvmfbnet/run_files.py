@@ -24,6 +24,20 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Name = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
+# The stages of a run, in their order; in the command's output and in the report they have the same numbers.
+STAGES = ("tune", "search", "train", "compile", "bench", "report")
+
+
+def stage_title(name: str) -> str:
+    """A stage with its number: ``2. search``; its name alone where a later version knows more stages."""
+    return f"{STAGES.index(name) + 1}. {name}" if name in STAGES else name
+
+
+def stage_progress(name: str) -> str:
+    """A stage as a run under way announces it: ``[2/6] search``."""
+    return f"[{STAGES.index(name) + 1}/{len(STAGES)}] {name}"
+
+
 class _Record(Stored):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 

@@ -10,7 +10,7 @@ import typer
 from tvmfbnet.cli.bench import end_with_verdict
 from tvmfbnet.cli.output import JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
-from tvmfbnet.progress import say
+from tvmfbnet.progress import loading, say, step
 
 
 def compile_command(
@@ -55,11 +55,12 @@ def compile_command(
         lambda: require_ready(loaded, runs=not build_only),
     )
 
-    from tvmfbnet.deploy.description import require_same_net
-    from tvmfbnet.deploy.package import compile_net, untrained_net
-    from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
-    from tvmfbnet.training.run import load_net
-    from tvmfbnet.tuning.database import existing_database
+    with loading():
+        from tvmfbnet.deploy.description import require_same_net
+        from tvmfbnet.deploy.package import compile_net, untrained_net
+        from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
+        from tvmfbnet.training.run import load_net
+        from tvmfbnet.tuning.database import existing_database
 
     net = untrained_net(found, found_space) if checkpoint is None else load_net(checkpoint)[0]
     if checkpoint is not None:
@@ -70,7 +71,8 @@ def compile_command(
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
-    package = compile_net(net, loaded, database, out)
+    with step("compiling the net"):
+        package = compile_net(net, loaded, database, out)
     predicted_ms = predicted_latency(found, found_space, loaded, tuning_logs)
     package = package.with_description(latency_target_ms=target_ms, predicted_ms=predicted_ms)
     missing = package.kernels.missing

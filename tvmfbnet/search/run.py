@@ -18,12 +18,13 @@ import torch
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.interrupts import saved_steps
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.nets.identity import identity_of, require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, say, step
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
@@ -99,13 +100,15 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         if path.exists():  # of another search: said before the data set is read
             recorded = load_checkpoint(path, "search").get("identity")
             require_settings(path, recorded, _identity_of(config, space, costs, ""), data_spec)
-        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        fingerprint = data.fingerprint
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            fingerprint = data.fingerprint
         keep_freed_memory()
         workers = Workers.join(config.device)
         workers.require_alike("data", int(fingerprint[:10], 16))
         with seeded(config.seed, config.threads):
-            searcher = Searcher(space, data, costs, config, workers)
+            with step("building the supernet", patience=2.0):
+                searcher = Searcher(space, data, costs, config, workers)
             _train(searcher, data_spec, out)
             candidates = _choose(searcher, costs, config.latency_target_ms, out)
         return _conclude(searcher, candidates, table, data_spec, out)
@@ -143,20 +146,26 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
     searcher.workers.require_alike("checkpoint", searcher.done_steps)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
-    with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
+    with (
+        progress("search", searcher.total_steps, searcher.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=searcher.workers.size == 1) as steps,
+    ):
         while not searcher.finished:
-            epoch_ended = searcher.advance()
-            if epoch_ended or searcher.step % config.checkpoint_steps == 0:
-                searcher.require_sound()
-                state = searcher.state_dict()
-                if first:
-                    save_checkpoint(path, "search", {"identity": identity, "searcher": state})
+            with steps.timed("step"):
+                epoch_ended = searcher.advance()
+            if epoch_ended or steps.interrupted or searcher.step % config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    searcher.require_sound()
+                    state = searcher.state_dict()
+                    if first:
+                        save_checkpoint(path, "search", {"identity": identity, "searcher": state})
             if first and epoch_ended:
                 write_json(out / "history.json", searcher.history)
                 for logger in loggers:
                     logger.log(searcher.history)
             if epoch_ended:
                 _look_after(searcher, path)
+            steps.end_if_interrupted()
             reporter.update(searcher.done_steps, _note(searcher.history))
 
 
