@@ -69,9 +69,9 @@ class Interrupts:
             if self._told:
                 return
             self._told = True
-            saving = f" while {self.saving} is saved" if self.saving else ""
+            saving = f", saving {self.saving} first" if self.saving else ""
             resume = "; run the same command to resume" if self.resumes else ""
-            line = f"interrupted: stopping (up to {self.seconds} s{saving}){resume}\n".encode()
+            line = f"interrupted: stopping (up to {self.seconds} s){saving}{resume}\n".encode()
             if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, the first one speaks
                 with suppress(OSError):
                     os.write(2, (b"\r\x1b[K" if os.isatty(2) else b"") + line)

@@ -1,8 +1,8 @@
 """How fast trials go on a target: by its own log, by a probe of some seconds on this machine, or by a run under way.
 
-What a trial takes depends on this machine, which builds, and on what else runs on it, at least as much as on the device.
-So a rate that was not measured here is worth little: a plan says what its estimate comes from, and a run corrects it
-as soon as its first rounds are done.
+What a trial takes depends on this machine, which builds, and on what else runs on it, at least as much as on the
+device. So a rate that was not measured here is worth little: a plan says what its estimate comes from, and a run
+corrects it as soon as its first rounds are done.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Forecast:
         if self.asked < self.first_rounds:
             lines.append(
                 f"warning: the budget leaves {self.asked} trials, but up to {self.first_rounds} are done all the same: "
-                f"a first round of {BATCH} for each kernel that was never tried, as it is very slow without a schedule; "
+                f"a first round of {BATCH} for each kernel that was never tried, since it is slow without one; "
                 "for fewer trials tune fewer kernels: name blocks with --blocks, or one arch with --arch"
             )
         elif self.untouched:
