@@ -8,9 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
+from tvmfbnet.tuning.carriers import carrier_nets
 
 SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -40,6 +45,14 @@ def write_files(folder: Path) -> list[str]:
     (folder / "mine.yaml").write_text(TARGET)
     logs = ["--tuning-logs", str(folder / "logs")]
     return ["--target", str(folder / "mine.yaml"), "--space", str(folder / "small.yaml"), *logs]
+
+
+def rows_of_one_run(folder: Path) -> Counter[NetPart]:
+    """How many measurements of each part one undisturbed `tune` makes: one in each of the nets that it is timed in."""
+    space = load_space(str(folder / "small.yaml"))
+    parts = (*space.fixed_parts(), *space.distinct_blocks())
+    nets = carrier_nets(space, set(space.distinct_blocks()), 1, parts, 0)
+    return Counter(part for net in nets for part in dict.fromkeys(net) if part in parts)
 
 
 def lines(path: Path) -> list[bytes]:

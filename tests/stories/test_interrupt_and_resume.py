@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
 import yaml
-from terminals import Watched, lines, write_files
+from terminals import Watched, lines, rows_of_one_run, write_files
 
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.table import LatencyTable
@@ -87,7 +88,8 @@ def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_
     ways = [(trial["task"], json.dumps(trial["knobs"])) for trial in tried if trial["knobs"]]
     assert len(set(ways)) == len(ways) and not any(trial["kind"] for trial in tried)
     measured = [item for item in Journal(logs / "latency.jsonl").read() if not item.arch]
-    assert len(measured) == len({item.part for item in measured}) and all(item.tries == 12 for item in measured)
+    assert Counter(item.part for item in measured) == rows_of_one_run(tmp_path)
+    assert all(item.tries == 12 for item in measured)
     assert result["kernels_found"] == result["kernels_needed"] > 0 and result["parity_error"] < 1e-3
     again = json.loads(Watched.start(*words).finish())
     assert again == result and lines(trials) == kept[trials]

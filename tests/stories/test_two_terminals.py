@@ -1,9 +1,10 @@
 """A story: the same `tune` in several terminals at once. One measures, the others say for whom they wait, and why."""
 
 import json
+from collections import Counter
 
 import pytest
-from terminals import Watched, lines, write_files
+from terminals import Watched, lines, rows_of_one_run, write_files
 
 from tvmfbnet.latency.journal import Journal
 
@@ -42,5 +43,5 @@ def test_two_tunes_of_one_target_measure_everything_once_and_the_second_says_for
         found = json.loads(other.finish())
         assert (found["new_trials"], found["measured_now"], found["trials"]) == (0, 0, told["trials"])
     assert lines(trials) == tried and lines(journal) == measured
-    parts = [item.part for item in Journal(journal).read()]
-    assert len(parts) == len(set(parts)) == told["parts"]
+    rows = Counter(item.part for item in Journal(journal).read())
+    assert rows == rows_of_one_run(tmp_path) and len(rows) == told["parts"]
