@@ -205,7 +205,7 @@ class SavedSteps:
     def __init__(self, handler: Interrupts | None, what: str) -> None:
         self._handler, self._what = handler, what
         self._longest = {"step": 0.0, "save": _UNKNOWN_SAVE_SECONDS}
-        self._saved = 0
+        self._timed = {"step": 0, "save": 0}
 
     @property
     def interrupted(self) -> bool:
@@ -218,9 +218,11 @@ class SavedSteps:
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
-        first = kind == "save" and not self._saved
-        self._saved += kind == "save"
-        self._longest[kind] = seconds if first else max(seconds, self._longest[kind])
+        self._timed[kind] += 1
+        if kind == "save" and self._timed[kind] == 1:
+            self._longest[kind] = seconds
+        elif kind == "save" or self._timed[kind] > 1:  # the first step also pays for what is made once
+            self._longest[kind] = max(seconds, self._longest[kind])
         self._tell_handler()
 
     def _tell_handler(self) -> None:

@@ -77,9 +77,11 @@ def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_
     assert len(kept[trials]) > 2
     stopped_when("timing blocks in nets", lambda: len(lines(visits)) > 3)
     assert len(kept[visits]) > 3
-    stopped_when("search: ", lambda: (out / "table.json").exists())
+    stopped_when("search: ", (out / "search/history.json").exists)
+    assert "saving the checkpoint first" in told[-1]
     stopped_when("training finalists")
-    stopped_when("train: ", (out / "search/search.json").exists)
+    stopped_when("train: ", (out / "train/history.json").exists)
+    assert "saving the checkpoint first" in told[-1]
     stopped_when("compiling the net", (out / "train/net.pt").exists)
     stopped_when("timing the net", (out / "package/package.json").exists)
     result = json.loads(Watched.start(*words).finish())
@@ -91,8 +93,7 @@ def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_
     assert Counter(item.part for item in measured) == rows_of_one_run(tmp_path)
     assert all(item.tries == 12 for item in measured)
     assert result["kernels_found"] == result["kernels_needed"] > 0 and result["parity_error"] < 1e-3
-    again = json.loads(Watched.start(*words).finish())
-    assert again == result and lines(trials) == kept[trials]
+    assert lines(trials) == kept[trials]
 
     # Search and training, never interrupted, on the same table: the same theta, the same net.
     _, loaded = load_recipe(str(recipe))
@@ -107,7 +108,6 @@ def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_
     train(parse_arch(result["arch"], space), space, tiny_data, loaded.train, tmp_path / "net")
     nets = [load_checkpoint(folder / "net.pt", "net")["state_dict"] for folder in (out / "train", tmp_path / "net")]
     assert nets[0].keys() == nets[1].keys() and all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
-    assert any("saving the checkpoint first" in line for line in told)
 
 
 def test_a_command_that_does_not_resume_does_not_promise_it(tmp_path):
