@@ -29,8 +29,14 @@ STAGES = ("tune", "search", "train", "compile", "bench", "report")
 
 
 def stage_title(name: str) -> str:
-    """A stage with its number: ``2/6 search``."""
+    """A stage with its number: ``2/6 search``; its name alone where a later version knows more stages."""
     return f"{STAGES.index(name) + 1}/{len(STAGES)} {name}" if name in STAGES else name
+
+
+def stage_progress(name: str) -> str:
+    """A stage as a run under way announces it: ``[2/6] search``."""
+    number, _, what = stage_title(name).partition(" ")
+    return f"[{number}] {what}"
 
 
 class _Record(Stored):

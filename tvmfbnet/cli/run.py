@@ -19,7 +19,7 @@ def run_command(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune, search, train, compile, check, time and report; started again, goes on where it stopped.
+    """Tune, search, train, compile, check, time and report; run again, it resumes.
 
     Ends with a verdict on the latency target: exit code 0 where it is met or there is none, 3 where it is missed or
     the device is too noisy to tell.
