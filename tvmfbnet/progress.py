@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
@@ -18,11 +18,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -40,9 +43,13 @@ class Reporter:
 
     def __init__(self, what: str, total: int, live: Progress | None, done: int = 0) -> None:
         self.what, self.total, self.done, self.note = what, total, done, ""
+        # Says how far the work is, whenever that is shown; ``note`` otherwise.
+        self.look: Callable[[], str] | None = None
         self.started = time.monotonic()
         self._live = live
-        self._task = live.add_task(what, total=total or None, completed=done, note="") if live is not None else None
+        self._task = None
+        if live is not None:
+            self._task = live.add_task(what, total=total or None, completed=done, told=self._told)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Marks ``steps`` as finished; ``note`` says the best or newest result."""
@@ -53,7 +60,7 @@ class Reporter:
         ended = done == self.total != self.done
         self.done, self.note = done, note
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=done, note=note)
+            self._live.update(self._task, completed=done)
         elif ended:
             _lines.print(self.describe())
 
@@ -67,7 +74,17 @@ class Reporter:
         """How far the work is, in a line."""
         seconds = f"({time.monotonic() - self.started:.0f} s)"
         counter = f"{self.done}/{self.total} " if self.total else ""
-        return f"{self.what}: {counter}{seconds} {self.note}".rstrip()
+        return f"{self.what}: {counter}{seconds} {self._told()}".rstrip()
+
+    def _told(self) -> str:
+        return self.note if self.look is None else self.look()
+
+
+class _Told(ProgressColumn):
+    """What the work says of itself, asked whenever it is drawn."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["told"]())
 
 
 class _Lines:
@@ -108,7 +125,8 @@ class _Lines:
             while self._active:
                 work, first = self._active[-1]
                 now = time.monotonic()
-                silence = min(LONGEST_SILENCE, max(SHORTEST_SILENCE, (now - work.started) / 10))
+                most = LONGEST_SILENCE if work.look is None else SHORTEST_SILENCE  # who has news tells them
+                silence = min(most, max(SHORTEST_SILENCE, (now - work.started) / 10))
                 # A young step speaks up after its patience, however lately another one did.
                 due = first if self._printed < work.started < first else max(first, self._printed + silence)
                 if now >= due:
@@ -131,23 +149,23 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Reporter]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        _Told(),
     )
     with _shown(what, total, done, Progress(*columns, console=console)) as reporter:
         yield reporter
 
 
 @contextmanager
-def step(what: str, patience: float = 0.0) -> Iterator[None]:
-    """Shows ``what`` and for how long it has been going on.
+def step(what: str, patience: float = 0.0) -> Iterator[Reporter]:
+    """Shows ``what`` and for how long it has been going on; its ``look`` may say how far it is.
 
     Args:
         what: in a few words.
         patience: seconds before it is shown at all.
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with _shown(what, 0, 0, Progress(*columns, console=console, transient=True), patience):
-        yield
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), _Told())
+    with _shown(what, 0, 0, Progress(*columns, console=console, transient=True), patience) as reporter:
+        yield reporter
 
 
 @contextmanager
