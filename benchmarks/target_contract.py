@@ -111,20 +111,20 @@ class Bench:
         with TemporaryDirectory() as folder:
             with changing_load(self.processes, rng):
                 choose = self.choice(rng.randrange(2**31), target_ms)
-                attempts = close_loop(choose(1.0), target_ms, lambda text: self.measure(text, target_ms), choose)
-                arch = parse_arch(attempts[-1].arch, self.space)
+                loop = close_loop(choose(1.0), target_ms, lambda text: self.measure(text, target_ms), choose)
+                arch = parse_arch(loop.kept.arch, self.space)
                 database = existing_database(self.target, self.logs)
                 package = compile_net(untrained_net(arch, self.space), self.target, database, Path(folder) / "package")
                 result = bench_with_probe(package, arch, self.space, self.target, target_ms, self.logs)
             claimed = result.net.verdict(target_ms)
             truths = self.truths(package, claimed)
         truth = min(truths, key=lambda found: found.measured.value)
-        first = attempts[0]
+        first = loop.attempts[0]
         return {
-            "arch": attempts[-1].arch,
-            "attempts": len(attempts),
+            "arch": loop.kept.arch,
+            "attempts": len(loop.attempts),
             "first_ms": first.measured_ms,
-            "table_ms": attempts[-1].table_ms,
+            "table_ms": loop.kept.table_ms,
             "claimed": claimed.to_dict(),
             "speed_factor": None if result.net.speed is None else result.net.speed.to_dict(),
             "truth": truth.to_dict(),

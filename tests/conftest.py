@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tvmfbnet import advice
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, load_target, resolve
@@ -28,6 +29,12 @@ stages:
 blocks: [k3_e1, k3_e3, k5_e1_g2, skip]
 last_channels: 8
 """
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    """What a command that a test calls in this process remembers for its advice is not the next one's."""
+    advice._given.set({})
 
 
 @pytest.fixture

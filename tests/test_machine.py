@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tvmfbnet.machine import _quota, allowed_cores, core_numbers, format_cores, parse_cores
+from tvmfbnet.machine import _quota, allowed_cores, core_numbers, describe_machine, format_cores, parse_cores
 
 
 def test_only_the_cores_that_this_process_may_use_are_counted():
@@ -64,3 +64,10 @@ def test_a_wrong_list_of_cores_is_refused_with_the_reason(text, problem):
 
 def test_cores_are_shown_as_a_person_writes_them():
     assert format_cores((5, 0, 4, 2)) == "0,2,4-5"
+
+
+def test_a_machine_is_described_by_what_it_told_and_nothing_is_made_up():
+    facts = {"model": "Raspberry Pi 4", "machine": "aarch64", "cores": "4", "system": "Linux", "kernel": "6.1"}
+    assert describe_machine(facts) == "Raspberry Pi 4, aarch64, 4 cores, Linux 6.1"
+    assert describe_machine({"cpu_part": "0xd08", "system": "Linux"}) == "0xd08, Linux"
+    assert describe_machine({}) == ""

@@ -212,26 +212,30 @@ def run_values() -> dict[str, Any]:
     interval = {"low_ms": 0.9, "high_ms": 1.1, "confidence": 0.95, "visits": 9}
     attempt = {"arch": arch, "table_ms": 1.0, "verdict": "met", "measured_ms": 1.0, "interval": interval}
     attempt |= {"speed_factor": None, "at_table_speed_ms": None}
+    attempt |= {"turn": 1, "predicted_ms": 1.0, "factor": None, "next": "no other net"}
+    loop = {"target_ms": 1.0, "arch": arch, "attempts": [attempt], "kept_turn": 1, "why": "the net of turn 1"}
+    notices = [{"kind": "few_images", "text": "few images"}]
     cells = TABLE.to_records(SPACE.distinct_parts())
     return {
         "state.json": {"tune": 1.0, "search": 2.5},
         "table.json": {"target": "host", "space": SPACE.to_dict(), "overhead_ms": 0.1, "cells": cells},
         "search/archs.json": [best, best],
-        "search/search.json": {"best": best, "latency_target_ms": 1.0, "space": SPACE.to_dict()},
+        "search/search.json": {"best": best, "latency_target_ms": 1.0, "space": SPACE.to_dict(), "notices": notices},
         "search/history.json": [epoch, epoch],
         "train/history.json": [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "test_accuracy": 0.5}],
-        "closed_loop.json": {"target_ms": 1.0, "arch": arch, "attempts": [attempt]},
+        "closed_loop.json": loop,
         "bench.json": {"latency_ms": 1.0, "spread_ms": 0.1, "interval": interval, "noise": 0.1, "speed_factor": None,
-                       "onnxruntime_ms": None},
+                       "onnxruntime_ms": None, "device": {"model": "a CPU", "cores": "2"}, "time": "2026-02-03T04:05"},
         "parity.json": {"parity_error": 1e-6},
         "result.json": {"arch": arch, "target": "host", "space": "fbnet_mini", "predicted_ms": 1.0, "measured_ms": 1.0,
-                        "stage_seconds": {"tune": 1.0}, "kernels_needed": 1, "kernels_found": 1, "threads": 1},
+                        "stage_seconds": {"tune": 1.0}, "kernels_needed": 1, "kernels_found": 1, "threads": 1,
+                        "notices": notices, "closed_loop": loop},
         "package/package.json": {"arch": arch},
     }  # fmt: skip
 
 
 def write_run(folder: Path, values: dict[str, Any]) -> None:
-    (folder / "recipe.yaml").touch()
+    (folder / "recipe.yaml").write_text("space: fbnet_mini\n")
     for name, value in values.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(value), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -61,6 +62,14 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
+
+
+def describe_machine(facts: Mapping[str, object]) -> str:
+    """What a machine told about itself in one line: model, architecture, cores, system; empty where it told nothing."""
+    system = " ".join(str(facts[name]) for name in ("system", "kernel") if facts.get(name))
+    cores = f"{facts['cores']} cores" if facts.get("cores") else ""
+    told = (facts.get("model") or facts.get("cpu_part"), facts.get("machine"), cores, system)
+    return ", ".join(str(text) for text in told if text)
 
 
 def parse_cores(text: str) -> tuple[int, ...]:

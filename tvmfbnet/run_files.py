@@ -24,6 +24,21 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Name = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
+# The stages of a run, in their order; in the command's output and in the report they have the same numbers.
+STAGES = ("tune", "search", "train", "compile", "bench", "report")
+
+
+def stage_title(name: str) -> str:
+    """A stage with its number: ``2/6 search``; its name alone where a later version knows more stages."""
+    return f"{STAGES.index(name) + 1}/{len(STAGES)} {name}" if name in STAGES else name
+
+
+def stage_progress(name: str) -> str:
+    """A stage as a run under way announces it: ``[2/6] search``."""
+    number, _, what = stage_title(name).partition(" ")
+    return f"[{number}] {what}"
+
+
 class _Record(Stored):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -103,10 +118,18 @@ class BestRecord(_Record):
     accuracy: Share | None = None
 
 
+class NoticeRecord(_Record):
+    """What to know about a search, such as that it learned nothing: see :mod:`tvmfbnet.search.notices`."""
+
+    kind: Name
+    text: Name
+
+
 class SearchRecord(_Record):
     """``search.json``, as far as others than the search read it."""
 
     best: BestRecord
+    notices: list[NoticeRecord] = Field(default_factory=list)
     latency_target_ms: Milliseconds | None = None
     space: SpaceRecord | Name | None = None
 
@@ -168,6 +191,10 @@ class AttemptRecord(_Verdict):
     interval: IntervalRecord
     speed_factor: SpeedFactorRecord | None
     at_table_speed_ms: Milliseconds | None
+    turn: Count | None = None
+    predicted_ms: Milliseconds | None = None
+    factor: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    next: str = ""
 
 
 class ClosedLoopRecord(_Record):
@@ -176,6 +203,8 @@ class ClosedLoopRecord(_Record):
     target_ms: Milliseconds
     arch: Name
     attempts: list[AttemptRecord]
+    kept_turn: Count | None = None
+    why: str = ""
 
 
 class BenchRecord(_Verdict):
@@ -187,6 +216,8 @@ class BenchRecord(_Verdict):
     noise: Annotated[float, Field(ge=0)]
     speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
+    device: dict[str, Any] = Field(default_factory=dict)
+    time: str = ""
 
 
 class ParityRecord(_Record):
@@ -214,6 +245,9 @@ class ResultRecord(_Verdict):
     kernels_needed: Count | None = None
     kernels_found: Count | None = None
     threads: Count | None = None
+    notices: list[NoticeRecord] = Field(default_factory=list)
+    closed_loop: ClosedLoopRecord | None = None
+    machine: str | None = None
 
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]

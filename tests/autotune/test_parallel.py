@@ -166,6 +166,19 @@ def test_trials_logged_before_there_were_parallel_loops_count_as_serial(tmp_path
     assert trial.knobs == Knobs(1, 4, 16, 16) and trial.knobs.parallel == 0
 
 
+@pytest.mark.parametrize("best_ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_trial_logged_without_a_run_time_counts_as_failed_and_divides_nothing(tmp_path, best_ms):
+    shape = {"kind": "conv", "height": 8, "width": 8, "channels": 16}
+    record = {"kind": "", "error": "", "shape": shape, "knobs": Knobs(1, 4, 16, 16).to_dict()}
+    lines = [{**record, "task": "a", "best_ms": best_ms}, {**record, "task": "b", "best_ms": 0.5}]
+    path = tmp_path / "trials.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = TrialLog(path)
+    assert dict(log.spent) == {"a": 1, "b": 1} and sum(log.failures.values()) == 1
+    assert set(log.best_ms) == {"b"} and log.templated["a"][0].best_ms is None
+    assert len(log.seeds("c", log.templated["b"][0].shape, 5)) == 1
+
+
 @pytest.mark.slow
 def test_kernels_without_templates_get_parallel_candidates_too(kernels, tmp_path):
     kernel = next(kernel for kernel, shape in kernels if shape.kind == "conv" and shape.kernel == 1)

@@ -15,11 +15,11 @@ import typer
 
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
-from tvmfbnet.autotune.plan import choose_parts
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.errors import UserError
 from tvmfbnet.rpc.session import KernelTiming
+from tvmfbnet.space.choice import choose_parts
 
 SMALL_SPACE = """
 input: {channels: 1, height: 8, width: 8}

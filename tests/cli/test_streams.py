@@ -67,6 +67,13 @@ def test_an_encoding_that_lacks_a_character_gets_an_escape(tmp_path):
     assert_one_line(run("spaces", "show", str(tmp_path / "ö.yaml"), env=environment), "\\xf6.yaml")
 
 
+def test_microseconds_can_be_read_where_the_encoding_lacks_their_letter():
+    code = "from tvmfbnet.cli.streams import prepare; prepare(); print('31.7 µs, ü')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    assert printed == b"31.7 us, \\xfc\n"
+
+
 LONG = "n" * 300
 NO_IMAGES = f"imagefolder:{LONG}"
 MINI_ARCH = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3"

@@ -58,7 +58,7 @@ def test_pictures_are_padded_evenly_and_keep_their_labels(tmp_path):
 def test_the_environment_variable_names_a_folder_of_data_sets(tmp_path, monkeypatch, place):
     fashion(tmp_path / place, end="" if "raw" in place else ".gz", count=13)
     monkeypatch.setenv("TVMFBNET_DATA", str(tmp_path))
-    monkeypatch.setattr("tvmfbnet.data.datasets.SYSTEM_FASHION_MNIST", str(tmp_path / "absent"))
+    monkeypatch.setattr("tvmfbnet.data.places.SYSTEM_FASHION_MNIST", str(tmp_path / "absent"))
     assert len(load_data("fashion_mnist", 28, 28, 1).train) == 13
 
 

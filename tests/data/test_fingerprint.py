@@ -11,8 +11,9 @@ from PIL import Image
 from test_datasets import fashion
 
 from tvmfbnet.data import fingerprint
-from tvmfbnet.data.datasets import load_data, relocated
+from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.fingerprint import of_files
+from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError
 
 

@@ -1,12 +1,15 @@
 """Image folders as people have them: odd files are skipped or named, odd images are read as a viewer shows them."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from tvmfbnet.data import folders
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.formats import read_image
@@ -66,6 +69,14 @@ def test_all_unreadable_files_are_named_before_the_first_step(folder):
     assert message.startswith("5 of 18 files") and "\n" not in message
     for name in ("val/dog/3.png", "train/cat/1.png", "train/dog/2.png", "train/dog/huge.png", "train/dog/photo.jpg"):
         assert name in message
+
+
+def test_an_image_with_more_text_than_any_needs_is_named_and_not_opened(folder):
+    text = PngInfo()
+    text.add_text("note", "x" * 70_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(folder / "train/cat/long.png", pnginfo=text)
+    with pytest.raises(DataError, match=r"1 of 17 files .*train/cat/long\.png \(Decompressed data too large"):
+        load(folder)
 
 
 def test_a_jpeg_with_bytes_behind_its_end_is_read(folder):
@@ -141,3 +152,24 @@ def test_cmyk_becomes_rgb(tmp_path):
 def test_images_are_taken_as_they_are_read(folder):
     data = load(folder, channels=1)
     assert data.test.load(torch.tensor([0, 3]), Augment(), None).shape == (2, 1, 16, 16)
+
+
+def test_files_are_looked_at_once_a_process_as_long_as_none_is_written(folder, monkeypatch, capsys):
+    (folder / "train/cat/readme.txt").write_text("?")
+    looked_at = []
+    monkeypatch.setattr(folders, "fault_of_image", lambda file: looked_at.append(file) or "")
+    time.sleep(2 * folders._TICK_NS / 1e9)  # what was written just now is looked at each time
+    first = load(folder)
+    assert load(folder) is first and len(looked_at) == 16, "nor is its fingerprint made again"
+    assert capsys.readouterr().err.count("no images by their names") == 1
+    image = folder / "val/dog/3.png"
+    image.write_bytes(image.read_bytes())
+    assert load(folder) is not first and len(looked_at) == 32
+    assert len(load_data(f"imagefolder:{folder}", 16, 16, 3, 2, check=False).train) == 8 and len(looked_at) == 32
+
+
+def test_colours_that_a_grey_space_loses_are_told(folder, capsys):
+    load(folder, channels=3)
+    assert capsys.readouterr().err == ""
+    load(folder, channels=1)
+    assert "have colours, and the space takes grey ones (`,channels=3`" in capsys.readouterr().err

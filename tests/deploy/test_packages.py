@@ -242,12 +242,36 @@ def test_a_package_that_failed_parity_is_not_benched_without_force(compiled, pac
 def test_bench_ends_with_the_verdict_on_a_latency_target(package, host_file, capsys):
     command = ["bench", str(package), "--target", str(host_file), "--latency-target"]
     assert app(args=[*command, "10s"], standalone_mode=False) in (0, None)
-    assert "latency target 1e+04 ms: met; measured" in capsys.readouterr().out
+    assert "latency target 10000 ms: met; measured" in capsys.readouterr().out
     assert app(args=[*command, "0.001us", "--json"], standalone_mode=False) == 3
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"].startswith("missed by ") and told["verdict_kind"] == "missed" and told["advice"]
     assert told["interval"]["low_ms"] <= told["measured_ms"] <= told["interval"]["high_ms"]
     assert told["measured_ms"] == told["latency_ms"] and told["latency_target_ms"] == 1e-6
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_bench_tells_the_target_and_the_prediction_that_a_package_was_made_with(package, host_file, capsys):
+    command = ["bench", str(package), "--target", str(host_file), "--sustained", "1s"]
+    load_package(package).with_description(latency_target_ms=1e-6, predicted_ms=0.5)
+    assert app(args=command, standalone_mode=False) == 3
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    table = {row[0]: row[1:] for row in rows if len(row) == 3}
+    assert {"latency target", "predicted when it was compiled", "measured", "ONNX Runtime, as many threads"} <= set(
+        table
+    )
+    measured, predicted = (float(table[name][0]) for name in ("measured", "predicted when it was compiled"))
+    off = re.fullmatch(r"(.*)% against the measured latency", table["predicted when it was compiled"][1])
+    assert float(off[1]) / 100 == pytest.approx(predicted / measured - 1, rel=1e-2, abs=2e-3)
+    assert table["measured after 1 s without a pause"][1].endswith(" of the measured latency")
+    ratio = re.fullmatch(r"the package takes (.*) of its time", table["ONNX Runtime, as many threads"][1])
+    assert float(ratio[1]) == pytest.approx(measured / float(table["ONNX Runtime, as many threads"][0]), abs=0.02)
+    assert any("missed by" in row[0] for row in rows)
+    load_package(package).with_description(latency_target_ms=None, predicted_ms=None)
+    assert app(args=[*command[:4], "--json"], standalone_mode=False) in (0, None)
+    told = json.loads(capsys.readouterr().out)
+    assert told["latency_target_ms"] is None and "verdict" not in told
 
 
 @pytest.mark.rpc

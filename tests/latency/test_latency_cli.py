@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import typer
 from latency_samples import measured_space, measurement
 from typer.testing import CliRunner, Result
 
-from tvmfbnet.cli import arch, latency, spaces
+from tvmfbnet.cli import arch, latency, latency_model, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_sums import remember
@@ -105,8 +106,73 @@ def test_latency_show_names_the_drift_of_the_device(tmp_path: Path) -> None:
     options = ("--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path)
     shown = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     assert (shown[SPACE_PART.name]["canary_ratio"], shown[SPACE_PART.name]["steady"]) == (1.4, False)
-    said = run(latency.app, "show", *options).stdout
-    assert "+2.4%" in said and "+40.0% unsteady" in said and "1 part(s) were timed while" in said
+    assert run_json(latency_model.app, "show", *options)["drift"] == {"lowest": 1.024, "highest": 1.4, "unsteady": 1}
+    said = run(latency_model.app, "show", *options).stdout
+    assert said.count("+40.0") == 2 and "drift, %" in said  # in its row, and once in words
+    assert said.count("+2.4") == 1 and "drift of the device while it timed these: +2.4 to +40.0 %, by a small" in said
+    assert "1 part(s), those with a drift in the table, were timed while" in said
+
+
+def test_latency_show_has_no_column_for_a_drift_that_mattered_nowhere(tmp_path: Path) -> None:
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(measurement(canary_ratio=0.852))
+    journal.append(measurement(SPACE_PART, 2.0, canary_ratio=0.9))
+    said = run(
+        latency_model.app,
+        *("show", "--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path),
+    ).stdout
+    assert said.count("drift") == 1 and "drift of the device while it timed these: -14.8 to -10.0 %" in said
+
+
+def heads(printed: str) -> list[str]:
+    """The head of the first table that a command printed."""
+    line = next(line for line in printed.splitlines() if line.startswith("┃"))
+    return [cell.strip() for cell in line.strip("┃").split("┃")]
+
+
+def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: Path, tmp_path: Path) -> None:
+    options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
+    shown = run(latency_model.app, "show", *options).stdout
+    assert heads(shown) == ["part", "latency, µs", "spread, µs", "source", "tuning trials"]
+    cells = {cell["name"]: cell for cell in run_json(latency_model.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
+    for row in (line for line in shown.splitlines() if line.startswith("│")):
+        name, latency, *_ = (cell.strip() for cell in row.strip("│").split("│"))
+        assert float(latency) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
+    described = run(arch.app, "describe", MINI_ARCH, *options).stdout
+    assert heads(described)[-4:] == ["params, thousands", "MACs, millions", "latency, µs", "source"]
+    assert heads(run(arch.app, "describe", MINI_ARCH, "--space", "fbnet_mini").stdout)[2:4] == [
+        "channels",
+        "input, pixels",
+    ]
+    slow = LatencyTable.from_measurements(measured_space())
+    write_table(
+        replace(slow, cells={p: replace(c, latency_ms=1e4 * c.latency_ms) for p, c in slow.cells.items()}),
+        tmp_path / "s.csv",
+    )
+    assert (
+        run(latency_model.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
+    )
+    compared = run(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
+    assert heads(compared) == ["part", "host, ms", "slow, ms", "slow / host", "/ median ratio"]
+
+
+def test_the_blocks_of_a_space_are_printed_once_a_set_and_not_a_layer() -> None:
+    shown = run(spaces.app, "show", "fbnet").stdout
+    assert shown.count("k5_e6") == 1 and "block set 1: k3_e1 k3_e1_g2" in shown
+    assert heads(shown)[-1] == "block set"
+
+
+def test_the_notation_of_archs_and_blocks_is_explained_where_archs_are_asked_for() -> None:
+    text = " ".join(run(arch.app, "--help").stdout.split())
+    for told in (
+        "stages by `/`",
+        "k<kernel>_e<expansion>",
+        "_g<groups>",
+        "_se for",
+        "_hswish",
+        "skip leaves the layer out",
+    ):
+        assert told in text
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

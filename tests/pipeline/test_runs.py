@@ -12,10 +12,11 @@ import pytest
 import torch
 import yaml
 
-from tvmfbnet.errors import DataError, StorageError, UserError
+from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
+from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target
@@ -78,10 +79,26 @@ def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_device_that_is_away_ends_a_run_that_still_needs_it_and_no_other(tiny_space_file, tiny_data, tmp_path):
+    away = {**load_target("host").model_dump(mode="json"), "name": "away"}
+    away["transport"] = {"kind": "tracker", "port": free_port(), "key": "away"}
+    (tmp_path / "away.yaml").write_text(yaml.safe_dump(away))
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(tmp_path / "away.yaml")}
+    recipe, done = Recipe.model_validate(values), {"tune": 1, "search": 1, "train": 1, "compile": 1}
+    (tmp_path / "run").mkdir()
+    for stages in ({}, done):
+        (tmp_path / "run/state.json").write_text(json.dumps(stages))
+        with pytest.raises(DeviceError, match="no tracker at"):
+            Run(recipe, tmp_path / "run")
+    (tmp_path / "run/state.json").write_text(json.dumps({**done, "bench": 1}))
+    Run(recipe, tmp_path / "run")
+
+
 def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
     _, recipe = load_recipe(str(recipe_file))
     Run(recipe, tmp_path / "run")
     other = recipe.model_copy(update={"latency_target_share": 0.5})
+    (tmp_path / "pictures/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
     with pytest.raises(StorageError, match="another recipe"):
         Run(other, tmp_path / "run")
 
@@ -227,6 +244,9 @@ def test_a_run_killed_in_tuning_search_and_training_ends_as_if_it_never_was(reci
     assert result["parity_error"] < 1e-3
     assert result["predicted_ms"] > 0 and result["measured_ms"] > 0 and result["onnxruntime_ms"] > 0
     assert list(result["stage_seconds"]) == ["tune", "search", "train", "compile", "bench"]
+    page = (out / "report/index.html").read_text()
+    assert result["machine"] and f"<td>{result['machine']}</td>" in page and "<td>tiny</td>" in page
+    assert f"tvmfbnet run {out}/recipe.yaml --out {out}-again" in page
 
     # The same search, never interrupted, on the same table.
     _, recipe = load_recipe(str(recipe_file))

@@ -37,7 +37,7 @@ def checks(target):
 def test_a_missing_toolchain_and_tracker_are_two_lines_with_what_to_do():
     found = checks(target_at(free_port(), toolchain={"kind": "cxx", "command": "no-such-c++"}))
     assert not found["toolchain"].ok and "no-such-c++" in found["toolchain"].advice
-    assert not found["tracker"].ok and "start one with: tvmfbnet tracker" in found["tracker"].advice
+    assert not found["tracker"].ok and "start one with `tvmfbnet tracker" in found["tracker"].advice
     assert set(found) == {"toolchain", "tracker"}
 
 

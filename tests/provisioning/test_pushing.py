@@ -4,7 +4,7 @@ import pytest
 from bundle_samples import fake_programs
 
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.provisioning.pushing import push, require_pushed
+from tvmfbnet.provisioning.pushing import prepare, push, require_pushed
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.targets.definition import load_target
 
@@ -28,7 +28,7 @@ class Fragile(LocalShell):
             raise CutOffError
         return super().run(script, seconds)
 
-    def put(self, files, folder):
+    def put(self, files, folder, now=None):
         self._left -= 1
         if self._left < 0:
             super().put(files[:1], folder)  # the connection ends after the first file
@@ -47,12 +47,18 @@ def there(tmp_path):
 
 def test_what_was_pushed_whole_can_be_started(tmp_path, there):
     shell = LocalShell(there)
-    with pytest.raises(DeviceError, match="are not there, or only in part; push them: tvmfbnet device push"):
+    with pytest.raises(DeviceError, match="are not there, or only in part; push them with `tvmfbnet device push"):
         require_pushed(shell, HOST, str(there))
     assert push(shell, fake_programs(tmp_path / "one", liba_so="a")) == str(there)
     require_pushed(shell, HOST, str(there))
     assert (there / "liba.so").read_text() == "a" and (there / "tvmfbnet-server").stat().st_mode & 0o111
     assert not (there / ".incoming").exists() and not (there / "programs.old").exists()
+
+
+def test_a_folder_of_the_device_that_cannot_be_written_is_found_out_before_a_build(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DeviceError, match=r"this machine: .*file.*[Nn]ot a directory"):
+        prepare(LocalShell(tmp_path / "file" / "board"))
 
 
 @pytest.mark.parametrize("after_calls", [0, 1, 2])
@@ -104,7 +110,7 @@ def test_a_push_removes_what_earlier_ones_left_and_no_other_file(tmp_path, there
 def test_programs_without_opencl_do_not_start_for_an_opencl_target(tmp_path, there):
     pocl = load_target("pocl")
     push(LocalShell(there), fake_programs(tmp_path / "one"))
-    with pytest.raises(DeviceError, match="is without OpenCL; push them: tvmfbnet device push --target pocl"):
+    with pytest.raises(DeviceError, match="is without OpenCL; push them with `tvmfbnet device push --target pocl"):
         require_pushed(LocalShell(there), pocl, str(there))
     push(LocalShell(there), fake_programs(tmp_path / "two", libtvm_runtime_opencl_so="x"))
     require_pushed(LocalShell(there), pocl, str(there))

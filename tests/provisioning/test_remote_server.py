@@ -9,6 +9,9 @@ from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import write_json
 from tvmfbnet.provisioning.remote_server import Started, _forget_dead, stop
 from tvmfbnet.provisioning.shells import LocalShell
+from tvmfbnet.targets.definition import load_target
+
+HOST = load_target("host")
 
 
 class Recorder(LocalShell):
@@ -54,7 +57,7 @@ def test_a_start_ends_the_tunnels_of_this_devices_dead_servers_and_no_others(tmp
     other = started("d", tmp_path / "gone", 1004, where="device me@elsewhere")
     (tmp_path / "started" / "e").mkdir()
     (tmp_path / "started" / "e" / "state.json").write_text("{damaged")
-    _forget_dead(shell, own)
+    _forget_dead(shell, HOST, own)
     assert sorted(shell.closed) == [1001, 1002]
     assert not (own / "state.json").exists() and not (dead / "state.json").exists()
     assert (alive / "state.json").exists() and (other / "state.json").exists()
@@ -64,7 +67,7 @@ def test_a_start_of_a_target_that_serves_from_another_folder_is_refused(tmp_path
     shell = Recorder(tmp_path / "device")
     state = started("a", serving, 1001)
     with pytest.raises(DeviceError, match=f"runs already on this machine, in folder {serving}; end it with"):
-        _forget_dead(shell, state)
+        _forget_dead(shell, HOST, state)
     assert not shell.closed
     assert stop(shell, state, str(serving))
     assert shell.closed == [1001] and not (state / "state.json").exists()

@@ -108,8 +108,8 @@ def walk_the_way(way, tmp_path):
     try:
         tracker.wait_until_ready()
         code, _, error = tvmfbnet(*start)
-        assert code == 2 and error.startswith(("error: device", "error: phone")), error
-        assert "are not there, or only in part; push them: tvmfbnet device push" in error
+        assert code == 2 and error.splitlines()[-1].startswith(("error: device", "error: phone")), error
+        assert "are not there, or only in part; push them with `tvmfbnet device push" in error
         code, out, error = tvmfbnet("device", "push", *way, "--json")
         assert code == 0, error
         assert json.loads(out)["device"]["system"] == "Linux"

@@ -1,22 +1,37 @@
 """The report: every figure of a full run, a page that stands on its own, and what is missing is named."""
 
+import html
 import json
 import math
 import re
+import shlex
 import struct
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tvmfbnet.cli.main import app
 from tvmfbnet.cli.report import report_command
 from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.speed import SpeedFactor
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.units import unit_for
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Timed
+from tvmfbnet.report.blocks import block_colour
+from tvmfbnet.report.canvas import NARROW, WIDE
+from tvmfbnet.report.figures import additivity
 from tvmfbnet.report.page import write_report
+from tvmfbnet.report.pareto import pareto_figure
+from tvmfbnet.report.run_data import read_run
+from tvmfbnet.report.table_figure import latency_map
+from tvmfbnet.search.derive import Candidate
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.arch_text import format_arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
+from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 
 FIGURES = ("arch", "latency", "latency_map", "search", "theta", "training")
@@ -79,7 +94,8 @@ def table_record(space, name):
 def write_run(folder, name="fbnet_mini", without=(), only=None):
     """A run folder with all that a finished run has, or without some files, or with the given ones only."""
     space = load_space(name)
-    arch = Arch(tuple(layer.blocks[(3 * layer.index + 3) % len(layer.blocks)] for layer in space.layers))
+    blocks = [layer.blocks[(3 * layer.index + 3) % len(layer.blocks)] for layer in space.layers]
+    arch = Arch((blocks[0], "skip", *blocks[2:]))
     text = format_arch(arch, space)
     history = search_history(space)
     best = {"arch": text, "probability": 0.1, "predicted_ms": 0.71, "accuracy": 0.8, "measured_share": 0.7}
@@ -106,8 +122,15 @@ def write_run(folder, name="fbnet_mini", without=(), only=None):
         "measured_share": 0.7,
         "tvm_target": '{"kind": "llvm", "note": "<b>"}',
         "threads": 4,
+        "machine": "a laptop",
+    }
+    device = {"model": "Raspberry Pi 4 Model B", "machine": "aarch64", "cores": "4", "system": "Linux", "kernel": "6.1"}
+    bench = {
+        **{name: result[name] for name in ("interval", "noise", "speed_factor", "onnxruntime_ms")},
+        **{"latency_ms": 0.74, "spread_ms": 0.02, "device": device, "time": "2026-02-03T04:05:06+00:00"},
     }
     files = {
+        "bench.json": bench,
         "table.json": table_record(space, name),
         "search/history.json": history,
         "search/search.json": {
@@ -129,7 +152,8 @@ def write_run(folder, name="fbnet_mini", without=(), only=None):
             continue
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(json.dumps(value))
-    (folder / "recipe.yaml").write_text(f"space: {name}\n")
+    seeds = {"tune": {"seed": 7}, "search": {"seed": 8}, "train": {"seed": 7}}
+    (folder / "recipe.yaml").write_text(json.dumps({"space": name, **seeds}))
     return folder
 
 
@@ -158,28 +182,102 @@ def test_a_full_run_gives_every_figure_as_png_and_svg(page):
 
 def test_the_page_stands_on_its_own(page):
     text = page.read_text()
-    sources = re.findall(r'src="([^"]*)"', text)
-    assert len(sources) == len(FIGURES)
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"https?://|<script|<link|@import|url\(", text)
+    assert not re.search(r"https?://|<script|<link|<img|src=|@import|url\((?!#)", text)
     assert 'name="viewport"' in text
+
+
+def test_figures_reflow_each_is_drawn_for_a_page_and_for_a_phone_and_has_no_size_of_its_own(page):
+    text = page.read_text()
+    drawn = re.findall(r'<figure class="(\w+)"><svg ([^>]*)>', text)
+    assert [kind for kind, _ in drawn] == ["wide", "narrow"] * len(FIGURES)
+    widths = {"wide": set(), "narrow": set()}
+    for kind, attributes in drawn:
+        widths[kind].add(float(re.search(r'viewBox="0 0 ([\d.]+) ', attributes)[1]))
+        assert not re.search(r"\b(width|height)=", attributes)
+        assert re.search(r'aria-label="\w', attributes)
+    # In points, three quarters of a pixel: on a phone of 380 pixels the letters have the size they were drawn in.
+    assert max(widths["narrow"]) / 0.75 < 380 < 600 < min(widths["wide"]) / 0.75
+    sizes = re.findall(
+        r"font-size: ([\d.]+)px", "".join(re.findall(r'<figure class="narrow">.*?</figure>', text, re.S))
+    )
+    assert min(map(float, sizes)) / 0.75 >= 9.5
+    assert re.search(r"@media \(max-width: \d+px\) \{\s*figure.wide \{ display: none; \}", text)
+
+
+def test_no_two_figures_of_the_page_share_an_id(page):
+    text = page.read_text()
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids)) > 100
+    references = re.findall(r'(?:href="#|url\(#)([^")]*)', text)
+    assert references and set(references) <= set(ids)
 
 
 def test_the_summary_tells_the_result(page):
     text = page.read_text()
     for expected in (
         "91.23%",
-        "0.74 ± 0.02 ms",
+        "740 µs (720 to 760 µs, 95% interval)",
         "1.010 (0.990 to 1.030; 8 parts)",
-        "-4.1%",
-        "1.31 ms",
-        "0.8 ms",
+        "710 µs (-4.1% against the measured one, 70% of it from measured blocks)",
+        "1310 µs (the package takes 0.56 of its time)",
+        "800 µs",
         "19 of 20",
-        "1 h 06 min",
         "&lt;b&gt;",
     ):
         assert expected in text
     assert "Left out" not in text
+
+
+def rows(text, heading):
+    """The table below a heading of a page, name to value, tags taken out."""
+    table = text[text.index(f"<h2>{heading}</h2>") :].split("</table>")[0]
+    found = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table)
+    return {html.unescape(re.sub("<[^>]*>", "", name)): html.unescape(re.sub("<[^>]*>", "", v)) for name, v in found}
+
+
+def test_the_page_says_what_the_net_is_and_when_where_and_of_what_it_was_made(page):
+    text = page.read_text()
+    space = load_space("fbnet_mini")
+    counts = count_arch(parse_arch(rows(text, "The found net")["Arch"], space), space)
+    net, made = rows(text, "The found net"), rows(text, "How it was made")
+    assert (net["Parameters"], net["MACs for one image"]) == (f"{counts.params:,}", f"{counts.macs:,}")
+    assert made["Date"] == "2026-02-03 04:05 UTC"
+    assert made["Device"] == "Raspberry Pi 4 Model B, aarch64, 4 cores, Linux 6.1"
+    assert (made["Target"], made["Threads"], made["Machine that searched and trained"]) == ("pi4", "4", "a laptop")
+    assert made["Data set"] == "fashion_mnist (32x32, 1 channel, 10 classes)"
+    assert made["Seeds"] == "tune 7, search 8, train 7"
+
+
+def test_the_command_that_does_the_same_runs_the_recipe_of_the_run(page):
+    run = page.parent.parent
+    program, command, recipe, *rest = shlex.split(
+        rows(page.read_text(), "How it was made")["Command that does the same"]
+    )
+    assert (program, command, rest[0]) == ("tvmfbnet", "run", "--out")
+    assert Path(recipe).samefile(run / "recipe.yaml") and rest[1] == str(run.with_name("demo-again"))
+    context = typer.main.get_command(app).commands["run"].make_context("run", [recipe, *rest])
+    assert context.params["recipe"] == recipe
+
+
+def test_stages_are_numbered_as_the_command_numbers_them(page):
+    assert rows(page.read_text(), "Time by stage") == {
+        "1/6 tune": "1 h 06 min",
+        "2/6 search": "5 min 21 s",
+        "3/6 train": "12.5 s",
+        "all": "1 h 12 min",
+    }
+
+
+def test_terms_are_explained_on_hover_and_below_where_they_occur_and_only_then(page, tmp_path):
+    text = page.read_text()
+    for term in ("MACs", "Theta", "Speed factor"):
+        assert re.search(rf'<abbr title="[^"]{{20,}}">{term}</abbr>', text), term
+    terms = re.findall(r"<dt>(.*?)</dt><dd>.{20,}</dd>", text)
+    assert {"arch", "block", "interval", "MACs", "parity", "predicted", "speed factor", "temperature", "theta"} <= set(
+        terms
+    )
+    (tmp_path / "recipe.yaml").write_text("space: fbnet_mini\n")
+    assert "<dt>theta</dt>" in text and "<dt>parity</dt>" not in write_report(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(
@@ -192,8 +290,8 @@ def test_the_verdict_is_the_first_thing_on_the_page(tmp_path, kind, verdict):
     (run / "result.json").write_text(json.dumps({**result, "verdict": verdict, "verdict_kind": kind, "advice": advice}))
     text = write_report(run).read_text()
     after = text[text.index("</h1>") :]
-    assert after.startswith(f'</h1>\n<p class="verdict {kind}">Latency target 0.8 ms: <strong>{verdict}</strong>')
-    assert "Measured 0.74 ms (0.72 to 0.76), 95% interval over 9 visits." in after
+    assert after.startswith(f'</h1>\n<p class="verdict {kind}">Latency target 800 µs: <strong>{verdict}</strong>')
+    assert "Measured 740 µs (720 to 760), 95% interval over 9 visits." in after
     assert ("Advice: stop other work on the device." in after) == bool(advice)
 
 
@@ -210,11 +308,19 @@ def test_nets_that_were_timed_are_told_as_measured_with_the_speed_factor_beside(
     interval = Interval(0.1254, 0.1235, 0.1275, 9)
     speed = SpeedFactor(Interval(1.328, 1.31, 1.34, 9), 8, 0.02, (1.0, 1.1), True)
     attempt = Attempt("k3_e1", 0.1139, 0.7, Timed(interval, speed), 0.1139)
-    loop = {"target_ms": 0.1139, "arch": "k3_e1", "attempts": [attempt.to_dict()]}
+    turn = {"turn": 1, "predicted_ms": 0.12, "next": "no other net: this was the last of 1 turns"}
+    loop = {"target_ms": 0.1139, "arch": "k3_e1", "attempts": [{**attempt.to_dict(), **turn}]}
+    loop["why"] = "the net of turn 1: no other one was timed"
     (run / "closed_loop.json").write_text(json.dumps(loop))
     text = write_report(run).read_text()
-    for told in ("0.1254 (0.1235 to 0.1275)", "1.328 (1.310 to 1.340; 8 parts", "0.09443", "missed by 10.1 %"):
-        assert told in text
+    told = rows(text, "Closed loop: nets that were timed before one was trained")
+    assert '<h3>Turn 1: <span class="arch">k3_e1</span> (kept)</h3>' in text
+    assert "<p>Kept the net of turn 1: no other one was timed.</p>" in text
+    assert told["what followed, and why"] == turn["next"]
+    assert told["predicted, corrected by the turn before, µs"] == "120"
+    assert told["predicted by the table, µs"] == "113.9" and told["measured, µs"] == "125.4 (123.5 to 127.5)"
+    assert told["speed factor"].startswith("1.328 (1.310 to 1.340; 8 parts")
+    assert told["at the table's speed, µs"] == "94.43" and told["verdict"] == "missed by 10.1 %"
     (run / "closed_loop.json").write_text(json.dumps({"attempts": [{"verdict": "met"}]}))
     with pytest.raises(StorageError, match=r"closed_loop\.json"):
         write_report(run)
@@ -270,39 +376,139 @@ def test_a_result_without_onnx_runtime_or_spread_is_drawn(tmp_path):
     result.update(onnxruntime_ms=None, measured_spread_ms=None)
     (run / "result.json").write_text(json.dumps(result))
     text = write_report(run).read_text()
-    assert "<th>ONNX Runtime</th>" not in text
-    labels = svg_comments(run / "report" / "latency.svg")
-    assert "0.74 ms" in labels
+    assert "ONNX Runtime, same device" not in text
+    labels = svg_texts(run / "report" / "latency.svg")
+    assert "740 µs" in labels
     assert not any("ONNX" in label for label in labels)
 
 
-def svg_comments(path):
-    """The texts of a figure: SVG keeps each as a comment beside its outlines."""
-    return re.findall(r"<!-- (.*?) -->", path.read_text())
+def svg_texts(path):
+    """The texts of a figure."""
+    return [html.unescape(text) for text in re.findall(r"<text [^>]*>(.*?)</text>", path.read_text())]
+
+
+def hatched(path):
+    """How many areas of a figure are hatched, the legend's included."""
+    return path.read_text().count("url(#h")
+
+
+def all_measured(run):
+    record = json.loads((run / "table.json").read_text())
+    for cell in record["cells"]:
+        cell["source"] = "measured"
+    (run / "table.json").write_text(json.dumps(record))
 
 
 def test_the_heat_map_tells_measured_predicted_and_free_apart(tmp_path):
     run = write_run(tmp_path, only=["table.json"])
     write_report(run)
     svg = run / "report" / "latency_map.svg"
-    texts = svg_comments(svg)
+    texts = svg_texts(svg)
     layers = load_space("fbnet_mini").layers
     free = sum(layer.part("skip") is None for layer in layers)
     assert texts.count("free") == free > 0
-    assert {"measured", "predicted"} <= set(texts)
-    hatched = svg.read_text().count("url(#h")
-    record = json.loads((run / "table.json").read_text())
-    for cell in record["cells"]:
-        cell["source"] = "measured"
-    (run / "table.json").write_text(json.dumps(record))
+    assert {"measured", "hatched: predicted", "free: nothing is computed"} <= set(texts)
+    assert "Latency of each block in each layer, µs (pi4)" in texts
+
+
+def test_hatched_means_predicted_in_every_figure_and_a_legend_says_so(page, tmp_path):
+    for name in ("arch", "latency", "latency_map"):
+        assert hatched(page.parent / f"{name}.svg") > 0
+        assert svg_texts(page.parent / f"{name}.svg").count("hatched: predicted") == 1
+    assert all(hatched(page.parent / f"{name}.svg") == 0 for name in ("search", "theta", "training"))
+    run = write_run(tmp_path, only=["table.json", "result.json"])
+    result = json.loads((run / "result.json").read_text())
+    arch = parse_arch("k3_e1_g2,k5_e1_g2/k3_e1_g2,skip,k5_e1/k5_e1_g2,k5_e1", load_space("fbnet_mini"))
+    result.update(arch=format_arch(arch, load_space("fbnet_mini")), predicted_ms=None)
+    (run / "result.json").write_text(json.dumps(result))
+    all_measured(run)
     write_report(run)
-    assert svg.read_text().count("url(#h") == 1 < hatched  # what remains is the legend's
+    for name in ("arch", "latency", "latency_map"):  # grouped convs and all, nothing is hatched without a prediction
+        assert hatched(run / "report" / f"{name}.svg") == 0
+        assert "hatched: predicted" not in svg_texts(run / "report" / f"{name}.svg")
+
+
+def test_the_found_net_is_drawn_with_the_total_of_each_stage_of_the_whole_and_the_target(page):
+    text = rows(page.read_text(), "The found net")["Arch"]
+    space = load_space("fbnet_mini")
+    table = read_run(page.parent.parent).table
+    arch = parse_arch(text, space)
+    drawn = svg_texts(page.parent / "arch.svg")
+    stages = {}
+    for layer, part in space.cells_of(arch):
+        stages[layer.stage] = stages.get(layer.stage, 0.0) + table.lookup(part).latency_ms
+    unit = unit_for(table.lookup(part).latency_ms for part in space.parts_of(arch))
+    for stage, total in stages.items():
+        assert drawn[drawn.index(f"stage {stage}") + 1] == unit.text(total, 3)
+    assert f"Whole net: {unit.text(table.arch_ms(arch, space))} by the table" in drawn
+    assert f"latency target {unit.text(0.8)}" in drawn
+    blocks = {block for layer in space.layers for block in layer.blocks}
+    seen = {part.block for _, part in space.cells_of(arch) if table.lookup(part).latency_ms > 0}
+    assert set(drawn) & blocks == seen < set(arch.blocks)  # the legend names the blocks that are to be seen, no others
+
+
+def test_blocks_that_compute_different_things_have_different_colours():
+    for name in ("fbnet", "mobile_se"):
+        blocks = {block for layer in load_space(name).layers for block in layer.blocks}
+        assert len({block_colour(block) for block in blocks}) == len(blocks)
+
+
+def test_a_heat_map_of_many_blocks_is_broken_not_shrunk():
+    space = load_space("mobile_se")
+    table = LatencyTable({part: Cell(1.0) for part in space.distinct_parts()})
+    blocks = {block for layer in space.layers for block in layer.blocks}
+    for canvas, least in ((WIDE, 3), (NARROW, 4)):
+        drawn = latency_map(table, space, canvas)
+        names = [label.get_text() for axes in drawn.axes for label in axes.get_xticklabels()]
+        assert len(drawn.axes) == least and sorted(names) == sorted(blocks)
+        assert drawn.get_size_inches()[0] == canvas.width
 
 
 def test_a_net_without_latencies_is_drawn_not_to_scale(tmp_path):
     run = write_run(tmp_path, only=["result.json"])
     write_report(run)
-    assert any("not to scale" in text for text in svg_comments(run / "report" / "arch.svg"))
+    assert any("not to scale" in text for text in svg_texts(run / "report" / "arch.svg"))
+
+
+def pareto_legend(candidates, target_ms):
+    return [text.get_text() for text in pareto_figure(candidates, target_ms).legends[0].get_texts()]
+
+
+def test_the_legend_of_the_pareto_figure_names_what_is_drawn_and_nothing_else():
+    front = [Candidate("a", 0.1, 0.03, 0.7, 0.001), Candidate("b", 0.1, 0.04, 0.8, 0.001)]
+    beaten = Candidate("c", 0.1, 0.05, 0.6, 0.0)
+    spread, target = "spread of the predicted latency", "latency target 45 µs"
+    assert pareto_legend([*front, beaten], 0.045) == ["Pareto front", "other sampled archs", spread, target]
+    assert pareto_legend(front, 0.045) == ["Pareto front", spread, target]
+    assert pareto_legend([Candidate("a", 0.1, 0.03, 0.7)], None) == ["Pareto front"]
+    axes = pareto_figure([*front, beaten], 0.045).axes[0]
+    assert axes.get_xlabel() == "predicted latency, µs" and axes.get_ylabel().endswith(", %")
+
+
+def test_the_figure_of_whole_nets_names_its_marks_and_units():
+    space = load_space("fbnet_mini")
+    table = LatencyTable({part: Cell(0.001 * (1 + len(part.block))) for part in space.distinct_parts()}, name="pi4")
+    drawn = [Arch(tuple(layer.blocks[(shift + layer.index) % 8] for layer in space.layers)) for shift in range(8)]
+    found = study(table, space, {format_arch(arch, space): 1.1 * table.arch_ms(arch, space) for arch in drawn})
+    axes = additivity(found, "pi4").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured latency, µs", "predicted latency, µs")
+    marks = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert marks[0] == "predicted as measured" and marks[1].startswith("sum of blocks: mean error ")
+    assert len(marks) == len(axes.lines) + len(axes.collections)
+
+
+def test_what_search_and_run_warned_of_is_below_the_verdict(tmp_path):
+    run = write_run(tmp_path, only=["result.json", "search/search.json"])
+    for name, told in (
+        ("search/search.json", [{"kind": "uniform_theta", "text": "theta learned <nothing>"}]),
+        ("result.json", [{"kind": "uniform_theta", "text": "theta learned <nothing>"}]),
+    ):
+        record = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps({**record, "notices": told}))
+    text = write_report(run).read_text()
+    warning = '<p class="warning">Warning: theta learned &lt;nothing&gt;</p>'
+    assert text.count(warning) == 1
+    assert text.index('class="verdict') < text.index(warning) < text.index("<h2>The found net</h2>")
 
 
 @pytest.mark.parametrize(
@@ -335,9 +541,9 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path):
 
 def test_the_command_prints_the_page(tmp_path):
     run = write_run(tmp_path, only=["train/history.json"])
-    app = typer.Typer()
-    app.command()(report_command)
-    outcome = CliRunner().invoke(app, [str(run), "--json"])
+    alone = typer.Typer()
+    alone.command()(report_command)
+    outcome = CliRunner().invoke(alone, [str(run), "--json"])
     assert outcome.exit_code == 0, outcome.output
     answer = json.loads(outcome.stdout)
     assert answer["page"].endswith("index.html")

@@ -72,11 +72,11 @@ def test_trainings_are_repeatable_and_those_that_were_done_are_not_done_again(
     whole = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "whole")
     train, done = Finalists._train, []
 
-    def train_three(self, arch):
+    def train_three(self, arch, stepped):
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(arch)
-        return train(self, arch)
+        return train(self, arch, stepped)
 
     monkeypatch.setattr(Finalists, "_train", train_three)
     with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """The commands search, sample and train, called as a user calls them."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,12 +9,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tvmfbnet.cli.latency import app as latency_app
 from tvmfbnet.cli.sample import sample_command
-from tvmfbnet.cli.search import search_command
+from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.latency.table_io import write_table
+from tvmfbnet.latency.table_io import read_table, write_table
+from tvmfbnet.pipeline.run import Recipe, Run
 from tvmfbnet.space.counts import count_part
 
 APP = typer.Typer()
@@ -146,5 +149,60 @@ def test_settings_are_printed_for_a_file_of_ones_own(searching, tiny_space_file,
 def test_a_table_without_the_head_names_the_remedy(searching, tiny_space, tmp_path):
     cells = {part: Cell(1.0) for part in tiny_space.distinct_parts() if "head" not in part.part}
     write_table(LatencyTable(cells, 0.005), tmp_path / "table.csv")
-    with pytest.raises(LatencyError, match=r"--predict-missing.*last_channels and classes"):
+    with pytest.raises(LatencyError, match=r"last_channels and classes; add --predict-missing"):
         run("search", *searching, "--dry-run")
+
+
+def test_half_of_the_slowest_net_is_the_same_target_in_search_sample_and_a_recipe(
+    searching, tiny_space_file, tiny_space, tiny_data, tmp_path, monkeypatch
+):
+    search_module = "tvmfbnet.search.search"
+    plan = json.loads(run("search", *searching, "--latency-target", "50%", "--dry-run", "--json").stdout)
+    assert plan["latency_target_ms"] == pytest.approx(plan["slowest_ms"] / 2, abs=1e-6)
+
+    logs = ["--target", "phone", "--tuning-logs", str(tmp_path)]
+    for words in (["import", str(tmp_path / "table.csv"), *logs], ["show", *logs, "--space", str(tiny_space_file)]):
+        shown = CliRunner().invoke(latency_app, words, catch_exceptions=False).stdout
+    both = f"nets of the space: {plan['fastest_ms']:.4g} ms (fastest) to {plan['slowest_ms']:.4g} ms (slowest)"
+    assert both in shown
+
+    run("search", *searching, "--out", tmp_path / "s", "--latency-target", "50%")
+    record = json.loads((tmp_path / "s/search.json").read_text())
+    assert record["latency_target_ms"] == plan["latency_target_ms"]
+    limits = []
+    monkeypatch.setattr(f"{search_module}.sample_run", lambda *given: limits.append(given[3]) or [])
+    run("sample", tmp_path / "s", "--latency-target", "50%")
+    assert limits == [plan["latency_target_ms"]]
+
+    # A recipe whose table is the same one: what its search and its closed loop aim at.
+    values = {"description": "d", "target": "host", "space": str(tiny_space_file), "data": tiny_data}
+    values |= {"latency_target_share": 0.5, "search": {"epochs": 2, "finalists": 4}, "train": {}}
+    started = Run(Recipe.model_validate(values), tmp_path / "run")
+    table = read_table(tmp_path / "table.csv")
+    cells = table.to_records(tiny_space.distinct_parts())
+    content = {"cells": cells, "overhead_ms": table.overhead_ms, "target": "host"}
+    (tmp_path / "run/table.json").write_text(json.dumps(content))
+    (tmp_path / "run/state.json").write_text('{"tune": 1.0}')
+    aimed = []
+    monkeypatch.setattr(f"{search_module}.search", lambda *given: aimed.append(given[3].latency_target_ms))
+    monkeypatch.setattr(Run, "_close_loop", lambda self, table, target_ms: aimed.append(target_ms))
+    monkeypatch.setattr(Run, "_train", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        started.go()
+    assert aimed == [plan["latency_target_ms"]] * 2
+
+
+def test_a_share_where_there_is_no_table_is_refused_with_the_way_to_write_a_latency():
+    with pytest.raises(typer.BadParameter, match=r"'50%' is no latency: write 8ms \(search, sample and recipes take"):
+        parse_latency("50%")
+
+
+def test_a_dry_run_says_how_long_a_search_takes_and_a_device_is_torchs(searching, tmp_path):
+    words = ["search", *searching, "--out", tmp_path / "s", "--dry-run"]
+    assert re.search(r"about .* s \(6 steps of weights x .*judging archs", run(*words).stdout)
+    plan = json.loads(run(*words, "--json").stdout)
+    assert plan["estimated_seconds"] > 0 and set(plan["step_seconds"]) == {"single", "weight", "theta"}
+    for command in ("search", "train"):
+        shown = " ".join(run(command, "--help").stdout.replace("│", " ").split())
+        assert "Where torch computes on this machine" in shown and "Not the device of --target" in shown
+    assert run("search", *searching, "--torch-device", "cpu", "--dry-run").exit_code == 0

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tvmfbnet import progress
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.forecast import SearchPlan
 from tvmfbnet.search.search import choose_again, sample_run, search
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_part
@@ -173,3 +176,20 @@ def test_sampling_a_run_gives_distinct_archs_with_their_latency(tiny_space, tiny
 def test_a_warm_up_that_leaves_no_epoch_is_refused():
     with pytest.raises(ValidationError, match="leaves no epoch"):
         SearchConfig(epochs=5, warmup_epochs=5)
+
+
+def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
+    config = SearchConfig(**TINY, finalists=4, finalist_steps=3)
+    search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
+    said = capsys.readouterr().err
+    assert "epoch" not in "".join(line for line in said.splitlines() if not line.startswith("warning"))
+    counted = re.findall(r"^search: ([0-9]+)/([0-9]+) ", said, re.M)
+    steps = SearchPlan.of(config, 120)
+    total = steps.warmup_steps + steps.weight_steps + steps.theta_steps
+    assert counted == [(str(step + 1), str(total)) for step in range(total)]
+    assert len(re.findall(r"^training finalists: [0-9]+/12 .*best", said, re.M)) > 6
+    search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
+    again = capsys.readouterr().err
+    assert f"search: all {total} steps in {tmp_path} were done before" in again and "resuming" not in again

@@ -5,12 +5,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
-from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.data.datasets import CIFAR10_CLASSES, load_data
+from tvmfbnet.data.places import classes_of
+from tvmfbnet.deploy.description import read_description
 from tvmfbnet.errors import DataError, UserError
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.classes import fit_classes
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.train import load_net, train
 
 
 @pytest.fixture
@@ -73,7 +79,28 @@ def test_own_photos_become_a_trained_net_without_a_space_file(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     checkpoint = json.loads(done.stdout)["checkpoint"]
     compile_it = ["compile", arch, "--target", "host", "--checkpoint", checkpoint, "--build-only"]
-    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3", "--out", tmp_path / "package")
+    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3,classes=5", "--out", tmp_path / "package")
     assert done.returncode == 2 and "put `,classes=3` behind the space" in done.stderr
-    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3,classes=3", "--out", tmp_path / "package")
+    done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3", "--out", tmp_path / "package")
     assert done.returncode == 0, done.stderr
+    assert "has 3 classes; its space is fbnet_mini,channels=3,classes=3" in done.stderr
+    assert "outputs, in order: big bird, cat, dog" in done.stdout
+    assert read_description(tmp_path / "package").class_names == ("big bird", "cat", "dog")
+
+
+def test_a_net_trained_on_some_of_the_classes_has_their_outputs_by_name(photos, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("dog\r\nbig bird\r\n", encoding="utf-8-sig")
+    space, data = load_space("fbnet_mini@16,channels=3,classes=3"), f"imagefolder:{photos}?classes={tmp_path}/mine.txt"
+    config = TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1)
+    arch = parse_arch("k3_e1,skip/k3_e1,skip,skip/k3_e1,skip", space)
+    result = train(arch, space, data, config, tmp_path / "run")
+    net, about = load_net(result.checkpoint)
+    assert about["class_names"] == ["big bird", "dog"], "in the order of the names, whatever the file's order"
+    assert net(torch.zeros(1, 3, 16, 16)).shape == (1, 2) and net.space.classes == 2
+    assert "so the net gets 2 outputs, in the order of their names" in capsys.readouterr().err
+
+
+def test_shipped_data_sets_name_their_classes(tiny_data):
+    names = load_data(tiny_data, 28, 28, 1).class_names
+    assert len(set(names)) == 10 and (names[0], names[9]) == ("T-shirt/top", "Ankle boot")
+    assert len(set(CIFAR10_CLASSES)) == 10 and CIFAR10_CLASSES[2] == "bird"

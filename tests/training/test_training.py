@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -7,12 +8,14 @@ import time
 import pytest
 import torch
 
+from tvmfbnet import progress
 from tvmfbnet.config import validate
-from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.datasets import FASHION_MNIST_CLASSES, load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.train import load_net, train
 from tvmfbnet.training.trainer import Trainer
 
@@ -53,8 +56,9 @@ def test_training_learns_and_the_saved_net_gives_the_reported_accuracy(arch, tin
     result = train(arch, tiny_space, tiny_data, config, tmp_path)
     assert result.test_accuracy > 0.8, "the class is plain to see in these pictures"
     net, metadata = load_net(result.checkpoint)
+    names = list(FASHION_MNIST_CLASSES)
     assert not net.training and net.arch == arch and net.space == tiny_space
-    assert metadata == {"arch": ARCH, "data": tiny_data, "test_accuracy": result.test_accuracy}
+    assert metadata == {"arch": ARCH, "data": tiny_data, "test_accuracy": result.test_accuracy, "class_names": names}
     data = load_data(tiny_data, 28, 28, 1)
     with torch.no_grad():
         right = net(data.normalise(data.test.pixels)).argmax(dim=1) == data.test.labels
@@ -185,3 +189,36 @@ def test_the_result_does_not_depend_on_how_often_checkpoints_are_written(arch, t
         nets.append(load_net(train(arch, tiny_space, tiny_data, config, tmp_path / str(steps)).checkpoint)[0])
     states = [net.state_dict() for net in nets]
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+def test_a_training_says_how_long_it_takes_counts_steps_alone_and_is_done_when_started_again(
+    arch, tiny_space, tiny_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
+    config = TrainConfig(**TINY)
+    train(arch, tiny_space, tiny_data, config, tmp_path)
+    said = capsys.readouterr().err
+    assert len(re.findall(r"^train: about \S+ s \(28 steps x ", said, re.M)) == 1, "4 epochs of 120 // 16"
+    assert re.findall(r"^train: ([0-9]+)/28 ", said, re.M) == [str(step) for step in range(1, 29)]
+    assert "epoch" not in re.sub("(?m)^warning.*", "", said)
+    train(arch, tiny_space, tiny_data, config, tmp_path)
+    again = capsys.readouterr().err
+    assert f"train: all 28 steps in {tmp_path} were done before" in again and "of 28" not in again
+
+
+def test_a_training_of_days_is_warned_of_with_what_shortens_it():
+    forecaster = Forecaster(TrainConfig(), 10_000, tested=100, epochs=90, device="cpu")
+    line, warning = forecaster.step(9.0)
+    assert line == "train: about 1 day 8 h (10,000 steps x 9 s, and tests)"
+    assert all(part in warning for part in ("more than a day", "--device cuda", "fewer epochs (it is 90)", "@96"))
+    assert forecaster.step(9.0) == [], "once"
+    quick = Forecaster(TrainConfig(), 1000, tested=0, epochs=90, device="cpu")
+    assert [quick.step(seconds) for seconds in (3.0, 0.1, 0.1, 0.2)] == [[]] * 4, "the first step also allocates"
+    assert quick.step(0.1) == ["train: about 2 min (1,000 steps x 0.1 s, and tests)"]
+
+
+def test_a_net_no_better_than_chance_is_told(arch, tiny_space, tiny_data, tmp_path, capsys):
+    config = TrainConfig(**{**TINY, "epochs": 1, "lr": 1e-9, "warmup_epochs": 0})
+    train(arch, tiny_space, tiny_data, config, tmp_path)
+    assert "warning: the net learned nothing: its test accuracy of" in capsys.readouterr().err

@@ -225,7 +225,7 @@ class _Files:
         if self._lost:
             say(
                 f"warning: {self._lost} schedule(s) in {self.folder} belong to kernels that are damaged there and are "
-                "not used; `tvmfbnet tune` finds others"
+                "not used; the next tuning finds others"
             )
 
     def _read_keys(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet.advice import tune
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder, write_json
 from tvmfbnet.latency.context import Context, choose_context
@@ -81,7 +82,7 @@ def folder_to_read(folder: Path, wanted: Context, device_model: str | None = Non
         return None
     raise StorageError(
         f"the schedules in {folder} are of {_whose(folder, wanted)}, and are not used; "
-        f"run `tvmfbnet tune --target {wanted.target}` to tune for this one"
+        f"run {tune(wanted.target)} to tune for this one"
     )
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from tvm.ir import IRModule
 
 from tvmfbnet.autotune.lowering_cache import LoweredParts
 from tvmfbnet.compiler.lowering import Kernel
-from tvmfbnet.errors import UserError
-from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
+# Measured on two quiet cores, one building while the other proposes and times.
 TRIALS_PER_SECOND = 6.0
-# Compiling and timing one of the nets that parts are timed in, or one part alone.
+# There: compiling and timing one of the nets that parts are timed in, or one part alone.
 _SECONDS_PER_NET, _SECONDS_PER_PART = 4.5, 1.5
 
 
@@ -46,12 +43,13 @@ class Plan:
         """How many of the parts are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
-    def estimated_seconds(self, trials: int, trials_per_second: float | None = None, share: float = 1.0) -> float:
+    def estimated_seconds(self, trials: int, trials_per_second: float, slowness: float, share: float = 1.0) -> float:
         """Time that ``trials`` trials and the measurements will take.
 
         Args:
             trials: still to be done.
-            trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
+            trials_per_second: to be expected (:mod:`tvmfbnet.autotune.estimate`).
+            slowness: of compiling, 1 on the host that it was measured on.
             share: of the blocks that are timed, 0 to 1.
         """
         if self.target.on_cpu:
@@ -59,23 +57,7 @@ class Plan:
             measuring = _SECONDS_PER_NET * share * nets
         else:
             measuring = _SECONDS_PER_PART * share * len(self.parts)
-        return trials / (trials_per_second or TRIALS_PER_SECOND) + measuring
-
-
-def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[NetPart, ...]:
-    """Stem, head and the distinct blocks whose block name or whole name matches the glob ``blocks``.
-
-    With an arch, only those blocks that it uses.
-    """
-    used = None if arch is None else set(space.parts_of(arch))
-    chosen = [
-        part
-        for part in space.distinct_blocks()
-        if (fnmatch(part.block, blocks) or fnmatch(part.name, blocks)) and (used is None or part in used)
-    ]
-    if not chosen:
-        raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
-    return (*space.fixed_parts(), *chosen)
+        return trials / trials_per_second + slowness * measuring
 
 
 def make_plan(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _group() -> None:
 @app.command("describe")
 def describe_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")] = "fbnet",
+    space: Annotated[str, typer.Option(help=SPACE_HELP)] = "fbnet",
     target: Annotated[str | None, typer.Option(help="Predict its latency here: a name or a .yaml file.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
@@ -49,6 +49,7 @@ def describe_command(
 
     Example: tvmfbnet arch describe fbnet_c --space fbnet --latency-table pixel3.csv
     """
+    from tvmfbnet.advice import remember
     from tvmfbnet.errors import UserError
     from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.counts import describe_arch
@@ -60,6 +61,7 @@ def describe_command(
     if last_channels is not None:
         used = used.with_last_channels(last_channels)
     description = describe_arch(found, used)
+    remember(space=space)
     table = _load(target, latency_table, used, used.parts_of(found), tuning_logs, device_model)
     if table is not None:
         _add_latency(description, table, found, used)
@@ -107,20 +109,23 @@ def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, s
 
 
 def _print(description: dict[str, Any]) -> None:
+    from tvmfbnet.latency.units import latency_text, unit_for
+
     timed = "predicted_ms" in description
+    unit = unit_for(row.get("latency_ms") for row in description["layers"])
     rows = []
     for row in description["layers"]:
         shape = [f"{row['cin']}-{row['cout']}", f"{row['height']}x{row['width']}", row["stride"]]
-        counts = [f"{row['params'] / 1e3:.1f}k", f"{row['macs'] / 1e6:.2f}M"]
-        cost = [f"{row['latency_ms']:.4g}" + (" (predicted)" if row["source"] == "predicted" else "")] if timed else []
+        counts = [f"{row['params'] / 1e3:.1f}", f"{row['macs'] / 1e6:.2f}"]
+        cost = [unit.number(row["latency_ms"]), row["source"] if row["latency_ms"] else "free"] if timed else []
         rows.append([row["index"], row["block"], *shape, *counts, *cost])
-    columns = ["layer", "block", "channels", "input", "stride", "params", "MACs"]
-    print_table("", columns + (["ms"] if timed else []), rows)
+    columns = ["layer", "block", "channels", "input, pixels", "stride", "params, thousands", "MACs, millions"]
+    print_table("", columns + ([f"latency, {unit.name}", "source"] if timed else []), rows)
     print(f"arch {description['arch']}")
     head = f"last_channels {description['last_channels']}"
     print(f"{description['params']:,} parameters, {description['macs']:,} MACs ({head})")
     if timed:
         share = f"{description['measured_share']:.0%} of it from measured cells"
-        print(f"predicted latency {description['predicted_ms']:.4g} ms, {share}")
+        print(f"predicted latency {latency_text(description['predicted_ms'])}, {share}")
         if "correction" in description:
             print(f"corrected by what whole nets took: {description['correction']}")

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.output import JsonFlag, print_json, print_table
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.cli.tune import parse_duration
+from tvmfbnet.progress import loading
 
 if TYPE_CHECKING:
+    from tvmfbnet.deploy.bench import BenchResult
     from tvmfbnet.latency.verdict import Verdict
 
 
 def bench_command(
-    package: Annotated[Path, typer.Argument(help="Folder that `tvmfbnet compile` wrote.")],
+    package: Annotated[Path, typer.Argument(help="A package: the --out folder of compile.")],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     latency_target: Annotated[
-        str | None, typer.Option(metavar="LATENCY", help="Say whether it meets this, such as 8ms; exit code 3 if not.")
+        str | None,
+        typer.Option(
+            metavar="LATENCY",
+            help="Say whether it meets this, such as 8ms (default: what it was made to meet); exit code 3 if not.",
+        ),
     ] = None,
     sustained: Annotated[
         float | None,
@@ -34,30 +40,71 @@ def bench_command(
 
     Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
+    from contextlib import suppress
+
+    from tvmfbnet.advice import remember
+    from tvmfbnet.deploy.description import read_description
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.provisioning.ready import require_ready
+    from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target, resolve
 
-    target_ms = parse_latency(latency_target) if latency_target is not None else None
+    given_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
+    remember(target=target, named=loaded.name, package=package)
+    described = read_description(package)
+    with suppress(UserError):  # the space may be of a file, whose place the package does not know
+        remember(space=load_space(described.space).name)
+    require_ready(loaded)
 
-    from tvmfbnet.deploy.bench import bench_package
-    from tvmfbnet.deploy.package import load_package
-    from tvmfbnet.provisioning.loopback import reach
+    with loading():
+        from tvmfbnet.deploy.bench import bench_package
+        from tvmfbnet.deploy.package import load_package
+        from tvmfbnet.provisioning.loopback import reach
 
     loaded = resolve(loaded)
     opened = load_package(package, loaded, force)
+    told = opened.description
+    target_ms = told.latency_target_ms if given_ms is None else given_ms
     with reach(loaded) as endpoint:
         result = bench_package(opened, loaded, endpoint, sustained or 0.0, target_ms)
     if as_json:
-        print_json({"arch": opened.arch, "parity": opened.description.parity.verdict, **result.values})
+        print_json(
+            {
+                **{"arch": opened.arch, "parity": told.parity.verdict, "predicted_ms": told.predicted_ms},
+                **{"latency_target_ms": target_ms, **result.values},
+            }
+        )
     else:
-        print(f"{opened.arch}: {result.latency_ms:.4f} ms +- {result.net.spread_ms:.4f} ({loaded.threads} thread(s))")
-        if result.sustained_ms is not None:
-            ratio = result.sustained_ms / result.latency_ms
-            print(f"after {sustained:g} s without a pause: {result.sustained_ms:.4f} ms (ratio {ratio:.2f})")
-        if result.onnxruntime_ms is not None:
-            ratio = result.latency_ms / result.onnxruntime_ms
-            print(f"ONNX Runtime: {result.onnxruntime_ms:.4f} ms; the package takes {ratio:.2f} of its time")
+        print(f"{opened.arch}, {loaded.threads} thread(s)")
+        print_table("", *bench_table(result, target_ms, told.predicted_ms))
     end_with_verdict(result.verdict, as_json)
+
+
+def bench_table(
+    result: BenchResult, target_ms: float | None, predicted_ms: float | None
+) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
+    """Heads and rows of what was timed, beside the target and the prediction; every ratio says what it is of."""
+    from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.latency.verdict import CONFIDENCE
+
+    measured_ms, found = result.latency_ms, result.net.interval
+    warm_ms, other_ms = result.sustained_ms, result.onnxruntime_ms
+    unit = unit_for((target_ms, predicted_ms, measured_ms, warm_ms, other_ms))
+    rows = [] if target_ms is None else [("latency target", unit.number(target_ms), "")]
+    if predicted_ms is not None:
+        off = f"{predicted_ms / measured_ms - 1:+.1%} against the measured latency"
+        rows.append(("predicted when it was compiled", unit.number(predicted_ms), off))
+    bounds = f"{unit.number(found.low)} to {unit.number(found.high)}"
+    note = f"{bounds}: {CONFIDENCE:.0%} interval over {found.visits} visits"
+    rows.append(("measured", unit.number(measured_ms), note))
+    if warm_ms is not None:
+        name = f"measured after {result.values['sustained_seconds']:g} s without a pause"
+        rows.append((name, unit.number(warm_ms), f"{warm_ms / measured_ms:.2f} of the measured latency"))
+    if other_ms is not None:
+        note = f"the package takes {measured_ms / other_ms:.2f} of its time"
+        rows.append(("ONNX Runtime, as many threads", unit.number(other_ms), note))
+    return ("latency", unit.name, "note"), rows
 
 
 def end_with_verdict(verdict: Verdict | None, as_json: bool) -> None:

@@ -31,6 +31,11 @@ class Reached:
     shell: Shell
     folder: str
 
+    @property
+    def words(self) -> list[str]:
+        """The options that reach it, but for the target."""
+        return [*self.shell.words, *(["--folder", self.folder] if self.folder else [])]
+
 
 def _reach(
     target: TargetOption,
@@ -43,12 +48,14 @@ def _reach(
     folder: Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")] = "",
 ) -> Reached:
     """SSH, adb, or this machine when there are neither."""
+    from tvmfbnet.advice import remember
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.shells import AdbShell, LocalShell, SshShell
     from tvmfbnet.targets.definition import load_target
     from tvmfbnet.targets.toolchain import cache_folder
 
     loaded = load_target(target)
+    remember(target=target, named=loaded.name)
     if ssh and (adb or serial):
         raise UserError("give --ssh or --adb, not both")
     if ssh:
@@ -84,10 +91,13 @@ def build_command(
 
     Example: tvmfbnet device build --target rpi4 --out device-rpi4
     """
+    from tvmfbnet.advice import remember
     from tvmfbnet.provisioning.programs import build_programs
     from tvmfbnet.targets.definition import load_target
 
-    programs = build_programs(load_target(target), out, tvm_source)
+    loaded = load_target(target)
+    remember(target=target, named=loaded.name)
+    programs = build_programs(loaded, out, tvm_source)
     if as_json:
         print_json(
             {"folder": str(programs.folder), "files": [file.name for file in programs.files], "bytes": programs.bytes}
@@ -107,15 +117,22 @@ def push_command(
 
     Example: tvmfbnet device push --target rpi4 --ssh pi@raspberrypi
     """
-    from tvmfbnet.provisioning.programs import build_programs
-    from tvmfbnet.provisioning.pushing import push
+    from tvmfbnet.progress import step
+    from tvmfbnet.provisioning.programs import build_programs, require_tools
+    from tvmfbnet.provisioning.pushing import prepare, push
     from tvmfbnet.provisioning.remote_server import device_facts_by_shell
     from tvmfbnet.provisioning.system_check import check_system
+    from tvmfbnet.provisioning.ways import remember_way
 
     shell = device.shell
-    check_system(shell, device.target)  # before minutes go into building
+    require_tools(device.target, tvm_source)  # all of it before minutes go into building
+    with step(f"connecting to {shell.where}"):
+        check_system(shell, device.target)
+        prepare(shell, device.folder)
     where = push(shell, build_programs(device.target, None, tvm_source), device.folder)
-    facts = device_facts_by_shell(shell, device.target, where)
+    with step("trying the server there"):
+        facts = device_facts_by_shell(shell, device.target, where)
+    remember_way(device.target, device.words)
     if as_json:
         print_json({"where": shell.where, "folder": where, "device": facts})
     else:
@@ -144,11 +161,13 @@ def start_command(
     from dataclasses import asdict
 
     from tvmfbnet.provisioning.remote_server import start
+    from tvmfbnet.provisioning.ways import remember_way
     from tvmfbnet.rpc.addresses import join_address
 
     shell, target = device.shell, device.target
     tracker = tracker_port or target.transport.port
     started = start(shell, target, _state(device), tracker, port, device.folder, device_tracker_port)
+    remember_way(target, device.words)
     if as_json:
         print_json({"key": target.transport.key, **asdict(started)})
     else:

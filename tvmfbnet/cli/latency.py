@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvmfbnet.cli.latency_model import fit, validate
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table, target_table
+from tvmfbnet.latency.table_io import write_table
+from tvmfbnet.targets.definition import measured_name
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -27,7 +29,7 @@ TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, o
 @app.command()
 def show(
     target: TargetOption,
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
@@ -37,10 +39,12 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
+    from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import measured_name
 
-    loaded, found = target_table(target, tuning_logs, device_model), load_space(space)
+    found = load_space(space)
+    loaded = target_table(target, tuning_logs, device_model, space)
     target = measured_name(target)
     parts = found.distinct_parts()
     table = loaded if measured_only else _complete_if_possible(loaded, parts)
@@ -61,26 +65,32 @@ def show(
                 "measured": measured,
                 "predicted": len(cells) - measured,
                 "missing": [part.name for part in missing],
+                "drift": _drift(cells),
             }
         )
         return
+    unit = unit_for(cell["latency_ms"] for cell in cells)
+    columns = ["part", f"latency, {unit.name}", f"spread, {unit.name}", "source", "tuning trials"]
     rows = [
-        (
-            *(cell["name"], f"{cell['latency_ms']:.4g}", f"{cell['spread_ms']:.2g}", cell["source"]),
-            *(cell["trials"] or None, _drift(cell["canary_ratio"], cell["steady"])),
-        )
+        [
+            *(cell["name"], unit.number(cell["latency_ms"]), unit.number(cell["spread_ms"], 2)),
+            *(cell["source"], cell["trials"] or None),
+        ]
         for cell in cells
     ]
-    print_table(f"{target}: {found.name}", ("part", "ms", "spread", "source", "trials", "drift"), rows)
-    unsteady = sum(not cell["steady"] for cell in cells)
-    if unsteady:
-        print(f"{unsteady} part(s) were timed while the device kept changing its speed")
+    if not all(cell["steady"] for cell in cells):  # elsewhere drift says nothing about a cell
+        columns.append("drift, %")
+        for row, cell in zip(rows, cells, strict=True):
+            row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
+    print_table(f"{target}: {found.name}", columns, rows)
     print(
         f"{measured} measured, {len(cells) - measured} predicted, {len(missing)} missing; "
-        f"call overhead {table.overhead_ms:.4g} ms"
+        f"call overhead {unit.text(table.overhead_ms)}"
     )
-    if fastest_ms is not None:
-        print(f"nets of the space: {fastest_ms:.4g} ms (fastest) to {slowest_ms:.4g} ms (slowest)")
+    if fastest_ms is not None and slowest_ms is not None:
+        whole = unit_for((fastest_ms, slowest_ms))
+        print(f"nets of the space: {whole.text(fastest_ms)} (fastest) to {whole.text(slowest_ms)} (slowest)")
+    _print_drift(_drift(cells))
 
 
 @app.command()
@@ -97,15 +107,16 @@ def export(
     from dataclasses import replace
 
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.table_io import write_table
     from tvmfbnet.latency.table_rows import is_parquet
+    from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
     is_parquet(out)  # a wrong ending is found out before anything is read or predicted
-    table = target_table(target, tuning_logs, device_model)
-    if space is not None:
-        found = load_space(space)
+    require_writable_file(out)
+    found = None if space is None else load_space(space)
+    table = target_table(target, tuning_logs, device_model, space)
+    if found is not None:
         cells = complete(table, found.distinct_parts()).cells
         wanted = dict.fromkeys(
             [*found.fixed_parts(), *(item.cell(name) for item in found.layers for name in item.blocks)]
@@ -134,11 +145,11 @@ def import_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, table_path
     from tvmfbnet.latency.table_io import read_table, write_table
+    from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.targets.definition import measured_name
 
     target = measured_name(target)
-    table = read_table(file)
     destination = table_path(target, tuning_logs)
     if journal_path(target, tuning_logs).exists():
         raise UserError(
@@ -146,6 +157,8 @@ def import_command(
         )
     if destination.exists() and not replace:
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
+    require_writable_file(destination)
+    table = read_table(file)
     write_table(table, destination)
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
 
@@ -163,11 +176,10 @@ def compare(
     Example: tvmfbnet latency compare host pixel3
     """
     from tvmfbnet.latency.comparison import compare_tables
-    from tvmfbnet.latency.repository import load_table
-    from tvmfbnet.targets.definition import measured_name
+    from tvmfbnet.latency.units import unit_for
 
+    found = compare_tables(stored_table(first, tuning_logs), stored_table(second, tuning_logs))
     first, second = measured_name(first), measured_name(second)
-    found = compare_tables(load_table(first, tuning_logs), load_table(second, tuning_logs))
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
@@ -180,15 +192,21 @@ def compare(
         }
         print_json({"first": first, "second": second, **figures, "parts": parts, **absent})
         return
+    shown = found.pairs[:count]
+    unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
     rows = [
-        (p.part.name, f"{p.first.latency_ms:.4g}", f"{p.second.latency_ms:.4g}", f"{p.ratio:.3g}", f"{p.relative:.2f}")
-        for p in found.pairs[:count]
+        (
+            *(p.part.name, unit.number(p.first.latency_ms), unit.number(p.second.latency_ms)),
+            *(f"{p.ratio:.3g}", f"{p.relative:.2f}"),
+        )
+        for p in shown
     ]
-    columns = ("part", f"{first} ms", f"{second} ms", "ratio", "of the median")
-    print_table(f"{second} over {first}: the parts that differ most", columns, rows)
+    columns = ("part", f"{first}, {unit.name}", f"{second}, {unit.name}", f"{second} / {first}", "/ median ratio")
+    print_table(f"{first} and {second}: the parts that differ most from the median ratio", columns, rows)
     print(
-        f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g}, rank correlation "
-        f"{found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: {len(found.only_second)}"
+        f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g} ({second} / {first}), rank "
+        f"correlation {found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: "
+        f"{len(found.only_second)}"
     )
 
 
@@ -196,10 +214,33 @@ app.command()(fit)
 app.command()(validate)
 
 
-def _drift(canary_ratio: float | None, steady: bool) -> str:
-    """How much slower than at its start the device was, and whether that counts."""
-    drift = "" if canary_ratio is None else f"{canary_ratio - 1:+.1%}"
-    return drift if steady else f"{drift} unsteady".strip()
+def _drift(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The device's speed while cells were timed, as ratios of the canary's latency to its reference; None if unknown.
+
+    ``unsteady`` counts the cells during which it kept changing by more than the target's limit.
+    """
+    ratios = [cell["canary_ratio"] for cell in cells if cell["canary_ratio"] is not None]
+    unsteady = sum(not cell["steady"] for cell in cells)
+    return {"lowest": min(ratios, default=None), "highest": max(ratios, default=None), "unsteady": unsteady}
+
+
+def _percent(ratio: float | None) -> str:
+    return "unknown" if ratio is None else f"{100 * (ratio - 1):+.1f}"
+
+
+def _print_drift(drift: Mapping[str, Any]) -> None:
+    """Says once what drift was and what it means for the latencies; nothing where it is not known."""
+    if drift["lowest"] is not None:
+        low, high = _percent(drift["lowest"]), _percent(drift["highest"])
+        print(
+            f"drift of the device while it timed these: {low} to {high} %, by a small kernel that is always the same "
+            "(+ is slower than it was at first, - faster); latencies are as measured, not corrected for it"
+        )
+    if drift["unsteady"]:
+        print(
+            f"{drift['unsteady']} part(s), those with a drift in the table, were timed while the device kept changing "
+            "its speed by more than the target's timing.drift_limit: trust them less"
+        )
 
 
 def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:

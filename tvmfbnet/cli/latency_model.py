@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
 
 if TYPE_CHECKING:
@@ -50,23 +50,30 @@ def fit(
     Example: tvmfbnet latency fit --target host --json.
     """
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.cross_validation import FIGURES
-    from tvmfbnet.latency.cross_validation import Scheme as SchemeName
-    from tvmfbnet.latency.cross_validation import score as score_regressor
-    from tvmfbnet.latency.kernel_sums import if_complete
-    from tvmfbnet.latency.regressor import LatencyRegressor
-    from tvmfbnet.latency.table_io import read_table
+    from tvmfbnet.preflight import require_writable_file
+    from tvmfbnet.progress import loading, step
+
+    with loading("XGBoost"):
+        from tvmfbnet.latency.cross_validation import FIGURES
+        from tvmfbnet.latency.cross_validation import Scheme as SchemeName
+        from tvmfbnet.latency.cross_validation import score as score_regressor
+        from tvmfbnet.latency.kernel_sums import if_complete
+        from tvmfbnet.latency.regressor import LatencyRegressor
+        from tvmfbnet.latency.table_io import read_table
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
+    if out is not None:
+        require_writable_file(out)
     loaded = read_table(table) if table is not None else target_table(str(target), tuning_logs, device_model)
     known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(known), list(known.values())
     kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)
     named: SchemeName = "random" if score is Scheme.random else "shape-out"
-    figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
-    if out is not None:
-        LatencyRegressor(seed).fit(parts, latency_ms).save(out)
+    with step("fitting and scoring the regressor"):
+        figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
+        if out is not None:
+            LatencyRegressor(seed).fit(parts, latency_ms).save(out)
     if as_json:
         print_json({name: figures[name] for name in FIGURES})
         return
@@ -85,7 +92,7 @@ def fit(
 
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     count: Annotated[int, typer.Option("-n", "--count", min=5, max=100_000, help="How many whole nets to time.")] = 40,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")
@@ -105,37 +112,55 @@ def validate(
 
     Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
-    from dataclasses import replace
-
+    from tvmfbnet import interrupts
+    from tvmfbnet.advice import remember
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.additivity import net_measurements, save_study, study
-    from tvmfbnet.latency.journal import Journal
-    from tvmfbnet.latency.lock import target_lock
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.repository import correction_path, journal_path, load_table, target_folder
+    from tvmfbnet.latency.repository import journal_path, load_table
+    from tvmfbnet.preflight import check_all, require_writable_file
+    from tvmfbnet.progress import loading, step
+    from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target, resolve
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
     loaded_target, loaded_space = load_target(target), load_space(space)
-    archs = _archs(loaded_space, count, run, seed)
+    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
+    check_all(
+        *([] if figure is None else [lambda: require_writable_file(figure)]),
+        *([] if stored else [lambda: require_ready(loaded_target)]),
+    )
+    if not journal_path(loaded_target.name, tuning_logs).exists():
+        load_table(loaded_target.name, tuning_logs)  # says that nothing was measured
 
-    from tvmfbnet.profiling.parts import context_of
+    from dataclasses import replace
+
+    interrupts.promise_resume()
+    with loading():
+        from tvmfbnet.latency.additivity import net_measurements, save_study, study
+        from tvmfbnet.latency.journal import Journal
+        from tvmfbnet.latency.lock import target_lock
+        from tvmfbnet.latency.regressor import complete
+        from tvmfbnet.latency.repository import correction_path, target_folder
+        from tvmfbnet.profiling.parts import context_of
+
+    archs = _archs(loaded_space, count, run, seed)
 
     name, context = loaded_target.name, context_of(resolve(loaded_target))
     table = load_table(name, tuning_logs, context)
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
     else:
-        from tvmfbnet.deploy.whole_nets import measure_nets
+        with loading():
+            from tvmfbnet.deploy.whole_nets import measure_nets
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     for item in nets.values():  # all of one device: the table is that one's
         table = load_table(name, tuning_logs, replace(item.context, protocol=context.protocol))
         break
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
-    found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
+    with step("comparing the nets with the sums of their blocks", patience=2.0):
+        found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
     if not stored:  # who only looks at what is there changes nothing
         with target_lock(target_folder(name, tuning_logs)):
             save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))

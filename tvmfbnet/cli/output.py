@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,8 @@ from rich.table import Table
 from tvmfbnet.errors import UserError
 
 MOST_SEED = 2**32 - 1
+SPACE_HELP = "Search space: a shipped name or a .yaml file; @64,classes=3,channels=1 behind it change it."
+TORCH_DEVICE_HELP = "Where torch computes on this machine: auto, cpu, cuda, cuda:1. Not the device of --target."
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 
 # Characters: of the widest table, and of a word that columns beside it make room for.
@@ -38,6 +41,10 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float) or re.fullmatch(r"[+-]?[0-9][0-9,.]*(e[+-]?[0-9]+)?%?", str(cell)) is not None
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a plain table on stdout; numbers are right-aligned.
 
@@ -47,7 +54,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=title or None, title_justify="left")
     for index, name in enumerate(columns):
         cells = [row[index] for row in rows]
-        numeric = bool(rows) and all(isinstance(cell, int | float) or cell is None for cell in cells)
+        numeric = any(map(_is_number, cells)) and all(_is_number(cell) or cell in (None, "") for cell in cells)
         whole = any(len(word) > _LONG_WORD for cell in cells for word in str(cell).split())
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in rows:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
 
 app = typer.Typer(help="Recipes of whole runs: list the shipped ones, show one, begin a new one.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def show_command(
 def new_command(
     like: Annotated[str, typer.Option(help="The recipe whose settings it begins with.")] = "demo",
     target: Annotated[str | None, typer.Option(help="Target: a name or a .yaml file.")] = None,
-    space: Annotated[str | None, typer.Option(help="Search space: a shipped name or a .yaml file.")] = None,
+    space: Annotated[str | None, typer.Option(help=SPACE_HELP)] = None,
     data: Annotated[str | None, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")] = None,
 ) -> None:
     """Print a recipe with a comment for every setting, to redirect into a file and edit.
@@ -56,6 +56,10 @@ def new_command(
     from tvmfbnet.settings import commented_yaml
 
     chosen = load_recipe(like)[1].model_dump(mode="json", exclude_unset=True)
-    chosen |= {name: value for name, value in (("target", target), ("space", space), ("data", data)) if value}
-    print("# Run it: tvmfbnet run FILE.yaml. Lines that are commented out show a setting's default.")
+    given = {name: value for name, value in (("target", target), ("space", space), ("data", data)) if value}
+    chosen |= given
+    if given:
+        chosen["description"] = f"a net of {chosen['space']} for {chosen['data']} on {chosen['target']}"
+    print("# Edit target, space and data; all else may stay. Lines that are commented out show a setting's default.")
+    print("# Run it: tvmfbnet run FILE.yaml")
     print(commented_yaml(Recipe, chosen), end="")

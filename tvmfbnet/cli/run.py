@@ -14,44 +14,72 @@ def run_command(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (demo) or a .yaml file.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the recipe with every setting, commented, to edit; and stop.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune, search, train, compile, check, time and report; started again, goes on where it stopped.
+    """Tune, search, train, compile, check, time and report; run again, it resumes.
 
     Ends with a verdict on the latency target: exit code 0 where it is met or there is none, 3 where it is missed or
     the device is too noisy to tell.
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline.run import Run, load_recipe
+    from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
 
     name, loaded = load_recipe(recipe)
+    if print_config:
+        from tvmfbnet.settings import commented_yaml
+
+        print(commented_yaml(Recipe, loaded.model_dump(mode="json", exclude_unset=True)), end="")
+        return
     result = Run(loaded, out or Path("runs") / name, tuning_logs).go()
     if as_json:
         print_json({**result.values, "report": str(result.report)})
     else:
         print_table("", ("what", "result"), result_rows(result.values))
+        print(f"found arch: {result.values['arch']}")
         print(f"report: {result.report}")
     raise typer.Exit(result.exit_code)
 
 
 def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The table of a finished run, the verdict first, the latency as measured before all that was computed from it."""
+    from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.run_files import stage_title
+
     reference, speed, bounds = values["onnxruntime_ms"], values["speed_factor"], values["interval"]
+    unit = unit_for([*(values[f"{name}_ms"] for name in ("predicted", "measured")), reference])
     verdict = []
     if values["verdict"] is not None:
-        verdict = [("latency target", f"{values['latency_target_ms']:.4f} ms: {values['verdict']}")]
+        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}")]
         verdict += [("advice", values["advice"])] if values["advice"] else []
-    measured = f"{values['measured_ms']:.4f} ms ({bounds['low_ms']:.4f} to {bounds['high_ms']:.4f})"
+    low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
+    measured = f"{unit.text(values['measured_ms'])} ({low} to {high})"
     return [
         *verdict,
-        ("found arch", values["arch"]),
-        ("predicted latency", f"{values['predicted_ms']:.4f} ms ({values['measured_share']:.0%} of it measured)"),
+        *(("warning", notice["text"]) for notice in values.get("notices", [])),
+        *_loop_rows(values.get("closed_loop")),
+        ("predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"),
         ("measured latency", measured),
         *([] if speed is None else [("speed factor", speed["description"])]),
-        ("ONNX Runtime", "not on this device" if reference is None else f"{reference:.4f} ms"),
+        ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
-        *((f"time: {stage}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
+        *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
+
+
+def _loop_rows(loop: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What the closed loop timed and why it kept what it kept; nothing where it is of an earlier version."""
+    if loop is None or not loop.get("why"):
+        return []
+    rows = []
+    for turn in loop["attempts"]:
+        bounds = turn["interval"]
+        measured = f"measured {turn['measured_ms']:.4g} ms ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})"
+        told = f"predicted {turn['predicted_ms']:.4g} ms, {measured}, {turn['verdict']}; {turn['next']}"
+        rows.append((f"turn {turn['turn']}", told))
+    return [*rows, ("kept", loop["why"])]

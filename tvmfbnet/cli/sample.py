@@ -39,10 +39,17 @@ def sample_command(
     """
     from tvmfbnet.cli.search import latency_target_ms
     from tvmfbnet.errors import UserError
-    from tvmfbnet.search.costs import Costs
-    from tvmfbnet.search.derive import pareto_front
-    from tvmfbnet.search.search import read_result, sample_run
+    from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.preflight import require_writable_file
+    from tvmfbnet.progress import loading
 
+    with loading("PyTorch"):
+        from tvmfbnet.search.costs import Costs
+        from tvmfbnet.search.derive import pareto_front
+        from tvmfbnet.search.search import read_result, sample_run
+
+    if figure is not None:
+        require_writable_file(figure)
     limit = None
     if latency_target is not None:
         slowest_ms = Costs.from_dict(read_result(run)[1]["costs"]).slowest_ms if "%" in latency_target else 1.0
@@ -58,14 +65,20 @@ def sample_command(
     if as_json:
         print_json([{**candidate.to_dict(), "on_front": candidate.arch in front} for candidate in drawn])
         return
+    unit = unit_for(c.predicted_ms for c in drawn)
     rows = [
         [
             c.arch,
-            f"{c.predicted_ms:.4g} +- {c.spread_ms:.2g}",
+            unit.number(c.predicted_ms),
+            unit.number(c.spread_ms, 2),
             f"{c.probability:.3g}",
             "" if c.accuracy is None else f"{c.accuracy:.2%}",
             "front" if c.arch in front else "",
         ]
         for c in drawn
     ]
-    print_table("", ["arch", "predicted ms", "probability", "supernet accuracy", "Pareto"], rows)
+    print_table(
+        "",
+        ["arch", f"predicted, {unit.name}", f"spread, {unit.name}", "probability", "supernet accuracy", "Pareto"],
+        rows,
+    )

@@ -8,23 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.progress import loading
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.search.forecast import Forecast
     from tvmfbnet.search.search import SearchResult
     from tvmfbnet.space.space import Space
 
 MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
-_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "": 1.0}
+_UNITS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "s": 1e3, "": 1.0}
 
 
 def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|s|)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|µs|μs|s|)\s*", text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if text.strip().endswith("%"):
+        raise typer.BadParameter(
+            f"{text[:40]!r} is no latency: write 8ms (search, sample and recipes take a share of the slowest net, 50%)"
+        )
     if not 0 < value <= MOST_LATENCY_MS:
         raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
     return value
@@ -37,16 +43,18 @@ def latency_target_ms(text: str, slowest_ms: float) -> float:
         text: what the user wrote.
         slowest_ms: latency of the slowest net of the space.
     """
+    from tvmfbnet.latency.table import target_by_share
+
     match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]*)?)\s*%\s*", text)
     if match is None:
         return parse_latency(text)
     if not 0.0 < float(match[1]) <= 100.0:
         raise typer.BadParameter(f"{text!r} is no share of the slowest net's latency: write 1% to 100%, or a latency")
-    return round(float(match[1]) / 100 * slowest_ms, 6)
+    return target_by_share(float(match[1]) / 100, slowest_ms)
 
 
 def search_command(
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
@@ -72,8 +80,10 @@ def search_command(
     loss: Annotated[str | None, typer.Option(help="additive or multiplicative.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be searched, and stop.")] = False,
+    device: Annotated[str | None, typer.Option("--device", "--torch-device", help=TORCH_DEVICE_HELP)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be searched and how long it takes, and stop.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
     ] = False,
@@ -85,12 +95,16 @@ def search_command(
 
     Example: tvmfbnet search --target host --space fbnet_mini --data fashion_mnist --latency-target 0.3ms --out runs/s1
     """
+    from tvmfbnet.advice import remember
     from tvmfbnet.config import validate
+    from tvmfbnet.data.places import check_data
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.registry import load_space
+    from tvmfbnet.space.registry import load_space, spelled_with_classes
+    from tvmfbnet.targets.definition import measured_name
     from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
@@ -113,16 +127,32 @@ def search_command(
         print(commented_yaml(SearchConfig, settings), end="")
         return
     found_space = fit_classes(load_space(space), data)
+    remember(
+        target=target,
+        named=None if target is None else measured_name(target),
+        space=spelled_with_classes(space, found_space.classes),
+        tuning_logs=tuning_logs,
+    )
+    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
+    if not dry_run and checked.device not in ("auto", "cpu"):
+        from tvmfbnet.training.device import pick_device
+
+        pick_device(checked.device)  # loads torch, which the search needs anyway
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
     if dry_run:
-        _print_plan(found_space, checked, (fastest_ms, slowest_ms), as_json)
+        from tvmfbnet.search.forecast import forecast_search
+
+        found = forecast_search(found_space, data, table, checked)
+        _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
         return
 
-    from tvmfbnet.search.search import search  # torch: only once everything else is known to be right
-    from tvmfbnet.training.workers import is_first
+    with loading("PyTorch"):
+        from tvmfbnet.search.search import search  # torch: only once everything else is known to be right
+        from tvmfbnet.training.workers import is_first
 
     result = search(found_space, data, table, checked, out)
     if is_first():  # of several processes that torchrun started, one speaks
@@ -154,21 +184,30 @@ def _table(
     return table
 
 
-def _print_plan(space: Space, config: SearchConfig, range_ms: tuple[float, float], as_json: bool) -> None:
-    """What a search has to choose among, and by what."""
+def _print_plan(
+    space: Space, config: SearchConfig, range_ms: tuple[float, float], forecast: Forecast, as_json: bool
+) -> None:
+    """What a search has to choose among, by what, and how long that takes."""
     fastest_ms, slowest_ms = range_ms
     plan = {"space": space.name, "archs": space.size, "fastest_ms": fastest_ms, "slowest_ms": slowest_ms}
     plan |= {"latency_target_ms": config.latency_target_ms, "epochs": config.epochs, "batch_size": config.batch_size}
     if as_json:
-        print_json(plan)
+        print_json({**plan, **forecast.to_dict()})
         return
-    print(
-        f"{space.name}: {space.size:,} archs, from {fastest_ms:.4g} ms (fastest net) to {slowest_ms:.4g} ms (slowest)"
-    )
+    from tvmfbnet.latency.units import unit_for
+
     target_ms = config.latency_target_ms
+    unit = unit_for((fastest_ms, slowest_ms, target_ms))
+    print(
+        f"{space.name}: {space.size:,} archs, from {unit.text(fastest_ms)} (fastest net) to {unit.text(slowest_ms)} "
+        "(slowest)"
+    )
     share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
-    print("no latency target" if target_ms is None else f"latency target {target_ms:.4g} ms{share}")
+    print("no latency target" if target_ms is None else f"latency target {unit.text(target_ms)}{share}")
     print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
+    print(forecast.describe())
+    if forecast.warning:
+        print(forecast.warning)
 
 
 def _print(result: SearchResult, as_json: bool) -> None:
@@ -181,12 +220,18 @@ def _print(result: SearchResult, as_json: bool) -> None:
                 "measured_share": result.measured_share,
                 "expected_ms": result.expected_ms,
                 "candidates": [candidate.to_dict() for candidate in result.candidates],
+                "notices": [notice.to_dict() for notice in result.notices],
                 "out": str(result.out),
             }
         )
         return
+    from tvmfbnet.latency.units import unit_for
+
+    unit = unit_for(c.predicted_ms for c in result.candidates)
     rows = [
-        [c.arch, f"{c.predicted_ms:.4g}", f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"] for c in result.candidates
+        [c.arch, unit.number(c.predicted_ms), f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
+        for c in result.candidates
     ]
-    print_table("archs found, best first", ["arch", "predicted ms", "supernet accuracy", "probability"], rows)
+    columns = ["arch", f"predicted, {unit.name}", "supernet accuracy", "probability"]
+    print_table("archs found, best first", columns, rows)
     print(f"found {result.best.arch}")

@@ -63,7 +63,7 @@ def show_command(
         shape = (f"{item.cin} -> {item.cout}", f"{item.height}x{item.width}", item.stride)
         rows.append((item.index, item.stage, *shape, sets[item.blocks]))
     title = f"{found.name}: {found.description}".rstrip(": ")
-    print_table(title, ("layer", "stage", "channels", "input", "stride", "block set"), rows)
+    print_table(title, ("layer", "stage", "channels", "input, pixels", "stride", "block set"), rows)
     for blocks_of_set, number in sets.items():
         print(f"block set {number}: {' '.join(blocks_of_set)}")
     print(f"{found.size:,} archs of {blocks} distinct blocks ({convs} distinct fused convs)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import sys
@@ -12,10 +13,17 @@ CLOSED_PIPE = 141
 
 
 def prepare() -> None:
-    """Has characters that the stream's encoding lacks written as escapes, instead of failing over them."""
+    """Has characters that the stream's encoding lacks written as escapes, instead of failing over them; µs as us."""
+    codecs.register_error("tvmfbnet", _replace)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="tvmfbnet")
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and error.object[error.start] == "µ":
+        return "u", error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def flush() -> OSError | None:

@@ -25,30 +25,53 @@ DeviceModelOption = Annotated[
 ]
 
 
-def target_table(target: str, logs: Path | None, device_model: str | None = None) -> LatencyTable:
+def stored_table(
+    target: str, logs: Path | None, device_model: str | None = None, space: str | None = None
+) -> LatencyTable:
+    """As :func:`target_table`, and in whichever context it was measured."""
+    from tvmfbnet.advice import bring_table, remember
+    from tvmfbnet.errors import LatencyError
+    from tvmfbnet.latency.repository import journal_path, load_table, table_path
+    from tvmfbnet.targets.definition import list_targets, measured_name
+
+    name = measured_name(target)
+    remember(target=target, named=name, space=space, tuning_logs=logs)
+    known = list_targets()
+    there = journal_path(name, logs).exists() or table_path(name, logs).exists()
+    if not there and target not in known and not target.endswith((".yaml", ".yml")):
+        raise LatencyError(
+            f"nothing was measured for target {target}, and no target has that name (there are {', '.join(known)}); "
+            f"bring a table with {bring_table(target)}"
+        )
+    return load_table(name, logs, device_model=device_model)
+
+
+def target_table(
+    target: str, logs: Path | None, device_model: str | None = None, space: str | None = None
+) -> LatencyTable:
     """The table of a target, or of what was imported under a name; TVM is not loaded.
 
     Args:
         target: a name or a ``.yaml`` file.
         logs: folder of all targets' logs.
         device_model: use only this device model's measurements.
+        space: what the user named, for advice; None where the command has none.
 
     Raises:
         UserError: nothing was measured or imported, or nothing on ``device_model``.
     """
-    from tvmfbnet.latency.repository import load_table
+    from tvmfbnet.advice import tune
     from tvmfbnet.progress import say
-    from tvmfbnet.shipped import is_file_name
-    from tvmfbnet.targets.definition import list_targets, load_target, measured_name
+    from tvmfbnet.targets.definition import list_targets, load_target
 
-    table = load_table(measured_name(target), logs, device_model=device_model)
-    is_target = is_file_name(target) or target in list_targets()
+    table = stored_table(target, logs, device_model, space)
+    is_target = target.endswith((".yaml", ".yml")) or target in list_targets()
     if table.context is not None and is_target:
         today = _today(target, table.context)
         if today != table.context:
             say(
                 f"warning: the latencies of {load_target(target).name} were measured in another context than today's "
-                f"({today.difference(table.context)}); run `tvmfbnet tune --target {target}` to measure anew"
+                f"({today.difference(table.context)}); run {tune(table.context.target)} to measure anew"
             )
     return table
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json
+from tvmfbnet.progress import loading
 
 
 def train_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR; where it is now.")],
     out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
@@ -22,7 +23,7 @@ def train_command(
     lr: Annotated[float | None, typer.Option(help="Learning rate at its peak.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    device: Annotated[str | None, typer.Option(help="torch device: auto, cpu, cuda.")] = None,
+    device: Annotated[str | None, typer.Option("--device", "--torch-device", help=TORCH_DEVICE_HELP)] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
     ] = False,
@@ -33,7 +34,9 @@ def train_command(
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
     from tvmfbnet.config import validate
+    from tvmfbnet.data.places import check_data
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.settings import commented_yaml
     from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.registry import load_space
@@ -56,9 +59,12 @@ def train_command(
         print(commented_yaml(TrainConfig, settings), end="")
         return
     found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
+    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
 
-    from tvmfbnet.training.train import train  # torch: only once everything else is known to be right
-    from tvmfbnet.training.workers import is_first
+    with loading("PyTorch"):
+        from tvmfbnet.training.train import train  # torch: only once everything else is known to be right
+        from tvmfbnet.training.workers import is_first
 
     result = train(found, found_space, data, checked, out)
     if not is_first():  # of several processes that torchrun started, one speaks

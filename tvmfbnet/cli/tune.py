@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import MOST_SEED, JsonFlag, print_json
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, print_json
 
 _MOST_SECONDS = 30 * 86_400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -45,9 +45,12 @@ def parse_share(text: str) -> float:
 
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
-    space: Annotated[str, typer.Option(help="Search space: a shipped name or a .yaml file.")],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)],
     trials: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Trials in all, earlier runs included.")
+        int | None,
+        typer.Option(
+            min=1, max=10_000_000, help="Trials in all, earlier runs included; each kernel gets a first round of 8."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None,
@@ -83,19 +86,36 @@ def tune_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune every kernel of a space on a target and time its blocks there; goes on where it was stopped.
+    """Tune every kernel of a space on a target and time its blocks there; run again, it resumes.
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
+    from tvmfbnet.advice import remember
+    from tvmfbnet.latency.repository import target_folder
+    from tvmfbnet.preflight import check_all, require_writable_folder
+    from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.arch_text import resolve_arch
+    from tvmfbnet.space.choice import choose_parts
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target
 
     loaded_target, loaded_space = load_target(target), load_space(space)
+    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
+    choose_parts(loaded_space, blocks, chosen)
+    for other in learn_from or []:
+        load_target(other)
+    if not dry_run:  # before TVM is loaded, and long before anything is lowered
+        check_all(
+            lambda: require_writable_folder(target_folder(loaded_target.name, tuning_logs)),
+            lambda: require_ready(loaded_target),
+        )
 
-    from tvmfbnet.autotune.transfer import read_lessons
-    from tvmfbnet.pipeline.tuning import forecast, tune_space
+    from tvmfbnet.progress import loading
+
+    with loading():
+        from tvmfbnet.autotune.transfer import read_lessons
+        from tvmfbnet.pipeline.tuning import forecast, tune_space
 
     lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:

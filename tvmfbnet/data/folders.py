@@ -2,22 +2,27 @@
 
 Cameras, editors and file managers leave things among images. Hidden files and folders (``._x.png``,
 ``.ipynb_checkpoints``) are skipped. Other files that are no images by name are skipped and counted in a note.
-Header and end of every image are looked at, and all unreadable files are named at once.
+Header and end of every image are looked at, and all unreadable files are named at once. A run opens its data set again
+and again: as long as no file was written in between, files are looked at once a process.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from tvmfbnet.data.formats import IMAGE_SUFFIXES, fault_of_image
+from tvmfbnet.data.formats import fault_of_image, has_colour
 from tvmfbnet.data.images import FolderImages, ImageData
+from tvmfbnet.data.places import IMAGE_SUFFIXES, find_test_folder, folder_classes, no_images, visible_files
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 from tvmfbnet.progress import progress, say
@@ -28,89 +33,99 @@ _THREADS = 4
 _QUICK = 10_000
 # Unreadable files that a message names.
 _NAMED = 50
+# Longer than a tick of any file system's clock.
+_TICK_NS = 100_000_000
+# Classes of which the first image is asked whether it has colours.
+_LOOKED_AT = 8
 
 
-def load_folders(folder: Path | None, height: int, width: int, channels: int, subset: str | None) -> ImageData:
+@dataclass(frozen=True)
+class _Listing:
+    """The images of a data set as they lie there now; equal to another listing where no file was written in between.
+
+    Attributes:
+        folder: the data set.
+        names: of the classes, in the order of the labels.
+        state: digest of every file's path, size and times of change.
+        parts: for training and for testing the folder, the files and their labels.
+        skipped: how many files of which suffix are no images by their names.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    state: str
+    parts: tuple[tuple[Path, list[Path], list[int]], ...] = field(compare=False)
+    skipped: Counter[str] = field(compare=False)
+
+
+def load_folders(
+    folder: Path, height: int, width: int, channels: int, subset: str | None, check: bool = True
+) -> ImageData:
     """Finds and checks the images under ``folder/train/CLASS`` and ``folder/val/CLASS`` (or ``test``).
 
     Args:
         folder: the data set.
         height, width, channels: what images are brought to when they are loaded; 1 or 3 channels.
         subset: a number of classes, or a file that names some, one a line; all of them if None.
+        check: whether every file is looked at, which takes minutes for millions.
 
     Raises:
         DataError: folders are missing or do not hold the same classes, or files are no readable images.
     """
-    if folder is None:
-        raise DataError("imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it")
-    if channels not in (1, 3):
-        raise DataError(f"imagefolder gives 1 or 3 channels but the space takes {channels}")
-    test_folder = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
-    names = class_names(folder / "train")
-    different = sorted(set(names) ^ set(class_names(test_folder)))
-    if different:
-        raise DataError(
-            f"{test_folder} does not hold the same classes as {folder / 'train'}: "
-            f"{', '.join(different[:5])}{' ...' if len(different) > 5 else ''} only in one of them"
-        )
-    if subset is not None:
-        names = _subset(names, subset)
+    test_folder = find_test_folder(folder)
+    names = folder_classes(folder, channels, subset)
     skipped: Counter[str] = Counter()
-    parts = [_images_of(part, names, skipped) for part in (folder / "train", test_folder)]
+    parts = tuple((part, *_images_of(part, names, skipped)) for part in (folder / "train", test_folder))
+    state = _state_of([file for _, files, _ in parts for file in files]) if check else ""
+    listing = _Listing(folder, tuple(names), state, parts, skipped)
+    if not check:
+        return _images(listing, height, width, channels)
+    return (_checked_images if state else _checked_images.__wrapped__)(listing, height, width, channels)
+
+
+@lru_cache(maxsize=4)
+def _checked_images(listing: _Listing, height: int, width: int, channels: int) -> ImageData:
+    """The listed images, all of them readable; says what is skipped and what gets lost.
+
+    For one state of the files it is the same object, so that its fingerprint is made once, too.
+    """
+    folder, skipped = listing.folder, listing.skipped
     if skipped:
         told = ", ".join(f"{count} {suffix or 'without an ending'}" for suffix, count in skipped.most_common(5))
         say(f"note: {sum(skipped.values())} files under {folder} are no images by their names and are skipped: {told}")
-    _check([file for files, _ in parts for file in files], folder)
+    _check([file for _, files, _ in listing.parts for file in files], folder)
+    _, files, labels = listing.parts[0]
+    firsts = [files[labels.index(label)] for label in range(min(len(listing.names), _LOOKED_AT))]
+    if channels == 1 and any(has_colour(file) for file in firsts):
+        say(
+            f"note: the images under {folder} have colours, and the space takes grey ones "
+            "(`,channels=3` behind the space keeps the colours)"
+        )
+    return _images(listing, height, width, channels)
+
+
+def _images(listing: _Listing, height: int, width: int, channels: int) -> ImageData:
     train, test = (
         FolderImages(files, root, torch.tensor(labels), channels, height, width)
-        for root, (files, labels) in zip((folder / "train", test_folder), parts, strict=True)
+        for root, files, labels in listing.parts
     )
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    return ImageData("imagefolder", len(names), train, test, mean, std)
+    return ImageData("imagefolder", len(listing.names), train, test, mean, std, listing.names)
 
 
-def class_names(folder: Path) -> list[str]:
-    """The class folders in a folder, in order; hidden ones are none. DataError where there are none."""
-    if not folder.is_dir():
-        raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
-    with storage_errors(folder, "read"):
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
-    if not names:
-        raise DataError(f"{folder} holds no class folders")
-    return names
+def _state_of(files: Sequence[Path]) -> str:
+    """A digest of the paths, sizes and times of change of files; empty where one was written just now.
 
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name == "__MACOSX"
-
-
-def _subset(names: list[str], subset: str) -> list[str]:
-    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
-    if subset.isascii() and subset.isdecimal():
-        if not 2 <= int(subset) <= len(names):
-            raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
-        return sorted(random.Random(0).sample(names, int(subset)))
-    wanted = set(_lines(Path(subset).expanduser(), subset))
-    unknown = sorted(wanted - set(names))
-    if unknown or len(wanted) < 2:
-        raise DataError(
-            f"{subset} names {len(wanted)} classes, of which {len(unknown)} are not in the data"
-            + (f" (first {unknown[0]!r})" if unknown else "; name at least 2")
-        )
-    return sorted(wanted)
-
-
-def _lines(path: Path, subset: str) -> Iterator[str]:
-    """The lines of a file of class names, which may hold blanks; with a byte order mark or without."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"?classes={subset}: the file is not UTF-8 text; save it as UTF-8, a class name a line"
-        ) from error
-    return (line.strip() for line in text.splitlines() if line.strip())
+    Two writes within a tick of the file system's clock cannot be told apart; nobody can set ``ctime`` back.
+    """
+    digest, newest = hashlib.blake2b(digest_size=16), 0
+    for file in files:
+        with storage_errors(file, "read"):
+            found = file.stat()
+        state = f"{file}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"
+        digest.update(state.encode(errors="surrogateescape"))
+        newest = max(newest, found.st_ctime_ns)
+    return digest.hexdigest() if newest < time.time_ns() - _TICK_NS else ""
 
 
 def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tuple[list[Path], list[int]]:
@@ -119,25 +134,14 @@ def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tup
     labels: list[int] = []
     for label, name in enumerate(names):
         with storage_errors(folder / name, "read"):
-            found = sorted(_visible_files(folder / name))
+            found = sorted(visible_files(folder / name))
         images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
         skipped.update(file.suffix.lower() for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
         if not images:
-            raise DataError(f"{folder / name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise no_images(folder / name)
         files += images
         labels += [label] * len(images)
     return files, labels
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and the folders in it; links to folders are not followed, they might lead in circles."""
-    for entry in folder.iterdir():
-        if _is_hidden(entry):
-            continue
-        if not entry.is_dir():
-            yield entry
-        elif not entry.is_symlink():
-            yield from _visible_files(entry)
 
 
 def _check(files: Sequence[Path], folder: Path) -> None:

@@ -17,7 +17,6 @@ from tvmfbnet.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 # How far from a JPEG's end its end marker may lie: some cameras append a few bytes.
 _JPEG_TAIL = 64
 
@@ -93,6 +92,14 @@ def _to_8_bits(image: PilImage) -> PilImage:
         shown = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
     return upright
+
+
+def has_colour(path: Path) -> bool:
+    """Whether an image file that is readable is more than greyscale, by its header."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.mode not in ("1", "L", "LA", "La", "F", "I") and not image.mode.startswith("I;")
 
 
 def fault_of_image(path: Path) -> str:

@@ -50,7 +50,8 @@ class Images(ABC):
 class ImageData:
     """A data set, ready for a space: its pictures have the space's size and channels.
 
-    ``mean`` and ``std`` (one a channel, for pixels in 0..1) normalise a batch.
+    ``mean`` and ``std`` (one a channel, for pixels in 0..1) normalise a batch. ``class_names`` are those of a net's
+    outputs, in order; empty where nobody knows them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageData:
     test: Images
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

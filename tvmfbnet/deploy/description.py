@@ -22,6 +22,7 @@ from tvmfbnet.targets.definition import ResolvedTarget
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
 _Count = Annotated[int, Field(ge=0)]
+_Latency = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Parity(Stored):
@@ -58,6 +59,9 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
+    class_names: tuple[str, ...] = Field(
+        default=(), description="what each output stands for, in order; empty where nobody knows it"
+    )
     kernels_needed: _Count
     kernels_found: _Count
     kernels_missing: tuple[str, ...]
@@ -65,13 +69,17 @@ class PackageDescription(Stored):
     latency: dict[str, Any] | None = Field(
         default=None, description="measured latency with its conditions; None before it was timed"
     )
+    latency_target_ms: _Latency | None = Field(default=None, description="what it was made to meet; None for nothing")
+    predicted_ms: _Latency | None = Field(
+        default=None, description="latency by the target's table when it was compiled; None without one"
+    )
 
 
 def read_description(folder: Path) -> PackageDescription:
     """Reads a package's description; :class:`StorageError` names the file and the first things that are wrong."""
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give a folder of `tvmfbnet compile`")
+        raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give the --out folder of a compile")
     try:
         return read_model(path, PackageDescription)
     except StorageError as error:

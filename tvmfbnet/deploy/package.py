@@ -99,10 +99,17 @@ class Package:
         return Package(self.folder, changed)
 
 
-def compile_net(net: ArchNet, target: ResolvedTarget, database: TuningDatabase | None, out: Path) -> Package:
+def compile_net(
+    net: ArchNet,
+    target: ResolvedTarget,
+    database: TuningDatabase | None,
+    out: Path,
+    class_names: Sequence[str] = (),
+) -> Package:
     """Compiles a net for a target with the schedules that tuning found; no tuning happens here.
 
-    The package is not checked yet, and says so: see :func:`certify`.
+    The package is not checked yet, and says so: see :func:`certify`. Its description keeps ``class_names``, what each
+    output stands for.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
@@ -131,6 +138,7 @@ def compile_net(net: ArchNet, target: ResolvedTarget, database: TuningDatabase |
         threads=target.threads,
         dtype=target.dtype,
         context=vars(context_of(target)),
+        class_names=tuple(class_names),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
         kernels_needed=found.needed,

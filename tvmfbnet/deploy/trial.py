@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
@@ -17,14 +18,15 @@ from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
-from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
+from tvmfbnet.latency.regressor import complete
+from tvmfbnet.latency.repository import corrected, journal_path, load_table, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
-from tvmfbnet.profiling.parts import measurement
+from tvmfbnet.profiling.parts import context_of, measurement
 from tvmfbnet.profiling.speed_probe import SpeedProbe, can_probe
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
@@ -60,8 +62,9 @@ def time_untrained(
         context, endpoint = ask_context(target, reached)
         database = database_of(context, root)
         if database is None:
-            raise LatencyError(f"nothing was tuned for target {target.name} yet: run `tvmfbnet tune` first")
-        package = compile_net(untrained_net(arch, space), target, database, folder / "package")
+            raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
+        with step("compiling the found net"):
+            package = compile_net(untrained_net(arch, space), target, database, folder / "package")
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
@@ -73,6 +76,15 @@ def time_untrained(
             journal.append(measurement(timer, found.whole, overhead, arch=name, **common))
     _tell(name, found)
     return found
+
+
+def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None) -> float | None:
+    """What a target's latency table says of a net, milliseconds; None where there is none that could."""
+    try:
+        table = complete(load_table(target.name, root, context_of(target)), space.parts_of(arch))
+    except LatencyError:
+        return None
+    return corrected(table, target.name, space, root).arch_ms(arch, space)
 
 
 def bench_with_probe(
@@ -104,7 +116,8 @@ def certify_and_time(
         DeviceError: the device went away and did not come back.
     """
     with reach(target) as endpoint:
-        package = certify(package, net, target, endpoint)
+        with step("checking parity with PyTorch on the device"):
+            package = certify(package, net, target, endpoint)
         with device_timer(target, endpoint) as timer:
             found = measure_latency(package.library, package.input_shape, timer, target_ms)
     return package.with_description(latency=found.to_dict(target)), found
@@ -120,6 +133,5 @@ def _probe(
 
 def _tell(name: str, found: NetLatency) -> None:
     """One line for the person who watches: the latency as measured, and the speed factor beside it."""
-    interval = found.interval
-    text = f"{name}: measured {interval.value:.4g} ms ({interval.low:.4g} to {interval.high:.4g})"
+    text = f"{name}: measured {found.interval.describe()}"
     say(text + (f"; speed factor {found.speed.describe()}" if found.speed is not None else ""))

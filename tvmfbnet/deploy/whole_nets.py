@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
@@ -79,7 +80,7 @@ def _tuned(context: Context, root: Path | None) -> tuple[TuningDatabase, int]:
     """The schedules of a context, and how many trials they took."""
     database = database_of(context, root)
     if database is None:
-        raise LatencyError(f"nothing was tuned for target {context.target} yet: run `tvmfbnet tune` first")
+        raise LatencyError(f"nothing was tuned for target {context.target} yet: run {tune(context.target)} first")
     return database, sum(TrialLog(database.folder / TRIALS).spent.values())
 
 

@@ -195,8 +195,13 @@ def save_study(found: Study, table: LatencyTable, path: Path) -> None:
     write_json(path, {"schema_version": SCHEMA_VERSION, "table": _mark(table), **found.to_dict()})
 
 
-def load_correction(path: Path, table: LatencyTable) -> Correction | None:
+def load_correction(path: Path, table: LatencyTable, remedy: str = "validate the target again") -> Correction | None:
     """The stored correction of ``table``; None where there is none or it was fitted to other cells than the table's.
+
+    Args:
+        path: the file.
+        table: whose correction it should be.
+        remedy: what makes it anew, for messages.
 
     Raises:
         StorageError: the file is unreadable or of another version.
@@ -205,11 +210,11 @@ def load_correction(path: Path, table: LatencyTable) -> Correction | None:
         return None
     value = read_json(path)
     if isinstance(value, dict) and value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise StorageError(f"{path} was written by another version of tvmfbnet; run `tvmfbnet latency validate`")
+        raise StorageError(f"{path} was written by another version of tvmfbnet; {remedy}")
     try:
         record = read_model(path, CorrectionRecord)
     except StorageError as error:
-        raise StorageError(f"{error}; delete it or run `tvmfbnet latency validate` again") from error
+        raise StorageError(f"{error}; delete it, or {remedy}") from error
     saved = record.correction
     scales = {int(height): scale for height, scale in saved.scales.items()}
     return Correction(saved.kind, saved.offset_ms, scales) if record.table == _mark(table) else None

@@ -115,5 +115,5 @@ def _stored(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         return dict(value["contexts"]) if value["schema_version"] == SCHEMA_VERSION else {}
     except (OSError, *UNREADABLE):
-        say(f"warning: {path} is damaged and is not used; `tvmfbnet tune` makes it anew")
+        say(f"warning: {path} is damaged and is not used; the next tuning makes it anew")
         return {}

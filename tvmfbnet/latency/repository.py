@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tvmfbnet.advice import bring_table, tune, validate
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
@@ -74,10 +75,10 @@ def corrected(table: LatencyTable, target: str, space: Space, root: Path | None 
     Says so where a correction was stored for other cells than the table's: measuring again makes it void.
     """
     path = correction_path(target, space, table.context, root)
-    correction = load_correction(path, table)
+    correction = load_correction(path, table, f"run {validate(target)}")
     if correction is None:
         if path.exists():
-            say(f"note: {path} belongs to other measurements and is not used; run `tvmfbnet latency validate` again")
+            say(f"note: {path} belongs to other measurements and is not used; run {validate(target)} again")
         return table
     return correction.apply(table) if correction.describe() else table
 
@@ -115,8 +116,8 @@ def load_table(
     if table.exists():
         return replace(read_table(table), name=target)
     raise LatencyError(
-        f"nothing was measured for target {target} in {journal.parent}: run `tvmfbnet tune --target {target}`, "
-        f"or bring a table with `tvmfbnet latency import FILE.csv --target {target}`"
+        f"nothing was measured for target {target} in {journal.parent}: run {tune(target)}, "
+        f"or bring a table with {bring_table(target)}"
     )
 
 
@@ -129,7 +130,7 @@ def _table_of(
         newest = contexts[-1]
         raise LatencyError(
             f"{journal} has no measurements of {context.describe()}: what it holds was made in another context "
-            f"({context.difference(newest)}) and is not used; run `tvmfbnet tune --target {context.target}`"
+            f"({context.difference(newest)}) and is not used; run {tune(context.target)}"
         )
     used = [item for item in measurements if item.context == chosen]
     others = sum(other != chosen and other.model == used[-1].context.model for other in contexts)

@@ -19,7 +19,7 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Measurement
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +37,16 @@ class Predictor(Protocol):
     def predict(self, parts: Sequence[NetPart]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Two arrays, one figure a part."""
         ...
+
+
+def target_by_share(share: float, slowest_ms: float) -> float:
+    """A latency target that is given as a share, in milliseconds: everywhere one of the slowest net's latency.
+
+    Args:
+        share: above 0 and up to 1; 50 % of 10 ms is 5 ms.
+        slowest_ms: latency of the slowest net of the space by the table (:meth:`LatencyTable.range_ms`).
+    """
+    return round(share * slowest_ms, 6)
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class LatencyTable:
         if not any(item.part.part != OVERHEAD for item in chosen):
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
-            raise LatencyError(f"there are no measurements{wanted}{there}; make some with `tvmfbnet tune`")
+            raise LatencyError(f"there are no measurements{wanted}{there}; tune the target first")
         by_part: dict[NetPart, list[Measurement]] = {}
         for item in chosen:
             if item.part.part != OVERHEAD:
@@ -161,9 +171,27 @@ class LatencyTable:
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} lacks {len(missing)} part(s): {names}{more}; "
-                "measure them with `tvmfbnet tune`, or have them predicted (search: --predict-missing)"
-                + ("; the head depends on last_channels and classes" if any("head" in p.part for p in missing) else "")
+                f"{self._why_no_head(missing)}add --predict-missing to have them predicted, or measure them as well"
             )
+
+    def _why_no_head(self, missing: Iterable[NetPart]) -> str:
+        """How the head that is missing differs from the table's; "" where it does not."""
+        wanted = next((part for part in missing if part.part == HEAD_LINEAR), None)
+        found = sorted(part for part in self.cells if part.part == HEAD_LINEAR)
+        if wanted is None:
+            return ""
+        if not found:
+            return "the table has no head, which depends on last_channels and classes; "
+        pairs = (
+            ("width (last_channels)", [part.cin for part in found], wanted.cin),
+            ("number of classes", [part.cout for part in found], wanted.cout),
+        )
+        told = [
+            f"its {what} is {' or '.join(map(str, dict.fromkeys(there)))} in the table and {here} in the space"
+            for what, there, here in pairs
+            if here not in there
+        ]
+        return f"the head differs: {', '.join(told)}; " if told else ""
 
     def lookup(self, part: NetPart) -> Cell:
         """The cell of one part; :class:`LatencyError` if there is none (identity skips cost 0 then)."""

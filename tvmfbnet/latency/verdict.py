@@ -30,7 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tvmfbnet.advice import bench, tune_more
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.units import unit_for
 
 CONFIDENCE = 0.95
 # Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
@@ -73,6 +75,11 @@ class Interval:
         if fastest is None or not fastest > 0 or self.value <= (1 + DISTURBED) * fastest:
             return self
         return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.visits)
+
+    def describe(self) -> str:
+        """A latency and its bounds for people."""
+        unit = unit_for([self.value])
+        return f"{unit.text(self.value)} ({unit.number(self.low)} to {unit.number(self.high)})"
 
     def to_dict(self) -> dict[str, float | int]:
         """Bounds of a latency as plain data."""
@@ -148,10 +155,10 @@ class Verdict:
 
     def describe(self) -> str:
         """One line for people, raw figures first."""
-        found = self.measured
+        found, unit = self.measured, unit_for((self.target_ms, self.measured.value))
         return (
-            f"latency target {self.target_ms:.4g} ms: {self.phrase}; measured {found.value:.4g} ms "
-            f"({found.low:.4g} to {found.high:.4g})"
+            f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(found.value)} "
+            f"({unit.number(found.low)} to {unit.number(found.high)})"
         )
 
     def advice(self) -> str:
@@ -161,20 +168,24 @@ class Verdict:
         if self.slowdown > 1 and self.measured.value / self.slowdown <= self.target_ms:
             return (
                 f"the device was {self.slowdown:.2f} times slower than when its table was timed: stop other work on "
-                "it, let it cool, then `tvmfbnet bench` the package with --latency-target"
+                f"it, let it cool, then {self._time_again()}"
             )
         if self.measured.noise > NOISY:
             return (
                 f"the device is too noisy ({100 * self.measured.noise:.0f} %) for more than that: stop other work on "
-                "it, let it cool, fix its clock if it can be fixed, then `tvmfbnet bench` the package with "
-                "--latency-target"
+                f"it, let it cool, fix its clock if it can be fixed, then {self._time_again()}"
             )
         if self.kind == UNDECIDED:
             return (
-                "the target lies within the measurement's uncertainty: `tvmfbnet bench` the package with "
-                "--latency-target on a quieter device, or search for a little less"
+                "the target lies within the measurement's uncertainty: on a quieter device, "
+                f"{self._time_again()}, or search for a little less"
             )
-        return "search with a lower latency target, or tune longer (`tvmfbnet tune --more`)"
+        more = tune_more()
+        return f"search with a lower latency target, or tune longer{f' with {more}' if more else ''}"
+
+    def _time_again(self) -> str:
+        again = bench(self.target_ms)
+        return f"time the package again{f' with {again}' if again else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what ``result.json`` and ``--json`` carry."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.speed import SpeedFactor
-from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, UNDECIDED, Interval, Verdict
+from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
 
 ROUNDS = 4
 # A latency that is known less well than this decides about no other net.
@@ -86,13 +86,97 @@ class Proposal:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What follows from an attempt.
+
+    Attributes:
+        factor: what the table's latencies are multiplied with for the next choice; None where there is none.
+        reason: why, for people.
+    """
+
+    factor: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the loop.
+
+    Attributes:
+        number: from 1.
+        attempt: the net that was timed.
+        predicted_ms: its latency by the table, corrected by what was measured in the turn before.
+        decision: what follows.
+        ended: why the loop ended here although the decision asked for another net; empty otherwise.
+    """
+
+    number: int
+    attempt: Attempt
+    predicted_ms: float
+    decision: Decision
+    ended: str = ""
+
+    @property
+    def next(self) -> str:
+        """What is done next, and why."""
+        if self.decision.factor is None:
+            return f"no other net: {self.decision.reason}"
+        if self.ended:
+            return f"no other net: {self.decision.reason}, but {self.ended}"
+        return f"choose again with the table's latencies times {self.decision.factor:.3g}: {self.decision.reason}"
+
+    def describe(self) -> str:
+        """One line for people: predicted, measured, verdict, and what is done next."""
+        found = self.attempt.timed.measured
+        return (
+            f"turn {self.number}: predicted {self.predicted_ms:.4g} ms, measured {found.value:.4g} ms "
+            f"({found.low:.4g} to {found.high:.4g}), {self.attempt.verdict.phrase}; {self.next}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "turn": self.number,
+            "predicted_ms": self.predicted_ms,
+            **self.attempt.to_dict(),
+            "factor": self.decision.factor,
+            "next": self.next,
+        }
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """All turns, in order, and which of their nets is kept and why."""
+
+    turns: tuple[Turn, ...]
+    kept: Attempt
+    why: str
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What was timed, in order."""
+        return tuple(turn.attempt for turn in self.turns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what ``closed_loop.json`` holds."""
+        return {
+            "target_ms": self.kept.target_ms,
+            "arch": self.kept.arch,
+            "kept_turn": self.attempts.index(self.kept) + 1,
+            "why": self.why,
+            "attempts": [turn.to_dict() for turn in self.turns],
+        }
+
+
 def close_loop(
     first: Proposal,
     target_ms: float,
     measure: Callable[[str], Timed],
     choose: Callable[[float], Proposal],
     rounds: int = ROUNDS,
-) -> tuple[Attempt, ...]:
+    tell: Callable[[str], None] = lambda line: None,
+) -> ClosedLoop:
     """Times archs until one meets the target, correcting the table each time by the newest one.
 
     Args:
@@ -102,55 +186,100 @@ def close_loop(
         choose: factor on the table's latencies to the arch that is best under it; LatencyError where none meets the
             target.
         rounds: most archs that are timed.
-
-    Returns:
-        All attempts, the one to keep last.
+        tell: is given each turn, and in the end what is kept and why, as one line for people.
     """
-    attempts: list[Attempt] = []
-    proposal = first
-    for _ in range(rounds):
+    turns: list[Turn] = []
+    proposal, factor = first, 1.0
+    while True:
         timed = measure(proposal.arch)
-        attempts.append(Attempt(proposal.arch, proposal.table_ms, proposal.accuracy, timed, target_ms))
-        factor = next_factor(attempts[-1])
-        if factor is None:
+        attempt = Attempt(proposal.arch, proposal.table_ms, proposal.accuracy, timed, target_ms)
+        decision, ended, other = decide(attempt), "", None
+        if decision.factor is not None:
+            known = {attempt.arch, *(turn.attempt.arch for turn in turns)}
+            other, ended = _another(choose, decision.factor, known, len(turns) + 1, rounds)
+        turns.append(Turn(len(turns) + 1, attempt, factor * proposal.table_ms, decision, ended))
+        tell(turns[-1].describe())
+        if other is None or decision.factor is None:
             break
-        try:
-            proposal = choose(factor)
-        except LatencyError:  # even the fastest arch is too slow on the device
-            break
-        if proposal.arch in {attempt.arch for attempt in attempts}:
-            break
-    best = _best(attempts)
-    return (*(attempt for attempt in attempts if attempt is not best), best)
+        proposal, factor = other, decision.factor
+    kept, why = _best([turn.attempt for turn in turns])
+    tell(f"kept {why}: {kept.arch}")
+    return ClosedLoop(tuple(turns), kept, why)
+
+
+def _another(
+    choose: Callable[[float], Proposal], factor: float, known: set[str], done: int, rounds: int
+) -> tuple[Proposal | None, str]:
+    """The next arch to time, or why there is none."""
+    if done >= rounds:
+        return None, f"this was the last of {rounds} turns"
+    try:
+        proposal = choose(factor)
+    except LatencyError:  # even the fastest arch is too slow on the device
+        return None, "then even the fastest net of the space would miss the target"
+    if proposal.arch in known:
+        return None, "the choice falls on a net that was timed already"
+    return proposal, ""
 
 
 def next_factor(attempt: Attempt) -> float | None:
-    """What the table's latencies are multiplied with for the next choice; None where this arch is kept.
+    """What the table's latencies are multiplied with for the next choice; None where this arch is kept."""
+    return decide(attempt).factor
 
-    Never below what the latency as measured asks for, so no correction makes a net look faster than it was.
+
+def decide(attempt: Attempt) -> Decision:
+    """Whether another net is to be chosen after this one, as if latencies were which multiple of the table's, and why.
+
+    The multiple is never below what the latency as measured asks for, so no correction makes a net look faster than it
+    was.
     """
     found, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
-    aim = 1.0 / (1.0 + min(max(found.noise, FLOOR), _LARGEST_MARGIN))
+    margin = min(max(found.noise, FLOOR), _LARGEST_MARGIN)
+    aim = 1.0 / (1.0 + margin)
     ratio = found.value / attempt.table_ms
     if found.noise > _LARGEST_NOISE:  # what is certain at least may be acted on
-        return found.low / attempt.table_ms / aim if attempt.verdict.kind == MISSED else None
+        noisy = f"the measurement's noise is {found.noise:.0%}"
+        if attempt.verdict.kind != MISSED:
+            return Decision(None, f"{noisy}, too much to choose a net by")
+        return Decision(found.low / attempt.table_ms / aim, f"{noisy}, but even its lower bound misses the target")
     if attempt.verdict.kind != MET:
         # Where noise alone leaves it open, a slower net would be no answer.
-        return ratio / aim if attempt.table_ms * ratio / aim > target_ms else None
+        if attempt.table_ms * ratio / aim <= target_ms:
+            return Decision(
+                None, "only the measurement's noise leaves the target open, and a slower net would not help"
+            )
+        reason = (
+            f"the net took {ratio:.3g} times what the table says; the aim is {margin:.1%} below the target, for noise"
+        )
+        return Decision(ratio / aim, reason)
     if not attempt.verdict.has_room:
-        return None
+        return Decision(None, f"it met the target, with less than {ROOM:.0%} to spare")
+    room = 1 - found.high / target_ms
     if speed is not None:
         if not speed.known:
-            return None
+            return Decision(None, "it met the target; what is to spare may be the device's changing speed")
         ratio /= min(1.0, speed.value)
     # There is room only if a slower net than this one would be chosen.
-    return ratio / aim if attempt.table_ms * ratio / aim < target_ms else None
+    if attempt.table_ms * ratio / aim >= target_ms:
+        return Decision(None, "it met the target; what is to spare goes with the noise and the device's speed")
+    return Decision(ratio / aim, f"it met the target with {room:.0%} to spare, where a more accurate net may fit")
 
 
-def _best(attempts: Sequence[Attempt]) -> Attempt:
+def _best(attempts: Sequence[Attempt]) -> tuple[Attempt, str]:
     """The most accurate attempt that met the target; where none did, the fastest of those it may still be met by."""
     met = [attempt for attempt in attempts if attempt.verdict.kind == MET]
-    if met:
-        return max(met, key=lambda attempt: attempt.accuracy)
     open_ones = [attempt for attempt in attempts if attempt.verdict.kind == UNDECIDED]
-    return min(open_ones or attempts, key=lambda attempt: attempt.measured_ms)
+    if met:
+        best = max(met, key=lambda attempt: attempt.accuracy)
+        why = "the only one that met the target" if len(met) == 1 else f"the most accurate of {len(met)} that met it"
+    else:
+        best = min(open_ones or attempts, key=lambda attempt: attempt.measured_ms)
+        why = "no net met the target; "
+        if open_ones:
+            why += "the only one" if len(open_ones) == 1 else f"the fastest of {len(open_ones)}"
+            why += " for which noise leaves it open"
+        else:
+            why += f"the fastest of {len(attempts)}"
+    if len(attempts) == 1:
+        why = "no other one was timed"
+    return best, f"the net of turn {attempts.index(best) + 1}: {why}"

@@ -10,16 +10,17 @@ places may change, their contents may not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
+from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
-from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
     clear_leftovers,
@@ -32,16 +33,20 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import corrected, load_table
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.repository import corrected, load_table, target_folder
+from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
-from tvmfbnet.progress import say
-from tvmfbnet.run_files import read_run_file
+from tvmfbnet.machine import describe_machine
+from tvmfbnet.preflight import check_all, require_writable_folder
+from tvmfbnet.progress import loading, say, step
+from tvmfbnet.provisioning.ready import require_ready
+from tvmfbnet.rpc.host_facts import host_fingerprint
+from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.shipped import Shipped
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
@@ -70,7 +75,7 @@ class Recipe(Config):
     data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
     tune: TuneConfig = TuneConfig()
     latency_target_share: float | None = Field(
-        default=None, gt=0, lt=1, description="latency target as a share of the slowest net's latency"
+        default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
     )
     search: SearchConfig
     train: TrainConfig
@@ -100,10 +105,20 @@ def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
 
 
 _SHIPPED = Shipped("recipe", (Path(__file__).parent / "recipes",))
+# The stages that need the target's device.
+_ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # How a target is reached and described; what is measured does not depend on it.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
+
+
+def _require_torch_device(name: str) -> None:
+    """UserError where a stage would compute on a torch device that is not here; the usual ones need no look."""
+    if name not in ("auto", "cpu"):
+        from tvmfbnet.training.device import pick_device
+
+        pick_device(name)
 
 
 def _target_key(target: Target) -> str:
@@ -136,16 +151,46 @@ class Run:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
         self.target: Target = load_target(recipe.target)
-        # A missing data set is found out now, not after an hour of tuning.
+        remember(
+            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
+        )
+        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
+        self._check()
+        from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
+
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
-        self._identity = {"space": content_key(space), "target": _target_key(self.target), "data": data.fingerprint}
+        self._identity["data"] = data.fingerprint
         self._claim()
 
+    def _check(self) -> None:
+        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        recipe, space = self.recipe, self.space
+        done = self._state()
+        computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
+        logs = target_folder(self.target.name, self.logs_root)
+        check_all(
+            lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
+            lambda: require_writable_folder(self.folder),
+            self._require_own,
+            *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
+            *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
+            *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
+        )
+
     def _claim(self) -> None:
-        """Makes the folder this run's own, or sees that it is: same settings, same contents behind the names."""
+        """Makes the folder this run's own, or sees that it is."""
         path, mark = make_folder(self.folder) / "recipe.yaml", self.folder / "identity.json"
+        self._require_own()
         text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            write_json(mark, self._identity)
+
+    def _require_own(self) -> None:
+        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
             # Another name or place is no other run, where it is known that the content is the same.
@@ -153,15 +198,12 @@ class Run:
             if old.model_copy(update=names) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
-        for name, what in _CONTENTS.items():
-            if recorded.get(name, self._identity[name]) != self._identity[name]:
+        for name, found in self._identity.items():
+            if recorded.get(name, found) != found:
                 raise StorageError(
-                    f"{self.folder} holds a run whose {what} had another content than {getattr(self.recipe, name)} has "
-                    "now; restore it, or choose another --out"
+                    f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
+                    f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
                 )
-        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
-            write_text(path, text)
-            write_json(mark, self._identity)
 
     def go(self) -> RunResult:
         """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
@@ -170,21 +212,26 @@ class Run:
             return self._go()
 
     def _go(self) -> RunResult:
-        stages: list[tuple[str, Callable[[], None]]] = [
-            ("tune", self._tune),
-            ("search", self._search),
-            ("train", self._train),
-            ("compile", self._compile),
-            ("bench", self._bench),
-        ]
-        for number, (name, stage) in enumerate(stages, start=1):
-            if name in self._state():
-                say(f"[{number}/{len(stages)}] {name}: done before")
+        if "tune" in self._state():
+            self._table()  # a damaged or foreign one, found out before the next stage is entered
+        work = {
+            "tune": self._tune,
+            "search": self._search,
+            "train": self._train,
+            "compile": self._compile,
+            "bench": self._bench,
+        }
+        for name in STAGES:
+            if name not in work:  # the report is written anew every time
                 continue
-            say(f"[{number}/{len(stages)}] {name}")
+            if name in self._state():
+                say(f"{stage_progress(name)}: done before")
+                continue
+            say(stage_progress(name))
             started = time.monotonic()
-            stage()
+            work[name]()
             write_json(self.folder / "state.json", {**self._state(), name: round(time.monotonic() - started, 1)})
+        say(stage_progress("report"))
         return self._conclude()
 
     def _state(self) -> dict[str, float]:
@@ -192,7 +239,8 @@ class Run:
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
     def _tune(self) -> None:
-        from tvmfbnet.pipeline.tuning import tune_space
+        with loading():
+            from tvmfbnet.pipeline.tuning import tune_space
 
         settings = self.recipe.tune
         tune_space(
@@ -240,7 +288,7 @@ class Run:
         share = self.recipe.latency_target_share
         if share is not None:
             _, slowest_ms = table.range_ms(self.space)
-            config = config.model_copy(update={"latency_target_ms": round(share * slowest_ms, 6)})
+            config = config.model_copy(update={"latency_target_ms": target_by_share(share, slowest_ms)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
         if config.latency_target_ms is not None:
             self._close_loop(table, config.latency_target_ms)
@@ -255,7 +303,6 @@ class Run:
             return Proposal(arch, table.arch_ms(parse_arch(arch, self.space), self.space), accuracy or 0.0)
 
         def choose(factor: float) -> Proposal:
-            say(f"choosing again, as if all latencies were {factor:.2f} of the table's")
             best = choose_again(self.folder / "search", factor, data_spec=self.recipe.data)[0]
             return proposal(best.arch, best.accuracy)
 
@@ -265,15 +312,18 @@ class Run:
             return Timed(found.interval, found.speed)
 
         found = read_run_file(self.folder, "search/archs.json")[0]
-        attempts = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose)
-        write_json(
-            self.folder / "closed_loop.json",
-            {"target_ms": target_ms, "arch": attempts[-1].arch, "attempts": [a.to_dict() for a in attempts]},
-        )
+        loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
+        write_json(self.folder / "closed_loop.json", loop.to_dict())
+
+    def _closed_loop(self) -> dict[str, Any] | None:
+        """What ``closed_loop.json`` tells; None where there was no latency target."""
+        name = "closed_loop.json"
+        return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else None
 
     def _arch(self) -> Arch:
-        if (self.folder / "closed_loop.json").exists():
-            return parse_arch(str(read_run_file(self.folder, "closed_loop.json")["arch"]), self.space)
+        loop = self._closed_loop()
+        if loop is not None:
+            return parse_arch(str(loop["arch"]), self.space)
         return parse_arch(str(read_run_file(self.folder, "search/archs.json")[0]["arch"]), self.space)
 
     def _train(self) -> None:
@@ -288,12 +338,15 @@ class Run:
         from tvmfbnet.training.train import load_net
 
         target = resolve(self.target)
-        net, _ = load_net(self.folder / "train" / "net.pt")
+        net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
-        package = compile_net(net, target, database, self.folder / "package")
-        with reach(target) as endpoint:
-            error = certify(package, net, target, endpoint).description.parity.error
-        write_json(self.folder / "parity.json", {"parity_error": error})
+        with step("compiling the net"):
+            package = compile_net(net, target, database, self.folder / "package", about["class_names"])
+        with reach(target) as endpoint, step("checking parity with PyTorch on the device"):
+            package = certify(package, net, target, endpoint)
+        predicted_ms = self._table().arch_ms(self._arch(), self.space)
+        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
@@ -311,7 +364,8 @@ class Run:
         return None if value is None else float(value)
 
     def _conclude(self) -> RunResult:
-        from tvmfbnet.report.page import write_report
+        with loading("matplotlib"):
+            from tvmfbnet.report.page import write_report
 
         arch, table = self._arch(), self._table()
         bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
@@ -336,6 +390,10 @@ class Run:
             "measured_share": table.measured_share(arch, self.space),
             "tvm_target": package["tvm_target"],
             "threads": package["threads"],
+            "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
+            "closed_loop": self._closed_loop(),
+            "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)
-        return RunResult(values, write_report(self.folder))
+        with step("writing the report", patience=1.0):
+            return RunResult(values, write_report(self.folder))

@@ -175,7 +175,7 @@ def require_times(device: str, latencies_ms: Sequence[float], may_be_zero: bool 
     if wrong is not None:
         raise DeviceError(
             f"device {device or 'without an address'}: {wrong.removeprefix('the device ')}; "
-            "its clock or its driver is broken: restart its server and look at `tvmfbnet device logs`"
+            "its clock or its driver is broken: restart its server and look at its log"
         )
 
 

@@ -19,7 +19,7 @@ from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.errors import DeviceError, UserError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.profiling.canary import HonestTimer, HonestTiming, Watched, build_canary, require_times, watch
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.rpc.remote import RemoteWorker, worker_for
 from tvmfbnet.rpc.session import Repeats, read_clocks, time_library, time_sustained
 from tvmfbnet.rpc.tracker import Endpoint
@@ -235,5 +235,6 @@ def device_timer(target: ResolvedTarget, endpoint: Endpoint) -> Iterator[DeviceT
         worker_for(target, endpoint) as worker,
     ):
         canary = folder / "canary.so"
-        build_canary(target, canary, linker(target))
+        with step("compiling the canary kernel"):
+            build_canary(target, canary, linker(target))
         yield DeviceTimer(target, worker, canary)

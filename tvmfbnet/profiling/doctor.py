@@ -24,6 +24,7 @@ from tvmfbnet.profiling.canary import (
     run_vectors,
 )
 from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.ways import device_command
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice, worker_for
 from tvmfbnet.rpc.session import Repeats, Session
@@ -78,7 +79,7 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
             yield Check("tracker", False, "not reached", str(error))
             return
         yield Check("tracker", True, f"at {endpoint.address}, servers registered: {len(status.servers)}")
-        for check in _key(endpoint, status):
+        for check in _key(target, endpoint, status):
             yield check
             if not check.ok:
                 return
@@ -128,17 +129,23 @@ def _settled(endpoint: Endpoint) -> TrackerStatus:
         time.sleep(0.1)
 
 
-def _key(endpoint: Endpoint, status: TrackerStatus) -> Iterator[Check]:
+def _again(target: Target) -> str:
+    """The commands that end a device's server and start it anew."""
+    return f"{device_command('stop', target)}, then {device_command('start', target)}"
+
+
+def _key(target: Target, endpoint: Endpoint, status: TrackerStatus) -> Iterator[Check]:
     serving = [server for server in status.servers if server["key"] == endpoint.key]
     if not serving:
         others = ", ".join(sorted({server["key"] for server in status.servers})) or "none"
-        advice = f"start the device's server (tvmfbnet device start) or correct the key; keys served: {others}"
+        start = device_command("start", target)
+        advice = f"start the device's server with {start}, or correct the key; keys served: {others}"
         yield Check("key", False, f"nobody serves {endpoint.key!r}", advice)
         return
     addresses = ", ".join(address_text(server) for server in serving)
     yield Check("key", True, f"{endpoint.key!r} is served by {len(serving)}: {addresses}")
     free = status.free.get(endpoint.key, 0)
-    advice = "" if free else "another session runs there: wait for it, or end it with tvmfbnet device stop and start"
+    advice = "" if free else f"another session runs there: wait for it, or end it: {_again(target)}"
     yield Check("busy", free > 0, f"{free} of {len(serving)} free", advice)
 
 
@@ -149,7 +156,7 @@ def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link:
         facts = worker.call(device_facts, seconds=seconds)
         limits = worker.call(device_limits, seconds=seconds) if exists else {}
     except DeviceError as error:
-        yield Check("connect", False, str(error), "look at the server's log: tvmfbnet device logs")
+        yield Check("connect", False, str(error), f"look at the server's log: {device_command('logs', target)}")
         return
     advice = "" if exists else "does the device's server lie beside the OpenCL plugin, and has the device a driver?"
     yield Check(
@@ -206,7 +213,7 @@ def _cores(target: Target, facts: dict[str, str]) -> Check:
     found = f"on {format_cores(tuple(allowed))} (target {target.cores})"
     if there and max(wanted) >= there:
         return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
-    advice = "" if wanted == allowed else "end the server and start it for this target: tvmfbnet device stop, start"
+    advice = "" if wanted == allowed else f"end the server and start it for this target: {_again(target)}"
     return Check("cores", wanted == allowed, found, advice)
 
 

@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.progress import step
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.ways import device_command
 from tvmfbnet.rpc.serve import READY
 from tvmfbnet.rpc.tracker import Endpoint, port_is_free, require_key
 from tvmfbnet.targets.definition import Target, require_cores
@@ -132,14 +134,15 @@ def local_device(target: Target) -> Iterator[Endpoint]:
     """A tracker and one server for ``target`` on loopback, stopped on leaving."""
     endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
     with ExitStack() as stack:
-        # Both load at the same time; a server waits for its tracker.
-        tracker = _start_tracker(endpoint)
-        stack.callback(tracker.stop)
-        server = start_server(target, endpoint)
-        stack.callback(server.stop)
-        tracker.wait_until_ready()
-        server.wait_until_ready()
-        require_key(endpoint, target.timeouts.connect)
+        with step("starting a tracker and a device server on this machine"):
+            # Both load at the same time; a server waits for its tracker.
+            tracker = _start_tracker(endpoint)
+            stack.callback(tracker.stop)
+            server = start_server(target, endpoint)
+            stack.callback(server.stop)
+            tracker.wait_until_ready()
+            server.wait_until_ready()
+            require_key(endpoint, target.timeouts.connect)
         yield endpoint
 
 
@@ -170,6 +173,21 @@ def reach(target: Target) -> Iterator[Endpoint]:
         with local_device(target) as endpoint:
             yield endpoint
     else:
-        endpoint = Endpoint(target.transport.host, target.transport.port, target.transport.key)
-        require_key(endpoint, target.timeouts.connect)
-        yield endpoint
+        yield require_served(target, target.timeouts.connect)
+
+
+def require_served(target: Target, seconds: float) -> Endpoint:
+    """The endpoint of a target's devices at the tracker that it names, once one has registered there.
+
+    Args:
+        target: with ``tracker`` transport.
+        seconds: how long a device has for that.
+
+    Raises:
+        DeviceError: no tracker, or nobody serves the target's key; says how to start one.
+    """
+    transport = target.transport
+    endpoint = Endpoint(transport.host, transport.port, transport.key)
+    with step(f"waiting for device {endpoint.key} at tracker {endpoint.address}", patience=1.0):
+        require_key(endpoint, seconds, f"start its server with {device_command('start', target)}")
+    return endpoint

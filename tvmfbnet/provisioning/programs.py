@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
+import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from filelock import FileLock
 
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.progress import say
+from tvmfbnet.preflight import require_writable_folder
+from tvmfbnet.progress import Reporter, say, step
 from tvmfbnet.provisioning.bundle import check_programs, is_complete, read_manifest, refuse_foreign, replace
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android import find_ndk
@@ -28,6 +32,9 @@ from tvmfbnet.targets.tvm_runtime import fetch_wheels, host_wheels, installed_ve
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
+# How Ninja and make say how far they are: "[3/17] Building CXX object ...", "[ 12%] Building ...".
+_COUNT = re.compile(r"\[ *([0-9]+(?:/[0-9]+|%))\] *(.*)")
+_TOLD_LINES = 400
 
 
 @dataclass(frozen=True)
@@ -93,16 +100,7 @@ def build_programs(target: Target, out: Path | None = None, tvm_source: Path | N
             device, or the system has no programs.
         StorageError: ``out`` holds something that no build put there; nothing in it is touched.
     """
-    if target.system == "apple":
-        raise UserError(
-            f"target {target.name} needs no device programs: on the Mac, `pip install "
-            f"{' '.join(f'{name}=={version}' for name, version in installed_versions().items())}` and run the server "
-            "that docs/devices.md shows"
-        )
-    need_program("cmake", "builds the device programs")
-    generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
-    if generator != "Ninja":
-        need_program("make", "builds the device programs")
+    generator = require_tools(target, tvm_source, out)
     settings = _settings(target, tvm_source)
     identity = {"sources": _source_hash(source_folder()), "settings": settings, **installed_versions()}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -111,7 +109,40 @@ def build_programs(target: Target, out: Path | None = None, tvm_source: Path | N
         if not is_complete(folder, identity):
             refuse_foreign(folder, ours=out is None)
             _build(target, settings, generator, folder, identity, ours=out is None)
+        else:
+            say(f"device programs of target {target.name}: built before, in {folder}")
     return Programs(folder)
+
+
+def require_tools(target: Target, tvm_source: Path | None = None, out: Path | None = None) -> str:
+    """Refuses in a moment what :func:`build_programs` could not build; gives CMake's generator. Fetches nothing.
+
+    Raises:
+        UserError: a tool is missing, or the system has no programs.
+        StorageError: ``out`` is not writable, or holds something else.
+    """
+    if target.system == "apple":
+        raise UserError(
+            f"target {target.name} needs no device programs: on the Mac, `pip install "
+            f"{' '.join(f'{name}=={version}' for name, version in installed_versions().items())}` and run the server "
+            "that docs/devices.md shows"
+        )
+    if out is not None:
+        require_writable_folder(out)
+        if read_manifest(out) is None:
+            refuse_foreign(out)
+    need_program("cmake", "builds the device programs")
+    generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
+    if generator != "Ninja":
+        need_program("make", "builds the device programs")
+    if target.device == "opencl":
+        _opencl_headers()
+    if target.system == "android":
+        _android_settings(target, tvm_source)
+    elif target.system == "aarch64-linux":
+        for language in ("c", "c++"):
+            find_compiler(target, "c" if language == "c" else "c++")
+    return generator
 
 
 def _lock_path(folder: Path) -> Path:
@@ -174,22 +205,53 @@ def _build(
     with storage_errors(folder, "write"), scratch_folder() as temporary:
         build, result = str(temporary / "build"), temporary / "result"
         variables = [f"-D{name}={value}" for name, value in settings.items()]
-        _cmake(["-S", str(source_folder()), "-B", build, "-G", generator, *variables])
-        say("device programs: configured, compiling")
-        _cmake(["--build", build, "--parallel", "1"])
+        with step("device programs: configuring") as now:
+            _cmake(["-S", str(source_folder()), "-B", build, "-G", generator, *variables], now)
+        with step("device programs: compiling and linking") as now:
+            _cmake(["--build", build, "--parallel", "1"], now)
         strip = [] if "CMAKE_EXE_LINKER_FLAGS" in settings else ["--strip"]
-        _cmake(["--install", build, "--prefix", str(result), *strip])
-        check_programs(result, target.system)
-        replace(folder, result, identity, ours)
-        say(f"device programs: built, {Programs(folder).bytes / 1e6:.1f} MB")
+        with step("device programs: checking") as now:
+            _cmake(["--install", build, "--prefix", str(result), *strip], now)
+            check_programs(result, target.system)
+            replace(folder, result, identity, ours)
+        say(f"device programs: built, {Programs(folder).bytes / 1e6:.1f} MB in {folder}")
 
 
-def _cmake(arguments: list[str]) -> None:
-    try:
-        done = subprocess.run(["cmake", *arguments], capture_output=True, text=True, timeout=_BUILD_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"building the device programs took longer than {_BUILD_SECONDS} s") from error
-    if done.returncode != 0:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        telling = [line for line in said if "error" in line.lower()] or said or ["no message"]
+def _cmake(arguments: list[str], now: Reporter) -> None:
+    """Runs CMake, and shows how far it is."""
+    said, told = deque[str](maxlen=_TOLD_LINES), deque([""], maxlen=1)
+    now.look = lambda: told[-1]
+    late = threading.Event()
+    with subprocess.Popen(
+        ["cmake", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        alarm = threading.Timer(_BUILD_SECONDS, end)
+        alarm.start()
+        try:
+            for line in process.stdout or ():
+                said.append(line.strip())
+                count = _COUNT.match(said[-1])
+                if count is not None:
+                    told.append(f"{count[1].replace('/', ' of ')}: {Path(count[2].rpartition(' ')[2]).name}")
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            alarm.cancel()
+    if late.is_set():
+        raise UserError(f"building the device programs took longer than {_BUILD_SECONDS} s")
+    if code != 0:
+        words = [line for line in said if line]
+        telling = [line for line in words if "error" in line.lower()] or words or ["no message"]
         raise UserError(f"building the device programs failed: {' | '.join(telling[:3])}")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from shlex import quote
 
+from tvmfbnet.advice import command, target_as_given
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import checksum, write_text
-from tvmfbnet.progress import say
+from tvmfbnet.progress import step
 from tvmfbnet.provisioning.programs import RUNNER, SERVER, Programs
 from tvmfbnet.provisioning.shell_base import Shell
 from tvmfbnet.scratch import scratch_folder
@@ -28,15 +29,28 @@ def push(shell: Shell, programs: Programs, folder: str = "") -> str:
     Raises:
         DeviceError: copying failed, or something else arrived than was sent.
     """
-    folder = shell.folder(folder)
-    say(f"pushing {programs.bytes / 1e6:.1f} MB to {shell.where}")
-    incoming = f"{folder}/{_INCOMING}"
-    shell.run(f"rm -rf {quote(incoming)} && mkdir -p {quote(incoming)}")
-    with scratch_folder() as temporary:
+    folder = prepare(shell, folder)
+    with (
+        step(f"pushing {len(programs.files)} files, {programs.bytes / 1e6:.1f} MB, to {shell.where}") as now,
+        scratch_folder() as temporary,
+    ):
         sums = temporary / _SUMS
         write_text(sums, "".join(f"{checksum(path)}  {path.name}\n" for path in programs.files))
-        shell.put([*programs.files, sums], incoming)
-    shell.run(_install_script(folder, programs))
+        shell.put([*programs.files, sums], f"{folder}/{_INCOMING}", now)
+    with step(f"checking what arrived in folder {folder}"):
+        shell.run(_install_script(folder, programs))
+    return folder
+
+
+def prepare(shell: Shell, folder: str = "") -> str:
+    """Makes the folder that a push arrives in, empty, and returns the one that it will take its place in.
+
+    Raises:
+        DeviceError: the device is not reached, or that folder cannot be made or written there.
+    """
+    folder = shell.folder(folder)
+    incoming = quote(f"{folder}/{_INCOMING}")
+    shell.run(f"rm -rf {incoming} && mkdir -p {incoming} && : >{incoming}/.try && rm {incoming}/.try")
     return folder
 
 
@@ -68,6 +82,21 @@ rm -f {_OLD}
 rmdir {_INCOMING}"""
 
 
+def push_command(shell: Shell, target: Target, folder: str) -> str:
+    """The command in back quotes that pushes a target's programs to a folder of a device."""
+    return _command("push", shell, target, folder)
+
+
+def stop_command(shell: Shell, target: Target, folder: str) -> str:
+    """The command in back quotes that ends the server that runs in a folder of a device."""
+    return _command("stop", shell, target, folder)
+
+
+def _command(action: str, shell: Shell, target: Target, folder: str) -> str:
+    given = "" if folder == shell.folder("") else folder
+    return command(f"device {action}", *shell.words, target=target_as_given(target.name), folder=given)
+
+
 def require_pushed(shell: Shell, target: Target, folder: str) -> None:
     """Refuses a folder of the device that holds no whole, unchanged push, or one without what the target needs.
 
@@ -81,7 +110,7 @@ echo whole
 cat {_SUMS}"""
     state, *sums = shell.run(script).splitlines() or ["none"]
     names = {line[_HASH_LETTERS:].strip() for line in sums}
-    again = f"push them: tvmfbnet device push --target {target.name}, with the same options"
+    again = f"push them with {push_command(shell, target, folder)}"
     if state != "whole":
         what = "were changed or damaged" if state == "damaged" else "are not there, or only in part"
         raise DeviceError(f"{shell.where}: the device programs in folder {folder} {what}; {again}")

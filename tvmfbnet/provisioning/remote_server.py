@@ -16,16 +16,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import storage_errors, write_json
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.provisioning.programs import SERVER
-from tvmfbnet.provisioning.pushing import require_pushed
+from tvmfbnet.provisioning.pushing import require_pushed, stop_command
 from tvmfbnet.provisioning.server_command import server_command
 from tvmfbnet.provisioning.shell_base import Shell, Tunnel
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.provisioning.system_check import check_system
 from tvmfbnet.rpc.addresses import join_address
-from tvmfbnet.rpc.tracker import address_text, port_is_open, query_tracker
+from tvmfbnet.rpc.tracker import address_text, query_tracker
 from tvmfbnet.targets.definition import Target
 
 _PID, _LOG = "server.pid", "server.log"
@@ -100,16 +100,18 @@ def start(
             does not start or register; carries its last message.
     """
     folder = shell.folder(folder)
-    check_system(shell, target, cores=True)
     host = target.transport.host
     tracker = join_address(host, tracker_port)
-    if not port_is_open(host, tracker_port):
-        elsewhere = "" if host == "127.0.0.1" else f" --host {host}"
-        raise DeviceError(f"no tracker at {tracker}; start one with: tvmfbnet tracker --port {tracker_port}{elsewhere}")
-    require_pushed(shell, target, folder)
-    if _running(shell, folder):
-        raise DeviceError(f"a server runs already on {shell.where}; end it with tvmfbnet device stop")
-    _forget_dead(shell, state)
+    with step(f"asking the tracker at {tracker}"):
+        query_tracker(host, tracker_port)
+    with step(f"looking at {shell.where} and its programs in folder {folder}"):
+        check_system(shell, target, cores=True)
+        require_pushed(shell, target, folder)
+        if _running(shell, folder):
+            raise DeviceError(
+                f"a server runs already on {shell.where}; end it with {stop_command(shell, target, folder)}"
+            )
+        _forget_dead(shell, target, state)
     here = isinstance(shell, LocalShell)
     local_port = server_port if here else free_port()
     started = Started(folder, server_port, local_port, device_tracker_port or tracker_port, tracker, shell.where)
@@ -125,9 +127,11 @@ def start(
         f"cd {shlex.quote(folder)} || exit 1; {detach}; $d {words} </dev/null >/dev/null 2>{_LOG} & echo $! >{_PID}"
     )
     try:
-        shell.open_tunnel(started.tunnel)
-        shell.run(script)
-        _await_registration(shell, target, folder, tracker_port, advertised, before)
+        with step("opening the tunnel"):
+            shell.open_tunnel(started.tunnel)
+        with step("starting the server, until it registers with the tracker"):
+            shell.run(script)
+            _await_registration(shell, target, folder, tracker_port, advertised, before)
     except BaseException:
         stop(shell, state, folder)  # no tunnel to a server that is not there, and none after Ctrl-C
         raise
@@ -206,7 +210,7 @@ def _forget(shell: Shell, file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _forget_dead(shell: Shell, state: Path) -> None:
+def _forget_dead(shell: Shell, target: Target, state: Path) -> None:
     """Ends the tunnels of this device's earlier servers that run no more, whichever target they served."""
     for file in sorted(state.parent.glob(f"*/{_STATE}")):
         started = _read_state(file)
@@ -218,7 +222,7 @@ def _forget_dead(shell: Shell, state: Path) -> None:
         elif own:
             raise DeviceError(
                 f"a server of this target runs already on {shell.where}, in folder {started.folder}; "
-                f"end it with tvmfbnet device stop --folder {shlex.quote(started.folder)}"
+                f"end it with {stop_command(shell, target, started.folder)}"
             )
 
 

@@ -14,16 +14,18 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
 from tvmfbnet.errors import DeviceError, StorageError
 from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.progress import Reporter
 from tvmfbnet.provisioning.phones import choose_phone, listed_phones
 from tvmfbnet.provisioning.remote_script import MarkedScript, for_any_shell
-from tvmfbnet.provisioning.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program
+from tvmfbnet.provisioning.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program, show_files
 from tvmfbnet.rpc.addresses import join_address, split_address
 from tvmfbnet.targets.toolchain import need_program
 
@@ -49,10 +51,11 @@ class LocalShell(Shell):
         """Runs a script in sh."""
         return call(["sh", "-c", script], seconds, self.where)
 
-    def put(self, files: Sequence[Path], folder: str) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files."""
         with storage_errors(Path(folder), "write"):
-            for file in files:
+            for number, file in enumerate(files):
+                show_files(now, files, number)
                 shutil.copy2(file, make_folder(Path(folder)) / file.name)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
@@ -86,6 +89,7 @@ class SshShell(Shell):
             )
         need_program("ssh", "reaches the device")
         self.destination, self.where = plain, f"device {destination}"
+        self.words = ("--ssh", destination, *(word for option in options for word in ("--ssh-option", option)))
         fixed = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
         self._options = [word for option in (*options, *fixed) for word in ("-o", option)]
         self._control = control
@@ -98,10 +102,16 @@ class SshShell(Shell):
         """Runs a script over SSH, in sh, whatever the login shell is and says."""
         return self._run(script, seconds)
 
-    def _run(self, script: str, seconds: float, data: Path | None = None) -> str:
+    def _run(
+        self,
+        script: str,
+        seconds: float,
+        data: Path | None = None,
+        watch: Callable[[Callable[[], int]], None] | None = None,
+    ) -> str:
         marked = MarkedScript.of(script)
         command = ["ssh", *self._options, self.destination, for_any_shell(marked.text)]
-        done = run_program(command, seconds, self.where, data)
+        done = run_program(command, seconds, self.where, data, watch)
         output, messages = marked.inside(done.output), marked.inside(done.messages)
         if output is None and done.code == 0:
             said = (done.output + done.messages).strip()[:80]
@@ -112,11 +122,12 @@ class SshShell(Shell):
             raise failure(self.where, "ssh", answer)
         return output or ""
 
-    def put(self, files: Sequence[Path], folder: str) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files through ``cat``: scp's helper on the other side fails where a profile prints a greeting."""
         self.run(f"mkdir -p {quote(folder)}")
-        for file in files:
-            self._run(f"cat >{quote(f'{folder}/{file.name}')}", _COPY_SECONDS, file)
+        for number, file in enumerate(files):
+            watch = partial(show_files, now, files, number)
+            self._run(f"cat >{quote(f'{folder}/{file.name}')}", _COPY_SECONDS, file, watch)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
         """The tunnel's end on the device."""
@@ -186,16 +197,18 @@ class AdbShell(Shell):
 
         self._serial = choose_phone(phones, serial or os.environ.get("ANDROID_SERIAL", ""), named_by, hardware_serial)
         self._adb = [adb, "-s", self._serial]
-        self.where = f"phone {self._serial}"
+        self.where, self.words = f"phone {self._serial}", ("--serial", self._serial)
 
     def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
         """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
         return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
 
-    def put(self, files: Sequence[Path], folder: str) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files with adb push."""
         self.run(f"mkdir -p {quote(folder)}")
-        call([*self._adb, "push", *map(str, files), f"{folder}/"], _COPY_SECONDS, self.where)
+        for number, file in enumerate(files):
+            show_files(now, files, number)
+            call([*self._adb, "push", str(file), f"{folder}/"], _COPY_SECONDS, self.where)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
         """The tunnel's end on the phone; adb leads to this machine only, so another's tracker is reached as it is."""

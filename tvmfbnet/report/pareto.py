@@ -4,51 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from tvmfbnet.files import write_atomically
+from tvmfbnet.latency.units import Unit, unit_for
+from tvmfbnet.report.canvas import BLUE, GREY, MIDDLE, RED, WIDE, legend_below, save, tidy
 from tvmfbnet.search.derive import Candidate, pareto_front
-
-_BLUE, _GREY, _RED = "#2b6cb0", "#718096", "#c53030"
 
 
 def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> Figure:
     """Each validated arch a point with the spread of its latency, the front a line, the target a mark."""
-    figure = Figure(figsize=(6.6, 4.0), layout="constrained")
+    figure = WIDE.figure(4.2)
     axes = figure.add_subplot()
     judged = [c for c in candidates if c.accuracy is not None]
-    axes.errorbar(
-        [c.predicted_ms for c in judged],
-        [100 * (c.accuracy or 0.0) for c in judged],
-        xerr=[c.spread_ms for c in judged],
-        fmt="o",
-        color=_GREY,
-        markersize=4,
-        linewidth=0.8,
-        label="sampled archs",
-    )
+    unit = unit_for([*(c.predicted_ms for c in judged), target_ms])
     front = pareto_front(judged)
-    axes.step(
-        [c.predicted_ms for c in front],
-        [100 * (c.accuracy or 0.0) for c in front],
-        where="post",
-        marker="o",
-        color=_BLUE,
-        markersize=5,
-        label="Pareto front",
-    )
+    chosen = {c.arch for c in front}
+    others = [c for c in judged if c.arch not in chosen]
+    marks: list[Line2D] = []
+    if front:
+        _points(axes, front, unit, BLUE)
+        marks.append(Line2D([], [], color=BLUE, marker="o", markersize=4.5, label="Pareto front"))
+    if others:
+        _points(axes, others, unit, GREY)
+        options: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4.5}
+        marks.append(Line2D([], [], color=GREY, label="other sampled archs", **options))
+    axes.step(*_place(front, unit), where="post", color=BLUE, linewidth=1.4)
+    if any(c.spread_ms for c in judged):
+        label = "spread of the predicted latency"
+        marks.append(Line2D([], [], color=GREY, linewidth=0.9, marker="|", markersize=5, label=label))
     if target_ms is not None:
-        axes.axvline(target_ms, color=_RED, linestyle="--", linewidth=1, label="latency target")
-    axes.set_xlabel("predicted latency, ms", fontsize=9)
-    axes.set_ylabel("supernet accuracy, %", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+        label = f"latency target {unit.text(target_ms)}"
+        marks.append(axes.axvline(unit.per_ms * target_ms, color=RED, linestyle="--", linewidth=1.2, label=label))
+    tidy(axes, "Sampled archs", "top-1 accuracy with the supernet's weights, %")
+    axes.set_xlabel(f"predicted latency, {unit.name}", fontsize=MIDDLE)
+    legend_below(figure, marks, 2)
     return figure
+
+
+def _points(axes: Axes, archs: Sequence[Candidate], unit: Unit, colour: str) -> None:
+    """Points with bars as long as the spread of their latencies, where that is known."""
+    bars = [unit.per_ms * c.spread_ms for c in archs]
+    options: dict[str, Any] = {"xerr": bars, "capsize": 2, "elinewidth": 0.9} if any(bars) else {}
+    axes.errorbar(*_place(archs, unit), fmt="o", color=colour, markersize=4.5, **options)
+
+
+def _place(archs: Sequence[Candidate], unit: Unit) -> tuple[list[float], list[float]]:
+    return [unit.per_ms * c.predicted_ms for c in archs], [100 * (c.accuracy or 0.0) for c in archs]
 
 
 def write_pareto_figure(candidates: Sequence[Candidate], target_ms: float | None, path: Path) -> None:
     """Writes the figure in the format that the file's name says; StorageError where that is impossible."""
-    figure = pareto_figure(candidates, target_ms)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150))
+    save(pareto_figure(candidates, target_ms), path)

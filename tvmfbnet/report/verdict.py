@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from tvmfbnet.latency.units import unit_for
+from tvmfbnet.report.terms import with_hint
+
 
 def verdict_html(result: Mapping[str, Any]) -> str:
     """The verdict on the latency target, with what was measured; empty where there was no target."""
     if not result.get("verdict"):
         return ""
     kind, bounds = str(result["verdict_kind"]), result["interval"]
-    measured = f"{result['measured_ms']:.4g} ms ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})"
-    first = f"Latency target {result['latency_target_ms']:.4g} ms: <strong>{escape(str(result['verdict']))}</strong>"
-    more = [f"Measured {measured}, {bounds['confidence']:.0%} interval over {bounds['visits']} visits."]
+    unit = unit_for([result["latency_target_ms"], result["measured_ms"]])
+    first = (
+        f"Latency target {unit.text(result['latency_target_ms'])}: <strong>{escape(str(result['verdict']))}</strong>"
+    )
+    more = [
+        f"Measured {unit.text(result['measured_ms'])} ({unit.number(bounds['low_ms'])} to "
+        f"{unit.number(bounds['high_ms'])}), {bounds['confidence']:.0%} interval over {bounds['visits']} visits."
+    ]
     if result.get("advice"):
         more.append(f"Advice: {result['advice']}.")
     return f'<p class="verdict {escape(kind)}">{first}<small>{escape(" ".join(more))}</small></p>\n'
@@ -25,17 +33,43 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
     attempts = loop.get("attempts") or []
     if not attempts:
         return ""
-    names = ("table, ms", "measured, ms", "speed factor", "at the table's speed, ms", "verdict")
-    body = "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in names) + "</tr>\n"
-    for item in attempts:
+    unit = unit_for([latency for item in attempts for latency in (item["table_ms"], item["measured_ms"])])
+    heads = (
+        f"predicted, corrected by the turn before, {unit.name}",
+        f"predicted by the table, {unit.name}",
+        f"measured, {unit.name}",
+        "speed factor",
+        f"at the table's speed, {unit.name}",
+        "verdict",
+        "what followed, and why",
+    )
+    body = ""
+    for number, item in enumerate(attempts, start=1):
         bounds, speed, at_table = item["interval"], item["speed_factor"], item["at_table_speed_ms"]
+        corrected = item.get("predicted_ms")
         cells = (
-            f"{item['table_ms']:.4g}",
-            f"{item['measured_ms']:.4g} ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})",
-            "" if speed is None else speed["description"],
-            "" if at_table is None else f"{at_table:.4g}",
+            None if corrected in (None, item["table_ms"]) else unit.number(corrected),
+            unit.number(item["table_ms"]),
+            f"{unit.number(item['measured_ms'])} ({unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])})",
+            None if speed is None else speed["description"],
+            None if at_table is None else unit.number(at_table),
             item["verdict"],
+            item.get("next") or None,
         )
-        body += f'<tr><td class="arch" colspan="{len(names)}">{escape(item["arch"])}</td></tr>\n'
-        body += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
-    return f'<h2>Nets that were timed before one was trained</h2>\n<table class="wide">\n{body}</table>\n'
+        rows = "".join(
+            f"<tr><th>{with_hint(head)}</th><td>{escape(str(cell))}</td></tr>\n"
+            for head, cell in zip(heads, cells, strict=True)
+            if cell is not None
+        )
+        kept = " (kept)" if item["arch"] == loop.get("arch") else ""
+        body += (
+            f"<h3>Turn {item.get('turn') or number}: {arch_html(item['arch'])}{kept}</h3>\n<table>\n{rows}</table>\n"
+        )
+    kept = f"<p>Kept {escape(loop['why'])}.</p>\n" if loop.get("why") else ""
+    return f"<h2>Closed loop: nets that were timed before one was trained</h2>\n{body}{kept}"
+
+
+def arch_html(arch: str) -> str:
+    """An arch that breaks between blocks and never inside one."""
+    text = escape(arch).replace(",", ",<wbr>").replace("/", "/<wbr>")
+    return f'<span class="arch">{text}</span>'

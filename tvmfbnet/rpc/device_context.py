@@ -15,7 +15,7 @@ import tvm_ffi
 
 from tvmfbnet.latency.context import Context, reported
 from tvmfbnet.latency.measurement import IN_NET, ROTATING
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.rpc.remote import worker_for
@@ -62,7 +62,7 @@ def ask_context(target: ResolvedTarget, endpoint: Endpoint) -> tuple[Context, En
     Raises:
         DeviceError: the device did not answer, or runs with other threads or on other cores than the target asks for.
     """
-    with worker_for(target, endpoint) as worker:
+    with step("asking the device what it is"), worker_for(target, endpoint) as worker:
         facts = worker.persist(device_facts, seconds=target.timeouts.connect + target.timeouts.session)
     context = context_of(target, facts)
     if not context.device_model:

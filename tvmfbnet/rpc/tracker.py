@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
+from tvmfbnet.advice import command
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.addresses import join_address, listen_at
 from tvmfbnet.rpc.shortlog import printable
@@ -22,6 +23,7 @@ AnswerT = TypeVar("AnswerT")
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6
 _HELLO_SECONDS = 5.0
+_DEFAULT_HOST = "127.0.0.1"
 _ANSWER_LIMIT = 1 << 22
 
 
@@ -169,14 +171,19 @@ def _ask(host: str, port: int, question: list[Any], form: TypeAdapter[AnswerT], 
             f"tracker {where} gave no answer within {seconds or _HELLO_SECONDS:g} s; is it frozen?"
         ) from error
     except ConnectionRefusedError as error:
-        raise DeviceError(
-            f"no tracker at {where}; start one with: tvmfbnet tracker --host {host} --port {port}"
-        ) from error
+        raise DeviceError(no_tracker(host, port)) from error
     except (ValueError, TypeError, RecursionError) as error:  # also pydantic's, and text that is no UTF-8
         raise stranger from error
     except OSError as error:
         raise DeviceError(f"cannot ask the tracker at {where}: {error}") from error
     raise DeviceError(f"tracker {where} refused the question: {printable(str(answer))}")
+
+
+def no_tracker(host: str, port: int) -> str:
+    """The message that nothing listens at a tracker's address, with the command that starts one there."""
+    start = command("tracker", host="" if host == _DEFAULT_HOST else host, port=port)
+    there = "" if host in (_DEFAULT_HOST, "localhost", "::1") else " on that machine"
+    return f"no tracker at {join_address(host, port)}; start one{there} with {start}"
 
 
 def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
@@ -194,8 +201,13 @@ def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
     return bytes(parts)
 
 
-def require_key(endpoint: Endpoint, seconds: float) -> None:
+def require_key(endpoint: Endpoint, seconds: float, remedy: str = "start the server on the device") -> None:
     """Waits up to ``seconds`` until a server has registered the key; TVM itself would wait for ever.
+
+    Args:
+        endpoint: tracker and key.
+        seconds: how long; no tracker at all is an error at once.
+        remedy: what to do where nobody serves the key, for the message.
 
     Raises:
         DeviceError: no tracker, or nobody serves the key; says which keys are served instead.
@@ -209,7 +221,7 @@ def require_key(endpoint: Endpoint, seconds: float) -> None:
             served = printable(", ".join(sorted({server["key"] for server in status.servers})) or "none", 400)
             raise DeviceError(
                 f"no device serves key {endpoint.key!r} at tracker {endpoint.address} (served keys: {served}); "
-                "start the server on the device, or check the target's transport.key"
+                f"{remedy}, or correct the target's transport.key"
             )
         time.sleep(0.1)
 

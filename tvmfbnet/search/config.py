@@ -138,7 +138,7 @@ class SearchConfig(Config):
     loggers: tuple[Literal["csv", "tensorboard"], ...] = Field(("csv",), description="where figures go meanwhile")
 
     seed: Seed = Field(0, description="seed of everything random")
-    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1")
+    device: str = Field("auto", description="where torch computes: auto, cpu, cuda, cuda:1; not the target's device")
     threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="CPU threads; torch's choice if unset")
     checkpoint_steps: int = Field(
         50, ge=1, le=MOST_STEPS, description="steps between checkpoints; each epoch ends with one anyway"

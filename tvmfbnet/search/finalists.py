@@ -89,13 +89,15 @@ class Finalists:
         features = dict(zip(known, features_of([parse_arch(arch, space) for arch in known], space), strict=True))
         trained: list[str] = []
         chosen = [c.arch for c in [*favourites[: share // 2], *drawn][:share]]
-        with progress("training finalists", count) as reporter:
+        steps, best = self._searcher.config.finalist_steps, ""
+        with progress("training finalists", count * steps) as reporter:
             while chosen:
                 for start in range(0, len(chosen), self._searcher.workers.size):
                     together = chosen[start : start + self._searcher.workers.size]
-                    self._reach(together)
+                    self._reach(together, lambda: reporter.advance(note=best))  # noqa: B023
                     trained += together
-                    reporter.advance(len(together), note=f"best {max(self._reached[a] for a in trained):.1%}")
+                    best = f"best {max(self._reached[arch] for arch in trained):.1%}"
+                    reporter.update(len(trained) * steps, best)
                 expected = self._expected(trained, features)
                 others = sorted((arch for arch in known if arch not in trained), key=lambda a: -expected[a])
                 chosen = others[: min(share, count - len(trained))]
@@ -124,20 +126,20 @@ class Finalists:
         model = ridge(inputs, np.array([self._reached[arch] for arch in trained]))
         return dict(zip(features, model(np.stack(list(features.values()))).tolist(), strict=True))
 
-    def _reach(self, archs: Sequence[str]) -> None:
+    def _reach(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
         """Trains archs, each process one of them, unless the file holds them; the first process writes it."""
         workers = self._searcher.workers
         new = {arch: 0.0 for arch in archs if arch not in self._reached}
         if not new:
             return
         if workers.rank < len(archs) and archs[workers.rank] in new:
-            new[archs[workers.rank]] = self._train(archs[workers.rank])
+            new[archs[workers.rank]] = self._train(archs[workers.rank], stepped)
         self._reached.update(workers.total(new))
         if workers.rank == 0:
             write_json(self._file, Trained(identity=self._identity, accuracies=self._reached).model_dump())
 
-    def _train(self, text: str) -> float:
-        """The accuracy after one short training with the settings of the supernet's weights."""
+    def _train(self, text: str, stepped: Callable[[], None]) -> float:
+        """The accuracy after one short training with the settings of the supernet's weights; tells of every step."""
         searcher = self._searcher
         config, device, data = searcher.config, searcher.device, searcher.data
         torch.manual_seed(config.seed)
@@ -162,6 +164,8 @@ class Finalists:
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
             optimiser.step()
+            if step + 1 < config.finalist_steps:  # the last one is told with what it led to
+                stepped()
         return accuracy(net, self._judge.validation(), device)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from tvmfbnet.config import validate as validate_config
-from tvmfbnet.data.datasets import load_data, relocated
+from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.search.config import SearchConfig
@@ -51,6 +52,7 @@ class SearchRecord(Stored):
         data: where the data set lay.
         fingerprint: of the data set; empty in files of earlier versions.
         config: the settings.
+        notices: what to know about it (:mod:`tvmfbnet.search.notices`).
     """
 
     best: Best
@@ -63,6 +65,7 @@ class SearchRecord(Stored):
     data: str
     fingerprint: str = ""
     config: dict[str, Any]
+    notices: list[dict[str, str]] = Field(default_factory=list)
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""

@@ -7,43 +7,45 @@ processes share every batch (:mod:`tvmfbnet.training.workers`), and the first of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import CollapsedError, ConfigError, StorageError
-from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.data.places import check_data
+from tvmfbnet.errors import CollapsedError, ConfigError
+from tvmfbnet.files import write_json
+from tvmfbnet.interrupts import saved_steps
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, resumed, say, step
+from tvmfbnet.search.choice import (
+    choose,
+    choose_again,
+    final_judge,
+    held,
+    identity_of_search,
+    identity_of_searcher,
+    sample_run,
+)
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose, sample_distinct
-from tvmfbnet.search.finalists import Finalists
+from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.forecast import SearchPlan, forecast, is_little
 from tvmfbnet.search.health import collapse_of
-from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
+from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result, reopen
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
-from tvmfbnet.training.identity import identity_of, require_identity
+from tvmfbnet.training.identity import require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
-from tvmfbnet.training.workers import Workers, is_first
+from tvmfbnet.training.workers import Workers
 
 __all__ = ["SearchResult", "choose_again", "read_result", "reopen", "sample_run", "search"]
-
-_FILES = ("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json")
-
-# Settings that change how a search is run, but not what comes out of it.
-_FREE_SETTINGS = frozenset(
-    {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class SearchResult:
         expected_ms: mean latency of archs sampled from theta.
         measured_share: share of the best arch's latency that was measured, not predicted.
         out: the folder.
+        notices: what to know about it, such as that it learned nothing.
     """
 
     best: Candidate
@@ -65,6 +68,7 @@ class SearchResult:
     expected_ms: float
     measured_share: float
     out: Path
+    notices: tuple[Notice, ...] = ()
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -94,64 +98,77 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
-    with memory_advice("the search", advice_for(config)):
-        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        fingerprint = data.fingerprint
-        with _held(out):
-            keep_freed_memory()
-            workers = Workers.join(config.device)
-            workers.require_alike("data", int(fingerprint[:10], 16))
-            with seeded(config.seed, config.threads):
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+    with memory_advice("the search", advice_for(config)), held(out):
+        path = out / "search.ckpt"
+        if path.exists():  # of another search: said before the data set is read
+            recorded = load_checkpoint(path, "search").get("identity")
+            require_settings(path, recorded, identity_of_search(config, space, costs, ""), data_spec)
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            fingerprint = data.fingerprint
+        keep_freed_memory()
+        workers = Workers.join(config.device)
+        workers.require_alike("data", int(fingerprint[:10], 16))
+        with seeded(config.seed, config.threads):
+            with step("building the supernet", patience=2.0):
                 searcher = Searcher(space, data, costs, config, workers)
-                _train(searcher, data_spec, out)
-                candidates = _choose(searcher, costs, config.latency_target_ms, out)
-            return _conclude(searcher, candidates, table, data_spec, out)
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """The folder for this search alone, without what a killed one left half-written."""
-    make_folder(out)
-    with folder_lock(out, "a search") if is_first() else nullcontext():
-        if is_first():
-            clear_leftovers(*(out / name for name in _FILES))
-        yield
-
-
-def _identity(searcher: Searcher) -> dict[str, Any]:
-    """What must be the same for a search to be continued."""
-    settings = {name: value for name, value in searcher.config.model_dump().items() if name not in _FREE_SETTINGS}
-    costs = {"latency table": searcher.costs.to_dict()}
-    return identity_of(settings, searcher.space, searcher.data.fingerprint, **costs)
+            few = few_images(len(final_judge(searcher).judged), config)
+            if few is not None:
+                say(f"warning: {few.text}")
+            _train(searcher, data_spec, out)
+            candidates = choose(searcher, costs, config.latency_target_ms, out)
+        return _conclude(searcher, candidates, table, data_spec, out)
 
 
 def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
     """All remaining steps, with checkpoints and logs."""
-    path, config, identity = out / "search.ckpt", searcher.config, _identity(searcher)
+    path, config, identity = out / "search.ckpt", searcher.config, identity_of_searcher(searcher)
     if path.exists():
         saved = load_checkpoint(path, "search")
         require_identity(path, saved.get("identity"), identity, data_spec)
         with damage_named(path):
             searcher.load_state_dict(saved["searcher"])
-        say(f"search: continuing {out} at epoch {searcher.epoch + 1}, step {searcher.step + 1}")
+        say(resumed("search", out, searcher.done_steps, searcher.total_steps))
     searcher.workers.require_alike("checkpoint", searcher.done_steps)
+    if not searcher.finished:
+        _say_forecast(searcher)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
-    with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
+    with (
+        progress("search", searcher.total_steps, searcher.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=searcher.workers.size == 1) as steps,
+    ):
         while not searcher.finished:
-            epoch_ended = searcher.advance()
-            if epoch_ended or searcher.step % config.checkpoint_steps == 0:
-                searcher.require_sound()
-                state = searcher.state_dict()
-                if first:
-                    save_checkpoint(path, "search", {"identity": identity, "searcher": state})
+            with steps.timed("step"):
+                epoch_ended = searcher.advance()
+            if epoch_ended or steps.interrupted or searcher.step % config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    searcher.require_sound()
+                    state = searcher.state_dict()
+                    if first:
+                        save_checkpoint(path, "search", {"identity": identity, "searcher": state})
             if first and epoch_ended:
                 write_json(out / "history.json", searcher.history)
                 for logger in loggers:
                     logger.log(searcher.history)
             if epoch_ended:
                 _look_after(searcher, path)
+            steps.end_if_interrupted()
             reporter.update(searcher.done_steps, _note(searcher.history))
+
+
+def _say_forecast(searcher: Searcher) -> None:
+    """Says how long the rest of a search will take; of one that is over in moments nothing is measured."""
+    space, data, config, workers = searcher.space, searcher.data, searcher.config, searcher.workers
+    plan = SearchPlan.of(config, len(data.train), searcher.epoch, searcher.step)
+    if is_little(space, config, plan):
+        say("search: less than a minute's work")
+        return
+    found = forecast(space, data, searcher.costs, config, workers, plan)
+    say(f"search: {found.describe()}")
+    if found.warning:
+        say(found.warning)
 
 
 # Above this share of the time spent waiting for pictures, the loader holds the search up.
@@ -177,33 +194,12 @@ def _look_after(searcher: Searcher, checkpoint: Path) -> None:
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
+    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
     if not history:
         return ""
     last = history[-1]
-    return (
-        f"epoch {last['epoch']} {last['phase']}: accuracy {last['weight_accuracy']:.1%}, "
-        f"expected {last['expected_ms']:.4g} ms, entropy {last['entropy']:.2f}"
-    )
-
-
-def _choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
-    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first.
-
-    Where the settings ask for finalists, some archs are trained and compared in the end.
-    """
-    config = searcher.config
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.no_grad():
-        logs = searcher.supernet.log_probabilities()
-    tolerance = config.target_tolerance
-    proposed = propose(logs, searcher.space, costs, target_ms, config.samples, generator, tolerance)[: config.screened]
-    if len(proposed) > config.candidates:
-        judge = Judge.of(searcher, config.screen_images, config.screen_images)
-        proposed = judge.rank(proposed, "screening archs")[: config.candidates]
-    ranked = Judge.of(searcher, config.bn_images, config.validation_images).rank(proposed, "validating archs")
-    if config.finalists:
-        ranked = Finalists(searcher, costs, target_ms, _identity(searcher), out / "finalists.json").choose(ranked)
-    return tuple(ranked)
+    figures = f"accuracy {last['weight_accuracy']:.1%}, expected {last['expected_ms']:.4g} ms"
+    return f"{figures}, entropy {last['entropy']:.2f}" + (" (warm-up)" if last["phase"] == "warm-up" else "")
 
 
 def _conclude(
@@ -211,6 +207,11 @@ def _conclude(
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)
+    chance = Chance.of(searcher.data.train.labels[final_judge(searcher).judged])
+    notices = notices_of(searcher.health(), searcher.space, best.accuracy, chance, searcher.config)
+    for notice in notices:
+        if notice.kind != "few_images":  # that was said before anything was spent
+            say(f"warning: {notice.text}")
     record = SearchRecord(
         best=Best(**best.to_dict(), measured_share=measured),
         expected_ms=last["expected_ms"],
@@ -222,77 +223,11 @@ def _conclude(
         data=data_spec,
         fingerprint=searcher.data.fingerprint,
         config=searcher.config.model_dump(),
+        notices=[notice.to_dict() for notice in notices],
     )
     if searcher.workers.rank == 0:
         write_json(out / "archs.json", [candidate.to_dict() for candidate in candidates])
         write_json(out / "search.json", record.model_dump())
     searcher.workers.wait()
     theta = tuple(tuple(row) for row in last["theta"])
-    return SearchResult(best, candidates, theta, last["expected_ms"], measured, out)
-
-
-def sample_run(
-    run: Path,
-    count: int,
-    seed: int,
-    target_ms: float | None = None,
-    validate: bool = False,
-    data_spec: str | None = None,
-) -> list[Candidate]:
-    """Distinct archs from the distribution that a finished search learned, most probable first.
-
-    Args:
-        run: the search's folder, or a run folder that holds it as ``search/``.
-        count: how many; fewer come back where the distribution hardly gives more.
-        seed: of the sampling.
-        target_ms: leave out slower archs.
-        validate: also give each one's accuracy, with the supernet's weights and renewed batch-norm statistics.
-        data_spec: where the search's data set lies now, if it has moved.
-
-    Raises:
-        StorageError: no finished search there, or its checkpoint is gone.
-        DataError: validation was asked for and the search's data set is missing, or another one was given.
-        LatencyError: the target cannot be reached.
-    """
-    folder, record = read_result(run)
-    space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
-    if target_ms is not None:
-        costs.require_reachable(target_ms)
-    widest = max(len(row) for row in record["theta"])
-    padded = [row + [float("-inf")] * (widest - len(row)) for row in record["theta"]]
-    logs = torch.tensor(padded, dtype=torch.float64).log_softmax(dim=1)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = sample_distinct(logs, space, costs, target_ms, count, generator)
-    if not validate:
-        return drawn
-    with reopen(folder, record, data_spec) as searcher:
-        judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
-        return sorted(judge.rank(drawn, "validating archs"), key=lambda c: (-c.probability, c.arch))
-
-
-def choose_again(
-    run: Path, factor: float = 1.0, target_ms: float | None = None, data_spec: str | None = None
-) -> list[Candidate]:
-    """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
-
-    Args:
-        run: the search's folder.
-        factor: measured by predicted latency of a net that was tried.
-        target_ms: the latency target; the search's own if None.
-        data_spec: where the search's data set lies now, if it has moved.
-
-    Returns:
-        Validated archs within the target, most accurate first; ``predicted_ms`` is the corrected latency.
-
-    Raises:
-        StorageError: no finished search there, or it had no latency target.
-        LatencyError: no arch meets the target with the corrected latencies.
-    """
-    folder, record = read_result(run)
-    costs = Costs.from_dict(record["costs"]).scaled(factor)
-    target = record["latency_target_ms"] if target_ms is None else target_ms
-    if target is None:
-        raise StorageError(f"the search in {folder} had no latency target to meet")
-    costs.require_reachable(target)
-    with _held(folder), reopen(folder, record, data_spec) as searcher:
-        return list(_choose(searcher, costs, target, folder))
+    return SearchResult(best, candidates, theta, last["expected_ms"], measured, out, tuple(notices))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -30,6 +30,9 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.device import pick_device, place_batch, place_net
 from tvmfbnet.training.workers import Workers
+
+StepKind = Literal["single", "weight", "theta"]
+"""A step of w in the warm-up, of w after it, of theta."""
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
 
@@ -128,6 +131,16 @@ class Searcher:
         self.epoch, self.step, self._sums = self.epoch + 1, 0, dict(_NO_SUMS)
         return True
 
+    def try_step(self, kind: StepKind) -> float:
+        """Does one step of a kind out of turn and gives its seconds. For forecasts: no search goes on from here."""
+        self.epoch = 0 if kind == "single" else self.config.warmup_epochs
+        started = time.monotonic()
+        if kind == "theta":
+            self._theta_step()
+        else:
+            self._weight_step()
+        return time.monotonic() - started
+
     def _weight_step(self) -> None:
         """One SGD step of w on the larger part of the pictures; theta is a constant."""
         self._schedule.step_update(self.epoch * len(self._weight_batches) + self.step)
@@ -212,7 +225,7 @@ class Searcher:
         sick = self._first_not_finite()
         rate = self._weight_optimiser.param_groups[0]["lr"]
         return DivergedError(
-            f"the search diverged in epoch {self.epoch + 1}, step {self.step + 1}: {what}"
+            f"the search diverged in step {self.done_steps + 1} of {self.total_steps}: {what}"
             + (f", first seen in {sick}" if sick else "")
             + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); start anew with a lower weight_lr or "
             "theta_lr, or set gradient_clip (the last good checkpoint is kept)"

@@ -36,6 +36,13 @@ def load_space(name_or_file: str) -> Space:
     return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
 
 
+def spelled_with_classes(name_or_file: str, classes: int) -> str:
+    """What names the same space with another number of classes: ``fbnet@64`` and 3 give ``fbnet@64,classes=3``."""
+    if load_space(name_or_file).classes == classes:
+        return name_or_file
+    return f"{re.sub(r',classes=[0-9]+(?=$|,channels=)', '', name_or_file)},classes={classes}"
+
+
 _NUMBER = re.compile(r"[0-9]{1,7}")
 
 

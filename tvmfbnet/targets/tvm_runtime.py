@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.progress import say
+from tvmfbnet.progress import step
 from tvmfbnet.targets.toolchain import cache_folder
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
@@ -107,8 +107,8 @@ def _fetch(wanted: list[str], platform: str, folder: Path) -> None:
     with storage_errors(folder, "write"), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         words = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
         words += ["--platform", platform, "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
-        say(f"fetching {' and '.join(wanted)} for {platform} with pip")
-        _pip([*words, "--dest", temporary, *wanted], f"TVM's runtime for {platform} ({' '.join(wanted)})")
+        with step(f"fetching {' and '.join(wanted)} for {platform} with pip"):
+            _pip([*words, "--dest", temporary, *wanted], f"TVM's runtime for {platform} ({' '.join(wanted)})")
         unpacked = Path(temporary) / "unpacked"
         for wheel in Path(temporary).glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:

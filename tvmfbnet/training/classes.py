@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tvmfbnet.data.datasets import classes_of
+from tvmfbnet.data.places import classes_of
 from tvmfbnet.progress import say
 from tvmfbnet.space.space import Space
 
 
 def fit_classes(space: Space, data: str) -> Space:
-    """The space with as many classes as a data set has; as it is for a subset (``?classes=``). Says what it changed.
+    """The space with as many classes as a data set has. Says what it changed.
+
+    For a subset (``?classes=``) it stays as it is: the subset stands in for all of them in a search. A net that is
+    trained on the subset has its classes all the same (:func:`tvmfbnet.training.train.train`).
 
     Raises:
         DataError: unknown data set, or a missing folder.

@@ -64,6 +64,17 @@ def require_identity(path: Path, recorded: Any, wanted: Mapping[str, Any], data_
     require_same(path, old, wanted)
 
 
+def require_settings(path: Path, recorded: Any, wanted: Mapping[str, Any], data_spec: str) -> None:
+    """As :func:`require_identity`, but for the data set: it is not read yet, which may take minutes.
+
+    Args:
+        path, recorded, data_spec: as there.
+        wanted: the identity of this run, whatever it says of the data set.
+    """
+    data = recorded.get("data") if isinstance(recorded, dict) else None
+    require_identity(path, recorded, {**wanted, "data": data}, data_spec)
+
+
 def _content(space: Any) -> Any:
     if not isinstance(space, dict):
         return space

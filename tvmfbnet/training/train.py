@@ -6,6 +6,7 @@ by torchrun, several processes share every batch (:mod:`tvmfbnet.training.worker
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,17 +15,20 @@ from typing import Any
 
 from pydantic import Field
 
+from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.places import DataSpec, check_data, folder_classes
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.interrupts import saved_steps
 from tvmfbnet.nets.network import ArchNet, build_net
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, resumed, say, step
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.identity import identity_of, require_identity
+from tvmfbnet.training.identity import identity_of, require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
 from tvmfbnet.training.trainer import Trainer
 from tvmfbnet.training.workers import Workers, is_first
@@ -43,6 +47,7 @@ class NetRecord(State):
         fingerprint: of the data set; empty in files of earlier versions.
         test_accuracy: top-1, between 0 and 1.
         state_dict: the weights.
+        class_names: of the outputs, in order; empty where nobody knows them, as in files of earlier versions.
     """
 
     arch: str
@@ -51,6 +56,7 @@ class NetRecord(State):
     fingerprint: str = ""
     test_accuracy: float = Field(ge=0, le=1)
     state_dict: Tensors
+    class_names: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
 
     Args:
         arch: the net.
-        space: its macro-architecture.
+        space: its macro-architecture. On a subset of the classes the net has as many outputs as the subset has classes.
         data_spec: see :func:`tvmfbnet.data.datasets.load_data`; the same data set may have moved since.
         config: the settings.
         out: folder of the training's files.
@@ -84,15 +90,33 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
     """
+    space = _with_subset(space, data_spec)
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
-    with memory_advice("the training", advice):
-        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
-        identity = identity_of(settings, space, data.fingerprint, arch=text)
-        with _held(out):
-            keep_freed_memory()
-            return _train(arch, space, data, data_spec, config, identity, out)
+    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+    with memory_advice("the training", advice), _held(out):
+        path = out / "train.ckpt"
+        if path.exists():  # of another training: said before the data set is read
+            recorded = load_checkpoint(path, "training").get("identity")
+            require_settings(path, recorded, identity_of(settings, space, "", arch=text), data_spec)
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            identity = identity_of(settings, space, data.fingerprint, arch=text)
+        keep_freed_memory()
+        return _train(arch, space, data, data_spec, config, identity, out)
+
+
+def _with_subset(space: Space, data_spec: str) -> Space:
+    """The space with as many classes as a subset of the classes has; as it is without one."""
+    spec = DataSpec.of(data_spec)
+    if spec.subset is None:
+        return space
+    classes = len(folder_classes(spec.images, space.input_channels, spec.subset))
+    if classes >= space.classes:  # all of them, or too many, which is refused when they are loaded
+        return space
+    say(f"note: {data_spec} has {classes} classes, so the net gets {classes} outputs, in the order of their names")
+    return space.with_classes(classes)
 
 
 @contextmanager
@@ -119,6 +143,12 @@ def _train(
         trainer = Trainer(arch, space, data, config, workers)
         _continue(trainer, identity, data_spec, out)
         test_accuracy = trainer.history[-1]["test_accuracy"]
+    chance = Chance.of(data.test.labels)
+    if chance.explains(test_accuracy):
+        say(
+            f"warning: the net learned nothing: its test accuracy of {chance.describe(test_accuracy)}; train longer "
+            f"(epochs is {config.epochs}), with another lr (it is {config.lr:g}), or on more images"
+        )
     record = NetRecord(
         arch=identity["arch"],
         space=space.to_dict(),
@@ -126,6 +156,7 @@ def _train(
         fingerprint=data.fingerprint,
         test_accuracy=test_accuracy,
         state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
+        class_names=list(data.class_names),
     )
     if workers.rank == 0:
         save_checkpoint(out / "net.pt", "net", record.model_dump())
@@ -141,34 +172,46 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
         require_identity(path, saved.get("identity"), identity, data_spec)
         with damage_named(path):
             trainer.load_state_dict(saved["trainer"])
-        say(f"train: continuing {out} at step {trainer.done_steps + 1} of {trainer.total_steps}")
+        say(resumed("train", out, trainer.done_steps, trainer.total_steps))
     workers.require_alike("checkpoint", trainer.done_steps)
     workers.require_alike("data", int(identity["data"][:10], 16))
-    with progress("train", trainer.total_steps, trainer.done_steps) as reporter:
+    forecaster = trainer.forecaster()
+    with (
+        progress("train", trainer.total_steps, trainer.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=workers.size == 1) as steps,
+    ):
         while not trainer.finished:
-            epoch_ended = trainer.advance()
-            if epoch_ended or trainer.done_steps % trainer.config.checkpoint_steps == 0:
-                state = trainer.state_dict()
-                if workers.rank == 0:
-                    save_checkpoint(path, "training", {"identity": identity, "trainer": state})
+            started = time.monotonic()
+            with steps.timed("step"):
+                epoch_ended = trainer.advance()
+            for line in forecaster.step(time.monotonic() - started):
+                say(line)
+            if epoch_ended or steps.interrupted or trainer.done_steps % trainer.config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    state = trainer.state_dict()
+                    if workers.rank == 0:
+                        save_checkpoint(path, "training", {"identity": identity, "trainer": state})
             if epoch_ended and workers.rank == 0:
                 write_json(out / "history.json", trainer.history)
+            steps.end_if_interrupted()
             reporter.update(trainer.done_steps, _note(trainer.history))
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
+    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
     if not history:
         return ""
     tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
     best = f", test accuracy {tests[-1]:.2%}" if tests else ""
-    return f"epoch {history[-1]['epoch']}: loss {history[-1]['train_loss']:.3f}{best}"
+    return f"loss {history[-1]['train_loss']:.3f}{best}"
 
 
 def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
     """The trained net of a ``net.pt``, on the CPU and in eval mode, with its metadata.
 
     Returns:
-        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``.
+        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``
+        and ``class_names``.
 
     Raises:
         StorageError: the file is missing, damaged or no trained net.
@@ -179,4 +222,4 @@ def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
         space = Space.from_dict(record.space)
         net = build_net(parse_arch(record.arch, space), space)
         net.load_state_dict(record.state_dict)
-    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy")}
+    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy", "class_names")}

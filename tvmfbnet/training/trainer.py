@@ -25,6 +25,7 @@ from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, rest
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import pick_device, place_batch, place_net
 from tvmfbnet.training.evaluation import count_right
+from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
@@ -115,6 +116,12 @@ class Trainer:
     def result_net(self) -> ArchNet:
         """The net to keep: the moving average where there is one."""
         return self._ema.module if self._ema is not None else self.net
+
+    def forecaster(self) -> Forecaster:
+        """What tells, from the first steps, how long the rest will take."""
+        steps = self.total_steps - self.done_steps
+        tested = len(self.data.test) / self._batches.batch_size
+        return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type)
 
     def advance(self) -> bool:
         """Does one step (and the test that closes an epoch); True when it was the last one of an epoch.

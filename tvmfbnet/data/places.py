@@ -1,0 +1,286 @@
+"""Where a data set's files are, and whether they can be what its name promises: asked in a moment, without torch.
+
+:func:`check_data` looks at names only: files, folders, classes. What is in the files is seen when they are loaded
+(:mod:`tvmfbnet.data.datasets`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvmfbnet.errors import DataError
+from tvmfbnet.files import storage_errors
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
+KINDS = ("fashion_mnist", "cifar10", "imagefolder")
+# Of the data sets with files of their own: channels.
+_CHANNELS = {"fashion_mnist": 1, "cifar10": 3}
+_CIFAR_SIDE = 32
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set as the user names it, taken apart.
+
+    Attributes:
+        text: the whole.
+        kind: one of :data:`KINDS`.
+        folder: the one that it names; None where it names none.
+        subset: what stands behind ``?classes=``; None where nothing does.
+    """
+
+    text: str
+    kind: str
+    folder: Path | None
+    subset: str | None
+
+    @classmethod
+    def of(cls, text: str) -> DataSpec:
+        """Takes a spec apart.
+
+        Raises:
+            DataError: an unknown kind, an image folder without a folder, or a subset of another kind's classes.
+        """
+        kind, _, rest = text.partition(":")
+        place, asked, subset = rest.partition("?classes=")
+        if kind not in KINDS:
+            raise DataError(f"unknown data set {text!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+        if kind == "imagefolder" and not place:
+            raise DataError(
+                "imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it"
+            )
+        if asked and kind != "imagefolder":
+            raise DataError(f"data set {text}: only an imagefolder takes a subset of its classes")
+        return cls(text, kind, Path(place).expanduser() if place else None, subset if asked else None)
+
+    @property
+    def images(self) -> Path:
+        """The folder of an image folder; DataError where there is none."""
+        if self.folder is None:
+            raise DataError(f"data set {self.text} names no folder")
+        return self.folder
+
+
+def check_data(text: str, height: int, width: int, channels: int, classes: int | None = None) -> None:
+    """Refuses a data set that is missing or cannot fit a space, as far as that is known without reading a file.
+
+    Args:
+        text: see :func:`tvmfbnet.data.datasets.load_data`.
+        height, width, channels: what the space takes.
+        classes: what the space's classifier gives.
+
+    Raises:
+        DataError: says what is missing or does not fit.
+    """
+    spec = DataSpec.of(text)
+    if spec.kind == "imagefolder":
+        names = folder_classes(spec.images, channels, spec.subset)
+        _require_images(spec.images, names)
+        found = len(names)
+    else:
+        if spec.kind == "fashion_mnist":
+            find_fashion_mnist(spec.folder)
+        else:
+            find_cifar10(spec.folder)
+        require_shape(spec.kind, height, width, channels)
+        found = 10
+    require_classes(spec, found, classes)
+
+
+def require_shape(kind: str, height: int, width: int, channels: int) -> None:
+    """DataError where the images of a data set with files of its own do not fit a space."""
+    own_channels = _CHANNELS[kind]
+    if channels != own_channels:
+        what = "is grey (1 channel)" if own_channels == 1 else f"has {own_channels} channels"
+        raise DataError(
+            f"{kind} {what} but the space takes {channels}; put `,channels={own_channels}` behind the space"
+        )
+    # IDX files say the size of their images themselves, and own ones may be of any.
+    if kind == "cifar10" and min(height, width) < _CIFAR_SIDE:
+        raise DataError(
+            f"cifar10 images are {_CIFAR_SIDE}x{_CIFAR_SIDE}, larger than the space's input {height}x{width}; "
+            f"put `@{_CIFAR_SIDE}` behind the space"
+        )
+
+
+def require_classes(spec: DataSpec, found: int, wanted: int | None) -> None:
+    """DataError where a data set has other classes than the space; a subset may have fewer."""
+    if wanted is not None and found != wanted and not (spec.subset is not None and found < wanted):
+        raise DataError(
+            f"data set {spec.text} has {found} classes but the space classifies {wanted}: "
+            f"put `,classes={found}` behind the space"
+        )
+
+
+def classes_of(text: str) -> int | None:
+    """How many classes a data set has, before any image is read; None for a subset of the classes of another one.
+
+    Raises:
+        DataError: unknown spec, or a folder that is missing.
+    """
+    spec = DataSpec.of(text)
+    if spec.kind != "imagefolder":
+        return 10
+    return None if spec.subset is not None else len(class_names(spec.images / "train"))
+
+
+def relocated(spec: str, place: str) -> str:
+    """The spec of a data set that has moved.
+
+    Args:
+        spec: what it was.
+        place: the new spec, or the new folder alone; kind and subset of the classes are then those of ``spec``.
+    """
+    if place.partition(":")[0] in KINDS:
+        return place
+    kind, _, rest = spec.partition(":")
+    _, subset_asked, subset = rest.partition("?classes=")
+    return f"{kind}:{place}{subset_asked}{subset}"
+
+
+def _search_places(folder: Path | None, subfolder: str, system: str | None = None) -> list[Path]:
+    """The folders where a data set may lie, in order; an explicit folder is the only one."""
+    if folder is not None:
+        return [folder]
+    places = [Path("datasets") / subfolder]
+    if "TVMFBNET_DATA" in os.environ:
+        places.insert(0, Path(os.environ["TVMFBNET_DATA"]) / subfolder)
+    return places + ([Path(system)] if system else [])
+
+
+def find_fashion_mnist(folder: Path | None) -> dict[str, Path]:
+    """The four files by their names' beginnings; DataError where one is missing."""
+    places = _search_places(folder, "fashion-mnist", SYSTEM_FASHION_MNIST)
+    places += [place / "FashionMNIST" / "raw" for place in ([folder] if folder else [p.parent for p in places])]
+    found = {}
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        files = [
+            p / f"{name}-ubyte{end}" for p in places for end in (".gz", "") if (p / f"{name}-ubyte{end}").is_file()
+        ]
+        if not files:
+            raise DataError(
+                f"Fashion-MNIST is missing ({name}-ubyte.gz not in {', '.join(map(str, places))}): "
+                "apt install dataset-fashion-mnist, or put the four .gz files in a folder DIR and say fashion_mnist:DIR"
+            )
+        found[name] = files[0]
+    return found
+
+
+def find_cifar10(folder: Path | None) -> Path:
+    """The folder that holds all six batches; DataError where one is missing."""
+    places = _search_places(folder, "cifar10")
+    places += [place / "cifar-10-batches-bin" for place in places]
+    home = next((place for place in places if (place / "data_batch_1.bin").is_file()), None)
+    if home is None:
+        raise DataError(
+            f"CIFAR-10 is missing (data_batch_1.bin not in {', '.join(map(str, places))}): unpack "
+            "cifar-10-binary.tar.gz in a folder DIR and say cifar10:DIR"
+        )
+    for name in (*(f"data_batch_{number}.bin" for number in range(2, 6)), "test_batch.bin"):
+        if not (home / name).is_file():
+            raise DataError(f"{home} lacks {name}: unpack cifar-10-binary.tar.gz there anew")
+    return home
+
+
+def find_test_folder(folder: Path) -> Path:
+    """The folder of an image folder's test images: ``val``, else ``test``; need not exist."""
+    return next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
+
+
+def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]:
+    """The classes of an image folder, in order.
+
+    Args:
+        folder: the data set, with ``train`` and ``val`` (or ``test``).
+        channels: of the images that are asked for: 1 or 3.
+        subset: a number of classes, or a file that names some, one a line; all of them if None.
+
+    Raises:
+        DataError: folders are missing or do not hold the same classes, or there is no such subset.
+    """
+    if channels not in (1, 3):
+        raise DataError(
+            f"imagefolder gives 1 or 3 channels but the space takes {channels}; put `,channels=3` behind the space"
+        )
+    names, test_folder = class_names(folder / "train"), find_test_folder(folder)
+    different = sorted(set(names) ^ set(class_names(test_folder)))
+    if different:
+        raise DataError(
+            f"{test_folder} does not hold the same classes as {folder / 'train'}: "
+            f"{', '.join(different[:5])}{' ...' if len(different) > 5 else ''} only in one of them"
+        )
+    return names if subset is None else _subset(names, subset)
+
+
+def _require_images(folder: Path, names: list[str]) -> None:
+    """DataError where a class folder holds no file that is an image by its name; the first one there is enough."""
+    for part in (folder / "train", find_test_folder(folder)):
+        for name in names:
+            with storage_errors(part / name, "read"):
+                if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in visible_files(part / name)):
+                    raise no_images(part / name)
+
+
+def no_images(folder: Path) -> DataError:
+    """The error of a class folder without images."""
+    return DataError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+
+def class_names(folder: Path) -> list[str]:
+    """The class folders in a folder, in order; hidden ones are none. DataError where there are none."""
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
+    with storage_errors(folder, "read"):
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
+    if not names:
+        raise DataError(f"{folder} holds no class folders")
+    return names
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _subset(names: list[str], subset: str) -> list[str]:
+    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
+    if subset.isascii() and subset.isdecimal():
+        if not 2 <= int(subset) <= len(names):
+            raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
+        return sorted(random.Random(0).sample(names, int(subset)))
+    wanted = set(_lines(Path(subset).expanduser(), subset))
+    unknown = sorted(wanted - set(names))
+    if unknown or len(wanted) < 2:
+        raise DataError(
+            f"{subset} names {len(wanted)} classes, of which {len(unknown)} are not in the data"
+            + (f" (first {unknown[0]!r})" if unknown else "; name at least 2")
+        )
+    return sorted(wanted)
+
+
+def _lines(path: Path, subset: str) -> Iterator[str]:
+    """The lines of a file of class names, which may hold blanks; with a byte order mark or without."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"?classes={subset}: the file is not UTF-8 text; save it as UTF-8, a class name a line"
+        ) from error
+    return (line.strip() for line in text.splitlines() if line.strip())
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and the folders in it; links to folders are not followed, they might lead in circles."""
+    for entry in folder.iterdir():
+        if _is_hidden(entry):
+            continue
+        if not entry.is_dir():
+            yield entry
+        elif not entry.is_symlink():
+            yield from visible_files(entry)

@@ -1,0 +1,48 @@
+"""How a block looks, alike in every figure: hue is the kernel size, darkness the expansion. Hatched is *predicted*.
+
+Grouped convs and squeeze-and-excitation shift the hue, another activation than ReLU makes it paler. Hatching is kept
+for latencies that were predicted, and nothing else is ever hatched.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.patches import Patch, Rectangle
+
+from tvmfbnet.space.blocks import RELU, parse_block
+
+SKIPPED, FIXED = "#cbd5e0", "#a0aec0"
+HATCH = "////"
+_HUES = {3: 0.59, 5: 0.07, 7: 0.36}
+_OTHER_HUE = 0.78
+# By: grouped, squeeze-and-excitation.
+_SHIFTS = {(False, False): 0.0, (True, False): 0.08, (False, True): -0.07, (True, True): 0.13}
+
+
+def block_colour(block: str) -> str:
+    """The colour of a block's boxes and bands."""
+    spec = parse_block(block)
+    if spec is None:
+        return SKIPPED
+    hue = _HUES.get(spec.kernel, _OTHER_HUE) + _SHIFTS[spec.groups > 1, spec.squeeze_excite]
+    lightness = max(0.87 - 0.075 * spec.expansion, 0.25)
+    return to_hex(colorsys.hls_to_rgb(hue % 1.0, lightness, 0.7 if spec.activation == RELU else 0.4))
+
+
+def block_legend(blocks: Iterable[str]) -> list[Patch]:
+    """One entry of a legend for each block, in their order, each once."""
+    return [Patch(facecolor=block_colour(block), linewidth=0, label=block) for block in dict.fromkeys(blocks)]
+
+
+def predicted_patch(colour: str = "#e2e8f0") -> Patch:
+    """The entry that says what hatching means."""
+    return Patch(facecolor=colour, edgecolor="#4a5568", hatch=HATCH, linewidth=0, label="hatched: predicted")
+
+
+def hatch_area(axes: Axes, place: tuple[float, float], width: float, height: float, colour: str) -> None:
+    """Hatches a box: what it stands for was predicted."""
+    axes.add_patch(Rectangle(place, width, height, fill=False, edgecolor=colour, hatch=HATCH, linewidth=0))

@@ -1,0 +1,109 @@
+"""What a run folder holds, read for its report; a file that is damaged is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.files import read_yaml
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.run_files import read_run_file
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.registry import list_spaces, load_space
+from tvmfbnet.space.space import Space
+
+RECIPE = "recipe.yaml"
+TABLE, SEARCH, RESULT, LOOP, BENCH = "table.json", "search/search.json", "result.json", "closed_loop.json", "bench.json"
+SEARCH_HISTORY, TRAIN_HISTORY = "search/history.json", "train/history.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; what is not there (yet) is None.
+
+    Attributes:
+        folder: the run folder.
+        recipe: ``recipe.yaml``.
+        space: the search space.
+        table: the latency table.
+        search: ``search.json``.
+        search_history: one record an epoch of the search.
+        train_history: one record an epoch of the training.
+        bench: ``bench.json``: the latency of the package, and on what it was measured.
+        result: ``result.json``.
+        loop: ``closed_loop.json``: the nets that were timed before one was trained.
+        arch: the found net.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    space: Space | None
+    table: LatencyTable | None
+    search: Mapping[str, Any] | None
+    search_history: Sequence[Mapping[str, Any]] | None
+    train_history: Sequence[Mapping[str, Any]] | None
+    bench: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    loop: Mapping[str, Any] | None
+    arch: Arch | None
+
+    @property
+    def target_ms(self) -> float | None:
+        """Latency target of the search, if it is known and there was one."""
+        return None if self.search is None else self.search.get("latency_target_ms")
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder; :class:`UserError` if it is none, :class:`StorageError` names a file that is damaged."""
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}: give the --out folder of a run")
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"{folder} is not a run (no recipe.yaml): give the --out folder of a run")
+    recipe = read_yaml(folder / RECIPE)
+    raw_table, search, result = (_read(folder, name) for name in (TABLE, SEARCH, RESULT))
+    space = None
+    # The search keeps the whole space; the others may only name it.
+    for name, record in ((SEARCH, search), (TABLE, raw_table), (RESULT, result)):
+        if space is None and record is not None and "space" in record:
+            with damage(folder / name):
+                space = _space(record["space"])
+    table = None
+    if raw_table is not None:
+        with damage(folder / TABLE):
+            table = LatencyTable.from_records(
+                raw_table["cells"], raw_table["overhead_ms"], raw_table["target"], raw_table.get("correction", "")
+            )
+    arch = None
+    found = (result or {}).get("arch") or ((search or {}).get("best") or {}).get("arch")
+    if space is not None and found is not None:
+        with damage(folder / (RESULT if (result or {}).get("arch") else SEARCH)):
+            arch = parse_arch(found, space)
+    searched, trained, bench, loop = (_read(folder, name) for name in (SEARCH_HISTORY, TRAIN_HISTORY, BENCH, LOOP))
+    return Run(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
+
+
+def _read(folder: Path, name: str) -> Any:
+    """A file of the run that fits its schema, or None where there is none."""
+    return read_run_file(folder, name) if (folder / name).is_file() else None
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turns errors over unexpected content into one that names the file."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, UserError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise StorageError(f"{path} is damaged or of another version ({what}); remove it and run again") from error
+
+
+def _space(value: object) -> Space | None:
+    """The space of a record: whole, or the name of a shipped one; None for the name of a user's own."""
+    if isinstance(value, Mapping):
+        return Space.from_dict(value)
+    return load_space(str(value)) if value in list_spaces() else None

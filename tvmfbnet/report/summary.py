@@ -1,0 +1,159 @@
+"""What the report says in words: the found net, on what and of what it was made, and how to make it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from tvmfbnet.latency.units import Unit, unit_for
+from tvmfbnet.machine import describe_machine
+from tvmfbnet.report.run_data import RECIPE, Run
+from tvmfbnet.run_files import stage_title
+from tvmfbnet.space.counts import count_arch
+
+Rows = list[tuple[str, str]]
+_SEEDED = ("tune", "search", "train")
+
+
+def net_rows(run: Run) -> Rows:
+    """The found net in figures, name and value; what is not known is left out."""
+    best = (run.search or {}).get("best") or {}
+    result = {"arch": best.get("arch"), "predicted_ms": best.get("predicted_ms")} | dict(run.result or {})
+    latencies = [result.get(f"{name}_ms") for name in ("predicted", "measured", "onnxruntime")]
+    unit = unit_for([run.target_ms, *latencies])
+    counts = count_arch(run.arch, run.space) if run.arch and run.space else None
+    return _known(
+        ("Arch", result.get("arch")),
+        ("Top-1 accuracy, test images", _format(result.get("test_accuracy"), "{:.2%}")),
+        ("Latency target", _latency(run.target_ms, unit)),
+        ("Measured latency", _measured(result, unit)),
+        ("Predicted latency", _predicted(result, unit)),
+        ("Correction by whole nets", (run.table.correction or None) if run.table else None),
+        ("Speed factor of the device meanwhile", (result.get("speed_factor") or {}).get("description")),
+        ("ONNX Runtime, same device", _onnxruntime(result, unit)),
+        ("Parameters", counts and f"{counts.params:,}"),
+        ("MACs for one image", counts and f"{counts.macs:,}"),
+        ("Parity: largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
+        ("Kernels with a tuning record", _kernels(result)),
+    )
+
+
+def made_rows(run: Run) -> Rows:
+    """When, where and of what the run was made, and the command that makes it again."""
+    result, bench, recipe = run.result or {}, run.bench or {}, run.recipe
+    facts = bench.get("device") or {}
+    target = result.get("target") or (run.table.name if run.table else None) or recipe.get("target")
+    data = (run.search or {}).get("data") or recipe.get("data")
+    again = run.folder.with_name(f"{run.folder.resolve().name}-again")
+    return _known(
+        ("Date", _date(bench.get("time"))),
+        ("Target", target),
+        ("Device", describe_machine(facts)),
+        ("Threads", _format(result.get("threads"), "{}")),
+        ("Machine that searched and trained", result.get("machine")),
+        ("Data set", data and (str(data) + (_images(run) if run.space else ""))),
+        ("Search space", run.space.name if run.space else result.get("space")),
+        ("Seeds", _seeds(recipe)),
+        ("TVM", facts.get("tvm_version")),
+        ("TVM target", _tvm_target(result.get("tvm_target"))),
+        ("Command that does the same", shlex.join(["tvmfbnet", "run", str(run.folder / RECIPE), "--out", str(again)])),
+    )
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What the search noticed of itself, such as that it learned nothing; each once."""
+    notices = [*((run.search or {}).get("notices") or []), *((run.result or {}).get("notices") or [])]
+    return list(dict.fromkeys(str(notice["text"]) for notice in notices))
+
+
+def stage_rows(run: Run) -> Rows:
+    """The stages, numbered as ``tvmfbnet run`` numbers them, and how long they took, with the sum."""
+    seconds: Mapping[str, Any] = (run.result or {}).get("stage_seconds") or {}
+    rows = [(stage_title(name), _duration(float(took))) for name, took in seconds.items()]
+    return [*rows, ("all", _duration(float(sum(seconds.values()))))] if rows else []
+
+
+def _known(*rows: tuple[str, Any]) -> Rows:
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def _format(value: object, pattern: str) -> str | None:
+    return None if value is None else pattern.format(value)
+
+
+def _latency(value: float | None, unit: Unit) -> str | None:
+    return None if value is None else unit.text(value)
+
+
+def _measured(result: Mapping[str, Any], unit: Unit) -> str | None:
+    if result.get("measured_ms") is None:
+        return None
+    text, bounds = unit.text(result["measured_ms"]), result.get("interval")
+    if not bounds:
+        return text
+    low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
+    return f"{text} ({low} to {high} {unit.name}, {bounds['confidence']:.0%} interval)"
+
+
+def _predicted(result: Mapping[str, Any], unit: Unit) -> str | None:
+    predicted, measured, share = (result.get(name) for name in ("predicted_ms", "measured_ms", "measured_share"))
+    if predicted is None:
+        return None
+    notes = []
+    if measured:
+        notes.append(f"{predicted / measured - 1:+.1%} against the measured one")
+    if share is not None:
+        notes.append(f"{share:.0%} of it from measured blocks")
+    return unit.text(predicted) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
+    other, measured = result.get("onnxruntime_ms"), result.get("measured_ms")
+    if other is None:
+        return None
+    return unit.text(other) + (f" (the package takes {measured / other:.2f} of its time)" if measured and other else "")
+
+
+def _kernels(result: Mapping[str, Any]) -> str | None:
+    found, needed = result.get("kernels_found"), result.get("kernels_needed")
+    return None if found is None or needed is None else f"{found} of {needed}"
+
+
+def _tvm_target(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _date(time: str | None) -> str | None:
+    """The day and minute of an ISO time; the text itself where it is none."""
+    try:
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z").strip() if time else None
+    except ValueError:
+        return time
+
+
+def _images(run: Run) -> str:
+    space = run.space
+    if space is None:
+        return ""
+    channels = f"{space.input_channels} channel{'s' if space.input_channels > 1 else ''}"
+    return f" ({space.height}x{space.width}, {channels}, {space.classes} classes)"
+
+
+def _seeds(recipe: Mapping[str, Any]) -> str | None:
+    """The seeds of the stages; in short where they are one."""
+    sections = {name: recipe.get(name) for name in _SEEDED}
+    seeds = {name: part["seed"] for name, part in sections.items() if isinstance(part, Mapping) and "seed" in part}
+    if len(set(map(str, seeds.values()))) == 1 and len(seeds) > 1:
+        return f"{next(iter(seeds.values()))} ({', '.join(seeds)})"
+    return ", ".join(f"{name} {seed}" for name, seed in seeds.items()) or None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

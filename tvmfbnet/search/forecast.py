@@ -1,0 +1,215 @@
+"""How long a search will take: its steps of each kind, counted, times what such a step takes here, measured.
+
+Steps cost very different times: in the warm-up one block a layer runs, in a mixture all of them. So each kind of step
+is tried a few times before a search starts, on a supernet of its own, and on few images where a whole batch would take
+long. A search that is over in moments anyway is not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.images import ImageData
+from tvmfbnet.durations import spell_seconds, warning_of_days
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.result import advice_for
+from tvmfbnet.search.searcher import Searcher, StepKind
+from tvmfbnet.space.counts import count_part
+from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import seeded
+from tvmfbnet.training.device import pick_device
+from tvmfbnet.training.memory import memory_advice
+from tvmfbnet.training.workers import Workers
+
+# On a CPU the first steps that are tried have so many images, and so many times more as long as they are quick
+# (seconds of one step of each kind together): small batches alone would tell of overhead, large ones take minutes.
+_FEW, _MORE, _QUICK_SECONDS = 8, 4, 0.7
+# Forward and backward cost about three times what forward alone costs.
+_BACKWARD = 3
+# Less work than this, in multiply-accumulates, is done in moments.
+_LITTLE_WORK = 2e10
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search will do.
+
+    Attributes:
+        warmup_steps: of w, through one block a layer.
+        weight_steps: of w after the warm-up.
+        theta_steps: of theta.
+        finalist_steps: of all trainings of finalists together.
+        judged_images: images that go through an arch when archs are judged, all archs together.
+        batch: images in a step of w.
+    """
+
+    warmup_steps: int
+    weight_steps: int
+    theta_steps: int
+    finalist_steps: int
+    judged_images: int
+    batch: int
+
+    @classmethod
+    def of(cls, config: SearchConfig, images: int, epoch: int = 0, step: int = 0) -> SearchPlan:
+        """What is left to do.
+
+        Args:
+            config: the settings.
+            images: training images of the data set.
+            epoch: whole epochs that are done.
+            step: steps of the epoch after them that are done.
+        """
+        used = min(images, config.train_images or images)
+        for_weights = round(used * config.weight_share)
+        for_theta = used - for_weights
+        batch = min(config.batch_size, for_weights)
+        weight_steps = for_weights // batch
+        theta_steps = for_theta // min(config.theta_batch_size or config.batch_size, for_theta)
+        counts = {"warmup": 0, "weight": 0, "theta": 0}
+        for number in range(epoch, config.epochs):
+            done = step if number == epoch else 0
+            warmup = number < config.warmup_epochs
+            counts["warmup" if warmup else "weight"] += max(0, weight_steps - done)
+            counts["theta"] += 0 if warmup else theta_steps - max(0, done - weight_steps)
+        validated = min(for_theta, config.validation_images or for_theta)
+        screened = min(config.samples, config.screened)
+        judged = min(screened, config.candidates) * (min(config.bn_images, for_weights) + validated)
+        if screened > config.candidates:
+            judged += screened * (min(config.screen_images, for_weights) + min(config.screen_images, for_theta))
+        judged += config.finalists * validated
+        trained = config.finalists * config.finalist_steps
+        return cls(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch)
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """What one step on a whole batch takes, in seconds: through one block a layer, of w after the warm-up, of theta."""
+
+    single: float
+    weight: float
+    theta: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan and what its steps take."""
+
+    plan: SearchPlan
+    step: StepSeconds
+    shorter: tuple[str, ...]
+
+    @property
+    def _parts(self) -> list[tuple[str, int, float]]:
+        plan, step = self.plan, self.step
+        parts = [
+            ("of warm-up", plan.warmup_steps, step.single),
+            ("of weights", plan.weight_steps, step.weight),
+            ("of theta", plan.theta_steps, step.theta),
+            ("of finalists", plan.finalist_steps, step.single),
+        ]
+        return [part for part in parts if part[1]]
+
+    @property
+    def _judging(self) -> float:
+        return self.plan.judged_images / self.plan.batch * self.step.single / _BACKWARD
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole search."""
+        return sum(count * seconds for _, count, seconds in self._parts) + self._judging
+
+    def describe(self) -> str:
+        """``about 3 h 20 min (15,000 steps of theta x 0.8 s + judging archs 1 min)``."""
+        parts = [f"{count:,} steps {what} x {spell_seconds(seconds)}" for what, count, seconds in self._parts]
+        parts.append(f"judging archs {spell_seconds(self._judging)}")
+        return f"about {spell_seconds(self.seconds)} ({' + '.join(parts)})"
+
+    @property
+    def warning(self) -> str:
+        """Says that it takes days, and what shortens it; empty where it does not."""
+        return warning_of_days(self.seconds, self.shorter)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"estimated_seconds": self.seconds, "step_seconds": vars(self.step), "steps": vars(self.plan)}
+
+
+def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig) -> Forecast:
+    """What a whole search would take; tries steps of each kind.
+
+    Args:
+        space: what would be searched.
+        data_spec: see :func:`tvmfbnet.data.datasets.load_data`.
+        table: latency of every block of ``space``.
+        config: the settings.
+
+    Raises:
+        UserError: as a search does.
+    """
+    with memory_advice("the search", advice_for(config)):
+        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes, check=False)
+        alone = Workers.alone(pick_device(config.device))
+        return forecast(space, data, Costs.of(table, space), config, alone, SearchPlan.of(config, len(data.train)))
+
+
+def forecast(
+    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, plan: SearchPlan
+) -> Forecast:
+    """What the work of ``plan`` would take here; all processes call it together."""
+    # Several processes must decide alike, and each has a clock of its own.
+    batch = _FEW if workers.size == 1 and workers.device.type == "cpu" else config.batch_size
+    with seeded(config.seed, config.threads):
+        while True:
+            step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size))
+            if batch >= config.batch_size or took > _QUICK_SECONDS:
+                break
+            batch *= _MORE
+    return Forecast(plan, step, shorter(config, space, workers.device.type, len(data.train)))
+
+
+def _try_steps(
+    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, batch: int
+) -> tuple[StepSeconds, float]:
+    """Tries steps on so many images: their seconds scaled to a whole batch, and as they were, summed."""
+    theta_batch = config.theta_batch_size or config.batch_size
+    changes = {"epochs": 2, "warmup_epochs": 1, "weight_lr": 1e-4}
+    changes |= {"batch_size": batch, "theta_batch_size": batch if batch < config.batch_size else theta_batch}
+    searcher = Searcher(space, data, costs, config.model_copy(update=changes), workers)
+    tried: dict[StepKind, float] = {}
+    for kind in ("single", "weight", "theta"):
+        took = searcher.try_step(kind)  # the first one also allocates
+        tried[kind] = took if took > 1 and workers.size == 1 else min(took, searcher.try_step(kind))
+    for_weights, for_theta = len(searcher.weight_indices), len(searcher.theta_indices)
+    scale = min(config.batch_size, for_weights) / min(batch, for_weights)
+    theta_scale = min(theta_batch, for_theta) / min(searcher.config.theta_batch_size or batch, for_theta)
+    step = StepSeconds(tried["single"] * scale, tried["weight"] * scale, tried["theta"] * theta_scale)
+    return step, sum(tried.values())
+
+
+def shorter(config: SearchConfig, space: Space, device: str, images: int) -> tuple[str, ...]:
+    """The settings that make a search with these settings shorter."""
+    found = ["a GPU (--device cuda)"] if device == "cpu" else []
+    if "mixture" in (config.weight_steps, config.theta_steps):
+        found.append("weight_steps: sampled and theta_steps: sampled")
+    found.append(f"fewer epochs (it is {config.epochs})")
+    found.append(f"fewer train_images (it is {min(images, config.train_images or images):,})")
+    if space.classes > 100:
+        found.append("some of the classes (`?classes=100` behind the data set)")
+    if min(space.height, space.width) > 96:
+        found.append("smaller images (`@96` behind the space)")
+    return tuple(found)
+
+
+def is_little(space: Space, config: SearchConfig, plan: SearchPlan) -> bool:
+    """Whether the work of ``plan`` is done in moments on any machine, by its multiply-accumulates."""
+    fixed = sum(count_part(part).macs for part in space.fixed_parts())
+    layers = [[count_part(layer.cell(block)).macs for block in layer.blocks] for layer in space.layers]
+    one, all_of_them = fixed + sum(max(row) for row in layers), fixed + sum(sum(row) for row in layers)
+    single = plan.warmup_steps + plan.finalist_steps
+    work = _BACKWARD * plan.batch * (single * one + (plan.weight_steps + plan.theta_steps) * all_of_them)
+    return work + plan.judged_images * one < _LITTLE_WORK
