@@ -11,7 +11,7 @@ import typer
 from latency_samples import measured_space, measurement
 from typer.testing import CliRunner, Result
 
-from tvmfbnet.cli import arch, latency, latency_model, spaces
+from tvmfbnet.cli import arch, latency, latency, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_sums import remember
@@ -106,8 +106,8 @@ def test_latency_show_names_the_drift_of_the_device(tmp_path: Path) -> None:
     options = ("--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path)
     shown = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     assert (shown[SPACE_PART.name]["canary_ratio"], shown[SPACE_PART.name]["steady"]) == (1.4, False)
-    assert run_json(latency_model.app, "show", *options)["drift"] == {"lowest": 1.024, "highest": 1.4, "unsteady": 1}
-    said = run(latency_model.app, "show", *options).stdout
+    assert run_json(latency.app, "show", *options)["drift"] == {"lowest": 1.024, "highest": 1.4, "unsteady": 1}
+    said = run(latency.app, "show", *options).stdout
     assert said.count("+40.0") == 2 and "drift, %" in said  # in its row, and once in words
     assert said.count("+2.4") == 1 and "drift of the device while it timed these: +2.4 to +40.0 %, by a small" in said
     assert "1 part(s), those with a drift in the table, were timed while" in said
@@ -118,7 +118,7 @@ def test_latency_show_has_no_column_for_a_drift_that_mattered_nowhere(tmp_path: 
     journal.append(measurement(canary_ratio=0.852))
     journal.append(measurement(SPACE_PART, 2.0, canary_ratio=0.9))
     said = run(
-        latency_model.app,
+        latency.app,
         *("show", "--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path),
     ).stdout
     assert said.count("drift") == 1 and "drift of the device while it timed these: -14.8 to -10.0 %" in said
@@ -132,9 +132,9 @@ def heads(printed: str) -> list[str]:
 
 def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: Path, tmp_path: Path) -> None:
     options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
-    shown = run(latency_model.app, "show", *options).stdout
+    shown = run(latency.app, "show", *options).stdout
     assert heads(shown) == ["part", "latency, µs", "spread, µs", "source", "tuning trials"]
-    cells = {cell["name"]: cell for cell in run_json(latency_model.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
+    cells = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     for row in (line for line in shown.splitlines() if line.startswith("│")):
         name, latency, *_ = (cell.strip() for cell in row.strip("│").split("│"))
         assert float(latency) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
@@ -150,9 +150,9 @@ def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: 
         tmp_path / "s.csv",
     )
     assert (
-        run(latency_model.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
+        run(latency.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
     )
-    compared = run(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
+    compared = run(latency.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
     assert heads(compared) == ["part", "host, ms", "slow, ms", "slow / host", "/ median ratio"]
 
 

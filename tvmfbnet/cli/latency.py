@@ -11,8 +11,6 @@ import typer
 from tvmfbnet.cli.latency_model import fit, validate
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table, target_table
-from tvmfbnet.latency.table_io import write_table
-from tvmfbnet.targets.definition import measured_name
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -107,6 +105,7 @@ def export(
     from dataclasses import replace
 
     from tvmfbnet.latency.regressor import complete
+    from tvmfbnet.latency.table_io import write_table
     from tvmfbnet.latency.table_rows import is_parquet
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
@@ -177,6 +176,7 @@ def compare(
     """
     from tvmfbnet.latency.comparison import compare_tables
     from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.targets.definition import measured_name
 
     found = compare_tables(stored_table(first, tuning_logs), stored_table(second, tuning_logs))
     first, second = measured_name(first), measured_name(second)
