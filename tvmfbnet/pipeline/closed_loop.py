@@ -19,6 +19,7 @@ from typing import Any
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.speed import SpeedFactor
+from tvmfbnet.latency.units import latency_text
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
 
 ROUNDS = 4
@@ -128,11 +129,9 @@ class Turn:
 
     def describe(self) -> str:
         """One line for people: predicted, measured, verdict, and what is done next."""
-        found = self.attempt.timed.measured
-        return (
-            f"turn {self.number}: predicted {self.predicted_ms:.4g} ms, measured {found.value:.4g} ms "
-            f"({found.low:.4g} to {found.high:.4g}), {self.attempt.verdict.phrase}; {self.next}"
-        )
+        predicted, measured = latency_text(self.predicted_ms), self.attempt.timed.measured.describe()
+        told = f"predicted {predicted}, measured {measured}, {self.attempt.verdict.phrase}"
+        return f"turn {self.number}: {told}; {self.next}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
