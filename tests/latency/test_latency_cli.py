@@ -11,7 +11,7 @@ import typer
 from latency_samples import measured_space, measurement
 from typer.testing import CliRunner, Result
 
-from tvmfbnet.cli import arch, latency, latency, spaces
+from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_sums import remember
@@ -136,8 +136,8 @@ def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: 
     assert heads(shown) == ["part", "latency, µs", "spread, µs", "source", "tuning trials"]
     cells = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     for row in (line for line in shown.splitlines() if line.startswith("│")):
-        name, latency, *_ = (cell.strip() for cell in row.strip("│").split("│"))
-        assert float(latency) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
+        name, latency_text, *_ = (cell.strip() for cell in row.strip("│").split("│"))
+        assert float(latency_text) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
     described = run(arch.app, "describe", MINI_ARCH, *options).stdout
     assert heads(described)[-4:] == ["params, thousands", "MACs, millions", "latency, µs", "source"]
     assert heads(run(arch.app, "describe", MINI_ARCH, "--space", "fbnet_mini").stdout)[2:4] == [
