@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tvmfbnet import advice
+from tvmfbnet import advice, progress
+from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, load_target, resolve
@@ -35,6 +37,19 @@ last_channels: 8
 def _nothing_remembered():
     """What a command that a test calls in this process remembers for its advice is not the next one's."""
     advice._given.set({})
+
+
+@pytest.fixture
+def every_update(monkeypatch):
+    """Has progress print a line at every update, however soon after the last one."""
+    real = progress.Reporter.update
+
+    def update(self, done, note=""):
+        real(self, done, note)
+        if done != self.total:  # the last one is printed anyway
+            print(self.describe(), file=sys.stderr)
+
+    monkeypatch.setattr(progress.Reporter, "update", update)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tvmfbnet import progress
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.search.config import SearchConfig
@@ -178,9 +177,8 @@ def test_a_warm_up_that_leaves_no_epoch_is_refused():
         SearchConfig(epochs=5, warmup_epochs=5)
 
 
-def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
+@pytest.mark.usefixtures("every_update")
+def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, capsys):
     config = SearchConfig(**TINY, finalists=4, finalist_steps=3)
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
     said = capsys.readouterr().err
@@ -188,7 +186,7 @@ def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path,
     counted = re.findall(r"^search: ([0-9]+)/([0-9]+) ", said, re.M)
     steps = SearchPlan.of(config, 120)
     total = steps.warmup_steps + steps.weight_steps + steps.theta_steps
-    assert counted == [(str(step + 1), str(total)) for step in range(total)]
+    assert counted == [(str(step), str(total)) for step in range(total + 1)]
     assert len(re.findall(r"^training finalists: [0-9]+/12 .*best", said, re.M)) > 6
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
     again = capsys.readouterr().err

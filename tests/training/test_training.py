@@ -8,7 +8,6 @@ import time
 import pytest
 import torch
 
-from tvmfbnet import progress
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import FASHION_MNIST_CLASSES, load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
@@ -191,16 +190,15 @@ def test_the_result_does_not_depend_on_how_often_checkpoints_are_written(arch, t
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
+@pytest.mark.usefixtures("every_update")
 def test_a_training_says_how_long_it_takes_counts_steps_alone_and_is_done_when_started_again(
-    arch, tiny_space, tiny_data, tmp_path, monkeypatch, capsys
+    arch, tiny_space, tiny_data, tmp_path, capsys
 ):
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
     config = TrainConfig(**TINY)
     train(arch, tiny_space, tiny_data, config, tmp_path)
     said = capsys.readouterr().err
     assert len(re.findall(r"^train: about \S+ s \(28 steps x ", said, re.M)) == 1, "4 epochs of 120 // 16"
-    assert re.findall(r"^train: ([0-9]+)/28 ", said, re.M) == [str(step) for step in range(1, 29)]
+    assert re.findall(r"^train: ([0-9]+)/28 ", said, re.M) == [str(step) for step in range(29)]
     assert "epoch" not in re.sub("(?m)^warning.*", "", said)
     train(arch, tiny_space, tiny_data, config, tmp_path)
     again = capsys.readouterr().err
