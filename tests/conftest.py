@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from tvmfbnet import advice, progress
-from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, load_target, resolve

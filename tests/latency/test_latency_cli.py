@@ -149,9 +149,7 @@ def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: 
         replace(slow, cells={p: replace(c, latency_ms=1e4 * c.latency_ms) for p, c in slow.cells.items()}),
         tmp_path / "s.csv",
     )
-    assert (
-        run(latency.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
-    )
+    assert run(latency.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
     compared = run(latency.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
     assert heads(compared) == ["part", "host, ms", "slow, ms", "slow / host", "/ median ratio"]
 
