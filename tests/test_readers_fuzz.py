@@ -223,7 +223,7 @@ def run_values() -> dict[str, Any]:
         "train/history.json": [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "test_accuracy": 0.5}],
         "closed_loop.json": loop,
         "bench.json": {"latency_ms": 1.0, "spread_ms": 0.1, "interval": interval, "noise": 0.1, "speed_factor": None,
-                       "onnxruntime_ms": None},
+                       "onnxruntime_ms": None, "device": {"model": "a CPU", "cores": "2"}, "time": "2026-02-03T04:05"},
         "parity.json": {"parity_error": 1e-6},
         "result.json": {"arch": arch, "target": "host", "space": "fbnet_mini", "predicted_ms": 1.0, "measured_ms": 1.0,
                         "stage_seconds": {"tune": 1.0}, "kernels_needed": 1, "kernels_found": 1, "threads": 1,
@@ -233,7 +233,7 @@ def run_values() -> dict[str, Any]:
 
 
 def write_run(folder: Path, values: dict[str, Any]) -> None:
-    (folder / "recipe.yaml").touch()
+    (folder / "recipe.yaml").write_text("space: fbnet_mini\n")
     for name, value in values.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(value), encoding="utf-8")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from pydantic import Field, model_validator
 
 from tvmfbnet.advice import remember
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
-from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
 from tvmfbnet.devices.fingerprint import host_fingerprint
 from tvmfbnet.devices.ready import require_ready
@@ -44,8 +42,8 @@ from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.preflight import check_all, require_writable_folder
-from tvmfbnet.progress import say
-from tvmfbnet.run_files import read_run_file
+from tvmfbnet.progress import loading, say, step
+from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.arch import Arch, parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
@@ -172,6 +170,7 @@ class Run:
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
+        from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
 
         space = self.space
         data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
@@ -228,21 +227,24 @@ class Run:
     def _go(self) -> RunResult:
         if "tune" in self._state():
             self._table()  # a damaged or foreign one, found out before the next stage is entered
-        stages: list[tuple[str, Callable[[], None]]] = [
-            ("tune", self._tune),
-            ("search", self._search),
-            ("train", self._train),
-            ("compile", self._compile),
-            ("bench", self._bench),
-        ]
-        for number, (name, stage) in enumerate(stages, start=1):
-            if name in self._state():
-                say(f"[{number}/{len(stages)}] {name}: done before")
+        work = {
+            "tune": self._tune,
+            "search": self._search,
+            "train": self._train,
+            "compile": self._compile,
+            "bench": self._bench,
+        }
+        for name in STAGES:
+            if name not in work:  # the report is written anew every time
                 continue
-            say(f"[{number}/{len(stages)}] {name}")
+            if name in self._state():
+                say(f"{stage_progress(name)}: done before")
+                continue
+            say(stage_progress(name))
             started = time.monotonic()
-            stage()
+            work[name]()
             write_json(self.folder / "state.json", {**self._state(), name: round(time.monotonic() - started, 1)})
+        say(stage_progress("report"))
         return self._conclude()
 
     def _state(self) -> dict[str, float]:
@@ -250,7 +252,8 @@ class Run:
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
     def _tune(self) -> None:
-        from tvmfbnet.tuning.run import tune_space
+        with loading():
+            from tvmfbnet.tuning.run import tune_space
 
         settings = self.recipe.tune
         tune_space(
@@ -350,8 +353,9 @@ class Run:
         target = resolve_native(self.target)
         net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
-        package = compile_net(net, target, database, self.folder / "package", about["class_names"])
-        with reach(target) as endpoint:
+        with step("compiling the net"):
+            package = compile_net(net, target, database, self.folder / "package", about["class_names"])
+        with reach(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
         predicted_ms = self._table().arch_ms(self._arch(), self.space)
         package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
@@ -373,7 +377,8 @@ class Run:
         return None if value is None else float(value)
 
     def _conclude(self) -> RunResult:
-        from tvmfbnet.report.page import write_report
+        with loading("matplotlib"):
+            from tvmfbnet.report.page import write_report
 
         arch, table = self._arch(), self._table()
         bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
@@ -403,4 +408,5 @@ class Run:
             "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)
-        return RunResult(values, write_report(self.folder))
+        with step("writing the report", patience=1.0):
+            return RunResult(values, write_report(self.folder))

@@ -24,6 +24,21 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Name = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
+# The stages of a run, in their order; in the command's output and in the report they have the same numbers.
+STAGES = ("tune", "search", "train", "compile", "bench", "report")
+
+
+def stage_title(name: str) -> str:
+    """A stage with its number: ``2/6 search``; its name alone where a later version knows more stages."""
+    return f"{STAGES.index(name) + 1}/{len(STAGES)} {name}" if name in STAGES else name
+
+
+def stage_progress(name: str) -> str:
+    """A stage as a run under way announces it: ``[2/6] search``."""
+    number, _, what = stage_title(name).partition(" ")
+    return f"[{number}] {what}"
+
+
 class _Record(Stored):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -201,7 +216,7 @@ class BenchRecord(_Verdict):
     noise: Annotated[float, Field(ge=0)]
     speed_factor: SpeedFactorRecord | None
     onnxruntime_ms: Milliseconds | None = None
-    device: dict[str, str | int | float | None] = Field(default_factory=dict)
+    device: dict[str, Any] = Field(default_factory=dict)
     time: str = ""
 
 

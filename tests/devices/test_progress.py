@@ -7,14 +7,13 @@ import time
 import pytest
 from bundle_samples import fake_programs
 
-from tvmfbnet import steps
+from tvmfbnet import progress
 from tvmfbnet.devices.programs import build_programs
 from tvmfbnet.devices.pushing import push
 from tvmfbnet.devices.shell_base import run_program, show_files
 from tvmfbnet.devices.shells import LocalShell
 from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import UserError
-from tvmfbnet.steps import Step
 
 # Speaks as Ninja does, at the pace of a compiler.
 CMAKE = """#!/bin/sh
@@ -28,7 +27,7 @@ esac
 
 @pytest.fixture
 def quick_heartbeat(monkeypatch):
-    monkeypatch.setattr(steps, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(progress, "SHORTEST_SILENCE", 0.1)
 
 
 @pytest.fixture
@@ -52,10 +51,10 @@ def test_a_build_names_each_step_and_the_file_that_is_compiled(cmake, capfd):
     cmake(CMAKE)
     programs = build_programs(load_target("host"))
     said = capfd.readouterr().err
-    named = [line for line in said.splitlines() if line.endswith(" ...")]
-    assert named == [f"device programs: {what} ..." for what in ("configuring", "compiling and linking", "checking")]
+    named = [line for line in said.splitlines() if line.endswith(": ...")]
+    assert named == [f"device programs: {what}: ..." for what in ("configuring", "compiling and linking", "checking")]
     for part in (1, 2, 3):
-        assert re.search(rf"compiling and linking, {part} of 3: part{part}\.cc\.o \([0-9]+ s\)", said), said
+        assert re.search(rf"compiling and linking: \([0-9]+ s\) {part} of 3: part{part}\.cc\.o", said), said
     assert said.rstrip().splitlines()[-1].startswith("device programs: built, ")
     assert build_programs(load_target("host")) == programs
     assert capfd.readouterr().err.strip().endswith(f"built before, in {programs.folder}")
@@ -88,11 +87,11 @@ def test_a_push_names_its_steps_and_says_how_many_files_and_bytes_have_gone(tmp_
     programs = fake_programs(tmp_path / "one", liba_so="a" * 3_000_000)
     push(Slow(tmp_path / "device"), programs)
     said = capfd.readouterr().err
-    named = [line for line in said.splitlines() if line.endswith(" ...")]
+    named = [line for line in said.splitlines() if line.endswith(": ...")]
     count = len(programs.files)
-    assert named[0] == f"pushing {count} files, {programs.bytes / 1e6:.1f} MB, to this machine ..."
-    assert named[1] == f"checking what arrived in folder {tmp_path / 'device'} ..." and len(named) == 2
-    assert re.search(rf"file 2 of {count + 1} \([^)]+\), [0-9.]+ of 3\.0 MB \([0-9]+ s\)", said), said
+    assert named[0] == f"pushing {count} files, {programs.bytes / 1e6:.1f} MB, to this machine: ..."
+    assert named[1] == f"checking what arrived in folder {tmp_path / 'device'}: ..." and len(named) == 2
+    assert re.search(rf"this machine: \([0-9]+ s\) file 2 of {count + 1} \([^)]+\), [0-9.]+ of 3\.0 MB", said), said
 
 
 def test_how_much_of_a_file_a_program_has_read_is_known_meanwhile(tmp_path):
@@ -113,10 +112,3 @@ def test_how_much_of_a_file_a_program_has_read_is_known_meanwhile(tmp_path):
     (tmp_path / "on").touch()
     thread.join()
     assert seen[0]() == 0, "nothing is asked of a file that is closed"
-
-
-def test_a_step_line_holds_name_note_and_seconds():
-    now = Step("pushing")
-    assert re.fullmatch(r"pushing \([0-9]+ s\)", now.line())
-    now.note("file 1 of 2")
-    assert re.fullmatch(r"pushing, file 1 of 2 \([0-9]+ s\)", now.line())

@@ -26,8 +26,13 @@ SKIPPED = {
     "adb forward": "needs a phone; tests/devices/test_shells.py walks the same way with a stand-in",
     "ANDROID_NDK_HOME=/path/to/ndk": "needs an NDK; tests/devices/test_programs.py tries the build with a stand-in",
 }
-# Pages that name things that other pages made.
-MEASURED = ("docs/latency.md", "docs/search.md", "docs/tuning.md")
+# Pages whose reader has measured before, and which targets; README tunes its board itself.
+MEASURED = {
+    "docs/latency.md": ("host", "rpi4"),
+    "docs/search.md": ("host", "rpi4"),
+    "docs/tuning.md": ("host", "rpi4"),
+    "README.md": ("host",),
+}
 
 
 def set_option(words, name, value):
@@ -136,13 +141,19 @@ def test_every_command_line_of_a_page_runs(page, tmp_path, request):
     (tmp_path / "walk").mkdir()
     if reaches_a_board:
         with loopback_sshd(tmp_path / "ssh") as options:
-            walk_page(lines, Walk(tmp_path / "walk", options))
+            walk_page(lines, started_walk(page, tmp_path / "walk", request, options))
         return
-    walk = Walk(tmp_path / "walk")
-    if page in MEASURED:
-        shutil.copytree(request.getfixturevalue("measured"), walk.folder / "tuning_logs")
+    walk_page(lines, started_walk(page, tmp_path / "walk", request))
+
+
+def started_walk(page, folder, request, ssh_options=()):
+    """The page's folder, with what its reader has measured before."""
+    walk = Walk(folder, ssh_options)
+    for target in MEASURED.get(page, ()):
+        shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
+    if page == "docs/latency.md":
         walk.run(tvmfbnet("latency", "export", "--target", "host", "--out", "pixel3.csv"))
-    walk_page(lines, walk)
+    return walk
 
 
 def walk_page(lines, walk):

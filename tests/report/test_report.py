@@ -16,12 +16,14 @@ from tvmfbnet.cli.main import app
 from tvmfbnet.cli.report import report_command
 from tvmfbnet.closed_loop import Attempt, Timed
 from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.units import unit_for
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.report.blocks import block_colour
 from tvmfbnet.report.canvas import NARROW, WIDE
+from tvmfbnet.report.figures import additivity
 from tvmfbnet.report.page import write_report
 from tvmfbnet.report.pareto import pareto_figure
 from tvmfbnet.report.run_data import read_run
@@ -258,9 +260,9 @@ def test_the_command_that_does_the_same_runs_the_recipe_of_the_run(page):
 
 def test_stages_are_numbered_as_the_command_numbers_them(page):
     assert rows(page.read_text(), "Time by stage") == {
-        "1. tune": "1 h 06 min",
-        "2. search": "5 min 21 s",
-        "3. train": "12.5 s",
+        "1/6 tune": "1 h 06 min",
+        "2/6 search": "5 min 21 s",
+        "3/6 train": "12.5 s",
         "all": "1 h 12 min",
     }
 
@@ -480,6 +482,18 @@ def test_the_legend_of_the_pareto_figure_names_what_is_drawn_and_nothing_else():
     assert pareto_legend([Candidate("a", 0.1, 0.03, 0.7)], None) == ["Pareto front"]
     axes = pareto_figure([*front, beaten], 0.045).axes[0]
     assert axes.get_xlabel() == "predicted latency, µs" and axes.get_ylabel().endswith(", %")
+
+
+def test_the_figure_of_whole_nets_names_its_marks_and_units():
+    space = load_space("fbnet_mini")
+    table = LatencyTable({part: Cell(0.001 * (1 + len(part.block))) for part in space.distinct_parts()}, name="pi4")
+    drawn = [Arch(tuple(layer.blocks[(shift + layer.index) % 8] for layer in space.layers)) for shift in range(8)]
+    found = study(table, space, {format_arch(arch, space): 1.1 * table.arch_ms(arch, space) for arch in drawn})
+    axes = additivity(found, "pi4").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured latency, µs", "predicted latency, µs")
+    marks = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert marks[0] == "predicted as measured" and marks[1].startswith("sum of blocks: mean error ")
+    assert len(marks) == len(axes.lines) + len(axes.collections)
 
 
 def test_what_search_and_run_warned_of_is_below_the_verdict(tmp_path):

@@ -64,12 +64,13 @@ def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(
     assert sample_run(searched, 3, 0, validate=True) == drawn, "the new place is known from now on"
 
 
-def test_another_searchs_folder_is_refused_before_the_data_set_is_read(searched, tiny_space, tmp_path):
-    nowhere = f"fashion_mnist:{tmp_path / 'nowhere'}"
+def test_another_searchs_folder_is_refused_before_the_data_set_is_read(searched, tiny_space, tiny_data, tmp_path):
+    for file in (tmp_path / "pictures").iterdir():
+        file.write_bytes(b"broken")
     with pytest.raises(StorageError, match=r"search\.ckpt belongs to a run with other settings \(.*space had other"):
-        continued(tiny_space.with_last_channels(16), nowhere, searched)
-    with pytest.raises(DataError, match="Fashion-MNIST is missing"):
-        continued(tiny_space, nowhere, searched)
+        continued(tiny_space.with_last_channels(16), tiny_data, searched)
+    with pytest.raises(DataError, match="get the file again"):
+        continued(tiny_space, tiny_data, searched)
 
 
 def test_a_search_of_an_earlier_version_continues_under_the_name_it_knows(searched, tiny_space, tiny_data):

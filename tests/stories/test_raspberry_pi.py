@@ -58,7 +58,7 @@ class Shown:
     @property
     def steps(self):
         """The steps that were named as they began, in order."""
-        return [line.removesuffix(" ...") for line in self.lines if line.endswith(" ...")]
+        return [line.removesuffix(": ...") for line in self.lines if line.endswith(": ...")]
 
     def require(self, code=0, silence=LONGEST_SILENCE):
         told = "\n".join(self.lines)

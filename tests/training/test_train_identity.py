@@ -53,16 +53,17 @@ def test_a_data_set_that_moved_continues_and_another_one_is_refused(trained, tin
         continued(tiny_space, f"fashion_mnist:{tmp_path}/other", trained)
 
 
-def test_another_trainings_folder_is_refused_before_the_data_set_is_read(trained, tiny_space, tmp_path):
-    nowhere = f"fashion_mnist:{tmp_path / 'nowhere'}"
+def test_another_trainings_folder_is_refused_before_the_data_set_is_read(trained, tiny_space, tiny_data, tmp_path):
+    for file in (tmp_path / "pictures").iterdir():
+        file.write_bytes(b"broken")
     with pytest.raises(
         StorageError, match=r"train\.ckpt belongs to a run with other settings \(lr was 0\.2, now 0\.1\)"
     ):
-        continued(tiny_space, nowhere, trained, lr=0.1)
+        continued(tiny_space, tiny_data, trained, lr=0.1)
     with folder_lock(trained, "a training"), pytest.raises(StorageError, match="a training is at work in"):
-        continued(tiny_space, nowhere, trained)
-    with pytest.raises(DataError, match="Fashion-MNIST is missing"):
-        continued(tiny_space, nowhere, trained)
+        continued(tiny_space, tiny_data, trained)
+    with pytest.raises(DataError, match="get the file again"):
+        continued(tiny_space, tiny_data, trained)
 
 
 def test_a_space_is_the_same_under_another_name_and_another_one_under_the_same(

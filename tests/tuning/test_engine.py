@@ -200,10 +200,15 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     tasks = len(plan.tasks)
     fresh = forecast(plan.space, target, tmp_path, trials=1)
     assert (fresh.tuning_tasks, fresh.trials, fresh.untouched) == (tasks, 8 * tasks, tasks)
-    assert "warning" in fresh.describe()
+    assert (fresh.asked, fresh.first_rounds) == (1, 8 * tasks)
+    assert f"leaves 1 trials, but up to {8 * tasks} are done all the same" in fresh.describe()
+    assert "--blocks" in fresh.describe() and "--arch" in fresh.describe()
+    assert "built on this machine" in fresh.estimated_from and not fresh.rate_is_measured
+    assert "all the same" not in forecast(plan.space, target, tmp_path).describe()
     with fleet(1) as (endpoint, _):
         tune(plan, endpoint, tmp_path / "host", Budget(8 * tasks))
     assert forecast(plan.space, target, tmp_path, trials=1).trials == 0
+    assert forecast(plan.space, target, tmp_path, trials=1).estimated_from == "this target's trials so far"
     half = forecast(plan.space, target, tmp_path, trials=1, share=0.5)
     assert half.measured_blocks == math.ceil(plan.blocks / 2) < fresh.measured_blocks == plan.blocks
     assert half.estimated_seconds < forecast(plan.space, target, tmp_path, trials=1).estimated_seconds

@@ -37,6 +37,7 @@ def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targe
 
     plan = SimpleNamespace(target=target, tasks=(), kernels={}, parts={}, blocks=0)
     monkeypatch.setattr(run, "plan_space", lambda *_: plan)
+    monkeypatch.setattr(run, "_say_plan", lambda *_: None)
     monkeypatch.setattr(run, "reach", endpoint)
     monkeypatch.setattr(run, "ask_context", lambda _, found: (context, found))
     monkeypatch.setattr(run, "tune", lambda *_, **__: SimpleNamespace())

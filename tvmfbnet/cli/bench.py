@@ -10,6 +10,7 @@ import typer
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.cli.tune import parse_duration
+from tvmfbnet.progress import loading
 
 if TYPE_CHECKING:
     from tvmfbnet.deploy.bench import BenchResult
@@ -56,9 +57,10 @@ def bench_command(
         remember(space=load_space(described.space).name)
     require_ready(loaded)
 
-    from tvmfbnet.deploy.bench import bench_package
-    from tvmfbnet.deploy.package import load_package
-    from tvmfbnet.devices.local import reach
+    with loading():
+        from tvmfbnet.deploy.bench import bench_package
+        from tvmfbnet.deploy.package import load_package
+        from tvmfbnet.devices.local import reach
 
     loaded = resolve_native(loaded)
     opened = load_package(package, loaded, force)

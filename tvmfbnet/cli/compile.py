@@ -10,7 +10,7 @@ import typer
 from tvmfbnet.cli.bench import end_with_verdict
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
-from tvmfbnet.progress import say
+from tvmfbnet.progress import loading, say, step
 
 
 def compile_command(
@@ -56,11 +56,12 @@ def compile_command(
         lambda: require_ready(loaded, runs=not build_only),
     )
 
-    from tvmfbnet.deploy.description import require_same_net
-    from tvmfbnet.deploy.package import compile_net, untrained_net
-    from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
-    from tvmfbnet.training.run import load_net
-    from tvmfbnet.tuning.database import existing_database
+    with loading():
+        from tvmfbnet.deploy.description import require_same_net
+        from tvmfbnet.deploy.package import compile_net, untrained_net
+        from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
+        from tvmfbnet.training.run import load_net
+        from tvmfbnet.tuning.database import existing_database
 
     class_names: list[str] = []
     if checkpoint is None:
@@ -80,7 +81,8 @@ def compile_command(
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")
-    package = compile_net(net, loaded, database, out, class_names)
+    with step("compiling the net"):
+        package = compile_net(net, loaded, database, out, class_names)
     predicted_ms = predicted_latency(found, found_space, loaded, tuning_logs)
     package = package.with_description(latency_target_ms=target_ms, predicted_ms=predicted_ms)
     missing = package.kernels.missing

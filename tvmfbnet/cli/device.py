@@ -122,7 +122,7 @@ def push_command(
     from tvmfbnet.devices.remote_server import device_facts_by_shell
     from tvmfbnet.devices.system_check import check_system
     from tvmfbnet.devices.ways import remember_way
-    from tvmfbnet.steps import step
+    from tvmfbnet.progress import step
 
     shell = device.shell
     require_tools(device.target, tvm_source)  # all of it before minutes go into building

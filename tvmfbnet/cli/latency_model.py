@@ -53,13 +53,16 @@ def fit(
     Example: tvmfbnet latency fit --target host --json.
     """
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_table
-    from tvmfbnet.latency.kernels import if_complete
-    from tvmfbnet.latency.regressor import LatencyRegressor
-    from tvmfbnet.latency.scoring import FIGURES
-    from tvmfbnet.latency.scoring import Scheme as SchemeName
-    from tvmfbnet.latency.scoring import score as score_regressor
     from tvmfbnet.preflight import require_writable_file
+    from tvmfbnet.progress import loading, step
+
+    with loading("XGBoost"):
+        from tvmfbnet.latency.foreign import read_table
+        from tvmfbnet.latency.kernels import if_complete
+        from tvmfbnet.latency.regressor import LatencyRegressor
+        from tvmfbnet.latency.scoring import FIGURES
+        from tvmfbnet.latency.scoring import Scheme as SchemeName
+        from tvmfbnet.latency.scoring import score as score_regressor
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
@@ -70,9 +73,10 @@ def fit(
     parts, latency_ms = list(known), list(known.values())
     kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)
     named: SchemeName = "random" if score is Scheme.random else "shape-out"
-    figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
-    if out is not None:
-        LatencyRegressor(seed).fit(parts, latency_ms).save(out)
+    with step("fitting and scoring the regressor"):
+        figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
+        if out is not None:
+            LatencyRegressor(seed).fit(parts, latency_ms).save(out)
     if as_json:
         print_json({name: figures[name] for name in FIGURES})
         return
@@ -112,12 +116,14 @@ def validate(
 
     Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
+    from tvmfbnet import interrupts
     from tvmfbnet.advice import remember
     from tvmfbnet.devices.ready import require_ready
     from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.store import journal_path, load_table
     from tvmfbnet.preflight import check_all, require_writable_file
+    from tvmfbnet.progress import loading, step
     from tvmfbnet.space.registry import load_space
 
     if stored and run is not None:
@@ -133,12 +139,14 @@ def validate(
 
     from dataclasses import replace
 
-    from tvmfbnet.latency.additivity import net_measurements, save_study, study
-    from tvmfbnet.latency.journal import Journal
-    from tvmfbnet.latency.lock import target_lock
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import correction_path, target_folder
-    from tvmfbnet.tuning.measure import context_of
+    interrupts.promise_resume()
+    with loading():
+        from tvmfbnet.latency.additivity import net_measurements, save_study, study
+        from tvmfbnet.latency.journal import Journal
+        from tvmfbnet.latency.lock import target_lock
+        from tvmfbnet.latency.regressor import complete
+        from tvmfbnet.latency.store import correction_path, target_folder
+        from tvmfbnet.tuning.measure import context_of
 
     archs = _archs(loaded_space, count, run, seed)
 
@@ -147,14 +155,16 @@ def validate(
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
     else:
-        from tvmfbnet.deploy.validate import measure_nets
+        with loading():
+            from tvmfbnet.deploy.validate import measure_nets
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     for item in nets.values():  # all of one device: the table is that one's
         table = load_table(name, tuning_logs, replace(item.context, protocol=context.protocol))
         break
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
-    found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
+    with step("comparing the nets with the sums of their blocks", patience=2.0):
+        found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
     if not stored:  # who only looks at what is there changes nothing
         with target_lock(target_folder(name, tuning_logs)):
             save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))

@@ -11,7 +11,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from tvmfbnet import __version__
+from tvmfbnet import __version__, interrupts
 from tvmfbnet.cli import arch, device, latency_model, recipe, spaces, streams, targets
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
@@ -41,13 +41,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# Run again after a Ctrl-C, these resume; `latency validate` says so itself.
+_RESUMABLE = frozenset({"run", "tune", "search", "train"})
+
+
 @app.callback()
 def _global_options(
+    context: typer.Context,
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of a failure."),
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     if debug:
         os.environ["TVMFBNET_DEBUG"] = "1"
+    if context.invoked_subcommand in _RESUMABLE:
+        interrupts.promise_resume()
 
 
 app.command("run")(run_command)
@@ -74,7 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     # Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     streams.prepare()
-    code = _code_of(arguments)
+    with interrupts.handled() as handler:
+        code = _code_of(arguments)
+        if handler.received:  # whatever a library made of it
+            streams.flush()
+            handler.end()
     unwritten = streams.flush()
     if unwritten is not None and code == 0:
         code = _output_lost(unwritten)
@@ -90,7 +101,7 @@ def _code_of(arguments: list[str] | None) -> int:
     except TyperException as error:  # a usage error: unknown command, option or value
         return _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(_INTERRUPTED, 130)
+        return _fail("interrupted", interrupts.EXIT_CODE)
     except OSError as error:
         unwritten = streams.flush()
         if unwritten is not None or (error.errno == errno.EPIPE and streams.reader_is_gone()):
@@ -100,13 +111,10 @@ def _code_of(arguments: list[str] | None) -> int:
         return _fail(_internal(error), 1)
     except Exception as error:
         return _fail(_internal(error), 1)
-    if code == 130:  # what typer makes of Ctrl-C
-        return _fail(_INTERRUPTED, 130)
     return code if isinstance(code, int) else 0
 
 
 _UNWRITTEN = "cannot write the output: {0.strerror}"
-_INTERRUPTED = "interrupted; run the same command again to resume"
 
 
 def _call(arguments: list[str] | None) -> object:
@@ -144,6 +152,8 @@ def _internal(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
+    if interrupts.is_stopping():
+        return interrupts.EXIT_CODE
     if os.environ.get("TVMFBNET_DEBUG") == "1":
         streams.complain(traceback.format_exc())
     streams.complain(f"error: {' '.join(message.split())}")

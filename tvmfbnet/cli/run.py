@@ -19,7 +19,7 @@ def run_command(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune, search, train, compile, check, time and report; started again, goes on where it stopped.
+    """Tune, search, train, compile, check, time and report; run again, it resumes.
 
     Ends with a verdict on the latency target: exit code 0 where it is met or there is none, 3 where it is missed or
     the device is too noisy to tell.
@@ -47,6 +47,7 @@ def run_command(
 def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The table of a finished run, the verdict first, the latency as measured before all that was computed from it."""
     from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.run_files import stage_title
 
     reference, speed, bounds = values["onnxruntime_ms"], values["speed_factor"], values["interval"]
     unit = unit_for([*(values[f"{name}_ms"] for name in ("predicted", "measured")), reference])
@@ -67,10 +68,7 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
-        *(
-            (f"time: {number}. {stage}", f"{seconds:.0f} s")
-            for number, (stage, seconds) in enumerate(values["stage_seconds"].items(), start=1)
-        ),
+        *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
 
 

@@ -41,9 +41,12 @@ def sample_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.preflight import require_writable_file
-    from tvmfbnet.search.costs import Costs
-    from tvmfbnet.search.derive import pareto_front
-    from tvmfbnet.search.run import read_result, sample_run
+    from tvmfbnet.progress import loading
+
+    with loading("PyTorch"):
+        from tvmfbnet.search.costs import Costs
+        from tvmfbnet.search.derive import pareto_front
+        from tvmfbnet.search.run import read_result, sample_run
 
     if figure is not None:
         require_writable_file(figure)

@@ -10,6 +10,7 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.progress import loading
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -149,8 +150,9 @@ def search_command(
         _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
         return
 
-    from tvmfbnet.nets.workers import is_first
-    from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
+    with loading("PyTorch"):
+        from tvmfbnet.nets.workers import is_first
+        from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
 
     result = search(found_space, data, table, checked, out)
     if is_first():  # of several processes that torchrun started, one speaks

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json
+from tvmfbnet.progress import loading
 
 
 def train_command(
@@ -61,8 +62,9 @@ def train_command(
     size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
     check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
 
-    from tvmfbnet.nets.workers import is_first
-    from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
+    with loading("PyTorch"):
+        from tvmfbnet.nets.workers import is_first
+        from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
 
     result = train(found, found_space, data, checked, out)
     if not is_first():  # of several processes that torchrun started, one speaks

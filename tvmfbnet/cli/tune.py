@@ -47,7 +47,10 @@ def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     trials: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Trials in all, earlier runs included.")
+        int | None,
+        typer.Option(
+            min=1, max=10_000_000, help="Trials in all, earlier runs included; each kernel gets a first round of 8."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None,
@@ -83,7 +86,7 @@ def tune_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tune every kernel of a space on a target and time its blocks there; goes on where it was stopped.
+    """Tune every kernel of a space on a target and time its blocks there; run again, it resumes.
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
@@ -108,8 +111,11 @@ def tune_command(
             lambda: require_ready(loaded_target),
         )
 
-    from tvmfbnet.tuning.lessons import read_lessons
-    from tvmfbnet.tuning.run import forecast, tune_space
+    from tvmfbnet.progress import loading
+
+    with loading():
+        from tvmfbnet.tuning.lessons import read_lessons
+        from tvmfbnet.tuning.run import forecast, tune_space
 
     lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:

@@ -20,6 +20,7 @@ from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Verdict
+from tvmfbnet.progress import step
 from tvmfbnet.tuning.timer import device_timer
 
 
@@ -76,7 +77,8 @@ def bench_package(
         net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
         lasting: tuple[float, ...] = ()
         if sustained_seconds:
-            lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)
+            with step(f"running without a pause for {sustained_seconds:g} s"):
+                lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)
     reference = float(summarise(other)["latency_ms"]) if other else None
     warm = statistics.median(lasting[-math.ceil(len(lasting) / 4) :]) if lasting else None
     verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)

@@ -21,7 +21,7 @@ from tvmfbnet.devices.timing import HonestTiming, pooled
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import FLOOR, MISSED, UNDECIDED, Interval, Verdict, median_interval
-from tvmfbnet.progress import say
+from tvmfbnet.progress import progress, say
 from tvmfbnet.tuning.timer import DeviceTimer
 
 # With nine visits the interval leaves out the slowest and the fastest one.
@@ -122,11 +122,13 @@ def measure_latency(
     visits: list[HonestTiming] = []
     fastest: float | None = None
     for look in range(1, LOOKS + 1):
-        for _ in range(VISITS):
-            if probe is not None:
-                probe.visit(timer)
-            visits.append(timer.steadily(library, shape))
-            between()
+        with progress("timing the net", VISITS) as reporter:
+            for _ in range(VISITS):
+                if probe is not None:
+                    probe.visit(timer)
+                visits.append(timer.steadily(library, shape))
+                between()
+                reporter.advance()
         found = NetLatency(tuple(visits), None if probe is None else probe.factor, timer.fingerprint)
         if target_ms is not None and found.verdict(target_ms).kind == MISSED:
             singles = timer.single_runs(library, shape)  # was it the net, or what others did meanwhile?

@@ -23,7 +23,7 @@ from tvmfbnet.latency.regressor import complete
 from tvmfbnet.latency.store import corrected, journal_path, load_table, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.arch_net import ArchNet
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch, format_arch
 from tvmfbnet.space.space import Space, content_key
@@ -62,7 +62,8 @@ def time_untrained(
         database = database_of(context, root)
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
-        package = compile_net(untrained_net(arch, space), target, database, folder / "package")
+        with step("compiling the found net"):
+            package = compile_net(untrained_net(arch, space), target, database, folder / "package")
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
@@ -114,7 +115,8 @@ def certify_and_time(
         DeviceError: the device went away and did not come back.
     """
     with reach(target) as endpoint:
-        package = certify(package, net, target, endpoint)
+        with step("checking parity with PyTorch on the device"):
+            package = certify(package, net, target, endpoint)
         with device_timer(target, endpoint) as timer:
             found = measure_latency(package.library, package.input_shape, timer, target_ms)
     return package.with_description(latency=found.to_dict(target)), found

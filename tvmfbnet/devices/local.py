@@ -22,6 +22,7 @@ from tvmfbnet.devices.target import Target, require_cores
 from tvmfbnet.devices.tracker import Endpoint, port_is_free, require_key
 from tvmfbnet.devices.ways import device_command
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.progress import step
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
@@ -133,14 +134,15 @@ def local_device(target: Target) -> Iterator[Endpoint]:
     """A tracker and one server for ``target`` on loopback, stopped on leaving."""
     endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
     with ExitStack() as stack:
-        # Both load at the same time; a server waits for its tracker.
-        tracker = _start_tracker(endpoint)
-        stack.callback(tracker.stop)
-        server = start_server(target, endpoint)
-        stack.callback(server.stop)
-        tracker.wait_until_ready()
-        server.wait_until_ready()
-        require_key(endpoint, target.timeouts.connect)
+        with step("starting a tracker and a device server on this machine"):
+            # Both load at the same time; a server waits for its tracker.
+            tracker = _start_tracker(endpoint)
+            stack.callback(tracker.stop)
+            server = start_server(target, endpoint)
+            stack.callback(server.stop)
+            tracker.wait_until_ready()
+            server.wait_until_ready()
+            require_key(endpoint, target.timeouts.connect)
         yield endpoint
 
 
@@ -186,5 +188,6 @@ def require_served(target: Target, seconds: float) -> Endpoint:
     """
     transport = target.transport
     endpoint = Endpoint(transport.host, transport.port, transport.key)
-    require_key(endpoint, seconds, f"start its server with {device_command('start', target)}")
+    with step(f"waiting for device {endpoint.key} at tracker {endpoint.address}", patience=1.0):
+        require_key(endpoint, seconds, f"start its server with {device_command('start', target)}")
     return endpoint

@@ -27,9 +27,8 @@ from tvmfbnet.devices.toolchain import cache_folder, find_compiler, need_program
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.preflight import require_writable_folder
-from tvmfbnet.progress import say
+from tvmfbnet.progress import Reporter, say, step
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.steps import Step, step
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
@@ -218,9 +217,10 @@ def _build(
         say(f"device programs: built, {Programs(folder).bytes / 1e6:.1f} MB in {folder}")
 
 
-def _cmake(arguments: list[str], now: Step) -> None:
+def _cmake(arguments: list[str], now: Reporter) -> None:
     """Runs CMake, and shows how far it is."""
-    said: deque[str] = deque(maxlen=_TOLD_LINES)
+    said, told = deque[str](maxlen=_TOLD_LINES), deque([""], maxlen=1)
+    now.look = lambda: told[-1]
     late = threading.Event()
     with subprocess.Popen(
         ["cmake", *arguments],
@@ -242,7 +242,7 @@ def _cmake(arguments: list[str], now: Step) -> None:
                 said.append(line.strip())
                 count = _COUNT.match(said[-1])
                 if count is not None:
-                    now.note(f"{count[1].replace('/', ' of ')}: {Path(count[2].rpartition(' ')[2]).name}")
+                    told.append(f"{count[1].replace('/', ' of ')}: {Path(count[2].rpartition(' ')[2]).name}")
             code = process.wait()
         except BaseException:
             process.kill()
@@ -252,6 +252,6 @@ def _cmake(arguments: list[str], now: Step) -> None:
     if late.is_set():
         raise UserError(f"building the device programs took longer than {_BUILD_SECONDS} s")
     if code != 0:
-        told = [line for line in said if line]
-        telling = [line for line in told if "error" in line.lower()] or told or ["no message"]
+        words = [line for line in said if line]
+        telling = [line for line in words if "error" in line.lower()] or words or ["no message"]
         raise UserError(f"building the device programs failed: {' | '.join(telling[:3])}")

@@ -14,8 +14,8 @@ from tvmfbnet.devices.shell_base import Shell
 from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import checksum, write_text
+from tvmfbnet.progress import step
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.steps import step
 
 # On the device: `sha256sum` format; what an earlier push left, to be removed; where a push arrives.
 _SUMS, _OLD, _INCOMING = "programs.sums", "programs.old", ".incoming"

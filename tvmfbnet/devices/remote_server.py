@@ -26,8 +26,7 @@ from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import address_text, query_tracker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import storage_errors, write_json
-from tvmfbnet.progress import say
-from tvmfbnet.steps import step
+from tvmfbnet.progress import say, step
 
 _PID, _LOG = "server.pid", "server.log"
 _STATE = "state.json"

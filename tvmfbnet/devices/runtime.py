@@ -17,7 +17,7 @@ from filelock import FileLock
 from tvmfbnet.devices.toolchain import cache_folder
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.steps import step
+from tvmfbnet.progress import step
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 # What a device program needs of the wheels: headers, and the libraries that it links.

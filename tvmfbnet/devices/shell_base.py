@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import storage_errors
-from tvmfbnet.steps import Step
+from tvmfbnet.progress import Reporter
 
 RUN_SECONDS = 60.0
 
@@ -116,7 +116,7 @@ class Shell(ABC):
         """Runs a shell script there and returns its output; DeviceError when it fails."""
 
     @abstractmethod
-    def put(self, files: Sequence[Path], folder: str, now: Step | None = None) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files into a folder there, which is made; ``now`` is told how far that is."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class Shell(ABC):
         """Ends what :meth:`open_tunnel` began and nothing else; no error when there is nothing to end."""
 
 
-def show_files(now: Step | None, files: Sequence[Path], number: int, gone: Callable[[], int] = lambda: 0) -> None:
+def show_files(now: Reporter | None, files: Sequence[Path], number: int, gone: Callable[[], int] = lambda: 0) -> None:
     """Has a step show that file ``number`` (from 0) of some is on its way, and how many bytes have gone.
 
     Args:

@@ -27,7 +27,7 @@ from tvmfbnet.devices.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, 
 from tvmfbnet.devices.toolchain import need_program
 from tvmfbnet.errors import DeviceError, StorageError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.steps import Step
+from tvmfbnet.progress import Reporter
 
 _COPY_SECONDS = 600.0
 _LOOPBACK = "127.0.0.1"
@@ -51,7 +51,7 @@ class LocalShell(Shell):
         """Runs a script in sh."""
         return call(["sh", "-c", script], seconds, self.where)
 
-    def put(self, files: Sequence[Path], folder: str, now: Step | None = None) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files."""
         with storage_errors(Path(folder), "write"):
             for number, file in enumerate(files):
@@ -122,7 +122,7 @@ class SshShell(Shell):
             raise failure(self.where, "ssh", answer)
         return output or ""
 
-    def put(self, files: Sequence[Path], folder: str, now: Step | None = None) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files through ``cat``: scp's helper on the other side fails where a profile prints a greeting."""
         self.run(f"mkdir -p {quote(folder)}")
         for number, file in enumerate(files):
@@ -203,7 +203,7 @@ class AdbShell(Shell):
         """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
         return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
 
-    def put(self, files: Sequence[Path], folder: str, now: Step | None = None) -> None:
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
         """Copies files with adb push."""
         self.run(f"mkdir -p {quote(folder)}")
         for number, file in enumerate(files):

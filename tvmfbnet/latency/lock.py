@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from tvmfbnet.files import make_folder, storage_errors, write_json
 from tvmfbnet.latency.lines import UNREADABLE
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def target_lock(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             say(f"{holder(folder)} is tuning or measuring in {folder}; waiting for it to end")
-            lock.acquire(timeout=-1)
+            with step("waiting for the target's lock"):
+                lock.acquire(timeout=-1)
     try:
         if lock.lock_counter == 1:
             _say_who(folder)

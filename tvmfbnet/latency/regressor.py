@@ -26,6 +26,7 @@ from tvmfbnet.latency.kernels import KernelBase
 from tvmfbnet.latency.members import Members, fit_members
 from tvmfbnet.latency.stored import RegressorRecord
 from tvmfbnet.latency.table import MEASURED, Cell, LatencyTable
+from tvmfbnet.progress import step
 from tvmfbnet.space.space import BLOCK, NetPart
 
 if TYPE_CHECKING:
@@ -163,10 +164,11 @@ def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> La
         table.require(parts)
     tuned = {part: cell for part, cell in known.items() if part in table.kernel_ms}
     filled = table
-    if len(tuned) >= MIN_SAMPLES:
-        also = [part for part in table.missing(parts) if part in table.kernel_ms]
-        filled = _filled(table, tuned, also, seed, table.kernel_ms)
-    return _filled(filled, known, filled.missing(parts), seed)
+    with step("predicting the latency of blocks that were not measured", patience=2.0):
+        if len(tuned) >= MIN_SAMPLES:
+            also = [part for part in table.missing(parts) if part in table.kernel_ms]
+            filled = _filled(table, tuned, also, seed, table.kernel_ms)
+        return _filled(filled, known, filled.missing(parts), seed)
 
 
 def _filled(

@@ -175,8 +175,7 @@ def _page(run: Run, sections: Sequence[str]) -> str:
         + ("<h2>The found net</h2>\n" + _table_html(net) if net else "")
         + "<h2>How it was made</h2>\n"
         + _table_html(made)
-        + sections[0]
-        + sections[1]
+        + "".join(sections[:2])
         + attempts
         + "".join(sections[2:])
         + ("<h2>Time by stage</h2>\n" + _table_html(stages) if stages else "")

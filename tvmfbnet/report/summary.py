@@ -11,6 +11,7 @@ from typing import Any
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, Run
+from tvmfbnet.run_files import stage_title
 from tvmfbnet.space.counts import count_arch
 
 Rows = list[tuple[str, str]]
@@ -71,7 +72,7 @@ def warnings_of(run: Run) -> list[str]:
 def stage_rows(run: Run) -> Rows:
     """The stages, numbered as ``tvmfbnet run`` numbers them, and how long they took, with the sum."""
     seconds: Mapping[str, Any] = (run.result or {}).get("stage_seconds") or {}
-    rows = [(f"{number}. {name}", _duration(float(took))) for number, (name, took) in enumerate(seconds.items(), 1)]
+    rows = [(stage_title(name), _duration(float(took))) for name, took in seconds.items()]
     return [*rows, ("all", _duration(float(sum(seconds.values()))))] if rows else []
 
 
@@ -128,7 +129,7 @@ def _tvm_target(value: Any) -> str | None:
 def _date(time: str | None) -> str | None:
     """The day and minute of an ISO time; the text itself where it is none."""
     try:
-        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z") if time else None
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z").strip() if time else None
     except ValueError:
         return time
 

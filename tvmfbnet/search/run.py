@@ -14,14 +14,16 @@ from typing import Any
 
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import CollapsedError, ConfigError
 from tvmfbnet.files import write_json
+from tvmfbnet.interrupts import saved_steps
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.nets.identity import require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers
-from tvmfbnet.progress import progress, resumed, say
+from tvmfbnet.progress import progress, resumed, say, step
 from tvmfbnet.search.choice import (
     choose,
     choose_again,
@@ -96,18 +98,21 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         costs.require_reachable(config.latency_target_ms)
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the search", advice_for(config)), held(out):
         path = out / "search.ckpt"
         if path.exists():  # of another search: said before the data set is read
             recorded = load_checkpoint(path, "search").get("identity")
             require_settings(path, recorded, identity_of_search(config, space, costs, ""), data_spec)
-        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        fingerprint = data.fingerprint
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            fingerprint = data.fingerprint
         keep_freed_memory()
         workers = Workers.join(config.device)
         workers.require_alike("data", int(fingerprint[:10], 16))
         with seeded(config.seed, config.threads):
-            searcher = Searcher(space, data, costs, config, workers)
+            with step("building the supernet", patience=2.0):
+                searcher = Searcher(space, data, costs, config, workers)
             few = few_images(len(final_judge(searcher).judged), config)
             if few is not None:
                 say(f"warning: {few.text}")
@@ -130,20 +135,26 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
         _say_forecast(searcher)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
-    with progress("search", searcher.total_steps, searcher.done_steps) as reporter:
+    with (
+        progress("search", searcher.total_steps, searcher.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=searcher.workers.size == 1) as steps,
+    ):
         while not searcher.finished:
-            epoch_ended = searcher.advance()
-            if epoch_ended or searcher.step % config.checkpoint_steps == 0:
-                searcher.require_sound()
-                state = searcher.state_dict()
-                if first:
-                    save_checkpoint(path, "search", {"identity": identity, "searcher": state})
+            with steps.timed("step"):
+                epoch_ended = searcher.advance()
+            if epoch_ended or steps.interrupted or searcher.step % config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    searcher.require_sound()
+                    state = searcher.state_dict()
+                    if first:
+                        save_checkpoint(path, "search", {"identity": identity, "searcher": state})
             if first and epoch_ended:
                 write_json(out / "history.json", searcher.history)
                 for logger in loggers:
                     logger.log(searcher.history)
             if epoch_ended:
                 _look_after(searcher, path)
+            steps.end_if_interrupted()
             reporter.update(searcher.done_steps, _note(searcher.history))
 
 

@@ -18,14 +18,15 @@ from pydantic import Field
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
-from tvmfbnet.data.places import DataSpec, folder_classes
+from tvmfbnet.data.places import DataSpec, check_data, folder_classes
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.interrupts import saved_steps
 from tvmfbnet.nets.arch_net import ArchNet, build_net
 from tvmfbnet.nets.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.nets.identity import identity_of, require_identity, require_settings
 from tvmfbnet.nets.memory import keep_freed_memory, memory_advice
 from tvmfbnet.nets.workers import Workers, is_first
-from tvmfbnet.progress import progress, resumed, say
+from tvmfbnet.progress import progress, resumed, say, step
 from tvmfbnet.space.arch import Arch, format_arch, parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.config import TrainConfig
@@ -92,14 +93,16 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the training", advice), _held(out):
         path = out / "train.ckpt"
         if path.exists():  # of another training: said before the data set is read
             recorded = load_checkpoint(path, "training").get("identity")
             require_settings(path, recorded, identity_of(settings, space, "", arch=text), data_spec)
-        data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            identity = identity_of(settings, space, data.fingerprint, arch=text)
         keep_freed_memory()
-        identity = identity_of(settings, space, data.fingerprint, arch=text)
         return _train(arch, space, data, data_spec, config, identity, out)
 
 
@@ -172,18 +175,24 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
     workers.require_alike("checkpoint", trainer.done_steps)
     workers.require_alike("data", int(identity["data"][:10], 16))
     forecaster = trainer.forecaster()
-    with progress("train", trainer.total_steps, trainer.done_steps) as reporter:
+    with (
+        progress("train", trainer.total_steps, trainer.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=workers.size == 1) as steps,
+    ):
         while not trainer.finished:
             started = time.monotonic()
-            epoch_ended = trainer.advance()
+            with steps.timed("step"):
+                epoch_ended = trainer.advance()
             for line in forecaster.step(time.monotonic() - started):
                 say(line)
-            if epoch_ended or trainer.done_steps % trainer.config.checkpoint_steps == 0:
-                state = trainer.state_dict()
-                if workers.rank == 0:
-                    save_checkpoint(path, "training", {"identity": identity, "trainer": state})
+            if epoch_ended or steps.interrupted or trainer.done_steps % trainer.config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    state = trainer.state_dict()
+                    if workers.rank == 0:
+                        save_checkpoint(path, "training", {"identity": identity, "trainer": state})
             if epoch_ended and workers.rank == 0:
                 write_json(out / "history.json", trainer.history)
+            steps.end_if_interrupted()
             reporter.update(trainer.done_steps, _note(trainer.history))
 
 

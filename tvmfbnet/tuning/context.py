@@ -20,7 +20,7 @@ from tvmfbnet.devices.timing import device_facts
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.latency.context import Context, reported
 from tvmfbnet.latency.measurement import IN_NET, ROTATING
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 
 
 def protocol_of(target: Target) -> str:
@@ -62,7 +62,7 @@ def ask_context(target: Target, endpoint: Endpoint) -> tuple[Context, Endpoint]:
     Raises:
         DeviceError: the device did not answer, or runs with other threads or on other cores than the target asks for.
     """
-    with worker_for(target, endpoint) as worker:
+    with step("asking the device what it is"), worker_for(target, endpoint) as worker:
         facts = worker.persist(device_facts, seconds=target.timeouts.connect + target.timeouts.session)
     context = context_of(target, facts)
     if not context.device_model:

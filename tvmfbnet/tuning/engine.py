@@ -23,7 +23,7 @@ from tvmfbnet.devices.remote import RemoteWorker, worker_for
 from tvmfbnet.devices.session import KernelTiming
 from tvmfbnet.devices.target import Target
 from tvmfbnet.devices.tracker import Endpoint, query_tracker
-from tvmfbnet.interrupts import undisturbed
+from tvmfbnet.interrupts import raise_if_interrupted, undisturbed
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.machine import allowed_cores
@@ -33,6 +33,7 @@ from tvmfbnet.tuning.builders import BuilderPool, BuildResult
 from tvmfbnet.tuning.candidate import Search
 from tvmfbnet.tuning.context import ask_context
 from tvmfbnet.tuning.database import TuningDatabase
+from tvmfbnet.tuning.estimate import RunningEstimate
 from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.tuning.folders import TRIALS, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
@@ -96,6 +97,7 @@ class Engine:
         seed: of the search.
         executor: runs the builds instead of processes on this machine.
         lessons: trials of other targets to learn from.
+        estimate: tells how long the rest takes once the first rounds are done.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class Engine:
         seed: int = 0,
         executor: Executor | None = None,
         lessons: Sequence[Lesson] = (),
+        estimate: RunningEstimate | None = None,
     ) -> None:
+        self._estimate = estimate
         self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
         self.target: Target = plan.target
         self._executor, self._lessons = executor, lessons
@@ -159,7 +163,7 @@ class Engine:
         builders, rounds = builders_and_rounds(self.target, devices, allowed_cores())
         before = self._spent()
         with ExitStack() as stack:
-            reporter = stack.enter_context(progress("tuning trials", max(self.budget.trials, before), done=before))
+            reporter = stack.enter_context(progress("tuning trials", self._aim(), done=before))
             folder = stack.enter_context(scratch_folder())
             pool = stack.enter_context(BuilderPool(self.target, builders, folder, self._executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
@@ -193,7 +197,16 @@ class Engine:
                         self._take(news)
             else:
                 return
-            reporter.update(self._spent(), self._note(started))
+            spent = self._spent()
+            reporter.retotal(self._aim())
+            reporter.update(spent, self._note(started))
+            if self._estimate is not None and in_time:
+                self._estimate.update(self._activity.trials, self._aim() - spent)
+
+    def _aim(self) -> int:
+        """Trials that there will be in the end: those of the budget, or more where first rounds are still due."""
+        due = sum(self.batch for state in self._states if not state.valid and not state.rounds and not state.in_flight)
+        return max(self.budget.trials, self._spent() + sum(opened.pending for opened in self._in_flight) + due)
 
     def _trials_left(self) -> int:
         return self.budget.trials - self._spent() - sum(opened.pending for opened in self._in_flight)
@@ -207,6 +220,7 @@ class Engine:
             state.search = self._search_of(state.task, ranking)
         # A first round is whole; later ones end where the budget does.
         candidates = state.search.propose(min(self.batch, self._trials_left()) if state.valid else self.batch)
+        raise_if_interrupted()  # a library may have taken it for a kernel that cannot be scheduled
         self._activity.add("propose", time.monotonic() - began)
         if not candidates:
             state.exhausted = True
@@ -274,9 +288,10 @@ class Engine:
         state.finish_round(finished.best_before_ms)
 
     def _note(self, started: float) -> str:
-        tuned = sum(state.valid for state in self._states)
+        untuned = sum(not state.valid for state in self._states)
         activity, seconds = self._activity, max(time.monotonic() - started, 1e-9)
-        notes = [f"{tuned}/{len(self._states)} tasks tuned", f"{activity.trials / seconds:.1f} trials/s"]
+        notes = [f"{activity.trials / seconds:.1f} a second"]
+        notes += [f"{untuned} kernel(s) still without a schedule"] if untuned else []
         notes += [f"best {self._fastest:.0f} GFLOP/s"] if self._fastest else []
         notes.append(f"{activity.busy} device(s) busy")  # at this moment; shown again at least every second
         if self.log.failures:
@@ -316,6 +331,7 @@ def tune(
     executor: Executor | None = None,
     lessons: Sequence[Lesson] = (),
     context: Context | None = None,
+    estimate: RunningEstimate | None = None,
 ) -> TuningReport:
     """Tunes a plan's tasks; waits while another process tunes or measures the same target, then does what is left.
 
@@ -329,6 +345,7 @@ def tune(
         executor: runs the builds instead of processes on this machine.
         lessons: trials of other targets to learn from.
         context: of the endpoint's devices; they are asked if it is None.
+        estimate: tells how long the rest takes once the first rounds are done.
 
     Raises:
         StorageError: the folder is not writable.
@@ -338,4 +355,4 @@ def tune(
         if context is None:
             context, endpoint = ask_context(plan.target, endpoint)
         database = TuningDatabase(folder_to_write(folder, context), repair=True)
-        return Engine(plan, endpoint, database, budget, batch, seed, executor, lessons).run()
+        return Engine(plan, endpoint, database, budget, batch, seed, executor, lessons, estimate).run()

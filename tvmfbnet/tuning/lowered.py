@@ -50,11 +50,14 @@ class LoweredParts(Mapping[NetPart, IRModule]):
         self._writes = writes and folder is not None
         self._modules: dict[NetPart, IRModule] = {}
         self._mods: dict[str, IRModule] = {}
-        found = {part: self._read_kernels(part) for part in parts}
-        missing = [part for part, kernels in found.items() if kernels is None]
-        if missing and self._writes and folder is not None:
-            self._drop_stale(folder)
-        with progress("lowering blocks", len(parts), done=len(parts) - len(missing)) as reporter:
+        with progress("lowering blocks", len(parts)) as reporter:
+            found: dict[NetPart, list[Kernel] | None] = {}
+            for part in parts:
+                found[part] = self._read_kernels(part)
+                reporter.advance(found[part] is not None)
+            missing = [part for part, kernels in found.items() if kernels is None]
+            if missing and self._writes and folder is not None:
+                self._drop_stale(folder)
             for part in self._lower(missing):
                 found[part] = kernels_of(self._modules[part], self._compiled_for)
                 self._keep(part, found[part] or [])

@@ -32,7 +32,7 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, ISOLATED, Measurement, summarise
 from tvmfbnet.latency.visits import VisitLog
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, say, step
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import BLOCK, NetPart
 from tvmfbnet.tuning.carriers import carrier_nets
@@ -156,7 +156,8 @@ def measure_parts(
         if due and protocol_of(target) == IN_NET:
             unsteady += _time_nets(bench, _draw(bench, due, max(lacking.values()), seed), visits)
         elif due:
-            bench = replace(bench, overhead_ms=timer.overhead_ms())
+            with step("timing an empty call"):
+                bench = replace(bench, overhead_ms=timer.overhead_ms())
             unsteady += sum(not _time_alone(bench, part) for part in _counted(due, len(parts) - len(due)))
     if unsteady:
         say(f"warning: {unsteady} measurement(s) were made while the device kept changing its speed")
@@ -176,7 +177,9 @@ def _draw(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int) -> Nets
     nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
     met = dict.fromkeys(part for net in nets for part in net)
     trials = {part: bench.trials.get(part, 0) for part in met}
-    return NetsRun.begun(nets, frozenset(due), trials, bench.shared, bench.timer.overhead_ms())
+    with step("timing an empty call"):
+        overhead_ms = bench.timer.overhead_ms()
+    return NetsRun.begun(nets, frozenset(due), trials, bench.shared, overhead_ms)
 
 
 def _time_nets(bench: _Bench, run: NetsRun, log: VisitLog) -> int:

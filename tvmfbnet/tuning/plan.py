@@ -14,9 +14,9 @@ from tvmfbnet.devices.target import Target
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.tuning.lowered import LoweredParts
 
-# Measured on two cores, one building while the other proposes and times; used until a target has a rate of its own.
+# Measured on two quiet cores, one building while the other proposes and times.
 TRIALS_PER_SECOND = 6.0
-# Compiling and timing one of the nets that parts are timed in, or one part alone.
+# There: compiling and timing one of the nets that parts are timed in, or one part alone.
 _SECONDS_PER_NET, _SECONDS_PER_PART = 4.5, 1.5
 
 
@@ -43,12 +43,13 @@ class Plan:
         """How many of the parts are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
-    def estimated_seconds(self, trials: int, trials_per_second: float | None = None, share: float = 1.0) -> float:
+    def estimated_seconds(self, trials: int, trials_per_second: float, slowness: float, share: float = 1.0) -> float:
         """Time that ``trials`` trials and the measurements will take.
 
         Args:
             trials: still to be done.
-            trials_per_second: measured on this target; None where it was never tuned: a two-core host's counts.
+            trials_per_second: to be expected (:mod:`tvmfbnet.tuning.estimate`).
+            slowness: of compiling, 1 on the host that it was measured on.
             share: of the blocks that are timed, 0 to 1.
         """
         if self.target.on_cpu:
@@ -56,7 +57,7 @@ class Plan:
             measuring = _SECONDS_PER_NET * share * nets
         else:
             measuring = _SECONDS_PER_PART * share * len(self.parts)
-        return trials / (trials_per_second or TRIALS_PER_SECOND) + measuring
+        return trials / trials_per_second + slowness * measuring
 
 
 def make_plan(

@@ -19,13 +19,14 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernels import remember
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.store import journal_path, kernels_path, target_folder
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.choice import choose_parts
 from tvmfbnet.space.space import Space
 from tvmfbnet.tuning.context import ask_context, context_of
 from tvmfbnet.tuning.database import open_database
 from tvmfbnet.tuning.engine import BATCH, Budget, TuningReport, tune
+from tvmfbnet.tuning.estimate import Rate, RunningEstimate, rate_of
 from tvmfbnet.tuning.folders import TRIALS, folder_to_read, folder_to_write
 from tvmfbnet.tuning.lessons import Lesson
 from tvmfbnet.tuning.measure import measure_parts
@@ -57,9 +58,12 @@ class Forecast:
         measured_blocks: how many of them are timed, those that were timed before included; the others are predicted.
         tuning_tasks: distinct kernels.
         trials: still to be done.
-        estimated_seconds: of tuning and timing.
+        estimated_seconds: of tuning and timing; rough until the first rounds are done.
+        estimated_from: what that is known from.
         rate_is_measured: whether that is by this target's own rate.
         untouched: tasks that get no more than their first round.
+        first_rounds: trials of the first rounds that are still due: each task gets one, whatever the budget is.
+        asked: trials that the budget leaves; fewer than ``first_rounds`` where it is below what is done at least.
     """
 
     distinct_blocks: int
@@ -67,24 +71,32 @@ class Forecast:
     tuning_tasks: int
     trials: int
     estimated_seconds: int
+    estimated_from: str
     rate_is_measured: bool
     untouched: int
+    first_rounds: int
+    asked: int
 
-    def to_dict(self) -> dict[str, int | bool]:
+    def to_dict(self) -> dict[str, int | bool | str]:
         """Plain data."""
         return asdict(self)
 
     def describe(self) -> str:
         """For a person."""
-        rate = "by this target's own rate" if self.rate_is_measured else "by a two-core host's rate"
         blocks = f"{self.distinct_blocks} distinct blocks"
         if self.measured_blocks < self.distinct_blocks:
             blocks += f" ({self.measured_blocks} of them to be timed)"
         lines = [
             f"{blocks}, {self.tuning_tasks} tuning tasks, {self.trials} trials to do",
-            f"about {timedelta(seconds=self.estimated_seconds)} ({rate})",
+            f"about {timedelta(seconds=self.estimated_seconds)} (estimated from {self.estimated_from})",
         ]
-        if self.untouched:
+        if self.asked < self.first_rounds:
+            lines.append(
+                f"warning: the budget leaves {self.asked} trials, but up to {self.first_rounds} are done all the same: "
+                f"a first round of {BATCH} for each kernel that was never tried, since it is slow without one; "
+                "for fewer trials tune fewer kernels: name blocks with --blocks, or one arch with --arch"
+            )
+        elif self.untouched:
             lines.append(f"warning: the budget gives {self.untouched} task(s) no more than their first round")
         return "\n".join(lines)
 
@@ -101,22 +113,39 @@ def forecast(
     arch: Arch | None = None,
     share: float = 1.0,
 ) -> Forecast:
-    """Says what :func:`tune_space` with the same arguments will take; builds nothing and asks no device."""
-    plan, log = (
-        plan_space(space, target, blocks, arch, target_folder(target.name, root), keeps=False),
-        log_of(target, root),
-    )
-    spent, rate = spent_on(plan, log), log.trials_per_second()
+    """Says what :func:`tune_space` with the same arguments will take; asks no device.
+
+    Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
+    """
+    plan = plan_space(space, target, blocks, arch, target_folder(target.name, root), keeps=False)
+    log = log_of(target, root)
     granted = default_trials(plan, quality) if trials is None else trials
-    left = granted if more else max(0, granted - spent)
+    return _forecast(plan, log, rate_of(plan, log, probes=True), granted, seconds, more, share)
+
+
+def _forecast(
+    plan: Plan, log: TrialLog, rate: Rate, granted: int, seconds: float | None, more: bool, share: float
+) -> Forecast:
+    left = granted if more else max(0, granted - spent_on(plan, log))
     fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
     needed = max(left, BATCH * fresh)  # every task gets its first round
-    estimated = plan.estimated_seconds(needed, rate, share)
+    estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
     if seconds is not None:
-        estimated = min(estimated, seconds + plan.estimated_seconds(0, share=share))
-    untouched = max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0
-    timed = blocks_to_measure(plan.blocks, share)
-    return Forecast(plan.blocks, timed, len(plan.tasks), needed, round(estimated), rate is not None, untouched)
+        estimated = min(
+            estimated, seconds + plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
+        )
+    return Forecast(
+        distinct_blocks=plan.blocks,
+        measured_blocks=blocks_to_measure(plan.blocks, share),
+        tuning_tasks=len(plan.tasks),
+        trials=needed,
+        estimated_seconds=round(estimated),
+        estimated_from=rate.source,
+        rate_is_measured=rate.is_own,
+        untouched=max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0,
+        first_rounds=BATCH * fresh,
+        asked=left,
+    )
 
 
 def plan_space(
@@ -165,13 +194,28 @@ def spent_on(plan: Plan, log: TrialLog) -> int:
 @contextmanager
 def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
     """Enters a context in a thread of its own; gives a function that waits for it and returns what it gives."""
-    with ThreadPoolExecutor(1) as thread:
-        entering = thread.submit(context.__enter__)
-        try:
-            yield entering.result
-        finally:
-            if entering.exception() is None:
-                context.__exit__(None, None, None)
+    thread = ThreadPoolExecutor(1)
+    entering, stopped = thread.submit(context.__enter__), False
+    try:
+        yield entering.result
+    except KeyboardInterrupt:
+        stopped = True
+        raise
+    finally:
+        # After a Ctrl-C nobody waits for what is still being started: it ends with this process.
+        if not (stopped and not entering.done()) and entering.exception() is None:
+            context.__exit__(None, None, None)
+        thread.shutdown(wait=not stopped, cancel_futures=True)
+
+
+def _say_plan(plan: Plan, log: TrialLog, granted: int, seconds: float | None, more: bool, share: float) -> None:
+    """The plan, before anything is spent; where the target has no rate yet, its first rounds will tell."""
+    rate = rate_of(plan, log, probes=False)
+    lines = _forecast(plan, log, rate, granted, seconds, more, share).describe().split("\n")
+    if not rate.is_own and seconds is None:
+        lines[1] = "how long that takes is told after the first rounds: this target has no rate of its own yet"
+    for line in lines:
+        say(line)
 
 
 def tune_space(
@@ -217,11 +261,19 @@ def tune_space(
         _alongside(reach(resolve_native(target))) as reached,  # a device starts while the space is lowered
     ):
         plan = plan_space(space, target, blocks, arch, folder)
-        context, endpoint = ask_context(plan.target, reached())
+        with step("waiting for the device", patience=1.0):
+            found = reached()
+        context, endpoint = ask_context(plan.target, found)
         granted = default_trials(plan, quality) if trials is None else trials
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
+        _say_plan(plan, log, granted, seconds, more, share)
+
+        def rest(left: int, rate: Rate) -> float:
+            return plan.estimated_seconds(left, rate.trials_per_second, rate.slowness, share)
+
         budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
-        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context)
+        estimate = RunningEstimate(rest, say) if seconds is None else None
+        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context, estimate=estimate)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
         kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}

@@ -14,6 +14,7 @@ from tvmfbnet.latency.choose import choose_batch
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.store import measured_table
+from tvmfbnet.progress import step
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 
 # More batches choose better, but on CPUs parts are timed together in nets, and few parts take as many nets as more do.
@@ -66,7 +67,8 @@ def measure_share(
         known = {part: latency_ms for part, (latency_ms, _) in table.items() if part not in stale}
         counted = [part for part in blocks if part in known]
         wanted = min(count - len(counted), batch)
-        chosen = choose_batch(blocks, wanted, known, uses, seed, stale or None, kernel_ms) if wanted > 0 else ()
+        with step("choosing the blocks that tell most about the others", patience=2.0):
+            chosen = choose_batch(blocks, wanted, known, uses, seed, stale or None, kernel_ms) if wanted > 0 else ()
         # Those that count already are named again: of a run that was stopped, they may lack a repetition.
         timed += measure([*fixed, *counted, *chosen])
         if not chosen:

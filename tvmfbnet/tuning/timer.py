@@ -24,7 +24,7 @@ from tvmfbnet.devices.timing import HonestTimer, HonestTiming, Watched, build_ca
 from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import DeviceError, UserError
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.scratch import scratch_folder
 
 # The longest session that a device server grants where it does not say: the default of --max-session.
@@ -236,5 +236,6 @@ def device_timer(target: Target, endpoint: Endpoint) -> Iterator[DeviceTimer]:
         worker_for(target, endpoint) as worker,
     ):
         canary = folder / "canary.so"
-        build_canary(target, canary, linker(target))
+        with step("compiling the canary kernel"):
+            build_canary(target, canary, linker(target))
         yield DeviceTimer(target, worker, canary)

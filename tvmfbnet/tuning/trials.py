@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tvmfbnet.tuning.knobs import KernelShape, Knobs
 _NO_TIME = "time"
 # Trials further apart than this belong to different runs (seconds).
 _PAUSE = 60.0
+# The rate is that of so many trials at most, the newest, and at least (gaps between them).
+_RECENT, _LEAST_GAPS = 300, 24
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,11 @@ class TrialLog:
         return list(distinct.values())[:most]
 
     def trials_per_second(self) -> float | None:
-        """The rate of the runs so far, pauses between them left out; None before there is anything to go by."""
-        gaps = [later - sooner for sooner, later in zip(self._times, self._times[1:], strict=False)]
-        spent = sum(gap for gap in gaps if 0 <= gap < _PAUSE)
-        return len(gaps) / spent if spent > 0 and len(gaps) >= 50 else None
+        """The rate of the newest trials, pauses between them left out; None before there is anything to go by."""
+        times = self._times[-_RECENT:]
+        gaps = [later - sooner for sooner, later in pairwise(times)]
+        counted = [gap for gap in gaps if 0 <= gap < _PAUSE]
+        return len(counted) / sum(counted) if sum(counted) > 0 and len(counted) >= _LEAST_GAPS else None
 
     def append(
         self,

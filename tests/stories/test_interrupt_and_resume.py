@@ -1,0 +1,119 @@
+"""A story: Ctrl-C in every phase of a run, then the same command again, and all ends as if nobody had stopped it."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+from terminals import Watched, lines, rows_of_one_run, write_files
+
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.nets.checkpoint import load_checkpoint
+from tvmfbnet.pipeline import load_recipe
+from tvmfbnet.search.run import search
+from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.run import train
+
+pytestmark = [pytest.mark.rpc, pytest.mark.slow]
+
+STEPS = {"batch_size": 16, "augment_shift": 0, "threads": 1, "checkpoint_steps": 100_000}
+# What a busy machine may add to the three seconds that stopping takes.
+SLACK_SECONDS = 4.0
+
+
+def write_recipe(folder, data):
+    values = {
+        "description": "a run of seconds",
+        "target": str(folder / "mine.yaml"),
+        "space": str(folder / "small.yaml"),
+        "data": data,
+        "tune": {"trials": 1},
+        "search": {
+            **STEPS,
+            **{"epochs": 60, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},
+            **{"finalists": 2, "finalist_steps": 150, "stop_on_collapse": False},
+        },
+        "train": {**STEPS, "epochs": 80, "warmup_epochs": 1, "device": "cpu"},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return folder / "recipe.yaml"
+
+
+def allowed_seconds(said):
+    """What the line of a command that was interrupted allowed it."""
+    (line,) = [line for line in said if "interrupted" in line]
+    assert line.startswith("interrupted: stopping (up to ") and "Traceback" not in "".join(said)
+    return int(re.search(r"up to (\d+) s", line)[1]), line
+
+
+def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_run(tmp_path, tiny_data):
+    write_files(tmp_path)
+    recipe = write_recipe(tmp_path, tiny_data)
+    out, logs = tmp_path / "run", tmp_path / "logs" / "mine"
+    words = ["run", str(recipe), "--out", str(out), "--tuning-logs", str(tmp_path / "logs"), "--json"]
+    trials, visits = logs / "database/trials.jsonl", logs / "visits.jsonl"
+    told, kept = [], {trials: [], visits: []}
+
+    def stopped_when(text, more=lambda: True):
+        life = Watched.start(*words)
+        life.wait_until(life.says(text))
+        life.wait_until(more)
+        seconds = life.interrupt()
+        allowed, line = allowed_seconds(life.said)
+        assert seconds < allowed + SLACK_SECONDS and line.endswith("run the same command to resume\n"), (text, seconds)
+        if "checkpoint" not in line:
+            assert allowed == 3
+        told.append(line)
+        for path, before in kept.items():
+            assert path is visits or lines(path)[: len(before)] == before, f"lost at {text}"
+            kept[path] = lines(path)
+
+    stopped_when("lowering blocks")
+    stopped_when("tuning trials", lambda: len(lines(trials)) > 2)
+    assert len(kept[trials]) > 2
+    stopped_when("timing blocks in nets", lambda: len(lines(visits)) > 3)
+    assert len(kept[visits]) > 3
+    stopped_when("search: ", (out / "search/history.json").exists)
+    assert "saving the checkpoint first" in told[-1]
+    stopped_when("training finalists")
+    stopped_when("train: ", (out / "train/history.json").exists)
+    assert "saving the checkpoint first" in told[-1]
+    stopped_when("compiling the net", (out / "train/net.pt").exists)
+    stopped_when("timing the net", (out / "package/package.json").exists)
+    result = json.loads(Watched.start(*words).finish())
+
+    tried = [json.loads(line) for line in lines(trials)]
+    ways = [(trial["task"], json.dumps(trial["knobs"])) for trial in tried if trial["knobs"]]
+    assert len(set(ways)) == len(ways) and not any(trial["kind"] for trial in tried)
+    measured = [item for item in Journal(logs / "latency.jsonl").read() if not item.arch]
+    assert Counter(item.part for item in measured) == rows_of_one_run(tmp_path)
+    assert all(item.tries == 12 for item in measured)
+    assert result["kernels_found"] == result["kernels_needed"] > 0 and result["parity_error"] < 1e-3
+    assert lines(trials) == kept[trials]
+
+    # Search and training, never interrupted, on the same table: the same theta, the same net.
+    _, loaded = load_recipe(str(recipe))
+    space, values = load_space(loaded.space), json.loads((out / "table.json").read_text())
+    table = LatencyTable.from_records(values["cells"], values["overhead_ms"], values["target"])
+    undisturbed = search(space, tiny_data, table, loaded.search, tmp_path / "whole")
+    thetas = [
+        load_checkpoint(folder / "search.ckpt", "search")["searcher"]["supernet"]["theta"]
+        for folder in (out / "search", tmp_path / "whole")
+    ]
+    assert torch.equal(*thetas) and undisturbed.best.arch == result["arch"]
+    train(parse_arch(result["arch"], space), space, tiny_data, loaded.train, tmp_path / "net")
+    nets = [load_checkpoint(folder / "net.pt", "net")["state_dict"] for folder in (out / "train", tmp_path / "net")]
+    assert nets[0].keys() == nets[1].keys() and all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+
+
+def test_a_command_that_does_not_resume_does_not_promise_it(tmp_path):
+    options = write_files(tmp_path)
+    life = Watched.start("compile", "k3_e1,k3_e1/k3_e1", *options, "--out", str(tmp_path / "package"))
+    life.wait_until(life.says("compiling the net"))
+    seconds = life.interrupt()
+    allowed, line = allowed_seconds(life.said)
+    assert line == "interrupted: stopping (up to 3 s)\n" and seconds < allowed + SLACK_SECONDS
