@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,10 +9,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tvmfbnet import progress
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.nets.checkpoint import load_checkpoint
+from tvmfbnet.progress import Reporter
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.forecast import SearchPlan
 from tvmfbnet.search.run import choose_again, sample_run, search
@@ -179,17 +178,18 @@ def test_a_warm_up_that_leaves_no_epoch_is_refused():
 
 
 def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
+    update, shown = Reporter.update, []
+    monkeypatch.setattr(Reporter, "update", lambda self, *given: update(self, *given) or shown.append(self.describe()))
     config = SearchConfig(**TINY, finalists=4, finalist_steps=3)
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
-    said = capsys.readouterr().err
+    said = "\n".join([*shown, *capsys.readouterr().err.splitlines()])
     assert "epoch" not in "".join(line for line in said.splitlines() if not line.startswith("warning"))
-    counted = re.findall(r"^search: ([0-9]+)/([0-9]+) ", said, re.M)
+    counted = [tuple(line.split()[1].split("/")) for line in shown if line.startswith("search: ")]
     steps = SearchPlan.of(config, 120)
     total = steps.warmup_steps + steps.weight_steps + steps.theta_steps
     assert counted == [(str(step + 1), str(total)) for step in range(total)]
-    assert len(re.findall(r"^training finalists: [0-9]+/12 .*best", said, re.M)) > 6
+    finals = [line.split()[2] for line in shown if line.startswith("training finalists: ")]
+    assert finals == [f"{step}/12" for step in range(1, 13)]
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
     again = capsys.readouterr().err
     assert f"search: all {total} steps in {tmp_path} were done before" in again and "resuming" not in again

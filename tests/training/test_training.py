@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
-from tvmfbnet import progress
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import FASHION_MNIST_CLASSES, load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
 from tvmfbnet.nets.checkpoint import load_checkpoint
+from tvmfbnet.progress import Reporter
 from tvmfbnet.space.arch import parse_arch
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.forecast import Forecaster
@@ -194,14 +194,14 @@ def test_the_result_does_not_depend_on_how_often_checkpoints_are_written(arch, t
 def test_a_training_says_how_long_it_takes_counts_steps_alone_and_is_done_when_started_again(
     arch, tiny_space, tiny_data, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "FIRST_INTERVAL", 0.0)
+    update, shown = Reporter.update, []
+    monkeypatch.setattr(Reporter, "update", lambda self, *given: update(self, *given) or shown.append(self.describe()))
     config = TrainConfig(**TINY)
     train(arch, tiny_space, tiny_data, config, tmp_path)
     said = capsys.readouterr().err
     assert len(re.findall(r"^train: about \S+ s \(28 steps x ", said, re.M)) == 1, "4 epochs of 120 // 16"
-    assert re.findall(r"^train: ([0-9]+)/28 ", said, re.M) == [str(step) for step in range(1, 29)]
-    assert "epoch" not in re.sub("(?m)^warning.*", "", said)
+    assert [line.split()[1] for line in shown] == [f"{step}/28" for step in range(1, 29)]
+    assert "epoch" not in re.sub("(?m)^warning.*", "", "\n".join([*shown, said]))
     train(arch, tiny_space, tiny_data, config, tmp_path)
     again = capsys.readouterr().err
     assert f"train: all 28 steps in {tmp_path} were done before" in again and "of 28" not in again
