@@ -4,11 +4,20 @@ import json
 
 import pytest
 import yaml
-from conftest import TINY_SPACE
 from newcomer import TARGET, make_photos, tvmfbnet
 
 from tvmfbnet.pipeline.run import Recipe
 
+# As small as a space can be, for the test's sake; its classes are those of the images.
+SPACE = """
+input: {channels: 3, height: 16, width: 16}
+classes: 10
+stem: {channels: 8, stride: 2}
+stages:
+  - {channels: 8, layers: 2, stride: 2}
+blocks: [k3_e1, skip]
+last_channels: 16
+"""
 # Settings that make it short; all of them are lines of the printed file, with or without a `#` before them.
 SHORT = {
     "tune": {"trials": "1", "measure_share": "1.0"},
@@ -51,8 +60,8 @@ def test_a_new_recipe_is_whole_as_it_is_printed_and_comments_every_line(tmp_path
 def test_a_new_recipe_runs_to_its_verdict(tmp_path):
     make_photos(tmp_path / "photos", ["cat", "dog", "golden retriever"], train=40, val=10)
     (tmp_path / "mine.yaml").write_text(TARGET)
-    (tmp_path / "tiny.yaml").write_text(TINY_SPACE)  # a small one, for the test's sake
-    new = ["recipe", "new", "--target", "mine.yaml", "--space", "tiny.yaml@32,channels=3"]
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    new = ["recipe", "new", "--target", "mine.yaml", "--space", "tiny.yaml"]
     text = tvmfbnet(tmp_path, *new, "--data", "imagefolder:photos").stdout
     (tmp_path / "recipe.yaml").write_text(edited(text, SHORT))
     done = tvmfbnet(tmp_path, "run", "recipe.yaml", codes=(0, 3))  # 3: this machine may be busy

@@ -23,18 +23,9 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
-from tvmfbnet.latency.passes import VisitLog
-from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
-from tvmfbnet.profiling.canary import HonestTiming, pooled
-from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
-from tvmfbnet.profiling.device_timer import ChainTiming, DeviceTimer, device_timer
-from tvmfbnet.profiling.net_passes import NetVisits
-from tvmfbnet.profiling.parts import measurement
-from tvmfbnet.profiling.speed_probe import pace_of
-from tvmfbnet.progress import progress
-from tvmfbnet.provisioning.loopback import reach
-from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
-from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.latency.store import journal_path, measured_table, target_folder
+from tvmfbnet.latency.visits import VisitLog
+from tvmfbnet.progress import progress, step
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
@@ -118,8 +109,10 @@ def _measure(
         if protocol_of(target) == IN_NET:
             visits.pace_archs = visits.pace_archs or list(due)[:_PACE_NETS]
             some = [space.parts_of(parse_arch(name, space)) for name in visits.pace_archs]
-            pace_nets = _pace_nets(some, target, database, scratch / "pace.so", visits.pace())
-        overhead = timer.overhead_ms()
+            with step("compiling blocks for the device's speed factor", patience=1.0):
+                pace_nets = _pace_nets(some, target, database, scratch / "pace.so", visits.pace())
+        with step("timing an empty call", patience=1.0):
+            overhead = timer.overhead_ms()
         shape = (1, space.input_channels, space.height, space.width)
         timings = _in_turn(libraries, shape, timer, pace_nets, visits)
         pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context), timer)

@@ -13,10 +13,7 @@ from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.latency.measurement import IN_NET
 from tvmfbnet.latency.speed import SpeedFactor, speed_factor
 from tvmfbnet.latency.table import MEASURED, LatencyTable
-from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
-from tvmfbnet.profiling.device_timer import DeviceTimer
-from tvmfbnet.profiling.parts import protocol_of
-from tvmfbnet.progress import say
+from tvmfbnet.progress import say, step
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
 
@@ -56,7 +53,8 @@ def pace_of(nets: ChainedNets, table: LatencyTable, timer: DeviceTimer) -> float
             return found.value
         if not tries_left or not any(cell.source == MEASURED for cell in table.cells.values()):
             break
-        nets.visit(timer)
+        with step("timing blocks again for the device's speed factor", patience=1.0):
+            nets.visit(timer)
     if found is not None:
         say(f"note: the device's speed factor is not used: {found.describe()}")
     return None

@@ -14,6 +14,11 @@ from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.nets.checkpoint import seeded
+from tvmfbnet.nets.device import pick_device
+from tvmfbnet.nets.memory import memory_advice
+from tvmfbnet.nets.workers import Workers
+from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.result import advice_for
@@ -163,7 +168,7 @@ def forecast(
     """What the work of ``plan`` would take here; all processes call it together."""
     # Several processes must decide alike, and each has a clock of its own.
     batch = _FEW if workers.size == 1 and workers.device.type == "cpu" else config.batch_size
-    with seeded(config.seed, config.threads):
+    with step_shown("trying steps, for a forecast", patience=2.0), seeded(config.seed, config.threads):
         while True:
             step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size))
             if batch >= config.batch_size or took > _QUICK_SECONDS:
