@@ -23,9 +23,18 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
-from tvmfbnet.latency.store import journal_path, measured_table, target_folder
-from tvmfbnet.latency.visits import VisitLog
+from tvmfbnet.latency.passes import VisitLog
+from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
+from tvmfbnet.profiling.canary import HonestTiming, pooled
+from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
+from tvmfbnet.profiling.device_timer import ChainTiming, DeviceTimer, device_timer
+from tvmfbnet.profiling.net_passes import NetVisits
+from tvmfbnet.profiling.parts import measurement
+from tvmfbnet.profiling.speed_probe import pace_of
 from tvmfbnet.progress import progress, step
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
+from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch

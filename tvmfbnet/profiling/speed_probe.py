@@ -13,7 +13,10 @@ from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.latency.measurement import IN_NET
 from tvmfbnet.latency.speed import SpeedFactor, speed_factor
 from tvmfbnet.latency.table import MEASURED, LatencyTable
+from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
+from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.progress import say, step
+from tvmfbnet.rpc.device_context import protocol_of
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
 

@@ -14,10 +14,6 @@ from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.checkpoint import seeded
-from tvmfbnet.nets.device import pick_device
-from tvmfbnet.nets.memory import memory_advice
-from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
