@@ -31,7 +31,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import Candidate
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.lowering import fuse, kernels_of
@@ -149,13 +149,13 @@ class Bench:
         timed = self.load(candidate).time_evaluator("main", tvm.cpu(), number=3, repeat=2, min_repeat_ms=min_ms)
         return lambda: 1e3 * min(timed(*tensors).results)
 
-    def search(self, layout: Layout, shape: KernelShape, ranking: Ranking, trials: int) -> None:
+    def search(self, layout: Layout, shape: KernelShape, cost_model: CostModel, trials: int) -> None:
         """Spends the trials as `tvmfbnet tune` does: three quarters of a round by the ranking, the rest at random."""
         for _ in range(trials // BATCH):
             left = layout.left
-            slowness = ranking.slowness(ranking.rows(shape, left)) if left else None
+            slowness = cost_model.slowness(cost_model.rows(shape, left)) if left else None
             if slowness is None:
-                slowness = [ranking.thumb(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
+                slowness = [cost_model.thumb(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
             order = [int(index) for index in np.argsort(slowness, kind="stable")]
             explored = min(2, max(0, len(order) - BATCH))
             chosen = order[: BATCH - explored] + self._random.sample(order[BATCH - explored :], explored)
@@ -163,7 +163,7 @@ class Bench:
                 left.remove(knobs)
                 latency = self.timer(layout.candidate(shape, knobs))()
                 layout.found.append((latency, knobs))
-                ranking.add(shape, knobs, latency)
+                cost_model.add(shape, knobs, latency)
 
     def check(self, layout: Layout, case: Case, candidate: Candidate) -> None:
         """Ends the program where a kernel does not compute what numpy does."""
@@ -239,13 +239,13 @@ def main() -> None:
     target = tvm.target.Target(resolve(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
     contests = [contest(case, target) for case in CASES if options.only in case.name]
-    rankings: dict[str, Ranking] = {}
+    rankings: dict[str, CostModel] = {}
     with TemporaryDirectory() as folder:
         bench = Bench(target, Path(folder))  # one for all: a library that was loaded once is found again by its name
         for each in contests * options.passes:
             for name, layout in each.layouts.items():
-                ranking = rankings.setdefault(name, Ranking(registers_of(target)))
-                bench.search(layout, each.shape, ranking, options.trials // options.passes)
+                cost_model = rankings.setdefault(name, CostModel(registers_of(target)))
+                bench.search(layout, each.shape, cost_model, options.trials // options.passes)
         for each in contests:
             kind = "depthwise" if each.case.depthwise else "1x1"
             ratios.setdefault(kind, []).append(compare(each, options, bench))

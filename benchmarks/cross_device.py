@@ -1,12 +1,12 @@
 """Are nets best on the device they were found for? One search a device, the nets exchanged (FBNet, Table 5).
 
 Each table is that of a space measured elsewhere (``--measured-space``, at its own resolution). The search runs the same
-space at ``--resolution`` on small pictures, which is what a machine without GPUs can do in minutes: layer by layer the
+space at ``--resolution`` on small images, which is what a machine without GPUs can do in minutes: layer by layer the
 candidates are the same, and each costs what it costs on the device at full resolution. So latencies are the device's,
 while accuracies say only which candidates learn well at small size.
 
 Every search gets the target that lies equally far between its device's fastest and slowest net. Accuracy of the nets is
-that on the test pictures, which no search has seen: with the weights of each supernet, and after training from scratch
+that on the test images, which no search has seen: with the weights of each supernet, and after training from scratch
 (``--train`` gives other settings, ``--trainings`` how many seeds).
 
 Then each device's own net is held against each foreign one: whether that one meets the device's target, and how it
@@ -47,7 +47,7 @@ SETTINGS = {
 }
 # Nets of 22 layers; unclipped, one of four came off its course.
 TRAINING = {**TRAIN, "gradient_clip": 2.0}
-# Pictures that compare nets, of the part that no search sees.
+# Images that compare nets, of the part that no search sees.
 TEST_PICTURES = 4000
 
 
@@ -132,18 +132,18 @@ def trainings(arch: str, space: Space, arguments: argparse.Namespace) -> float:
 
 
 def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
-    """Accuracy of archs with the weights of a finished search's supernet, on test pictures."""
+    """Accuracy of archs with the weights of a finished search's supernet, on test images."""
     found, record = read_result(folder)
     with reopen(found, record) as searcher:
         data, calibration = searcher.data, searcher.weight_indices[: searcher.config.bn_images]
         renewing = [pixels for pixels, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
-        pictures = torch.arange(len(data.test))[:TEST_PICTURES]
+        images = torch.arange(len(data.test))[:TEST_PICTURES]
         return {
             arch: validate_arch(
                 searcher.supernet,
                 parse_arch(arch, space),
                 renewing,
-                in_order(data, data.test, pictures, VALIDATION_BATCH),
+                in_order(data, data.test, images, VALIDATION_BATCH),
             )
             for arch in archs
         }

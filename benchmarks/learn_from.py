@@ -24,7 +24,7 @@ from tvmfbnet.autotune.engine import BATCH, Budget, tune
 from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.templates import apply_knobs, shape_of
-from tvmfbnet.autotune.transfer import read_lessons
+from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.pipeline.tuning import plan_space
@@ -51,15 +51,15 @@ def other_target(host: Target, cpu: str, folder: Path) -> Path:
 def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> dict[tuple[str, int, int], dict[str, Knobs]]:
     """The best knobs of each task, by side, seed and rounds."""
     found = {}
-    lessons = read_lessons([str(other)], plan.target, options.out)
+    sources = read_sources([str(other)], plan.target, options.out)
     for seed in range(options.seeds):
         for rounds in sorted(options.rounds):
             for side in SIDES if (seed + rounds) % 2 else SIDES[::-1]:
                 folder = options.out / f"{side}{seed}"
                 with reach(plan.target) as endpoint:
                     budget = Budget(rounds * BATCH * len(plan.tasks))
-                    taught = lessons if side == "with" else ()
-                    report = tune(plan, endpoint, folder, budget, seed, lessons=taught)
+                    taught = sources if side == "with" else ()
+                    report = tune(plan, endpoint, folder, budget, seed, sources=taught)
                 print(f"seed {seed}, {side}: {report.trials} trials, {report.seconds:.0f} s now", flush=True)
                 found[side, seed, rounds] = best_knobs(folder / "database" / "trials.jsonl", budget.trials)
     return found

@@ -30,7 +30,7 @@ TRAIN = {
 
 
 def options(text: str, out: str) -> argparse.ArgumentParser:
-    """A parser with the options that say what is searched, on which pictures, by which latencies."""
+    """A parser with the options that say what is searched, on which images, by which latencies."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="fbnet_mini")
     parser.add_argument("--data", default="fashion_mnist")
@@ -39,7 +39,7 @@ def options(text: str, out: str) -> argparse.ArgumentParser:
     source.add_argument("--target", help="a target that was tuned")
     parser.add_argument("--tuning-logs", type=Path)
     parser.add_argument(
-        "--shrink", metavar="SIZE", help="search grey pictures of this size, at the latencies of the whole space"
+        "--shrink", metavar="SIZE", help="search grey images of this size, at the latencies of the whole space"
     )
     parser.add_argument("--last-channels", type=int, help="of the head that the table prices, with --shrink")
     parser.add_argument("--search", type=Path, help="settings of the searches, YAML")
@@ -64,7 +64,7 @@ def space_and_table(arguments: argparse.Namespace) -> tuple[Space, LatencyTable]
 
 
 def shrunk(space: str, size: str, channels: int = 1, classes: int = 10) -> Space:
-    """A space at a smaller resolution, for other pictures: what a machine without GPUs can search in minutes."""
+    """A space at a smaller resolution, for other images: what a machine without GPUs can search in minutes."""
     return replace(load_space(f"{space}@{size}"), input_channels=channels, classes=classes)
 
 

@@ -1,4 +1,4 @@
-"""What tests of several packages share: a tiny space, tiny pictures in Fashion-MNIST's file format."""
+"""What tests of several packages share: a tiny space, tiny images in Fashion-MNIST's file format."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def tiny_space(tiny_space_file):
 
 @pytest.fixture
 def tiny_data(tmp_path):
-    """Spec of a learnable data set of 120 + 40 pictures: the class is where the bright square is."""
-    folder = tmp_path / "pictures"
+    """Spec of a learnable data set of 120 + 40 images: the class is where the bright square is."""
+    folder = tmp_path / "images"
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 120), ("t10k", 40)):
         labels = torch.arange(count) % 10
         pixels = torch.randint(0, 60, (count, 28, 28), generator=generator)
-        for picture, label in zip(pixels, labels.tolist(), strict=True):
-            picture[2 * label : 2 * label + 8, 4:20] += 150
+        for image, label in zip(pixels, labels.tolist(), strict=True):
+            image[2 * label : 2 * label + 8, 4:20] += 150
         for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
             header = b"\0\0\x08" + bytes([array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
             content = header + array.to(torch.uint8).numpy().tobytes()

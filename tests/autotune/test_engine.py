@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import Budget, Engine, tune
 from tvmfbnet.autotune.knobs import Knobs, all_knobs
 from tvmfbnet.autotune.templates import registers_of, shape_of
-from tvmfbnet.autotune.transfer import Lesson
+from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.pipeline.tuning import forecast, plan_space
 from tvmfbnet.provisioning.loopback import Service, free_port
@@ -183,14 +183,14 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
         trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
         before = path.read_bytes()
         registers = registers_of(plan.target.for_tvm())
-        lessons = [Lesson("other", registers, trials)]
+        sources = [TransferSource("other", registers, trials)]
         only = replace(siblings, tasks=siblings.tasks[:1])
-        tune(only, endpoint, tmp_path / "own", Budget(1), lessons=lessons)
+        tune(only, endpoint, tmp_path / "own", Budget(1), sources=sources)
     assert path.read_bytes() == before
     (task,) = only.tasks
-    shape, ranking = shape_of(task.kernel.mod), Ranking(registers, lessons=lessons)
+    shape, cost_model = shape_of(task.kernel.mod), CostModel(registers, sources=sources)
     ways = all_knobs(shape, registers)
-    order = np.argsort(ranking.slowness(ranking.rows(shape, ways)), kind="stable")
+    order = np.argsort(cost_model.slowness(cost_model.rows(shape, ways)), kind="stable")
     assert first_round(tmp_path / "own", task.kernel.key)[:6] == [ways[index] for index in order[:6]]
 
 
@@ -224,4 +224,4 @@ def test_a_kernel_whose_schedule_was_lost_is_tuned_again_although_every_way_was_
     every = all_knobs(shape, registers)
     TrialLog(database.folder / "trials.jsonl").append(task.kernel, shape, every, [KernelTiming((1.0,))] * len(every))
     engine = Engine(plan, Endpoint("127.0.0.1", 1, "none"), database, Budget(1))
-    assert engine._search_of(task, engine._learnt_ranking()).propose(8)
+    assert engine._search_of(task, engine._trained_cost_model()).propose(8)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
 
 AVX512, NEON = Registers(32, 16), Registers(32, 4)
@@ -37,15 +37,15 @@ def test_the_ranking_learns_from_other_kernels_what_is_fast_on_a_new_one():
     def invented_ms(shape, knobs):
         return shape.products * (1.0 + 3.0 / accumulators(knobs, AVX512) + (knobs.order == "yxc"))
 
-    ranking = Ranking(AVX512)
+    cost_model = CostModel(AVX512)
     known = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
     new = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
-    rows = ranking.rows(new, all_knobs(new, AVX512))
-    assert ranking.predict_ms(new, rows) is None
+    rows = cost_model.rows(new, all_knobs(new, AVX512))
+    assert cost_model.predict_ms(new, rows) is None
     for shape in known:
         for knobs in all_knobs(shape, AVX512)[::7]:
-            ranking.add(shape, knobs, invented_ms(shape, knobs))
-    predicted = ranking.predict_ms(new, rows)
+            cost_model.add(shape, knobs, invented_ms(shape, knobs))
+    predicted = cost_model.predict_ms(new, rows)
     actual = [invented_ms(new, knobs) for knobs in all_knobs(new, AVX512)]
     chosen = int(predicted.argmin())
     assert actual[chosen] <= 1.02 * min(actual)
@@ -53,10 +53,10 @@ def test_the_ranking_learns_from_other_kernels_what_is_fast_on_a_new_one():
 
 
 def test_ways_that_failed_are_ranked_behind_those_that_ran():
-    ranking, shape = Ranking(AVX512), KernelShape("conv", 28, 28, 64, reduction=32, group=64)
+    cost_model, shape = CostModel(AVX512), KernelShape("conv", 28, 28, 64, reduction=32, group=64)
     ways = all_knobs(shape, AVX512)
     for knobs in ways:
-        ranking.add(shape, knobs, None if knobs.order == "cyx" else 1.0)
-    predicted = ranking.predict_ms(shape, ranking.rows(shape, ways))
+        cost_model.add(shape, knobs, None if knobs.order == "cyx" else 1.0)
+    predicted = cost_model.predict_ms(shape, cost_model.rows(shape, ways))
     failing = [knobs.order == "cyx" for knobs in ways]
     assert predicted[failing].min() > 2 * predicted[[not fails for fails in failing]].max()

@@ -14,7 +14,7 @@ from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.candidate import Candidate
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
@@ -135,24 +135,24 @@ def test_the_ranking_learns_when_threads_pay():
         share = 1 / (2 * evenness(shape, knobs, registers)) if knobs.parallel else 1.0
         return shape.products * 1e-7 * share + (0.02 if knobs.parallel else 0.0)
 
-    ranking = Ranking(registers)
+    cost_model = CostModel(registers)
     known = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
     for shape in known:
         for knobs in all_knobs(shape, registers)[::11]:
-            ranking.add(shape, knobs, invented_ms(shape, knobs))
+            cost_model.add(shape, knobs, invented_ms(shape, knobs))
     for size, parallel in ((7, False), (28, True)):
         shape = KernelShape("conv", size, size, 48, reduction=32, group=48)
         ways = all_knobs(shape, registers)
-        chosen = ways[int(ranking.predict_ms(shape, ranking.rows(shape, ways)).argmin())]
+        chosen = ways[int(cost_model.predict_ms(shape, cost_model.rows(shape, ways)).argmin())]
         assert bool(chosen.parallel) == parallel
 
 
 def test_before_it_has_learnt_the_ranking_takes_threads_for_large_kernels_only():
-    ranking = Ranking(Registers(32, 16, threads=2))
+    cost_model = CostModel(Registers(32, 16, threads=2))
     large, small = KernelShape("conv", 56, 56, 64, reduction=64), KernelShape("conv", 4, 4, 16, reduction=16)
     serial, parallel = Knobs(2, 2, 16, 16, "yxc"), Knobs(2, 2, 16, 16, "yxc", parallel=1)
-    assert ranking.thumb(large, parallel) < ranking.thumb(large, serial)
-    assert ranking.thumb(small, parallel) > ranking.thumb(small, serial)
+    assert cost_model.thumb(large, parallel) < cost_model.thumb(large, serial)
+    assert cost_model.thumb(small, parallel) > cost_model.thumb(small, serial)
 
 
 def test_trials_logged_before_there_were_parallel_loops_count_as_serial(tmp_path):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Registers, accumulators, all_knobs
-from tvmfbnet.autotune.transfer import Lesson, read_lessons
+from tvmfbnet.autotune.transfer import TransferSource, read_sources
 from tvmfbnet.autotune.trial_log import Templated, TrialLog
 from tvmfbnet.cli.main import main
 from tvmfbnet.errors import UserError
@@ -33,40 +33,40 @@ def slowness(shape, knobs, registers):
     return 1.0 + 3.0 * registers.count / (32 * accumulators(knobs, registers)) + (knobs.order == "yxc")
 
 
-def lesson(registers, sign=1.0, milliseconds=50.0):
+def source(registers, sign=1.0, milliseconds=50.0):
     trials = [
         Templated(shape, knobs, milliseconds * shape.products * slowness(shape, knobs, registers) ** sign)
         for shape in KNOWN
         for knobs in all_knobs(shape, registers)[::5]
     ]
-    return Lesson("other", registers, tuple(trials))
+    return TransferSource("other", registers, tuple(trials))
 
 
-def own_trials(ranking, count):
+def own_trials(cost_model, count):
     """So many trials of a target on which, besides, unrolling costs."""
     tried = [(shape, knobs) for shape in KNOWN for knobs in all_knobs(shape, AVX512)]
     for index in np.random.default_rng(0).choice(len(tried), count, replace=False):
         shape, knobs = tried[index]
-        ranking.add(shape, knobs, shape.products * slowness(shape, knobs, AVX512) * (1.0 + 0.05 * knobs.unroll))
+        cost_model.add(shape, knobs, shape.products * slowness(shape, knobs, AVX512) * (1.0 + 0.05 * knobs.unroll))
 
 
 def test_before_any_own_trial_another_target_gives_the_order_but_no_latency():
-    ranking = Ranking(AVX512, lessons=[lesson(AVX2)])
+    cost_model = CostModel(AVX512, sources=[source(AVX2)])
     ways = all_knobs(NEW, AVX512)
-    rows = ranking.rows(NEW, ways)
-    assert Ranking(AVX512).slowness(rows) is None
-    assert ranking.predict_ms(NEW, rows) is None
+    rows = cost_model.rows(NEW, ways)
+    assert CostModel(AVX512).slowness(rows) is None
+    assert cost_model.predict_ms(NEW, rows) is None
     actual = np.array([slowness(NEW, knobs, AVX512) for knobs in ways])
-    first = np.argsort(ranking.slowness(rows), kind="stable")[:8]
+    first = np.argsort(cost_model.slowness(rows), kind="stable")[:8]
     assert actual[first].max() <= 1.1 * actual.min()
 
 
 def test_latencies_are_on_the_own_targets_scale_and_another_ones_share_in_them_fades():
     gaps = []
     for count in (60, 600):
-        alone, taught = Ranking(AVX512), Ranking(AVX512, lessons=[lesson(AVX2)])
-        for ranking in (alone, taught):
-            own_trials(ranking, count)
+        alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
+        for cost_model in (alone, taught):
+            own_trials(cost_model, count)
         ways = all_knobs(NEW, AVX512)
         expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
         predicted = taught.predict_ms(NEW, taught.rows(NEW, ways))
@@ -76,9 +76,9 @@ def test_latencies_are_on_the_own_targets_scale_and_another_ones_share_in_them_f
 
 
 def test_a_target_whose_order_is_wrong_here_is_not_listened_to():
-    alone, taught = Ranking(AVX512), Ranking(AVX512, lessons=[lesson(AVX2, sign=-1.0)])
-    for ranking in (alone, taught):
-        own_trials(ranking, 60)
+    alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
+    for cost_model in (alone, taught):
+        own_trials(cost_model, 60)
     ways = all_knobs(NEW, AVX512)
     expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
     np.testing.assert_array_equal(taught.predict_ms(NEW, taught.rows(NEW, ways)), expected)
@@ -86,11 +86,11 @@ def test_a_target_whose_order_is_wrong_here_is_not_listened_to():
 
 
 def test_failed_trials_of_another_target_come_last():
-    good = lesson(AVX2)
+    good = source(AVX2)
     failed = [replace(trial, best_ms=None) if trial.knobs.order == "cyx" else trial for trial in good.trials]
-    ranking = Ranking(AVX512, lessons=[replace(good, trials=tuple(failed))])
+    cost_model = CostModel(AVX512, sources=[replace(good, trials=tuple(failed))])
     ways = all_knobs(NEW, AVX512)
-    last = np.argsort(ranking.slowness(ranking.rows(NEW, ways)))[-8:]
+    last = np.argsort(cost_model.slowness(cost_model.rows(NEW, ways)))[-8:]
     assert {ways[index].order for index in last} == {"cyx"}
 
 
@@ -117,9 +117,9 @@ def similar(tmp_path):
 
 def test_a_log_is_read_once_however_often_its_target_is_named(similar, tmp_path):
     file = similar(60)
-    (read,) = read_lessons([file, file], load_target("host"), tmp_path / "logs")
+    (read,) = read_sources([file, file], load_target("host"), tmp_path / "logs")
     assert (read.target, len(read.trials), read.trials[0].shape) == ("similar", 60, NEW)
-    assert read_lessons([], load_target("host"), tmp_path / "logs") == ()
+    assert read_sources([], load_target("host"), tmp_path / "logs") == ()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_target_that_cannot_teach_is_one_clear_line(target, name, said, tmp_pa
 def test_a_log_with_next_to_nothing_in_it_is_refused(similar, tmp_path):
     file = similar(20)
     with pytest.raises(UserError, match=r"holds 20 valid trials of templates, needed: 48"):
-        read_lessons([file], load_target("host"), tmp_path / "logs")
+        read_sources([file], load_target("host"), tmp_path / "logs")
 
 
 def test_a_damaged_log_teaches_with_what_is_whole(similar, tmp_path):
@@ -154,5 +154,5 @@ def test_a_damaged_log_teaches_with_what_is_whole(similar, tmp_path):
     path = tmp_path / "logs" / "similar" / "database" / "trials.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0][:40], json.dumps({"task": 1}), *lines[1:]]) + "\n")
-    (read,) = read_lessons([file], load_target("host"), tmp_path / "logs")
+    (read,) = read_sources([file], load_target("host"), tmp_path / "logs")
     assert len(read.trials) == 59

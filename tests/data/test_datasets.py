@@ -46,7 +46,7 @@ def test_the_debian_packages_fashion_mnist_is_found_and_normalised():
     assert abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
 
 
-def test_pictures_are_padded_evenly_and_keep_their_labels(tmp_path):
+def test_images_are_padded_evenly_and_keep_their_labels(tmp_path):
     data = load_data(f"fashion_mnist:{fashion(tmp_path)}", 32, 34, 1)
     batch = take(data.train, [3, 0])
     assert batch.shape == (2, 1, 32, 34) and batch.dtype == torch.uint8
@@ -132,13 +132,13 @@ def test_image_folders_are_scaled_and_damaged_images_are_named(tmp_path):
         load_data(f"imagefolder:{tmp_path}", 16, 24, 3)
 
 
-def class_folders(home, names, pictures=3):
+def class_folders(home, names, images=3):
     for part in ("train", "val"):
         for number, name in enumerate(names):
             (home / part / name).mkdir(parents=True)
-            for index in range(pictures):
-                picture = Image.effect_noise((40, 30), 60 + number).convert("RGB")
-                picture.save(home / part / name / f"{index}.png")
+            for index in range(images):
+                image = Image.effect_noise((40, 30), 60 + number).convert("RGB")
+                image.save(home / part / name / f"{index}.png")
     return home
 
 
@@ -165,7 +165,7 @@ def test_a_subset_of_the_classes_may_stand_in_for_them_all(tmp_path):
         load_data(f"{spec}?classes=5", 16, 16, 3, 4)
 
 
-def test_every_change_alters_pictures_and_is_settled_by_its_draws(tmp_path):
+def test_every_change_alters_images_and_is_settled_by_its_draws(tmp_path):
     data = load_data(f"imagefolder:{class_folders(tmp_path, ['a', 'b'], 8)}", 24, 24, 3)
     indices = torch.arange(16)
     for change in ({"shift": 1}, {"flip": True}, {"colour": 0.5}, {"trivial": True}, {"erase": 1.0}):
@@ -176,9 +176,9 @@ def test_every_change_alters_pictures_and_is_settled_by_its_draws(tmp_path):
         different = [not torch.equal(a, b) for a, b in zip(changed, plain, strict=True)]
         assert sum(different) >= 4 and changed.dtype == torch.uint8, change
         backwards = data.train.load(indices.flip(0), augment, draws.flip(0))
-        assert torch.equal(backwards.flip(0), changed), "a picture's change depends on its own numbers alone"
+        assert torch.equal(backwards.flip(0), changed), "a image's change depends on its own numbers alone"
     erased = data.train.load(indices, augment, draws)
-    assert all(int((picture.sum(dim=0) == 0).sum()) > 60 for picture in erased), "a rectangle is blank"
+    assert all(int((image.sum(dim=0) == 0).sum()) > 60 for image in erased), "a rectangle is blank"
 
 
 def test_a_loader_of_files_goes_on_exactly_where_it_was_saved_although_it_reads_ahead(tmp_path):

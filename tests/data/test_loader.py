@@ -17,7 +17,7 @@ def data():
     return ImageData("test", 50, images, images, (0.5,), (0.25,))
 
 
-def test_a_pass_shows_each_picture_once_and_leaves_out_only_the_incomplete_batch(data):
+def test_a_pass_shows_each_image_once_and_leaves_out_only_the_incomplete_batch(data):
     loader = Loader(data, data.train, torch.arange(50), 8, Augment(), seed=1)
     assert len(loader) == 6
     seen = torch.cat([loader.next()[1] for _ in range(6)]).tolist()
@@ -43,7 +43,7 @@ def test_another_seed_gives_another_order(data):
     assert not torch.equal(first, second)
 
 
-def test_a_shift_moves_pictures_and_fills_with_zeros(data):
+def test_a_shift_moves_images_and_fills_with_zeros(data):
     indices, generator = torch.arange(50), torch.Generator().manual_seed(0)
     plain, moved = data.train.pixels, data.train.take(indices, Augment(shift=2), generator)
     offsets = set()
@@ -62,14 +62,14 @@ def test_a_flip_mirrors_about_half(data):
     assert all(a != b for a, b in zip(same, mirrored, strict=True)) and 12 < sum(same) < 38
 
 
-def test_evaluation_goes_through_all_pictures_in_order(data):
+def test_evaluation_goes_through_all_images_in_order(data):
     batches = list(in_order(data, data.test, torch.arange(50), 16))
     assert [len(labels) for _, labels in batches] == [16, 16, 16, 2]
     assert torch.cat([labels for _, labels in batches]).tolist() == list(range(50))
     torch.testing.assert_close(batches[0][0], (data.test.pixels[:16] / 255 - 0.5) / 0.25)
 
 
-def test_the_two_parts_of_a_split_share_no_picture_and_are_fixed_by_the_seed():
+def test_the_two_parts_of_a_split_share_no_image_and_are_fixed_by_the_seed():
     first, second = split_indices(1000, 0.8, seed=3)
     assert (len(first), len(second)) == (800, 200)
     assert sorted(torch.cat([first, second]).tolist()) == list(range(1000))

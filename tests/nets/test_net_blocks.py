@@ -38,7 +38,7 @@ def test_channel_shuffle_interleaves_the_groups():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_that_are_channels_last_stay_so_through_every_block(channels):
+def test_images_that_are_channels_last_stay_so_through_every_block(channels):
     pixels = place_pixels(torch.randn(2, channels, 8, 6), torch.device("cpu"))
     stem = ConvBNReLU(channels, 8, 3)
     for block in ("k3_e1_g2", "k5_e2_g4_se_hswish", "k3_e1"):
@@ -91,7 +91,7 @@ def test_randomised_batch_norm_is_reproducible_and_nowhere_trivial():
         assert (ours.weight != 1).all() and (ours.bias != 0).all()
 
 
-def test_squeeze_and_excitation_weights_channels_by_what_the_whole_picture_shows():
+def test_squeeze_and_excitation_weights_channels_by_what_the_whole_image_shows():
     module = build_part(NetPart("block", "k3_e2_se", 4, 4, 6, 6, 1)).eval()
     x = torch.randn(2, 8, 6, 6)
     gates = module.se.gates(x.mean(dim=(2, 3)))

@@ -32,7 +32,7 @@ def supernet():
     return Supernet(MINI)
 
 
-def pictures(space, count=4):
+def images(space, count=4):
     return torch.randn(count, space.input_channels, space.height, space.width)
 
 
@@ -40,7 +40,7 @@ def test_a_one_hot_mixture_equals_running_that_block_alone(supernet):
     randomise_bn(supernet, seed=0)
     choice = [index % len(layer.blocks) for index, layer in enumerate(MINI.layers)]
     mix = torch.nn.functional.one_hot(torch.tensor(choice), supernet.theta.shape[1]).float()
-    x = pictures(MINI)
+    x = images(MINI)
     supernet.eval()
     torch.testing.assert_close(supernet(x, mix), supernet(x, choice))
 
@@ -55,7 +55,7 @@ def test_a_layer_is_the_weighted_sum_of_its_blocks(supernet):
 
 def test_an_index_runs_one_block_only(supernet):
     supernet.train()
-    supernet(pictures(MINI), [0] * len(MINI.layers)).sum().backward()
+    supernet(images(MINI), [0] * len(MINI.layers)).sum().backward()
     for layer in supernet.layers:
         for index, block in enumerate(layer.blocks):
             grads = [parameter.grad for parameter in block.parameters()]
@@ -70,7 +70,7 @@ def test_residual_blocks_start_as_the_identity(supernet):
 def test_every_theta_gets_a_gradient(supernet):
     randomise_bn(supernet, seed=0)
     generator = torch.Generator().manual_seed(0)
-    supernet(pictures(MINI), supernet.gumbel_mix(5.0, generator)).square().sum().backward()
+    supernet(images(MINI), supernet.gumbel_mix(5.0, generator)).square().sum().backward()
     assert (supernet.theta.grad != 0).all()
 
 
@@ -88,7 +88,7 @@ def test_layers_may_differ_in_their_candidates(ragged):
     mix = supernet.gumbel_mix(1.0, generator)
     assert mix.shape == (3, 4) and (mix[0, 2:] == 0).all()
     torch.testing.assert_close(mix.sum(dim=1), torch.ones(3))
-    supernet(pictures(ragged), mix).sum().backward()
+    supernet(images(ragged), mix).sum().backward()
     assert torch.isfinite(supernet.theta.grad).all() and (supernet.theta.grad[0, 2:] == 0).all()
     assert all(supernet.uniform_choice(generator)[0] < 2 for _ in range(50))
 
@@ -109,8 +109,8 @@ def test_weights_and_theta_are_disjoint_and_complete(supernet):
 def test_an_extracted_net_computes_what_its_path_computes(supernet):
     arch = parse_arch("k3_e1,skip/k5_e3,k3_e1_g2,skip/skip,k5_e6", MINI)
     supernet.train()
-    supernet(pictures(MINI, 16), supernet.choice_of(arch))  # moves the statistics off their start
-    net, x = supernet.extract(arch).eval(), pictures(MINI)
+    supernet(images(MINI, 16), supernet.choice_of(arch))  # moves the statistics off their start
+    net, x = supernet.extract(arch).eval(), images(MINI)
     supernet.eval()
     torch.testing.assert_close(net(x), supernet(x, supernet.choice_of(arch)))
 
@@ -118,10 +118,10 @@ def test_an_extracted_net_computes_what_its_path_computes(supernet):
 def test_recalibration_gives_a_derived_net_the_statistics_of_its_own_inputs(supernet):
     supernet.train()
     for _ in range(5):
-        supernet(100 + pictures(MINI, 8), supernet.gumbel_mix(5.0, torch.Generator().manual_seed(1)))
+        supernet(100 + images(MINI, 8), supernet.gumbel_mix(5.0, torch.Generator().manual_seed(1)))
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     net = supernet.extract(parse_arch("k3_e1,k3_e1/k5_e3,k3_e1_g2,skip/skip,k5_e6", MINI))
-    batches = [pictures(MINI, 32), pictures(MINI, 32)]
+    batches = [images(MINI, 32), images(MINI, 32)]
     recalibrate(net, batches)
     with torch.no_grad():
         outputs = [net.stem.conv(batch) for batch in batches]

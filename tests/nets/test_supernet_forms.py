@@ -45,14 +45,14 @@ def twins(space, **form):
     return plain.double(), other.double()
 
 
-def pictures(space):
+def images(space):
     shape = (6, space.input_channels, space.height, space.width)
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
 def step(net, space, mix):
     """Logits, gradients by name and the state afterwards of one step of weights and theta together."""
-    logits = net(pictures(space), mix)
+    logits = net(images(space), mix)
     logits.square().mean().backward()
     return logits, {name: p.grad for name, p in net.named_parameters()}, net.state_dict()
 
@@ -77,7 +77,7 @@ def test_a_mixture_gives_the_plain_forms_outputs_gradients_and_statistics(space,
 
 
 @pytest.mark.parametrize("size", [1, 9000])
-def test_the_size_of_the_portions_that_pictures_go_through_in_changes_nothing(space, size, monkeypatch):
+def test_the_size_of_the_portions_that_images_go_through_in_changes_nothing(space, size, monkeypatch):
     plain, other = twins(space)
     monkeypatch.setattr(fused_mbconv, "PORTION", 2 * size)  # a pixel at a time, or fewer images at the end
     steps = [step(net, space, net.gumbel_mix(2.0, torch.Generator().manual_seed(0))) for net in (plain, other)]
@@ -90,7 +90,7 @@ def test_channels_last_gives_the_plain_forms_outputs_and_gradients(space, merged
     mix = plain.gumbel_mix(2.0, torch.Generator().manual_seed(0)).detach()
     logits, gradients, _ = step(plain, space, mix)
     place_net(other, torch.device("cpu"))
-    placed = other(place_pixels(pictures(space), torch.device("cpu")), mix)
+    placed = other(place_pixels(images(space), torch.device("cpu")), mix)
     placed.square().mean().backward()
     found = {name: p.grad for name, p in other.named_parameters()}
     assert_equal(
@@ -104,7 +104,7 @@ def test_theta_alone_gets_the_plain_forms_gradient(space):
     for net in twins(space):
         for parameter in net.weight_parameters():
             parameter.requires_grad_(False)
-        net(pictures(space), net.gumbel_mix(2.0, torch.Generator().manual_seed(0))).square().mean().backward()
+        net(images(space), net.gumbel_mix(2.0, torch.Generator().manual_seed(0))).square().mean().backward()
         assert all(p.grad is None for p in net.weight_parameters())
         found.append(net.theta.grad)
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-10)
@@ -118,8 +118,8 @@ def test_a_cheap_forms_output_is_the_plain_forms_with_those_weights(space, form)
     for row, chosen in zip(mix, paths, strict=True):
         row[list(chosen.indices)] = chosen.weights.detach()
     torch.testing.assert_close(mix.sum(dim=1), torch.ones(len(mix), dtype=mix.dtype))
-    logits = net.train()(pictures(space), paths)
-    torch.testing.assert_close(logits, plain.train()(pictures(space), mix))
+    logits = net.train()(images(space), paths)
+    torch.testing.assert_close(logits, plain.train()(images(space), mix))
     logits.square().sum().backward()
     for layer, chosen in zip(net.layers, paths, strict=True):
         ran = {index for index, block in enumerate(layer.blocks) if any(p.grad is not None for p in block.parameters())}
@@ -133,7 +133,7 @@ def test_every_form_gives_every_theta_a_gradient(form):
     generator = torch.Generator().manual_seed(0)
     for _ in range(1 if form == "mixture" else 30):  # a cheap form reaches all candidates only over many steps
         mix, _ = net.draw(form, 1.0, generator)
-        net(pictures(net.space)[:2], mix).square().mean().backward()
+        net(images(net.space)[:2], mix).square().mean().backward()
     assert (net.theta.grad != 0).all()
 
 
@@ -176,7 +176,7 @@ def test_draws_are_repeatable_and_follow_theta():
 def test_a_mixture_keeps_each_blocks_own_weights(space):
     net = Supernet(space)
     before = copy.deepcopy(net.state_dict())
-    net.eval()(pictures(space).float(), net.gumbel_mix(1.0, torch.Generator()))
+    net.eval()(images(space).float(), net.gumbel_mix(1.0, torch.Generator()))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 

@@ -98,7 +98,7 @@ def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
     _, recipe = load_recipe(str(recipe_file))
     Run(recipe, tmp_path / "run")
     other = recipe.model_copy(update={"latency_target_share": 0.5})
-    (tmp_path / "pictures/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
+    (tmp_path / "images/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
     with pytest.raises(StorageError, match="another recipe"):
         Run(other, tmp_path / "run")
 
@@ -113,7 +113,7 @@ def changed_target(_, tmp_path):
 
 
 def changed_data(_, tmp_path):
-    images = tmp_path / "pictures/train-images-idx3-ubyte.gz"
+    images = tmp_path / "images/train-images-idx3-ubyte.gz"
     content = bytearray(gzip.decompress(images.read_bytes()))
     content[-1] ^= 1
     images.write_bytes(gzip.compress(bytes(content)))
@@ -148,7 +148,7 @@ def test_a_content_that_changed_behind_its_name_is_refused(
 def test_names_and_places_may_change_where_contents_do_not(tiny_space_file, tiny_data, own_target, tmp_path):
     values = {**recipe_values(tiny_space_file, tiny_data), "target": str(own_target)}
     Run(Recipe.model_validate(values), tmp_path / "run")
-    (tmp_path / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "images").rename(tmp_path / "moved")
     (tmp_path / "space.yaml").write_text("description: the same\n" + tiny_space_file.read_text())
     values.update(data=f"fashion_mnist:{tmp_path}/moved", space=str(tmp_path / "space.yaml"))
     Run(Recipe.model_validate(values), tmp_path / "run")

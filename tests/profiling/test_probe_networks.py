@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tvmfbnet.profiling.probe_networks import carrier_nets
+from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import BLOCK
 
@@ -25,7 +25,7 @@ def places(space, nets):
 def test_all_blocks_of_a_space_are_met_in_few_nets():
     space = load_space("fbnet")
     due = set(space.distinct_blocks())
-    nets = carrier_nets(space, due, 2, due, 0)
+    nets = probe_networks(space, due, 2, due, 0)
     # Nine candidates a layer where skip is a projection, eight conv blocks elsewhere.
     assert len(nets) == 2 * 9
     met = places(space, nets)
@@ -37,19 +37,19 @@ def test_all_blocks_of_a_space_are_met_in_few_nets():
 def test_neighbours_change_from_round_to_round():
     space = load_space("fbnet")
     due = set(space.distinct_blocks())
-    nets = carrier_nets(space, due, 2, due, 0)
+    nets = probe_networks(space, due, 2, due, 0)
     assert len(set(nets)) == len(nets)
-    assert nets == carrier_nets(space, due, 2, due, 0)
-    assert nets != carrier_nets(space, due, 2, due, 1)
+    assert nets == probe_networks(space, due, 2, due, 0)
+    assert nets != probe_networks(space, due, 2, due, 1)
 
 
 def test_one_block_needs_one_net_a_round_and_known_ones_around_it(tiny_space):
     block = tiny_space.distinct_blocks()[0]
     known = {block, *tiny_space.distinct_blocks()[-3:]}
-    nets = carrier_nets(tiny_space, {block}, 3, known, 0)
+    nets = probe_networks(tiny_space, {block}, 3, known, 0)
     assert all(block in net for net in nets[:3])
 
 
 def test_stem_and_head_alone_still_get_a_net(tiny_space):
-    nets = carrier_nets(tiny_space, (), 1, (), 0)
+    nets = probe_networks(tiny_space, (), 1, (), 0)
     assert nets and all(net[0] == tiny_space.stem for net in nets)

@@ -48,9 +48,9 @@ def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(
 ):
     before = (searched / "archs.json").read_text()
     drawn = sample_run(searched, 3, 0, validate=True)
-    other = another(tmp_path / "pictures", tmp_path / "other")
-    shutil.move(tmp_path / "pictures", tmp_path / "moved")
-    with pytest.raises(DataError, match=r"Fashion-MNIST is missing.*pictures.*if it has moved, say where with --data"):
+    other = another(tmp_path / "images", tmp_path / "other")
+    shutil.move(tmp_path / "images", tmp_path / "moved")
+    with pytest.raises(DataError, match=r"Fashion-MNIST is missing.*images.*if it has moved, say where with --data"):
         sample_run(searched, 3, 0, validate=True)
     for place in (str(tmp_path / "moved"), f"fashion_mnist:{tmp_path}/moved/"):
         assert sample_run(searched, 3, 0, validate=True, data_spec=place) == drawn
@@ -65,7 +65,7 @@ def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(
 
 
 def test_another_searchs_folder_is_refused_before_the_data_set_is_read(searched, tiny_space, tiny_data, tmp_path):
-    for file in (tmp_path / "pictures").iterdir():
+    for file in (tmp_path / "images").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(StorageError, match=r"search\.ckpt belongs to a run with other settings \(.*space had other"):
         continued(tiny_space.with_last_channels(16), tiny_data, searched)

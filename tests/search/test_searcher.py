@@ -37,7 +37,7 @@ def snapshot(searcher):
     return searcher.supernet.state_dict(), history
 
 
-def test_weights_and_theta_never_see_the_same_pictures(make):
+def test_weights_and_theta_never_see_the_same_images(make):
     searcher, seen = make(), {"w": set(), "theta": set()}
     for name, loader in (("w", searcher._weight_batches), ("theta", searcher._theta_batches)):
         original = loader._images.load

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvmfbnet.profiling.probe_networks import carrier_nets
+from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
 
@@ -51,7 +51,7 @@ def rows_of_one_run(folder: Path) -> Counter[NetPart]:
     """How many measurements of each part one undisturbed `tune` makes: one in each of the nets that it is timed in."""
     space = load_space(str(folder / "small.yaml"))
     parts = (*space.fixed_parts(), *space.distinct_blocks())
-    nets = carrier_nets(space, set(space.distinct_blocks()), 1, parts, 0)
+    nets = probe_networks(space, set(space.distinct_blocks()), 1, parts, 0)
     return Counter(part for net in nets for part in dict.fromkeys(net) if part in parts)
 
 

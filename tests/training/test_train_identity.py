@@ -41,7 +41,7 @@ def continued(tiny_space, data, out, **changes):
 
 def test_a_data_set_that_moved_continues_and_another_one_is_refused(trained, tiny_space, tiny_data, tmp_path):
     before = (trained / "history.json").read_text()
-    shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    shutil.move(tmp_path / "images", tmp_path / "moved")
     result = continued(tiny_space, f"fashion_mnist:{tmp_path}/moved/", trained)
     assert json.loads(before) == list(result.history), "nothing was trained again"
     images = tmp_path / "moved/t10k-images-idx3-ubyte.gz"
@@ -54,7 +54,7 @@ def test_a_data_set_that_moved_continues_and_another_one_is_refused(trained, tin
 
 
 def test_another_trainings_folder_is_refused_before_the_data_set_is_read(trained, tiny_space, tiny_data, tmp_path):
-    for file in (tmp_path / "pictures").iterdir():
+    for file in (tmp_path / "images").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(
         StorageError, match=r"train\.ckpt belongs to a run with other settings \(lr was 0\.2, now 0\.1\)"
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_an_earlier_version_continues_under_the_name_it_knows(tr
     del identity["precision"]
     save_checkpoint(trained / "train.ckpt", "training", {"identity": identity, "trainer": saved["trainer"]})
     continued(tiny_space, tiny_data, trained)
-    with pytest.raises(DataError, match=r"earlier version.*give --data fashion_mnist:.*pictures"):
+    with pytest.raises(DataError, match=r"earlier version.*give --data fashion_mnist:.*images"):
         continued(tiny_space, tiny_data + "/", trained)
 
 

@@ -53,7 +53,7 @@ def figures(history):
 def test_training_learns_and_the_saved_net_gives_the_reported_accuracy(arch, tiny_space, tiny_data, tmp_path):
     config = TrainConfig(**{**TINY, "epochs": 25, "augment_shift": 0, "augment_flip": False, "dropout": 0.0})
     result = train(arch, tiny_space, tiny_data, config, tmp_path)
-    assert result.test_accuracy > 0.8, "the class is plain to see in these pictures"
+    assert result.test_accuracy > 0.8, "the class is plain to see in these images"
     net, metadata = load_net(result.checkpoint)
     names = list(FASHION_MNIST_CLASSES)
     assert not net.training and net.arch == arch and net.space == tiny_space

@@ -23,7 +23,7 @@ from tvmfbnet.autotune.knobs import (
     loads_per_product,
     parallel_share,
 )
-from tvmfbnet.autotune.transfer import Lesson
+from tvmfbnet.autotune.transfer import TransferSource
 
 Array = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ _FAILED = math.log(8.0)
 _HALVED_AT = 100
 
 
-class Ranking:
+class CostModel:
     """Gradient-boosted trees on log(milliseconds a product).
 
     Args:
@@ -60,7 +60,7 @@ class Ranking:
     ``fits`` counts how often the trees were fitted: predictions stay the same until it changes.
     """
 
-    def __init__(self, registers: Registers, seed: int = 0, lessons: Sequence[Lesson] = ()) -> None:
+    def __init__(self, registers: Registers, seed: int = 0, sources: Sequence[TransferSource] = ()) -> None:
         self.registers, self.seed = registers, seed
         self._shapes: list[KernelShape] = []
         self._rows: list[list[float]] = []
@@ -68,13 +68,13 @@ class Ranking:
         self._fitted = 0
         self.fits = 0
         self._trees: xgboost.Booster | None = None
-        self._teachers = [self._teacher(lesson) for lesson in lessons]
+        self._sources = [self._source(source) for source in sources]
         self._trust = 0.0
 
-    def _teacher(self, lesson: Lesson) -> xgboost.Booster:
+    def _source(self, source: TransferSource) -> xgboost.Booster:
         """Trees on how much slower than that target's mean a trial was, as a logarithm."""
-        logs = _filled(np.array([_log(trial.shape, trial.best_ms) for trial in lesson.trials]))
-        rows = np.array([features(trial.shape, trial.knobs, lesson.registers) for trial in lesson.trials])
+        logs = _filled(np.array([_log(trial.shape, trial.best_ms) for trial in source.trials]))
+        rows = np.array([features(trial.shape, trial.knobs, source.registers) for trial in source.trials])
         return _fit(rows, logs - logs.mean(), self.seed)
 
     def add(self, shape: KernelShape, knobs: Knobs, latency_ms: float | None) -> None:
@@ -93,10 +93,10 @@ class Ranking:
         )
 
     def _taught(self, rows: Array) -> Array:
-        if not self._teachers or not len(rows):
+        if not self._sources or not len(rows):
             return rows
         data = xgboost.DMatrix(rows)
-        return np.column_stack([rows, np.mean([teacher.predict(data) for teacher in self._teachers], axis=0)])
+        return np.column_stack([rows, np.mean([source.predict(data) for source in self._sources], axis=0)])
 
     def predict_ms(self, shape: KernelShape, rows: Array) -> Array | None:
         """Expected milliseconds of each row of one kernel, (rows,); None while own trials are too few to learn from."""
@@ -113,7 +113,7 @@ class Ranking:
         self._refit()
         if self._trees is not None:
             return self._predict(self._trees, rows)
-        return np.asarray(rows[:, -1], dtype=np.float64) if self._teachers else None
+        return np.asarray(rows[:, -1], dtype=np.float64) if self._sources else None
 
     def _predict(self, trees: xgboost.Booster, rows: Array) -> Array:
         """Logarithms of milliseconds a product.
@@ -122,7 +122,7 @@ class Ranking:
         """
         count = len(FEATURES)
         logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64)
-        if self._teachers and self._trust > 0:
+        if self._sources and self._trust > 0:
             taught = rows[:, count] - rows[:, count].mean() + logs.mean()
             logs = (1.0 - self._trust) * logs + self._trust * taught
         return np.asarray(logs, dtype=np.float64)
@@ -143,11 +143,11 @@ class Ranking:
             return
         rows = np.array(self._rows)
         self._trees, self._fitted = _fit(rows, _filled(logs), self.seed), total
-        if self._teachers:
-            self._weigh_teachers(self._taught(rows)[:, -1], logs)
+        if self._sources:
+            self._weigh_sources(self._taught(rows)[:, -1], logs)
         self.fits += 1
 
-    def _weigh_teachers(self, taught: Array, logs: Array) -> None:
+    def _weigh_sources(self, taught: Array, logs: Array) -> None:
         """Compares what the teachers think of own trials with what came of these, kernel by kernel."""
         valid = np.isfinite(logs)
         taught, logs = taught[valid], logs[valid]

@@ -19,7 +19,7 @@ from typing import Any
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult
 from tvmfbnet.autotune.candidate import Search
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
 from tvmfbnet.autotune.estimate import RunningEstimate
@@ -28,7 +28,7 @@ from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.task_scheduler import TaskState, next_task
 from tvmfbnet.autotune.template_search import SEEDS, TemplateSearch
 from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
-from tvmfbnet.autotune.transfer import Lesson
+from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.autotune.trial_runner import Activity, News, OpenRound, RoundRunner, StoppedError, start_worker
 from tvmfbnet.interrupts import raise_if_interrupted, undisturbed
@@ -107,13 +107,13 @@ class Engine:
         batch: int = BATCH,
         seed: int = 0,
         executor: Executor | None = None,
-        lessons: Sequence[Lesson] = (),
+        sources: Sequence[TransferSource] = (),
         estimate: RunningEstimate | None = None,
     ) -> None:
         self._estimate = estimate
         self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
         self.target: ResolvedTarget = plan.target
-        self._executor, self._lessons = executor, lessons
+        self._executor, self._sources_of_transfer = executor, sources
         self._compiled_for = plan.target.for_tvm()
         self.database = database
         self.log = TrialLog(database.folder / TRIALS)
@@ -131,12 +131,12 @@ class Engine:
         best_ms = self.log.best_ms.get(key) if self.database.holds(task.kernel) else None
         return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
-    def _learnt_ranking(self) -> Ranking:
-        ranking = Ranking(registers_of(self._compiled_for), self.seed, self._lessons)
+    def _trained_cost_model(self) -> CostModel:
+        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self._sources_of_transfer)
         for trials in self.log.templated.values():
             for trial in trials:
-                ranking.add(trial.shape, trial.knobs, trial.best_ms)
-        return ranking
+                cost_model.add(trial.shape, trial.knobs, trial.best_ms)
+        return cost_model
 
     def _spent(self) -> int:
         return sum(self.log.spent[state.task.kernel.key] for state in self._states)
@@ -178,12 +178,12 @@ class Engine:
                         self._take(self._news.get_nowait())
 
     def _loop(self, runner: RoundRunner, most: int, reporter: Reporter, started: float) -> None:
-        ranking = self._learnt_ranking() if self._templates else None
+        cost_model = self._trained_cost_model() if self._templates else None
         while True:
             in_time = self.budget.seconds is None or time.monotonic() - started < self.budget.seconds
             state = self._choose(in_time) if len(self._in_flight) < most else None
             if state is not None:
-                self._start(state, runner, ranking)
+                self._start(state, runner, cost_model)
             elif self._in_flight:
                 waited = time.monotonic()
                 with suppress(queue.Empty):
@@ -212,10 +212,10 @@ class Engine:
     def _choose(self, in_time: bool) -> TaskState | None:
         return next_task(self._states, in_time and self._trials_left() > 0)
 
-    def _start(self, state: TaskState, runner: RoundRunner, ranking: Ranking | None) -> None:
+    def _start(self, state: TaskState, runner: RoundRunner, cost_model: CostModel | None) -> None:
         began = time.monotonic()
         if state.search is None:
-            state.search = self._search_of(state.task, ranking)
+            state.search = self._search_of(state.task, cost_model)
         # A first round is whole; later ones end where the budget does.
         candidates = state.search.propose(min(self.batch, self._trials_left()) if state.valid else self.batch)
         raise_if_interrupted()  # a library may have taken it for a kernel that cannot be scheduled
@@ -239,14 +239,14 @@ class Engine:
         except BaseException as error:
             self._news.put(News(opened, error=error))
 
-    def _search_of(self, task: TuningTask, ranking: Ranking | None) -> Search:
-        shape = shape_of(task.kernel.mod) if ranking is not None else None
-        if ranking is not None and shape is not None:
+    def _search_of(self, task: TuningTask, cost_model: CostModel | None) -> Search:
+        shape = shape_of(task.kernel.mod) if cost_model is not None else None
+        if cost_model is not None and shape is not None:
             # Where the best schedule was lost with a damaged file, what was tried may be tried again.
             is_lost = task.kernel.key in self.log.best_ms and not self.database.holds(task.kernel)
             tried = [] if is_lost else [trial.knobs for trial in self.log.templated[task.kernel.key]]
             seeds = self.log.seeds(task.kernel.key, shape, SEEDS) if not tried else []
-            return TemplateSearch(task.kernel, shape, ranking, tried, self.batch, self.seed, seeds)
+            return TemplateSearch(task.kernel, shape, cost_model, tried, self.batch, self.seed, seeds)
         if self._cost_model is None:
             self._cost_model = new_cost_model()
         return EvolutionSearch(task.kernel, self._compiled_for, self.database, self._cost_model, self.batch, self.seed)
@@ -327,7 +327,7 @@ def tune(
     seed: int = 0,
     batch: int = BATCH,
     executor: Executor | None = None,
-    lessons: Sequence[Lesson] = (),
+    sources: Sequence[TransferSource] = (),
     context: Context | None = None,
     estimate: RunningEstimate | None = None,
 ) -> TuningReport:
@@ -353,4 +353,4 @@ def tune(
         if context is None:
             context, endpoint = ask_context(plan.target, endpoint)
         database = TuningDatabase(folder_to_write(folder, context), repair=True)
-        return Engine(plan, endpoint, database, budget, batch, seed, executor, lessons, estimate).run()
+        return Engine(plan, endpoint, database, budget, batch, seed, executor, sources, estimate).run()

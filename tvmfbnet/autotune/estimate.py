@@ -17,7 +17,7 @@ from typing import Any
 import tvm
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.plan import TRIALS_PER_SECOND, Plan
 from tvmfbnet.autotune.template_search import TemplateSearch
 from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
@@ -76,7 +76,7 @@ def _probe(plan: Plan) -> Rate | None:
     compiled_for = tvm.target.Target(plan.target.tvm)
     if not has_templates(compiled_for):
         return None
-    ranking, seconds = Ranking(registers_of(compiled_for), 0), list[float]()
+    cost_model, seconds = CostModel(registers_of(compiled_for), 0), list[float]()
     began = time.monotonic()
     # From all over the space: a first layer's kernel builds faster than a last one's.
     tasks = plan.tasks[:: max(1, len(plan.tasks) // _MOST_PROBED)]
@@ -86,7 +86,7 @@ def _probe(plan: Plan) -> Rate | None:
             shape = shape_of(task.kernel.mod)
             if shape is None:
                 continue
-            (candidate,) = TemplateSearch(task.kernel, shape, ranking, [], 1, 0).propose(1)
+            (candidate,) = TemplateSearch(task.kernel, shape, cost_model, [], 1, 0).propose(1)
             built = pool.result(pool.submit(candidate)) if not candidate.error else None
             if isinstance(built, Built) and number:
                 seconds.append(built.seconds)

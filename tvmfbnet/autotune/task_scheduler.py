@@ -13,7 +13,7 @@ from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.plan import TuningTask
 
 # Rounds without one valid trial after which a task is given up, with a warning.
-_HOPELESS_ROUNDS = 3
+_MAX_FAILED_ROUNDS = 3
 
 
 @dataclass
@@ -69,7 +69,7 @@ def next_task(states: Sequence[TaskState], trials_left: bool) -> TaskState | Non
         trials_left: whether the budget allows more than first rounds.
     """
     free = [state for state in states if not state.exhausted and not state.in_flight]
-    first = [state for state in free if not state.valid and state.rounds < _HOPELESS_ROUNDS]
+    first = [state for state in free if not state.valid and state.rounds < _MAX_FAILED_ROUNDS]
     if first:
         return max(first, key=lambda state: -state.rounds)
     ready = [state for state in free if state.valid]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvmfbnet.autotune.candidate import Candidate
-from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs
 from tvmfbnet.compiler.lowering import Kernel
@@ -44,19 +44,19 @@ class TemplateSearch:
         self,
         kernel: Kernel,
         shape: KernelShape,
-        ranking: Ranking,
+        cost_model: CostModel,
         tried: Iterable[Knobs],
         batch: int,
         seed: int,
         seeds: Iterable[Knobs] = (),
     ) -> None:
         self.kernel, self._shape, self.batch = kernel, shape, batch
-        self._ranking = ranking
+        self._cost_model = cost_model
         self._random = random.Random(f"{seed} {kernel.key}")
         known = {knobs.key for knobs in tried}
-        self._left = [knobs for knobs in all_knobs(shape, ranking.registers) if knobs.key not in known]
+        self._left = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in known]
         self._seeds = [knobs.key for knobs in seeds]
-        self._rows: Array = ranking.rows(shape, self._left)
+        self._rows: Array = cost_model.rows(shape, self._left)
         self._pending: list[Candidate] = []
         self._promise: tuple[tuple[int, int], float | None] = ((-1, -1), None)
 
@@ -87,11 +87,11 @@ class TemplateSearch:
 
     def _order(self) -> list[int]:
         """Indices of what is left, the most promising first."""
-        slowness = self._ranking.slowness(self._rows)
+        slowness = self._cost_model.slowness(self._rows)
         if slowness is not None:
             return [int(index) for index in np.argsort(slowness, kind="stable")]
         # Untrained, the rule of thumb ranks; noise keeps a round from being one tile in all its variants.
-        scores = [self._ranking.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
+        scores = [self._cost_model.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
         return sorted(range(len(scores)), key=scores.__getitem__)
 
     def _candidate(self, knobs: Knobs) -> Candidate:
@@ -104,14 +104,14 @@ class TemplateSearch:
         """Hands the last round to the ranking."""
         for candidate, timing in zip(self._pending, timings, strict=True):
             if candidate.knobs is not None:
-                self._ranking.add(self._shape, candidate.knobs, timing.best_ms)
+                self._cost_model.add(self._shape, candidate.knobs, timing.best_ms)
 
     def promised_ms(self) -> float | None:
         """The ranking's best prediction of what is left."""
         if not self._left:
             return None
-        state = (self._ranking.fits, len(self._left))
+        state = (self._cost_model.fits, len(self._left))
         if self._promise[0] != state:
-            predicted = self._ranking.predict_ms(self._shape, self._rows)
+            predicted = self._cost_model.predict_ms(self._shape, self._rows)
             self._promise = (state, None if predicted is None else float(predicted.min()))
         return self._promise[1]

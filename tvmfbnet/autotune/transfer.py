@@ -27,7 +27,7 @@ _FEWEST = 48
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TransferSource:
     """The trials of another target.
 
     Attributes:
@@ -41,7 +41,7 @@ class Lesson:
     trials: tuple[Templated, ...]
 
 
-def read_lessons(names: Sequence[str], target: Target, root: Path | None = None) -> tuple[Lesson, ...]:
+def read_sources(names: Sequence[str], target: Target, root: Path | None = None) -> tuple[TransferSource, ...]:
     """Reads the trials of other targets, each once.
 
     Args:
@@ -59,7 +59,7 @@ def read_lessons(names: Sequence[str], target: Target, root: Path | None = None)
     return tuple(_read(other, target, root) for other in others.values())
 
 
-def _read(other: Target, target: Target, root: Path | None) -> Lesson:
+def _read(other: Target, target: Target, root: Path | None) -> TransferSource:
     if other.name == target.name:
         raise UserError(f"--learn-from {other.name}: a target learns from its own trials anyway; name another")
     path, tvm_target = _log_of(resolve(other), root)
@@ -72,7 +72,7 @@ def _read(other: Target, target: Target, root: Path | None) -> Lesson:
     valid = sum(trial.best_ms is not None for trial in trials)
     if valid < _FEWEST:
         raise UserError(f"--learn-from {other.name}: {path} holds {valid} valid trials of templates, needed: {_FEWEST}")
-    return Lesson(other.name, registers_of(compiled_for), trials)
+    return TransferSource(other.name, registers_of(compiled_for), trials)
 
 
 def _log_of(other: ResolvedTarget, root: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -28,7 +28,7 @@ from tvmfbnet.rpc.tracker import Endpoint, address_text, await_key, query_tracke
 from tvmfbnet.targets.definition import ResolvedTarget
 
 # A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
-_STRIKES = 3
+_MAX_CRASHES = 3
 # The same, whatever became of the devices: a kernel may also take its device down.
 _ATTEMPTS = 12
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
@@ -206,18 +206,18 @@ class RoundRunner:
                 Path(job.library).unlink(missing_ok=True)
 
     def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
-        strikes = attempts = 0
+        crashes = attempts = 0
         while True:
             timings = self._attempt([job], worker)
             if not isinstance(timings, RemoteError):
                 return timings[0]
             attempts += 1
-            strikes += self._blames_kernel(timings)
+            crashes += self._blames_kernel(timings)
             if attempts == _ATTEMPTS and timings.kind == "took no file":
                 raise timings
-            if strikes == _STRIKES and timings.illegal_instruction:
+            if crashes == _MAX_CRASHES and timings.illegal_instruction:
                 raise DeviceError(f"{timings}; {instructions_advice(self.target)}")
-            if strikes == _STRIKES or attempts == _ATTEMPTS:
+            if crashes == _MAX_CRASHES or attempts == _ATTEMPTS:
                 error = f"broke {attempts} sessions with nothing else in them: {timings}"
                 return KernelTiming(error=error, kind="crash")
             time.sleep(min(_FIRST_PAUSE * 2**attempts, _LONGEST_PAUSE))  # a device that fails at once is free at once

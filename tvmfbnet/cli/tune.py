@@ -114,10 +114,10 @@ def tune_command(
     from tvmfbnet.progress import loading
 
     with loading():
-        from tvmfbnet.autotune.transfer import read_lessons
+        from tvmfbnet.autotune.transfer import read_sources
         from tvmfbnet.pipeline.tuning import forecast, tune_space
 
-    lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
+    sources = read_sources(learn_from or [], loaded_target, tuning_logs)
     if dry_run:
         planned = forecast(
             loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen, measure
@@ -139,7 +139,7 @@ def tune_command(
         seconds=time_limit,
         more=more,
         arch=chosen,
-        lessons=lessons,
+        sources=sources,
     )
     report = done.report
     if as_json:

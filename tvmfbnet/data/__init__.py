@@ -1,1 +1,1 @@
-"""Image data sets behind one small interface: pictures as uint8 batches, order and augmentation reproducible."""
+"""Image data sets behind one small interface: images as uint8 batches, order and augmentation reproducible."""

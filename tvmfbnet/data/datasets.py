@@ -36,7 +36,7 @@ def load_data(
     Args:
         spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
             ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes).
-        height, width, channels: what the space takes; smaller pictures are padded with zeros, evenly.
+        height, width, channels: what the space takes; smaller images are padded with zeros, evenly.
         classes: what the space's classifier gives; another number in the data is refused, but for a subset.
         check: whether every file of an image folder is looked at first.
 
@@ -82,10 +82,10 @@ def _in_memory(pixels: torch.Tensor, labels: torch.Tensor, height: int, width: i
 
 
 def _pad(pixels: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:
-    """Pads pictures evenly with zeros to the size asked for; larger pictures are refused."""
+    """Pads images evenly with zeros to the size asked for; larger images are refused."""
     rows, columns = height - pixels.shape[2], width - pixels.shape[3]
     if rows < 0 or columns < 0:
         raise DataError(
-            f"{name} pictures are {pixels.shape[2]}x{pixels.shape[3]}, larger than the space's input {height}x{width}"
+            f"{name} images are {pixels.shape[2]}x{pixels.shape[3]}, larger than the space's input {height}x{width}"
         )
     return F.pad(pixels, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))

@@ -1,4 +1,4 @@
-"""What the rest of the package sees of a data set: pictures taken by index, in whole batches, as uint8 tensors.
+"""What the rest of the package sees of a data set: images taken by index, in whole batches, as uint8 tensors.
 
 Small data sets are decoded once and stay in memory; image folders are decoded batch by batch. Random augmentation is
 drawn from a generator that the caller owns, so that a run can be stopped and continued without a trace.
@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.data.augment import AREA, FLIP, LEFT, TOP, Augment, change_picture
+from tvmfbnet.data.augment import AREA, FLIP, LEFT, TOP, Augment, augment_image
 from tvmfbnet.data.fingerprint import joined_digest, of_files, of_tensors
 from tvmfbnet.machine import allowed_cores
 
 
 class Images(ABC):
-    """A list of labelled pictures of one size."""
+    """A list of labelled images of one size."""
 
     labels: torch.Tensor
-    """Class index of each picture, int64, shape (n,)."""
+    """Class index of each image, int64, shape (n,)."""
 
     decodes: bool = False
     """Whether loading takes long enough to be worth doing ahead of time."""
@@ -39,16 +39,16 @@ class Images(ABC):
 
     @abstractmethod
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
-        """The pictures at ``indices`` as uint8 (n, channels, height, width), changed as ``draws`` settle."""
+        """The images at ``indices`` as uint8 (n, channels, height, width), changed as ``draws`` settle."""
 
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
-        """The pictures at ``indices`` as uint8 (n, channels, height, width), changed at random as ``augment`` says."""
+        """The images at ``indices`` as uint8 (n, channels, height, width), changed at random as ``augment`` says."""
         return self.load(indices, augment, augment.draw(len(indices), generator))
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set, ready for a space: its pictures have the space's size and channels.
+    """A data set, ready for a space: its images have the space's size and channels.
 
     ``mean`` and ``std`` (one a channel, for pixels in 0..1) normalise a batch. ``class_names`` are those of a net's
     outputs, in order; empty where nobody knows them.
@@ -75,7 +75,7 @@ class ImageData:
 
 
 class TensorImages(Images):
-    """Pictures that live in memory.
+    """Images that live in memory.
 
     Args:
         pixels: uint8 (n, channels, height, width), already of the final size.
@@ -100,14 +100,14 @@ class TensorImages(Images):
             batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
         if augment.shift:
             batch = _shift(batch, augment.shift, draws)
-        if augment.per_picture:
+        if augment.per_image:
             pairs = zip(batch, draws.tolist(), strict=True)
-            batch = torch.stack([change_picture(picture, augment, row) for picture, row in pairs])
+            batch = torch.stack([augment_image(image, augment, row) for image, row in pairs])
         return batch
 
 
 def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
-    """Moves each picture by up to ``most`` pixels in both directions, filling with zeros."""
+    """Moves each image by up to ``most`` pixels in both directions, filling with zeros."""
     count, _, height, width = batch.shape
     padded = F.pad(batch, (most, most, most, most))
     top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
@@ -118,7 +118,7 @@ def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
 
 
 class FolderImages(Images):
-    """Picture files, decoded when they are asked for.
+    """Image files, decoded when they are asked for.
 
     Evaluation: the shorter side is scaled to 8/7 of the size asked for (256 for 224), then the centre is cut out.
     Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
@@ -145,7 +145,7 @@ class FolderImages(Images):
         return of_files(self.files, self._root)
 
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
-        """See :meth:`Images.load`; raises DataError for a file that is no picture."""
+        """See :meth:`Images.load`; raises DataError for a file that is no image."""
         rows = draws.tolist() if draws is not None else [None] * len(indices)
         with ThreadPoolExecutor(max_workers=min(8, allowed_cores())) as pool:  # decoding leaves Python's lock
             load = pool.map(lambda index, row: self._load(self.files[index], augment, row), indices.tolist(), rows)
@@ -156,24 +156,24 @@ class FolderImages(Images):
 
         from tvmfbnet.data.formats import read_image
 
-        picture = read_image(file, self.channels)
+        image = read_image(file, self.channels)
         if draw is not None and augment.flip and draw[FLIP] < 0.5:
-            picture = tv.horizontal_flip(picture)
-        picture = self._cut(picture, draw if augment.shift else None)
-        return change_picture(picture, augment, draw) if draw is not None and augment.per_picture else picture
+            image = tv.horizontal_flip(image)
+        image = self._cut(image, draw if augment.shift else None)
+        return augment_image(image, augment, draw) if draw is not None and augment.per_image else image
 
-    def _cut(self, picture: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
+    def _cut(self, image: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
         """A random part, or the centre where there is no draw, at the size asked for."""
         from torchvision.transforms.v2 import functional as tv
 
         size = [self.height, self.width]
         if draw is not None:
-            rows, columns = picture.shape[1:]
+            rows, columns = image.shape[1:]
             side = (0.25 + 0.75 * draw[AREA]) ** 0.5
             height, width = max(1, round(rows * side)), max(1, round(columns * side))
             top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
-            cut: torch.Tensor = tv.resized_crop(picture, top, left, height, width, size, antialias=True)
+            cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, antialias=True)
             return cut
-        scale = max(self.height / picture.shape[1], self.width / picture.shape[2]) * 8 / 7
-        scaled = [max(side, round(old * scale)) for side, old in zip(size, picture.shape[1:], strict=True)]
-        return tv.center_crop(tv.resize(picture, scaled, antialias=True), size)  # type: ignore[no-any-return]
+        scale = max(self.height / image.shape[1], self.width / image.shape[2]) * 8 / 7
+        scaled = [max(side, round(old * scale)) for side, old in zip(size, image.shape[1:], strict=True)]
+        return tv.center_crop(tv.resize(image, scaled, antialias=True), size)  # type: ignore[no-any-return]

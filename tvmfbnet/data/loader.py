@@ -14,29 +14,29 @@ from tvmfbnet.data.images import ImageData, Images
 from tvmfbnet.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Normalised pictures float32 (n, c, h, w) and labels int64 (n,)."""
+"""Normalised images float32 (n, c, h, w) and labels int64 (n,)."""
 
 # One thread for all loaders: decoding itself uses several. It starts with the first batch that must be decoded.
-_READER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
+_READER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
 
 
 class Loader:
-    """Goes through some pictures of a data set again and again, shuffled anew for each pass.
+    """Goes through some images of a data set again and again, shuffled anew for each pass.
 
     Order and augmentation come from one own generator, so two loaders with the same seed give the same batches, and
     :meth:`state_dict` in the middle of a pass is enough to go on exactly there. A last incomplete batch is left out
-    (batch statistics over a handful of pictures are noise), unless it is the only one.
+    (batch statistics over a handful of images are noise), unless it is the only one.
 
     Several processes may share a batch: all draw the same order and changes, and each loads its own part.
 
-    Pictures that must be decoded are loaded one batch ahead, in a thread, while the caller computes;
+    Images that must be decoded are loaded one batch ahead, in a thread, while the caller computes;
     :attr:`waited_seconds` tells whether that is enough.
 
     Args:
         data: gives the normalisation.
         images: ``data.train`` or ``data.test``.
-        indices: which pictures, int64 (n,).
-        batch_size: pictures in a batch, of all processes together.
+        indices: which images, int64 (n,).
+        batch_size: images in a batch, of all processes together.
         augment: random changes.
         seed: of order and augmentation.
         part: this process's number and how many there are.
@@ -59,7 +59,7 @@ class Loader:
         self.batch_size = min(batch_size, len(indices))
         rank, size = part
         if self.batch_size % size:
-            raise DataError(f"{size} processes cannot divide a batch of {self.batch_size} pictures evenly")
+            raise DataError(f"{size} processes cannot divide a batch of {self.batch_size} images evenly")
         share = self.batch_size // size
         self._own = slice(rank * share, (rank + 1) * share)
         self._generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ class Loader:
         return len(self._indices) // self.batch_size
 
     def next(self) -> Batch:
-        """The next batch: normalised pictures float32 (n, c, h, w) and labels int64 (n,)."""
+        """The next batch: normalised images float32 (n, c, h, w) and labels int64 (n,)."""
         started = time.monotonic()
         if self._ahead is None:
             batch = self._load(*self._plan())
@@ -88,7 +88,7 @@ class Loader:
         return batch
 
     def _plan(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """This process's part of the next batch: which pictures, and the numbers that settle their changes."""
+        """This process's part of the next batch: which images, and the numbers that settle their changes."""
         if self._position + self.batch_size > len(self._order):
             self._order = self._indices[torch.randperm(len(self._indices), generator=self._generator)]
             self._position = 0
@@ -107,13 +107,13 @@ class Loader:
         return {"generator": self._generator.get_state(), "order": self._order.clone(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state; ValueError when it is not one of a loader of these pictures."""
+        """Goes back to a saved state; ValueError when it is not one of a loader of these images."""
         order, position = state["order"], state["position"]
         if not torch.is_tensor(order) or order.dtype != torch.int64 or not isinstance(position, int):
             raise ValueError("not a loader's state")
         same = len(order) == 0 or torch.equal(order.sort().values, self._indices.sort().values)
         if not same or not 0 <= position <= len(order):
-            raise ValueError("the state is of a loader of other pictures")
+            raise ValueError("the state is of a loader of other images")
         self._ahead = None
         self._generator.set_state(state["generator"])
         self._order, self._position = order.clone(), position
@@ -122,7 +122,7 @@ class Loader:
 def in_order(
     data: ImageData, images: Images, indices: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Each picture once, unchanged and in order, for evaluation: the last batch may be smaller."""
+    """Each image once, unchanged and in order, for evaluation: the last batch may be smaller."""
     unused = torch.Generator()
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
@@ -130,13 +130,13 @@ def in_order(
 
 
 def split_indices(count: int, share: float, seed: int, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divides ``count`` pictures in two disjoint random parts, the first holding ``share`` of them.
+    """Divides ``count`` images in two disjoint random parts, the first holding ``share`` of them.
 
     Args:
-        count: pictures there are.
+        count: images there are.
         share: between 0 and 1.
         seed: fixes the division for a run.
-        most: use only this many pictures, chosen at random.
+        most: use only this many images, chosen at random.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most]
     border = round(len(order) * share)

@@ -8,7 +8,7 @@ batch norm, weight in the mixture and sum over the blocks are one operation (:mo
 training on a CPU all of it is one operation that hardly keeps anything (:mod:`tvmfbnet.nets.fused_mbconv`).
 
 Nothing is stored twice: weights and statistics stay those of the blocks and are joined anew in each step, which costs
-little beside the convs. All pictures are channels last, so that a slice of channels is a matrix without a copy.
+little beside the convs. All images are channels last, so that a slice of channels is a matrix without a copy.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def merged_mixture(
         total = sum(parts[1:], start=parts[0])
         if convs[0].has_residual:  # all or none: it depends on the layer alone
             passed = torch.cat([_weights(band, mix) for band in bands]).sum()
-            alike = total.dtype == x.dtype == passed.dtype  # under autocast pictures are bfloat16, weights are not
+            alike = total.dtype == x.dtype == passed.dtype  # under autocast images are bfloat16, weights are not
             total = torch.addcmul(total, x, passed) if alike else total + passed * x
     for index, block in enumerate(blocks):
         if not isinstance(block, FBNetBlock):
@@ -146,7 +146,7 @@ def _first_matrix(blocks: list[FBNetBlock], given: LayerInput) -> torch.Tensor:
 
 
 @torch.no_grad()
-def start_alike(blocks: Sequence[FBNetBlock]) -> None:
+def share_initialisation(blocks: Sequence[FBNetBlock]) -> None:
     """Gives freshly initialised blocks without a residual, in place, weights that make them compute the same.
 
     What such a layer hands on changes as a whole with the block that runs; layers behind it must cope with every one.

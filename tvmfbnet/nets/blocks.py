@@ -19,7 +19,7 @@ from tvmfbnet.space.space import NetPart
 class ChannelShuffle(nn.Module):
     """Interleaves the channels of ``groups`` groups, so that the next grouped conv sees all of them.
 
-    In and out (N, C, H, W). Written with plain reshapes, which every exporter understands. They would turn pictures
+    In and out (N, C, H, W). Written with plain reshapes, which every exporter understands. They would turn images
     that are channels last to channels first, and with them the rest of the net, at several times the cost.
     """
 
@@ -52,7 +52,7 @@ class ConvBNReLU(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights each channel by a number in 0..1 that is drawn from all channels' means over the picture.
+    """Weights each channel by a number in 0..1 that is drawn from all channels' means over the image.
 
     Hu et al. 2018 with the hard sigmoid of Howard et al. 2019. In and out (N, C, H, W).
     """

@@ -14,7 +14,7 @@ def recalibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
 
     Args:
         net: any module.
-        batches: normalised pictures, each (N, c, h, w); a few hundred pictures are enough.
+        batches: normalised images, each (N, c, h, w); a few hundred images are enough.
     """
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

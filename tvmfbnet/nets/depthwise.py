@@ -1,9 +1,9 @@
 """Depthwise convs whose gradients are computed fast on CPUs: the same function as torch's, and the same gradients.
 
 oneDNN, on which torch's CPU convs rest, has fast code for a depthwise conv's weight gradient only where the kernel is
-at most three columns wide and padded by at most one (96 channels of 16x16, 64 pictures: 0.8 ms for 5x3, 12 ms for 5x5).
+at most three columns wide and padded by at most one (96 channels of 16x16, 64 images: 0.8 ms for 5x3, 12 ms for 5x5).
 A wider kernel is therefore taken apart into groups of three columns. Columns next to each other are an ordinary narrow
-conv. Every second column is one too, if the picture is seen as half as wide with twice the channels: with channels last
+conv. Every second column is one too, if the image is seen as half as wide with twice the channels: with channels last
 that is the same memory. The gradient of the input of a conv without stride is a forward conv with the kernel turned
 round, for which there is fast code for every size.
 """
@@ -71,7 +71,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, stride: int) -> torch.Tensor:
-    """Of a depthwise conv that keeps the size (but for its stride), like ``x``; all pictures channels last."""
+    """Of a depthwise conv that keeps the size (but for its stride), like ``x``; all images channels last."""
     if stride == 1:
         turned = weight.flip(2, 3).contiguous(memory_format=torch.channels_last)
         return F.conv2d(y_grad, turned, None, 1, weight.shape[-1] // 2, groups=len(weight))

@@ -2,13 +2,13 @@
 
 Block by block, each of the wide tensors inside (behind the first conv, the depthwise conv, their batch norms and
 activations) is written to memory and read again, several times over, and most are kept for the backward pass. Here the
-pictures go through in portions that fit the caches. Of the wide tensors only the depthwise conv's output is kept, as
-its batch norm needs the statistics of all pictures; what lies between is computed again in the backward pass, from the
+images go through in portions that fit the caches. Of the wide tensors only the depthwise conv's output is kept, as
+its batch norm needs the statistics of all images; what lies between is computed again in the backward pass, from the
 input or from that output, with cheap operations. All portions use the same scratch tensors: a product written to memory
 that the caches do not hold takes twice as long. The gradients of both batch norms are written out by hand (Ioffe and
 Szegedy 2015, section 3), as autograd would need the tensors that are never there.
 
-All matrices have a row for each pixel: (N * H * W, channels), which is what a channels-last picture is in memory.
+All matrices have a row for each pixel: (N * H * W, channels), which is what a channels-last image is in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PORTION = 4 << 20
 
 @dataclass(frozen=True)
 class Shape:
-    """Pictures before the depthwise conv, and that conv's stride."""
+    """Images before the depthwise conv, and that conv's stride."""
 
     count: int
     height: int
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def inner(self) -> tuple[int, int, int]:
-        """Pictures and their size behind the depthwise conv."""
+        """Images and their size behind the depthwise conv."""
         return self.count, -(-self.height // self.stride), -(-self.width // self.stride)
 
 
@@ -85,9 +85,9 @@ def fused_band(
     """``sum_b norm3_b(relu(norm2_b(depthwise_b(relu(inputs @ matrix_b)))) @ projections[b])`` in training.
 
     Args:
-        x: (pixels, cin): the pictures, channels last.
+        x: (pixels, cin): the images, channels last.
         inputs: (pixels, cin + 1): the same without gradient, with a column of ones.
-        shape: of the pictures.
+        shape: of the images.
         matrix: (cin + 1, channels): the first conv with its batch norm folded in, and its bias.
         kernels: (channels, 1, size, size) of the depthwise conv.
         middle: weight and bias of the batch norm behind it, (channels,) each.
@@ -125,10 +125,10 @@ class _Band(torch.autograd.Function):
         pixels = count * height * width
         z = inputs.new_empty(pixels, channels)
         size = z.element_size()
-        scratch = z.new_empty(_largest(_pictures(shape, channels, size), _rows(pixels, channels, size)), channels)
+        scratch = z.new_empty(_largest(_images(shape, channels, size), _rows(pixels, channels, size)), channels)
         sums = _Sums(torch.empty_like(scratch))
-        for some, inner in _pictures(shape, channels, size):
-            y = _as_pictures(_expand(inputs[some], matrix, scratch), shape.height, shape.width)
+        for some, inner in _images(shape, channels, size):
+            y = _as_images(_expand(inputs[some], matrix, scratch), shape.height, shape.width)
             portion = _as_rows(F.conv2d(y, kernels, None, shape.stride, kernels.shape[-1] // 2, groups=channels))
             sums.add(portion)
             z[inner] = portion
@@ -181,7 +181,7 @@ class _Band(torch.autograd.Function):
         shift2 = bias2 - mean2 * middle.scale
         hidden_grad = torch.empty_like(z)
         wide, scratch = (
-            z.new_empty(_largest(_pictures(shape, channels, size), _rows(pixels, channels, size)), channels)
+            z.new_empty(_largest(_images(shape, channels, size), _rows(pixels, channels, size)), channels)
             for _ in range(2)
         )
         projection_grads = [torch.zeros_like(p) for p in projections] if needs["projections"] else []
@@ -200,10 +200,10 @@ class _Band(torch.autograd.Function):
 
         x_grad = grad.new_empty(len(inputs), inputs.shape[1] - 1) if needs["x"] else None
         matrix_grad, kernels_grad = torch.zeros_like(matrix), torch.zeros_like(kernels)
-        for some, inner in _pictures(shape, channels, size):
-            z_grad = _as_pictures(middle.input_grad(hidden_grad[inner], z[inner], scratch), *shape.inner[1:])
+        for some, inner in _images(shape, channels, size):
+            z_grad = _as_images(middle.input_grad(hidden_grad[inner], z[inner], scratch), *shape.inner[1:])
             y = _expand(inputs[some], matrix, wide)
-            seen = _as_pictures(y, shape.height, shape.width)
+            seen = _as_images(y, shape.height, shape.width)
             if needs["kernels"]:
                 kernels_grad += weight_gradient(seen, z_grad, kernels.shape[-1], shape.stride)
             if needs["x"] or needs["matrix"]:
@@ -278,9 +278,9 @@ def _length(some: slice) -> int:
     return int(some.stop - some.start)
 
 
-def _largest(pictures: Iterable[slice | tuple[slice, slice]], rows: Iterable[slice]) -> int:
+def _largest(images: Iterable[slice | tuple[slice, slice]], rows: Iterable[slice]) -> int:
     """Rows of the largest portion."""
-    slices = [some for item in pictures for some in (item if isinstance(item, tuple) else (item,))]
+    slices = [some for item in images for some in (item if isinstance(item, tuple) else (item,))]
     return max(_length(some) for some in [*slices, *rows])
 
 
@@ -289,8 +289,8 @@ def _rows(pixels: int, channels: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, pixels)) for start in range(0, pixels, step))
 
 
-def _pictures(shape: Shape, channels: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Portions of whole pictures: their pixels before and behind the depthwise conv."""
+def _images(shape: Shape, channels: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Portions of whole images: their pixels before and behind the depthwise conv."""
     _, height, width = shape.inner
     before, behind = shape.height * shape.width, height * width
     step = max(1, PORTION // (before * channels * size))
@@ -299,11 +299,11 @@ def _pictures(shape: Shape, channels: int, size: int) -> Iterator[tuple[slice, s
         yield slice(start * before, end * before), slice(start * behind, end * behind)
 
 
-def _as_pictures(rows: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _as_images(rows: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(pixels, channels) as (N, channels, H, W) in the same memory."""
     return rows.view(-1, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
-def _as_rows(pictures: torch.Tensor) -> torch.Tensor:
+def _as_rows(images: torch.Tensor) -> torch.Tensor:
     """(N, channels, H, W) as (pixels, channels)."""
-    return pictures.permute(0, 2, 3, 1).reshape(-1, pictures.shape[1])
+    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])

@@ -50,7 +50,7 @@ def joined_norm(
 
 
 class SharedNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of all processes' pictures. torch's own way to do that needs a GPU."""
+    """Batch norm whose statistics are those of all processes' images. torch's own way to do that needs a GPU."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises (N, C, H, W)."""
@@ -66,9 +66,9 @@ def _shared_norm(
 ) -> torch.Tensor:
     seen = x.numel() // x.shape[1] * distributed.get_world_size()
     with full_precision(x):
-        pictures = widened(x)
-        mean = _over_processes(pictures.mean(dim=(0, 2, 3)))
-        centred = pictures - mean[:, None, None]
+        images = widened(x)
+        mean = _over_processes(images.mean(dim=(0, 2, 3)))
+        centred = images - mean[:, None, None]
         var = _over_processes(centred.square().mean(dim=(0, 2, 3)))
         update_statistics(norms, orders, mean.detach(), var.detach(), seen)
         scale = weight * (var + norms[0].eps).rsqrt()

@@ -32,7 +32,7 @@ class ArchNet(nn.Module):
         self.head_linear = build_part(linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, channels, height, width) to logits (N, classes)."""
+        """Images (N, channels, height, width) to logits (N, classes)."""
         x = self.stem(x)
         for layer in self.layers:
             x = layer(x)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tvmfbnet.nets.batched_mixture import bands_of, merged_mixture, start_alike
+from tvmfbnet.nets.batched_mixture import bands_of, merged_mixture, share_initialisation
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
 from tvmfbnet.nets.joint_batchnorm import frozen_statistics
 from tvmfbnet.nets.network import ArchNet
@@ -65,7 +65,7 @@ class MixedLayer(nn.Module):
             if block.has_residual:
                 nn.init.zeros_(block.bn3.weight)
         if convs and not convs[0].has_residual:
-            start_alike(convs)
+            share_initialisation(convs)
         self._passes_on = layer.cin == layer.cout and layer.stride == 1
         self._bands = bands_of(list(self.blocks)) if merged else None
         self._save_memory = save_memory
@@ -141,7 +141,7 @@ class Supernet(nn.Module):
         self.register_buffer("mask", torch.arange(int(counts.max())) < counts.view(-1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
-        """Pictures (N, channels, height, width) to logits (N, classes)."""
+        """Images (N, channels, height, width) to logits (N, classes)."""
         x = self.stem(x)
         for layer, weights in zip(self.layers, mix, strict=True):
             x = layer(x, weights)

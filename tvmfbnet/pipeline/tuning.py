@@ -15,7 +15,7 @@ from tvmfbnet.autotune.database_folders import TRIALS, folder_to_read, folder_to
 from tvmfbnet.autotune.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.autotune.estimate import Rate, RunningEstimate, rate_of
 from tvmfbnet.autotune.plan import Plan, make_plan
-from tvmfbnet.autotune.transfer import Lesson
+from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
@@ -231,7 +231,7 @@ def tune_space(
     seconds: float | None = None,
     more: bool = False,
     arch: Arch | None = None,
-    lessons: Sequence[Lesson] = (),
+    sources: Sequence[TransferSource] = (),
 ) -> TuneOutcome:
     """Tunes every kernel that the chosen blocks need, then times a ``share`` of the blocks on the device.
 
@@ -273,7 +273,7 @@ def tune_space(
 
         budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
         estimate = RunningEstimate(rest, say) if seconds is None else None
-        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context, estimate=estimate)
+        report = tune(plan, endpoint, folder, budget, seed, batch, sources=sources, context=context, estimate=estimate)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
         kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}

@@ -36,7 +36,7 @@ from tvmfbnet.latency.passes import VisitLog
 from tvmfbnet.profiling.canary import HonestTiming, Sample, drop_outliers
 from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
 from tvmfbnet.profiling.device_timer import DeviceTimer
-from tvmfbnet.profiling.probe_networks import carrier_nets
+from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.profiling.probe_passes import NetsRun, VisitsMade, runs_begun
 from tvmfbnet.progress import progress, say, step
 from tvmfbnet.rpc.device_context import context_of as context_of
@@ -174,7 +174,7 @@ def _counted(due: Sequence[NetPart], done: int) -> Iterator[NetPart]:
 def _draw(bench: _Bench, due: Sequence[NetPart], rounds: int, seed: int) -> NetsRun:
     """Nets that hold the parts that are due, and what is known before the first visit."""
     blocks = {part for part in due if part.part == BLOCK}
-    nets = carrier_nets(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
+    nets = probe_networks(bench.plan.space, blocks, rounds, bench.plan.parts, seed)
     met = dict.fromkeys(part for net in nets for part in net)
     trials = {part: bench.trials.get(part, 0) for part in met}
     with step("timing an empty call"):
@@ -205,15 +205,15 @@ def _time_nets(bench: _Bench, run: NetsRun, log: VisitLog) -> int:
             libraries[number] = ChainedNets(group, scheduled, target, library, made.visits(number))
             reporter.advance(len(group))
     # In turn, so that a device that changes its speed for a minute does so for all blocks.
-    done = sum(carriers.visits * len(carriers.nets) for carriers in libraries.values())
+    done = sum(probe_nets.visits * len(probe_nets.nets) for probe_nets in libraries.values())
     with progress("timing blocks in nets", wanted * sum(map(len, groups.values())), done=done) as reporter:
         for visit in range(wanted):
-            for number, carriers in libraries.items():
-                if carriers.visits <= visit:
-                    made.add(number, carriers.visit(bench.timer), bench.timer.fingerprint)
-                    reporter.advance(len(carriers.nets))
+            for number, probe_nets in libraries.items():
+                if probe_nets.visits <= visit:
+                    made.add(number, probe_nets.visit(bench.timer), bench.timer.fingerprint)
+                    reporter.advance(len(probe_nets.nets))
                 if visit == wanted - 1:
-                    unsteady += not _record_nets(bench, carriers, run.due, made.fingerprint(number))
+                    unsteady += not _record_nets(bench, probe_nets, run.due, made.fingerprint(number))
                     made.mark_recorded(number)
     log.drop(run.key)
     shutil.rmtree(folder, ignore_errors=True)
@@ -221,18 +221,18 @@ def _time_nets(bench: _Bench, run: NetsRun, log: VisitLog) -> int:
 
 
 def _record_nets(
-    bench: _Bench, carriers: ChainedNets, wanted: Collection[NetPart], fingerprint: Mapping[str, Any]
+    bench: _Bench, probe_nets: ChainedNets, wanted: Collection[NetPart], fingerprint: Mapping[str, Any]
 ) -> bool:
     """Writes a measurement of each wanted part of each net; whether the device was steady.
 
     Those that a run wrote before it was killed in this very place are not written twice.
     """
-    timing = carriers.whole()
+    timing = probe_nets.whole()
     written = Counter(_content(found) for found in bench.journal.read())
-    for place, net in enumerate(carriers.nets):
+    for place, net in enumerate(probe_nets.nets):
         for part in dict.fromkeys(part for part in net if part in wanted):
             indices = [index for index, other in enumerate(net) if other == part]
-            kept = [drop_outliers(carriers.part_ms(place, index)) for index in indices]
+            kept = [drop_outliers(probe_nets.part_ms(place, index)) for index in indices]
             samples_ms = [value + bench.overhead_ms for sample in kept for value in sample.repeats_ms]
             outliers = sum(sample.outliers for sample in kept)
             found = bench.measured(part, samples_ms, outliers, timing, fingerprint=dict(fingerprint))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from tvmfbnet.space.space import Layer, NetPart, Space
 
 
-def carrier_nets(
+def probe_networks(
     space: Space, due: Collection[NetPart], rounds: int, known: Collection[NetPart], seed: int
 ) -> list[tuple[NetPart, ...]]:
     """Nets that together hold every due block ``rounds`` times at each layer where it is a candidate.

@@ -19,7 +19,7 @@ from tvmfbnet.rpc.demands import Demands, UnfitDeviceError
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.session import UploadError, connect, last_line
 from tvmfbnet.rpc.tracker import Endpoint, await_key
-from tvmfbnet.rpc.worker import GoneError, LateError, Stage, Worker
+from tvmfbnet.rpc.worker import Stage, Worker, WorkerDiedError, WorkerTimeoutError
 from tvmfbnet.targets.definition import Target
 
 # A new worker has this long to load TVM, which no device has a part in.
@@ -109,7 +109,7 @@ class RemoteWorker:
         if self._worker is None:
             try:
                 self._worker = Worker(_START_SECONDS)
-            except (LateError, GoneError) as error:
+            except (WorkerTimeoutError, WorkerDiedError) as error:
                 raise self._fault("a process that talks to devices did not start", "broke") from error
 
     def call(
@@ -145,13 +145,13 @@ class RemoteWorker:
                 self._told,
                 given,
             )
-        except LateError as error:
+        except WorkerTimeoutError as error:
             self._worker = None
             waited = next(stage.seconds for stage in stages if stage.name == self._stage)
             if self._stage == "queue":
                 raise self._fault(f"{self._where()} was not free within {waited:g} s", "no answer") from error
             raise self._fault(f"{self._where()} gave no answer within {waited:g} s", "no answer") from error
-        except GoneError as error:
+        except WorkerDiedError as error:
             self._worker = None
             raise self._fault(f"the connection to {self._where()} broke: the client crashed", "broke") from error
         except BaseException:

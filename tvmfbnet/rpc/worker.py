@@ -34,11 +34,11 @@ _HEADER = struct.Struct("<q")
 _END_SECONDS = 1.0
 
 
-class LateError(Exception):
+class WorkerTimeoutError(Exception):
     """The child was killed because its time was up."""
 
 
-class GoneError(Exception):
+class WorkerDiedError(Exception):
     """The child ended by itself, without an answer."""
 
 
@@ -120,7 +120,7 @@ class Worker:
 
     def _send(self, data: bytes, deadline: float) -> None:
         if self.process.stdin is None:
-            raise GoneError
+            raise WorkerDiedError
         out = self.process.stdin.fileno()
         os.set_blocking(out, False)
         rest = memoryview(_HEADER.pack(len(data)) + data)
@@ -130,7 +130,7 @@ class Worker:
                 rest = rest[os.write(out, rest) :]
             except OSError as error:
                 self.close()
-                raise GoneError from error
+                raise WorkerDiedError from error
 
     def _receive(self, deadline: float) -> bytes:
         (size,) = _HEADER.unpack(self._read(_HEADER.size, deadline))
@@ -138,7 +138,7 @@ class Worker:
 
     def _read(self, size: int, deadline: float) -> bytes:
         if self.process.stdout is None:
-            raise GoneError
+            raise WorkerDiedError
         parts = bytearray()
         while len(parts) < size:
             source = self.process.stdout.fileno()
@@ -149,7 +149,7 @@ class Worker:
                     self.process.wait(_END_SECONDS)
                 late = self.process.poll() == -signal.SIGALRM
                 self.close()
-                raise LateError if late else GoneError
+                raise WorkerTimeoutError if late else WorkerDiedError
             parts += part
         return bytes(parts)
 
@@ -159,7 +159,7 @@ class Worker:
         poll.register(pipe, event)
         if not poll.poll(max(0.0, 1e3 * (deadline - time.monotonic()))):
             self.close()
-            raise LateError
+            raise WorkerTimeoutError
 
     def close(self) -> None:
         """Kills the child."""

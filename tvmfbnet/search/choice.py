@@ -56,7 +56,7 @@ def final_judge(searcher: Searcher) -> Judge:
 
 
 def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
-    """Samples archs from the learned theta and validates them, first on few pictures; most accurate first.
+    """Samples archs from the learned theta and validates them, first on few images; most accurate first.
 
     Where the settings ask for finalists, some archs are trained and compared in the end.
     """

@@ -29,7 +29,7 @@ class Candidate:
         arch: canonical string.
         probability: of being sampled from theta.
         predicted_ms: from the latency table.
-        accuracy: top-1 on the pictures that trained theta, with the supernet's weights and renewed batch-norm
+        accuracy: top-1 on the images that trained theta, with the supernet's weights and renewed batch-norm
             statistics, between 0 and 1; None when it was not validated.
         spread_ms: one standard deviation of ``predicted_ms``, from the table's cells.
     """

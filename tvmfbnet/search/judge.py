@@ -26,11 +26,11 @@ VALIDATION_BATCH = 256
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges archs on fixed pictures.
+    """Judges archs on fixed images.
 
     Attributes:
         supernet: gives the weights.
-        data: the pictures.
+        data: the images.
         calibration: those that renew the statistics, from the part that trained w.
         judged: those that accuracy is measured on, from the other part.
     """
@@ -42,9 +42,9 @@ class Judge:
 
     @classmethod
     def of(cls, searcher: Searcher, bn_images: int, judged: int | None) -> Judge:
-        """A judge for a search's archs that uses so many pictures; all of theta's if ``judged`` is None."""
-        calibration, pictures = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
-        return cls(searcher.supernet, searcher.data, calibration, pictures)
+        """A judge for a search's archs that uses so many images; all of theta's if ``judged`` is None."""
+        calibration, images = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
+        return cls(searcher.supernet, searcher.data, calibration, images)
 
     def rank(self, candidates: Sequence[Candidate], what: str) -> list[Candidate]:
         """The candidates with their accuracy, most accurate first; among equals the faster."""
@@ -66,7 +66,7 @@ class Judge:
         return [pixels for pixels, _ in batches]
 
     def validation(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The pictures that accuracy is measured on, with their labels."""
+        """The images that accuracy is measured on, with their labels."""
         return in_order(self.data, self.data.train, self.judged, VALIDATION_BATCH)
 
     def accuracy(self, arch: Arch) -> float:
@@ -85,7 +85,7 @@ def validate_arch(
     Args:
         supernet: gives the weights; stays as it is.
         arch: the net to judge.
-        calibration: pictures for the statistics, from the part that trained w.
+        calibration: images for the statistics, from the part that trained w.
         validation: labelled batches to judge on, from the other part.
     """
     device = supernet.theta.device

@@ -109,7 +109,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
             fingerprint = data.fingerprint
         keep_freed_memory()
         workers = Workers.join(config.device)
-        workers.require_alike("data", int(fingerprint[:10], 16))
+        workers.require_equal("data", int(fingerprint[:10], 16))
         with seeded(config.seed, config.threads):
             with step("building the supernet", patience=2.0):
                 searcher = Searcher(space, data, costs, config, workers)
@@ -130,7 +130,7 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
         with damage_named(path):
             searcher.load_state_dict(saved["searcher"])
         say(resumed("search", out, searcher.done_steps, searcher.total_steps))
-    searcher.workers.require_alike("checkpoint", searcher.done_steps)
+    searcher.workers.require_equal("checkpoint", searcher.done_steps)
     if not searcher.finished:
         _say_forecast(searcher)
     first = searcher.workers.rank == 0
@@ -171,15 +171,15 @@ def _say_forecast(searcher: Searcher) -> None:
         say(found.warning)
 
 
-# Above this share of the time spent waiting for pictures, the loader holds the search up.
+# Above this share of the time spent waiting for images, the loader holds the search up.
 _LONG_WAIT = 0.2
 
 
 def _look_after(searcher: Searcher, checkpoint: Path) -> None:
-    """Says when pictures come too slowly, and stops a search that has collapsed."""
+    """Says when images come too slowly, and stops a search that has collapsed."""
     config, last = searcher.config, searcher.history[-1]
     if last["data_wait"] > _LONG_WAIT:
-        say(f"note: {last['data_wait']:.0%} of epoch {last['epoch']} was spent waiting for pictures; use a faster disk")
+        say(f"note: {last['data_wait']:.0%} of epoch {last['epoch']} was spent waiting for images; use a faster disk")
     if last["phase"] == "warm-up" or not config.stop_on_collapse:
         return
     health = searcher.health()

@@ -42,7 +42,7 @@ class Searcher:
 
     Args:
         space: what may be searched.
-        data: pictures of the space's size.
+        data: images of the space's size.
         costs: latency of every candidate.
         config: the scheme's settings.
         workers: the processes that share every batch; this one alone if None.
@@ -62,7 +62,7 @@ class Searcher:
             len(data.train), config.weight_share, config.seed, config.train_images
         )
         if min(len(self.weight_indices), len(self.theta_indices)) < 2:
-            raise DataError(f"{data.name} gives too few training pictures to divide: {len(data.train)}")
+            raise DataError(f"{data.name} gives too few training images to divide: {len(data.train)}")
         self._weight_batches = self._loader(self.weight_indices, config.batch_size, 1)
         self._theta_batches = self._loader(self.theta_indices, config.theta_batch_size or config.batch_size, 2)
         self._weight_optimiser = torch.optim.SGD(
@@ -142,7 +142,7 @@ class Searcher:
         return time.monotonic() - started
 
     def _weight_step(self) -> None:
-        """One SGD step of w on the larger part of the pictures; theta is a constant."""
+        """One SGD step of w on the larger part of the images; theta is a constant."""
         self._schedule.step_update(self.epoch * len(self._weight_batches) + self.step)
         pixels, labels = place_batch(*self._weight_batches.next(), self.device)
         self.supernet.train()
@@ -177,7 +177,7 @@ class Searcher:
             return self.supernet(pixels, mix).float()  # type: ignore[no-any-return]
 
     def _theta_step(self) -> None:
-        """One Adam step of theta on the other part of the pictures, under the latency-aware loss; w is a constant."""
+        """One Adam step of theta on the other part of the images, under the latency-aware loss; w is a constant."""
         pixels, labels = place_batch(*self._theta_batches.next(), self.device)
         self.supernet.train()
         weights = self.supernet.weight_parameters()

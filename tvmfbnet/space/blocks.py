@@ -41,7 +41,7 @@ class BlockSpec:
         kernel: side of the depthwise kernel; odd.
         expansion: channels inside the block, as a multiple of its input channels.
         groups: groups of both 1x1 convs; above 1 a channel shuffle follows the first.
-        squeeze_excite: whether the depthwise conv's channels are weighted by what the whole picture shows.
+        squeeze_excite: whether the depthwise conv's channels are weighted by what the whole image shows.
         activation: after the first two convs: ``relu``, ``hswish`` or ``swish``.
     """
 

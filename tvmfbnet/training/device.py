@@ -33,7 +33,7 @@ def place_net(net: NetT, device: torch.device) -> NetT:
 
 
 def place_pixels(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Moves pictures (N, C, H, W) to the device, channels last."""
+    """Moves images (N, C, H, W) to the device, channels last."""
     placed = pixels.to(device=device, memory_format=torch.channels_last)
     if placed.shape[1] > 1:
         return placed

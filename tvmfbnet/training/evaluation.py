@@ -13,12 +13,12 @@ from tvmfbnet.training.device import place_batch
 @torch.no_grad()
 def accuracy(net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
     """Top-1 accuracy, between 0 and 1, of a net that is in eval mode on ``device``."""
-    right, total = count_right(net, batches, device)
+    right, total = count_correct(net, batches, device)
     return right / total
 
 
 @torch.no_grad()
-def count_right(
+def count_correct(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device
 ) -> tuple[int, int]:
     """How many labels a net gets right, and how many there are."""

@@ -64,7 +64,7 @@ class TrainResult:
     """What a training gave.
 
     Args:
-        test_accuracy: top-1 on the test pictures, between 0 and 1.
+        test_accuracy: top-1 on the test images, between 0 and 1.
         checkpoint: file of the weights, for :func:`load_net`.
         history: one record an epoch.
     """
@@ -173,8 +173,8 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
         with damage_named(path):
             trainer.load_state_dict(saved["trainer"])
         say(resumed("train", out, trainer.done_steps, trainer.total_steps))
-    workers.require_alike("checkpoint", trainer.done_steps)
-    workers.require_alike("data", int(identity["data"][:10], 16))
+    workers.require_equal("checkpoint", trainer.done_steps)
+    workers.require_equal("data", int(identity["data"][:10], 16))
     forecaster = trainer.forecaster()
     with (
         progress("train", trainer.total_steps, trainer.done_steps) as reporter,

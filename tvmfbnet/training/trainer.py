@@ -24,7 +24,7 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import pick_device, place_batch, place_net
-from tvmfbnet.training.evaluation import count_right
+from tvmfbnet.training.evaluation import count_correct
 from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.workers import Workers
 
@@ -69,7 +69,7 @@ class Trainer:
     Args:
         arch: the net.
         space: its macro-architecture.
-        data: pictures of the space's size.
+        data: images of the space's size.
         config: the settings.
         workers: the processes that share every batch; this one alone if None.
     """
@@ -174,10 +174,10 @@ class Trainer:
         self._sums = {"loss": 0.0, "right": 0.0, "seconds": 0.0}
 
     def test(self) -> float:
-        """Top-1 accuracy of :attr:`result_net` on the test pictures, between 0 and 1."""
+        """Top-1 accuracy of :attr:`result_net` on the test images, between 0 and 1."""
         indices = torch.arange(len(self.data.test))[self.workers.rank :: self.workers.size]
         batches = in_order(self.data, self.data.test, indices, TEST_BATCH)
-        right, total = count_right(self.result_net.eval(), batches, self.device)
+        right, total = count_correct(self.result_net.eval(), batches, self.device)
         counts = self.workers.average({"right": right, "total": total})
         return counts["right"] / counts["total"]
 

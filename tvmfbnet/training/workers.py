@@ -1,6 +1,6 @@
 """Several processes that share every batch, started by torchrun: the same steps as one process with the whole batch.
 
-Each process holds the whole net. Batch norm takes its statistics over all processes' pictures, gradients are averaged,
+Each process holds the whole net. Batch norm takes its statistics over all processes' images, gradients are averaged,
 and all random choices come from generators with one seed; so every process goes through the same states. The process
 group is lightning-fabric's (nccl between GPUs, gloo between CPUs). Number 0 alone writes files and speaks.
 """
@@ -113,7 +113,7 @@ class Workers:
         found = self._fabric.all_reduce(own, reduce_op=operation)
         return dict(zip(figures, found.tolist(), strict=True))
 
-    def require_alike(self, what: str, number: int) -> None:
+    def require_equal(self, what: str, number: int) -> None:
         """UserError where the processes do not have the same number, below 2^40: they would drift apart or hang."""
         if self.size > 1 and round(self.average({"number": float(number)})["number"]) != number:
             raise UserError(f"the {self.size} processes do not see the same {what}: let them share --out and --data")
