@@ -256,7 +256,6 @@ def saved_steps(what: str, saves: bool = True) -> Iterator[SavedSteps]:
     finally:
         if handler.saving:
             handler.held -= 1
-            handler.saving = ""
-            if not handler.received:
-                handler.seconds = STOP_SECONDS
+            if not handler.received:  # else the line may still have to be told, as it was when the Ctrl-C came
+                handler.saving, handler.seconds = "", STOP_SECONDS
     handler.raise_pending()
