@@ -11,7 +11,7 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.tuning.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.knobs import KernelShape, Knobs
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def blocked(case: Case, block: int) -> tvm.IRModule:
 
 
 def apply_blocked(mod: tvm.IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
-    """The pattern of :func:`tvmfbnet.tuning.templates.apply_knobs` for blocked activations.
+    """The pattern of :func:`tvmfbnet.autotune.templates.apply_knobs` for blocked activations.
 
     The tile is ``rows`` x ``columns`` pixels x ``channels`` / block vectors; its sums stay in registers.
     """

@@ -30,12 +30,12 @@ from tvm.driver import build
 from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.lowering import fuse, kernels_of
-from tvmfbnet.devices.target import load_target, resolve_native
-from tvmfbnet.tuning.candidate import Candidate
-from tvmfbnet.tuning.knobs import KernelShape, Knobs, all_knobs
-from tvmfbnet.tuning.ranking import Ranking
-from tvmfbnet.tuning.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.targets.definition import load_target, resolve
 
 BATCH, FINALISTS = 8, 4
 
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="print the winners' knobs")
     options = parser.parse_args()
-    target = tvm.target.Target(resolve_native(load_target(options.target)).tvm)
+    target = tvm.target.Target(resolve(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
     contests = [contest(case, target) for case in CASES if options.only in case.name]
     rankings: dict[str, Ranking] = {}

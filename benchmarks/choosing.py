@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tvmfbnet.latency.choose import choose_batch
-from tvmfbnet.latency.foreign import read_table
-from tvmfbnet.latency.kernels import if_complete
+from tvmfbnet.latency.active_learning import choose_batch
+from tvmfbnet.latency.kernel_sums import if_complete
 from tvmfbnet.latency.regressor import LatencyRegressor
-from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import BLOCK, NetPart, Space

@@ -29,12 +29,12 @@ from searching import TRAIN, carried_over, shrunk, trained
 from tvmfbnet.config import validate
 from tvmfbnet.data.loader import in_order
 from tvmfbnet.files import read_yaml, write_json
-from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.judge import VALIDATION_BATCH, validate_arch
-from tvmfbnet.search.run import choose_again, read_result, reopen, search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.search.search import choose_again, read_result, reopen, search
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 

@@ -20,23 +20,22 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
-import tvm
 
+from tvmfbnet.autotune.database import TuningDatabase, existing_database
+from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.deploy.package import relative_error
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import worker_for
-from tvmfbnet.devices.session import run_library
-from tvmfbnet.devices.target import Target, load_target
-from tvmfbnet.devices.timing import device_facts
+from tvmfbnet.pipeline.tuning import plan_space, tune_space
 from tvmfbnet.progress import progress
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.device_facts import device_facts
+from tvmfbnet.rpc.remote import worker_for
+from tvmfbnet.rpc.session import run_library
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.plan import Plan
-from tvmfbnet.tuning.run import plan_space, tune_space
+from tvmfbnet.targets.definition import Target, load_target
 
 LIMIT = 1e-4
 
@@ -44,7 +43,7 @@ LIMIT = 1e-4
 def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int, dict[str, str]]:
     """Every part's largest relative error, how many kernels lacked a schedule, what the device says about itself."""
     target = plan.target
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     models = export_parts(list(plan.parts))
     errors: dict[str, float] = {}
     missing: set[str] = set()

@@ -31,11 +31,11 @@ import numpy as np
 from fleet import Fleet
 
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.devices.remote import RemoteError, RemoteWorker
-from tvmfbnet.devices.target import Timeouts, load_target, resolve_native
-from tvmfbnet.devices.timing import CANARY_SIZE, build_canary
-from tvmfbnet.devices.tracker import await_key
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
+from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
+from tvmfbnet.rpc.tracker import await_key
+from tvmfbnet.targets.definition import Timeouts, load_target, resolve
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -96,7 +96,7 @@ class Clients:
 
     def __init__(self, fleet: Fleet, tally: Tally) -> None:
         self.fleet, self.tally = fleet, tally
-        target = resolve_native(load_target("host"))
+        target = resolve(load_target("host"))
         self.library = str(fleet.folder / "canary.so")
         build_canary(target, Path(self.library), linker(target))
         self.results: dict[int, bytes] = {}
@@ -210,9 +210,9 @@ last_channels: 16
 
 def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str, object]:
     """The tally of faults while the engine tunes, again and again with another seed, and how it differs from none."""
+    from tvmfbnet.autotune.engine import Budget, tune
+    from tvmfbnet.pipeline.tuning import plan_space
     from tvmfbnet.space.registry import load_space
-    from tvmfbnet.tuning.engine import Budget, tune
-    from tvmfbnet.tuning.run import plan_space
 
     (folder / "small.yaml").write_text(SPACE)
     quiet = plan_space(load_space(str(folder / "small.yaml")), load_target("host"))

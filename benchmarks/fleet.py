@@ -21,13 +21,13 @@ from pathlib import Path
 import cloudpickle
 import psutil
 
-from tvmfbnet.devices.local import LOOPBACK, Service, free_port
-from tvmfbnet.devices.programs import build_programs
-from tvmfbnet.devices.remote import RemoteWorker
-from tvmfbnet.devices.starting import server_command
-from tvmfbnet.devices.target import load_target, resolve_native
-from tvmfbnet.devices.tracker import Endpoint, query_tracker, require_key
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.provisioning.loopback import LOOPBACK, Service, free_port
+from tvmfbnet.provisioning.programs import build_programs
+from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.rpc.remote import RemoteWorker
+from tvmfbnet.rpc.tracker import Endpoint, query_tracker, require_key
+from tvmfbnet.targets.definition import load_target, resolve
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -126,7 +126,7 @@ class Fleet:
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        target = resolve_native(load_target("host"))
+        target = resolve(load_target("host"))
         self.folder, self.cable = folder, None
         if Cable.can_be_had():
             self.cable = Cable()

@@ -15,8 +15,8 @@ from searching import options, space_and_table
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.search.search import search
+from tvmfbnet.space.arch_text import parse_arch
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -54,8 +54,8 @@ def main() -> None:
         ratios = f"{best.predicted_ms / target:13.4f} {result.expected_ms / target:12.4f}"
         print(f"{target:10.4g} {ratios} {price:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)
     if arguments.measure:
-        from tvmfbnet.deploy.validate import measure_nets  # tvm, which a foreign table does without
-        from tvmfbnet.devices.target import load_target
+        from tvmfbnet.deploy.whole_nets import measure_nets  # tvm, which a foreign table does without
+        from tvmfbnet.targets.definition import load_target
 
         archs = [parse_arch(arch, space) for arch in found]
         measured = measure_nets(space, load_target(arguments.target), archs, arguments.tuning_logs)

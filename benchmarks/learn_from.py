@@ -18,21 +18,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.remote import worker_for
-from tvmfbnet.devices.session import KernelJob, Repeats, time_kernels
-from tvmfbnet.devices.target import Target, load_target
+from tvmfbnet.autotune.builder_pool import BuilderPool, Built
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.engine import BATCH, Budget, tune
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.plan import Plan, TuningTask
+from tvmfbnet.autotune.templates import apply_knobs, shape_of
+from tvmfbnet.autotune.transfer import read_lessons
+from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.machine import allowed_cores
+from tvmfbnet.pipeline.tuning import plan_space
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.remote import worker_for
+from tvmfbnet.rpc.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.builders import BuilderPool, Built
-from tvmfbnet.tuning.candidate import Candidate
-from tvmfbnet.tuning.engine import BATCH, Budget, tune
-from tvmfbnet.tuning.knobs import Knobs
-from tvmfbnet.tuning.lessons import read_lessons
-from tvmfbnet.tuning.plan import Plan, TuningTask
-from tvmfbnet.tuning.run import plan_space
-from tvmfbnet.tuning.templates import apply_knobs, shape_of
-from tvmfbnet.tuning.trials import TrialLog
+from tvmfbnet.targets.definition import Target, load_target
 
 SIDES = ("without", "with")
 

@@ -13,12 +13,12 @@ import time
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.loader import Loader
-from tvmfbnet.nets.device import pick_device, place_batch, place_net
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.device import pick_device, place_batch, place_net
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ import onnxruntime
 import tvm
 from tvm import relax
 
+from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
-from tvmfbnet.devices.target import load_target, resolve_native
-from tvmfbnet.space.arch import resolve_arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import existing_database
+from tvmfbnet.targets.definition import load_target, resolve
 
 
 def milliseconds(call, count: int) -> float:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--tuning-logs", type=Path)
     parser.add_argument("--turns", type=int, default=40)
     options = parser.parse_args()
-    target = resolve_native(load_target(options.target))
+    target = resolve(load_target(options.target))
     database = existing_database(target, options.tuning_logs)
     peak = gemm_gflops()
     print(f"one thread of {target.tvm['mcpu']}: {peak:.0f} GFLOP/s in a matrix multiply")

@@ -15,30 +15,28 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import tvm
-
+from tvmfbnet.autotune.database import TuningDatabase, existing_database
+from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build
-from tvmfbnet.deploy.validate import measure_nets
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet.deploy.whole_nets import measure_nets
 from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.pipeline.tuning import plan_space
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.parts import context_of, weight_copies
+from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import TuningDatabase, existing_database
-from tvmfbnet.tuning.measure import context_of, weight_copies
-from tvmfbnet.tuning.plan import Plan
-from tvmfbnet.tuning.run import plan_space
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 
 def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str, LatencyTable]:
     """Every part alone in a loop, with one copy of its weights and with as many as fill the caches."""
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     cells: dict[str, dict] = {"alone, call after call": {}, "around copies of the weights": {}}
     with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as folder:
         overhead = timer.overhead_ms()
@@ -64,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rotate-mb", type=float, default=48, help="copies of a part's weights, MiB together")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    space, target = load_space(options.space), resolve_native(load_target(options.target))
+    space, target = load_space(options.space), resolve(load_target(options.target))
     plan = plan_space(space, target)
     database = existing_database(target, options.tuning_logs)
     tables = {"inside nets": load_table(target.name, options.tuning_logs, context_of(target))}

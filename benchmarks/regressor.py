@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tvmfbnet.latency.foreign import read_table
-from tvmfbnet.latency.scoring import SCHEMES, score
+from tvmfbnet.latency.cross_validation import SCHEMES, score
+from tvmfbnet.latency.table_io import read_table
 
 
 def main() -> None:

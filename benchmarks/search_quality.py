@@ -32,8 +32,9 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import choices_between
 from tvmfbnet.search.judge import Judge
-from tvmfbnet.search.run import read_result, reopen, search
-from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.search.search import read_result, reopen, search
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml, write_json
-from tvmfbnet.latency.foreign import read_table
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import load_table
+from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.latency.table_io import read_table
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import train
+from tvmfbnet.training.train import train
 
 # So short that a dozen nets can be compared within half an hour on two cores.
 TRAIN = {

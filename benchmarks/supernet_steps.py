@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.nets.device import place_net
-from tvmfbnet.nets.forms import Form
-from tvmfbnet.nets.memory import keep_freed_memory
+from tvmfbnet.nets.sampling_modes import Form
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.device import place_net
+from tvmfbnet.training.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

@@ -33,27 +33,28 @@ from typing import Any
 
 import torch
 
-from tvmfbnet.closed_loop import Proposal, Timed, close_loop
-from tvmfbnet.deploy.measured import NetLatency, measure_latency
+from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.trial import bench_with_probe, time_untrained
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.files import write_json
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import corrected, load_table
+from tvmfbnet.latency.repository import corrected, load_table
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import MET, MISSED, Verdict
+from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
+from tvmfbnet.pipeline.tuning import tune_space
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import propose
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.context import context_of
-from tvmfbnet.tuning.database import existing_database
-from tvmfbnet.tuning.run import tune_space
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 # Ends with this process, however that ends.
 _SPIN = """
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write all figures there, JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped program stays behind
-    space, target = load_space(arguments.space), resolve_native(load_target(arguments.target))
+    space, target = load_space(arguments.space), resolve(load_target(arguments.target))
     if existing_database(target, arguments.tuning_logs) is None:
         tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
     measured = load_table(target.name, arguments.tuning_logs, context_of(target))

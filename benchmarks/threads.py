@@ -19,22 +19,23 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from tvmfbnet.autotune.database import existing_database
+from tvmfbnet.autotune.engine import Budget, tune
 from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
-from tvmfbnet.devices.fingerprint import host_fingerprint
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, load_target, resolve_native
 from tvmfbnet.files import make_folder
-from tvmfbnet.latency.store import target_folder
+from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.machine import core_numbers
+from tvmfbnet.pipeline.tuning import log_of, plan_space
+from tvmfbnet.profiling.device_timer import DeviceTimer, device_timer
 from tvmfbnet.progress import say
-from tvmfbnet.space.arch import Arch, resolve_arch
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.host_facts import host_fingerprint
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import existing_database
-from tvmfbnet.tuning.engine import Budget, tune
-from tvmfbnet.tuning.run import log_of, plan_space
-from tvmfbnet.tuning.timer import DeviceTimer, device_timer
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 
 def target_with(threads: int) -> Target:
@@ -106,7 +107,7 @@ def main() -> None:
         }
         timers = {}
         for threads, target in targets.items():
-            resolved = resolve_native(target)
+            resolved = resolve(target)
             timers[threads] = stack.enter_context(device_timer(resolved, stack.enter_context(reach(resolved))))
         found = time_in_turn(packages, timers, options.turns)
         told = {threads: timer.fingerprint.get("threads") for threads, timer in timers.items()}

@@ -17,21 +17,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import tvm
 
+from tvmfbnet.autotune.database import TuningDatabase, database_folder
+from tvmfbnet.autotune.engine import Budget, tune
+from tvmfbnet.autotune.plan import make_plan
+from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, kernels_of
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import load_target, resolve_native
-from tvmfbnet.latency.store import target_folder
+from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.parts import weight_copies
+from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.database import TuningDatabase, database_folder
-from tvmfbnet.tuning.engine import Budget, tune
-from tvmfbnet.tuning.measure import weight_copies
-from tvmfbnet.tuning.plan import make_plan
-from tvmfbnet.tuning.timer import device_timer
-from tvmfbnet.tuning.trials import TrialLog
+from tvmfbnet.targets.definition import load_target, resolve
 
 
 def main() -> None:
@@ -45,8 +44,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    space, target = load_space(options.space), resolve_native(load_target(options.target))
-    compiled_for = tvm.target.Target(target.tvm)
+    space, target = load_space(options.space), resolve(load_target(options.target))
+    compiled_for = target.for_tvm()
     before_folder = database_folder(target_folder(target.name, options.tuning_logs))
     after_folder = database_folder(options.out)
     if not after_folder.exists():

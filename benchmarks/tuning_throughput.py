@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tvmfbnet.devices.target import load_target
+from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.run import plan_space
+from tvmfbnet.targets.definition import load_target
 
 
 def stock(kernels: list[tuple[str, str]], target_json: str, trials: int, batch: int) -> dict[str, float]:
@@ -50,8 +50,8 @@ def stock(kernels: list[tuple[str, str]], target_json: str, trials: int, batch: 
 
 def ours(space: str, blocks: str, target: str, trials: int) -> dict[str, float]:
     """Runs in a process of its own: the engine on the same kernels."""
-    from tvmfbnet.devices.local import reach
-    from tvmfbnet.tuning.engine import Budget, tune
+    from tvmfbnet.autotune.engine import Budget, tune
+    from tvmfbnet.provisioning.loopback import reach
 
     plan = plan_space(load_space(space), load_target(target), blocks)
     started = time.perf_counter()

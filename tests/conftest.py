@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tvmfbnet import advice
-from tvmfbnet.devices.target import Target, load_target, resolve_native
+from tvmfbnet import advice, progress
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import Target, load_target, resolve
 
 if TYPE_CHECKING:
-    from tvmfbnet.tuning.run import TuneOutcome
+    from tvmfbnet.pipeline.tuning import TuneOutcome
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -35,6 +36,19 @@ last_channels: 8
 def _nothing_remembered():
     """What a command that a test calls in this process remembers for its advice is not the next one's."""
     advice._given.set({})
+
+
+@pytest.fixture
+def every_update(monkeypatch):
+    """Has progress print a line at every update, however soon after the last one."""
+    real = progress.Reporter.update
+
+    def update(self, done, note=""):
+        real(self, done, note)
+        if done != self.total:  # the last one is printed anyway
+            print(self.describe(), file=sys.stderr)
+
+    monkeypatch.setattr(progress.Reporter, "update", update)
 
 
 @pytest.fixture
@@ -80,8 +94,8 @@ class TunedSpace:
 
 @pytest.fixture(scope="session")
 def tuned_mini(tmp_path_factory):
-    from tvmfbnet.tuning.run import tune_space
+    from tvmfbnet.pipeline.tuning import tune_space
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
     outcome = tune_space(space, target, root, trials=1, share=0.2, batch=2)
-    return TunedSpace(space, resolve_native(target), root, outcome, 0.2)
+    return TunedSpace(space, resolve(target), root, outcome, 0.2)

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tvmfbnet.devices.local import free_port
+from tvmfbnet.provisioning.loopback import free_port
 
 SSHD = "/usr/sbin/sshd"
 

@@ -17,8 +17,8 @@ import yaml
 
 from tvmfbnet import advice
 from tvmfbnet.cli.main import app, main
-from tvmfbnet.devices.local import free_port
 from tvmfbnet.latency.verdict import Interval, Verdict
+from tvmfbnet.provisioning.loopback import free_port
 
 PACKAGE = Path(advice.__file__).parent
 TOPS = set(typer.main.get_command(app).commands)

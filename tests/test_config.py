@@ -14,14 +14,14 @@ from pydantic.fields import FieldInfo
 
 import tvmfbnet
 from tvmfbnet.config import Config, validate
-from tvmfbnet.devices.target import Target, TimingPolicy, load_target
 from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.measurement import Measurement
-from tvmfbnet.pipeline import Recipe, load_recipe
+from tvmfbnet.pipeline.run import Recipe, load_recipe
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space
+from tvmfbnet.targets.definition import Target, TimingPolicy, load_target
 from tvmfbnet.training.config import TrainConfig
 
 
@@ -279,8 +279,8 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
 
 def test_help_names_the_real_defaults():
     from tvmfbnet.cli.tune import QualityChoice, tune_command
-    from tvmfbnet.pipeline import TuneConfig
-    from tvmfbnet.tuning.run import TRIALS_A_TASK
+    from tvmfbnet.pipeline.run import TuneConfig
+    from tvmfbnet.pipeline.tuning import TRIALS_A_TASK
 
     quick, normal, best = (TRIALS_A_TASK[name] for name in ("quick", "normal", "best"))
     assert f"default {normal} a task" in str(TuneConfig.model_fields["trials"].description)

@@ -8,24 +8,31 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "tvmfbnet"
 
 ROOT_MODULES = {"errors", "files", "config", "progress", "strict_yaml", "machine", "settings", "run_files"}
-ROOT_MODULES |= {"scratch", "interrupts", "advice", "preflight", "durations"}
+ROOT_MODULES |= {"scratch", "interrupts", "advice", "preflight", "durations", "shipped"}
 
 MAY_IMPORT = {
     "space": set(),
     "data": set(),
-    "devices": set(),
+    "targets": set(),
     "latency": {"space"},
+    "rpc": {"targets", "latency"},
+    "provisioning": {"rpc", "targets"},
     "nets": {"space"},
-    "compiler": {"space", "nets", "devices"},
-    "tuning": {"compiler", "devices", "latency", "space", "nets"},
-    "search": {"nets", "latency", "data", "space"},
+    "compiler": {"space", "nets", "targets", "rpc"},
+    "autotune": {"compiler", "rpc", "targets", "latency", "space"},
+    "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
     "training": {"nets", "data", "space"},
-    "deploy": {"compiler", "devices", "latency", "nets", "space", "tuning", "training"},
+    "search": {"training", "nets", "latency", "data", "space"},
+    "deploy": {"profiling", "autotune", "compiler", "provisioning", "rpc", "targets", "latency", "nets", "space"},
     "report": {"space", "latency", "search", "training"},
+    "pipeline": {
+        *("report", "deploy", "search", "training", "profiling", "autotune", "compiler", "provisioning", "rpc"),
+        *("targets", "latency", "nets", "data", "space"),
+    },
 }
 
-TVM_PACKAGES = {"compiler", "tuning", "devices", "deploy"}
-NO_TORCH_PACKAGES = {"space", "latency", "devices"}
+TVM_PACKAGES = {"targets", "rpc", "provisioning", "compiler", "autotune", "profiling", "deploy"}
+NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning"}
 
 
 def imported_names(source: str) -> set[str]:
@@ -92,9 +99,9 @@ def test_every_package_has_a_rule():
         ("space", "import torch"),
         ("space", "from tvmfbnet.latency.table import Cell"),
         ("search", "def f():\n    from tvm import relax"),
-        ("search", "from tvmfbnet import tuning"),
+        ("search", "from tvmfbnet import autotune"),
         ("latency", "import tvmfbnet.nets.blocks"),
-        ("devices", "import torch.nn"),
+        ("rpc", "import torch.nn"),
         ("errors", "from tvmfbnet.space.arch import Arch"),
         ("cli", "import tvm_ffi"),
     ],

@@ -13,22 +13,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+import tvmfbnet.pipeline
 from tvmfbnet.config import validate
-from tvmfbnet.devices.target import load_target
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.additivity import load_correction, save_study, study
-from tvmfbnet.latency.foreign import read_table, write_table
 from tvmfbnet.latency.regressor import LatencyRegressor
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.pipeline import load_recipe, recipes_folder
+from tvmfbnet.latency.table_io import read_table, write_table
+from tvmfbnet.pipeline.run import load_recipe
 from tvmfbnet.report.page import _page, read_run
 from tvmfbnet.run_files import FILES, read_run_file
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space
+from tvmfbnet.targets.definition import load_target
 from tvmfbnet.training.config import TrainConfig
 
 quick = settings(
@@ -140,7 +142,7 @@ def target_values() -> dict[str, Any]:
 
 
 def recipe_values() -> dict[str, Any]:
-    return read_yaml(recipes_folder() / "demo.yaml")
+    return read_yaml(Path(tvmfbnet.pipeline.__file__).parent / "recipes/demo.yaml")
 
 
 YAML_READERS = {

@@ -1,5 +1,5 @@
 # What a phone needs besides the programs: pages of 16 KiB, and the NDK's C++ library, which Android does not have.
-# Without effect for other systems. `tvmfbnet device build` checks the result; see tvmfbnet/devices/bundle.py.
+# Without effect for other systems. `tvmfbnet device build` checks the result; see tvmfbnet/provisioning/bundle.py.
 if(ANDROID)
   # For whatever is linked from here on, TVM's runtime included. At the end of the linker's flags, where the last word
   # wins: without ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES the NDK's own flags may ask for 4 KiB.

@@ -7,10 +7,10 @@ import sys
 import pytest
 import yaml
 
-from tvmfbnet.devices.local import free_port, local_tracker
-from tvmfbnet.devices.target import load_target
-from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table_io import write_table
+from tvmfbnet.provisioning.loopback import free_port, local_tracker
+from tvmfbnet.targets.definition import load_target
 
 ARCH = "k3_e1/k3_e1,skip"
 # Runs a command as the shell does, and says then what it had loaded.

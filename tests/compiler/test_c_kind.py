@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import tvm
 
-from tvmfbnet.compiler.chaining import chain_nets, net_function
+from tvmfbnet.autotune.builder_pool import build_candidate
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.database import TuningDatabase
+from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
+from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, has_templates, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.compiler.instrument import chain_nets, net_function
 from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
-from tvmfbnet.devices.target import Target, load_target
-from tvmfbnet.devices.tvm_target import compiles_for_cpu
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.measurement import IN_NET
+from tvmfbnet.profiling.parts import protocol_of
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.builders import build_candidate
-from tvmfbnet.tuning.candidate import Candidate
-from tvmfbnet.tuning.database import TuningDatabase
-from tvmfbnet.tuning.evolution import EvolutionSearch, new_cost_model
-from tvmfbnet.tuning.knobs import all_knobs
-from tvmfbnet.tuning.measure import protocol_of
-from tvmfbnet.tuning.templates import apply_knobs, has_templates, registers_of, shape_of
+from tvmfbnet.targets.definition import Target, load_target
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.errors import DataError

@@ -10,9 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tvmfbnet.data import folders
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.files import read_image
+from tvmfbnet.data.formats import read_image
 from tvmfbnet.errors import DataError
 
 

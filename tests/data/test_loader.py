@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 

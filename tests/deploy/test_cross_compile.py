@@ -7,8 +7,8 @@ import pytest
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.devices.target import list_targets, load_target
 from tvmfbnet.errors import UserError
+from tvmfbnet.targets.definition import list_targets, load_target
 
 pytestmark = pytest.mark.slow
 

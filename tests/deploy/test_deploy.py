@@ -8,18 +8,19 @@ import sys
 import pytest
 from validate_cli import validate
 
-from tvmfbnet.deploy import validate as validate_module
+from tvmfbnet.autotune.database import existing_database
+from tvmfbnet.deploy import whole_nets as whole_nets_module
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.package import check_parity, compile_net, load_package, untrained_net
-from tvmfbnet.deploy.validate import measure_nets
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import load_target
+from tvmfbnet.deploy.whole_nets import measure_nets
 from tvmfbnet.errors import DeviceError, ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
-from tvmfbnet.latency.store import correction_path, journal_path, load_table
-from tvmfbnet.space.arch import Arch, format_arch
-from tvmfbnet.tuning.database import existing_database
+from tvmfbnet.latency.repository import correction_path, journal_path, load_table
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
+from tvmfbnet.targets.definition import load_target
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
@@ -148,9 +149,9 @@ def test_nets_that_were_compiled_before_the_device_went_away_are_not_compiled_ag
     def gone(*_):
         raise DeviceError("the device went away")
 
-    monkeypatch.setattr(validate_module, "compile_net", counted)
+    monkeypatch.setattr(whole_nets_module, "compile_net", counted)
     with monkeypatch.context() as without_device:
-        without_device.setattr(validate_module, "_in_turn", gone)
+        without_device.setattr(whole_nets_module, "_in_turn", gone)
         with pytest.raises(DeviceError, match="went away"):
             measure_nets(space, load_target("host"), archs, root)
     assert len(compiled) == 2

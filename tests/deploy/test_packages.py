@@ -14,13 +14,13 @@ from tvmfbnet.cli.main import app
 from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
 from tvmfbnet.deploy.trial import certify_and_time
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import load_target, resolve_native
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
-from tvmfbnet.nets.checkpoint import save_checkpoint
-from tvmfbnet.space.arch import format_arch, parse_arch
+from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.tuning.timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
+from tvmfbnet.targets.definition import load_target, resolve
+from tvmfbnet.training.checkpoint import save_checkpoint
 
 ARCH, OTHER = "k3_e1/k3_e3,k3_e1", "k3_e3/k3_e1,k3_e1"
 
@@ -36,7 +36,7 @@ def host_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def host(host_file):
-    return resolve_native(load_target(str(host_file)))
+    return resolve(load_target(str(host_file)))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from typer.testing import CliRunner
 
-from tvmfbnet.cli import latency_model
+from tvmfbnet.cli import latency
 from tvmfbnet.errors import UserError
 
 
 def validate(*arguments: object) -> str:
     """What `tvmfbnet latency` with these arguments prints; its UserError is raised as it is."""
-    result = CliRunner().invoke(latency_model.app, [str(item) for item in arguments])
+    result = CliRunner().invoke(latency.app, [str(item) for item in arguments])
     if isinstance(result.exception, UserError):
         raise result.exception
     assert result.exit_code == 0, result.output

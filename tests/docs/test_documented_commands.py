@@ -15,16 +15,16 @@ from loopback_ssh import has_sshd, loopback_sshd
 from walk import ARCH, Walk, tvmfbnet
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.devices.tracker import port_is_open, query_tracker
+from tvmfbnet.rpc.tracker import port_is_open, query_tracker
 
 SKIPPED = {
     "scripts/demo": "ten minutes; `tvmfbnet run` is run here with a smaller recipe",
     "scripts/test": "it is what runs this test",
     "git clone": "a test fetches nothing from outside",
     "ssh -R": "a tunnel by hand; `device start` opens the same one here",
-    "adb reverse": "needs a phone; tests/devices/test_shells.py walks the same way with a stand-in",
-    "adb forward": "needs a phone; tests/devices/test_shells.py walks the same way with a stand-in",
-    "ANDROID_NDK_HOME=/path/to/ndk": "needs an NDK; tests/devices/test_programs.py tries the build with a stand-in",
+    "adb reverse": "needs a phone; tests/provisioning/test_shells.py walks the same way with a stand-in",
+    "adb forward": "needs a phone; tests/provisioning/test_shells.py walks the same way with a stand-in",
+    "ANDROID_NDK_HOME=/path/to/ndk": "needs an NDK; tests/provisioning/test_programs.py builds with a stand-in",
 }
 # Pages whose reader has measured before, and which targets; README tunes its board itself.
 MEASURED = {

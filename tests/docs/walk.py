@@ -16,7 +16,7 @@ import yaml
 from documented import ROOT
 from PIL import Image
 
-from tvmfbnet.devices.local import free_port
+from tvmfbnet.provisioning.loopback import free_port
 
 # Of every kind of part as few as the commands need: the regressor learns from eight parts, `validate` times five nets.
 SPACE = """

@@ -21,9 +21,10 @@ from tvmfbnet.latency.additivity import (
 )
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import net_part
-from tvmfbnet.latency.store import corrected, correction_path, journal_path, load_table
+from tvmfbnet.latency.repository import corrected, correction_path, journal_path, load_table
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart, content_key
 

@@ -13,10 +13,10 @@ import pytest
 from latency_samples import measurement
 from pydantic import ValidationError
 
-from tvmfbnet.devices.target import load_target, target_key
 from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import Measurement
+from tvmfbnet.targets.definition import load_target, target_key
 
 WRITER = """
 import sys

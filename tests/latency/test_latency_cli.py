@@ -11,13 +11,13 @@ import typer
 from latency_samples import measured_space, measurement
 from typer.testing import CliRunner, Result
 
-from tvmfbnet.cli import arch, latency_model, spaces
+from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
-from tvmfbnet.latency.foreign import write_table
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernels import remember
-from tvmfbnet.latency.store import journal_path, kernels_path, load_table
+from tvmfbnet.latency.kernel_sums import remember
+from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.space import NetPart
 
 SPACE_PART = NetPart("block", "k5_e3", 64, 64, 14, 14, 1)
@@ -87,16 +87,16 @@ def test_arch_describe_takes_a_foreign_table(tmp_path: Path) -> None:
 
 def test_latency_show_tells_measured_from_predicted(logs: Path) -> None:
     options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
-    shown = run_json(latency_model.app, "show", *options)
+    shown = run_json(latency.app, "show", *options)
     cells = shown["cells"]
     assert isinstance(cells, list)
     assert (shown["measured"], shown["predicted"], shown["missing"]) == (4 + 14, 28, [])
     assert {cell["source"] for cell in cells} == {"measured", "predicted"}
     assert all(cell["latency_ms"] > 0 for cell in cells)
-    only = run_json(latency_model.app, "show", *options, "--measured-only")
+    only = run_json(latency.app, "show", *options, "--measured-only")
     assert isinstance(only["missing"], list)
     assert (only["measured"], only["predicted"], len(only["missing"])) == (18, 0, 28)
-    assert "18 measured, 28 predicted" in run(latency_model.app, "show", *options).stdout
+    assert "18 measured, 28 predicted" in run(latency.app, "show", *options).stdout
 
 
 def test_latency_show_names_the_drift_of_the_device(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_latency_show_names_the_drift_of_the_device(tmp_path: Path) -> None:
     journal.append(measurement(canary_ratio=1.024))
     journal.append(measurement(SPACE_PART, 2.0, canary_ratio=1.4, steady=False))
     options = ("--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path)
-    shown = {cell["name"]: cell for cell in run_json(latency_model.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
+    shown = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     assert (shown[SPACE_PART.name]["canary_ratio"], shown[SPACE_PART.name]["steady"]) == (1.4, False)
-    assert run_json(latency_model.app, "show", *options)["drift"] == {"lowest": 1.024, "highest": 1.4, "unsteady": 1}
-    said = run(latency_model.app, "show", *options).stdout
+    assert run_json(latency.app, "show", *options)["drift"] == {"lowest": 1.024, "highest": 1.4, "unsteady": 1}
+    said = run(latency.app, "show", *options).stdout
     assert said.count("+40.0") == 2 and "drift, %" in said  # in its row, and once in words
     assert said.count("+2.4") == 1 and "drift of the device while it timed these: +2.4 to +40.0 %, by a small" in said
     assert "1 part(s), those with a drift in the table, were timed while" in said
@@ -118,7 +118,7 @@ def test_latency_show_has_no_column_for_a_drift_that_mattered_nowhere(tmp_path: 
     journal.append(measurement(canary_ratio=0.852))
     journal.append(measurement(SPACE_PART, 2.0, canary_ratio=0.9))
     said = run(
-        latency_model.app,
+        latency.app,
         *("show", "--target", "host", "--space", "fbnet", "--measured-only", "--tuning-logs", tmp_path),
     ).stdout
     assert said.count("drift") == 1 and "drift of the device while it timed these: -14.8 to -10.0 %" in said
@@ -132,12 +132,12 @@ def heads(printed: str) -> list[str]:
 
 def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: Path, tmp_path: Path) -> None:
     options = ("--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
-    shown = run(latency_model.app, "show", *options).stdout
+    shown = run(latency.app, "show", *options).stdout
     assert heads(shown) == ["part", "latency, µs", "spread, µs", "source", "tuning trials"]
-    cells = {cell["name"]: cell for cell in run_json(latency_model.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
+    cells = {cell["name"]: cell for cell in run_json(latency.app, "show", *options)["cells"]}  # type: ignore[attr-defined]
     for row in (line for line in shown.splitlines() if line.startswith("│")):
-        name, latency, *_ = (cell.strip() for cell in row.strip("│").split("│"))
-        assert float(latency) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
+        name, latency_text, *_ = (cell.strip() for cell in row.strip("│").split("│"))
+        assert float(latency_text) == pytest.approx(1e3 * cells[name]["latency_ms"], rel=1e-3)
     described = run(arch.app, "describe", MINI_ARCH, *options).stdout
     assert heads(described)[-4:] == ["params, thousands", "MACs, millions", "latency, µs", "source"]
     assert heads(run(arch.app, "describe", MINI_ARCH, "--space", "fbnet_mini").stdout)[2:4] == [
@@ -149,10 +149,8 @@ def test_every_column_of_latencies_has_a_head_with_one_unit_for_the_table(logs: 
         replace(slow, cells={p: replace(c, latency_ms=1e4 * c.latency_ms) for p, c in slow.cells.items()}),
         tmp_path / "s.csv",
     )
-    assert (
-        run(latency_model.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
-    )
-    compared = run(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
+    assert run(latency.app, "import", tmp_path / "s.csv", "--target", "slow", "--tuning-logs", logs).exit_code == 0
+    compared = run(latency.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
     assert heads(compared) == ["part", "host, ms", "slow, ms", "slow / host", "/ median ratio"]
 
 
@@ -179,17 +177,17 @@ def test_the_notation_of_archs_and_blocks_is_explained_where_archs_are_asked_for
 def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path: Path, form: str) -> None:
     file = tmp_path / f"out.{form}"
     export = ("export", "--target", "host", "--out", file, "--space", "fbnet_mini", "--tuning-logs", logs)
-    assert run(latency_model.app, *export).exit_code == 0
+    assert run(latency.app, *export).exit_code == 0
     imported = ("import", file, "--target", "copy", "--tuning-logs", logs)
-    assert run(latency_model.app, *imported).exit_code == 0
+    assert run(latency.app, *imported).exit_code == 0
     assert (logs / "copy" / "table.csv").exists()
     with pytest.raises(UserError, match="--replace"):
-        run(latency_model.app, *imported)
-    assert run(latency_model.app, *imported, "--replace").exit_code == 0
+        run(latency.app, *imported)
+    assert run(latency.app, *imported, "--replace").exit_code == 0
     with pytest.raises(UserError, match="measurements of its own"):
-        run(latency_model.app, "import", file, "--target", "host", "--tuning-logs", logs)
+        run(latency.app, "import", file, "--target", "host", "--tuning-logs", logs)
     ours, theirs = (
-        run_json(latency_model.app, "show", "--target", name, "--space", "fbnet_mini", "--tuning-logs", logs)
+        run_json(latency.app, "show", "--target", name, "--space", "fbnet_mini", "--tuning-logs", logs)
         for name in ("host", "copy")
     )
     keep = ("name", "latency_ms", "source")
@@ -200,26 +198,26 @@ def test_a_table_goes_out_and_comes_back_under_another_name(logs: Path, tmp_path
 
 def test_latency_fit_scores_and_saves(logs: Path, tmp_path: Path) -> None:
     options = ("--target", "host", "--tuning-logs", logs, "--splits", 3, "--seed", 1)
-    shown = run_json(latency_model.app, "fit", *options, "--out", tmp_path / "model.json")
+    shown = run_json(latency.app, "fit", *options, "--out", tmp_path / "model.json")
     assert list(shown) == ["mape", "within_10", "spearman", "coverage_90", "baseline_mape", "n"]
     assert shown["n"] == 18
     assert (tmp_path / "model.json").exists()
-    assert run_json(latency_model.app, "fit", *options) == shown
-    shape_out = run_json(latency_model.app, "fit", *options, "--score", "shape-out")
+    assert run_json(latency.app, "fit", *options) == shown
+    shape_out = run_json(latency.app, "fit", *options, "--score", "shape-out")
     assert shape_out["mape"] != shown["mape"]
-    assert "each layer shape held out" in run(latency_model.app, "fit", *options, "--score", "shape-out").stdout
+    assert "each layer shape held out" in run(latency.app, "fit", *options, "--score", "shape-out").stdout
 
 
 def test_latency_fit_knows_the_kernels_of_tuned_blocks_unless_told_otherwise(logs: Path) -> None:
     options = ("--target", "host", "--tuning-logs", logs, "--splits", 3)
-    by_shape = run_json(latency_model.app, "fit", *options)
+    by_shape = run_json(latency.app, "fit", *options)
     newest = Journal(journal_path("host", logs)).read()[-1].context
     table = load_table("host", logs)
     remember(kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()})
-    by_kernels = run_json(latency_model.app, "fit", *options)
+    by_kernels = run_json(latency.app, "fit", *options)
     assert by_kernels["mape"] < 0.01 < by_shape["mape"]
-    assert run_json(latency_model.app, "fit", *options, "--shapes-only") == by_shape
-    assert "from tuned kernels" in " ".join(run(latency_model.app, "fit", *options).stdout.split())
+    assert run_json(latency.app, "fit", *options, "--shapes-only") == by_shape
+    assert "from tuned kernels" in " ".join(run(latency.app, "fit", *options).stdout.split())
 
 
 def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
@@ -228,33 +226,33 @@ def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
     odd = next(iter(part for part in cells if part.block == "k3_e1"))
     cells[odd] = Cell(20 * table.cells[odd].latency_ms)
     write_table(LatencyTable(cells), tmp_path / "t.csv")
-    run(latency_model.app, "import", tmp_path / "t.csv", "--target", "slow", "--tuning-logs", logs)
-    shown = run_json(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs)
+    run(latency.app, "import", tmp_path / "t.csv", "--target", "slow", "--tuning-logs", logs)
+    shown = run_json(latency.app, "compare", "host", "slow", "--tuning-logs", logs)
     assert shown["median_ratio"] == pytest.approx(2) and shown["n"] == 18
     assert shown["parts"][0]["name"] == odd.name  # type: ignore[index]
     assert shown["only_first"] == shown["only_second"] == []
-    assert "median ratio 2" in run(latency_model.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
+    assert "median ratio 2" in run(latency.app, "compare", "host", "slow", "--tuning-logs", logs).stdout
     (tmp_path / "u.csv").write_text("part,block,cin,cout,height,width,stride,latency_ms\nblock,k7_e3,8,8,4,4,1,1\n")
-    run(latency_model.app, "import", tmp_path / "u.csv", "--target", "other", "--tuning-logs", logs)
+    run(latency.app, "import", tmp_path / "u.csv", "--target", "other", "--tuning-logs", logs)
     with pytest.raises(UserError, match="nothing to compare"):
-        run(latency_model.app, "compare", "host", "other", "--tuning-logs", logs)
+        run(latency.app, "compare", "host", "other", "--tuning-logs", logs)
 
 
 @pytest.mark.parametrize(
     ("group", "arguments", "said"),
     [
-        (latency_model.app, ["fit"], "either --target or --table"),
+        (latency.app, ["fit"], "either --target or --table"),
         (
-            latency_model.app,
+            latency.app,
             ["show", "--target", "nobody", "--space", "fbnet"],
             "nothing was measured for target nobody",
         ),
         (
-            latency_model.app,
+            latency.app,
             ["export", "--target", "host", "--out", "table.csv"],
             "nothing was measured for target host",
         ),
-        (latency_model.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),
+        (latency.app, ["import", "absent.csv", "--target", "x"], "absent.csv"),
         (spaces.app, ["show", "nonsense"], "unknown space 'nonsense'"),
         (arch.app, ["describe", "skip", "--space", "fbnet"], "unknown arch 'skip'"),
         (arch.app, ["describe", "fbnet_a", "--target", "a", "--latency-table", "b"], "not both"),
@@ -274,7 +272,7 @@ def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:
     code = (
         "import sys, tvmfbnet.cli.spaces, tvmfbnet.cli.arch, tvmfbnet.cli.latency_model\n"
         "assert not {'numpy', 'xgboost', 'pydantic'} & set(sys.modules), 'the command line must start light'\n"
-        "import tvmfbnet.latency.regressor, tvmfbnet.latency.store, tvmfbnet.space.registry\n"
+        "import tvmfbnet.latency.regressor, tvmfbnet.latency.repository, tvmfbnet.space.registry\n"
         "assert not {'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -285,20 +283,20 @@ def test_commands_that_read_write_nothing_also_where_the_journal_is_torn(logs: P
     path.write_bytes(path.read_bytes() + b'{"torn": ')
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in logs.rglob("*") if file.is_file()}
     options = ("--target", "host", "--tuning-logs", logs)
-    run_json(latency_model.app, "show", *options, "--space", "fbnet_mini")
-    assert run(latency_model.app, "export", *options, "--out", tmp_path / "out.csv").exit_code == 0
-    run_json(latency_model.app, "compare", "host", "host", "--tuning-logs", logs)
+    run_json(latency.app, "show", *options, "--space", "fbnet_mini")
+    assert run(latency.app, "export", *options, "--out", tmp_path / "out.csv").exit_code == 0
+    run_json(latency.app, "compare", "host", "host", "--tuning-logs", logs)
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in logs.rglob("*") if file.is_file()}
     assert after == before
 
 
 def test_a_table_of_another_tvm_or_cpu_is_named_as_such_and_a_device_model_can_be_chosen(logs: Path) -> None:
     options = ("--target", "host", "--tuning-logs", logs, "--space", "fbnet_mini")
-    shown = run(latency_model.app, "show", *options)
+    shown = run(latency.app, "show", *options)
     assert shown.exit_code == 0
     told = " ".join(shown.stderr.split())
     assert "another context" in told and "device Some CPU instead of" in told and "tvmfbnet tune --target host" in told
-    found = run_json(latency_model.app, "show", *options, "--device-model", "Some CPU")
+    found = run_json(latency.app, "show", *options, "--device-model", "Some CPU")
     assert found["context"]["device_model"] == "Some CPU"  # type: ignore[index]
     with pytest.raises(UserError, match="there are: Some CPU"):
-        run(latency_model.app, "show", *options, "--device-model", "Pixel 3")
+        run(latency.app, "show", *options, "--device-model", "Pixel 3")

@@ -7,11 +7,11 @@ import pytest
 from latency_samples import measured_space
 
 from tvmfbnet.errors import LatencyError, StorageError
-from tvmfbnet.latency import base
+from tvmfbnet.latency import roofline
 from tvmfbnet.latency.features import KINDS, SHAPES, conv_table, shapes
 from tvmfbnet.latency.regressor import LatencyRegressor, complete
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -49,16 +49,18 @@ def test_the_convs_of_parts_are_counted_as_the_space_counts_them() -> None:
 def test_the_base_models_slopes_are_those_of_its_latency() -> None:
     parts = FBNET.distinct_parts()
     table = conv_table(parts)
-    prepared = base._prepare(table, *base._seen(table))
-    costs = base.fit_base(parts, np.array([made_up_device(part) for part in parts])).costs
+    prepared = roofline._prepare(table, *roofline._seen(table))
+    costs = roofline.fit_base(parts, np.array([made_up_device(part) for part in parts])).costs
     step = 1e-6 * np.eye(len(costs))
-    numeric = [(base._log_ms(costs + one, prepared) - base._log_ms(costs - one, prepared)) / 2e-6 for one in step]
-    assert np.abs(base._slopes(costs, prepared) - np.array(numeric).T).max() < 1e-6
+    numeric = [
+        (roofline._log_ms(costs + one, prepared) - roofline._log_ms(costs - one, prepared)) / 2e-6 for one in step
+    ]
+    assert np.abs(roofline._slopes(costs, prepared) - np.array(numeric).T).max() < 1e-6
 
 
 @pytest.mark.parametrize("launch_ms", [0.0, 0.4])
 def test_the_base_learns_a_roofline_and_starts_that_hide_behind_work_or_do_not(launch_ms: float) -> None:
-    def roofline(part: NetPart) -> float:
+    def device_ms(part: NetPart) -> float:
         table = conv_table([part])
         convs = np.maximum(table.macs / 2e7, (4 * table.elements + 4 * table.weights) / 5e6)
         return max(float(convs.sum()), launch_ms * len(table.macs)) + 0.01
@@ -66,8 +68,8 @@ def test_the_base_learns_a_roofline_and_starts_that_hide_behind_work_or_do_not(l
     parts = FBNET.distinct_parts()
     held = [part for part in parts if (part.cin, part.height) == (64, 14)]
     known = [part for part in parts if part not in held]
-    fitted = base.fit_base(known, np.array([roofline(part) for part in known]))
-    error = np.exp(fitted.log_ms(held)) / np.array([roofline(part) for part in held]) - 1.0
+    fitted = roofline.fit_base(known, np.array([device_ms(part) for part in known]))
+    error = np.exp(fitted.log_ms(held)) / np.array([device_ms(part) for part in held]) - 1.0
     assert np.abs(error).mean() < 0.04
 
 

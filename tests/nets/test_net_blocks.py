@@ -6,11 +6,11 @@ from torch import nn
 
 from tvmfbnet.compiler.export import export_parts, part_input_shape, part_module
 from tvmfbnet.nets.blocks import ChannelShuffle, ConvBNReLU, FBNetBlock, build_part, input_shape
-from tvmfbnet.nets.device import place_pixels
-from tvmfbnet.nets.folding import fold_bn, randomise_bn
+from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
+from tvmfbnet.training.device import place_pixels
 
 MINI = load_space("fbnet_mini")
 BEYOND = [

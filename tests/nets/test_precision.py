@@ -6,13 +6,13 @@ from test_supernet_forms import RICH_YAML
 from torch import distributed, nn
 from torch.nn import functional as F
 
-from tvmfbnet.nets.arch_net import build_net
-from tvmfbnet.nets.device import place_net, place_pixels
-from tvmfbnet.nets.norms import SharedNorm
+from tvmfbnet.nets.joint_batchnorm import SharedNorm
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.precision import computing_in, precision_on
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.device import place_net, place_pixels
 
 DEVICES = [
     "cpu",

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from tvmfbnet.nets.folding import randomise_bn
-from tvmfbnet.nets.statistics import recalibrate
+from tvmfbnet.nets.bn_folding import randomise_bn
+from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 
 MINI = load_space("fbnet_mini")

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from tvmfbnet.nets import fused
-from tvmfbnet.nets.device import place_net, place_pixels
-from tvmfbnet.nets.folding import randomise_bn
+from tvmfbnet.nets import fused_mbconv
+from tvmfbnet.nets.bn_folding import randomise_bn
 from tvmfbnet.nets.supernet import Paths, Supernet
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.device import place_net, place_pixels
 
 RICH_YAML = """
 input: {channels: 1, height: 12, width: 12}
@@ -79,7 +79,7 @@ def test_a_mixture_gives_the_plain_forms_outputs_gradients_and_statistics(space,
 @pytest.mark.parametrize("size", [1, 9000])
 def test_the_size_of_the_portions_that_pictures_go_through_in_changes_nothing(space, size, monkeypatch):
     plain, other = twins(space)
-    monkeypatch.setattr(fused, "PORTION", 2 * size)  # a pixel at a time, or some pictures and not as many at the end
+    monkeypatch.setattr(fused_mbconv, "PORTION", 2 * size)  # a pixel at a time, or fewer images at the end
     steps = [step(net, space, net.gumbel_mix(2.0, torch.Generator().manual_seed(0))) for net in (plain, other)]
     assert_equal(*steps)
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.cli.report import report_command
-from tvmfbnet.closed_loop import Attempt, Timed
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.units import unit_for
 from tvmfbnet.latency.verdict import Interval
+from tvmfbnet.pipeline.closed_loop import Attempt, Timed
 from tvmfbnet.report.blocks import block_colour
 from tvmfbnet.report.canvas import NARROW, WIDE
 from tvmfbnet.report.figures import additivity
@@ -29,7 +29,8 @@ from tvmfbnet.report.pareto import pareto_figure
 from tvmfbnet.report.run_data import read_run
 from tvmfbnet.report.table_figure import latency_map
 from tvmfbnet.search.derive import Candidate
-from tvmfbnet.space.arch import Arch, format_arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 

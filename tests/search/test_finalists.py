@@ -9,8 +9,9 @@ from test_search_run import TINY, table_of
 
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.finalists import Finalists, features_of, ridge
-from tvmfbnet.search.run import choose_again, search
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.search.search import choose_again, search
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 
 

@@ -10,14 +10,14 @@ from test_search_run import TINY, figures, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.durations import spell_seconds, warning_of_days
-from tvmfbnet.nets.workers import Workers
 from tvmfbnet.search import run as search_run
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.forecast import Forecast, SearchPlan, StepSeconds, forecast_search, is_little, shorter
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.workers import Workers
 
 
 @pytest.mark.parametrize("settings", [{}, {"train_images": 50, "theta_batch_size": 5}, {"weight_share": 0.5}])

@@ -10,11 +10,11 @@ import torch
 from test_search_run import TINY, table_of
 
 from tvmfbnet.errors import CollapsedError, DivergedError, UserError
-from tvmfbnet.nets.checkpoint import load_checkpoint
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.health import collapse_of, health_of
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
+from tvmfbnet.training.checkpoint import load_checkpoint
 
 COSTS = Costs(
     ((1.0, 2.0, 1.0, 1.0), (0.5, 2.0, 1.0, 0.2), (1.0, 2.0, 1.0, 0.0)),

@@ -13,7 +13,7 @@ from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.notices import entropy_of_a_favourite, few_images, layers_without_favourite, notices_of
-from tvmfbnet.search.run import read_result, search
+from tvmfbnet.search.search import read_result, search
 
 CONFIG = SearchConfig(epochs=12, train_images=2000)
 MANY = Chance(0.1, 1000)

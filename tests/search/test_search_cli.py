@@ -14,9 +14,9 @@ from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.foreign import read_table, write_table
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.pipeline import Recipe, Run
+from tvmfbnet.latency.table_io import read_table, write_table
+from tvmfbnet.pipeline.run import Recipe, Run
 from tvmfbnet.space.counts import count_part
 
 APP = typer.Typer()
@@ -156,7 +156,7 @@ def test_a_table_without_the_head_names_the_remedy(searching, tiny_space, tmp_pa
 def test_a_share_of_the_slowest_net_is_the_same_target_in_search_sample_and_a_recipe(
     searching, tiny_space_file, tiny_space, tiny_data, tmp_path, monkeypatch
 ):
-    search_module = "tvmfbnet.search.run"
+    search_module = "tvmfbnet.search.search"
     plan = json.loads(run("search", *searching, "--latency-target", "80%", "--dry-run", "--json").stdout)
     assert plan["latency_target_ms"] == pytest.approx(0.8 * plan["slowest_ms"], abs=1e-6)
 

@@ -16,10 +16,10 @@ from test_search_run import TINY, table_of
 
 from tvmfbnet.errors import DataError, OutOfMemoryError, StorageError, UserError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.nets.checkpoint import load_checkpoint, save_checkpoint
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.result import read_result, reopen
-from tvmfbnet.search.run import choose_again, sample_run, search
+from tvmfbnet.search.search import choose_again, sample_run, search
+from tvmfbnet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_search_run import table_of
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
 search(space, {data!r}, table_of(space), SearchConfig(**json.loads({config!r})), Path({out!r}))

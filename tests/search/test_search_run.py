@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,13 @@ from pydantic import ValidationError
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.nets.checkpoint import load_checkpoint
-from tvmfbnet.progress import Reporter
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.forecast import SearchPlan
-from tvmfbnet.search.run import choose_again, sample_run, search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.search.search import choose_again, sample_run, search
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.checkpoint import load_checkpoint
 
 TINY = {
     "epochs": 3,
@@ -37,7 +37,7 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_search_run import table_of
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
 search(space, {data!r}, table_of(space), SearchConfig(**json.loads({config!r})), Path({out!r}))
@@ -177,19 +177,17 @@ def test_a_warm_up_that_leaves_no_epoch_is_refused():
         SearchConfig(epochs=5, warmup_epochs=5)
 
 
-def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, monkeypatch, capsys):
-    update, shown = Reporter.update, []
-    monkeypatch.setattr(Reporter, "update", lambda self, *given: update(self, *given) or shown.append(self.describe()))
+@pytest.mark.usefixtures("every_update")
+def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path, capsys):
     config = SearchConfig(**TINY, finalists=4, finalist_steps=3)
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
-    said = "\n".join([*shown, *capsys.readouterr().err.splitlines()])
+    said = capsys.readouterr().err
     assert "epoch" not in "".join(line for line in said.splitlines() if not line.startswith("warning"))
-    counted = [tuple(line.split()[1].split("/")) for line in shown if line.startswith("search: ")]
+    counted = re.findall(r"^search: ([0-9]+)/([0-9]+) ", said, re.M)
     steps = SearchPlan.of(config, 120)
     total = steps.warmup_steps + steps.weight_steps + steps.theta_steps
-    assert counted == [(str(step + 1), str(total)) for step in range(total)]
-    finals = [line.split()[2] for line in shown if line.startswith("training finalists: ")]
-    assert finals == [f"{step}/12" for step in range(1, 13)]
+    assert counted == [(str(step), str(total)) for step in range(total + 1)]
+    assert len(re.findall(r"^training finalists: [0-9]+/12 .*best", said, re.M)) > 6
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
     again = capsys.readouterr().err
     assert f"search: all {total} steps in {tmp_path} were done before" in again and "resuming" not in again

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.errors import DataError
-from tvmfbnet.nets.checkpoint import load_checkpoint
+from tvmfbnet.training.checkpoint import load_checkpoint
 
 PROGRAM = """
 import sys
@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, {folder!r})
 from test_search_run import TINY, table_of
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.run import search
+from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space
 space = load_space({space!r})
 settings = dict(TINY, epochs=3, theta_batch_size=8, weight_steps="two_path", stop_on_collapse=False)

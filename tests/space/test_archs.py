@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tvmfbnet.errors import ArchError
-from tvmfbnet.space.arch import NAMED_ARCHS, Arch, format_arch, parse_arch, resolve_arch
+from tvmfbnet.space.arch import NAMED_ARCHS, Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch, resolve_arch
 from tvmfbnet.space.counts import Counts, convs_of, count_arch, count_part, describe_arch
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import NetPart

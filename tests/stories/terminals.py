@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tvmfbnet.profiling.probe_networks import carrier_nets
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
-from tvmfbnet.tuning.carriers import carrier_nets
 
 SPACE = """
 input: {channels: 1, height: 28, width: 28}

@@ -11,12 +11,12 @@ from terminals import Watched, lines, rows_of_one_run, write_files
 
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.checkpoint import load_checkpoint
-from tvmfbnet.pipeline import load_recipe
-from tvmfbnet.search.run import search
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.pipeline.run import load_recipe
+from tvmfbnet.search.search import search
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.training.run import train
+from tvmfbnet.training.checkpoint import load_checkpoint
+from tvmfbnet.training.train import train
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from loopback_ssh import has_sshd, loopback_sshd
 
-from tvmfbnet.devices.local import free_port
-from tvmfbnet.devices.tracker import port_is_open
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.rpc.tracker import port_is_open
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 

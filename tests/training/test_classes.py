@@ -12,11 +12,11 @@ from tvmfbnet.data.datasets import CIFAR10_CLASSES, load_data
 from tvmfbnet.data.places import classes_of
 from tvmfbnet.deploy.description import read_description
 from tvmfbnet.errors import DataError, UserError
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import load_net, train
+from tvmfbnet.training.train import load_net, train
 
 
 @pytest.fixture

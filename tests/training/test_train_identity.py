@@ -13,11 +13,11 @@ import torch
 from tvmfbnet.cli.main import main
 from tvmfbnet.errors import DataError, StorageError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.nets.checkpoint import load_checkpoint, save_checkpoint
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.checkpoint import load_checkpoint, save_checkpoint
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import load_net, train
+from tvmfbnet.training.train import load_net, train
 
 ARCH = "k3_e1/k3_e3,skip"
 TINY = {"epochs": 2, "warmup_epochs": 0.5, "batch_size": 16, "threads": 1, "device": "cpu", "checkpoint_steps": 3}

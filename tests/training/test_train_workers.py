@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from tvmfbnet.nets.checkpoint import load_checkpoint
-from tvmfbnet.nets.workers import SharedDropout
+from tvmfbnet.training.checkpoint import load_checkpoint
+from tvmfbnet.training.workers import SharedDropout
 
 ARCH = "k3_e1/k3_e3,skip"
 SETTINGS = {

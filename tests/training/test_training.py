@@ -11,12 +11,11 @@ import torch
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import FASHION_MNIST_CLASSES, load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
-from tvmfbnet.nets.checkpoint import load_checkpoint
-from tvmfbnet.progress import Reporter
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.forecast import Forecaster
-from tvmfbnet.training.run import load_net, train
+from tvmfbnet.training.train import load_net, train
 from tvmfbnet.training.trainer import Trainer
 
 ARCH = "k3_e1/k3_e3,skip"
@@ -33,10 +32,10 @@ TINY = {
 CHILD = """
 import json
 from pathlib import Path
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.run import train
+from tvmfbnet.training.train import train
 space = load_space({space!r})
 train(parse_arch({arch!r}, space), space, {data!r}, TrainConfig(**json.loads({config!r})), Path({out!r}))
 """
@@ -191,17 +190,16 @@ def test_the_result_does_not_depend_on_how_often_checkpoints_are_written(arch, t
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
+@pytest.mark.usefixtures("every_update")
 def test_a_training_says_how_long_it_takes_counts_steps_alone_and_is_done_when_started_again(
-    arch, tiny_space, tiny_data, tmp_path, monkeypatch, capsys
+    arch, tiny_space, tiny_data, tmp_path, capsys
 ):
-    update, shown = Reporter.update, []
-    monkeypatch.setattr(Reporter, "update", lambda self, *given: update(self, *given) or shown.append(self.describe()))
     config = TrainConfig(**TINY)
     train(arch, tiny_space, tiny_data, config, tmp_path)
     said = capsys.readouterr().err
     assert len(re.findall(r"^train: about \S+ s \(28 steps x ", said, re.M)) == 1, "4 epochs of 120 // 16"
-    assert [line.split()[1] for line in shown] == [f"{step}/28" for step in range(1, 29)]
-    assert "epoch" not in re.sub("(?m)^warning.*", "", "\n".join([*shown, said]))
+    assert re.findall(r"^train: ([0-9]+)/28 ", said, re.M) == [str(step) for step in range(29)]
+    assert "epoch" not in re.sub("(?m)^warning.*", "", said)
     train(arch, tiny_space, tiny_data, config, tmp_path)
     again = capsys.readouterr().err
     assert f"train: all 28 steps in {tmp_path} were done before" in again and "of 28" not in again

@@ -51,7 +51,7 @@ def describe_command(
     """
     from tvmfbnet.advice import remember
     from tvmfbnet.errors import UserError
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.counts import describe_arch
     from tvmfbnet.space.registry import load_space
 
@@ -82,11 +82,11 @@ def _load(
     """The table with all of ``parts``; those that were not measured are predicted."""
     if target is None and file is None:
         return None
-    from tvmfbnet.devices.target import measured_name
-    from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import corrected
+    from tvmfbnet.latency.repository import corrected
+    from tvmfbnet.latency.table_io import read_table
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import measured_name
 
     table = read_table(file) if file is not None else target_table(str(target), logs, device_model)
     target = measured_name(target) if target is not None else None

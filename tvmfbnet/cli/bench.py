@@ -44,10 +44,10 @@ def bench_command(
 
     from tvmfbnet.advice import remember
     from tvmfbnet.deploy.description import read_description
-    from tvmfbnet.devices.ready import require_ready
-    from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
+    from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target, resolve
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
@@ -60,9 +60,9 @@ def bench_command(
     with loading():
         from tvmfbnet.deploy.bench import bench_package
         from tvmfbnet.deploy.package import load_package
-        from tvmfbnet.devices.local import reach
+        from tvmfbnet.provisioning.loopback import reach
 
-    loaded = resolve_native(loaded)
+    loaded = resolve(loaded)
     opened = load_package(package, loaded, force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms

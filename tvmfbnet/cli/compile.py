@@ -37,12 +37,12 @@ def compile_command(
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
     from tvmfbnet.advice import remember, tune
-    from tvmfbnet.devices.ready import require_ready
-    from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.preflight import check_all, require_file, require_writable_folder
-    from tvmfbnet.space.arch import format_arch, resolve_arch
+    from tvmfbnet.provisioning.ready import require_ready
+    from tvmfbnet.space.arch_text import format_arch, resolve_arch
     from tvmfbnet.space.registry import load_space, spelled_with_classes
+    from tvmfbnet.targets.definition import load_target, resolve
 
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     if build_only and target_ms is not None:
@@ -57,11 +57,11 @@ def compile_command(
     )
 
     with loading():
+        from tvmfbnet.autotune.database import existing_database
         from tvmfbnet.deploy.description import require_same_net
         from tvmfbnet.deploy.package import compile_net, untrained_net
         from tvmfbnet.deploy.trial import certify_and_time, predicted_latency
-        from tvmfbnet.training.run import load_net
-        from tvmfbnet.tuning.database import existing_database
+        from tvmfbnet.training.train import load_net
 
     class_names: list[str] = []
     if checkpoint is None:
@@ -77,7 +77,7 @@ def compile_command(
         if format_arch(net.arch, net.space) != format_arch(found, found_space):
             raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
         require_same_net(checkpoint, found, net.space, found_space)
-    loaded = resolve_native(loaded)
+    loaded = resolve(loaded)
     database = existing_database(loaded, tuning_logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {loaded.name} yet; kernels will be slow")

@@ -14,8 +14,8 @@ import typer
 from tvmfbnet.cli.output import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from tvmfbnet.devices.shell_base import Shell
-    from tvmfbnet.devices.target import Target
+    from tvmfbnet.provisioning.shell_base import Shell
+    from tvmfbnet.targets.definition import Target
 
 app = typer.Typer(help="The device's side: build, push, start, stop, logs.", no_args_is_help=True)
 
@@ -49,10 +49,10 @@ def _reach(
 ) -> Reached:
     """SSH, adb, or this machine when there are neither."""
     from tvmfbnet.advice import remember
-    from tvmfbnet.devices.shells import AdbShell, LocalShell, SshShell
-    from tvmfbnet.devices.target import load_target
-    from tvmfbnet.devices.toolchain import cache_folder
     from tvmfbnet.errors import UserError
+    from tvmfbnet.provisioning.shells import AdbShell, LocalShell, SshShell
+    from tvmfbnet.targets.definition import load_target
+    from tvmfbnet.targets.toolchain import cache_folder
 
     loaded = load_target(target)
     remember(target=target, named=loaded.name)
@@ -92,8 +92,8 @@ def build_command(
     Example: tvmfbnet device build --target rpi4 --out device-rpi4
     """
     from tvmfbnet.advice import remember
-    from tvmfbnet.devices.programs import build_programs
-    from tvmfbnet.devices.target import load_target
+    from tvmfbnet.provisioning.programs import build_programs
+    from tvmfbnet.targets.definition import load_target
 
     loaded = load_target(target)
     remember(target=target, named=loaded.name)
@@ -117,12 +117,12 @@ def push_command(
 
     Example: tvmfbnet device push --target rpi4 --ssh pi@raspberrypi
     """
-    from tvmfbnet.devices.programs import build_programs, require_tools
-    from tvmfbnet.devices.pushing import prepare, push
-    from tvmfbnet.devices.remote_server import device_facts_by_shell
-    from tvmfbnet.devices.system_check import check_system
-    from tvmfbnet.devices.ways import remember_way
     from tvmfbnet.progress import step
+    from tvmfbnet.provisioning.programs import build_programs, require_tools
+    from tvmfbnet.provisioning.pushing import prepare, push
+    from tvmfbnet.provisioning.remote_server import device_facts_by_shell
+    from tvmfbnet.provisioning.system_check import check_system
+    from tvmfbnet.provisioning.ways import remember_way
 
     shell = device.shell
     require_tools(device.target, tvm_source)  # all of it before minutes go into building
@@ -160,9 +160,9 @@ def start_command(
     """
     from dataclasses import asdict
 
-    from tvmfbnet.devices.addresses import join_address
-    from tvmfbnet.devices.remote_server import start
-    from tvmfbnet.devices.ways import remember_way
+    from tvmfbnet.provisioning.remote_server import start
+    from tvmfbnet.provisioning.ways import remember_way
+    from tvmfbnet.rpc.addresses import join_address
 
     shell, target = device.shell, device.target
     tracker = tracker_port or target.transport.port
@@ -181,7 +181,7 @@ def stop_command(
     device: Reached,
 ) -> None:
     """Stop the server and close the tunnel. Example: tvmfbnet device stop --target rpi4 --ssh pi@raspberrypi."""
-    from tvmfbnet.devices.remote_server import stop
+    from tvmfbnet.provisioning.remote_server import stop
 
     ran = stop(device.shell, _state(device), device.folder)
     print(f"server on {device.shell.where} {'stopped' if ran else 'was not running'}")
@@ -194,15 +194,15 @@ def logs_command(
     lines: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Lines from the end.")] = 50,
 ) -> None:
     """Show the server's log. Example: tvmfbnet device logs --target rpi4 --ssh pi@raspberrypi."""
-    from tvmfbnet.devices.remote_server import logs
+    from tvmfbnet.provisioning.remote_server import logs
 
     print(logs(device.shell, device.folder, lines), end="")
 
 
 def _state(device: Reached) -> Path:
     """The folder that remembers what was started on a device."""
-    from tvmfbnet.devices.toolchain import cache_folder
     from tvmfbnet.files import make_folder
+    from tvmfbnet.targets.toolchain import cache_folder
 
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{device.target.name}-{device.shell.where}")
     return make_folder(cache_folder() / "started" / name)

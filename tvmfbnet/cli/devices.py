@@ -17,8 +17,8 @@ def devices_command(
 
     Example: tvmfbnet devices --tracker 127.0.0.1:9190
     """
-    from tvmfbnet.devices.addresses import join_address, split_address
-    from tvmfbnet.devices.tracker import address_text, query_tracker
+    from tvmfbnet.rpc.addresses import join_address, split_address
+    from tvmfbnet.rpc.tracker import address_text, query_tracker
 
     host, port = split_address(tracker, "--tracker")
     status = query_tracker(host, port)

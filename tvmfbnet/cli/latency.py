@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tvmfbnet.cli.latency_model import fit, validate
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, stored_table, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -20,12 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-LogsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
-    ),
-]
 TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, or an imported table's name.")]
 
 
@@ -42,9 +37,9 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import measured_name
 
     found = load_space(space)
     loaded = target_table(target, tuning_logs, device_model, space)
@@ -109,9 +104,9 @@ def export(
     """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
     from dataclasses import replace
 
-    from tvmfbnet.latency.foreign import write_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.table_files import is_parquet
+    from tvmfbnet.latency.table_io import write_table
+    from tvmfbnet.latency.table_rows import is_parquet
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
@@ -146,12 +141,12 @@ def import_command(
 
     Example: tvmfbnet latency import pixel3.csv --target pixel3
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.foreign import read_table, write_table
-    from tvmfbnet.latency.store import journal_path, table_path
+    from tvmfbnet.latency.repository import journal_path, table_path
+    from tvmfbnet.latency.table_io import read_table, write_table
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import measured_name
 
     target = measured_name(target)
     destination = table_path(target, tuning_logs)
@@ -179,9 +174,9 @@ def compare(
 
     Example: tvmfbnet latency compare host pixel3
     """
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.latency.comparison import compare_tables
     from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.targets.definition import measured_name
 
     found = compare_tables(stored_table(first, tuning_logs), stored_table(second, tuning_logs))
     first, second = measured_name(first), measured_name(second)
@@ -213,6 +208,10 @@ def compare(
         f"correlation {found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: "
         f"{len(found.only_second)}"
     )
+
+
+app.command()(fit)
+app.command()(validate)
 
 
 def _drift(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

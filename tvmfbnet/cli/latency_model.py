@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.latency import LogsOption
-from tvmfbnet.cli.latency import app as app
 from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.additivity import Study
@@ -27,7 +25,6 @@ class Scheme(StrEnum):
     shape_out = "shape-out"
 
 
-@app.command()
 def fit(
     target: Annotated[str | None, typer.Option(help="Learn from this target: a name or a .yaml file.")] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="Learn from this table instead.")] = None,
@@ -57,12 +54,12 @@ def fit(
     from tvmfbnet.progress import loading, step
 
     with loading("XGBoost"):
-        from tvmfbnet.latency.foreign import read_table
-        from tvmfbnet.latency.kernels import if_complete
+        from tvmfbnet.latency.cross_validation import FIGURES
+        from tvmfbnet.latency.cross_validation import Scheme as SchemeName
+        from tvmfbnet.latency.cross_validation import score as score_regressor
+        from tvmfbnet.latency.kernel_sums import if_complete
         from tvmfbnet.latency.regressor import LatencyRegressor
-        from tvmfbnet.latency.scoring import FIGURES
-        from tvmfbnet.latency.scoring import Scheme as SchemeName
-        from tvmfbnet.latency.scoring import score as score_regressor
+        from tvmfbnet.latency.table_io import read_table
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
@@ -93,7 +90,6 @@ def fit(
     )
 
 
-@app.command()
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
@@ -118,13 +114,13 @@ def validate(
     """
     from tvmfbnet import interrupts
     from tvmfbnet.advice import remember
-    from tvmfbnet.devices.ready import require_ready
-    from tvmfbnet.devices.target import load_target, resolve_native
     from tvmfbnet.errors import UserError
-    from tvmfbnet.latency.store import journal_path, load_table
+    from tvmfbnet.latency.repository import journal_path, load_table
     from tvmfbnet.preflight import check_all, require_writable_file
     from tvmfbnet.progress import loading, step
+    from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target, resolve
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
@@ -145,18 +141,18 @@ def validate(
         from tvmfbnet.latency.journal import Journal
         from tvmfbnet.latency.lock import target_lock
         from tvmfbnet.latency.regressor import complete
-        from tvmfbnet.latency.store import correction_path, target_folder
-        from tvmfbnet.tuning.measure import context_of
+        from tvmfbnet.latency.repository import correction_path, target_folder
+        from tvmfbnet.profiling.parts import context_of
 
     archs = _archs(loaded_space, count, run, seed)
 
-    name, context = loaded_target.name, context_of(resolve_native(loaded_target))
+    name, context = loaded_target.name, context_of(resolve(loaded_target))
     table = load_table(name, tuning_logs, context)
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
     else:
         with loading():
-            from tvmfbnet.deploy.validate import measure_nets
+            from tvmfbnet.deploy.whole_nets import measure_nets
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     for item in nets.values():  # all of one device: the table is that one's
@@ -182,11 +178,12 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
     import random
 
     from tvmfbnet.errors import UserError
-    from tvmfbnet.space.arch import Arch, parse_arch
+    from tvmfbnet.space.arch import Arch
+    from tvmfbnet.space.arch_text import parse_arch
 
     drawn: list[Arch] = []
     if run is not None:
-        from tvmfbnet.search.run import read_result, sample_run
+        from tvmfbnet.search.search import read_result, sample_run
         from tvmfbnet.space.space import Space as SpaceClass
 
         searched = SpaceClass.from_dict(read_result(run)[1]["space"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvmfbnet.latency.units import Unit
 
 
 def run_command(
@@ -26,7 +29,7 @@ def run_command(
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline import Recipe, Run, load_recipe
+    from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
 
     name, loaded = load_recipe(recipe)
     if print_config:
@@ -60,7 +63,7 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *verdict,
         *(("warning", notice["text"]) for notice in values.get("notices", [])),
-        *_loop_rows(values.get("closed_loop")),
+        *_loop_rows(values.get("closed_loop"), unit),
         ("predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"),
         ("measured latency", measured),
         *([] if speed is None else [("speed factor", speed["description"])]),
@@ -72,14 +75,15 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _loop_rows(loop: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _loop_rows(loop: dict[str, Any] | None, unit: Unit) -> list[tuple[str, str]]:
     """What the closed loop timed and why it kept what it kept; nothing where it is of an earlier version."""
     if loop is None or not loop.get("why"):
         return []
     rows = []
     for turn in loop["attempts"]:
         bounds = turn["interval"]
-        measured = f"measured {turn['measured_ms']:.4g} ms ({bounds['low_ms']:.4g} to {bounds['high_ms']:.4g})"
-        told = f"predicted {turn['predicted_ms']:.4g} ms, {measured}, {turn['verdict']}; {turn['next']}"
+        low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
+        measured = f"measured {unit.text(turn['measured_ms'])} ({low} to {high})"
+        told = f"predicted {unit.text(turn['predicted_ms'])}, {measured}, {turn['verdict']}; {turn['next']}"
         rows.append((f"turn {turn['turn']}", told))
     return [*rows, ("kept", loop["why"])]

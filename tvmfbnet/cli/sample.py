@@ -46,7 +46,7 @@ def sample_command(
     with loading("PyTorch"):
         from tvmfbnet.search.costs import Costs
         from tvmfbnet.search.derive import pareto_front
-        from tvmfbnet.search.run import read_result, sample_run
+        from tvmfbnet.search.search import read_result, sample_run
 
     if figure is not None:
         require_writable_file(figure)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.forecast import Forecast
-    from tvmfbnet.search.run import SearchResult
+    from tvmfbnet.search.search import SearchResult
     from tvmfbnet.space.space import Space
 
 MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
@@ -98,13 +98,13 @@ def search_command(
     from tvmfbnet.advice import remember
     from tvmfbnet.config import validate
     from tvmfbnet.data.places import check_data
-    from tvmfbnet.devices.target import measured_name
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
     from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
     from tvmfbnet.space.registry import load_space, spelled_with_classes
+    from tvmfbnet.targets.definition import measured_name
     from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
@@ -136,7 +136,7 @@ def search_command(
     size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
     check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
     if not dry_run and checked.device not in ("auto", "cpu"):
-        from tvmfbnet.nets.device import pick_device
+        from tvmfbnet.training.device import pick_device
 
         pick_device(checked.device)  # loads torch, which the search needs anyway
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
@@ -151,8 +151,8 @@ def search_command(
         return
 
     with loading("PyTorch"):
-        from tvmfbnet.nets.workers import is_first
-        from tvmfbnet.search.run import search  # torch: only once everything else is known to be right
+        from tvmfbnet.search.search import search  # torch: only once everything else is known to be right
+        from tvmfbnet.training.workers import is_first
 
     result = search(found_space, data, table, checked, out)
     if is_first():  # of several processes that torchrun started, one speaks
@@ -163,11 +163,11 @@ def _table(
     target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space, device_model: str | None
 ) -> LatencyTable:
     """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
-    from tvmfbnet.devices.target import measured_name
-    from tvmfbnet.latency.foreign import read_table
     from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.store import corrected
+    from tvmfbnet.latency.repository import corrected
+    from tvmfbnet.latency.table_io import read_table
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import measured_name
 
     table = read_table(file) if file is not None else target_table(target or "", logs, device_model)
     target = measured_name(target) if target is not None else None

@@ -6,7 +6,8 @@ import codecs
 import os
 import select
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 # What a process that wrote to a closed pipe ends with, as the shell shows it: 128 + SIGPIPE.
 CLOSED_PIPE = 141
@@ -35,6 +36,13 @@ def flush() -> OSError | None:
         _discard(sys.stdout)
         return error
     return None
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process here and now, with what was said written out."""
+    with suppress(OSError, ValueError, AttributeError):  # closed, or gone
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def complain(message: str) -> None:

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from tvmfbnet.latency.context import Context
     from tvmfbnet.latency.table import LatencyTable
 
+LogsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuning-logs", help="Folder of all targets' measurements (default tuning_logs, or $TVMFBNET_TUNING_LOGS)."
+    ),
+]
 DeviceModelOption = Annotated[
     str | None,
     typer.Option(
@@ -24,9 +30,9 @@ def stored_table(
 ) -> LatencyTable:
     """As :func:`target_table`, and in whichever context it was measured."""
     from tvmfbnet.advice import bring_table, remember
-    from tvmfbnet.devices.target import list_targets, measured_name
     from tvmfbnet.errors import LatencyError
-    from tvmfbnet.latency.store import journal_path, load_table, table_path
+    from tvmfbnet.latency.repository import journal_path, load_table, table_path
+    from tvmfbnet.targets.definition import list_targets, measured_name
 
     name = measured_name(target)
     remember(target=target, named=name, space=space, tuning_logs=logs)
@@ -55,8 +61,8 @@ def target_table(
         UserError: nothing was measured or imported, or nothing on ``device_model``.
     """
     from tvmfbnet.advice import tune
-    from tvmfbnet.devices.target import list_targets, load_target
     from tvmfbnet.progress import say
+    from tvmfbnet.targets.definition import list_targets, load_target
 
     table = stored_table(target, logs, device_model, space)
     is_target = target.endswith((".yaml", ".yml")) or target in list_targets()
@@ -74,10 +80,10 @@ def _today(target: str, measured: Context) -> Context:
     """The context that a target would be measured in now, as far as that is known without TVM and without a device."""
     from dataclasses import replace
 
-    from tvmfbnet.devices.fingerprint import host_fingerprint
-    from tvmfbnet.devices.runtime import installed_versions
-    from tvmfbnet.devices.target import load_target, resolve_native, target_key
     from tvmfbnet.latency.context import reported
+    from tvmfbnet.rpc.host_facts import host_fingerprint
+    from tvmfbnet.targets.definition import load_target, resolve, target_key
+    from tvmfbnet.targets.tvm_runtime import installed_versions
 
     loaded, versions = load_target(target), installed_versions()
     known: dict[str, Any] = {
@@ -86,7 +92,7 @@ def _today(target: str, measured: Context) -> Context:
         "threads": loaded.threads,
     }
     if "native" not in loaded.tvm_json():  # else only TVM knows
-        resolved = resolve_native(loaded)
+        resolved = resolve(loaded)
         known |= {"target_key": target_key(resolved), "tvm_target": resolved.tvm_json()}
     transport = loaded.transport
     if transport.kind == "local" and not transport.emulator and measured.device_model:

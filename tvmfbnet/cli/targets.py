@@ -16,7 +16,7 @@ TargetArgument = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A k
 @app.command("list")
 def list_command(as_json: JsonFlag = False) -> None:
     """List the targets in ./targets and the shipped ones. Example: tvmfbnet targets list."""
-    from tvmfbnet.devices.target import list_targets, load_target
+    from tvmfbnet.targets.definition import list_targets, load_target
 
     targets = [load_target(name) for name in list_targets()]
     if as_json:
@@ -30,7 +30,7 @@ def list_command(as_json: JsonFlag = False) -> None:
 @app.command("show")
 def show_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
     """Show a target with every default filled in. Example: tvmfbnet targets show host --json."""
-    from tvmfbnet.devices.target import load_target
+    from tvmfbnet.targets.definition import load_target
 
     content = load_target(target).model_dump(mode="json")
     if as_json:
@@ -48,7 +48,7 @@ def check_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
     Example: tvmfbnet targets check host
     """
     from tvmfbnet.advice import remember
-    from tvmfbnet.devices.target import load_target
+    from tvmfbnet.targets.definition import load_target
 
     found = load_target(target)
     remember(target=target, named=found.name)
@@ -56,7 +56,7 @@ def check_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
     from dataclasses import asdict
 
     from tvmfbnet.compiler.library import linker
-    from tvmfbnet.devices.doctor import examine
+    from tvmfbnet.profiling.doctor import examine
 
     checks = []
     for check in examine(found, linker):

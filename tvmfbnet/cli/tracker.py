@@ -20,9 +20,9 @@ def tracker_command(
     import os
     import sys
 
-    from tvmfbnet.devices.addresses import join_address
-    from tvmfbnet.devices.local import require_free_port
     from tvmfbnet.progress import say
+    from tvmfbnet.provisioning.loopback import require_free_port
+    from tvmfbnet.rpc.addresses import join_address
 
     require_free_port(host, port)
     if host in ("0.0.0.0", "::", ""):
@@ -31,7 +31,7 @@ def tracker_command(
             "devices: TVM RPC has no authentication; prefer 127.0.0.1 with an SSH tunnel or adb reverse"
         )
     # In this very process: no child could outlive it, whatever ends it.
-    from tvmfbnet.devices.tracker_server import serve_tracker
+    from tvmfbnet.rpc.tracker_server import serve_tracker
 
     serve_tracker(host, port, lambda: say(f"tracker at {join_address(host, port)}; Ctrl-C ends it"))
     say("tracker stopped")

@@ -38,7 +38,7 @@ def train_command(
     from tvmfbnet.files import read_yaml
     from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.training.classes import fit_classes
     from tvmfbnet.training.config import TrainConfig
@@ -63,8 +63,8 @@ def train_command(
     check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
 
     with loading("PyTorch"):
-        from tvmfbnet.nets.workers import is_first
-        from tvmfbnet.training.run import train  # torch: only once everything else is known to be right
+        from tvmfbnet.training.train import train  # torch: only once everything else is known to be right
+        from tvmfbnet.training.workers import is_first
 
     result = train(found, found_space, data, checked, out)
     if not is_first():  # of several processes that torchrun started, one speaks

@@ -91,13 +91,13 @@ def tune_command(
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
     from tvmfbnet.advice import remember
-    from tvmfbnet.devices.ready import require_ready
-    from tvmfbnet.devices.target import load_target
-    from tvmfbnet.latency.store import target_folder
+    from tvmfbnet.latency.repository import target_folder
     from tvmfbnet.preflight import check_all, require_writable_folder
-    from tvmfbnet.space.arch import resolve_arch
+    from tvmfbnet.provisioning.ready import require_ready
+    from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.choice import choose_parts
     from tvmfbnet.space.registry import load_space
+    from tvmfbnet.targets.definition import load_target
 
     loaded_target, loaded_space = load_target(target), load_space(space)
     remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
@@ -114,8 +114,8 @@ def tune_command(
     from tvmfbnet.progress import loading
 
     with loading():
-        from tvmfbnet.tuning.lessons import read_lessons
-        from tvmfbnet.tuning.run import forecast, tune_space
+        from tvmfbnet.autotune.transfer import read_lessons
+        from tvmfbnet.pipeline.tuning import forecast, tune_space
 
     lessons = read_lessons(learn_from or [], loaded_target, tuning_logs)
     if dry_run:

@@ -18,9 +18,9 @@ from onnx.utils import Extractor
 from torch import nn
 
 from tvmfbnet.compiler.shapes import part_input_shape
-from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import build_part
-from tvmfbnet.nets.folding import fold_bn, randomise_bn
+from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
+from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.toolchain import find_compiler
 from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.toolchain import find_compiler
 
 
 def save_library(executable: Any, path: Path, target: Target) -> Path:

@@ -3,7 +3,7 @@
 The order of the passes is what makes tuned kernels fit: a kernel's identity (its structural hash) must come out the
 same whether its block is lowered alone or inside a net, and prepacked weights must end as constants of the library.
 
-TVM's unstable compiler API is named here and, for schedules, in :mod:`tvmfbnet.tuning.templates`, ``database`` and
+TVM's unstable compiler API is named here and, for schedules, in :mod:`tvmfbnet.autotune.templates`, ``database`` and
 ``evolution``; nowhere else.
 """
 
@@ -25,8 +25,8 @@ from tvm_ffi import structural_hash
 
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.parallel import parallel_defaults
-from tvmfbnet.compiler.repeating import repeat_main
-from tvmfbnet.devices.tvm_target import compiles_for_cpu
+from tvmfbnet.compiler.weight_copies import repeat_main
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 # Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
 INTERIOR_LAYOUT = "NHWC"
@@ -262,6 +262,6 @@ def build(
         target: what for.
         database: the schedules that tuning found.
         copies: compute ``main`` so often in a row, each time with weights of its own (see
-            :mod:`tvmfbnet.compiler.repeating`); for timing parts.
+            :mod:`tvmfbnet.compiler.weight_copies`); for timing parts.
     """
     return build_prepared(repeat_main(prepare(mod, target, database), copies), target)

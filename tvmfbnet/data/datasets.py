@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.data.files import read_cifar_batch, read_idx
 from tvmfbnet.data.fingerprint import of_tensors
 from tvmfbnet.data.folders import load_folders
+from tvmfbnet.data.formats import read_cifar_batch, read_idx
 from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.data.places import DataSpec, find_cifar10, find_fashion_mnist, require_classes, require_shape
 from tvmfbnet.errors import DataError

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tvmfbnet.data.files import fault_of_image, has_colour
+from tvmfbnet.data.formats import fault_of_image, has_colour
 from tvmfbnet.data.images import FolderImages, ImageData
 from tvmfbnet.data.places import IMAGE_SUFFIXES, find_test_folder, folder_classes, no_images, visible_files
 from tvmfbnet.errors import DataError

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.data.changes import AREA, FLIP, LEFT, TOP, Augment, change_picture
+from tvmfbnet.data.augment import AREA, FLIP, LEFT, TOP, Augment, change_picture
 from tvmfbnet.data.fingerprint import joined_digest, of_files, of_tensors
 from tvmfbnet.machine import allowed_cores
 
@@ -154,7 +154,7 @@ class FolderImages(Images):
     def _load(self, file: Path, augment: Augment, draw: list[float] | None) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as tv
 
-        from tvmfbnet.data.files import read_image
+        from tvmfbnet.data.formats import read_image
 
         picture = read_image(file, self.channels)
         if draw is not None and augment.flip and draw[FLIP] < 0.5:

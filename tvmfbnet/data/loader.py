@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData, Images
 from tvmfbnet.errors import DataError
 

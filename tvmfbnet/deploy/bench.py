@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from tvmfbnet.deploy.measured import NetLatency, measure_latency
-from tvmfbnet.deploy.pace import SpeedProbe
 from tvmfbnet.deploy.package import Package
-from tvmfbnet.devices.session import last_line
-from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import StorageError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Verdict
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
+from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import step
-from tvmfbnet.tuning.timer import device_timer
+from tvmfbnet.rpc.session import last_line
+from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.targets.definition import ResolvedTarget
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BenchResult:
 
 def bench_package(
     package: Package,
-    target: Target,
+    target: ResolvedTarget,
     endpoint: Endpoint,
     sustained_seconds: float = 0.0,
     latency_target_ms: float | None = None,
@@ -92,7 +92,7 @@ def bench_package(
     return BenchResult(net, reference, warm, verdict, values)
 
 
-def time_onnxruntime(model: Path, shape: tuple[int, ...], target: Target) -> list[float]:
+def time_onnxruntime(model: Path, shape: tuple[int, ...], target: ResolvedTarget) -> list[float]:
     """ONNX Runtime's latency here by the target's timing policy, one value in milliseconds a repeat."""
     import onnxruntime
 

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tvmfbnet.devices.target import Target
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import ResolvedTarget
 
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
@@ -86,7 +86,7 @@ def read_description(folder: Path) -> PackageDescription:
         raise StorageError(f"{error}; compile the net again") from error
 
 
-def require_fit(folder: Path, described: PackageDescription, target: Target, tvm_version: str) -> None:
+def require_fit(folder: Path, described: PackageDescription, target: ResolvedTarget, tvm_version: str) -> None:
     """Refuses a package that was compiled for another machine, TVM, number of threads or precision.
 
     Raises:

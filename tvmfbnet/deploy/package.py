@@ -17,6 +17,7 @@ import onnx
 import torch
 import tvm
 
+from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
@@ -30,18 +31,18 @@ from tvmfbnet.deploy.description import (
     require_fit,
     require_parity,
 )
-from tvmfbnet.devices.remote import worker_for
-from tvmfbnet.devices.session import run_library
-from tvmfbnet.devices.target import Target
-from tvmfbnet.devices.tracker import Endpoint
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
-from tvmfbnet.nets.arch_net import ArchNet, build_net
-from tvmfbnet.nets.folding import randomise_bn
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.nets.bn_folding import randomise_bn
+from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.profiling.parts import context_of
+from tvmfbnet.rpc.remote import worker_for
+from tvmfbnet.rpc.session import run_library
+from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.tuning.database import TuningDatabase
-from tvmfbnet.tuning.measure import context_of
+from tvmfbnet.targets.definition import ResolvedTarget
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3
@@ -100,12 +101,12 @@ class Package:
 
 def compile_net(
     net: ArchNet,
-    target: Target,
+    target: ResolvedTarget,
     database: TuningDatabase | None,
     out: Path,
     class_names: Sequence[str] = (),
 ) -> Package:
-    """Compiles a net for a (resolved) target with the schedules that tuning found; no tuning happens here.
+    """Compiles a net for a target with the schedules that tuning found; no tuning happens here.
 
     The package is not checked yet, and says so: see :func:`certify`. Its description keeps ``class_names``, what each
     output stands for.
@@ -120,7 +121,7 @@ def compile_net(
     make_folder(out)
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one does not describe what is written now
         (out / DESCRIPTION).unlink(missing_ok=True)
-    compiled_for = tvm.target.Target(target.tvm)
+    compiled_for = target.for_tvm()
     model = export_net(net.eval())
     lowered = lower(model, compiled_for)
     found = coverage(lowered, compiled_for, None if database is None else database.records)
@@ -148,12 +149,12 @@ def compile_net(
     return Package(out, described)
 
 
-def load_package(folder: Path, target: Target | None = None, force: bool = False) -> Package:
+def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool = False) -> Package:
     """Opens a package that :func:`compile_net` wrote.
 
     Args:
         folder: the package.
-        target: the (resolved) target that it is wanted for; None: only to look at.
+        target: the target that it is wanted for; None: only to look at.
         force: open it although its outputs differ from PyTorch's.
 
     Raises:
@@ -183,7 +184,7 @@ def parity_inputs(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
     return [generator.standard_normal(tuple(shape)).astype(np.float32) for _ in range(_PARITY_IMAGES)]
 
 
-def certify(package: Package, net: ArchNet, target: Target, endpoint: Endpoint) -> Package:
+def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Package:
     """Checks a package's parity on the device and writes the outcome into it; see :func:`check_parity`.
 
     Returns:
@@ -202,7 +203,7 @@ def certify(package: Package, net: ArchNet, target: Target, endpoint: Endpoint) 
 
 
 def check_parity(
-    package: Package, net: ArchNet, target: Target, endpoint: Endpoint, limit: float = PARITY_LIMIT
+    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, limit: float = PARITY_LIMIT
 ) -> float:
     """Runs the package on the device and compares its outputs with PyTorch's; returns the largest relative error.
 

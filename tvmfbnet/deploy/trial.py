@@ -8,31 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvmfbnet.advice import tune
+from tvmfbnet.autotune.database import TuningDatabase, database_of
+from tvmfbnet.autotune.database_folders import TRIALS
+from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.measured import NetLatency, measure_latency
-from tvmfbnet.deploy.pace import SpeedProbe, can_probe
 from tvmfbnet.deploy.package import Package, certify, compile_net, untrained_net
-from tvmfbnet.devices.local import reach
-from tvmfbnet.devices.target import Target, resolve_native
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
 from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.store import corrected, journal_path, load_table, measured_table, target_folder
+from tvmfbnet.latency.repository import corrected, journal_path, load_table, measured_table, target_folder
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.arch_net import ArchNet
+from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
+from tvmfbnet.profiling.parts import context_of, measurement
+from tvmfbnet.profiling.speed_probe import SpeedProbe, can_probe
 from tvmfbnet.progress import say, step
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.tuning.context import ask_context
-from tvmfbnet.tuning.database import TuningDatabase, database_of
-from tvmfbnet.tuning.folders import TRIALS
-from tvmfbnet.tuning.measure import context_of, measurement
-from tvmfbnet.tuning.timer import device_timer
-from tvmfbnet.tuning.trials import TrialLog
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 
 def time_untrained(
@@ -51,7 +52,7 @@ def time_untrained(
         LatencyError: nothing was tuned for the target.
         DeviceError: the device went away and did not come back.
     """
-    target = resolve_native(target)
+    target = resolve(target)
     journal, name = Journal(journal_path(target.name, root)), format_arch(arch, space)
     with (
         target_lock(make_folder(target_folder(target.name, root))),
@@ -77,8 +78,8 @@ def time_untrained(
     return found
 
 
-def predicted_latency(arch: Arch, space: Space, target: Target, root: Path | None = None) -> float | None:
-    """What a (resolved) target's latency table says of a net, milliseconds; None where there is none that could."""
+def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None) -> float | None:
+    """What a target's latency table says of a net, milliseconds; None where there is none that could."""
     try:
         table = complete(load_table(target.name, root, context_of(target)), space.parts_of(arch))
     except LatencyError:
@@ -87,7 +88,7 @@ def predicted_latency(arch: Arch, space: Space, target: Target, root: Path | Non
 
 
 def bench_with_probe(
-    package: Package, arch: Arch, space: Space, target: Target, target_ms: float | None, root: Path | None
+    package: Package, arch: Arch, space: Space, target: ResolvedTarget, target_ms: float | None, root: Path | None
 ) -> BenchResult:
     """Benches a package of a tuned space with the device's speed factor; arguments as in :func:`time_untrained`."""
     with (
@@ -106,7 +107,7 @@ def bench_with_probe(
 
 
 def certify_and_time(
-    package: Package, net: ArchNet, target: Target, target_ms: float | None = None
+    package: Package, net: ArchNet, target: ResolvedTarget, target_ms: float | None = None
 ) -> tuple[Package, NetLatency]:
     """Checks a package's parity on the device, times it there, and writes both into it.
 
@@ -123,7 +124,7 @@ def certify_and_time(
 
 
 def _probe(
-    arch: Arch, space: Space, target: Target, database: TuningDatabase, table: LatencyTable, folder: Path
+    arch: Arch, space: Space, target: ResolvedTarget, database: TuningDatabase, table: LatencyTable, folder: Path
 ) -> SpeedProbe | None:
     """The net's own blocks, to be timed again; None where the table cannot say what they took."""
     parts = space.parts_of(arch)

@@ -24,9 +24,9 @@ from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, Measurement
-from tvmfbnet.latency.stored import CorrectionRecord
+from tvmfbnet.latency.schemas import CorrectionRecord
 from tvmfbnet.latency.table import MEASURED, LatencyTable
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 
 if TYPE_CHECKING:

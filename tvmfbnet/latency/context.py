@@ -28,7 +28,7 @@ class Context:
 
     Attributes:
         target: its name.
-        target_key: of the resolved target (:func:`tvmfbnet.devices.target.target_key`); "" where that is not known.
+        target_key: of the resolved target (:func:`tvmfbnet.targets.definition.target_key`); "" where that is not known.
         tvm_version: of the TVM that compiles.
         ffi_version: of its foreign function interface; "" where that is not known.
         tvm_target: full TVM target as canonical JSON.
@@ -124,7 +124,7 @@ def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The device side of a context from what a device told about itself; all of it unknown where that is nothing.
 
     Args:
-        facts: as :func:`tvmfbnet.devices.timing.device_facts` gives them.
+        facts: as :func:`tvmfbnet.rpc.device_facts.device_facts` gives them.
     """
     threads, cores = str(facts.get("threads") or ""), str(facts.get("allowed_cores") or "")
     return {

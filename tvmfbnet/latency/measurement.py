@@ -70,7 +70,7 @@ def _context_of_version_3(record: Mapping[str, Any]) -> dict[str, Any]:
     kind = tvm_target.get("kind") if isinstance(tvm_target, dict) else None
     if kind not in ("llvm", "opencl", "metal"):
         return {**added, "target_key": ""}
-    # As `tvmfbnet.devices.target.target_key` makes it of a target that asks for no cores.
+    # As `tvmfbnet.targets.definition.target_key` makes it of a target that asks for no cores.
     identity = {
         "tvm": tvm_target,
         "device": "cpu" if kind == "llvm" else kind,

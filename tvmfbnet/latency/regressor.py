@@ -1,7 +1,7 @@
 """Predicts the latency of parts that were not measured, from those of the same target that were.
 
-Two experts (:mod:`tvmfbnet.latency.members`) are blended. How much either counts, and how wide the stated interval must
-be to hold 90 % of the truth, is learned by cross-validation within the fit, apart for parts whose layer shape was
+Two experts (:mod:`tvmfbnet.latency.ensemble`) are blended. How much either counts, and how wide the stated interval
+must be to hold 90 % of the truth, is learned by cross-validation within the fit, apart for parts whose layer shape was
 measured with other blocks and for parts whose layer shape is new: these are two different problems. The interval of one
 prediction follows the Gaussian process's own uncertainty about that part.
 """
@@ -19,12 +19,12 @@ import xgboost
 
 from tvmfbnet.errors import ArchError, LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
-from tvmfbnet.latency.base import COSTS
+from tvmfbnet.latency.ensemble import Members, fit_members
 from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
-from tvmfbnet.latency.gaussian import shape_of
-from tvmfbnet.latency.kernels import KernelBase
-from tvmfbnet.latency.members import Members, fit_members
-from tvmfbnet.latency.stored import RegressorRecord
+from tvmfbnet.latency.gaussian_process import shape_of
+from tvmfbnet.latency.kernel_sums import KernelBase
+from tvmfbnet.latency.roofline import COSTS
+from tvmfbnet.latency.schemas import RegressorRecord
 from tvmfbnet.latency.table import MEASURED, Cell, LatencyTable
 from tvmfbnet.progress import step
 from tvmfbnet.space.space import BLOCK, NetPart
@@ -80,7 +80,7 @@ class LatencyRegressor:
             parts: the parts.
             latency_ms: their latencies, call overhead taken off, one a part.
             kernel_ms: what tuning found that the kernels of each part take by themselves
-                (:mod:`tvmfbnet.latency.kernels`), of these parts and of all that will be predicted. Far better to
+                (:mod:`tvmfbnet.latency.kernel_sums`), of these parts and of all that will be predicted. Far better to
                 predict from than shapes alone.
 
         Raises:

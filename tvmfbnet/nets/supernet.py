@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tvmfbnet.nets.arch_net import ArchNet
+from tvmfbnet.nets.batched_mixture import bands_of, merged_mixture, start_alike
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
-from tvmfbnet.nets.forms import Form
-from tvmfbnet.nets.merged import bands_of, merged_mixture, start_alike
-from tvmfbnet.nets.norms import frozen_statistics
+from tvmfbnet.nets.joint_batchnorm import frozen_statistics
+from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.sampling_modes import Form
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Layer, Space
 
@@ -48,7 +48,7 @@ class MixedLayer(nn.Module):
 
     Args:
         layer: its shape and candidates.
-        merged: compute mixtures with large joint operations (:mod:`tvmfbnet.nets.merged`) or block by block.
+        merged: compute mixtures with large joint operations (:mod:`tvmfbnet.nets.batched_mixture`) or block by block.
         save_memory: keep only the input of a mixture for the backward pass, which computes the rest again.
     """
 
@@ -205,7 +205,7 @@ class Supernet(nn.Module):
         """The net of ``arch`` with a copy of the supernet's weights.
 
         Its batch-norm statistics are the supernet's, gathered over mixed inputs that this net never sees: recalibrate
-        them (:func:`tvmfbnet.nets.statistics.recalibrate`) before the net is judged.
+        them (:func:`tvmfbnet.nets.bn_recalibration.recalibrate`) before the net is judged.
         """
         net = ArchNet(self.space, arch)
         net.stem.load_state_dict(self.stem.state_dict())

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from tvmfbnet.errors import ArchError
-from tvmfbnet.nets.arch_net import ArchNet
 from tvmfbnet.nets.blocks import ConvBNReLU
+from tvmfbnet.nets.network import ArchNet
 
 _OUTER = {
     "stem.conv.": "conv_stem.",

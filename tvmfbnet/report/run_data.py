@@ -12,7 +12,8 @@ from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.run_files import read_run_file
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import Space
 

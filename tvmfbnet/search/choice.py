@@ -11,8 +11,6 @@ import torch
 
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
-from tvmfbnet.nets.identity import identity_of
-from tvmfbnet.nets.workers import is_first
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, propose, sample_distinct
@@ -21,6 +19,8 @@ from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.result import read_result, reopen
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.identity import identity_of
+from tvmfbnet.training.workers import is_first
 
 # Settings that change how a search is run, but not what comes out of it.
 _FREE_SETTINGS = frozenset(

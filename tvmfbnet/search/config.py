@@ -19,10 +19,10 @@ from tvmfbnet.config import (
     Seed,
     given_whole,
 )
-from tvmfbnet.nets.forms import Form
+from tvmfbnet.nets.sampling_modes import Form
 
 if TYPE_CHECKING:  # loads torch
-    from tvmfbnet.data.changes import Augment
+    from tvmfbnet.data.augment import Augment
 
 
 # Below this, theta divided by the temperature leaves what 32 bits can hold.
@@ -183,7 +183,7 @@ class SearchConfig(Config):
     @property
     def augment(self) -> Augment:
         """The random changes to training images."""
-        from tvmfbnet.data.changes import Augment
+        from tvmfbnet.data.augment import Augment
 
         return Augment(
             self.augment_shift, self.augment_flip, self.augment_colour, self.augment_trivial, self.augment_erase

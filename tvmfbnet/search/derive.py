@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 
 Choice = tuple[int, ...]

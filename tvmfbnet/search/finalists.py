@@ -22,20 +22,21 @@ from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.files import Stored, read_json, read_model, write_json
-from tvmfbnet.nets.arch_net import build_net
-from tvmfbnet.nets.checkpoint import differences
-from tvmfbnet.nets.device import place_batch, place_net
-from tvmfbnet.nets.evaluation import accuracy
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import Candidate, log_probability, propose
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import differences
+from tvmfbnet.training.device import place_batch, place_net
+from tvmfbnet.training.evaluation import accuracy
 
 # Archs that the model chooses the next round from.
 POOL = 1000
@@ -60,7 +61,7 @@ class Finalists:
         searcher: a finished search.
         costs: latencies that the target is for.
         target_ms: the target, if there is one.
-        identity: of the search (:func:`tvmfbnet.nets.identity.identity_of`).
+        identity: of the search (:func:`tvmfbnet.training.identity.identity_of`).
         file: where the trainings' accuracies are kept; what it holds of this very search is not trained again.
 
     Raises:

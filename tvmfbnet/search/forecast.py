@@ -14,10 +14,6 @@ from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.nets.checkpoint import seeded
-from tvmfbnet.nets.device import pick_device
-from tvmfbnet.nets.memory import memory_advice
-from tvmfbnet.nets.workers import Workers
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
@@ -25,6 +21,10 @@ from tvmfbnet.search.result import advice_for
 from tvmfbnet.search.searcher import Searcher, StepKind
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import seeded
+from tvmfbnet.training.device import pick_device
+from tvmfbnet.training.memory import memory_advice
+from tvmfbnet.training.workers import Workers
 
 # On a CPU the first steps that are tried have so many images, and so many times more as long as they are quick
 # (seconds of one step of each kind together): small batches alone would tell of overhead, large ones take minutes.

@@ -10,15 +10,16 @@ import torch
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import in_order
-from tvmfbnet.nets.device import place_net, place_pixels
-from tvmfbnet.nets.evaluation import accuracy
-from tvmfbnet.nets.statistics import recalibrate
+from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.progress import progress
 from tvmfbnet.search.derive import Candidate
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import Arch, parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.device import place_net, place_pixels
+from tvmfbnet.training.evaluation import accuracy
 
 VALIDATION_BATCH = 256
 

@@ -15,13 +15,13 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError, StorageError
 from tvmfbnet.files import Stored, read_model
-from tvmfbnet.nets.checkpoint import damage_named, load_checkpoint, seeded
-from tvmfbnet.nets.memory import memory_advice
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.space.arch import parse_arch
+from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, seeded
+from tvmfbnet.training.memory import memory_advice
 
 
 class Best(Stored):

@@ -18,11 +18,8 @@ from torch.nn import functional as F
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, split_indices
 from tvmfbnet.errors import DataError, DivergedError
-from tvmfbnet.nets.checkpoint import restore_optimiser, restore_rng, rng_state
-from tvmfbnet.nets.device import pick_device, place_batch, place_net
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.nets.supernet import Mix, Supernet
-from tvmfbnet.nets.workers import Workers
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.controller import LatencyController
 from tvmfbnet.search.costs import Costs
@@ -30,6 +27,9 @@ from tvmfbnet.search.health import Health, health_of
 from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss
 from tvmfbnet.search.state import SearcherState
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import restore_optimiser, restore_rng, rng_state
+from tvmfbnet.training.device import pick_device, place_batch, place_net
+from tvmfbnet.training.workers import Workers
 
 StepKind = Literal["single", "weight", "theta"]
 """A step of w in the warm-up, of w after it, of theta."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ConfigDict, Field
 
-from tvmfbnet.nets.checkpoint import State, Tensors
+from tvmfbnet.training.checkpoint import State, Tensors
 
 
 class SearchEpoch(State):

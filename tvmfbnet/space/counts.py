@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tvmfbnet.errors import ArchError
-from tvmfbnet.space.arch import Arch, format_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.blocks import RELU, parse_block
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart, Space
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
+from tvmfbnet.shipped import Shipped
 from tvmfbnet.space.schema import build_space
 from tvmfbnet.space.space import Space
 
-_DEFINITIONS = Path(__file__).parent / "definitions"
+_SHIPPED = Shipped("space", (Path(__file__).parent / "definitions",))
 
 
 def list_spaces() -> list[str]:
     """Names of the shipped spaces."""
-    return sorted(path.stem for path in _DEFINITIONS.glob("*.yaml"))
+    return _SHIPPED.names()
 
 
 def load_space(name_or_file: str) -> Space:
@@ -32,18 +32,7 @@ def load_space(name_or_file: str) -> Space:
         StorageError: the file cannot be read.
     """
     name_or_file, changes, suffix = _split(name_or_file)
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
-        return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
-    shipped = list_spaces()
-    if name_or_file not in shipped:
-        close = difflib.get_close_matches(name_or_file, shipped, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(
-            f"unknown space {name_or_file!r}{hint}: there are {', '.join(shipped)}, "
-            "or give the path of a space file that ends in .yaml"
-        )
-    path = _DEFINITIONS / f"{name_or_file}.yaml"
+    path = _SHIPPED.path(name_or_file)
     return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
 
 

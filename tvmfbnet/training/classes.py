@@ -11,7 +11,7 @@ def fit_classes(space: Space, data: str) -> Space:
     """The space with as many classes as a data set has. Says what it changed.
 
     For a subset (``?classes=``) it stays as it is: the subset stands in for all of them in a search. A net that is
-    trained on the subset has its classes all the same (:func:`tvmfbnet.training.run.train`).
+    trained on the subset has its classes all the same (:func:`tvmfbnet.training.train.train`).
 
     Raises:
         DataError: unknown data set, or a missing folder.

@@ -13,20 +13,20 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
-from tvmfbnet.data.changes import Augment
+from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError
-from tvmfbnet.nets.arch_net import ArchNet, build_net
-from tvmfbnet.nets.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
-from tvmfbnet.nets.device import pick_device, place_batch, place_net
-from tvmfbnet.nets.evaluation import count_right
+from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.nets.precision import computing_in, precision_on
-from tvmfbnet.nets.workers import Workers
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.device import pick_device, place_batch, place_net
+from tvmfbnet.training.evaluation import count_right
 from tvmfbnet.training.forecast import Forecaster
+from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
 

@@ -1,0 +1,62 @@
+"""Knobs: every listed way to schedule a kernel is legal and fits the registers; the ranking learns which are fast."""
+
+import pytest
+
+from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
+
+AVX512, NEON = Registers(32, 16), Registers(32, 4)
+
+SHAPES = [
+    KernelShape("conv", 112, 112, 16, kernel=3, stride=2, reduction=3, group=16, padded=True, extra=2),
+    KernelShape("conv", 7, 7, 184, reduction=1104, group=184, extra=3),
+    KernelShape("conv", 28, 28, 32, reduction=16, group=16, extra=1),
+    KernelShape("depthwise", 14, 14, 384, kernel=5, padded=True, extra=2),
+    KernelShape("matmul", 1, 1, 1000, reduction=1984, group=1000, extra=1),
+    KernelShape("matmul", 1, 1, 10, reduction=64, group=10, extra=1),
+    KernelShape("pool", 1, 1, 1984, kernel=7, group=1984, extra=1),
+    KernelShape("move", 224, 224, 3),
+]
+
+
+@pytest.mark.parametrize("registers", [AVX512, NEON])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.kind}-{shape.channels}")
+def test_tiles_divide_the_output_and_fit_the_registers(shape, registers):
+    ways = all_knobs(shape, registers)
+    assert ways and len({knobs.key for knobs in ways}) == len(ways)
+    span = shape.channels if shape.kind in ("depthwise", "pool", "move") else shape.group
+    for knobs in ways:
+        assert shape.width % knobs.columns == 0 and shape.height % knobs.rows == 0
+        assert span % knobs.channels == 0 and knobs.channels % knobs.lanes == 0
+        assert shape.reduction % knobs.unroll == 0
+        assert accumulators(knobs, registers) <= registers.count
+        assert len(features(shape, knobs, registers)) == len(FEATURES)
+
+
+def test_the_ranking_learns_from_other_kernels_what_is_fast_on_a_new_one():
+    def invented_ms(shape, knobs):
+        return shape.products * (1.0 + 3.0 / accumulators(knobs, AVX512) + (knobs.order == "yxc"))
+
+    ranking = Ranking(AVX512)
+    known = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
+    new = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
+    rows = ranking.rows(new, all_knobs(new, AVX512))
+    assert ranking.predict_ms(new, rows) is None
+    for shape in known:
+        for knobs in all_knobs(shape, AVX512)[::7]:
+            ranking.add(shape, knobs, invented_ms(shape, knobs))
+    predicted = ranking.predict_ms(new, rows)
+    actual = [invented_ms(new, knobs) for knobs in all_knobs(new, AVX512)]
+    chosen = int(predicted.argmin())
+    assert actual[chosen] <= 1.02 * min(actual)
+    assert predicted[chosen] == pytest.approx(actual[chosen], rel=0.1)
+
+
+def test_ways_that_failed_are_ranked_behind_those_that_ran():
+    ranking, shape = Ranking(AVX512), KernelShape("conv", 28, 28, 64, reduction=32, group=64)
+    ways = all_knobs(shape, AVX512)
+    for knobs in ways:
+        ranking.add(shape, knobs, None if knobs.order == "cyx" else 1.0)
+    predicted = ranking.predict_ms(shape, ranking.rows(shape, ways))
+    failing = [knobs.order == "cyx" for knobs in ways]
+    assert predicted[failing].min() > 2 * predicted[[not fails for fails in failing]].max()

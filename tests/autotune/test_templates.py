@@ -1,0 +1,115 @@
+"""Hand-written schedules: whatever the knobs, a kernel computes what its unscheduled form computes."""
+
+import random
+
+import numpy as np
+import pytest
+import tvm
+from tvm.driver import build
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.database import TuningDatabase
+from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.compiler.export import export_parts
+from tvmfbnet.compiler.lowering import build as build_library
+from tvmfbnet.compiler.lowering import kernels_of, lower
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.targets.definition import load_target, resolve
+
+SPACE = """
+input: {channels: 3, height: 28, width: 28}
+classes: 10
+stem: {channels: 8, stride: 2}
+stages:
+  - {channels: 8, layers: 1, stride: 1}
+  - {channels: 24, layers: 1, stride: 2}
+blocks: [k3_e3, k5_e1_g2, skip]
+last_channels: 40
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_for():
+    return tvm.target.Target(resolve(load_target("host")).tvm)
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory, compiled_for):
+    """The lowered parts of a small space that has every kind of kernel, odd channel counts included."""
+    path = tmp_path_factory.mktemp("space") / "small.yaml"
+    path.write_text(SPACE)
+    models = export_parts(load_space(str(path)).distinct_parts())
+    return {part: lower(model, compiled_for) for part, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def kernels(lowered, compiled_for):
+    found = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for)}
+    return list(found.values())
+
+
+def output_of(mod, arguments, compiled_for):
+    """Runs a kernel; the last argument is its output."""
+    tensors = [tvm.runtime.tensor(argument, tvm.cpu()) for argument in arguments]
+    build(mod, target=compiled_for)["main"](*tensors)
+    return tensors[-1].numpy()
+
+
+def test_every_kernel_of_a_space_has_a_template(kernels):
+    shapes = [shape_of(kernel.mod) for kernel in kernels]
+    missing = [kernel.name for kernel, shape in zip(kernels, shapes, strict=True) if shape is None]
+    assert all("reshape" in name and "conv" not in name for name in missing), missing
+    assert {shape.kind for shape in shapes if shape} == {"conv", "depthwise", "matmul", "pool", "move"}
+    assert {shape.stride for shape in shapes if shape} == {1, 2}
+    assert any(shape.kind == "conv" and shape.group < shape.channels for shape in shapes if shape)
+
+
+def test_schedules_compute_what_the_kernel_computes(kernels, compiled_for):
+    chooser, rng = random.Random(0), np.random.default_rng(0)
+    registers = registers_of(compiled_for)
+    for kernel in kernels:
+        shape = shape_of(kernel.mod)
+        if shape is None:
+            continue
+        infos = ArgInfo.from_prim_func(kernel.mod["main"])
+        arguments = [rng.standard_normal([int(size) for size in info.shape]).astype("float32") for info in infos]
+        expected = output_of(kernel.mod, arguments, compiled_for)
+        ways = all_knobs(shape, registers)
+        for knobs in chooser.sample(ways, min(3, len(ways))):
+            scheduled = Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs).schedule
+            # Built as the compiler builds it: the weights arrive in their old layout and are re-laid out inside.
+            actual = output_of(scheduled.mod, arguments, compiled_for)
+            np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}")
+
+
+def test_a_trial_gets_its_weights_prepacked(kernels, compiled_for):
+    kernel = next(kernel for kernel in kernels if (shape := shape_of(kernel.mod)) and shape.kind == "conv")
+    shape = shape_of(kernel.mod)
+    knobs = next(knobs for knobs in all_knobs(shape, registers_of(compiled_for)) if knobs.channels < shape.channels)
+    candidate = Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs)
+    weights = [int(size) for size in ArgInfo.from_prim_func(kernel.mod["main"])[1].shape]
+    packed = candidate.arguments[1][1]
+    assert len(packed) != len(weights) and np.prod(packed) == np.prod(weights)
+    trial = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(candidate.schedule.mod)
+    tensors = [tvm.runtime.tensor(np.zeros(size, kind), tvm.cpu()) for kind, size in candidate.arguments]
+    build(trial, target=compiled_for)["main"](*tensors)
+
+
+def test_a_recorded_schedule_is_found_and_used_when_its_part_is_compiled(lowered, compiled_for, tmp_path):
+    database = TuningDatabase(tmp_path, repair=True)
+    part, mod = next((part, mod) for part, mod in lowered.items() if part.block == "k3_e3" and part.stride == 2)
+    for kernel in kernels_of(mod, compiled_for):
+        shape = shape_of(kernel.mod)
+        if shape is not None:
+            knobs = all_knobs(shape, registers_of(compiled_for))[0]
+            database.add(Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for, 1.0)
+    again = TuningDatabase(tmp_path, repair=True)
+    image = np.random.default_rng(0).standard_normal((1, part.height, part.width, part.cin)).astype("float32")
+    outputs = []
+    for records in (None, again.records):
+        machine = tvm.relax.VirtualMachine(build_library(mod, compiled_for, records), tvm.cpu())
+        outputs.append(machine["main"](tvm.runtime.tensor(image, tvm.cpu())).numpy())
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=2e-4, atol=2e-4)

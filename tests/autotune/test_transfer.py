@@ -1,0 +1,158 @@
+"""What other targets' trials teach: only those that were named, less and less, and nothing where they mislead."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.knobs import KernelShape, Registers, accumulators, all_knobs
+from tvmfbnet.autotune.transfer import Lesson, read_lessons
+from tvmfbnet.autotune.trial_log import Templated, TrialLog
+from tvmfbnet.cli.main import main
+from tvmfbnet.errors import UserError
+from tvmfbnet.rpc.session import KernelTiming
+from tvmfbnet.targets.definition import load_target
+
+AVX512, AVX2 = Registers(32, 16), Registers(16, 8)
+NEW = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
+KNOWN = [replace(NEW, channels=width, group=width) for width in (32, 64, 96)]
+
+SIMILAR = """
+name: similar
+description: this machine under another name
+exercised: false
+tvm: {kind: llvm, mcpu: native, num-cores: 1}
+transport: {kind: local, key: similar}
+"""
+
+
+def slowness(shape, knobs, registers):
+    """Invented: large tiles and one order of loops are fast; by a factor, on all targets alike."""
+    return 1.0 + 3.0 * registers.count / (32 * accumulators(knobs, registers)) + (knobs.order == "yxc")
+
+
+def lesson(registers, sign=1.0, milliseconds=50.0):
+    trials = [
+        Templated(shape, knobs, milliseconds * shape.products * slowness(shape, knobs, registers) ** sign)
+        for shape in KNOWN
+        for knobs in all_knobs(shape, registers)[::5]
+    ]
+    return Lesson("other", registers, tuple(trials))
+
+
+def own_trials(ranking, count):
+    """So many trials of a target on which, besides, unrolling costs."""
+    tried = [(shape, knobs) for shape in KNOWN for knobs in all_knobs(shape, AVX512)]
+    for index in np.random.default_rng(0).choice(len(tried), count, replace=False):
+        shape, knobs = tried[index]
+        ranking.add(shape, knobs, shape.products * slowness(shape, knobs, AVX512) * (1.0 + 0.05 * knobs.unroll))
+
+
+def test_before_any_own_trial_another_target_gives_the_order_but_no_latency():
+    ranking = Ranking(AVX512, lessons=[lesson(AVX2)])
+    ways = all_knobs(NEW, AVX512)
+    rows = ranking.rows(NEW, ways)
+    assert Ranking(AVX512).slowness(rows) is None
+    assert ranking.predict_ms(NEW, rows) is None
+    actual = np.array([slowness(NEW, knobs, AVX512) for knobs in ways])
+    first = np.argsort(ranking.slowness(rows), kind="stable")[:8]
+    assert actual[first].max() <= 1.1 * actual.min()
+
+
+def test_latencies_are_on_the_own_targets_scale_and_another_ones_share_in_them_fades():
+    gaps = []
+    for count in (60, 600):
+        alone, taught = Ranking(AVX512), Ranking(AVX512, lessons=[lesson(AVX2)])
+        for ranking in (alone, taught):
+            own_trials(ranking, count)
+        ways = all_knobs(NEW, AVX512)
+        expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
+        predicted = taught.predict_ms(NEW, taught.rows(NEW, ways))
+        assert np.median(predicted) == pytest.approx(np.median(expected), rel=0.3)  # the other is 50 times as slow
+        gaps.append(np.abs(np.log(predicted / expected)).mean())
+    assert 0 < gaps[1] < gaps[0] / 2
+
+
+def test_a_target_whose_order_is_wrong_here_is_not_listened_to():
+    alone, taught = Ranking(AVX512), Ranking(AVX512, lessons=[lesson(AVX2, sign=-1.0)])
+    for ranking in (alone, taught):
+        own_trials(ranking, 60)
+    ways = all_knobs(NEW, AVX512)
+    expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
+    np.testing.assert_array_equal(taught.predict_ms(NEW, taught.rows(NEW, ways)), expected)
+    np.testing.assert_array_equal(np.argsort(taught.slowness(taught.rows(NEW, ways))), np.argsort(expected))
+
+
+def test_failed_trials_of_another_target_come_last():
+    good = lesson(AVX2)
+    failed = [replace(trial, best_ms=None) if trial.knobs.order == "cyx" else trial for trial in good.trials]
+    ranking = Ranking(AVX512, lessons=[replace(good, trials=tuple(failed))])
+    ways = all_knobs(NEW, AVX512)
+    last = np.argsort(ranking.slowness(ranking.rows(NEW, ways)))[-8:]
+    assert {ways[index].order for index in last} == {"cyx"}
+
+
+class Kernel:
+    """As much of a kernel as the log looks at."""
+
+    key, name = "b", "conv"
+
+
+@pytest.fixture
+def similar(tmp_path):
+    """A target file and a log of so many valid trials."""
+
+    def write(trials):
+        (tmp_path / "similar.yaml").write_text(SIMILAR)
+        folder = tmp_path / "logs" / "similar" / "database"
+        folder.mkdir(parents=True)
+        ways = all_knobs(NEW, AVX512)[:trials]
+        TrialLog(folder / "trials.jsonl").append(Kernel, NEW, ways, [KernelTiming((1.0,))] * trials)
+        return str(tmp_path / "similar.yaml")
+
+    return write
+
+
+def test_a_log_is_read_once_however_often_its_target_is_named(similar, tmp_path):
+    file = similar(60)
+    (read,) = read_lessons([file, file], load_target("host"), tmp_path / "logs")
+    assert (read.target, len(read.trials), read.trials[0].shape) == ("similar", 60, NEW)
+    assert read_lessons([], load_target("host"), tmp_path / "logs") == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "said"),
+    [
+        ("host", "nowhere", "unknown target 'nowhere'"),
+        ("host", "pixel", "tune that target first"),
+        ("host", "host", "learns from its own trials anyway"),
+        ("host", "mali", "name a CPU target"),
+        ("mali", "host", "kernels of target mali are not made from templates"),
+    ],
+)
+def test_a_target_that_cannot_teach_is_one_clear_line(target, name, said, tmp_path, capsys):
+    arguments = ["tune", "--target", target, "--space", "fbnet_mini", "--learn-from", name, "--dry-run"]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--tuning-logs", str(tmp_path)])
+    written = capsys.readouterr()
+    assert end.value.code == 2 and written.out == ""
+    (line,) = written.err.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_with_next_to_nothing_in_it_is_refused(similar, tmp_path):
+    file = similar(20)
+    with pytest.raises(UserError, match=r"holds 20 valid trials of templates, needed: 48"):
+        read_lessons([file], load_target("host"), tmp_path / "logs")
+
+
+def test_a_damaged_log_teaches_with_what_is_whole(similar, tmp_path):
+    file = similar(60)
+    path = tmp_path / "logs" / "similar" / "database" / "trials.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0][:40], json.dumps({"task": 1}), *lines[1:]]) + "\n")
+    (read,) = read_lessons([file], load_target("host"), tmp_path / "logs")
+    assert len(read.trials) == 59

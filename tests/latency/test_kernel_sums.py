@@ -1,0 +1,120 @@
+"""What tuning knows of a block's kernels makes its latency predictable; where it knows nothing, shapes have to do."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from latency_samples import CONTEXT, measurement
+
+from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.active_learning import choose_batch
+from tvmfbnet.latency.cross_validation import score
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.kernel_sums import recall, remember
+from tvmfbnet.latency.regressor import LatencyRegressor, complete
+from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.space.counts import count_part
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.space.space import NetPart
+
+FBNET = load_space("fbnet")
+PARTS = FBNET.distinct_parts()
+
+
+def kernels_of(part: NetPart) -> float:
+    """Kernels whose quality nothing about the shape tells: some schedules are lucky, some are not."""
+    luck = math.sin(97.0 * PARTS.index(part))
+    return (0.01 + count_part(part).macs / 1e8) * math.exp(0.3 * luck)
+
+
+def latency_of(part: NetPart) -> float:
+    """In a net they take longer, and large inputs longer still."""
+    return 1.1 * kernels_of(part) * (1.05 if part.height >= 28 else 1.0)
+
+
+KERNEL_MS = {part: kernels_of(part) for part in PARTS}
+
+
+def test_times_of_kernels_predict_what_shapes_cannot() -> None:
+    latency = [latency_of(part) for part in PARTS]
+    by_shape = score(PARTS, latency, splits=2)
+    by_kernels = score(PARTS, latency, splits=2, kernel_ms=KERNEL_MS)
+    assert by_kernels["mape"] < 0.03
+    assert by_kernels["mape"] < 0.3 * by_shape["mape"]
+
+
+def test_a_table_is_filled_from_kernels_where_they_were_tuned_and_from_shapes_elsewhere() -> None:
+    measured, tuned, neither = PARTS[:60], PARTS[60:100], PARTS[100:]
+    cells = {part: Cell(latency_of(part)) for part in measured}
+    times = {part: KERNEL_MS[part] for part in (*measured, *tuned)}
+    filled = complete(LatencyTable(cells, kernel_ms=times), PARTS)
+    without = complete(LatencyTable(cells), PARTS)
+    assert not filled.missing(PARTS)
+    for part in neither:
+        alike = (filled.lookup(part), without.lookup(part))
+        assert alike[0].latency_ms == pytest.approx(alike[1].latency_ms)
+        assert alike[0].spread_ms == pytest.approx(alike[1].spread_ms) and alike[0].source == alike[1].source
+
+    def error(table: LatencyTable) -> float:
+        return float(np.mean([abs(table.lookup(part).latency_ms / latency_of(part) - 1.0) for part in tuned]))
+
+    assert error(filled) < 0.3 * error(without)
+
+
+def test_too_few_tuned_blocks_were_measured_to_learn_from_their_kernels() -> None:
+    cells = {part: Cell(latency_of(part)) for part in PARTS[:60]}
+    few = LatencyTable(cells, kernel_ms={part: KERNEL_MS[part] for part in (*PARTS[:7], *PARTS[60:])})
+    assert complete(few, PARTS).cells == complete(replace(few, kernel_ms={}), PARTS).cells
+
+
+def test_a_regressor_that_knows_kernels_names_the_block_whose_kernels_it_lacks(tmp_path: Path) -> None:
+    known = PARTS[:40]
+    times = {part: KERNEL_MS[part] for part in PARTS[:50]}
+    regressor = LatencyRegressor().fit(known, [latency_of(part) for part in known], times)
+    with pytest.raises(LatencyError, match=PARTS[60].name.replace("/", ".")):
+        regressor.predict([PARTS[60]])
+    regressor.save(tmp_path / "model.json")
+    loaded = LatencyRegressor.load(tmp_path / "model.json")
+    assert np.array_equal(loaded.predict(PARTS[40:50]), regressor.predict(PARTS[40:50]))
+
+
+def test_blocks_are_chosen_by_what_their_kernels_leave_open() -> None:
+    chosen = choose_batch(PARTS, 10, kernel_ms=KERNEL_MS)
+    assert len(set(chosen)) == 10
+    assert chosen != choose_batch(PARTS, 10)
+    lacking = {part: ms for part, ms in KERNEL_MS.items() if part != PARTS[5]}
+    assert choose_batch(PARTS, 10, kernel_ms=lacking) == choose_batch(PARTS, 10), "of all parts or of none"
+
+
+def test_times_are_kept_for_one_context_and_reach_the_table(tmp_path: Path) -> None:
+    record = measurement(PARTS[4])
+    journal = Journal(journal_path("host", tmp_path))
+    journal.append(record)
+    path = kernels_path("host", tmp_path)
+    assert recall(path, record.context) == {} == load_table("host", tmp_path).kernel_ms
+    first, second = {PARTS[4]: 0.5, PARTS[5]: 0.25}, {PARTS[5]: 0.2, PARTS[6]: 0.1}
+    remember(path, record.context, first)
+    remember(path, record.context, second)
+    assert recall(path, record.context) == {**first, **second} == load_table("host", tmp_path).kernel_ms
+    other = replace(CONTEXT, device_model="Another CPU")
+    assert recall(path, other) == {}, "times of another context serve none but that one"
+    remember(path, other, first)
+    assert recall(path, other) == first
+    assert recall(path, record.context) == {**first, **second}, "and are not thrown away for it"
+
+
+def test_parts_of_another_space_without_times_do_not_disable_the_kernels() -> None:
+    foreign = replace(PARTS[0], cin=7, cout=7)
+    assert choose_batch(PARTS, 10, {foreign: 1.0}, kernel_ms=KERNEL_MS) == choose_batch(PARTS, 10, kernel_ms=KERNEL_MS)
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, "[]", '{"schema_version": 99}', '{"schema_version": 1, "context": {}}'])
+def test_a_file_of_another_form_is_passed_over(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kernels.json"
+    path.write_text(text)
+    assert recall(path, CONTEXT) == {}
+    remember(path, CONTEXT, {PARTS[0]: 1.0})
+    assert recall(path, CONTEXT) == {PARTS[0]: 1.0}

@@ -1,0 +1,326 @@
+"""A whole run: bad input is one line before anything is spent; killed in any stage it goes on and ends the same."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
+from tvmfbnet.files import folder_lock
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.search.search import search
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.targets.definition import load_target
+from tvmfbnet.training.checkpoint import load_checkpoint
+
+
+def recipe_values(space_file, data):
+    return {
+        "description": "a run of seconds",
+        "target": "host",
+        "space": str(space_file),
+        "data": data,
+        "tune": {"trials": 1, "measure_share": 0.7},
+        "latency_target_share": 0.6,
+        "search": {
+            **{"epochs": 40, "warmup_epochs": 2, "batch_size": 16, "checkpoint_steps": 5, "augment_shift": 0},
+            **{"candidates": 3, "bn_images": 32, "threads": 1},
+        },
+        "train": {"epochs": 40, "batch_size": 16, "augment_shift": 0, "threads": 1},
+    }
+
+
+# What is timed is timed briefly: these tests are about what becomes of the latencies.
+TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+
+
+@pytest.fixture
+def recipe_file(tmp_path, tiny_space_file, tiny_data):
+    target = tmp_path / "host.yaml"
+    target.write_text(yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": TIMING}))
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**recipe_values(tiny_space_file, tiny_data), "target": str(target)}))
+    return path
+
+
+def test_every_shipped_recipe_is_whole():
+    name, recipe = load_recipe("demo")
+    assert name == "demo" and recipe.target == "host"
+
+
+def test_an_unknown_recipe_names_the_shipped_ones():
+    with pytest.raises(UserError, match=r"unknown recipe 'dmeo': did you mean demo\?"):
+        load_recipe("dmeo")
+
+
+def test_a_malformed_recipe_says_every_problem(recipe_file):
+    values = yaml.safe_load(recipe_file.read_text())
+    values["search"]["epochs"] = "many"
+    values["trane"] = values.pop("train")
+    recipe_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe_file))
+    assert all(part in str(caught.value) for part in ("search.epochs", "trane", "train"))
+
+
+def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path):
+    recipe = Recipe.model_validate(recipe_values(tiny_space_file, f"fashion_mnist:{tmp_path / 'nowhere'}"))
+    with pytest.raises(DataError, match="nowhere"):
+        Run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_away_ends_a_run_that_still_needs_it_and_no_other(tiny_space_file, tiny_data, tmp_path):
+    away = {**load_target("host").model_dump(mode="json"), "name": "away"}
+    away["transport"] = {"kind": "tracker", "port": free_port(), "key": "away"}
+    (tmp_path / "away.yaml").write_text(yaml.safe_dump(away))
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(tmp_path / "away.yaml")}
+    recipe, done = Recipe.model_validate(values), {"tune": 1, "search": 1, "train": 1, "compile": 1}
+    (tmp_path / "run").mkdir()
+    for stages in ({}, done):
+        (tmp_path / "run/state.json").write_text(json.dumps(stages))
+        with pytest.raises(DeviceError, match="no tracker at"):
+            Run(recipe, tmp_path / "run")
+    (tmp_path / "run/state.json").write_text(json.dumps({**done, "bench": 1}))
+    Run(recipe, tmp_path / "run")
+
+
+def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
+    _, recipe = load_recipe(str(recipe_file))
+    Run(recipe, tmp_path / "run")
+    other = recipe.model_copy(update={"latency_target_share": 0.5})
+    (tmp_path / "pictures/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
+    with pytest.raises(StorageError, match="another recipe"):
+        Run(other, tmp_path / "run")
+
+
+def changed_space(space_file, tmp_path):
+    space_file.write_text(space_file.read_text().replace("last_channels: 8", "last_channels: 16"))
+
+
+def changed_target(_, tmp_path):
+    path = tmp_path / "targets/mine.yaml"
+    path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
+
+
+def changed_data(_, tmp_path):
+    images = tmp_path / "pictures/train-images-idx3-ubyte.gz"
+    content = bytearray(gzip.decompress(images.read_bytes()))
+    content[-1] ^= 1
+    images.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.fixture
+def own_target(tmp_path):
+    """A target file beside the run, for this machine."""
+    (tmp_path / "targets").mkdir()
+    path = tmp_path / "targets/mine.yaml"
+    values = {**load_target("host").model_dump(mode="json"), "name": "mine", "threads": 1}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(changed_space, "search space"), (changed_target, "target"), (changed_data, "data set")],
+)
+def test_a_content_that_changed_behind_its_name_is_refused(
+    tiny_space_file, tiny_data, own_target, tmp_path, change, named
+):
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(own_target)}
+    recipe = Recipe.model_validate(values)
+    Run(recipe, tmp_path / "run")
+    Run(recipe, tmp_path / "run")
+    change(tiny_space_file, tmp_path)
+    with pytest.raises(StorageError, match=rf"a run whose {named} had another content than .* has now; restore it"):
+        Run(recipe, tmp_path / "run")
+
+
+def test_names_and_places_may_change_where_contents_do_not(tiny_space_file, tiny_data, own_target, tmp_path):
+    values = {**recipe_values(tiny_space_file, tiny_data), "target": str(own_target)}
+    Run(Recipe.model_validate(values), tmp_path / "run")
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "space.yaml").write_text("description: the same\n" + tiny_space_file.read_text())
+    values.update(data=f"fashion_mnist:{tmp_path}/moved", space=str(tmp_path / "space.yaml"))
+    Run(Recipe.model_validate(values), tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["data"] == values["data"]
+    (tmp_path / "run/identity.json").unlink()  # as in a run of an earlier version
+    other = {**values, "space": str(tiny_space_file)}
+    with pytest.raises(StorageError, match="another recipe"):
+        Run(Recipe.model_validate(other), tmp_path / "run")
+
+
+def test_a_table_of_another_space_is_not_used(recipe_file, tmp_path):
+    _, recipe = load_recipe(str(recipe_file))
+    run = Run(recipe, tmp_path / "run")
+    cells = LatencyTable({part: Cell(1.0) for part in run.space.distinct_parts()}, 0.0).to_records(
+        run.space.distinct_parts()
+    )
+    table = {"cells": cells, "overhead_ms": 0.0, "target": "host", "identity": {"space": "0", "target": "0"}}
+    (tmp_path / "run/table.json").write_text(json.dumps(table))
+    (tmp_path / "run/state.json").write_text('{"tune": 1.0}')
+    with pytest.raises(StorageError, match=r"table\.json was measured for another space, target or tune section"):
+        run.go()
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(recipe_file, tmp_path):
+    _, recipe = load_recipe(str(recipe_file))
+    run = Run(recipe, tmp_path / "run")
+    with folder_lock(tmp_path / "run", "a run"), pytest.raises(StorageError, match=r"a run is at work in .*run in"):
+        run.go()
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(recipe_file, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, "-m", "tvmfbnet.cli.main", "run", str(recipe_file), "--out", str(tmp_path / "file/run")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_two_runs_in_one_folder_are_one_too_many(recipe_file, tmp_path):
+    run = Run(load_recipe(str(recipe_file))[1], tmp_path / "run", tmp_path / "logs")
+    with (
+        folder_lock(tmp_path / "run", "a run"),
+        pytest.raises(StorageError, match=r"a run is at work in .* in another"),
+    ):
+        run.go()
+    assert not (tmp_path / "run" / "state.json").exists() and not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "state", ["[1]", '{"tune": "x"}', '{"tune": -1}', '{"tune": NaN}', '{"tune": 1, "tune": 2}', '{"tu', "\ufeff[", ""]
+)
+def test_a_damaged_state_is_one_line_before_anything_starts(recipe_file, tmp_path, state):
+    run = Run(load_recipe(str(recipe_file))[1], tmp_path / "run", tmp_path / "logs")
+    (tmp_path / "run" / "state.json").write_text(state)
+    with pytest.raises(StorageError, match=r"state\.json is .*; remove it and run again"):
+        run.go()
+    assert not (tmp_path / "logs").exists()
+
+
+def wait_for(path, process, seconds=300):
+    """Until a file is there, or the process ended without it."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended before {path.name} was there"
+        assert time.monotonic() < deadline, f"no {path.name} after {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_run_killed_in_tuning_search_and_training_ends_as_if_it_never_was(recipe_file, tmp_path):
+    out, logs = tmp_path / "run", tmp_path / "logs"
+    command = [sys.executable, "-m", "tvmfbnet.cli.main", "run", str(recipe_file)]
+    command += ["--out", str(out), "--tuning-logs", str(logs), "--json"]
+    moments = [logs / "host/database/trials.jsonl", out / "search/search.ckpt", out / "train/train.ckpt"]
+    for number, moment in enumerate(moments):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, **quiet, start_new_session=True)
+        wait_for(moment, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        state = json.loads((out / "state.json").read_text()) if (out / "state.json").exists() else {}
+        assert len(state) == number, f"killed in stage {len(state)}, not in {number}: {state}"
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ended.returncode in (0, 3), ended.stderr  # this machine may be busy
+    result = json.loads(ended.stdout)
+
+    assert ended.returncode == (0 if result["verdict"] == "met" else 3)
+    assert result == {**json.loads((out / "result.json").read_text()), "report": str(out / "report/index.html")}
+    package = json.loads((out / "package/package.json").read_text())
+    assert package["parity"]["verdict"] == "passed" and package["latency"]["latency_ms"] == result["measured_ms"]
+    assert result["kernels_found"] == result["kernels_needed"] > 0
+    assert result["parity_error"] < 1e-3
+    assert result["predicted_ms"] > 0 and result["measured_ms"] > 0 and result["onnxruntime_ms"] > 0
+    assert list(result["stage_seconds"]) == ["tune", "search", "train", "compile", "bench"]
+    page = (out / "report/index.html").read_text()
+    assert result["machine"] and f"<td>{result['machine']}</td>" in page and "<td>tiny</td>" in page
+    assert f"tvmfbnet run {out}/recipe.yaml --out {out}-again" in page
+
+    # The same search, never interrupted, on the same table.
+    _, recipe = load_recipe(str(recipe_file))
+    values = json.loads((out / "table.json").read_text())
+    table = LatencyTable.from_records(values["cells"], values["overhead_ms"], values["target"])
+    target_ms = json.loads((out / "search/search.json").read_text())["latency_target_ms"]
+    config = recipe.search.model_copy(update={"latency_target_ms": target_ms})
+    search(load_space(recipe.space), recipe.data, table, config, tmp_path / "whole")
+    thetas = [
+        load_checkpoint(folder / "search.ckpt", "search")["searcher"]["supernet"]["theta"]
+        for folder in (out / "search", tmp_path / "whole")
+    ]
+    assert torch.equal(*thetas)
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(again.stdout) == result and again.returncode == ended.returncode
+
+
+def small(recipe, target_ms):
+    """The recipe in as few epochs as there can be, for another latency target."""
+    search = {**recipe.search.model_dump(), "epochs": 3, "latency_target_ms": target_ms, "mode": "auto"}
+    train = {**recipe.train.model_dump(), "epochs": 1, "warmup_epochs": 0}
+    return Recipe.model_validate(
+        {**recipe.model_dump(), "latency_target_share": None, "search": search, "train": train}
+    )
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(recipe_file, tmp_path):
+    logs = tmp_path / "logs"
+    recipe = load_recipe(str(recipe_file))[1]
+
+    free = Run(small(recipe, None), tmp_path / "free", logs).go()
+    assert free.exit_code == 0 and free.values["verdict"] is None
+    assert free.values["measured_ms"] > 0 and free.values["interval"]["low_ms"] < free.values["interval"]["high_ms"]
+
+    easy = Run(small(recipe, 1e4), tmp_path / "easy", logs).go()
+    assert (easy.exit_code, easy.values["verdict"], easy.values["latency_target_ms"]) == (0, "met", 1e4)
+    assert easy.values["speed_factor"] is None or easy.values["speed_factor"]["parts"] > 0
+
+    # A table of a device that is a hundred times faster: it promises what no net keeps.
+    hard, table = tmp_path / "hard", json.loads((tmp_path / "easy/table.json").read_text())
+    cells = [{**cell, "latency_ms": cell["latency_ms"] / 100} for cell in table["cells"]]
+    hard.mkdir()
+    (hard / "table.json").write_text(json.dumps({**table, "cells": cells, "overhead_ms": table["overhead_ms"] / 100}))
+    (hard / "state.json").write_text('{"tune": 0.1}')
+    space = load_space(recipe.space)
+    target_ms = LatencyTable.from_records(cells, table["overhead_ms"] / 100, "host").range_ms(space)[1]
+    file = tmp_path / "hard.yaml"
+    file.write_text(yaml.safe_dump(small(recipe, target_ms).model_dump(mode="json")))
+    command = [sys.executable, "-m", "tvmfbnet.cli.main", "run", str(file), "--out", str(hard)]
+    command += ["--tuning-logs", str(logs)]
+    for arguments in ([], ["--json"]):  # the second one has nothing left to do
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 3, ended.stderr
+        told = json.loads((hard / "result.json").read_text())
+        assert told["verdict"].startswith("missed by ") and told["verdict_kind"] == "missed" and told["advice"]
+        assert told["measured_ms"] > 2 * told["latency_target_ms"] == pytest.approx(2 * target_ms)
+        if arguments:
+            assert json.loads(ended.stdout)["verdict"] == told["verdict"]
+        else:
+            assert told["verdict"] in " ".join(ended.stdout.split())
+    assert told["verdict"] in (hard / "report/index.html").read_text()
+    (attempt,) = json.loads((hard / "closed_loop.json").read_text())["attempts"]
+    assert attempt["verdict_kind"] == "missed" and attempt["measured_ms"] > attempt["table_ms"]
+
+
+def test_a_target_by_share_goes_with_every_mode_and_a_mode_that_needs_one_is_refused_at_once(recipe_file):
+    values = yaml.safe_load(recipe_file.read_text())
+    for mode in ("auto", "penalty", "target"):
+        assert Recipe.model_validate({**values, "search": {**values["search"], "mode": mode}}).search.mode == mode
+    values.pop("latency_target_share")
+    values["search"]["mode"] = "target"
+    recipe_file.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="mode target needs latency_target_ms"):
+        load_recipe(str(recipe_file))

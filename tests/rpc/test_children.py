@@ -1,0 +1,99 @@
+"""Children never outlive their parent: not after kill -9, not in the middle of work that holds Python's lock."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tvmfbnet.rpc.worker import Stage, Worker
+
+# Holds Python's lock for ten minutes, as TVM's RPC client does that waits for a frozen device.
+BUSY = "__import__('ctypes').PyDLL(None).sleep(600)"
+
+BUILDERS = """
+import sys, time
+from pathlib import Path
+from tvmfbnet.autotune.builder_pool import _LocalBuilders
+builders = _LocalBuilders(2, 600, Path(sys.argv[1]))
+for _ in range(2):
+    builders.submit(eval, sys.argv[2])
+print("started", flush=True)
+time.sleep(600)
+"""
+
+WORKER = """
+import sys, threading
+from tvmfbnet.rpc.worker import Stage, Worker
+
+def busy(tell, give, code):
+    return eval(code)
+
+def work():
+    Worker(120).call(busy, (sys.argv[2],), [Stage("run", 600)], print)
+
+threading.Thread(target=work, daemon=True).start()
+print("started", flush=True)
+__import__("time").sleep(600)
+"""
+
+
+def children_at_work(parent, count):
+    """The children, once they run for a while: past their start, in the middle of the work."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = [child for child in psutil.Process(parent).children() if child.cpu_times().user > 0.3]
+        if len(found) == count and all(child.status() == psutil.STATUS_SLEEPING for child in found):
+            before = [child.cpu_times().user for child in found]
+            time.sleep(1.0)
+            if [child.cpu_times().user for child in found] == before:
+                return found
+        time.sleep(0.1)
+    raise AssertionError(f"{count} busy children were expected")
+
+
+@pytest.mark.parametrize(("script", "count"), [(BUILDERS, 2), (WORKER, 1)])
+def test_a_child_that_is_busy_ends_when_its_parent_is_killed(tmp_path, script, count):
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), BUSY], stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout.readline() == b"started\n"
+        children = children_at_work(parent.pid, count)
+    finally:
+        parent.kill()
+        parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=5)
+    assert len(gone) == count and not alive
+
+
+def giving(count):
+    """A job that gives so many parts."""
+
+    def job(tell, give):
+        for number in range(count):
+            give(number)
+        return "done", None
+
+    return job
+
+
+def test_parts_of_a_result_arrive_while_the_child_still_works():
+    worker = Worker(120)
+    try:
+        parts = []
+        answer = worker.call(giving(3), (), [Stage("run", 60)], lambda *_: None, parts.append)
+        assert answer == ("done", None) and parts == [0, 1, 2]
+    finally:
+        worker.close()
+
+
+def test_a_ctrl_c_in_the_terminal_reaches_the_parent_alone():
+    worker = Worker(120)
+    try:
+        assert os.getpgid(worker.process.pid) != os.getpgrp()
+        assert worker.call(giving(0), (), [Stage("run", 60)], lambda *_: None) == ("done", None)
+    finally:
+        worker.close()
+    assert worker.process.returncode == -signal.SIGKILL

@@ -1,0 +1,174 @@
+"""Nothing outlives the command that started it, whatever ends that command, and whenever."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.provisioning.programs import build_programs
+from tvmfbnet.targets.definition import load_target
+
+pytestmark = [pytest.mark.rpc, pytest.mark.slow]
+
+GONE_SECONDS = 2.0
+
+# A command that starts what commands start here: a tracker, a server of each kind, and a process that talks to them.
+COMMAND = """
+import sys, threading, time
+from contextlib import ExitStack
+from tvmfbnet.provisioning.loopback import Service, free_port
+from tvmfbnet.rpc.remote import RemoteWorker
+from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.rpc.worker import Stage, Worker
+
+port, native = free_port(), sys.argv[1]
+tracker = Service(["tracker", "--port", str(port)])
+server = Service(["server", "--port", "0", "--tracker", f"127.0.0.1:{port}", "--key", "k"])
+program = [native, "--tracker", f"127.0.0.1:{port}", "--key", "n", "--port", "0", "--until-stdin-closes"]
+device = Service(["server"], program=program)
+print("started", flush=True)
+for service in (tracker, server, device):
+    service.wait_until_ready()
+worker = Worker(120)
+print("ready", flush=True)
+
+def busy(tell, give):
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)  # holds Python's lock, as TVM's calls to a device do
+
+import cloudpickle
+cloudpickle.register_pickle_by_value(sys.modules["__main__"])
+threading.Thread(target=worker.call, args=(busy, (), [Stage("run", 60)], None), daemon=True).start()
+time.sleep(1)
+print("busy", flush=True)
+time.sleep(600)
+"""
+
+
+def family(mark):
+    """Every process that has the mark in its environment: the command and all that came of it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TVMFBNET_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def assert_all_gone(mark):
+    deadline = time.monotonic() + GONE_SECONDS
+    while left := family(mark):
+        if time.monotonic() > deadline:
+            told = []
+            for process in left:
+                try:
+                    told.append(" ".join(process.cmdline()[-4:]))
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            pytest.fail(f"outlived the command by {GONE_SECONDS} s: {told}")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def command():
+    """Starts a command under a mark of its own: (process, mark)."""
+    mark = uuid.uuid4().hex
+    native = str(build_programs(load_target("host")).server)
+    environment = {**os.environ, "TVMFBNET_TEST_MARK": mark}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, native],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield process, mark
+    finally:
+        process.kill()
+        process.wait()
+        for left in family(mark):
+            left.kill()
+
+
+# Seconds after the children were started: while their interpreters start, while they load TVM, and later.
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.08, 0.2, 0.5, 1.2, 3.0])
+def test_a_kill_of_the_parent_while_its_children_start_ends_them_all(command, delay):
+    process, mark = command
+    assert process.stdout.readline() == "started\n"
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    assert_all_gone(mark)
+
+
+def test_a_kill_of_the_parent_ends_a_process_that_holds_pythons_lock(command):
+    process, mark = command
+    for line in ("started\n", "ready\n", "busy\n"):
+        assert process.stdout.readline() == line
+    assert len(family(mark)) >= 5
+    process.kill()
+    process.wait()
+    assert_all_gone(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tvmfbnet.cli.main", "tracker", "--port", str(free_port())],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TVMFBNET_TEST_MARK": mark},
+        start_new_session=True,
+    )
+    try:
+        assert "tracker at" in process.stderr.readline()
+        process.send_signal(number)
+        process.wait(timeout=GONE_SECONDS + 1)
+        assert_all_gone(mark)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 0)
+    finally:
+        process.kill()
+        process.wait()
+
+
+BUILDING = """
+import time
+from tvmfbnet.targets.definition import load_target, resolve
+from tvmfbnet.scratch import new_folder
+from tvmfbnet.autotune.builder_pool import BuilderPool
+
+pool = BuilderPool(resolve(load_target("host")), 1, new_folder())
+pool._pool.submit(time.sleep, 1).result()
+pool._pool.submit(time.sleep, 60)
+print("building", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_kill_of_the_parent_ends_a_builder_in_the_middle_of_a_long_build():
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDING], stdout=subprocess.PIPE, env={**os.environ, "TVMFBNET_TEST_MARK": mark}
+    )
+    try:
+        assert process.stdout.readline() == b"building\n"
+        time.sleep(0.5)
+        assert len(family(mark)) >= 2
+        process.kill()
+        process.wait()
+        assert_all_gone(mark)
+    finally:
+        process.kill()
+        for left in family(mark):
+            left.kill()

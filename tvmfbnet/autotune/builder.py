@@ -1,0 +1,40 @@
+"""The process that builds candidates (:mod:`tvmfbnet.autotune.builder_pool`): TVM's worker, tied to its parent.
+
+``python -m tvmfbnet.autotune.builder REQUESTS ANSWERS PARENT LIFELINE FOLDER``: two file descriptors, the parent's
+process id and a pipe that ends with it, and where temporary files go, so that the parent, or the start after it, can
+remove them. A build that hangs, and the compiler that it runs, end with the parent as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from tvmfbnet.rpc import lifeline
+from tvmfbnet.rpc.without_torch import leave_out_torch
+
+
+def main() -> None:
+    """Builds until the parent closes the pipe, or dies."""
+    parent, pipe, folder = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+    lifeline.hold(pipe, parent, group=True)
+    leave_out_torch()
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    del sys.argv[3:]
+
+    from tvm.exec import popen_worker
+
+    popen_worker.main()
+
+
+def load() -> None:
+    """Loads what the first build would wait for."""
+    import tvm.driver
+    import tvm.s_tir.transform  # noqa: F401
+
+    import tvmfbnet.compiler.cold_weights  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()

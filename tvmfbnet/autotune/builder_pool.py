@@ -1,0 +1,196 @@
+"""Building candidate kernels in worker processes that live as long as the run.
+
+TVM's own builder restarts its workers every round and imports modules in each that take 11 to 50 s; here a worker
+pays for loading TVM once. A job takes text and gives bytes, so any :class:`concurrent.futures.Executor` can run it,
+also one whose workers are other machines.
+
+The workers end with this process, even in the middle of a build, and a Ctrl-C does not reach them: a build that it
+broke off would look like a kernel that cannot be built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm.support.popen_pool import PopenWorker
+
+from tvmfbnet.autotune.builder import load
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.compiler.library import linker
+from tvmfbnet.rpc.session import KernelTiming, Pool, last_line
+from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.targets.definition import ResolvedTarget
+
+
+@dataclass(frozen=True)
+class Built:
+    """A linked candidate: the shared library's content, the pool it goes around, and the seconds that it took."""
+
+    library: bytes
+    pool: Pool | None
+    seconds: float
+
+
+# What a build gives, in plain data: other machines' workers may run it.
+BuildResult = tuple[bytes, tuple[int, int, int] | None, float]
+
+
+def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], pool_mb: float) -> BuildResult:
+    """Runs in a worker: compiles a scheduled kernel into a shared library.
+
+    Args:
+        mod_json: the scheduled kernel.
+        target_json: TVM target.
+        linking: arguments of TVM's linker call.
+        pool_mb: size of the pool of weights that it goes around when it is timed, MiB; 0 for none.
+    """
+    import tvm
+    from tvm.driver import build
+    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+    from tvm.support import cc
+
+    from tvmfbnet.compiler.cold_weights import pool_for, rotation_of
+
+    started = time.monotonic()
+    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(tvm.ir.load_json(mod_json))
+    pool, target = pool_for(mod, pool_mb * 2**20) if pool_mb else None, tvm.target.Target(json.loads(target_json))
+    built = build(mod, target=target)
+    with scratch_folder() as folder:
+        path, rotation = folder / "candidate.so", folder / "rotation.o"
+        if pool is not None:
+            build(rotation_of(mod, pool), target=target).write_to_file(str(rotation))
+        addons = [str(rotation)] if pool is not None else None
+        built.export_library(str(path), fcompile=cc.create_shared, addons=addons, **linking)
+        content = path.read_bytes()
+    return content, None if pool is None else (pool.argument, pool.slices, pool.values), time.monotonic() - started
+
+
+class _LocalBuilders(Executor):
+    """Worker processes on this machine, one a thread, started at once.
+
+    Args:
+        workers: how many.
+        seconds: a build that takes longer ends its worker and raises TimeoutError.
+        folder: for the workers' temporary files, TVM's included.
+    """
+
+    def __init__(self, workers: int, seconds: float, folder: Path) -> None:
+        self._seconds, self._folder = seconds, folder
+        self._own = threading.local()
+        self._all: list[_Builder] = []
+        self._threads = ThreadPoolExecutor(workers, initializer=self._start)
+        for _ in range(workers):
+            self._threads.submit(self._run, load, (), {})
+
+    def _start(self) -> None:
+        self._own.worker = _Builder(self._folder)
+        self._all.append(self._own.worker)
+
+    def _run(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        worker: _Builder = self._own.worker
+        worker.send(function, arguments, named, self._seconds)
+        return worker.recv()
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Runs ``function(*arguments, **named)`` in the worker that is free next."""
+        return self._threads.submit(self._run, function, arguments, named)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
+        """Ends the workers, whatever they are doing."""
+        self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+        for worker in self._all:
+            worker.end()
+
+
+class _Builder(PopenWorker):  # type: ignore[misc]
+    """TVM's worker process with a start of our own: see :func:`main`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._proc: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
+        self._folder = folder
+
+    def _start(self) -> None:
+        if self._proc is not None:
+            return
+        # The third pipe carries nothing, and ends with this process.
+        (answers, answer), (requests, request), (pipe, self._lifeline) = os.pipe(), os.pipe(), os.pipe()
+        command = [sys.executable, "-m", "tvmfbnet.autotune.builder", str(requests), str(answer)]
+        self._proc = subprocess.Popen(
+            [*command, str(os.getpid()), str(pipe), str(self._folder)],
+            pass_fds=(requests, answer, pipe),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        for given in (requests, answer, pipe):
+            os.close(given)
+        self._reader, self._writer = os.fdopen(answers, "rb"), os.fdopen(request, "wb")
+
+    def kill(self) -> None:
+        """Ends the process; the next job starts another one."""
+        super().kill()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def end(self) -> None:
+        """Kills the process at once; whoever waits for its answer gets an error."""
+        if self._proc is not None:
+            with suppress(OSError):
+                self._proc.kill()
+
+
+class BuilderPool:
+    """Compiles candidates for a target, each build under the target's deadline.
+
+    Args:
+        target: what for.
+        workers: processes on this machine.
+        folder: for their temporary files.
+        executor: runs the builds instead of those processes.
+    """
+
+    def __init__(self, target: ResolvedTarget, workers: int, folder: Path, executor: Executor | None = None) -> None:
+        self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
+        self._seconds = target.timeouts.build
+        # A GPU's kernels cannot call each other, and TVM's C has no words for slices of a tensor.
+        rotates = target.on_cpu and target.tvm["kind"] != "c"
+        self._pool_mb = target.timing.trial_rotate_mb if rotates else 0.0
+        self._owned = executor is None
+        self._pool = _LocalBuilders(workers, self._seconds, folder) if executor is None else executor
+
+    def submit(self, candidate: Candidate) -> Future[BuildResult]:
+        """Starts one build."""
+        return self._pool.submit(build_candidate, candidate.mod_json, self._target_json, self._linking, self._pool_mb)
+
+    def result(self, future: Future[BuildResult]) -> Built | KernelTiming:
+        """Waits for a build; a failed one comes as the failed trial that it is."""
+        try:
+            library, pool, seconds = future.result()
+            return Built(library, None if pool is None else Pool(*pool), seconds)
+        except TimeoutError:
+            return KernelTiming(error=f"took longer than {self._seconds:g} s", kind="build timeout")
+        except Exception as error:
+            return KernelTiming(error=last_line(str(error)), kind="build")
+
+    def close(self) -> None:
+        """Ends the workers that this pool started."""
+        if self._owned:
+            self._pool.shutdown(wait=False)
+
+    def __enter__(self) -> BuilderPool:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

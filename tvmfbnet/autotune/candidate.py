@@ -1,0 +1,71 @@
+"""What a search of schedules proposes, and what every search can do; the engine knows nothing else of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo, TensorInfo
+
+from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.rpc.session import KernelTiming
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One schedule to be built and timed.
+
+    Attributes:
+        schedule: the scheduled kernel with its trace; None where scheduling failed.
+        arguments: (dtype, shape) of each argument, weights as the schedule prepacks them.
+        knobs: what the schedule was made from, where a template made it.
+        error: why there is no schedule.
+    """
+
+    schedule: Schedule | None
+    arguments: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    knobs: Knobs | None = None
+    error: str = ""
+
+    @classmethod
+    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> Candidate:
+        """A candidate from a finished schedule."""
+        return cls(schedule, tuple(_argument(info) for info in argument_infos(schedule)), knobs)
+
+    @property
+    def mod_json(self) -> str:
+        """The scheduled kernel's TIR as text, to be sent to a builder."""
+        if self.schedule is None:
+            raise ValueError("a candidate without a schedule cannot be built")
+        return str(tvm.ir.save_json(self.schedule.mod))
+
+
+def argument_infos(schedule: Schedule) -> list[Any]:
+    """TVM's record of a scheduled kernel's arguments."""
+    return list(ArgInfo.from_entry_func(schedule.mod, remove_preproc=True))
+
+
+def _argument(info: Any) -> tuple[str, tuple[int, ...]]:
+    if not isinstance(info, TensorInfo):
+        raise TypeError(f"kernel argument {info} is not a tensor")
+    return str(info.dtype), tuple(int(size) for size in info.shape)
+
+
+class Search(Protocol):
+    """Proposes schedules of one kernel and learns from how they did."""
+
+    @property
+    def shape(self) -> KernelShape | None:
+        """What the kernel computes, where a template fits it."""
+
+    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+        """The next round of candidates, ``most`` at most; empty when there are none left."""
+
+    def learn(self, timings: Sequence[KernelTiming]) -> None:
+        """Takes the timings of the last round, in the same order."""
+
+    def promised_ms(self) -> float | None:
+        """The time that the best candidate not tried yet is expected to take; None where the search cannot say."""

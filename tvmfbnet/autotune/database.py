@@ -1,0 +1,333 @@
+"""TVM's tuning database of one target and context: the schedules found, in append-only files that survive damage.
+
+Two files are TVM's own: a workload (kernel) a line, and a record (schedule) a line that names its workload by number.
+A number is worth nothing once a line is missing, and TVM asks neither for which target nor by which TVM a record was
+made. So beside them ``database_keys.jsonl`` says which record belongs to which workload by digests of their lines, and
+``context.json`` whose they are (:mod:`tvmfbnet.autotune.database_folders`). What is not there as it was written is
+passed over: its kernel alone is lost. Readers write nothing; a writer cuts off a torn last line, under the target's
+lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import statistics
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+
+from tvmfbnet.autotune.candidate import Candidate, argument_infos
+from tvmfbnet.autotune.database_folders import database_folder as database_folder
+from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write, is_keyed
+from tvmfbnet.compiler.lowering import Kernel, kernel_key
+from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
+from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.progress import say
+from tvmfbnet.rpc.device_context import context_of
+from tvmfbnet.scratch import new_folder
+from tvmfbnet.targets.definition import ResolvedTarget
+
+_WORKLOADS, _RECORDS, _KEYS = "database_workload.json", "database_tuning_record.json", "database_keys.jsonl"
+# More lines than a write can have lost.
+_MOST_LOST = 1000
+
+
+def open_database(context: Context, root: Path | None = None) -> TuningDatabase:
+    """The tuning database of a context, to write to; begun where there is none. The target's lock must be held.
+
+    Args:
+        context: with what the device reported.
+        root: folder of all targets' logs.
+    """
+    return TuningDatabase(folder_to_write(target_folder(context.target, root), context), repair=True)
+
+
+def existing_database(
+    target: ResolvedTarget, root: Path | None = None, device_model: str | None = None
+) -> TuningDatabase | None:
+    """The schedules that tuning found for a target, to read; None where nothing was tuned for it.
+
+    Args:
+        target: the target.
+        root: folder of all targets' logs.
+        device_model: use the schedules of this device model; by default those of the model measured last.
+
+    Raises:
+        StorageError: there are only schedules of other contexts.
+        LatencyError: there are none of ``device_model``.
+    """
+    return database_of(context_of(target), root, device_model)
+
+
+def database_of(context: Context, root: Path | None = None, device_model: str | None = None) -> TuningDatabase | None:
+    """As :func:`existing_database`, for a context: with a device, if one was asked."""
+    folder = folder_to_read(target_folder(context.target, root), context, device_model)
+    return TuningDatabase(folder) if folder is not None and TuningDatabase.exists(folder) else None
+
+
+class TuningDatabase:
+    """The schedules found for one target in one context, in one folder.
+
+    Args:
+        folder: where the files are.
+        repair: open it for writing: begin it where there is none, and cut off torn last lines. The target's lock must
+            be held.
+
+    Attributes:
+        folder: where the files are.
+        records: the schedules, as TVM's compiler asks for them; a reader has the fastest of each kernel.
+    """
+
+    def __init__(self, folder: Path, repair: bool = False) -> None:
+        self.folder = make_folder(folder) if repair else folder
+        self.records: Any = ms.database.MemoryDatabase()
+        self._known: set[str] = set()
+        self._lines: dict[str, tuple[int, str]] = {}  # of each workload: line number from 0, digest
+        self._scratch: _Scratch | None = None
+        with storage_errors(folder, "open the tuning database in"):
+            if repair:
+                _mend(folder)
+            self._take(_Files(folder), repair)
+            self._count = _count_lines(folder / _WORKLOADS) if repair else 0
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a tuning database was begun in this folder."""
+        return (folder / _RECORDS).is_file() and (folder / _WORKLOADS).is_file()
+
+    def holds(self, kernel: Kernel) -> bool:
+        """Whether there is a schedule of a kernel."""
+        return kernel.key in self._known
+
+    def add(self, candidate: Candidate, kernel: Kernel, target: tvm.target.Target, latency_ms: float) -> None:
+        """Appends one timed candidate."""
+        if candidate.schedule is None:
+            raise ValueError("a candidate without a schedule cannot be recorded")
+        infos = argument_infos(candidate.schedule)
+        workload = self.records.commit_workload(kernel.mod)
+        record: Any = ms.database.TuningRecord(candidate.schedule.trace, workload, [latency_ms / 1e3], target, infos)
+        self._scratch = self._scratch or _Scratch()
+        workload_line, record_text = self._scratch.lines(kernel.mod, record)
+        with storage_errors(self.folder, "append to the tuning database in"):
+            if kernel.key not in self._lines:
+                append_whole(self.folder / _WORKLOADS, workload_line, sync=False)
+                self._lines[kernel.key] = self._count, _digest(workload_line)
+                self._count += 1
+            number, digest = self._lines[kernel.key]
+            line = f"[{number}, {record_text}".encode()
+            append_whole(self.folder / _KEYS, _key_line(line, digest), sync=False)
+            append_whole(self.folder / _RECORDS, line, sync=False)
+        self.records.commit_tuning_record(record)
+        self._known.add(kernel.key)
+
+    def flush(self) -> None:
+        """Makes sure that what was added is on the disk."""
+        for name in (_WORKLOADS, _KEYS, _RECORDS):
+            path = self.folder / name
+            if path.exists():
+                with storage_errors(path, "flush"), path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+
+    def _take(self, files: _Files, writing: bool) -> None:
+        """Fills :attr:`records` from the files; a writer takes all of them, and keys those of older versions."""
+        for found in files.workloads.values():
+            self._lines[found.key] = found.number, found.digest
+        by_workload: dict[str, list[_Record]] = defaultdict(list)
+        for record in files.records:
+            by_workload[record.workload.key].append(record)
+        missing: list[bytes] = []
+        for key, records in by_workload.items():
+            for record in sorted(records, key=lambda record: record.seconds):
+                parsed = record.parse(trusted=files.keyed)
+                if parsed is None:
+                    files.bad_records.skip(record.number + 1, "TVM does not take it")
+                    continue
+                self.records.commit_workload(record.workload.parsed.mod)
+                self.records.commit_tuning_record(parsed)
+                self._known.add(key)
+                if not files.keyed:
+                    missing.append(_key_line(record.line, record.workload.digest))
+                if not writing:
+                    break
+        files.conclude()
+        if writing and (missing or not files.keyed):
+            append_whole(self.folder / _KEYS, b"".join(missing))
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """A kernel in the files: its line's number from 0 and digest, its key, and what TVM made of it."""
+
+    number: int
+    digest: str
+    key: str
+    parsed: Any
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A schedule in the files: its line, the line's number from 0, its mean time, and whose it is."""
+
+    number: int
+    line: bytes
+    seconds: float
+    value: Any
+    workload: _Workload
+
+    def parse(self, trusted: bool) -> Any:
+        """TVM's record; None where TVM takes it for none. One that is not trusted must fit its kernel, too."""
+        try:
+            record = ms.database.TuningRecord.from_json(self.value, self.workload.parsed)
+            if not trusted:
+                record.trace.apply_to_schedule(Schedule(self.workload.parsed.mod), remove_postproc=False)
+        except Exception:  # TVM raises several kinds
+            return None
+        return record
+
+
+class _Files:
+    """What the files of a folder hold, as far as it is whole.
+
+    Files without keys are of an older version: there a number of a line has to do, and only up to the first workload
+    that is broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bad_workloads = BadLines(folder / _WORKLOADS, "workload")
+        self.bad_records = BadLines(folder / _RECORDS, "record of a schedule")
+        self.keyed = (folder / _KEYS).exists() or is_keyed(folder)
+        self._lost = 0
+        self.workloads: dict[str, _Workload] = {}
+        self.records: list[_Record] = []
+        if (folder / _WORKLOADS).exists() or (folder / _RECORDS).exists():
+            keys = self._read_keys()
+            self._read_workloads(set(keys.values()))
+            self._read_records(keys)
+
+    def conclude(self) -> None:
+        """Says what was passed over."""
+        self.bad_workloads.conclude()
+        self.bad_records.conclude()
+        if self._lost:
+            say(
+                f"warning: {self._lost} schedule(s) in {self.folder} belong to kernels that are damaged there and are "
+                "not used; the next tuning finds others"
+            )
+
+    def _read_keys(self) -> dict[str, str]:
+        """Digest of a record's line to that of its workload's."""
+        found: dict[str, str] = {}
+        bad = BadLines(self.folder / _KEYS, "key of a schedule")
+        for number, line in _numbered(self.folder / _KEYS):
+            try:
+                value = json.loads(line)
+                found[str(value["record"])] = str(value["workload"])
+            except UNREADABLE as error:
+                bad.skip(number + 1, type(error).__name__)
+        bad.conclude()
+        return found
+
+    def _read_workloads(self, wanted: set[str]) -> None:
+        for number, line in _numbered(self.folder / _WORKLOADS):
+            digest = _digest(line)
+            if self.keyed and digest not in wanted:
+                if not _is_workload(line):
+                    self.bad_workloads.skip(number + 1, "it is damaged")
+                continue  # no schedule needs it, or it is not what was written
+            try:
+                parsed = ms.database.Workload.from_json(json.loads(line))
+                name = digest if self.keyed else str(number)
+                self.workloads[name] = _Workload(number, digest, kernel_key(parsed.mod), parsed)
+            except Exception:  # TVM raises several kinds
+                self.bad_workloads.skip(number + 1, "TVM does not take it")
+                if not self.keyed:
+                    return  # which lines are missing here, nobody knows
+
+    def _read_records(self, keys: dict[str, str]) -> None:
+        for number, line in _numbered(self.folder / _RECORDS):
+            try:
+                index, value = json.loads(line)
+                seconds = statistics.fmean(value[1])
+                if not isinstance(index, int) or not math.isfinite(seconds) or seconds <= 0:
+                    raise ValueError("it has no time")
+                name = keys[_digest(line)] if self.keyed else str(index)
+            except UNREADABLE as error:
+                self.bad_records.skip(number + 1, "it is damaged" if isinstance(error, KeyError) else str(error)[:100])
+                continue
+            workload = self.workloads.get(name)
+            if workload is None:
+                self._lost += 1
+            else:
+                self.records.append(_Record(number, line, seconds, value, workload))
+
+
+class _Scratch:
+    """Has TVM write workloads and records as lines: nothing else of it does so."""
+
+    def __init__(self) -> None:
+        folder = new_folder()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._workloads, self._records = folder / _WORKLOADS, folder / _RECORDS
+        self._database = ms.database.JSONDatabase(str(self._workloads), str(self._records), allow_missing=True)
+
+    def lines(self, mod: Any, record: Any) -> tuple[bytes, str]:
+        """A kernel's line, and a record's behind its workload's number."""
+        self._workloads.write_bytes(b"")
+        self._records.write_bytes(b"")
+        self._database.commit_workload(mod)
+        self._database.commit_tuning_record(record)
+        return self._workloads.read_bytes(), self._records.read_text(encoding="utf-8").partition(",")[2].lstrip()
+
+
+def _mend(folder: Path) -> None:
+    """Cuts torn last lines off; a workload that is gone for that, but has records, leaves its place empty."""
+    for name in (_WORKLOADS, _KEYS, _RECORDS):
+        mend_last_line(folder / name)
+    count, last = _count_lines(folder / _WORKLOADS), -1
+    for _, line in _numbered(folder / _RECORDS):
+        number = line[1:].partition(b",")[0].strip()
+        last = max(last, int(number)) if number.isdigit() and len(number) < 8 else last
+    if 0 <= last - count < _MOST_LOST:
+        append_whole(folder / _WORKLOADS, b"null\n" * (last + 1 - count))
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of a file with their numbers, from 0; nothing where there is no file."""
+    if path.exists():
+        lines = path.read_bytes().split(b"\n")
+        yield from ((number, line + b"\n") for number, line in enumerate(lines[:-1]) if line.strip())
+
+
+def _count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:32]
+
+
+def _key_line(record: bytes, workload_digest: str) -> bytes:
+    return json.dumps({"record": _digest(record), "workload": workload_digest}).encode() + b"\n"
+
+
+def _is_workload(line: bytes) -> bool:
+    """Whether a line has a workload's form."""
+    try:
+        key, text = json.loads(line)
+    except UNREADABLE:
+        return False
+    return isinstance(key, str) and isinstance(text, str)

@@ -1,0 +1,269 @@
+"""What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding,
+parallel loops.
+
+Plain data, no TVM: :mod:`tvmfbnet.autotune.templates` applies knobs to a kernel, :mod:`tvmfbnet.autotune.cost_model`
+learns which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates
+costs next to nothing, unlike TVM's evolutionary search, and what is learnt from one kernel carries over to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
+
+# Larger tiles than this only spill registers or blow up the code.
+_MAX_ROWS, _MAX_COLUMNS = 7, 28
+_ORDERS = ("cyx", "yxc", "ycx")
+_UNROLLS = (1, 2, 4, 8)
+_PADDINGS = ("inline", "whole", "outer", "middle")
+
+
+# Multiply-adds that a core does while a parallel loop is started and joined: 5 us at 40 billion a second.
+_LAUNCH_PRODUCTS = 200_000
+
+
+@dataclass(frozen=True)
+class Registers:
+    """What schedules need to know of a CPU.
+
+    Attributes:
+        count: vector registers.
+        lanes: float32 lanes of each.
+        threads: worker threads that a kernel may use.
+    """
+
+    count: int
+    lanes: int
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """What a kernel computes, as far as its schedule cares.
+
+    Attributes:
+        kind: ``conv`` (also grouped), ``depthwise``, ``matmul`` (one row), ``pool`` (mean over space), ``move``
+            (element by element).
+        height, width, channels: of the output; ``move`` counts all but the last two axes as height.
+        kernel, stride: of the window; 1 for the rest.
+        reduction: products summed an output element and window position (channels of a group).
+        group: output channels of a group; tiles must not cross its border.
+        padded: whether the input is padded.
+        extra: elementwise inputs after the sum (bias, residual).
+    """
+
+    kind: Kind
+    height: int
+    width: int
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    reduction: int = 1
+    group: int = 1
+    padded: bool = False
+    extra: int = 0
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of the whole kernel."""
+        return self.height * self.width * self.channels * self.kernel**2 * self.reduction
+
+    @cached_property
+    def anchor(self) -> KernelShape:
+        """The sum alone, whatever is done with it as it is stored: what kernels that differ in that share."""
+        return replace(self, extra=0)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """One way to schedule a kernel.
+
+    Attributes:
+        rows, columns, channels: output tile that is held in registers.
+        lanes: vector width in elements.
+        order: outer loops from the outside in, of c(hannels), y and x.
+        unroll: steps of the inner reduction loop that are unrolled.
+        padding: where padded input is made: ``inline`` (never stored), ``whole`` (once, before all), or inside the
+            first (``outer``) or second (``middle``) outer loop.
+        parallel: so many of the outer loops, from the outside in, are one parallel loop; 0 for a serial kernel.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    lanes: int
+    order: str = "cyx"
+    unroll: int = 1
+    padding: str = "inline"
+    parallel: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the log."""
+        return asdict(self)
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Hashable identity, quicker to compare than the record."""
+        tile = (self.rows, self.columns, self.channels, self.lanes)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel)
+
+
+def divisors(number: int, largest: int | None = None) -> list[int]:
+    """The divisors of a number up to ``largest``, rising."""
+    return [d for d in range(1, min(number, largest or number) + 1) if number % d == 0]
+
+
+def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
+    """Every sensible way to schedule a kernel; never empty. Parallel ones only where there are threads for them."""
+    if shape.kind == "move":
+        found = [
+            Knobs(1, columns, lanes, lanes)
+            for lanes in _lanes(shape.channels, registers)
+            for columns in divisors(shape.width, 8)
+        ]
+    else:
+        found = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+        found = found or list(_tiles(shape, registers))
+    return [way for knobs in found for way in (knobs, *_parallel_ways(shape, knobs, registers))]
+
+
+def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> Iterator[Knobs]:
+    """The same tile with its outer loops parallel: one loop more only where that shares the work more evenly."""
+    best = 1.0 / registers.threads  # of a loop that one thread runs
+    for count in range(1, len(_parallel_extents(shape, knobs)) + 1):
+        way = replace(knobs, parallel=count)
+        if (even := evenness(shape, way, registers)) > best + 1e-9:
+            best = even
+            yield way
+
+
+def _parallel_extents(shape: KernelShape, knobs: Knobs) -> list[int]:
+    """Extents of the outer loops that can become one parallel loop, from the outside in.
+
+    Loops can be made one only where nothing stands between them, such as input that is padded inside the first.
+    """
+    if shape.kind == "move":
+        return [shape.height]
+    extents = {
+        "c": shape.channels // knobs.channels,
+        "y": shape.height // knobs.rows,
+        "x": shape.width // knobs.columns,
+    }
+    order = "c" if shape.kind in ("matmul", "pool") else knobs.order
+    most = {"outer": 1, "middle": 2}.get(knobs.padding, len(order))
+    return [extents[axis] for axis in order[:most]]
+
+
+def chunks(shape: KernelShape, knobs: Knobs) -> int:
+    """Iterations of the parallel loop; 1 for a serial kernel."""
+    return math.prod(_parallel_extents(shape, knobs)[: knobs.parallel])
+
+
+def evenness(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """The share of the threads' time that is used: 1 where the parallel loop's iterations divide evenly among them."""
+    pieces = chunks(shape, knobs)
+    return pieces / (math.ceil(pieces / registers.threads) * registers.threads)
+
+
+def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """A kernel's time, starting the threads included, as a share of its time on one thread, by rule of thumb."""
+    if not knobs.parallel:
+        return 1.0
+    return 1.0 / (registers.threads * evenness(shape, knobs, registers)) + _LAUNCH_PRODUCTS / shape.products
+
+
+def _lanes(channels: int, registers: Registers) -> list[int]:
+    """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
+    usual = [lanes for lanes in (registers.lanes, registers.lanes // 2, registers.lanes // 4) if lanes > 1]
+    fitting = [lanes for lanes in usual if channels % lanes == 0]
+    return fitting or [divisors(channels, registers.lanes)[-1]]
+
+
+def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
+    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
+    unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
+    # Padding that is stored is stored as vectors.
+    paddings = _PADDINGS if shape.padded and registers.lanes > 1 else _PADDINGS[:1]
+    orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
+    for lanes in _lanes(spans, registers):
+        channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
+        rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
+        for tile, row, column in product(channels, rows, columns):
+            if row * column * vectors(tile, lanes, registers) > registers.count:
+                continue
+            for order, unroll, padding in product(orders, unrolls, paddings):
+                yield Knobs(row, column, tile, lanes, order, unroll, padding)
+
+
+def vectors(channels: int, lanes: int, registers: Registers) -> int:
+    """Registers that one position of a tile takes."""
+    return (channels // lanes) * max(1, math.ceil(lanes / registers.lanes))
+
+
+def accumulators(knobs: Knobs, registers: Registers) -> int:
+    """Registers that a tile's sums take."""
+    return knobs.rows * knobs.columns * vectors(knobs.channels, knobs.lanes, registers)
+
+
+def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
+    """Drops tiles too small to hide a multiply-add's delay, unless the kernel itself is that small."""
+    most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes)
+    return accumulators(knobs, registers) >= min(4, most)
+
+
+FEATURES = (
+    *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
+    *("tile_input_kb", "tile_weights_kb", "tiles", "strips", "full_vectors", "rows_share", "columns_share"),
+    *("kind", "height", "width", "out_channels", "kernel", "stride", "reduction", "group", "extra"),
+    *("log_products", "weights_kb", "input_kb"),
+    *("threads", "parallel", "log_chunks", "evenness", "parallel_share"),
+)
+_KINDS = ("conv", "depthwise", "matmul", "pool", "move")
+
+
+def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
+    """What the ranking model sees of a candidate, in the order of :data:`FEATURES`."""
+    window = shape.kernel**2 * shape.reduction
+    positions = knobs.rows * knobs.columns
+    sums = accumulators(knobs, registers)
+    loads = loads_per_product(shape, knobs, registers)
+    deep = shape.channels if shape.kind == "depthwise" else shape.reduction * (shape.channels // max(shape.group, 1))
+    tile_height = (knobs.rows - 1) * shape.stride + shape.kernel
+    tile_width = (knobs.columns - 1) * shape.stride + shape.kernel
+    tile_depth = knobs.channels if shape.kind == "depthwise" else shape.reduction
+    return [
+        *(float(knobs.rows), float(knobs.columns), float(knobs.channels), float(knobs.lanes), float(knobs.unroll)),
+        *(float(_ORDERS.index(knobs.order)), float(_PADDINGS.index(knobs.padding)), float(sums), loads),
+        tile_height * tile_width * tile_depth / 256,
+        window * knobs.channels / 256,
+        math.log2(shape.height * shape.width * shape.channels / (positions * knobs.channels)),
+        math.log2(shape.channels / knobs.channels),
+        knobs.lanes / registers.lanes,
+        knobs.rows / shape.height,
+        knobs.columns / shape.width,
+        *(float(_KINDS.index(shape.kind)), float(shape.height), float(shape.width), float(shape.channels)),
+        *(float(shape.kernel), float(shape.stride), float(shape.reduction), float(shape.group), float(shape.extra)),
+        math.log2(shape.products),
+        window * shape.channels / 256,
+        shape.height * shape.width * shape.stride**2 * deep / 256,
+        *(float(registers.threads), float(knobs.parallel), math.log2(chunks(shape, knobs))),
+        evenness(shape, knobs, registers),
+        parallel_share(shape, knobs, registers),
+    ]
+
+
+def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """Vector loads and broadcasts for each vector multiply-add of a tile: the first figure of merit of a tile."""
+    wide = vectors(knobs.channels, knobs.lanes, registers)
+    positions = knobs.rows * knobs.columns
+    if shape.kind in ("depthwise", "pool"):
+        height = (knobs.rows - 1) * shape.stride + shape.kernel
+        width = (knobs.columns - 1) * shape.stride + shape.kernel
+        return (height * width + shape.kernel**2) / (positions * shape.kernel**2)
+    return (positions + wide) / (positions * wide)

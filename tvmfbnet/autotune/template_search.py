@@ -1,0 +1,117 @@
+"""The search of a templated kernel's knobs: mostly those that the ranking thinks fastest, some at random.
+
+The first round also holds what was best for kernels that differ only in their epilogue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.cost_model import Ranking
+from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.templates import apply_knobs
+from tvmfbnet.compiler.lowering import Kernel
+from tvmfbnet.rpc.session import KernelTiming, last_line
+
+if TYPE_CHECKING:
+    from tvmfbnet.autotune.cost_model import Array
+
+# Share of a round that is drawn at random, so that the ranking sees what it does not believe in.
+_EXPLORE = 0.25
+# Ways taken over from kernels that differ only in their epilogue.
+SEEDS = 2
+
+
+class TemplateSearch:
+    """Proposes knobs of one kernel.
+
+    Args:
+        kernel: what is tuned.
+        shape: of the kernel.
+        ranking: shared by all kernels.
+        tried: knobs that earlier runs timed.
+        batch: candidates a round.
+        seed: of the random share.
+        seeds: knobs to try first, the best of kernels that differ only in their epilogue.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        shape: KernelShape,
+        ranking: Ranking,
+        tried: Iterable[Knobs],
+        batch: int,
+        seed: int,
+        seeds: Iterable[Knobs] = (),
+    ) -> None:
+        self.kernel, self._shape, self.batch = kernel, shape, batch
+        self._ranking = ranking
+        self._random = random.Random(f"{seed} {kernel.key}")
+        known = {knobs.key for knobs in tried}
+        self._left = [knobs for knobs in all_knobs(shape, ranking.registers) if knobs.key not in known]
+        self._seeds = [knobs.key for knobs in seeds]
+        self._rows: Array = ranking.rows(shape, self._left)
+        self._pending: list[Candidate] = []
+        self._promise: tuple[tuple[int, int], float | None] = ((-1, -1), None)
+
+    @property
+    def shape(self) -> KernelShape:
+        """What the kernel computes."""
+        return self._shape
+
+    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+        """The next round, ``most`` candidates at most; empty when every way was tried."""
+        if not self._left:
+            return []
+        count = min(self.batch if most is None else most, self.batch, len(self._left))
+        order = self._seeds_first(self._order())
+        explored = min(round(_EXPLORE * count), len(order) - count)
+        chosen = order[: count - explored] + self._random.sample(order[count - explored :], explored)
+        self._pending = [self._candidate(self._left[index]) for index in chosen]
+        gone = set(chosen)
+        stay = [index for index in range(len(self._left)) if index not in gone]
+        self._left, self._rows = [self._left[index] for index in stay], self._rows[stay]
+        return self._pending
+
+    def _seeds_first(self, order: list[int]) -> list[int]:
+        seeds, self._seeds = self._seeds, []
+        at = {self._left[index].key: index for index in order} if seeds else {}
+        first = [at[key] for key in seeds if key in at]
+        return first + [index for index in order if index not in first]
+
+    def _order(self) -> list[int]:
+        """Indices of what is left, the most promising first."""
+        slowness = self._ranking.slowness(self._rows)
+        if slowness is not None:
+            return [int(index) for index in np.argsort(slowness, kind="stable")]
+        # Untrained, the rule of thumb ranks; noise keeps a round from being one tile in all its variants.
+        scores = [self._ranking.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
+        return sorted(range(len(scores)), key=scores.__getitem__)
+
+    def _candidate(self, knobs: Knobs) -> Candidate:
+        try:
+            return Candidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
+        except Exception as error:  # TVM raises many kinds; the trial is recorded as failed
+            return Candidate(None, knobs=knobs, error=last_line(str(error)))
+
+    def learn(self, timings: Sequence[KernelTiming]) -> None:
+        """Hands the last round to the ranking."""
+        for candidate, timing in zip(self._pending, timings, strict=True):
+            if candidate.knobs is not None:
+                self._ranking.add(self._shape, candidate.knobs, timing.best_ms)
+
+    def promised_ms(self) -> float | None:
+        """The ranking's best prediction of what is left."""
+        if not self._left:
+            return None
+        state = (self._ranking.fits, len(self._left))
+        if self._promise[0] != state:
+            predicted = self._ranking.predict_ms(self._shape, self._rows)
+            self._promise = (state, None if predicted is None else float(predicted.min()))
+        return self._promise[1]

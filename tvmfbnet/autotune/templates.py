@@ -1,0 +1,241 @@
+"""Hand-written CPU schedules: a kernel's TIR and its knobs in, a scheduled kernel out.
+
+One pattern serves all: the output is cut into tiles that fit the vector registers; a tile's sums are kept in
+registers while the reduction runs over them; bias, residual and activation are applied as the tile is stored; weights
+are prepacked in the order in which the tiles read them. Where the target has threads, loops over tiles may run in
+parallel. Schedules are TVM schedules with a trace, so they live in the
+same database as those of MetaSchedule's own search, and are applied at compile time in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm.ir import IRModule
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+
+from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
+
+_REDUCE = 2  # tvm.tirx.IterVar.CommReduce
+_CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The parts of a kernel: blocks before the sum, the sum itself, and what is done with it, the output last."""
+
+    before: tuple[Any, ...]
+    total: Any | None
+    after: tuple[Any, ...]
+
+
+def has_templates(target: tvm.target.Target) -> bool:
+    """Whether a target's kernels are scheduled by templates: those of CPUs."""
+    return compiles_for_cpu(target)
+
+
+def registers_of(target: tvm.target.Target) -> Registers:
+    """The vector registers of a CPU target, by the features that are on, and the threads that a kernel may use."""
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_triple, llvm_get_vector_width
+
+    if target.kind.name != "llvm":
+        return Registers(16, 1)  # C has no vectors and no parallel loops; its compiler makes vectors of scalars
+    threads = int(target.attrs.get("num-cores", 1))
+    machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
+    if machine not in ("x86_64", "i386", "i686"):
+        few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
+        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 32, 4), threads)
+    # TVM gives 512 bits for every x86.
+    features = {str(feature) for feature in llvm_get_cpu_features(target)}
+    if "avx512f" in features:
+        return Registers(32, 16, threads)
+    return Registers(16, 8 if "avx" in features else 4, threads)
+
+
+def shape_of(mod: IRModule) -> KernelShape | None:
+    """What a kernel computes, or None where no template fits it."""
+    schedule = Schedule(mod)
+    blocks = _blocks(schedule)
+    if blocks is None:
+        return None
+    if blocks.total is None:
+        *outer, width, channels = _output_shape(mod)
+        return KernelShape("move", _product(outer), width, channels) if outer else None
+    total = schedule.get(blocks.total)
+    spatial = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type != _REDUCE]
+    reduced = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type == _REDUCE]
+    extra = len(blocks.after)
+    if total.name_hint in _CONVS and len(spatial) == 4 and spatial[0] == 1 and len(reduced) == 3:
+        return _conv_shape(mod, schedule, blocks, spatial, reduced)
+    if total.name_hint == "matmul" and spatial[:1] == [1] and len(spatial) == 2:
+        return KernelShape("matmul", 1, 1, spatial[1], reduction=reduced[0], group=spatial[1], extra=extra)
+    if len(reduced) == 2 and len(spatial) == 4 and spatial[:3] == [1, 1, 1] and reduced[0] == reduced[1]:
+        return KernelShape("pool", 1, 1, spatial[3], kernel=reduced[0], group=spatial[3], extra=extra)
+    return None
+
+
+def _conv_shape(
+    mod: IRModule, schedule: Schedule, blocks: _Blocks, spatial: list[int], reduced: list[int]
+) -> KernelShape | None:
+    _, height, width, channels = spatial
+    kernel, other, reduction = reduced
+    source = ArgInfo.from_prim_func(mod["main"])[0].shape
+    if kernel != other or len(blocks.before) != 1:
+        return None
+    stride, inputs = round(int(source[1]) / height), int(source[3])
+    groups = inputs // reduction
+    padded = [int(axis.dom.extent) for axis in schedule.get(blocks.before[0]).iter_vars][1:3] != [
+        int(size) for size in source[1:3]
+    ]
+    kind: Kind = "depthwise" if groups == channels and groups > 1 else "conv"
+    group = channels // groups
+    return KernelShape(kind, height, width, channels, kernel, stride, reduction, group, padded, len(blocks.after))
+
+
+def _output_shape(mod: IRModule) -> list[int]:
+    return [int(size) for size in ArgInfo.from_prim_func(mod["main"])[-1].shape]
+
+
+def _product(values: list[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def _blocks(schedule: Schedule) -> _Blocks | None:
+    """Finds the parts; None where there is more than one sum or more than one output."""
+    root = schedule.get_sblock("root", "main")
+    blocks = list(schedule.get_child_blocks(root))
+    if len(schedule.get_output_blocks(root)) != 1:
+        return None
+    sums = [
+        index
+        for index, block in enumerate(blocks)
+        if any(axis.iter_type == _REDUCE for axis in schedule.get(block).iter_vars)
+    ]
+    if len(sums) > 1:
+        return None
+    if not sums:
+        return _Blocks((), None, tuple(blocks))
+    at = sums[0]
+    return _Blocks(tuple(blocks[:at]), blocks[at], tuple(blocks[at + 1 :])) if blocks[at + 1 :] else None
+
+
+def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
+    """Schedules a kernel.
+
+    Args:
+        mod: the kernel, one function ``main``.
+        shape: of the kernel, from :func:`shape_of`.
+        knobs: one of :func:`tvmfbnet.autotune.knobs.all_knobs`.
+    """
+    schedule = Schedule(mod)
+    blocks = _blocks(schedule)
+    if blocks is None:
+        raise ValueError("no template fits this kernel")
+    for block in blocks.after[:-1]:
+        schedule.compute_inline(block)
+    if blocks.total is None:
+        _move(schedule, blocks.after[-1], knobs)
+    else:
+        _tile(schedule, blocks, shape, knobs)
+    return schedule
+
+
+def _move(schedule: Schedule, last: Any, knobs: Knobs) -> None:
+    *outer, row, channel = schedule.get_loops(last)
+    if knobs.parallel:
+        schedule.parallel(schedule.fuse(*outer))
+    if knobs.lanes > 1:
+        _, inner = schedule.split(channel, [None, knobs.lanes])
+        schedule.vectorize(inner)
+    if knobs.columns > 1:
+        _, inner = schedule.split(row, [None, knobs.columns])
+        schedule.unroll(inner)
+
+
+def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs) -> None:
+    total, last = blocks.total, blocks.after[-1]
+    outer = _tile_output(schedule, last, knobs)
+    schedule.set_scope(total, 0, "local")
+    schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
+    _tile_sum(schedule, total, shape, knobs)
+    for block in blocks.before:
+        _place_padding(schedule, block, outer, knobs)
+    ms.postproc.RewriteLayout().apply(schedule)
+    # Loops outside the tile: the batch axis and those over tiles. The next one is the first of the reduction.
+    outside = len(outer) + 1
+    if knobs.parallel:
+        _make_parallel(schedule, blocks, knobs)
+        outside -= knobs.parallel - 1
+    init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
+    for loop in schedule.get_loops(init)[outside:-1]:
+        schedule.unroll(loop)
+
+
+def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
+    """Makes the outermost loops over tiles one parallel loop; padding that is made before all tiles gets its own."""
+    loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
+    schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
+    if knobs.padding == "whole":
+        for block in blocks.before:
+            rows = schedule.get_loops(block)[1]
+            schedule.parallel(rows)
+
+
+def _tile_output(schedule: Schedule, last: Any, knobs: Knobs) -> list[Any]:
+    """Cuts the output into tiles; returns the loops over tiles, outermost first."""
+    loops = schedule.get_loops(last)
+    split = {"c": schedule.split(loops[-1], [None, knobs.channels])}
+    if len(loops) == 4:
+        split["y"] = schedule.split(loops[1], [None, knobs.rows])
+        split["x"] = schedule.split(loops[2], [None, knobs.columns])
+    order = [axis for axis in knobs.order if axis in split]
+    outer = [split[axis][0] for axis in order]
+    inner = [split[axis][1] for axis in "yxc" if axis in split]
+    schedule.reorder(*outer, *inner)
+    whole, lanes = schedule.split(inner[-1], [None, knobs.lanes])
+    for loop in (*inner[:-1], whole):
+        schedule.unroll(loop)
+    schedule.vectorize(lanes)
+    return outer
+
+
+def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) -> None:
+    """Orders the sum's loops: the reduction outside, a register tile inside."""
+    axes = schedule.get(total).iter_vars
+    loops = schedule.get_loops(total)[-len(axes) :]
+    spatial = [loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type != _REDUCE]
+    reduced = [loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type == _REDUCE]
+    vector, lanes = schedule.split(spatial[-1], [None, knobs.lanes])
+    if shape.kind == "pool":
+        schedule.reorder(*reduced, *spatial[:-1], vector, lanes)
+        unrolled = reduced[-1:]
+    else:
+        deep, steps = schedule.split(reduced[-1], [None, knobs.unroll])
+        schedule.reorder(*reduced[:-1], deep, steps, *spatial[:-1], vector, lanes)
+        unrolled = [*reduced[:-1], steps]
+    for loop in (*unrolled, *spatial[1:-1], vector):
+        schedule.unroll(loop)
+    schedule.vectorize(lanes)
+
+
+def _place_padding(schedule: Schedule, block: Any, outer: list[Any], knobs: Knobs) -> None:
+    if knobs.padding == "inline":
+        schedule.compute_inline(block)
+        return
+    if knobs.padding != "whole":
+        at = outer[0] if knobs.padding == "outer" else outer[1]
+        schedule.compute_at(block, at, preserve_unit_loops=True)
+    innermost = schedule.get_loops(block)[-1]
+    extent = int(schedule.get(innermost).extent)
+    lanes = next((lanes for lanes in (16, 8, 4) if extent % lanes == 0), 1)
+    if lanes > 1:
+        _, inner = schedule.split(innermost, [None, lanes])
+        schedule.vectorize(inner)

@@ -1,0 +1,171 @@
+"""The log of every trial, failures with their reason included: what a resumed run counts its budget by and learns from.
+
+One JSON object a line in ``trials.jsonl`` beside the tuning database, flushed to disk after every round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.compiler.lowering import Kernel
+from tvmfbnet.files import storage_errors
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
+from tvmfbnet.rpc.session import KernelTiming
+
+# The kind of a trial whose device reported a time that is none.
+_NO_TIME = "time"
+# Trials further apart than this belong to different runs (seconds).
+_PAUSE = 60.0
+# The rate is that of so many trials at most, the newest, and at least (gaps between them).
+_RECENT, _LEAST_GAPS = 300, 24
+
+
+@dataclass(frozen=True)
+class Templated:
+    """A trial of a template: what was scheduled how, and its time in milliseconds (None where it failed)."""
+
+    shape: KernelShape
+    knobs: Knobs
+    best_ms: float | None
+
+
+class TrialLog:
+    """What was tried so far. A line that is torn or damaged is passed over with a warning; reading writes nothing.
+
+    A trial whose time is no time of this world (zero, not finite) counts as one that failed.
+
+    Args:
+        path: the file; None where there were no trials, to be asked alone.
+
+    Attributes:
+        spent: trials of each task, by the kernel's key.
+        best_ms: fastest valid trial of each task.
+        failures: failed trials by kind.
+        templated: the trials of templates, by task.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.spent: Counter[str] = Counter()
+        self.best_ms: dict[str, float] = {}
+        self.failures: Counter[str] = Counter()
+        self.templated: dict[str, list[Templated]] = defaultdict(list)
+        self._times: list[float] = []
+        self._mended = False
+        if path is not None and path.exists():
+            with storage_errors(path, "read"):
+                lines = path.read_bytes().split(b"\n")
+            bad = BadLines(path, "valid trial")
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    self._count_line(number, line, bad)
+            bad.conclude()
+
+    def _count_line(self, number: int, line: bytes, bad: BadLines) -> None:
+        try:
+            self._count(json.loads(line))
+        except UNREADABLE as error:
+            bad.skip(number, "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200])
+
+    def _count(self, record: dict[str, Any]) -> None:
+        task, kind, best = str(record["task"]), str(record["kind"]), record.get("best_ms")
+        knobs = Knobs(**_plain(record["knobs"])) if record.get("knobs") else None
+        shape = KernelShape(**_plain(record["shape"])) if record.get("shape") else None
+        seconds = datetime.fromisoformat(record["time"]).timestamp() if "time" in record else None
+        if best is not None:
+            best = float(best)
+            if kind or not (math.isfinite(best) and best > 0):
+                kind, best = kind or _NO_TIME, None
+        self.spent[task] += 1
+        if kind:
+            self.failures[kind] += 1
+        elif best is not None:
+            self.best_ms[task] = min(best, self.best_ms.get(task, float("inf")))
+        if knobs is not None and shape is not None:
+            self.templated[task].append(Templated(shape, knobs, best))
+        if seconds is not None:
+            self._times.append(seconds)
+
+    def trials_of(self, kernels: Iterable[Kernel]) -> int:
+        """Trials that some kernels have had, together."""
+        return sum(self.spent[kernel.key] for kernel in kernels)
+
+    def kernels_ms(self, kernels: Sequence[Kernel]) -> float | None:
+        """What a part's kernels take by themselves, milliseconds; None without kernels, or where one has no trial."""
+        if not kernels or any(kernel.key not in self.best_ms for kernel in kernels):
+            return None
+        return sum(kernel.count * self.best_ms[kernel.key] for kernel in kernels)
+
+    def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
+        """The best knobs of other tasks that differ from ``task`` only in what is done after the sum, fastest first.
+
+        Args:
+            task: key of the kernel that is to be tuned.
+            shape: of that kernel.
+            most: how many at most.
+        """
+        # Relative to its task's best: the epilogues themselves take different times.
+        tried = [
+            (trial.best_ms / self.best_ms[other], trial.knobs)
+            for other, trials in self.templated.items()
+            if other != task and trials and trials[0].shape.anchor == shape.anchor
+            for trial in trials
+            if trial.best_ms is not None
+        ]
+        distinct = {knobs.key: knobs for _, knobs in sorted(tried, key=lambda pair: pair[0])}
+        return list(distinct.values())[:most]
+
+    def trials_per_second(self) -> float | None:
+        """The rate of the newest trials, pauses between them left out; None before there is anything to go by."""
+        times = self._times[-_RECENT:]
+        gaps = [later - sooner for sooner, later in pairwise(times)]
+        counted = [gap for gap in gaps if 0 <= gap < _PAUSE]
+        return len(counted) / sum(counted) if sum(counted) > 0 and len(counted) >= _LEAST_GAPS else None
+
+    def append(
+        self,
+        kernel: Kernel,
+        shape: KernelShape | None,
+        knobs: Sequence[Knobs | None],
+        timings: Sequence[KernelTiming],
+    ) -> None:
+        """Writes one round: a line for each candidate. The target's lock must be held."""
+        if self.path is None:
+            raise ValueError("a log without a file takes no trials")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        lines = []
+        for chosen, timing in zip(knobs, timings, strict=True):
+            record = {
+                "task": kernel.key,
+                "name": kernel.name,
+                "best_ms": timing.best_ms,
+                "kind": timing.kind,
+                "error": timing.error,
+                "shape": asdict(shape) if shape is not None else None,
+                "knobs": chosen.to_dict() if chosen is not None else None,
+                "time": now,
+            }
+            lines.append(json.dumps(record))
+            self._count(record)
+        with storage_errors(self.path, "append to"):
+            if not self._mended:  # a line that an earlier crash tore must spoil none of ours
+                mend_last_line(self.path)
+                self._mended = True
+            append_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of knobs or of a shape, if they are small whole numbers, words and switches."""
+    for name, field in value.items():
+        if not isinstance(field, str | int) or (isinstance(field, int) and not 0 <= field < 1 << 31):
+            raise ValueError(f"{name} is {str(field)[:40]}")
+    return value

@@ -1,0 +1,261 @@
+"""One round of trials: waits for its builds, then times them on a device. A device's fault is never a kernel's.
+
+A round is timed in one session, and each trial is told as soon as it is known, so that it can be recorded before the
+next one is timed. If the session breaks, those kernels that were not timed yet are timed one by one, on whichever
+device is free; only a kernel that breaks its session every time is given up as crashing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult, Built
+from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.task_scheduler import TaskState
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice
+from tvmfbnet.rpc.session import KernelJob, KernelTiming, Repeats, time_kernels
+from tvmfbnet.rpc.tracker import Endpoint, address_text, await_key, query_tracker
+from tvmfbnet.targets.definition import ResolvedTarget
+
+# A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
+_STRIKES = 3
+# The same, whatever became of the devices: a kernel may also take its device down.
+_ATTEMPTS = 12
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+
+
+@dataclass
+class Activity:
+    """What the rounds of a run have cost so far; several threads add to it.
+
+    Attributes:
+        seconds: by what they went to.
+        trials: candidates done.
+        busy: devices that are timing at this moment.
+        faults: sessions that broke or missed their deadline, by device and what happened.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0})
+    trials: int = 0
+    busy: int = 0
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, what: str, seconds: float) -> None:
+        """Counts time spent."""
+        with self._lock:
+            self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def count(self, trials: int = 0, busy: int = 0) -> None:
+        """Counts events."""
+        with self._lock:
+            self.trials, self.busy = self.trials + trials, self.busy + busy
+
+    def note(self, fault: RemoteError) -> None:
+        """Counts a fault to its device."""
+        with self._lock:
+            self.faults[fault.device or "no device", fault.happening] += 1
+
+    def faults_by_device(self) -> dict[str, dict[str, int]]:
+        """What happened to which device, and how often."""
+        with self._lock:
+            return {
+                device: {what: count for (where, what), count in sorted(self.faults.items()) if where == device}
+                for device in sorted({device for device, _ in self.faults})
+            }
+
+
+@dataclass
+class OpenRound:
+    """Candidates of one task in flight.
+
+    Attributes:
+        state: the task's.
+        candidates: what is built and timed.
+        best_before_ms: the task's fastest trial before; None where there was none.
+        timings: what is known of the candidates so far, by their place.
+    """
+
+    state: TaskState
+    candidates: Sequence[Candidate]
+    best_before_ms: float | None
+    timings: dict[int, KernelTiming] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> int:
+        """How many candidates are not known yet."""
+        return len(self.candidates) - len(self.timings)
+
+
+@dataclass(frozen=True)
+class News:
+    """What a round's thread tells: one candidate's timing, or that the round has ended, and by what error if any."""
+
+    told_by: OpenRound
+    place: int = -1
+    timing: KernelTiming | None = None
+    error: BaseException | None = None
+
+
+def start_worker(worker: RemoteWorker, workers: queue.Queue[RemoteWorker]) -> None:
+    """Has a worker load what it needs while the first kernels are built, then offers it."""
+    with suppress(RemoteError):  # a call starts it again, and says what is wrong
+        worker.start()
+    workers.put(worker)
+
+
+class StoppedError(Exception):
+    """The run ends before this round does."""
+
+
+# Takes a candidate's place in its round and what came of it.
+Told = Callable[[int, KernelTiming], None]
+
+
+class RoundRunner:
+    """Where rounds are built and timed; used by several threads at once, one device each.
+
+    Args:
+        target: how to time, and how long to wait.
+        endpoint: where the devices are.
+        pool: builds.
+        workers: one remote worker a device, shared by the threads.
+        folder: for the libraries on their way to a device.
+        activity: what is spent is counted there.
+    """
+
+    def __init__(
+        self,
+        target: ResolvedTarget,
+        endpoint: Endpoint,
+        pool: BuilderPool,
+        workers: queue.Queue[RemoteWorker],
+        folder: Path,
+        activity: Activity,
+    ) -> None:
+        self.target, self.endpoint, self.pool = target, endpoint, pool
+        self._workers, self._folder, self._activity = workers, folder, activity
+        policy = target.timing
+        self._repeats = Repeats(policy.trial_repeats, policy.trial_min_ms)
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Ends the rounds in flight as soon as they notice: nothing more is told, nothing is tried again."""
+        self._stopped.set()
+
+    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None], told: Told) -> None:
+        """Waits for the builds, then times what was built; each candidate's outcome is told as soon as it is known.
+
+        Raises:
+            DeviceError: no device came back.
+            StoppedError: :meth:`stop` was called.
+        """
+        jobs: dict[int, KernelJob] = {}
+        for place, (candidate, build) in enumerate(zip(candidates, builds, strict=True)):
+            outcome = KernelTiming(error=candidate.error, kind="schedule") if build is None else self.pool.result(build)
+            if isinstance(outcome, Built):
+                self._activity.add("build", outcome.seconds)
+                jobs[place] = self._job(candidate, outcome, f"{id(candidates):x}_{place}")
+            else:
+                self._tell(told, place, outcome)
+        if jobs:
+            self._time_on_a_device(jobs, told)
+
+    def _tell(self, told: Told, place: int, timing: KernelTiming) -> None:
+        if self._stopped.is_set():
+            raise StoppedError  # whatever failed may have failed because the run ends
+        self._activity.count(trials=1)
+        told(place, timing)
+
+    def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
+        path = self._folder / f"candidate{name}.so"
+        path.write_bytes(built.library)
+        return KernelJob(str(path), candidate.arguments, built.pool)
+
+    def _time_on_a_device(self, jobs: Mapping[int, KernelJob], told: Told) -> None:
+        worker = self._workers.get()
+        self._activity.count(busy=1)
+        began = time.monotonic()
+        try:
+            left = dict(jobs)
+            places = list(jobs)
+
+            def given(timed: tuple[int, KernelTiming]) -> None:
+                place = places[timed[0]]
+                del left[place]
+                self._tell(told, place, timed[1])
+
+            if isinstance(self._attempt(list(jobs.values()), worker, given), RemoteError):
+                for place, job in left.items():
+                    self._tell(told, place, self._time_alone(job, worker))
+        finally:
+            self._activity.count(busy=-1)
+            self._workers.put(worker)
+            self._activity.add("measure", time.monotonic() - began)
+            for job in jobs.values():
+                Path(job.library).unlink(missing_ok=True)
+
+    def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
+        strikes = attempts = 0
+        while True:
+            timings = self._attempt([job], worker)
+            if not isinstance(timings, RemoteError):
+                return timings[0]
+            attempts += 1
+            strikes += self._blames_kernel(timings)
+            if attempts == _ATTEMPTS and timings.kind == "took no file":
+                raise timings
+            if strikes == _STRIKES and timings.illegal_instruction:
+                raise DeviceError(f"{timings}; {instructions_advice(self.target)}")
+            if strikes == _STRIKES or attempts == _ATTEMPTS:
+                error = f"broke {attempts} sessions with nothing else in them: {timings}"
+                return KernelTiming(error=error, kind="crash")
+            time.sleep(min(_FIRST_PAUSE * 2**attempts, _LONGEST_PAUSE))  # a device that fails at once is free at once
+
+    def _blames_kernel(self, fault: RemoteError) -> bool:
+        """Whether the device outlived its session: else not the kernel but the device was at fault.
+
+        A device that lives ends a hung kernel's session itself and says so; from one that does not, there is no answer.
+        """
+        if fault.stage != "run" or fault.kind in ("no answer", "took no file"):
+            return False
+        try:
+            servers = query_tracker(self.endpoint.host, self.endpoint.port).servers
+        except DeviceError:
+            return False
+        return any(server["key"] == self.endpoint.key and address_text(server) == fault.device for server in servers)
+
+    def _attempt(
+        self, jobs: Sequence[KernelJob], worker: RemoteWorker, given: Callable[[Any], None] = lambda timed: None
+    ) -> list[KernelTiming] | RemoteError:
+        """One session; the fault when it broke, once a device is there again.
+
+        Args:
+            jobs: what is timed.
+            worker: talks to the device.
+            given: takes (index of a job, its timing) at once.
+
+        Raises:
+            DeviceError: no device came back in time.
+            StoppedError: the run ends, which may be why the session broke.
+        """
+        limits = self.target.timeouts
+        seconds = limits.connect + limits.trial * len(jobs)
+        try:
+            return worker.call(time_kernels, jobs, self._repeats, seconds=seconds, given=given)
+        except RemoteError as fault:
+            if self._stopped.is_set():
+                raise StoppedError from fault
+            self._activity.note(fault)
+            await_key(self.endpoint, limits.session)
+            return fault

@@ -1,0 +1,105 @@
+"""Chains of lowered parts with clocks between them: how each part's time is read inside a net.
+
+A part that is timed alone in a loop finds its weights, its input and its output in the caches; in a net the other
+layers have pushed them out since the last image. So parts are put together to whole nets, exactly as a compiled net
+calls their kernels, and a clock is read at every border. The clock is a kernel of the library itself, so any CPU behind
+any RPC server can be timed this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import tvm
+from tvm import relax, te, topi
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+from tvm.tirx import PrimFunc
+
+from tvmfbnet.compiler.inline import splice
+from tvmfbnet.errors import UserError
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
+
+# clockid_t of CLOCK_MONOTONIC; Apple numbers it otherwise, and its CLOCK_UPTIME_RAW is the one with nanoseconds.
+_MONOTONIC, _APPLE_UPTIME_RAW = 1, 8
+
+
+def chain_nets(nets: Sequence[Sequence[IRModule]], target: tvm.target.Target) -> IRModule:
+    """One module with a function for each net, named by :func:`net_function`; what nets share is in it once.
+
+    Each runs its parts one after another, from the first's input to the last's output. It returns the output and the
+    clock's readings: (parts + 2, 2) int64, seconds and nanoseconds before the first part, after each, and once more at
+    the end, so that the last two tell what reading the clock takes.
+
+    Args:
+        nets: of each net the lowered parts (see :func:`tvmfbnet.compiler.lowering.lower`), each fitting the one before.
+        target: what they are compiled for; a CPU.
+
+    Raises:
+        UserError: the target's kernels do not run one after another on a CPU.
+    """
+    if not compiles_for_cpu(target):
+        raise UserError(f"only CPU targets have a clock to read between kernels, not {target.kind.name}")
+    builder = relax.BlockBuilder()
+    for number, parts in enumerate(nets):
+        _emit_net(builder, net_function(number), parts, target)
+    return builder.get()
+
+
+def net_function(number: int) -> str:
+    """The name of a net's function in a module of :func:`chain_nets`."""
+    return f"net{number}"
+
+
+def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule], target: tvm.target.Target) -> None:
+    (given,) = parts[0]["main"].params
+    source = relax.Var("input", given.ty)
+    readings: list[relax.Expr] = []
+    with builder.function(name, [source]):
+        with builder.dataflow():
+            value: relax.Expr = source
+            readings.append(_read_clock(builder, value, target))
+            for number, part in enumerate(parts):
+                value = splice(builder, part, _fitting(value, part), sum(part is other for other in parts[:number]))
+                readings.append(_read_clock(builder, value, target))
+            readings.append(_read_clock(builder, value, target))
+            output = builder.emit_output(relax.Tuple([value, _gathered(builder, readings)]))
+        builder.emit_func_output(output)
+
+
+def _fitting(value: relax.Expr, part: IRModule) -> relax.Expr:
+    """The value in the shape that a part takes: the pool leaves (1, C, 1, 1), the classifier takes (1, C)."""
+    (given,) = part["main"].params
+    wanted = [int(size) for size in given.ty.shape.values]
+    return value if [int(size) for size in value.ty.shape.values] == wanted else relax.op.reshape(value, wanted)
+
+
+def _read_clock(builder: relax.BlockBuilder, value: relax.Expr, target: tvm.target.Target) -> relax.Expr:
+    """Emits a reading of the clock; it takes ``value``, which must therefore be there before."""
+    clockid = _APPLE_UPTIME_RAW if "apple" in str(target.attrs.get("mtriple", "")) else _MONOTONIC
+    shape = tuple(int(size) for size in value.ty.shape.values)
+    kernel = builder.add_func(_clock(shape, str(value.ty.dtype), clockid), "clock")
+    return builder.emit(relax.call_tir(kernel, [value], relax.TensorType((1, 2), "int64")))
+
+
+@cache  # parsing takes TVM longer than everything else here
+def _clock(shape: tuple[int, ...], dtype: str, clockid: int) -> PrimFunc:
+    @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]
+    def clock(value: T.Buffer(shape, dtype), reading: T.Buffer((1, 2), "int64")):  # type: ignore[no-untyped-def,valid-type]
+        # struct timespec is two 64-bit integers on every 64-bit system.
+        for row in range(1):
+            with T.sblock("clock"):
+                T.axis.spatial(1, row)
+                T.reads(value[0:1])
+                T.writes(reading[0:1, 0:2])
+                T.evaluate(T.call_extern("int32", "clock_gettime", clockid, reading.data))
+
+    return clock
+
+
+def _gathered(builder: relax.BlockBuilder, readings: Sequence[relax.Expr]) -> relax.Expr:
+    placeholders = [te.placeholder((1, 2), "int64", f"reading{number}") for number in range(len(readings))]
+    kernel = te.create_prim_func([*placeholders, topi.concatenate(placeholders, axis=0)])
+    name = builder.add_func(kernel, "gather_readings")
+    return builder.emit(relax.call_tir(name, list(readings), relax.TensorType((len(readings), 2), "int64")))

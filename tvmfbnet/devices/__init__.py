@@ -1,1 +1,0 @@
-"""Where code runs: target definitions, the tracker, device servers, remote jobs with a deadline, robust timing."""

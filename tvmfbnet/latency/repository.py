@@ -1,0 +1,143 @@
+"""Where the measurements of a target live, and how its latency table is loaded from there.
+
+One folder a target: ``latency.jsonl`` is the journal of what was measured here, ``table.csv`` a table that was
+imported from elsewhere; the journal goes first. ``kernels.json`` holds what tuning knows of the parts' kernels.
+``correction-SPACE-KEY.json`` is what comparing sums of blocks with whole nets found for one context and a space of one
+content. The folder of all targets is
+``tuning_logs`` in the current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names
+another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tvmfbnet.advice import bring_table, tune, validate
+from tvmfbnet.errors import LatencyError, UserError
+from tvmfbnet.files import digest
+from tvmfbnet.latency.additivity import load_correction
+from tvmfbnet.latency.context import Context, choose_context
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.kernel_sums import recall
+from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table_io import read_table
+from tvmfbnet.progress import say
+from tvmfbnet.space.space import Space, content_key
+
+ENVIRONMENT = "TVMFBNET_TUNING_LOGS"
+
+_KERNELS = "kernels.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def logs_root(root: Path | None = None) -> Path:
+    """The folder of all targets: ``root``, else what the environment names, else ``tuning_logs``."""
+    return root or Path(os.environ.get(ENVIRONMENT) or "tuning_logs")
+
+
+def target_folder(target: str, root: Path | None = None) -> Path:
+    """The folder of one target, whether it exists or not; :class:`UserError` if the name could not be a folder's."""
+    if not _NAME.fullmatch(target):
+        raise UserError(f"bad target name {target!r}: letters, digits, '_', '-' and '.' only, a letter or digit first")
+    return logs_root(root) / target
+
+
+def journal_path(target: str, root: Path | None = None) -> Path:
+    """The journal of what was measured for a target."""
+    return target_folder(target, root) / "latency.jsonl"
+
+
+def table_path(target: str, root: Path | None = None) -> Path:
+    """The table that was imported under a target's name."""
+    return target_folder(target, root) / "table.csv"
+
+
+def kernels_path(target: str, root: Path | None = None) -> Path:
+    """What the kernels of each tuned part take by themselves (:mod:`tvmfbnet.latency.kernel_sums`)."""
+    return target_folder(target, root) / _KERNELS
+
+
+def correction_path(target: str, space: Space, context: Context | None, root: Path | None = None) -> Path:
+    """What comparing sums with whole nets found for a target: of one space by its content, in one context."""
+    key = digest([content_key(space), None if context is None else context.key])[:8]
+    return target_folder(target, root) / f"correction-{space.name}-{key}.json"
+
+
+def corrected(table: LatencyTable, target: str, space: Space, root: Path | None = None) -> LatencyTable:
+    """The table with the stored correction for a space applied; the same table where there is none for its cells.
+
+    Says so where a correction was stored for other cells than the table's: measuring again makes it void.
+    """
+    path = correction_path(target, space, table.context, root)
+    correction = load_correction(path, table, f"run {validate(target)}")
+    if correction is None:
+        if path.exists():
+            say(f"note: {path} belongs to other measurements and is not used; run {validate(target)} again")
+        return table
+    return correction.apply(table) if correction.describe() else table
+
+
+def measured_table(recorded: Iterable[Measurement], context: Context) -> LatencyTable:
+    """Of what a journal holds, the cells measured in one context; an empty table where none were.
+
+    A context without a device takes those of the device model measured last.
+    """
+    parts = [item for item in recorded if item.part.part not in (NET, OVERHEAD) and context.admits(item.context)]
+    return LatencyTable.from_measurements(parts, parts[-1].context, in_order=True) if parts else LatencyTable({})
+
+
+def load_table(
+    target: str, root: Path | None = None, context: Context | None = None, device_model: str | None = None
+) -> LatencyTable:
+    """Loads a target's table: from its journal, else from an imported table. Writes nothing.
+
+    Args:
+        target: name of the target.
+        root: see :func:`logs_root`.
+        context: which measurements to use, of those that it admits the ones of the context measured last. None takes
+            the context measured last and says what it leaves out.
+        device_model: use only this device model's; by default those of the model measured last.
+
+    Raises:
+        LatencyError: nothing was measured or imported for the target, or nothing in that context; says what there is.
+        StorageError: what there is cannot be read.
+    """
+    journal, table = journal_path(target, root), table_path(target, root)
+    if journal.exists():
+        measurements = [item for item in Journal(journal).read() if item.part.part != NET]
+        if measurements:
+            return _table_of(measurements, journal, context, device_model)
+    if table.exists():
+        return replace(read_table(table), name=target)
+    raise LatencyError(
+        f"nothing was measured for target {target} in {journal.parent}: run {tune(target)}, "
+        f"or bring a table with {bring_table(target)}"
+    )
+
+
+def _table_of(
+    measurements: Sequence[Measurement], journal: Path, context: Context | None, device_model: str | None
+) -> LatencyTable:
+    contexts = [item.context for item in measurements]
+    chosen = choose_context(contexts, context, device_model, str(journal))
+    if chosen is None and context is not None:
+        newest = contexts[-1]
+        raise LatencyError(
+            f"{journal} has no measurements of {context.describe()}: what it holds was made in another context "
+            f"({context.difference(newest)}) and is not used; run {tune(context.target)}"
+        )
+    used = [item for item in measurements if item.context == chosen]
+    others = sum(other != chosen and other.model == used[-1].context.model for other in contexts)
+    if others and context is None:
+        say(
+            f"note: {others} of {len(measurements)} measurements in {journal} are left out: "
+            f"made otherwise than the newest ({used[-1].context.describe()})"
+        )
+    times = recall(journal.with_name(_KERNELS), used[-1].context)
+    return replace(LatencyTable.from_measurements(used, in_order=True), kernel_ms=times)

@@ -1,0 +1,399 @@
+"""The whole run from a recipe: tune, search, train, compile, bench, report. Resumable at any point.
+
+A run is one folder. Each stage leaves its own files there and is entered in ``state.json`` when it has ended; a run
+that is started again goes on with the first stage that has not, and that stage goes on from its own checkpoints.
+
+``identity.json`` says what the run is of: digests of what its space, target and data set *contain*. Their names and
+places may change, their contents may not.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from tvmfbnet.advice import remember
+from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
+from tvmfbnet.data.places import check_data
+from tvmfbnet.errors import StorageError
+from tvmfbnet.files import (
+    clear_leftovers,
+    digest,
+    folder_lock,
+    make_folder,
+    read_model,
+    read_yaml,
+    write_json,
+    write_text,
+)
+from tvmfbnet.latency.regressor import complete
+from tvmfbnet.latency.repository import corrected, load_table, target_folder
+from tvmfbnet.latency.table import LatencyTable, target_by_share
+from tvmfbnet.latency.verdict import EXIT_CODES
+from tvmfbnet.machine import describe_machine
+from tvmfbnet.preflight import check_all, require_writable_folder
+from tvmfbnet.progress import loading, say, step
+from tvmfbnet.provisioning.ready import require_ready
+from tvmfbnet.rpc.host_facts import host_fingerprint
+from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.shipped import Shipped
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.registry import load_space, spelled_with_classes
+from tvmfbnet.space.space import Space, content_key
+from tvmfbnet.targets.definition import Target, load_target, resolve
+from tvmfbnet.training.classes import fit_classes
+from tvmfbnet.training.config import TrainConfig
+
+
+class TuneConfig(Config):
+    """How much tuning and measuring a run pays for."""
+
+    trials: int | None = Field(
+        default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
+    )
+    quality: Literal["quick", "normal", "best"] = Field(
+        default="normal", description="without trials: 8, 24 or 96 trials a task"
+    )
+    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
+    seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
+
+
+class Recipe(Config):
+    """One whole run. Shipped recipes are in ``tvmfbnet/pipeline/recipes``; copy one and edit it."""
+
+    description: str = Field(description="one line for people")
+    target: str = Field(description="a target's name or .yaml file")
+    space: str = Field(description="a search space's name or .yaml file")
+    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+    tune: TuneConfig = TuneConfig()
+    latency_target_share: float | None = Field(
+        default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
+    )
+    search: SearchConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Recipe:
+        if self.latency_target_share is not None and self.search.latency_target_ms is not None:
+            raise ValueError("give latency_target_share or search.latency_target_ms, not both")
+        if self.latency_target_share is None:
+            self.search.require_consistent_target()
+        return self
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return _SHIPPED.names()
+
+
+def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
+    """A shipped recipe by name, or one from a ``.yaml`` file; also gives its name.
+
+    Raises:
+        UserError: no such recipe, or it is malformed (says every problem).
+    """
+    path = _SHIPPED.path(name_or_file)
+    return path.stem, validate(Recipe, read_yaml(path), str(path))
+
+
+_SHIPPED = Shipped("recipe", (Path(__file__).parent / "recipes",))
+# The stages that need the target's device.
+_ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
+_CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
+# How a target is reached and described; what is measured does not depend on it.
+_TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
+_FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
+
+
+def _require_torch_device(name: str) -> None:
+    """UserError where a stage would compute on a torch device that is not here; the usual ones need no look."""
+    if name not in ("auto", "cpu"):
+        from tvmfbnet.training.device import pick_device
+
+        pick_device(name)
+
+
+def _target_key(target: Target) -> str:
+    return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run found: the content of its ``result.json``, and the report's page."""
+
+    values: dict[str, Any]
+    report: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the latency target was met or there was none, else 3."""
+        return EXIT_CODES.get(str(self.values["verdict_kind"]), 0)
+
+
+class Run:
+    """One run folder and its stages.
+
+    Args:
+        recipe: what to do.
+        folder: the run's folder; must hold no run of another recipe.
+        logs_root: folder of all targets' measurements.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, logs_root: Path | None = None) -> None:
+        self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
+        self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
+        self.target: Target = load_target(recipe.target)
+        remember(
+            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
+        )
+        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
+        self._check()
+        from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
+
+        space = self.space
+        data = load_data(recipe.data, space.height, space.width, space.input_channels, space.classes)
+        self._identity["data"] = data.fingerprint
+        self._claim()
+
+    def _check(self) -> None:
+        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        recipe, space = self.recipe, self.space
+        done = self._state()
+        computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
+        logs = target_folder(self.target.name, self.logs_root)
+        check_all(
+            lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
+            lambda: require_writable_folder(self.folder),
+            self._require_own,
+            *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
+            *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
+            *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
+        )
+
+    def _claim(self) -> None:
+        """Makes the folder this run's own, or sees that it is."""
+        path, mark = make_folder(self.folder) / "recipe.yaml", self.folder / "identity.json"
+        self._require_own()
+        text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        if not path.exists() or not mark.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            write_json(mark, self._identity)
+
+    def _require_own(self) -> None:
+        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
+        if path.exists():
+            old = validate(Recipe, read_yaml(path), str(path))
+            # Another name or place is no other run, where it is known that the content is the same.
+            names = {name: getattr(self.recipe, name) for name in _CONTENTS} if mark.exists() else {}
+            if old.model_copy(update=names) != self.recipe:
+                raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
+        recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
+        for name, found in self._identity.items():
+            if recorded.get(name, found) != found:
+                raise StorageError(
+                    f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
+                    f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
+                )
+
+    def go(self) -> RunResult:
+        """Runs the stages that have not ended yet; StorageError where another process is at it in this folder."""
+        with folder_lock(self.folder, "a run"):
+            clear_leftovers(*(self.folder / name for name in _FILES))
+            return self._go()
+
+    def _go(self) -> RunResult:
+        if "tune" in self._state():
+            self._table()  # a damaged or foreign one, found out before the next stage is entered
+        work = {
+            "tune": self._tune,
+            "search": self._search,
+            "train": self._train,
+            "compile": self._compile,
+            "bench": self._bench,
+        }
+        for name in STAGES:
+            if name not in work:  # the report is written anew every time
+                continue
+            if name in self._state():
+                say(f"{stage_progress(name)}: done before")
+                continue
+            say(stage_progress(name))
+            started = time.monotonic()
+            work[name]()
+            write_json(self.folder / "state.json", {**self._state(), name: round(time.monotonic() - started, 1)})
+        say(stage_progress("report"))
+        return self._conclude()
+
+    def _state(self) -> dict[str, float]:
+        name = "state.json"
+        return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
+
+    def _tune(self) -> None:
+        with loading():
+            from tvmfbnet.pipeline.tuning import tune_space
+
+        settings = self.recipe.tune
+        tune_space(
+            self.space,
+            self.target,
+            self.logs_root,
+            trials=settings.trials,
+            quality=settings.quality,
+            share=settings.measure_share,
+            seed=settings.seed,
+        )
+        # Frozen here, so that what the run was decided on stays with it.
+        table = self._fresh_table()
+        values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
+        values["correction"] = table.correction
+        values["identity"] = self._table_identity()
+        write_json(self.folder / "table.json", {**values, "cells": table.to_records(self.space.distinct_parts())})
+
+    def _fresh_table(self) -> LatencyTable:
+        from tvmfbnet.profiling.parts import context_of
+
+        context = context_of(resolve(self.target))
+        table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
+        return corrected(table, self.target.name, self.space, self.logs_root)
+
+    def _table_identity(self) -> dict[str, Any]:
+        contents = {name: self._identity[name] for name in ("space", "target")}
+        return {**contents, "tune": self.recipe.tune.model_dump(mode="json")}
+
+    def _table(self) -> LatencyTable:
+        values = read_run_file(self.folder, "table.json")
+        if values.get("identity", self._table_identity()) != self._table_identity():
+            raise StorageError(
+                f"{self.folder / 'table.json'} was measured for another space, target or tune section; "
+                "remove it and the line tune of state.json beside it"
+            )
+        return LatencyTable.from_records(
+            values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
+        )
+
+    def _search(self) -> None:
+        from tvmfbnet.search.search import search
+
+        table, config = self._table(), self.recipe.search
+        share = self.recipe.latency_target_share
+        if share is not None:
+            _, slowest_ms = table.range_ms(self.space)
+            config = config.model_copy(update={"latency_target_ms": target_by_share(share, slowest_ms)})
+        search(self.space, self.recipe.data, table, config, self.folder / "search")
+        if config.latency_target_ms is not None:
+            self._close_loop(table, config.latency_target_ms)
+
+    def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
+        """Times the found net, and chooses again where it misses the target; leaves ``closed_loop.json``."""
+        from tvmfbnet.deploy.trial import time_untrained
+        from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
+        from tvmfbnet.search.search import choose_again
+
+        def proposal(arch: str, accuracy: float | None) -> Proposal:
+            return Proposal(arch, table.arch_ms(parse_arch(arch, self.space), self.space), accuracy or 0.0)
+
+        def choose(factor: float) -> Proposal:
+            best = choose_again(self.folder / "search", factor, data_spec=self.recipe.data)[0]
+            return proposal(best.arch, best.accuracy)
+
+        def measure(text: str) -> Timed:
+            arch = parse_arch(text, self.space)
+            found = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            return Timed(found.interval, found.speed)
+
+        found = read_run_file(self.folder, "search/archs.json")[0]
+        loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
+        write_json(self.folder / "closed_loop.json", loop.to_dict())
+
+    def _closed_loop(self) -> dict[str, Any] | None:
+        """What ``closed_loop.json`` tells; None where there was no latency target."""
+        name = "closed_loop.json"
+        return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else None
+
+    def _arch(self) -> Arch:
+        loop = self._closed_loop()
+        if loop is not None:
+            return parse_arch(str(loop["arch"]), self.space)
+        return parse_arch(str(read_run_file(self.folder, "search/archs.json")[0]["arch"]), self.space)
+
+    def _train(self) -> None:
+        from tvmfbnet.training.train import train
+
+        train(self._arch(), self.space, self.recipe.data, self.recipe.train, self.folder / "train")
+
+    def _compile(self) -> None:
+        from tvmfbnet.autotune.database import existing_database
+        from tvmfbnet.deploy.package import certify, compile_net
+        from tvmfbnet.provisioning.loopback import reach
+        from tvmfbnet.training.train import load_net
+
+        target = resolve(self.target)
+        net, about = load_net(self.folder / "train" / "net.pt")
+        database = existing_database(target, self.logs_root)
+        with step("compiling the net"):
+            package = compile_net(net, target, database, self.folder / "package", about["class_names"])
+        with reach(target) as endpoint, step("checking parity with PyTorch on the device"):
+            package = certify(package, net, target, endpoint)
+        predicted_ms = self._table().arch_ms(self._arch(), self.space)
+        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
+
+    def _bench(self) -> None:
+        from tvmfbnet.deploy.package import load_package
+        from tvmfbnet.deploy.trial import bench_with_probe
+
+        target = resolve(self.target)
+        package = load_package(self.folder / "package", target)
+        result = bench_with_probe(package, self._arch(), self.space, target, self._target_ms(), self.logs_root)
+        package.with_description(latency=result.net.to_dict(target))
+        write_json(self.folder / "bench.json", result.values)
+
+    def _target_ms(self) -> float | None:
+        """The latency target that the search had."""
+        value = read_run_file(self.folder, "search/search.json")["latency_target_ms"]
+        return None if value is None else float(value)
+
+    def _conclude(self) -> RunResult:
+        with loading("matplotlib"):
+            from tvmfbnet.report.page import write_report
+
+        arch, table = self._arch(), self._table()
+        bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
+        verdict = {name: bench.get(name) for name in ("verdict", "verdict_kind", "latency_target_ms", "advice")}
+        values = {
+            **verdict,
+            "measured_ms": bench["latency_ms"],
+            "interval": bench["interval"],
+            "noise": bench["noise"],
+            "speed_factor": bench["speed_factor"],
+            "measured_spread_ms": bench["spread_ms"],
+            "arch": package["arch"],
+            "target": self.target.name,
+            "space": self.space.name,
+            "predicted_ms": table.arch_ms(arch, self.space),
+            "onnxruntime_ms": bench["onnxruntime_ms"],
+            "parity_error": read_run_file(self.folder, "parity.json")["parity_error"],
+            "test_accuracy": read_run_file(self.folder, "train/history.json")[-1]["test_accuracy"],
+            "stage_seconds": self._state(),
+            "kernels_needed": package["kernels_needed"],
+            "kernels_found": package["kernels_found"],
+            "measured_share": table.measured_share(arch, self.space),
+            "tvm_target": package["tvm_target"],
+            "threads": package["threads"],
+            "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
+            "closed_loop": self._closed_loop(),
+            "machine": describe_machine(host_fingerprint()),
+        }
+        write_json(self.folder / "result.json", values)
+        with step("writing the report", patience=1.0):
+            return RunResult(values, write_report(self.folder))

@@ -1,0 +1,292 @@
+"""Tuning and measuring a space on a target from start to end: what ``tvmfbnet tune`` calls. Resumable at any point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from tvmfbnet.autotune.database import open_database
+from tvmfbnet.autotune.database_folders import TRIALS, folder_to_read, folder_to_write
+from tvmfbnet.autotune.engine import BATCH, Budget, TuningReport, tune
+from tvmfbnet.autotune.estimate import Rate, RunningEstimate, rate_of
+from tvmfbnet.autotune.plan import Plan, make_plan
+from tvmfbnet.autotune.transfer import Lesson
+from tvmfbnet.autotune.trial_log import TrialLog
+from tvmfbnet.errors import StorageError
+from tvmfbnet.files import make_folder
+from tvmfbnet.latency.journal import Journal
+from tvmfbnet.latency.kernel_sums import remember
+from tvmfbnet.latency.lock import target_lock
+from tvmfbnet.latency.repository import journal_path, kernels_path, target_folder
+from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
+from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.parts import measure_parts
+from tvmfbnet.progress import say, step
+from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.ready import require_ready
+from tvmfbnet.rpc.device_context import ask_context, context_of
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.choice import choose_parts
+from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import Target, resolve
+
+Quality = Literal["quick", "normal", "best"]
+T = TypeVar("T")
+TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
+
+
+@dataclass(frozen=True)
+class TuneOutcome:
+    """What was done: the tuning report, how many parts were timed now and how many parts there are to time."""
+
+    report: TuningReport
+    timed: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a tuning run will take.
+
+    Attributes:
+        distinct_blocks: how many blocks there are.
+        measured_blocks: how many of them are timed, those that were timed before included; the others are predicted.
+        tuning_tasks: distinct kernels.
+        trials: still to be done.
+        estimated_seconds: of tuning and timing; rough until the first rounds are done.
+        estimated_from: what that is known from.
+        rate_is_measured: whether that is by this target's own rate.
+        untouched: tasks that get no more than their first round.
+        first_rounds: trials of the first rounds that are still due: each task gets one, whatever the budget is.
+        asked: trials that the budget leaves; fewer than ``first_rounds`` where it is below what is done at least.
+    """
+
+    distinct_blocks: int
+    measured_blocks: int
+    tuning_tasks: int
+    trials: int
+    estimated_seconds: int
+    estimated_from: str
+    rate_is_measured: bool
+    untouched: int
+    first_rounds: int
+    asked: int
+
+    def to_dict(self) -> dict[str, int | bool | str]:
+        """Plain data."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """For a person."""
+        blocks = f"{self.distinct_blocks} distinct blocks"
+        if self.measured_blocks < self.distinct_blocks:
+            blocks += f" ({self.measured_blocks} of them to be timed)"
+        lines = [
+            f"{blocks}, {self.tuning_tasks} tuning tasks, {self.trials} trials to do",
+            f"about {timedelta(seconds=self.estimated_seconds)} (estimated from {self.estimated_from})",
+        ]
+        if self.asked < self.first_rounds:
+            lines.append(
+                f"warning: the budget leaves {self.asked} trials, but up to {self.first_rounds} are done all the same: "
+                f"a first round of {BATCH} for each kernel that was never tried, since it is slow without one; "
+                "for fewer trials tune fewer kernels: name blocks with --blocks, or one arch with --arch"
+            )
+        elif self.untouched:
+            lines.append(f"warning: the budget gives {self.untouched} task(s) no more than their first round")
+        return "\n".join(lines)
+
+
+def forecast(
+    space: Space,
+    target: Target,
+    root: Path | None = None,
+    trials: int | None = None,
+    blocks: str = "*",
+    quality: Quality = "normal",
+    seconds: float | None = None,
+    more: bool = False,
+    arch: Arch | None = None,
+    share: float = 1.0,
+) -> Forecast:
+    """Says what :func:`tune_space` with the same arguments will take; asks no device.
+
+    Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
+    """
+    plan = plan_space(space, target, blocks, arch, target_folder(target.name, root), keeps=False)
+    log = log_of(target, root)
+    granted = default_trials(plan, quality) if trials is None else trials
+    return _forecast(plan, log, rate_of(plan, log, probes=True), granted, seconds, more, share)
+
+
+def _forecast(
+    plan: Plan, log: TrialLog, rate: Rate, granted: int, seconds: float | None, more: bool, share: float
+) -> Forecast:
+    left = granted if more else max(0, granted - spent_on(plan, log))
+    fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
+    needed = max(left, BATCH * fresh)  # every task gets its first round
+    estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
+    if seconds is not None:
+        estimated = min(
+            estimated, seconds + plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
+        )
+    return Forecast(
+        distinct_blocks=plan.blocks,
+        measured_blocks=blocks_to_measure(plan.blocks, share),
+        tuning_tasks=len(plan.tasks),
+        trials=needed,
+        estimated_seconds=round(estimated),
+        estimated_from=rate.source,
+        rate_is_measured=rate.is_own,
+        untouched=max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0,
+        first_rounds=BATCH * fresh,
+        asked=left,
+    )
+
+
+def plan_space(
+    space: Space,
+    target: Target,
+    blocks: str = "*",
+    arch: Arch | None = None,
+    folder: Path | None = None,
+    keeps: bool = True,
+) -> Plan:
+    """The plan alone: nothing is built, no device is asked.
+
+    Args:
+        space: the space.
+        target: the target, as its file says.
+        blocks: glob on block names.
+        arch: only the blocks of this arch.
+        folder: the target's folder, where lowered parts are kept; None keeps none.
+        keeps: whether parts that are lowered now are added there.
+    """
+    kept = None if folder is None else folder / "lowered"
+    return make_plan(space, resolve(target), choose_parts(space, blocks, arch), kept, keeps)
+
+
+def default_trials(plan: Plan, quality: Quality = "normal") -> int:
+    """A budget by how good the kernels shall be: one, three or twelve rounds a task on average."""
+    return TRIALS_A_TASK[quality] * len(plan.tasks)
+
+
+def log_of(target: Target, root: Path | None = None) -> TrialLog:
+    """The trials that a target has had so far in today's context, for those who ask no device; writes nothing."""
+    folder = target_folder(target.name, root)
+    try:
+        found = folder_to_read(folder, context_of(resolve(target)))
+    except StorageError as error:
+        say(f"note: {error}")
+        found = None
+    return TrialLog(found / TRIALS if found is not None else None)
+
+
+def spent_on(plan: Plan, log: TrialLog) -> int:
+    """Trials that a plan's tasks have had so far."""
+    return log.trials_of(task.kernel for task in plan.tasks)
+
+
+@contextmanager
+def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
+    """Enters a context in a thread of its own; gives a function that waits for it and returns what it gives."""
+    thread = ThreadPoolExecutor(1)
+    entering, stopped = thread.submit(context.__enter__), False
+    try:
+        yield entering.result
+    except KeyboardInterrupt:
+        stopped = True
+        raise
+    finally:
+        # After a Ctrl-C nobody waits for what is still being started: it ends with this process.
+        if not (stopped and not entering.done()) and entering.exception() is None:
+            context.__exit__(None, None, None)
+        thread.shutdown(wait=not stopped, cancel_futures=True)
+
+
+def _say_plan(plan: Plan, log: TrialLog, granted: int, seconds: float | None, more: bool, share: float) -> None:
+    """The plan, before anything is spent; where the target has no rate yet, its first rounds will tell."""
+    rate = rate_of(plan, log, probes=False)
+    lines = _forecast(plan, log, rate, granted, seconds, more, share).describe().split("\n")
+    if not rate.is_own and seconds is None:
+        lines[1] = "how long that takes is told after the first rounds: this target has no rate of its own yet"
+    for line in lines:
+        say(line)
+
+
+def tune_space(
+    space: Space,
+    target: Target,
+    root: Path | None = None,
+    trials: int | None = None,
+    blocks: str = "*",
+    share: float = 1.0,
+    seed: int = 0,
+    batch: int = BATCH,
+    quality: Quality = "normal",
+    seconds: float | None = None,
+    more: bool = False,
+    arch: Arch | None = None,
+    lessons: Sequence[Lesson] = (),
+) -> TuneOutcome:
+    """Tunes every kernel that the chosen blocks need, then times a ``share`` of the blocks on the device.
+
+    Args:
+        space: the space.
+        target: the target, as its file says.
+        root: folder of all targets' logs.
+        trials: budget in trials, those of earlier runs included; default by ``quality``.
+        blocks: glob on block names.
+        share: of the distinct blocks to time, 0 to 1: those that tell most about the others, which are left to the
+            regressor. What was timed before counts in.
+        seed: of the choice of blocks and the search of schedules.
+        batch: candidates a round.
+        quality: how much to spend where ``trials`` does not say.
+        seconds: stop tuning after so long, whatever is left of the trials; every task still gets its first round.
+        more: spend the budget on top of what earlier runs spent, instead of up to it.
+        arch: only the blocks of this arch.
+        lessons: trials of other targets to learn from (see :func:`tvmfbnet.autotune.transfer.read_lessons`).
+
+    Raises:
+        UserError: the toolchain or the device is not there, said before anything is lowered.
+    """
+    require_ready(target)
+    folder = make_folder(target_folder(target.name, root))
+    with (
+        target_lock(folder),
+        _alongside(reach(resolve(target))) as reached,  # a device starts while the space is lowered
+    ):
+        plan = plan_space(space, target, blocks, arch, folder)
+        with step("waiting for the device", patience=1.0):
+            found = reached()
+        context, endpoint = ask_context(plan.target, found)
+        granted = default_trials(plan, quality) if trials is None else trials
+        log = TrialLog(folder_to_write(folder, context) / TRIALS)
+        _say_plan(plan, log, granted, seconds, more, share)
+
+        def rest(left: int, rate: Rate) -> float:
+            return plan.estimated_seconds(left, rate.trials_per_second, rate.slowness, share)
+
+        budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
+        estimate = RunningEstimate(rest, say) if seconds is None else None
+        report = tune(plan, endpoint, folder, budget, seed, batch, lessons=lessons, context=context, estimate=estimate)
+        database, log = open_database(context, root), TrialLog(log.path)
+        journal = Journal(journal_path(target.name, root))
+        kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}
+        remember(kernels_path(target.name, root), context, kernel_ms)
+        with device_timer(plan.target, endpoint) as timer:
+            timed, parts = measure_share(
+                space,
+                {part: log.trials_of(kernels) for part, kernels in plan.kernels.items()},
+                share,
+                journal,
+                context,
+                measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log, seed, context),
+                seed=seed,
+                kernel_ms=kernel_ms,
+            )
+    return TuneOutcome(report, timed, parts)

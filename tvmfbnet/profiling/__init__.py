@@ -1,0 +1,5 @@
+"""Timing blocks and nets on a device: the timer, the canary, probe networks, active sampling, the speed factor."""
+
+from tvmfbnet.rpc.without_torch import load_tvm_without_torch
+
+load_tvm_without_torch()  # what resumes from what is on the disk needs no torch, and its start shall be short

@@ -1,0 +1,273 @@
+"""Honest timing: a canary kernel that tells when the device itself changed speed, and outliers that are counted.
+
+A phone that grows warm slows down, and whatever is timed then looks slow. So one fixed kernel, the canary, is timed
+before and after each measurement. When either has drifted beyond the limit, the device rests, and what was timed
+between them is measured again; what never came back to speed is marked, not mixed in silently.
+
+Both are held against the device's *reference*: the fastest canary that it has shown so far. Nothing makes a kernel
+faster than it is, so a slow first canary is no reference for long, and a slow spell never becomes one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.rpc.device_facts import device_facts
+from tvmfbnet.rpc.session import Repeats, Session, impossible_time
+from tvmfbnet.targets.definition import ResolvedTarget
+
+# Values of the canary: a vector times a matrix, small enough for every cache.
+CANARY_SIZE = 256
+# Lanes of float32 in the widest vector registers that TVM's kernels use (AVX-512); narrower ones take several.
+_WIDEST_LANES = 16
+_CANARY_REPEATS = Repeats(repeats=5, min_repeat_ms=2, warmup=1)
+# A sample further than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
+# samples lie far beyond, and the tail of an honest distribution must stay).
+_OUTLIER_DEVIATIONS = 6.0
+# Longest rest before a measurement is marked, in multiples of the first rest.
+_RESTS = (1.0, 2.0, 4.0)
+_FIRST_REST_SECONDS = 2.0
+# What a measurement itself changes about a device, hence read before and after it.
+_CHANGING = ("frequency_khz", "temperature_millicelsius")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Repeats in milliseconds without their outliers, and how many outliers there were."""
+
+    repeats_ms: tuple[float, ...]
+    outliers: int
+
+
+def drop_outliers(repeats_ms: Sequence[float]) -> Sample:
+    """Separates repeats that something else on the device disturbed; never more than a third of them.
+
+    Only slow repeats are outliers: nothing makes a kernel faster than it is.
+    """
+    middle = statistics.median(repeats_ms)
+    # At least 1 % of the median: on a quiet device the deviation is near 0, and every second repeat would be one.
+    deviation = max(statistics.median(abs(value - middle) for value in repeats_ms), 0.01 * middle)
+    kept = tuple(value for value in repeats_ms if value <= middle + _OUTLIER_DEVIATIONS * deviation)
+    if len(kept) < 2 * len(repeats_ms) / 3:
+        return Sample(tuple(repeats_ms), 0)  # that is not an outlier but how the device is
+    return Sample(kept, len(repeats_ms) - len(kept))
+
+
+@dataclass(frozen=True)
+class HonestTiming:
+    """One measurement and what is known about the device meanwhile.
+
+    Attributes:
+        sample: the repeats.
+        canary_ratio: canary's latency relative to the device's reference, before or after the measurement, whichever
+            is further from 1; 1 is undisturbed.
+        tries: how often it was measured.
+        steady: False when the device did not come back to its speed.
+    """
+
+    sample: Sample
+    canary_ratio: float
+    tries: int
+    steady: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self.sample), "canary_ratio": self.canary_ratio, "tries": self.tries, "steady": self.steady}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HonestTiming:
+        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        sample = Sample(tuple(float(ms) for ms in value["repeats_ms"]), int(value["outliers"]))
+        wrong = impossible_time(sample.repeats_ms)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return cls(sample, float(value["canary_ratio"]), int(value["tries"]), bool(value["steady"]))
+
+
+def pooled(visits: Sequence[HonestTiming]) -> HonestTiming:
+    """What several measurements of one thing say together; the canary's ratio is the one furthest from 1."""
+    repeats_ms = tuple(value for visit in visits for value in visit.sample.repeats_ms)
+    sample = Sample(repeats_ms, sum(visit.sample.outliers for visit in visits))
+    ratio = max((visit.canary_ratio for visit in visits), key=lambda ratio: abs(ratio - 1.0))
+    return HonestTiming(sample, ratio, sum(visit.tries for visit in visits), all(visit.steady for visit in visits))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one session measured, its canary before and after (milliseconds), and what the device told about itself."""
+
+    value: Any
+    before_ms: float
+    after_ms: float
+    facts: dict[str, str]
+
+
+class HonestTimer:
+    """Measures under the watch of a canary.
+
+    Args:
+        drift_limit: largest relative change of the canary that counts as undisturbed.
+        cooldown_seconds: rest before each measurement.
+        rest_seconds: longest rest in all over the timer's life; afterwards unsteady measurements are only marked.
+        sleep: how to rest; tests count.
+    """
+
+    def __init__(
+        self,
+        drift_limit: float,
+        cooldown_seconds: float = 0.0,
+        rest_seconds: float = math.inf,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit, self._cooldown, self._sleep = drift_limit, cooldown_seconds, sleep
+        self._rest_left = rest_seconds
+        self._references_ms: dict[str, float] = {}
+
+    def measure(self, time_it: Callable[[], tuple[str, Sequence[float], float, float]]) -> HonestTiming:
+        """Times something until the canary says that the device was steady meanwhile, resting longer each time.
+
+        Args:
+            time_it: gives the device (each has a speed of its own), the repeats, the canary before and after.
+        """
+        tries = 0
+        for rest in (*_RESTS, 0.0):
+            self._sleep(self._cooldown)
+            device, repeats_ms, before_ms, after_ms = time_it()
+            require_times(device, repeats_ms)
+            sample = drop_outliers(repeats_ms)
+            tries += 1
+            ratio = self._ratio(device, before_ms, after_ms)
+            if ratio - 1.0 <= self._limit:
+                return HonestTiming(sample, ratio, tries, steady=True)
+            pause = rest * max(self._cooldown, _FIRST_REST_SECONDS)
+            if not rest or pause > self._rest_left:
+                break
+            self._rest_left -= pause
+            self._sleep(pause)
+        return HonestTiming(sample, ratio, tries, steady=False)
+
+    def _ratio(self, device: str, before_ms: float, after_ms: float) -> float:
+        """How much slower than the device's reference the slower of two canaries was; never below 1."""
+        require_times(device, (before_ms, after_ms))
+        reference = min(self._references_ms.get(device, math.inf), before_ms, after_ms)
+        self._references_ms[device] = reference
+        return max(before_ms, after_ms) / reference
+
+
+def require_times(device: str, latencies_ms: Sequence[float], may_be_zero: bool = False) -> None:
+    """:class:`DeviceError` where a device reported zero, negative or undefined latencies, or none.
+
+    ``may_be_zero`` is for calls with nothing to compute, which a GPU's own clock does not see.
+    """
+    counted = [value for value in latencies_ms if value != 0.0] if may_be_zero else latencies_ms
+    if may_be_zero and not counted and latencies_ms:
+        return
+    wrong = impossible_time(counted)
+    if wrong is not None:
+        raise DeviceError(
+            f"device {device or 'without an address'}: {wrong.removeprefix('the device ')}; "
+            "its clock or its driver is broken: restart its server and look at its log"
+        )
+
+
+def build_canary(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
+    """Compiles the canary for a target into a library file.
+
+    Args:
+        target: what to compile for.
+        library: the file.
+        link: arguments of TVM's linker call, as :func:`tvmfbnet.compiler.library.linker` gives them.
+    """
+    import tvm
+    from tvm import te
+    from tvm.s_tir import dlight
+    from tvm.support import cc
+
+    vector = te.placeholder((CANARY_SIZE,), name="vector")
+    matrix = te.placeholder((CANARY_SIZE, CANARY_SIZE), name="matrix")
+    k = te.reduce_axis((0, CANARY_SIZE), name="k")
+    product = te.compute((CANARY_SIZE,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="product")
+    mod = tvm.IRModule({"main": te.create_prim_func([vector, matrix, product])})
+    compiled_for = target.for_tvm()
+    with compiled_for:
+        if not target.on_cpu:
+            mod = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(mod)
+        tvm.compile(mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
+
+
+def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
+    """Compiles a kernel of the widest vectors that a CPU target has; the canary is scalar.
+
+    Arguments are those of :func:`build_canary`; :func:`run_vectors` runs it.
+    """
+    import tvm
+    from tvm import te
+    from tvm.s_tir import Schedule
+    from tvm.support import cc
+
+    one, other = (te.placeholder((CANARY_SIZE,), name=name) for name in ("one", "other"))
+    total = te.compute((CANARY_SIZE,), lambda i: one[i] * other[i] + one[i], name="total")
+    schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
+    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_LANES])
+    schedule.vectorize(lanes)
+    compiled_for = target.for_tvm()
+    tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
+
+
+# What follows runs in the worker process.
+
+
+def run_vectors(session: Session, library: str) -> float:
+    """Runs the kernel of :func:`build_vectors`; the largest relative error of its result."""
+    generator = np.random.default_rng(0)
+    one, other = (generator.standard_normal(CANARY_SIZE).astype(np.float32) for _ in range(2))
+    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, np.float32))]
+    session.load(library)["main"](*arguments)
+    expected = one.astype(np.float64) * other + one
+    return float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())
+
+
+def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEATS) -> tuple[float, tuple[float, ...]]:
+    """Runs and times the canary: largest relative error of its result, and its latency a repeat in milliseconds."""
+    generator = np.random.default_rng(0)
+    vector = generator.standard_normal(CANARY_SIZE).astype(np.float32)
+    matrix = generator.standard_normal((CANARY_SIZE, CANARY_SIZE)).astype(np.float32)
+    module = session.load(library)
+    arguments = [session.put(array) for array in (vector, matrix, np.zeros(CANARY_SIZE, np.float32))]
+    module["main"](*arguments)
+    expected = vector.astype(np.float64) @ matrix
+    error = float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())
+    if repeats.warmup:
+        module.time_evaluator("main", session.device, number=repeats.warmup)(*arguments)
+    evaluator = module.time_evaluator(
+        "main", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+    )
+    return error, tuple(1e3 * seconds for seconds in evaluator(*arguments).results)
+
+
+def watch(session: Session, canary: str, job: Callable[..., Any], *arguments: Any) -> Watched:
+    """Runs a job between two canaries in one session, so on one device, and looks at the device before and after."""
+    before = device_facts(session)
+    _, first = run_canary(session, canary)
+    value = job(session, *arguments)
+    _, second = run_canary(session, canary)
+    facts = {**device_facts(session), **{f"{name}_before": before[name] for name in _CHANGING if name in before}}
+    return Watched(value, statistics.median(first), statistics.median(second), facts)
+
+
+def device_limits(session: Session) -> dict[str, int]:
+    """What one work group may use on an OpenCL or Metal device; empty for a CPU."""
+    limits = {
+        "max_threads_per_block": session.device.max_threads_per_block,
+        "max_shared_memory_per_block": session.device.max_shared_memory_per_block,
+    }
+    return {name: int(value) for name, value in limits.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Getting a device ready: building its programs, pushing them over SSH or adb, starting and stopping its server."""

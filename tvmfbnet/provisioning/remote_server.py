@@ -1,0 +1,232 @@
+"""Starting, stopping and reading the server on a device, over any shell, and the tunnel that leads to it.
+
+What was started is remembered in a folder of this machine, so that a later command ends it: also when the device, its
+SSH connection or adb went away in between.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.files import storage_errors, write_json
+from tvmfbnet.progress import say, step
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.provisioning.programs import SERVER
+from tvmfbnet.provisioning.pushing import require_pushed, stop_command
+from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.shell_base import Shell, Tunnel
+from tvmfbnet.provisioning.shells import LocalShell
+from tvmfbnet.provisioning.system_check import check_system
+from tvmfbnet.rpc.addresses import join_address
+from tvmfbnet.rpc.tracker import address_text, query_tracker
+from tvmfbnet.targets.definition import Target
+
+_PID, _LOG = "server.pid", "server.log"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server that was started.
+
+    Args:
+        folder: of the device, where its programs are.
+        server_port: of the device.
+        local_port: of this machine, leads to the server.
+        tracker_port: where the device sees the tracker.
+        tracker: the tracker's ``host:port`` as this machine reaches it.
+        where: the device, in words.
+    """
+
+    folder: str
+    server_port: int
+    local_port: int
+    tracker_port: int
+    tracker: str = ""
+    where: str = ""
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """The way to it."""
+        tracker = self.tracker or join_address("127.0.0.1", self.tracker_port)
+        return Tunnel(self.tracker_port, tracker, self.server_port, self.local_port)
+
+
+def device_facts_by_shell(shell: Shell, target: Target, folder: str = "") -> dict[str, str]:
+    """What the pushed server says about the device; DeviceError when it does not run there."""
+    folder = shell.folder(folder)
+    emulator = _words(target.transport.emulator) if isinstance(shell, LocalShell) else ""
+    said = shell.run(f"cd {shlex.quote(folder)} && {emulator}./{SERVER} --info")
+    try:
+        facts: dict[str, str] = json.loads(said)
+    except json.JSONDecodeError as error:
+        raise DeviceError(f"{shell.where}: the pushed server answers {said[:80]!r}, not JSON") from error
+    return facts
+
+
+def _words(words: tuple[str, ...]) -> str:
+    return "".join(f"{shlex.quote(word)} " for word in words)
+
+
+def start(
+    shell: Shell,
+    target: Target,
+    state: Path,
+    tracker_port: int,
+    server_port: int = 9090,
+    folder: str = "",
+    device_tracker_port: int | None = None,
+) -> Started:
+    """Starts the pushed server on the device, in the background, and the tunnel between its loopback and ours.
+
+    Args:
+        shell: reaches the device.
+        target: key, threads, cores, emulator; ``transport.host`` is where the tracker runs.
+        state: folder of this machine that remembers what was started; those of other devices lie beside it.
+        tracker_port: the tracker's.
+        server_port: the server's on the device's loopback.
+        folder: where the programs were pushed.
+        device_tracker_port: where the tunnel shows the tracker on the device; default the same port.
+
+    Raises:
+        DeviceError: the system there is not fit, the programs are not there, no tracker, a server runs already, or it
+            does not start or register; carries its last message.
+    """
+    folder = shell.folder(folder)
+    host = target.transport.host
+    tracker = join_address(host, tracker_port)
+    with step(f"asking the tracker at {tracker}"):
+        query_tracker(host, tracker_port)
+    with step(f"looking at {shell.where} and its programs in folder {folder}"):
+        check_system(shell, target, cores=True)
+        require_pushed(shell, target, folder)
+        if _running(shell, folder):
+            raise DeviceError(
+                f"a server runs already on {shell.where}; end it with {stop_command(shell, target, folder)}"
+            )
+        _forget_dead(shell, target, state)
+    here = isinstance(shell, LocalShell)
+    local_port = server_port if here else free_port()
+    started = Started(folder, server_port, local_port, device_tracker_port or tracker_port, tracker, shell.where)
+    advertised = join_address("127.0.0.1", local_port)
+    command = server_command(target, f"./{SERVER}", shell.tracker_there(started.tunnel), target.transport.key, here)
+    command += ["--port", str(server_port), "--advertise", advertised, "--folder", "."]
+    before = _registered(target, tracker_port, advertised)
+    write_json(state / _STATE, asdict(started))
+    words = " ".join(shlex.quote(word) for word in command)
+    # setsid: the server must outlive the shell that starts it; all streams closed, or ssh would wait for it.
+    detach = "if command -v setsid >/dev/null; then d=setsid; else d=nohup; fi"
+    script = (
+        f"cd {shlex.quote(folder)} || exit 1; {detach}; $d {words} </dev/null >/dev/null 2>{_LOG} & echo $! >{_PID}"
+    )
+    try:
+        with step("opening the tunnel"):
+            shell.open_tunnel(started.tunnel)
+        with step("starting the server, until it registers with the tracker"):
+            shell.run(script)
+            _await_registration(shell, target, folder, tracker_port, advertised, before)
+    except BaseException:
+        stop(shell, state, folder)  # no tunnel to a server that is not there, and none after Ctrl-C
+        raise
+    return started
+
+
+def _registered(target: Target, tracker_port: int, address: str) -> int:
+    """How many servers are registered under the target's key at an address."""
+    servers = query_tracker(target.transport.host, tracker_port).servers
+    return sum(1 for server in servers if (server["key"], address_text(server)) == (target.transport.key, address))
+
+
+def _await_registration(
+    shell: Shell, target: Target, folder: str, tracker_port: int, address: str, before: int
+) -> None:
+    deadline = time.monotonic() + target.timeouts.connect
+    while _registered(target, tracker_port, address) <= before:
+        if not _running(shell, folder):
+            raise DeviceError(f"the server on {shell.where} ended at once: {_last_line(shell, folder)}")
+        if time.monotonic() > deadline:
+            raise DeviceError(f"the server on {shell.where} did not register: {_last_line(shell, folder)}")
+        time.sleep(0.2)
+
+
+def _last_line(shell: Shell, folder: str) -> str:
+    lines = logs(shell, folder).strip().splitlines()
+    return lines[-1] if lines else "its log is empty"
+
+
+def _running(shell: Shell, folder: str) -> bool:
+    """Whether the process of the pid file is alive and is our server: numbers are used again."""
+    script = (
+        f"cd {shlex.quote(folder)} 2>/dev/null && pid=$(cat {_PID} 2>/dev/null) && "
+        f"tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -q {SERVER} && echo running || true"
+    )
+    return shell.run(script).strip() == "running"
+
+
+def stop(shell: Shell, state: Path, folder: str = "") -> bool:
+    """Ends the device's server and the tunnel; returns whether one ran.
+
+    Raises:
+        DeviceError: the device is not reached; what this machine holds of the tunnel is ended all the same.
+    """
+    folder = shell.folder(folder)
+    try:
+        ran = _running(shell, folder)
+        if ran:
+            wait = "for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 $pid 2>/dev/null || break; sleep 0.3; done"
+            wait += "; kill -9 $pid 2>/dev/null; true"
+            shell.run(f"cd {shlex.quote(folder)} && pid=$(cat {_PID}) && kill $pid && {{ {wait}; }}")
+        shell.run(f"rm -f {shlex.quote(folder)}/{_PID}")
+    finally:
+        _forget(shell, state / _STATE)
+    return ran
+
+
+def _read_state(file: Path) -> Started | None:
+    """What was started, as remembered; None when nothing is, or it cannot be read any more."""
+    if not file.is_file():
+        return None
+    try:
+        with storage_errors(file, "read"):
+            return TypeAdapter(Started).validate_json(file.read_bytes())
+    except ValidationError:
+        say(f"{file} is damaged, so a tunnel that it may name is left alone")
+        return None
+
+
+def _forget(shell: Shell, file: Path) -> None:
+    """Ends a remembered tunnel and forgets it."""
+    started = _read_state(file)
+    if started is not None:
+        shell.close_tunnel(started.tunnel)
+    with storage_errors(file, "remove"):
+        file.unlink(missing_ok=True)
+
+
+def _forget_dead(shell: Shell, target: Target, state: Path) -> None:
+    """Ends the tunnels of this device's earlier servers that run no more, whichever target they served."""
+    for file in sorted(state.parent.glob(f"*/{_STATE}")):
+        started = _read_state(file)
+        own = file.parent == state
+        if started is None or not (own or started.where == shell.where):
+            continue
+        if not _running(shell, started.folder):
+            _forget(shell, file)
+        elif own:
+            raise DeviceError(
+                f"a server of this target runs already on {shell.where}, in folder {started.folder}; "
+                f"end it with {stop_command(shell, target, started.folder)}"
+            )
+
+
+def logs(shell: Shell, folder: str = "", lines: int = 50) -> str:
+    """The last lines of the server's log."""
+    folder = shell.folder(folder)
+    return shell.run(f"cd {shlex.quote(folder)} 2>/dev/null && tail -n {lines} {_LOG} 2>/dev/null || true")

@@ -1,0 +1,256 @@
+"""Where a device's files and programs are: this machine, a board over SSH, a phone over adb, behind one interface.
+
+Everything is done with the system's own ``ssh`` and ``adb``, each call under a deadline, so keys, hosts and
+authorisation are those that the user has set up, and nothing asks for a password here. Nothing is expected of a
+board's login shell but that it runs ``sh``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from shlex import quote
+
+from tvmfbnet.errors import DeviceError, StorageError
+from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.progress import Reporter
+from tvmfbnet.provisioning.phones import choose_phone, listed_phones
+from tvmfbnet.provisioning.remote_script import MarkedScript, for_any_shell
+from tvmfbnet.provisioning.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program, show_files
+from tvmfbnet.rpc.addresses import join_address, split_address
+from tvmfbnet.targets.toolchain import need_program
+
+_COPY_SECONDS = 600.0
+_LOOPBACK = "127.0.0.1"
+# Of 108 bytes, what ssh's own suffix leaves.
+_LONGEST_SOCKET = 90
+
+
+class LocalShell(Shell):
+    """This machine."""
+
+    where = "this machine"
+
+    def __init__(self, folder: Path) -> None:
+        self.default_folder = str(folder)
+
+    def folder(self, name: str) -> str:
+        """As for any shell; the same one from wherever a later command is started."""
+        return str(Path(name or self.default_folder).expanduser().absolute())
+
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
+        """Runs a script in sh."""
+        return call(["sh", "-c", script], seconds, self.where)
+
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
+        """Copies files."""
+        with storage_errors(Path(folder), "write"):
+            for number, file in enumerate(files):
+                show_files(now, files, number)
+                shutil.copy2(file, make_folder(Path(folder)) / file.name)
+
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """Where it is: there is no tunnel."""
+        return tunnel.tracker
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """Nothing to do: it is the same loopback."""
+
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Nothing to do."""
+
+
+class SshShell(Shell):
+    """A board reached as ``user@host``; the host may be an IPv6 address, with or without brackets.
+
+    Args:
+        destination: what ``ssh`` takes.
+        options: ``ssh -o`` options, such as ``Port=2222``.
+        control: a folder of this machine for the tunnel's control socket.
+    """
+
+    default_folder = "tvmfbnet-device"
+
+    def __init__(self, destination: str, options: Sequence[str], control: Path) -> None:
+        bracketed = re.fullmatch(r"(.*@)?\[([^\[\]]+)\]", destination)
+        plain = f"{bracketed.group(1) or ''}{bracketed.group(2)}" if bracketed else destination
+        if not plain or plain.startswith("-") or re.search(r"\s|[\[\]]", plain):
+            raise DeviceError(
+                f"{destination!r} is no SSH destination: write user@host (a port: --ssh-option Port=2222)"
+            )
+        need_program("ssh", "reaches the device")
+        self.destination, self.where = plain, f"device {destination}"
+        self.words = ("--ssh", destination, *(word for option in options for word in ("--ssh-option", option)))
+        fixed = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
+        self._options = [word for option in (*options, *fixed) for word in ("-o", option)]
+        self._control = control
+
+    def folder(self, name: str) -> str:
+        """As for any shell; ``~/`` is where SSH begins."""
+        return super().folder(name.removeprefix("~/"))
+
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
+        """Runs a script over SSH, in sh, whatever the login shell is and says."""
+        return self._run(script, seconds)
+
+    def _run(
+        self,
+        script: str,
+        seconds: float,
+        data: Path | None = None,
+        watch: Callable[[Callable[[], int]], None] | None = None,
+    ) -> str:
+        marked = MarkedScript.of(script)
+        command = ["ssh", *self._options, self.destination, for_any_shell(marked.text)]
+        done = run_program(command, seconds, self.where, data, watch)
+        output, messages = marked.inside(done.output), marked.inside(done.messages)
+        if output is None and done.code == 0:
+            said = (done.output + done.messages).strip()[:80]
+            raise DeviceError(f"{self.where}: the login shell there ran no command, and said {said!r}")
+        if done.code != 0:
+            # What a profile said is not why the script failed; where none began, it is all that there is.
+            answer = done if output is None else Done(done.code, output, messages or "")
+            raise failure(self.where, "ssh", answer)
+        return output or ""
+
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
+        """Copies files through ``cat``: scp's helper on the other side fails where a profile prints a greeting."""
+        self.run(f"mkdir -p {quote(folder)}")
+        for number, file in enumerate(files):
+            watch = partial(show_files, now, files, number)
+            self._run(f"cat >{quote(f'{folder}/{file.name}')}", _COPY_SECONDS, file, watch)
+
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """The tunnel's end on the device."""
+        return join_address(_LOOPBACK, tunnel.seen_port)
+
+    def _socket(self, tunnel: Tunnel) -> Path:
+        socket = make_folder(self._control) / f"tunnel-{tunnel.local_port}"
+        if len(os.fsencode(socket)) <= _LONGEST_SOCKET:
+            return socket
+        # Sockets have short names only. A folder that is ours alone: whoever may write there could stand in for ssh.
+        name = hashlib.sha256(os.fsencode(self._control.absolute())).hexdigest()[:8]
+        folder = Path("/tmp") / f"tvmfbnet-{os.getuid()}-{name}"
+        with storage_errors(folder, "create folder"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise StorageError(
+                f"{folder} is not a folder of yours alone; remove it, or set XDG_CACHE_HOME to a short path"
+            )
+        return folder / socket.name
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """One SSH connection in the background that carries both ways."""
+        self.close_tunnel(tunnel)  # one of an earlier start that had the same port
+        socket = self._socket(tunnel)
+        forwards = ["-R", f"{_LOOPBACK}:{tunnel.seen_port}:{tunnel.tracker}"]
+        forwards += ["-L", f"{_LOOPBACK}:{tunnel.local_port}:{_LOOPBACK}:{tunnel.server_port}"]
+        master = ["-M", "-S", str(socket), "-o", "ExitOnForwardFailure=yes", "-f", "-N"]
+        # Its output must not be ours: the connection stays, and with it the pipe that we would wait on.
+        log = Path(f"{socket}.log")
+        with storage_errors(log, "write"), log.open("w", encoding="utf-8") as stream:
+            command = ["ssh", *master, *self._options, *forwards, self.destination]
+            try:
+                code = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, timeout=RUN_SECONDS
+                ).returncode
+            except subprocess.TimeoutExpired as error:
+                raise DeviceError(f"{self.where}: the tunnel did not open within {RUN_SECONDS:g} s") from error
+        if code != 0:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise DeviceError(f"{self.where}: the tunnel did not open: {said[-1] if said else f'exit code {code}'}")
+
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Asks the background connection to end; one that is dead leaves its socket, which is cleared away."""
+        socket = self._socket(tunnel)
+        if socket.exists():
+            command = ["ssh", "-S", str(socket), "-O", "exit", *self._options, self.destination]
+            with suppress(DeviceError):  # it is dead, so there is nothing to end
+                call(command, RUN_SECONDS, self.where)
+        with storage_errors(socket, "remove"):
+            socket.unlink(missing_ok=True)
+            Path(f"{socket}.log").unlink(missing_ok=True)
+
+
+class AdbShell(Shell):
+    """An Android phone, by its serial number, else by ``$ANDROID_SERIAL``, else the only one that is connected."""
+
+    default_folder = "/data/local/tmp/tvmfbnet"
+
+    def __init__(self, serial: str = "") -> None:
+        adb = need_program("adb", "reaches the phone")
+        named_by = "--serial" if serial else "ANDROID_SERIAL"
+        phones = listed_phones(call([adb, "devices"], RUN_SECONDS, "adb"))
+
+        def hardware_serial(name: str) -> str:
+            return call([adb, "-s", name, "shell", "getprop ro.serialno"], RUN_SECONDS, f"phone {name}").strip()
+
+        self._serial = choose_phone(phones, serial or os.environ.get("ANDROID_SERIAL", ""), named_by, hardware_serial)
+        self._adb = [adb, "-s", self._serial]
+        self.where, self.words = f"phone {self._serial}", ("--serial", self._serial)
+
+    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
+        """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
+        return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
+
+    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
+        """Copies files with adb push."""
+        self.run(f"mkdir -p {quote(folder)}")
+        for number, file in enumerate(files):
+            show_files(now, files, number)
+            call([*self._adb, "push", str(file), f"{folder}/"], _COPY_SECONDS, self.where)
+
+    def tracker_there(self, tunnel: Tunnel) -> str:
+        """The tunnel's end on the phone; adb leads to this machine only, so another's tracker is reached as it is."""
+        return join_address(_LOOPBACK, tunnel.seen_port) if self._leads_here(tunnel) else tunnel.tracker
+
+    @staticmethod
+    def _leads_here(tunnel: Tunnel) -> bool:
+        host = split_address(tunnel.tracker)[0]
+        with suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return host == "localhost"
+
+    def _reversed(self) -> dict[str, str]:
+        """Which ports of the phone lead to which of this machine."""
+        lines = call([*self._adb, "reverse", "--list"], RUN_SECONDS, self.where).splitlines()
+        return {words[-2]: words[-1] for words in (line.rsplit(maxsplit=2) for line in lines) if len(words) >= 2}
+
+    def _forwarded(self) -> dict[str, str]:
+        """Which ports of this machine lead to which of the phone."""
+        lines = call([*self._adb, "forward", "--list"], RUN_SECONDS, self.where).splitlines()
+        entries = (line.rsplit(maxsplit=2) for line in lines)
+        return {words[1]: words[2] for words in entries if len(words) == 3 and words[0] == self._serial}
+
+    def open_tunnel(self, tunnel: Tunnel) -> None:
+        """``adb reverse`` for the tracker, ``adb forward`` for the server."""
+        if self._leads_here(tunnel):
+            there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
+            taken = self._reversed().get(there, here)
+            if taken != here:
+                raise DeviceError(
+                    f"{self.where}: its port {there} leads to {taken} of this machine already; choose another with "
+                    f"--device-tracker-port, or end that with: adb -s {quote(self._serial)} reverse --remove {there}"
+                )
+            call([*self._adb, "reverse", there, here], RUN_SECONDS, self.where)
+        call([*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], RUN_SECONDS, self.where)
+
+    def close_tunnel(self, tunnel: Tunnel) -> None:
+        """Removes both, where they still lead where they led."""
+        there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
+        with suppress(DeviceError):  # a phone that is gone has no entries
+            if self._leads_here(tunnel) and self._reversed().get(there) == here:
+                call([*self._adb, "reverse", "--remove", there], RUN_SECONDS, self.where)
+        with suppress(DeviceError):
+            if self._forwarded().get(f"tcp:{tunnel.local_port}") == f"tcp:{tunnel.server_port}":
+                call([*self._adb, "forward", "--remove", f"tcp:{tunnel.local_port}"], RUN_SECONDS, self.where)

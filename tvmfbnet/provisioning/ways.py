@@ -1,0 +1,36 @@
+"""How a target's device was last reached by `device push` or `device start`, so that advice can name the whole command.
+
+A target says where its tracker is, not how its device is reached: over SSH with which options, or over adb. What a
+command was given is kept in the cache. Where nothing is, advice holds a placeholder in capitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvmfbnet import advice
+from tvmfbnet.errors import UserError
+from tvmfbnet.files import read_model, write_json
+from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.toolchain import cache_folder
+
+
+def remember_way(target: Target, words: Sequence[str]) -> None:
+    """Keeps the options that reach a target's device: ``["--ssh", "pi@raspberrypi"]``."""
+    write_json(_file(target), list(words))
+
+
+def device_command(action: str, target: Target) -> str:
+    """The command in back quotes that does ``action`` (start, push, stop, logs) on a target's device."""
+    if target.transport.kind == "local":
+        return advice.command(f"device {action}", target=advice.target_as_given(target.name))
+    try:
+        words = read_model(_file(target), list[str])
+    except UserError:  # never reached from here, or the file is damaged: nothing depends on it
+        words = ["--adb"] if "android" in target.triple else ["--ssh", "USER@HOST"]
+    return advice.command(f"device {action}", *words, target=advice.target_as_given(target.name))
+
+
+def _file(target: Target) -> Path:
+    return cache_folder() / "ways" / f"{target.name}.json"

@@ -1,0 +1,73 @@
+"""The context of what is compiled and timed by this process: a resolved target, and what its device reports.
+
+:func:`context_of` is the one function that builds it. Whoever compiles or reads asks no device; for a target that runs
+on this very machine, its model is known all the same. Whoever times asks with :func:`ask_context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import tvm
+import tvm_ffi
+
+from tvmfbnet.latency.context import Context, reported
+from tvmfbnet.latency.measurement import IN_NET, ROTATING
+from tvmfbnet.progress import say, step
+from tvmfbnet.rpc.device_facts import device_facts
+from tvmfbnet.rpc.host_facts import host_fingerprint
+from tvmfbnet.rpc.remote import worker_for
+from tvmfbnet.rpc.tracker import Endpoint
+from tvmfbnet.targets.definition import ResolvedTarget, target_key
+
+
+def protocol_of(target: ResolvedTarget) -> str:
+    """How parts are timed on a target."""
+    return IN_NET if target.on_cpu else ROTATING
+
+
+def context_of(target: ResolvedTarget, facts: Mapping[str, Any] | None = None) -> Context:
+    """What this process compiles for, and times on.
+
+    Args:
+        target: the target.
+        facts: what the device reported (:func:`tvmfbnet.rpc.device_facts.device_facts`); empty where it reports
+            nothing. None where no device was asked: then the context admits every device, but for a target that runs
+            on this machine only this machine's model.
+    """
+    asked: dict[str, Any] = {}
+    if facts is not None:
+        asked = reported(facts)
+    elif target.transport.kind == "local" and not target.transport.emulator and target.transport.server == "python":
+        asked = {"device_model": reported(host_fingerprint())["device_model"]}
+    return Context(
+        target=target.name,
+        target_key=target_key(target),
+        tvm_version=tvm.__version__,
+        ffi_version=tvm_ffi.__version__.split(".post")[0],
+        tvm_target=target.tvm_json(),
+        threads=target.threads,
+        dtype=target.dtype,
+        layout=target.layout,
+        protocol=protocol_of(target),
+        **asked,
+    )
+
+
+def ask_context(target: ResolvedTarget, endpoint: Endpoint) -> tuple[Context, Endpoint]:
+    """The context that whatever is timed at an endpoint belongs to, and the endpoint held to this device model.
+
+    Raises:
+        DeviceError: the device did not answer, or runs with other threads or on other cores than the target asks for.
+    """
+    with step("asking the device what it is"), worker_for(target, endpoint) as worker:
+        facts = worker.persist(device_facts, seconds=target.timeouts.connect + target.timeouts.session)
+    context = context_of(target, facts)
+    if not context.device_model:
+        say(
+            f"note: the device server of {target.name} does not report its model (TVM's plain server?): "
+            "its measurements are kept as of an unknown device"
+        )
+    return context, replace(endpoint, model=context.device_model or "")

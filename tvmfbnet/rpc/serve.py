@@ -1,0 +1,107 @@
+"""Runs a tracker or a device server as a child process of ours: ``python -m tvmfbnet.rpc.serve tracker|server``.
+
+The process ends when its standard input closes, so it never outlives the command that started it, not even after
+``kill -9`` in the middle of its start. Both listen on loopback unless told otherwise: TVM RPC runs any code that it is
+sent. What takes long to load is loaded after the process was bound to its parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import stat
+import sys
+
+from tvmfbnet.rpc import lifeline
+
+READY = "ready"
+
+
+def device_info(max_session: float) -> str:
+    """What the Python server tells about its device: JSON, the same names as the native server's, values all text."""
+    import json
+
+    from tvmfbnet.rpc.host_facts import host_fingerprint
+    from tvmfbnet.targets.tvm_runtime import installed_versions
+
+    found = {"server": "TVM's Python server", **host_fingerprint(), "threads": os.environ.get("TVM_NUM_THREADS", "")}
+    found["tvm_version"] = installed_versions()["apache-tvm"]
+    found["ffi_version"] = installed_versions()["apache-tvm-ffi"].split(".post")[0]
+    found["max_session_seconds"] = f"{max_session:g}"
+    return json.dumps({key: str(value) for key, value in found.items() if str(value)})
+
+
+def _serve_tracker(options: argparse.Namespace) -> None:
+    from tvmfbnet.rpc.tracker_server import serve_tracker
+
+    serve_tracker(options.host, options.port, _say_ready)
+
+
+def _serve_device(options: argparse.Namespace) -> None:
+    from tvmfbnet.rpc.addresses import split_address
+    from tvmfbnet.rpc.cores import apply_cores
+    from tvmfbnet.rpc.device_server import DeviceServer, Settings
+    from tvmfbnet.rpc.without_torch import leave_out_torch
+
+    leave_out_torch()
+
+    tracker = split_address(options.tracker, "--tracker")
+    if options.cores:
+        apply_cores(options.cores)
+    settings = Settings(options.host, options.port, options.key, tracker, options.max_session)
+    server = DeviceServer(settings, lambda: device_info(options.max_session))
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: stopped.append(number))
+    _say_ready()
+    server.run(lambda: bool(stopped) or (not options.foreground and _input_closed()))
+
+
+def _say_ready() -> None:
+    print(READY, flush=True)
+
+
+def _input_closed() -> bool:
+    """Whether standard input is at its end, without waiting for it."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return bool(poll.poll(0)) and not os.read(0, 4096)
+
+
+def _bind(parent: int) -> None:
+    """To the parent, by the pipe that standard input is."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        lifeline.hold(0, parent or os.getppid(), group=os.getpgrp() == os.getpid())
+
+
+def main() -> None:
+    """Starts what was asked for, says ``ready`` on stdout, and serves until stdin closes or a signal ends it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("tracker", "server"))
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tracker", default="", help="host:port of the tracker that a server registers with")
+    parser.add_argument("--key", default="", help="the key that a server registers under")
+    parser.add_argument("--cores", default="", help="cores that a server runs on, such as 4-7")
+    parser.add_argument("--max-session", type=float, default=3600, help="longest session, whatever the client asks for")
+    parser.add_argument("--parent", type=int, default=0, help="process id of the parent, to end with it")
+    parser.add_argument("--foreground", action="store_true", help="run until interrupted, not until stdin closes")
+    options = parser.parse_args()
+    if not options.foreground:
+        _bind(options.parent)
+
+    from tvmfbnet.errors import UserError
+
+    try:
+        _serve_tracker(options) if options.what == "tracker" else _serve_device(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+    sys.stderr.flush()
+    os._exit(0)  # TVM's threads may still run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What runs in a worker process (:mod:`tvmfbnet.rpc.remote`): an open RPC session, and the jobs done in it.
+
+A job is a function whose first argument is the session. Anything that it raises is told to the process that asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvmfbnet.rpc.tracker import Endpoint, request_device
+
+Array = npt.NDArray[Any]
+
+# However slow the device is, a chain is run so often.
+_LEAST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often a function is called when it is timed: ``repeats`` means, each over at least ``min_repeat_ms``."""
+
+    repeats: int
+    min_repeat_ms: int
+    warmup: int = 0
+
+
+# The function of a candidate's library that goes around a pool of weights (see :mod:`tvmfbnet.compiler.cold_weights`).
+ROTATE = "rotate"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The weights of a rotating kernel: which argument they are, how many slices, and values (float32) in all."""
+
+    argument: int
+    slices: int
+    values: int
+
+
+@dataclass(frozen=True)
+class KernelJob:
+    """One candidate kernel: its library, its arguments' (dtype, shape), and the pool that it goes around, if any."""
+
+    library: str
+    arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    pool: Pool | None = None
+
+
+@dataclass(frozen=True)
+class KernelTiming:
+    """Timed repeats of one candidate in milliseconds, or why there are none (``error`` and its ``kind``)."""
+
+    repeats_ms: tuple[float, ...] = ()
+    error: str = ""
+    kind: str = ""
+
+    @classmethod
+    def of(cls, repeats_ms: Sequence[float]) -> KernelTiming:
+        """What a device reported, milliseconds; a failed trial where one of them is no time that anything takes."""
+        wrong = impossible_time(repeats_ms)
+        return cls(tuple(repeats_ms)) if wrong is None else cls(error=wrong, kind="time")
+
+    @property
+    def best_ms(self) -> float | None:
+        """The fastest repeat, which other work on the device disturbed least; None where the trial failed."""
+        return min(self.repeats_ms, default=None)
+
+
+def impossible_time(latencies_ms: Sequence[float]) -> str | None:
+    """What is wrong with latencies in milliseconds that a device reported: none, zero, negative or no numbers."""
+    if not latencies_ms:
+        return "the device reported no run time"
+    wrong = [value for value in latencies_ms if not (math.isfinite(value) and value > 0)]
+    return f"the device reported a run time of {wrong[0]:g} ms" if wrong else None
+
+
+class UploadError(Exception):
+    """A device took no file: its disk is full, or the connection broke meanwhile."""
+
+
+def last_line(message: str) -> str:
+    """The last line that says something: of a traceback, the one that names the failure."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open RPC session and its device; ``give`` hands a part of the job's result over while the job still runs."""
+
+    remote: Any
+    device: Any
+    give: Callable[[Any], None] = lambda part: None
+    _uploads: Iterator[int] = field(default_factory=itertools.count)
+
+    def load(self, library: str) -> Any:
+        """Uploads a library and loads it there, under a name of its own: one that is still loaded must not change."""
+        name = f"{next(self._uploads)}-{Path(library).name}"
+        try:
+            self.remote.upload(library, target=name)
+        except Exception as error:  # TVM raises several kinds
+            raise UploadError(last_line(str(error))) from error
+        return self.remote.load_module(name)
+
+    def virtual_machine(self, library: str) -> Any:
+        """Loads a compiled net or block."""
+        from tvm import relax
+
+        return relax.VirtualMachine(self.load(library), self.device)
+
+    def put(self, array: Array) -> Any:
+        """Copies an array to the device."""
+        import tvm
+
+        return tvm.runtime.tensor(array, self.device)
+
+
+def connect(tell: Callable[[str, str], None], endpoint: Endpoint, device: str, session_seconds: int) -> Session:
+    """Asks the tracker for a device and opens a session; tells how far it is."""
+    from tvm import rpc
+
+    offer = request_device(endpoint)
+    tell("connect", f"{offer.host}:{offer.port}")
+    remote = rpc.connect(offer.host, offer.port, offer.match_key, session_seconds)
+    opened = Session(remote, remote.device(device, 0))
+    tell("run", "")
+    return opened
+
+
+def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
+    """Runs a compiled function ``main`` once and returns its only output."""
+    machine = session.virtual_machine(library)
+    machine.set_input("main", *[session.put(array) for array in inputs])
+    machine.invoke_stateful("main")
+    output: Array = machine.get_outputs("main").numpy()
+    return output
+
+
+def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
+    """Times a compiled function ``main`` on the device; milliseconds, one value a repeat."""
+    module = _on_random_image(session, library, shape)
+    if repeats.warmup:
+        module.time_evaluator("timed", session.device, number=repeats.warmup)()
+    evaluator = module.time_evaluator(
+        "timed", session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+    )
+    return tuple(1e3 * seconds for seconds in evaluator().results)
+
+
+def time_sustained(session: Session, library: str, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+    """Runs a compiled function ``main`` on the device without a pause; milliseconds, one value a second."""
+    module = _on_random_image(session, library, shape)
+    evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
+    values: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        values += [1e3 * value for value in evaluator().results]
+    return tuple(values)
+
+
+def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> Any:
+    """A module whose ``timed`` is the library's ``main`` on one image that lies on the device."""
+    machine = session.virtual_machine(library)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    machine.save_function("main", "timed", session.put(image), include_return=False)
+    return machine.module
+
+
+# Of each run the clock's readings: seconds and nanoseconds.
+Readings = list[tuple[tuple[int, int], ...]]
+
+
+def read_clocks(
+    session: Session, library: str, shape: tuple[int, ...], functions: Sequence[str], runs: int, seconds: float
+) -> list[Readings]:
+    """Runs chains with clocks (see :mod:`tvmfbnet.compiler.instrument`), one after the other; each one's readings.
+
+    Each run comes right after another one of the same net, so that it finds the caches as in continuous use. A slow
+    device makes fewer than ``runs`` of each, three at least, so that all of them take no longer than ``seconds``.
+    """
+    machine = session.virtual_machine(library)
+    image = session.put(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    # The evaluator calls once before it times, on the device, without a word to us in between.
+    evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
+    readings: list[Readings] = []
+    for function in functions:
+        machine.set_input(function, image)
+        readings.append([])
+        end = time.monotonic() + seconds / len(functions)
+        while len(readings[-1]) < runs and (len(readings[-1]) < _LEAST_RUNS or time.monotonic() < end):
+            evaluator(function)
+            clock = machine.get_outputs(function)[1].numpy()
+            readings[-1].append(tuple((int(whole), int(nanoseconds)) for whole, nanoseconds in clock))
+    return readings
+
+
+def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
+    """Times candidate kernels one after another in one session; a failing candidate does not end the others.
+
+    Each timing is given as ``(index of its job, timing)`` as soon as it is there.
+    """
+    fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
+    pools: dict[int, Any] = {}
+    timings = []
+    for index, job in enumerate(jobs):
+        timings.append(_time_kernel(session, job, repeats, fill, pools))
+        session.give((index, timings[-1]))
+    return timings
+
+
+def _time_kernel(
+    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[int, Any]
+) -> KernelTiming:
+    import tvm
+
+    try:
+        module = session.load(job.library)
+        name, calls, shapes = "main", 1, list(job.arguments)
+        if job.pool is not None:
+            name, calls = ROTATE, job.pool.slices
+            shapes[job.pool.argument] = ("float32", (job.pool.values,))
+        arguments = []
+        for index, (dtype, shape) in enumerate(shapes):
+            pooled = job.pool is not None and index == job.pool.argument
+            argument = pools.get(shape[0]) if pooled else None
+            if argument is None:
+                argument = tvm.runtime.empty(shape, dtype, session.device)
+                fill(argument)
+            if pooled:
+                pools[shape[0]] = argument  # candidates of one kernel share it
+            arguments.append(argument)
+        evaluator = module.time_evaluator(
+            name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
+        )
+        return KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
+    except UploadError:
+        raise  # no kernel's fault
+    except Exception as error:
+        # Asks the device: where the session is gone, that is the fault, not the kernel, and the first error tells most.
+        # Whether a CPU exists, or its queue is done, RPC says without asking; memory it has to ask for.
+        try:
+            tvm.runtime.empty((1,), "uint8", session.device)
+        except Exception:
+            raise error from None
+        return KernelTiming(error=last_line(str(error)), kind="run")

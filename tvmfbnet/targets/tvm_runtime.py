@@ -1,0 +1,116 @@
+"""TVM's runtime for a device's system: the installed wheels, or the same versions' for another machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from tvmfbnet.errors import UserError
+from tvmfbnet.files import make_folder, storage_errors
+from tvmfbnet.progress import step
+from tvmfbnet.targets.toolchain import cache_folder
+
+PACKAGES = ("apache-tvm", "apache-tvm-ffi")
+# What a device program needs of the wheels: headers, and the libraries that it links.
+_WANTED = (
+    "tvm/include/",
+    "tvm_ffi/include/",
+    "tvm/lib/libtvm_runtime.so",
+    "tvm/lib/libtvm_runtime_extra.so",
+    "tvm_ffi/lib/libtvm_ffi.so",
+)
+_PLATFORMS = {"aarch64-linux": "manylinux_2_28_aarch64"}
+_DOWNLOAD_SECONDS = 900
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the installed wheels; devices must run the same."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def host_wheels() -> Path:
+    """The folder that holds the installed ``tvm`` and ``tvm_ffi``; TVM is not loaded."""
+    folders = set()
+    for name in ("tvm", "tvm_ffi"):
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise UserError(f"the Python package {name} is not installed: pip install {' '.join(PACKAGES)}")
+        folders.add(Path(found.origin).parent.parent)
+    if len(folders) != 1:
+        raise UserError(f"tvm and tvm_ffi lie in different folders ({', '.join(map(str, folders))}); install both anew")
+    return folders.pop()
+
+
+def fetch_wheels(system: str) -> Path:
+    """A folder with the same versions' headers and libraries for another system, fetched with pip the first time.
+
+    Where this environment has no pip, the one that Python carries along for new environments does it, uninstalled.
+
+    Raises:
+        UserError: there is no pip, or it could not fetch them.
+    """
+    wanted = [f"{name}=={version}" for name, version in installed_versions().items()]
+    folder = cache_folder() / f"runtime-{system}-{'-'.join(installed_versions().values())}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            _fetch(wanted, _PLATFORMS[system], folder)
+    return folder
+
+
+def carried_pip() -> Path | None:
+    """The wheel of pip that Python carries along for new environments; it runs as it is. None where there is none."""
+    found = importlib.util.find_spec("ensurepip")
+    folders = [Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "/usr/share/python-wheels")]  # Debian's, Fedora's
+    if found is not None and found.origin is not None:
+        folders.insert(0, Path(found.origin).parent / "_bundled")
+    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
+
+
+def _pip(words: list[str], what: str) -> None:
+    """Runs pip, whichever there is; ``what`` names in messages what it fetches."""
+    done = _run([sys.executable, "-m", "pip", *words], what)
+    missing = "No module named pip" in done.stderr
+    if done.returncode != 0 and missing:
+        wheel = carried_pip()
+        if wheel is None:
+            raise UserError(
+                f"pip is missing in this environment, and it fetches {what}: install it with `uv pip install pip` "
+                "(environments made by uv) or `python -m ensurepip`"
+            )
+        done = _run([sys.executable, f"{wheel}/pip", *words], what)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        advice = "; this environment has no pip of its own: uv pip install pip" if missing else ""
+        raise UserError(f"could not fetch {what}: {reason}{advice}")
+
+
+def _run(command: list[str], what: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_DOWNLOAD_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"pip took longer than {_DOWNLOAD_SECONDS} s to fetch {what}") from error
+
+
+def _fetch(wanted: list[str], platform: str, folder: Path) -> None:
+    make_folder(folder.parent)
+    with storage_errors(folder, "write"), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+        words = ["download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        words += ["--platform", platform, "--python-version", f"{sys.version_info.major}.{sys.version_info.minor}"]
+        with step(f"fetching {' and '.join(wanted)} for {platform} with pip"):
+            _pip([*words, "--dest", temporary, *wanted], f"TVM's runtime for {platform} ({' '.join(wanted)})")
+        unpacked = Path(temporary) / "unpacked"
+        for wheel in Path(temporary).glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(unpacked, [name for name in archive.namelist() if name.startswith(_WANTED)])
+        shutil.move(unpacked, folder)

@@ -1,0 +1,225 @@
+"""A whole training in a folder: resumes where it stopped, ends with the net's weights. What ``tvmfbnet train`` calls.
+
+Files: ``train.ckpt`` (to continue from), ``history.json`` (one record an epoch) and ``net.pt`` (the result). Started
+by torchrun, several processes share every batch (:mod:`tvmfbnet.training.workers`), and the first writes the files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tvmfbnet.data.chance import Chance
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.places import DataSpec, check_data, folder_classes
+from tvmfbnet.files import clear_leftovers, folder_lock, make_folder, write_json
+from tvmfbnet.interrupts import saved_steps
+from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.progress import progress, resumed, say, step
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
+from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.identity import identity_of, require_identity, require_settings
+from tvmfbnet.training.memory import keep_freed_memory, memory_advice
+from tvmfbnet.training.trainer import Trainer
+from tvmfbnet.training.workers import Workers, is_first
+
+# Settings that change how a training is run, but not what comes out of it.
+_FREE_SETTINGS = frozenset({"checkpoint_steps", "device", "threads"})
+
+
+class NetRecord(State):
+    """What ``net.pt`` holds besides its kind and version.
+
+    Attributes:
+        arch: canonical string.
+        space: :meth:`tvmfbnet.space.space.Space.to_dict`.
+        data: where the data set lay.
+        fingerprint: of the data set; empty in files of earlier versions.
+        test_accuracy: top-1, between 0 and 1.
+        state_dict: the weights.
+        class_names: of the outputs, in order; empty where nobody knows them, as in files of earlier versions.
+    """
+
+    arch: str
+    space: dict[str, Any]
+    data: str
+    fingerprint: str = ""
+    test_accuracy: float = Field(ge=0, le=1)
+    state_dict: Tensors
+    class_names: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training gave.
+
+    Args:
+        test_accuracy: top-1 on the test pictures, between 0 and 1.
+        checkpoint: file of the weights, for :func:`load_net`.
+        history: one record an epoch.
+    """
+
+    test_accuracy: float
+    checkpoint: Path
+    history: tuple[dict[str, Any], ...]
+
+
+def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Path) -> TrainResult:
+    """Trains a net from scratch, or continues the training that ``out`` holds.
+
+    Args:
+        arch: the net.
+        space: its macro-architecture. On a subset of the classes the net has as many outputs as the subset has classes.
+        data_spec: see :func:`tvmfbnet.data.datasets.load_data`; the same data set may have moved since.
+        config: the settings.
+        out: folder of the training's files.
+
+    Raises:
+        DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
+        StorageError: ``out`` is not writable or another process's, its checkpoint is damaged or of another run.
+        DivergedError: the loss became NaN or infinite.
+        OutOfMemoryError: says which settings need less.
+    """
+    space = _with_subset(space, data_spec)
+    text = format_arch(arch, space)
+    advice = f"use a smaller batch_size (it is {config.batch_size})"
+    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+    with memory_advice("the training", advice), _held(out):
+        path = out / "train.ckpt"
+        if path.exists():  # of another training: said before the data set is read
+            recorded = load_checkpoint(path, "training").get("identity")
+            require_settings(path, recorded, identity_of(settings, space, "", arch=text), data_spec)
+        with step("reading the data set", patience=2.0):
+            data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
+            identity = identity_of(settings, space, data.fingerprint, arch=text)
+        keep_freed_memory()
+        return _train(arch, space, data, data_spec, config, identity, out)
+
+
+def _with_subset(space: Space, data_spec: str) -> Space:
+    """The space with as many classes as a subset of the classes has; as it is without one."""
+    spec = DataSpec.of(data_spec)
+    if spec.subset is None:
+        return space
+    classes = len(folder_classes(spec.images, space.input_channels, spec.subset))
+    if classes >= space.classes:  # all of them, or too many, which is refused when they are loaded
+        return space
+    say(f"note: {data_spec} has {classes} classes, so the net gets {classes} outputs, in the order of their names")
+    return space.with_classes(classes)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """The folder for this training alone, without what a killed one left half-written."""
+    make_folder(out)
+    with folder_lock(out, "a training") if is_first() else nullcontext():
+        if is_first():
+            clear_leftovers(*(out / name for name in ("train.ckpt", "history.json", "net.pt")))
+        yield
+
+
+def _train(
+    arch: Arch,
+    space: Space,
+    data: ImageData,
+    data_spec: str,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    out: Path,
+) -> TrainResult:
+    workers = Workers.join(config.device)
+    with seeded(config.seed, config.threads):
+        trainer = Trainer(arch, space, data, config, workers)
+        _continue(trainer, identity, data_spec, out)
+        test_accuracy = trainer.history[-1]["test_accuracy"]
+    chance = Chance.of(data.test.labels)
+    if chance.explains(test_accuracy):
+        say(
+            f"warning: the net learned nothing: its test accuracy of {chance.describe(test_accuracy)}; train longer "
+            f"(epochs is {config.epochs}), with another lr (it is {config.lr:g}), or on more images"
+        )
+    record = NetRecord(
+        arch=identity["arch"],
+        space=space.to_dict(),
+        data=data_spec,
+        fingerprint=data.fingerprint,
+        test_accuracy=test_accuracy,
+        state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
+        class_names=list(data.class_names),
+    )
+    if workers.rank == 0:
+        save_checkpoint(out / "net.pt", "net", record.model_dump())
+    workers.wait()
+    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history))
+
+
+def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: Path) -> None:
+    """All remaining steps, with checkpoints."""
+    path, workers = out / "train.ckpt", trainer.workers
+    if path.exists():
+        saved = load_checkpoint(path, "training")
+        require_identity(path, saved.get("identity"), identity, data_spec)
+        with damage_named(path):
+            trainer.load_state_dict(saved["trainer"])
+        say(resumed("train", out, trainer.done_steps, trainer.total_steps))
+    workers.require_alike("checkpoint", trainer.done_steps)
+    workers.require_alike("data", int(identity["data"][:10], 16))
+    forecaster = trainer.forecaster()
+    with (
+        progress("train", trainer.total_steps, trainer.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=workers.size == 1) as steps,
+    ):
+        while not trainer.finished:
+            started = time.monotonic()
+            with steps.timed("step"):
+                epoch_ended = trainer.advance()
+            for line in forecaster.step(time.monotonic() - started):
+                say(line)
+            if epoch_ended or steps.interrupted or trainer.done_steps % trainer.config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    state = trainer.state_dict()
+                    if workers.rank == 0:
+                        save_checkpoint(path, "training", {"identity": identity, "trainer": state})
+            if epoch_ended and workers.rank == 0:
+                write_json(out / "history.json", trainer.history)
+            steps.end_if_interrupted()
+            reporter.update(trainer.done_steps, _note(trainer.history))
+
+
+def _note(history: Sequence[dict[str, Any]]) -> str:
+    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
+    if not history:
+        return ""
+    tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
+    best = f", test accuracy {tests[-1]:.2%}" if tests else ""
+    return f"loss {history[-1]['train_loss']:.3f}{best}"
+
+
+def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
+    """The trained net of a ``net.pt``, on the CPU and in eval mode, with its metadata.
+
+    Returns:
+        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``
+        and ``class_names``.
+
+    Raises:
+        StorageError: the file is missing, damaged or no trained net.
+    """
+    saved = load_checkpoint(path, "net")
+    with damage_named(path, "train it again"):
+        record = NetRecord.model_validate({name: saved[name] for name in set(saved) - {"kind", "version"}})
+        space = Space.from_dict(record.space)
+        net = build_net(parse_arch(record.arch, space), space)
+        net.load_state_dict(record.state_dict)
+    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy", "class_names")}
