@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.provisioning.loopback import local_tracker
 from tvmfbnet.provisioning.shell_base import Shell
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.provisioning.system_check import check_system, read_system
@@ -93,6 +94,7 @@ def test_cores_that_are_not_there_are_named_before_the_server_is_started(tmp_pat
         check_system(shell, target, cores=True)
 
 
+@pytest.mark.rpc
 def test_push_to_a_32_bit_system_ends_before_anything_is_built(tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -108,15 +110,13 @@ def test_push_to_a_32_bit_system_ends_before_anything_is_built(tmp_path):
         "tvm: {kind: llvm, mtriple: aarch64-linux-gnu}\n"
     )
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    for command in ("push", "start"):
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "tvmfbnet.cli.main", "device", command, "--target", target, "--ssh", "pi@board"],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        said = "this system is 32-bit (armhf) under a 64-bit kernel; install a 64-bit system"
-        assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"error: device pi@board: {said}", done.stderr
-        assert time.monotonic() - began < 60
+    said = "this system is 32-bit (armhf) under a 64-bit kernel; install a 64-bit system"
+    with local_tracker("board") as tracker:
+        for action, options in (("push", ()), ("start", ("--tracker-port", str(tracker.port)))):
+            began = time.monotonic()
+            command = [sys.executable, "-m", "tvmfbnet.cli.main", "device", action, "--target", target, *options]
+            done = subprocess.run([*command, "--ssh", "pi@board"], env=env, capture_output=True, text=True)
+            assert done.returncode == 2, done.stderr
+            assert done.stderr.splitlines()[-1] == f"error: device pi@board: {said}", done.stderr
+            assert time.monotonic() - began < 60
     assert not list((tmp_path / "cache").rglob("programs-*"))
