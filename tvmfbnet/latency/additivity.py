@@ -49,7 +49,7 @@ _SCALES = (0.2, 5.0)
 
 
 @dataclass(frozen=True)
-class NetRecord:
+class NetComparison:
     """A whole net: its arch, the table's sum and the device's latency, both in milliseconds."""
 
     arch: str
@@ -132,7 +132,7 @@ class Study:
     """
 
     space: str
-    records: tuple[NetRecord, ...]
+    records: tuple[NetComparison, ...]
     agreement: Agreement
     corrected: Agreement
     corrected_ms: tuple[float, ...]
@@ -181,7 +181,7 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
     corrected = _held_out(None, heights, sums, measured, seed)
     return Study(
         space.name,
-        tuple(NetRecord(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
+        tuple(NetComparison(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
         _agreement(archs, plain, measured),
         _agreement(archs, corrected, measured),
         tuple(corrected.tolist()),

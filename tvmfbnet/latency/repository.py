@@ -22,7 +22,7 @@ from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.context import Context, choose_context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import recall
+from tvmfbnet.latency.kernel_sums import load_kernel_times
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
@@ -139,5 +139,5 @@ def _table_of(
             f"note: {others} of {len(measurements)} measurements in {journal} are left out: "
             f"made otherwise than the newest ({used[-1].context.describe()})"
         )
-    times = recall(journal.with_name(_KERNELS), used[-1].context)
+    times = load_kernel_times(journal.with_name(_KERNELS), used[-1].context)
     return replace(LatencyTable.from_measurements(used, in_order=True), kernel_ms=times)

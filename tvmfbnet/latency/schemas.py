@@ -180,7 +180,7 @@ class KernelBaseRecord(Stored):
     kernels: list[KernelPartRecord]
 
 
-class MembersRecord(Stored):
+class EnsembleRecord(Stored):
     """The experts of a regressor."""
 
     base: BaseRecord | KernelBaseRecord
@@ -191,13 +191,13 @@ class MembersRecord(Stored):
     values: list[Number]
 
     @model_validator(mode="after")
-    def _one_each(self) -> MembersRecord:
+    def _one_each(self) -> EnsembleRecord:
         if len(self.values) != len(self.parts) or len(self.scales) != len(default_scales()):
             raise ValueError("values, parts and scales differ in number from what belongs together")
         return self
 
 
-class BlendRecord(Stored):
+class EnsembleWeightsRecord(Stored):
     """How the experts are joined."""
 
     trees: Annotated[float, Field(ge=0, le=1)]
@@ -213,9 +213,9 @@ class RegressorRecord(Stored):
     coordinates: list[str]
     loads: list[str]
     seed: Whole
-    known_shape: BlendRecord
-    new_shape: BlendRecord
-    members: MembersRecord
+    known_shape: EnsembleWeightsRecord
+    new_shape: EnsembleWeightsRecord
+    members: EnsembleRecord
 
 
 class CorrectionBody(Stored):

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tvmfbnet.files import make_folder, write_text
 from tvmfbnet.report import figures, net_figures, table_figure
 from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save, svg_text
-from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, Run, damage, read_run
+from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, RunData, damage, read_run
 from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
 from tvmfbnet.report.terms import glossary_html, with_hint
 from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
@@ -55,7 +55,7 @@ def write_report(run: Path) -> Path:
     return page
 
 
-def _sections(run: Run) -> list[_Section]:
+def _sections(run: RunData) -> list[_Section]:
     """All figures, in the order of the page."""
     space, table, arch, result = run.space, run.table, run.arch, run.result
     searched, trained = run.search_history, run.train_history
@@ -160,7 +160,7 @@ dd { margin: 0; color: #4a5568; }
 """
 
 
-def _page(run: Run, sections: Sequence[str]) -> str:
+def _page(run: RunData, sections: Sequence[str]) -> str:
     name = escape(run.folder.resolve().name)
     with damage(run.folder / RESULT):
         verdict, net, made, stages = verdict_html(run.result or {}), net_rows(run), made_rows(run), stage_rows(run)

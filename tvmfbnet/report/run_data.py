@@ -23,7 +23,7 @@ SEARCH_HISTORY, TRAIN_HISTORY = "search/history.json", "train/history.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """What a run folder holds; what is not there (yet) is None.
 
     Attributes:
@@ -58,7 +58,7 @@ class Run:
         return None if self.search is None else self.search.get("latency_target_ms")
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunData:
     """Reads a run folder; :class:`UserError` if it is none, :class:`StorageError` names a file that is damaged."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}: give the --out folder of a run")
@@ -84,7 +84,7 @@ def read_run(folder: Path) -> Run:
         with damage(folder / (RESULT if (result or {}).get("arch") else SEARCH)):
             arch = parse_arch(found, space)
     searched, trained, bench, loop = (_read(folder, name) for name in (SEARCH_HISTORY, TRAIN_HISTORY, BENCH, LOOP))
-    return Run(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
+    return RunData(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
 
 
 def _read(folder: Path, name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
-from tvmfbnet.report.run_data import RECIPE, Run
+from tvmfbnet.report.run_data import RECIPE, RunData
 from tvmfbnet.run_files import stage_title
 from tvmfbnet.space.counts import count_arch
 
@@ -18,7 +18,7 @@ Rows = list[tuple[str, str]]
 _SEEDED = ("tune", "search", "train")
 
 
-def net_rows(run: Run) -> Rows:
+def net_rows(run: RunData) -> Rows:
     """The found net in figures, name and value; what is not known is left out."""
     best = (run.search or {}).get("best") or {}
     result = {"arch": best.get("arch"), "predicted_ms": best.get("predicted_ms")} | dict(run.result or {})
@@ -41,7 +41,7 @@ def net_rows(run: Run) -> Rows:
     )
 
 
-def made_rows(run: Run) -> Rows:
+def made_rows(run: RunData) -> Rows:
     """When, where and of what the run was made, and the command that makes it again."""
     result, bench, recipe = run.result or {}, run.bench or {}, run.recipe
     facts = bench.get("device") or {}
@@ -63,13 +63,13 @@ def made_rows(run: Run) -> Rows:
     )
 
 
-def warnings_of(run: Run) -> list[str]:
+def warnings_of(run: RunData) -> list[str]:
     """What the search noticed of itself, such as that it learned nothing; each once."""
     notices = [*((run.search or {}).get("notices") or []), *((run.result or {}).get("notices") or [])]
     return list(dict.fromkeys(str(notice["text"]) for notice in notices))
 
 
-def stage_rows(run: Run) -> Rows:
+def stage_rows(run: RunData) -> Rows:
     """The stages, numbered as ``tvmfbnet run`` numbers them, and how long they took, with the sum."""
     seconds: Mapping[str, Any] = (run.result or {}).get("stage_seconds") or {}
     rows = [(stage_title(name), _duration(float(took))) for name, took in seconds.items()]
@@ -134,7 +134,7 @@ def _date(time: str | None) -> str | None:
         return time
 
 
-def _images(run: Run) -> str:
+def _images(run: RunData) -> str:
     space = run.space
     if space is None:
         return ""
