@@ -1,4 +1,4 @@
-"""What the report says in words: the found net, on what and of what it was made, and how to make it again."""
+"""The report's tables: the found net in numbers, how it was made, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _SEEDED = ("tune", "search", "train")
 
 
 def net_rows(run: RunData) -> Rows:
-    """The found net in figures, name and value; what is not known is left out."""
+    """The found net in numbers, as name and value; unknown ones are left out."""
     best = (run.search or {}).get("best") or {}
     result = {"arch": best.get("arch"), "predicted_ms": best.get("predicted_ms")} | dict(run.result or {})
     latencies = [result.get(f"{name}_ms") for name in ("predicted", "measured", "onnxruntime")]
     unit = unit_for([run.target_ms, *latencies])
     counts = count_arch(run.arch, run.space) if run.arch and run.space else None
-    return _known(
+    return _known_rows(
         ("Arch", result.get("arch")),
         ("Top-1 accuracy, test images", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _latency(run.target_ms, unit)),
         ("Measured latency", _measured(result, unit)),
         ("Predicted latency", _predicted(result, unit)),
-        ("Correction by whole nets", (run.table.correction or None) if run.table else None),
-        ("Speed factor of the device meanwhile", (result.get("speed_factor") or {}).get("description")),
+        ("Correction from whole nets", (run.table.correction or None) if run.table else None),
+        ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
         ("Parameters", counts and f"{counts.params:,}"),
         ("MACs for one image", counts and f"{counts.macs:,}"),
@@ -42,13 +42,13 @@ def net_rows(run: RunData) -> Rows:
 
 
 def made_rows(run: RunData) -> Rows:
-    """When, where and of what the run was made, and the command that makes it again."""
+    """When, where and from what the run was made, and the command that reproduces it."""
     result, bench, recipe = run.result or {}, run.bench or {}, run.recipe
     facts = bench.get("device") or {}
     target = result.get("target") or (run.table.name if run.table else None) or recipe.get("target")
     data = (run.search or {}).get("data") or recipe.get("data")
     again = run.folder.with_name(f"{run.folder.resolve().name}-again")
-    return _known(
+    return _known_rows(
         ("Date", _date(bench.get("time"))),
         ("Target", target),
         ("Device", describe_machine(facts)),
@@ -64,7 +64,7 @@ def made_rows(run: RunData) -> Rows:
 
 
 def warnings_of(run: RunData) -> list[str]:
-    """What the search noticed of itself, such as that it learned nothing; each once."""
+    """The notices of the search, such as that it learned nothing; each once."""
     notices = [*((run.search or {}).get("notices") or []), *((run.result or {}).get("notices") or [])]
     return list(dict.fromkeys(str(notice["text"]) for notice in notices))
 
@@ -76,7 +76,7 @@ def stage_rows(run: RunData) -> Rows:
     return [*rows, ("all", _duration(float(sum(seconds.values()))))] if rows else []
 
 
-def _known(*rows: tuple[str, Any]) -> Rows:
+def _known_rows(*rows: tuple[str, Any]) -> Rows:
     return [(name, str(value)) for name, value in rows if value]
 
 
@@ -104,7 +104,7 @@ def _predicted(result: Mapping[str, Any], unit: Unit) -> str | None:
         return None
     notes = []
     if measured:
-        notes.append(f"{predicted / measured - 1:+.1%} against the measured one")
+        notes.append(f"{predicted / measured - 1:+.1%} relative to the measured one")
     if share is not None:
         notes.append(f"{share:.0%} of it from measured blocks")
     return unit.text(predicted) + (f" ({', '.join(notes)})" if notes else "")
@@ -114,7 +114,7 @@ def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
     other, measured = result.get("onnxruntime_ms"), result.get("measured_ms")
     if other is None:
         return None
-    return unit.text(other) + (f" (the package takes {measured / other:.2f} of its time)" if measured and other else "")
+    return unit.text(other) + (f" (the package takes {measured / other:.2f}x that)" if measured and other else "")
 
 
 def _kernels(result: Mapping[str, Any]) -> str | None:
@@ -127,7 +127,7 @@ def _tvm_target(value: Any) -> str | None:
 
 
 def _date(time: str | None) -> str | None:
-    """The day and minute of an ISO time; the text itself where it is none."""
+    """The day and minute of an ISO time; other text as it is."""
     try:
         return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z").strip() if time else None
     except ValueError:
@@ -143,7 +143,7 @@ def _images(run: RunData) -> str:
 
 
 def _seeds(recipe: Mapping[str, Any]) -> str | None:
-    """The seeds of the stages; in short where they are one."""
+    """The seeds of the stages, shortened if they are all the same."""
     sections = {name: recipe.get(name) for name in _SEEDED}
     seeds = {name: part["seed"] for name, part in sections.items() if isinstance(part, Mapping) and "seed" in part}
     if len(set(map(str, seeds.values()))) == 1 and len(seeds) > 1:
@@ -154,6 +154,6 @@ def _seeds(recipe: Mapping[str, Any]) -> str | None:
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, left_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left_seconds:02d} s"
