@@ -92,7 +92,7 @@ def _sections(run: RunData) -> list[_Section]:
         ),
         _Section(
             "theta",
-            "Theta: block probabilities over the search",
+            "Theta over the search",
             "Probabilities of the blocks of every layer over the epochs of the search",
             ((SEARCH_HISTORY, searched), needs_space),
             partial(figures.theta_over_epochs, searched, space) if searched and space else None,

@@ -104,7 +104,7 @@ def _predicted(result: Mapping[str, Any], unit: Unit) -> str | None:
         return None
     notes = []
     if measured:
-        notes.append(f"{predicted / measured - 1:+.1%} relative to the measured one")
+        notes.append(f"{predicted / measured - 1:+.1%} against the measured one")
     if share is not None:
         notes.append(f"{share:.0%} of it from measured blocks")
     return unit.text(predicted) + (f" ({', '.join(notes)})" if notes else "")
@@ -114,7 +114,7 @@ def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
     other, measured = result.get("onnxruntime_ms"), result.get("measured_ms")
     if other is None:
         return None
-    return unit.text(other) + (f" (the package takes {measured / other:.2f}x that)" if measured and other else "")
+    return unit.text(other) + (f" (the package takes {measured / other:.2f} of its time)" if measured and other else "")
 
 
 def _kernels(result: Mapping[str, Any]) -> str | None:
