@@ -75,12 +75,12 @@ def bench_package(
 
     with device_timer(target, endpoint) as timer:
         net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
-        lasting: tuple[float, ...] = ()
+        lasting_ms: tuple[float, ...] = ()
         if sustained_seconds:
             with step(f"measuring sustained latency for {sustained_seconds:g} s"):
-                lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)
+                lasting_ms = timer.sustained(package.library, package.input_shape, sustained_seconds)
     reference = float(summarise(other)["latency_ms"]) if other else None
-    warm = statistics.median(lasting[-math.ceil(len(lasting) / 4) :]) if lasting else None
+    warm = statistics.median(lasting_ms[-math.ceil(len(lasting_ms) / 4) :]) if lasting_ms else None
     verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)
     values = {
         **net.to_dict(target),

@@ -183,38 +183,40 @@ def _versions(facts: dict[str, str]) -> Check:
     if "tvm_version" not in facts:
         return Check("versions", True, "the server does not report them", f"it must run TVM {here['apache-tvm']}")
     wanted = {"TVM": here["apache-tvm"], "tvm-ffi": here["apache-tvm-ffi"].split(".post")[0]}
-    found = {"TVM": facts["tvm_version"], "tvm-ffi": facts.get("ffi_version", "?")}
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    reported = {"TVM": facts["tvm_version"], "tvm-ffi": facts.get("ffi_version", "?")}
+    text = ", ".join(f"{name} {version}" for name, version in reported.items())
     advice = (
-        "" if found == wanted else f"here are {', '.join(f'{k} {v}' for k, v in wanted.items())}: build and push again"
+        ""
+        if reported == wanted
+        else f"here are {', '.join(f'{k} {v}' for k, v in wanted.items())}: build and push again"
     )
-    return Check("versions", found == wanted, f"{text} ({facts.get('server', 'unknown server')})", advice)
+    return Check("versions", reported == wanted, f"{text} ({facts.get('server', 'unknown server')})", advice)
 
 
 def _machine(target: Target, facts: dict[str, str]) -> Check:
     machine = facts.get("machine", "")
     wanted = target.triple.split("-")[0]
-    found = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
+    description = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
     cores = f", cores {facts['allowed_cores']}" if "allowed_cores" in facts else ""
     threads = f", threads {facts['threads']}" if facts.get("threads") else ""
     if facts.get("userland_bits") == "32" and "64" in machine:
         advice = "this system is 32-bit under a 64-bit kernel; install a 64-bit system"
-        return Check("machine", False, f"{found or machine}, 32-bit programs", advice)
+        return Check("machine", False, f"{description or machine}, 32-bit programs", advice)
     same = not wanted or not machine or {"arm64": "aarch64"}.get(machine, machine) == wanted
     other = f"the target compiles for {target.triple}: another key, or another target"
     advice = _too_few_cores(target, facts) if same else other
-    return Check("machine", same, (found or "the server does not report it") + cores + threads, advice)
+    return Check("machine", same, (description or "the server does not report it") + cores + threads, advice)
 
 
 def _cores(target: Target, facts: dict[str, str]) -> Check:
     """Whether the server runs on the target's cores; it may have been started for others."""
     wanted, allowed = sorted(parse_cores(target.cores)), sorted(parse_cores(facts["allowed_cores"]))
     there = int(facts["cores"]) if facts.get("cores", "").isdigit() else 0
-    found = f"on {format_cores(tuple(allowed))} (target {target.cores})"
+    text = f"on {format_cores(tuple(allowed))} (target {target.cores})"
     if there and max(wanted) >= there:
-        return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
+        return Check("cores", False, text, f"the device has cores 0-{there - 1}: correct the target's `cores`")
     advice = "" if wanted == allowed else f"end the server and start it for this target: {_again(target)}"
-    return Check("cores", wanted == allowed, found, advice)
+    return Check("cores", wanted == allowed, text, advice)
 
 
 def _too_few_cores(target: Target, facts: dict[str, str]) -> str:
@@ -276,8 +278,8 @@ def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArgume
             error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)
         except RemoteError as failure:
             illegal = failure.illegal_instruction
-            found = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
-            return Check("instructions", False, found, instructions_advice(target) if illegal else _LOOK_AT_LOG)
+            text = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
+            return Check("instructions", False, text, instructions_advice(target) if illegal else _LOOK_AT_LOG)
     correct = error <= _CANARY_ERROR
     advice = "" if correct else "wrong results: check mcpu and features of the target"
     text = f"widest vectors of mcpu, largest relative error {error:.1e}"

@@ -118,8 +118,8 @@ def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
 
 
 def _kernels(result: Mapping[str, Any]) -> str | None:
-    found, needed = result.get("kernels_found"), result.get("kernels_needed")
-    return None if found is None or needed is None else f"{found} of {needed}"
+    tuned, needed = result.get("kernels_found"), result.get("kernels_needed")
+    return None if tuned is None or needed is None else f"{tuned} of {needed}"
 
 
 def _tvm_target(value: Any) -> str | None:
