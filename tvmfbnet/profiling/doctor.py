@@ -185,11 +185,8 @@ def _versions(facts: dict[str, str]) -> Check:
     wanted = {"TVM": here["apache-tvm"], "tvm-ffi": here["apache-tvm-ffi"].split(".post")[0]}
     reported = {"TVM": facts["tvm_version"], "tvm-ffi": facts.get("ffi_version", "?")}
     text = ", ".join(f"{name} {version}" for name, version in reported.items())
-    advice = (
-        ""
-        if reported == wanted
-        else f"here are {', '.join(f'{k} {v}' for k, v in wanted.items())}: build and push again"
-    )
+    here_text = ", ".join(f"{name} {version}" for name, version in wanted.items())
+    advice = "" if reported == wanted else f"here are {here_text}: build and push again"
     return Check("versions", reported == wanted, f"{text} ({facts.get('server', 'unknown server')})", advice)
 
 
