@@ -170,11 +170,11 @@ class Bench:
         return found
 
     def quiet(self, package: Package) -> NetLatency:
-        """Two looks' worth of visits, pooled."""
+        """Two rounds of passes, pooled."""
         with reach(self.target) as endpoint, device_timer(self.target, endpoint) as timer:
             both = [measure_latency(package.library, package.input_shape, timer) for _ in range(2)]
             fastest = min(timer.single_runs(package.library, package.input_shape))
-        return NetLatency(both[0].visits + both[1].visits, fastest_ms=fastest)
+        return NetLatency(both[0].passes + both[1].passes, fastest_ms=fastest)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
     Stored,
     clear_leftovers,
+    digest,
     folder_lock,
     make_folder,
     read_json,
@@ -57,6 +58,10 @@ def test_a_damaged_file_is_one_line_with_its_name(tmp_path, content, said):
     message = str(caught.value)
     assert said in message
     assert str(path) in message and "\n" not in message and len(message) < 1000
+
+
+def test_a_digest_follows_the_content_and_not_the_order_of_keys():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.active_learning import choose_batch
 from tvmfbnet.latency.gaussian_process import GaussianProcess, default_scales
-from tvmfbnet.latency.roofline import usual_base
+from tvmfbnet.latency.roofline import typical_base
 from tvmfbnet.space.registry import load_space
 
 SPACE = load_space("fbnet")
@@ -18,7 +18,7 @@ BLOCKS = SPACE.distinct_blocks()
 def uncertainty(measured: list, parts: tuple) -> float:
     """Variance in squared milliseconds, of a usual processor."""
     process = GaussianProcess(measured, np.zeros(len(measured)), default_scales())
-    return float(((np.exp(usual_base(parts).log_ms(parts)) * process.predict(parts)[1]) ** 2).sum())
+    return float(((np.exp(typical_base(parts).log_ms(parts)) * process.predict(parts)[1]) ** 2).sum())
 
 
 def test_chosen_parts_leave_less_uncertainty_than_random_ones() -> None:

@@ -12,7 +12,7 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.active_learning import choose_batch
 from tvmfbnet.latency.cross_validation import score
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import recall, remember
+from tvmfbnet.latency.kernel_sums import load_kernel_times, save_kernel_times
 from tvmfbnet.latency.regressor import LatencyRegressor, complete
 from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
@@ -94,16 +94,16 @@ def test_times_are_kept_for_one_context_and_reach_the_table(tmp_path: Path) -> N
     journal = Journal(journal_path("host", tmp_path))
     journal.append(record)
     path = kernels_path("host", tmp_path)
-    assert recall(path, record.context) == {} == load_table("host", tmp_path).kernel_ms
+    assert load_kernel_times(path, record.context) == {} == load_table("host", tmp_path).kernel_ms
     first, second = {PARTS[4]: 0.5, PARTS[5]: 0.25}, {PARTS[5]: 0.2, PARTS[6]: 0.1}
-    remember(path, record.context, first)
-    remember(path, record.context, second)
-    assert recall(path, record.context) == {**first, **second} == load_table("host", tmp_path).kernel_ms
+    save_kernel_times(path, record.context, first)
+    save_kernel_times(path, record.context, second)
+    assert load_kernel_times(path, record.context) == {**first, **second} == load_table("host", tmp_path).kernel_ms
     other = replace(CONTEXT, device_model="Another CPU")
-    assert recall(path, other) == {}, "times of another context serve none but that one"
-    remember(path, other, first)
-    assert recall(path, other) == first
-    assert recall(path, record.context) == {**first, **second}, "and are not thrown away for it"
+    assert load_kernel_times(path, other) == {}, "times of another context serve none but that one"
+    save_kernel_times(path, other, first)
+    assert load_kernel_times(path, other) == first
+    assert load_kernel_times(path, record.context) == {**first, **second}, "and are not thrown away for it"
 
 
 def test_parts_of_another_space_without_times_do_not_disable_the_kernels() -> None:
@@ -115,6 +115,6 @@ def test_parts_of_another_space_without_times_do_not_disable_the_kernels() -> No
 def test_a_file_of_another_form_is_passed_over(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernels.json"
     path.write_text(text)
-    assert recall(path, CONTEXT) == {}
-    remember(path, CONTEXT, {PARTS[0]: 1.0})
-    assert recall(path, CONTEXT) == {PARTS[0]: 1.0}
+    assert load_kernel_times(path, CONTEXT) == {}
+    save_kernel_times(path, CONTEXT, {PARTS[0]: 1.0})
+    assert load_kernel_times(path, CONTEXT) == {PARTS[0]: 1.0}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import remember
+from tvmfbnet.latency.kernel_sums import save_kernel_times
 from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import write_table
@@ -213,7 +213,9 @@ def test_latency_fit_knows_the_kernels_of_tuned_blocks_unless_told_otherwise(log
     by_shape = run_json(latency.app, "fit", *options)
     newest = Journal(journal_path("host", logs)).read()[-1].context
     table = load_table("host", logs)
-    remember(kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()})
+    save_kernel_times(
+        kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}
+    )
     by_kernels = run_json(latency.app, "fit", *options)
     assert by_kernels["mape"] < 0.01 < by_shape["mape"]
     assert run_json(latency.app, "fit", *options, "--shapes-only") == by_shape

@@ -1,11 +1,11 @@
-"""Visits on the disk: pooled only with their like, and a torn line costs that line alone."""
+"""Measurement passes on disk: pooled only under equal conditions, and a torn line costs that line alone."""
 
 import json
 
-from tvmfbnet.latency.passes import VisitLog, run_key
+from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.profiling.canary import HonestTiming, Sample
 from tvmfbnet.profiling.device_timer import ChainTiming
-from tvmfbnet.profiling.probe_passes import NetsRun, VisitsMade, runs_begun
+from tvmfbnet.profiling.probe_passes import NetsRun, PassesDone, runs_begun
 from tvmfbnet.space.space import NetPart
 
 STEM, BLOCK = NetPart("stem", "conv_k3", 1, 4, 8, 8, 1), NetPart("block", "k3_e1", 4, 4, 8, 8, 1)
@@ -13,7 +13,7 @@ SHARED = {"context": "phone, TVM 1", "protocol": "in_net", "timing": {"visits": 
 
 
 def log_in(folder):
-    return VisitLog(folder / "latency.jsonl")
+    return PassLog(folder / "latency.jsonl")
 
 
 def begun(trials=8, shared=SHARED):
@@ -24,26 +24,26 @@ def timing(ms):
     return ChainTiming(HonestTiming(Sample((ms, ms), 0), 1.0, 1, True), (((ms / 3, ms / 3), (ms / 2, ms / 2)),))
 
 
-def test_a_run_that_starts_again_has_its_nets_and_its_visits(tmp_path):
-    made = VisitsMade(begun(), log_in(tmp_path))
+def test_a_restarted_run_has_its_nets_and_its_passes(tmp_path):
+    made = PassesDone(begun(), log_in(tmp_path))
     for ms in (1.0, 2.0):
         made.add(0, timing(ms), {"model": "phone"})
     (found,) = runs_begun(log_in(tmp_path), SHARED, {STEM: 3, BLOCK: 8})
     assert found == begun()
-    again = VisitsMade(found, log_in(tmp_path))
-    assert again.visits(0) == [timing(1.0), timing(2.0)] and again.visits(1) == []
+    again = PassesDone(found, log_in(tmp_path))
+    assert again.passes(0) == [timing(1.0), timing(2.0)] and again.passes(1) == []
     assert again.fingerprint(0) == {"model": "phone"} and again.recorded == set()
     again.mark_recorded(0)
-    assert VisitsMade(found, log_in(tmp_path)).recorded == {0}
+    assert PassesDone(found, log_in(tmp_path)).recorded == {0}
     log_in(tmp_path).append(found.key, {"library": 0, "nets_ms": [[["soon"]]], "whole": {}})
     log_in(tmp_path).append(found.key, {"library": 0, **timing(0.0).to_dict(), "fingerprint": {}})
-    assert VisitsMade(found, log_in(tmp_path)).visits(0) == [timing(1.0), timing(2.0)], "damaged ones count"
+    assert PassesDone(found, log_in(tmp_path)).passes(0) == [timing(1.0), timing(2.0)], "damaged ones count"
     log_in(tmp_path).drop(found.key)
     assert not (tmp_path / "visits.jsonl").exists()
 
 
-def test_visits_of_other_conditions_wait_and_those_of_other_kernels_are_forgotten(tmp_path):
-    VisitsMade(begun(), log_in(tmp_path))
+def test_passes_of_other_conditions_are_kept_and_those_of_other_kernels_are_dropped(tmp_path):
+    PassesDone(begun(), log_in(tmp_path))
     assert runs_begun(log_in(tmp_path), {**SHARED, "context": "phone, TVM 2"}, {STEM: 3, BLOCK: 8}) == []
     assert runs_begun(log_in(tmp_path), SHARED, {STEM: 3}) == []  # another space's parts
     assert log_in(tmp_path).runs()
@@ -51,7 +51,7 @@ def test_visits_of_other_conditions_wait_and_those_of_other_kernels_are_forgotte
     assert log_in(tmp_path).runs() == {}
 
 
-def test_a_torn_line_costs_that_visit_alone(tmp_path):
+def test_a_torn_line_costs_that_pass_alone(tmp_path):
     log = log_in(tmp_path)
     log.append("a", {"visit": 1})
     with log.path.open("ab") as stream:
@@ -64,7 +64,3 @@ def test_a_torn_line_costs_that_visit_alone(tmp_path):
         {"run": "a", "visit": 2},
         {"run": "b", "visit": 3},
     ]
-
-
-def test_the_key_of_a_run_is_that_of_its_content():
-    assert run_key({"a": 1, "b": [2]}) == run_key({"b": [2], "a": 1}) != run_key({"a": 1, "b": [3]})

@@ -168,7 +168,7 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         LatencyRegressor().fit(parts[:7], [1.0] * 7)
     with pytest.raises(LatencyError, match="finite"):
         LatencyRegressor().fit(parts[:9], [1.0] * 8 + [math.nan])
-    with pytest.raises(LatencyError, match="one a part"):
+    with pytest.raises(LatencyError, match="one per part"):
         LatencyRegressor().fit(parts[:9], [1.0] * 8)
     with pytest.raises(LatencyError, match="not been fitted"):
         LatencyRegressor().predict(parts)

@@ -9,8 +9,8 @@ from tvmfbnet.latency.speed import speed_factor
 THEN = [0.02, 0.03, 0.05, 0.01, 0.04]
 
 
-def visits(factors, count=9, noise=0.005, seed=0):
-    """What parts take in visits, each part ``factors`` times its latency in the table."""
+def passes(factors, count=9, noise=0.005, seed=0):
+    """What parts take in each pass, every part ``factors`` times its latency in the table."""
     rng = random.Random(seed)
     return [
         [f * then * rng.lognormvariate(0, noise) for f, then in zip(factors, THEN, strict=True)] for _ in range(count)
@@ -18,7 +18,7 @@ def visits(factors, count=9, noise=0.005, seed=0):
 
 
 def test_a_device_that_slowed_down_alike_for_all_kernels_is_known_well():
-    found = speed_factor(visits([1.33] * 5), THEN, [1.0, 1.02])
+    found = speed_factor(passes([1.33] * 5), THEN, [1.0, 1.02])
     assert found.known and found.value == pytest.approx(1.33, rel=0.01)
     assert found.interval.low < 1.33 < found.interval.high and found.interval.noise < 0.03
     told = found.to_dict()
@@ -29,13 +29,13 @@ def test_a_device_that_slowed_down_alike_for_all_kernels_is_known_well():
 @pytest.mark.parametrize(
     ("now", "then", "doubt"),
     [
-        (visits([1.0, 1.8, 1.1, 0.9, 1.6]), THEN, "uncertain by"),
-        (visits([1.3] * 5, noise=0.3), THEN, "uncertain by"),
-        (visits([3.0] * 5), THEN, "beyond what drift can be"),
-        (visits([0.3] * 5), THEN, "beyond what drift can be"),
-        ([visit[:2] for visit in visits([1.3] * 5)], THEN[:2], "only 2 measured part"),
+        (passes([1.0, 1.8, 1.1, 0.9, 1.6]), THEN, "uncertain by"),
+        (passes([1.3] * 5, noise=0.3), THEN, "uncertain by"),
+        (passes([3.0] * 5), THEN, "beyond what drift can be"),
+        (passes([0.3] * 5), THEN, "beyond what drift can be"),
+        ([part_ms[:2] for part_ms in passes([1.3] * 5)], THEN[:2], "only 2 measured part"),
     ],
-    ids=["parts that do not agree", "visits that do not agree", "far too slow", "far too fast", "too few parts"],
+    ids=["parts that do not agree", "passes that do not agree", "far too slow", "far too fast", "too few parts"],
 )
 def test_where_the_evidence_is_thin_the_factor_is_shown_but_not_used(now, then, doubt):
     found = speed_factor(now, then, [1.0])
@@ -43,7 +43,7 @@ def test_where_the_evidence_is_thin_the_factor_is_shown_but_not_used(now, then, 
     assert "not used" in found.describe()
 
 
-def test_too_few_visits_and_no_parts_say_nothing_at_all():
-    assert speed_factor(visits([1.0] * 5, count=5), THEN, [1.0]) is None
+def test_too_few_passes_and_no_parts_say_nothing_at_all():
+    assert speed_factor(passes([1.0] * 5, count=5), THEN, [1.0]) is None
     assert speed_factor([[]] * 9, [], []) is None
     assert speed_factor([[0.0] * 5] * 9, THEN, [1.0]) is None

@@ -34,7 +34,7 @@ def test_wholly_at_or_below_is_met_wholly_above_is_missed_and_astride_is_undecid
 def test_the_demo_that_was_twelve_per_cent_too_slow_is_missed_however_slow_the_device_was():
     found = verdict(0.1262, 0.1273, 0.1284, target=0.1139, slowdown=1.328)
     assert found.phrase == "missed by 11.8 %" and found.exit_code == 3
-    assert "1.33 times slower" in found.advice(), "the speed factor is advice and decides nothing"
+    assert "1.33x slower" in found.advice(), "the speed factor is advice and decides nothing"
 
 
 def test_advice_names_noise_only_where_there_is_noise():
@@ -43,14 +43,14 @@ def test_advice_names_noise_only_where_there_is_noise():
     assert "lower latency target" in verdict(10.9, 11.0, 11.1).advice()
 
 
-@pytest.mark.parametrize(("visits", "left_out"), [(6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (18, 4), (27, 7)])
-def test_the_interval_is_that_of_a_median_whatever_the_noise(visits, left_out):
-    found = median_interval([float(2**number) for number in range(visits)], floor=0.0)
-    assert (found.low, found.high) == (2.0**left_out, 2.0 ** (visits - 1 - left_out))
-    assert found.value == statistics.median(2.0**number for number in range(visits))
+@pytest.mark.parametrize(("passes", "left_out"), [(6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (18, 4), (27, 7)])
+def test_the_interval_is_that_of_a_median_whatever_the_noise(passes, left_out):
+    found = median_interval([float(2**number) for number in range(passes)], floor=0.0)
+    assert (found.low, found.high) == (2.0**left_out, 2.0 ** (passes - 1 - left_out))
+    assert found.value == statistics.median(2.0**number for number in range(passes))
     # The widest that leaves at most 5 % out, by the binomial's own tail.
-    tail = 2 * sum(math.comb(visits, k) for k in range(left_out + 1)) / 2**visits
-    assert tail <= 0.05 < tail + 2 * math.comb(visits, left_out + 1) / 2**visits
+    tail = 2 * sum(math.comb(passes, k) for k in range(left_out + 1)) / 2**passes
+    assert tail <= 0.05 < tail + 2 * math.comb(passes, left_out + 1) / 2**passes
 
 
 def test_the_interval_is_never_narrower_than_a_devices_slow_drift():
@@ -58,10 +58,10 @@ def test_the_interval_is_never_narrower_than_a_devices_slow_drift():
     assert (found.low, found.value, found.high) == pytest.approx((5 * (1 - FLOOR), 5.0, 5 * (1 + FLOOR)))
 
 
-@pytest.mark.parametrize("visits", [[], [1.0] * 5, [1.0] * 8 + [math.nan], [1.0] * 8 + [0.0], [math.inf] * 9])
-def test_too_few_visits_and_times_that_are_none_say_nothing(visits):
+@pytest.mark.parametrize("passes", [[], [1.0] * 5, [1.0] * 8 + [math.nan], [1.0] * 8 + [0.0], [math.inf] * 9])
+def test_too_few_passes_and_times_that_are_none_say_nothing(passes):
     with pytest.raises(LatencyError):
-        median_interval(visits)
+        median_interval(passes)
 
 
 def test_a_net_is_not_called_too_slow_for_what_others_did_on_the_device():
@@ -75,7 +75,7 @@ def test_a_net_is_not_called_too_slow_for_what_others_did_on_the_device():
     assert Verdict(4.9, shared.reaching(0.1)).kind != "met", "only the upper bound makes a met"
 
 
-# Noise of a device. Each gives the medians of ``count`` visits to a net of latency 1 when nothing disturbs it.
+# Noise of a device. Each gives the medians of ``count`` passes to a net of latency 1 when nothing disturbs it.
 
 
 def quiet(rng, count):
@@ -87,7 +87,7 @@ def restless(rng, count):
 
 
 def loaded_now_and_then(rng, count):
-    """Another program comes and goes, for several visits each time, and takes up to half of the machine."""
+    """Another program comes and goes, for several passes each time, and takes up to half of the machine."""
     values, load = [], 0.0
     for _ in range(count):
         if rng.random() < 0.3:
@@ -104,10 +104,10 @@ def drifting(rng, count):
 
 def called(noise, latency, rng, looks=3):
     """The verdict that timing a net of this latency against a target of 1 ends with: up to three looks, pooled."""
-    visits = []
+    passes = []
     for _ in range(looks):
-        visits += [latency * value for value in noise(rng, 9)]
-        found = Verdict(1.0, median_interval(visits))
+        passes += [latency * value for value in noise(rng, 9)]
+        found = Verdict(1.0, median_interval(passes))
         if found.kind != "undecided":
             break
     return found.kind

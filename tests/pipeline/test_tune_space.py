@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from tvmfbnet.autotune.trial_log import TrialLog
-from tvmfbnet.latency.kernel_sums import recall
+from tvmfbnet.latency.kernel_sums import load_kernel_times
 from tvmfbnet.latency.repository import kernels_path
 from tvmfbnet.pipeline import tuning
 from tvmfbnet.rpc.device_context import context_of
@@ -45,7 +45,7 @@ def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targe
     monkeypatch.setattr(tuning, "measure_parts", measure)
     tuning.tune_space(load_space("fbnet_mini"), target, tmp_path, trials=1, seed=41)
     assert given == {"seed": 41, "context": context, "locked": True}
-    assert recall(kernels_path("host", tmp_path), context) == {}
+    assert load_kernel_times(kernels_path("host", tmp_path), context) == {}
     assert _free(FileLock(tmp_path / "host" / ".lock"))
 
 

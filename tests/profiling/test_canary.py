@@ -135,7 +135,7 @@ def test_each_device_of_a_fleet_is_held_against_its_own_speed():
     assert timer.measure(measured((2.0, 2.0), (1.0, 1.0), device="fast")).tries == 2
 
 
-def test_visits_say_together_what_each_of_them_said():
+def test_pooled_passes_say_what_each_of_them_said():
     quiet = HonestTiming(Sample((1.0, 1.1), 1), 1.02, 1, steady=True)
     disturbed = HonestTiming(Sample((1.4,), 2), 0.7, 3, steady=False)
     both = pooled([quiet, disturbed])

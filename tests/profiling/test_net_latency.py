@@ -1,24 +1,24 @@
-"""A net is timed again while the verdict is not clear: later, a few times, and every visit counts."""
+"""A net is timed again while the verdict is not clear: later, a few times, and every pass counts."""
 
 import pytest
 
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.profiling.canary import HonestTiming, Sample
-from tvmfbnet.profiling.net_latency import LOOKS, VISITS, measure_latency
+from tvmfbnet.profiling.net_latency import PASSES, ROUNDS, measure_latency
 from tvmfbnet.targets.definition import load_target
 
 
 class Device:
-    """Answers each visit with the next latency, the last one for ever; single runs take ``single``."""
+    """Answers each pass with the next latency, the last one for ever; single runs take ``single``."""
 
     def __init__(self, latencies_ms, single=None):
         self.target = load_target("host")
         self.fingerprint = {"model": "made up"}
-        self.latencies, self.single, self.visits, self.singles = list(latencies_ms), single, 0, 0
+        self.latencies, self.single, self.passes, self.singles = list(latencies_ms), single, 0, 0
 
     def steadily(self, library, shape):
-        self.visits += 1
+        self.passes += 1
         latency = self.latencies.pop(0) if len(self.latencies) > 1 else self.latencies[0]
         return HonestTiming(Sample((latency,) * 10, 0), 1.0, 1, True)
 
@@ -28,18 +28,18 @@ class Device:
 
 
 class Probe:
-    """A speed factor that is known well after so many visits."""
+    """A speed factor that is known well after that many passes."""
 
     def __init__(self, enough):
-        self.enough, self.visits = enough, 0
+        self.enough, self.passes = enough, 0
 
-    def visit(self, timer):
-        self.visits += 1
+    def run_pass(self, timer):
+        self.passes += 1
 
     @property
     def factor(self):
-        noise = 0.01 if self.visits >= self.enough else 0.2
-        return SpeedFactor(Interval(1.0, 1 - noise, 1 + noise, self.visits), 8, 0.0, (1.0, 1.0), True)
+        noise = 0.01 if self.passes >= self.enough else 0.2
+        return SpeedFactor(Interval(1.0, 1 - noise, 1 + noise, self.passes), 8, 0.0, (1.0, 1.0), True)
 
 
 @pytest.fixture
@@ -55,28 +55,28 @@ def test_a_clear_verdict_takes_one_look(tmp_path, pauses):
     for latency, kind in ((0.9, "met"), (1.1, "missed")):
         device = Device([latency])
         assert time(device, 1.0, pauses, tmp_path).verdict(1.0).kind == kind
-        assert (device.visits, pauses) == (VISITS, [])
+        assert (device.passes, pauses) == (PASSES, [])
 
 
-def test_an_undecided_one_is_measured_again_later_and_all_visits_count(tmp_path, pauses):
+def test_an_undecided_one_is_measured_again_later_and_all_passes_count(tmp_path, pauses):
     noisy = [0.8, 1.2] * 5
-    found = time(Device([*noisy[:VISITS], 0.9]), 1.0, pauses, tmp_path)
-    assert found.verdict(1.0).kind == "met" and found.interval.visits > VISITS
-    assert len(found.visits) == VISITS * (1 + len(pauses)) and pauses == sorted(pauses)
-    assert sum(min(visit.sample.repeats_ms) == 1.2 for visit in found.visits) == 4, "what was not liked is kept"
+    found = time(Device([*noisy[:PASSES], 0.9]), 1.0, pauses, tmp_path)
+    assert found.verdict(1.0).kind == "met" and found.interval.passes > PASSES
+    assert len(found.passes) == PASSES * (1 + len(pauses)) and pauses == sorted(pauses)
+    assert sum(min(one.sample.repeats_ms) == 1.2 for one in found.passes) == 4, "what was not liked is kept"
 
 
 def test_what_stays_noisy_ends_undecided_after_a_bounded_number_of_looks(tmp_path, pauses):
     device = Device([0.8, 1.2] * 100)
     found = time(device, 1.0, pauses, tmp_path)
     assert found.verdict(1.0).phrase.startswith("undecided (noise 50.0 %)")
-    assert device.visits == LOOKS * VISITS and len(pauses) == LOOKS - 1 and pauses[0] < pauses[1]
+    assert device.passes == ROUNDS * PASSES and len(pauses) == ROUNDS - 1 and pauses[0] < pauses[1]
 
 
-def test_nothing_is_measured_again_where_more_visits_could_not_decide(tmp_path, pauses):
+def test_nothing_is_measured_again_where_more_passes_could_not_decide(tmp_path, pauses):
     device = Device([0.999])
     assert time(device, 1.0, pauses, tmp_path).verdict(1.0).kind == "undecided"
-    assert device.visits == VISITS, "the noise is the least that there can be"
+    assert device.passes == PASSES, "the noise is the least that there can be"
 
 
 def test_a_net_is_called_too_slow_only_after_single_runs_said_so_too(tmp_path, pauses):
@@ -84,25 +84,25 @@ def test_a_net_is_called_too_slow_only_after_single_runs_said_so_too(tmp_path, p
     assert time(alone, 1.0, pauses, tmp_path).verdict(1.0).phrase == "missed by 400.0 %" and alone.singles == 1
     shared = Device([5.0], single=0.95)
     found = time(shared, 1.0, pauses, tmp_path)
-    assert found.verdict(1.0).kind == "undecided" and shared.visits == LOOKS * VISITS
+    assert found.verdict(1.0).kind == "undecided" and shared.passes == ROUNDS * PASSES
     assert found.to_dict(shared.target)["latency_ms"] == 5.0, "the latency stays as measured"
     assert found.to_dict(shared.target)["fastest_ms"] == 0.95
 
 
 def test_a_speed_factor_that_is_not_known_well_is_measured_longer_only_where_a_choice_rests_on_it(tmp_path, pauses):
-    probe, device = Probe(enough=VISITS + 1), Device([0.5])
+    probe, device = Probe(enough=PASSES + 1), Device([0.5])
     found = time(device, 1.0, pauses, tmp_path, probe=probe, choosing=True)
-    assert found.speed.known and device.visits == 2 * VISITS and len(pauses) == 1
+    assert found.speed.known and device.passes == 2 * PASSES and len(pauses) == 1
     for latency, choosing in ((0.97, True), (0.5, False), (1.2, True)):
         device = Device([latency])
         found = time(device, 1.0, pauses, tmp_path, probe=Probe(enough=1000), choosing=choosing)
-        assert device.visits == VISITS and not found.speed.known
+        assert device.passes == PASSES and not found.speed.known
     never = Device([0.5])
     time(never, 1.0, pauses, tmp_path, probe=Probe(enough=1000), choosing=True)
-    assert never.visits == LOOKS * VISITS
+    assert never.passes == ROUNDS * PASSES
 
 
 def test_without_a_target_one_look_is_enough(tmp_path, pauses):
     device = Device([0.8, 1.2] * 100)
     time(device, None, pauses, tmp_path, between=lambda: pauses.append("other"))
-    assert device.visits == VISITS and device.singles == 0 and pauses == ["other"] * VISITS
+    assert device.passes == PASSES and device.singles == 0 and pauses == ["other"] * PASSES

@@ -291,7 +291,7 @@ def test_the_verdict_is_the_first_thing_on_the_page(tmp_path, kind, verdict):
     text = write_report(run).read_text()
     after = text[text.index("</h1>") :]
     assert after.startswith(f'</h1>\n<p class="verdict {kind}">Latency target 800 µs: <strong>{verdict}</strong>')
-    assert "Measured 740 µs (720 to 760), 95% interval over 9 visits." in after
+    assert "Measured 740 µs (720 to 760), 95% interval over 9 measurement passes." in after
     assert ("Advice: stop other work on the device." in after) == bool(advice)
 
 
@@ -493,7 +493,7 @@ def test_the_figure_of_whole_nets_names_its_marks_and_units():
     axes = additivity(found, "pi4").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured latency, µs", "predicted latency, µs")
     marks = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert marks[0] == "predicted as measured" and marks[1].startswith("sum of blocks: mean error ")
+    assert marks[0] == "predicted as measured" and marks[1].startswith("sum of blocks: MAPE ")
     assert len(marks) == len(axes.lines) + len(axes.collections)
 
 

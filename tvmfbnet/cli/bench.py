@@ -96,7 +96,7 @@ def bench_table(
         off = f"{predicted_ms / measured_ms - 1:+.1%} against the measured latency"
         rows.append(("predicted when it was compiled", unit.number(predicted_ms), off))
     bounds = f"{unit.number(found.low)} to {unit.number(found.high)}"
-    note = f"{bounds}: {CONFIDENCE:.0%} interval over {found.visits} visits"
+    note = f"{bounds}: {CONFIDENCE:.0%} interval over {found.passes} passes"
     rows.append(("measured", unit.number(measured_ms), note))
     if warm_ms is not None:
         name = f"measured after {result.values['sustained_seconds']:g} s without a pause"

@@ -1,1 +1,1 @@
-"""Shipping the found net: a package with its library, the parity gate, and its latency against other runtimes."""
+"""Deploying the found net: a package with its library, the parity check, and its latency beside other runtimes."""

@@ -1,4 +1,4 @@
-"""Latency of a package on the device, and of the same net under ONNX Runtime on the same machine, side by side."""
+"""Latency of a package on the device, beside ONNX Runtime's for the same net on the same machine."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tvmfbnet.targets.definition import ResolvedTarget
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What timing a package gave.
+    """The result of timing a package.
 
     Attributes:
-        net: the latency as measured, visit by visit, with its conditions.
-        onnxruntime_ms: ONNX Runtime's median; None where it cannot run on the device itself.
-        sustained_ms: median over the last quarter of ``sustained_seconds`` without a pause, when the device is warm;
-            None where that was not asked for.
+        net: the latency as measured, pass by pass, with its conditions.
+        onnxruntime_ms: ONNX Runtime's median; None if it cannot run on the device itself.
+        sustained_ms: sustained latency: the median over the last quarter of ``sustained_seconds`` without a pause, with
+            a warm device; None if it was not asked for.
         verdict: on the latency target; None without one.
         values: all of it as plain data.
     """
@@ -45,7 +45,7 @@ class BenchResult:
 
     @property
     def latency_ms(self) -> float:
-        """The latency as measured: median of the visits' medians."""
+        """The latency as measured: median of the passes' medians."""
         return self.net.interval.value
 
 
@@ -61,11 +61,11 @@ def bench_package(
 
     Args:
         package: what to time.
-        target: whose policy counts.
+        target: the target, with its timing policy.
         endpoint: where the device is.
-        sustained_seconds: afterwards run without a pause for so long, and say what the latency is in the end.
-        latency_target_ms: judge the latency by this; the net is timed again while the verdict is not clear.
-        probe: tells the device's speed factor meanwhile.
+        sustained_seconds: afterwards, measure the sustained latency over this time; 0 for not at all.
+        latency_target_ms: judge the latency by this; the net is timed again while the verdict is unclear.
+        probe: measures the device's speed factor meanwhile.
     """
     other: list[float] = []
 
@@ -75,12 +75,12 @@ def bench_package(
 
     with device_timer(target, endpoint) as timer:
         net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
-        lasting: tuple[float, ...] = ()
+        lasting_ms: tuple[float, ...] = ()
         if sustained_seconds:
-            with step(f"running without a pause for {sustained_seconds:g} s"):
-                lasting = timer.sustained(package.library, package.input_shape, sustained_seconds)
+            with step(f"measuring sustained latency for {sustained_seconds:g} s"):
+                lasting_ms = timer.sustained(package.library, package.input_shape, sustained_seconds)
     reference = float(summarise(other)["latency_ms"]) if other else None
-    warm = statistics.median(lasting[-math.ceil(len(lasting) / 4) :]) if lasting else None
+    warm = statistics.median(lasting_ms[-math.ceil(len(lasting_ms) / 4) :]) if lasting_ms else None
     verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)
     values = {
         **net.to_dict(target),
@@ -93,7 +93,7 @@ def bench_package(
 
 
 def time_onnxruntime(model: Path, shape: tuple[int, ...], target: ResolvedTarget) -> list[float]:
-    """ONNX Runtime's latency here by the target's timing policy, one value in milliseconds a repeat."""
+    """ONNX Runtime's latency on this machine by the target's timing policy: milliseconds of each repeat."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -101,7 +101,7 @@ def time_onnxruntime(model: Path, shape: tuple[int, ...], target: ResolvedTarget
     options.inter_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of kinds of its own
+    except Exception as error:  # ONNX Runtime has its own exception types
         raise StorageError(
             f"ONNX Runtime cannot load {model} ({last_line(str(error))}); compile the net again"
         ) from error

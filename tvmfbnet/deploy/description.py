@@ -1,7 +1,7 @@
-"""What a package says about itself in ``package.json``: what it is for, its parity verdict and its measured latency.
+"""A package's description, ``package.json``: what it was compiled for, its parity verdict and its measured latency.
 
-A package that is wanted for something else than it was compiled for is refused with both sides named, and so is one
-whose outputs were found to differ from PyTorch's.
+A package that was compiled for something else is refused with both sides named, and so is one whose outputs differ from
+PyTorch's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Parity(Stored):
     """Whether the package's outputs on the device equal PyTorch's.
 
     Attributes:
-        verdict: ``unchecked`` until it was run on a device.
-        error: largest relative difference; None where it was not found out, or is not finite.
+        verdict: ``unchecked`` until it has run on a device.
+        error: largest relative difference; None if unknown or not finite.
         limit: the largest that passes.
         reason: why it failed.
     """
@@ -42,7 +42,7 @@ class Parity(Stored):
 
 
 class PackageDescription(Stored):
-    """The content of ``package.json``; fields of later versions are left alone."""
+    """The content of ``package.json``; fields of later versions are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -59,24 +59,24 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
-    class_names: tuple[str, ...] = Field(
-        default=(), description="what each output stands for, in order; empty where nobody knows it"
-    )
+    class_names: tuple[str, ...] = Field(default=(), description="the class of each output, in order; empty if unknown")
     kernels_needed: _Count
     kernels_found: _Count
     kernels_missing: tuple[str, ...]
     parity: Parity = Parity()
     latency: dict[str, Any] | None = Field(
-        default=None, description="measured latency with its conditions; None before it was timed"
+        default=None, description="measured latency with its conditions; None before the first measurement"
     )
-    latency_target_ms: _Latency | None = Field(default=None, description="what it was made to meet; None for nothing")
+    latency_target_ms: _Latency | None = Field(
+        default=None, description="the latency target of the net; None without one"
+    )
     predicted_ms: _Latency | None = Field(
-        default=None, description="latency by the target's table when it was compiled; None without one"
+        default=None, description="latency by the target's table at compile time; None without a table"
     )
 
 
 def read_description(folder: Path) -> PackageDescription:
-    """Reads a package's description; :class:`StorageError` names the file and the first things that are wrong."""
+    """Reads a package's description; :class:`StorageError` names the file and its first problems."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise StorageError(f"{folder} holds no package ({DESCRIPTION} is missing): give the --out folder of a compile")
@@ -90,7 +90,7 @@ def require_fit(folder: Path, described: PackageDescription, target: ResolvedTar
     """Refuses a package that was compiled for another machine, TVM, number of threads or precision.
 
     Raises:
-        PackageError: names all that differs, both sides each time.
+        PackageError: names every difference with both sides.
     """
     problems = []
     sides = (described.tvm_target, target.tvm)
@@ -112,23 +112,26 @@ def require_fit(folder: Path, described: PackageDescription, target: ResolvedTar
             f"package {folder} {'; it '.join(problems)}: compile the net for --target {target.name} again"
         )
     if described.target != target.name:
-        say(f"warning: package {folder} was compiled for {described.target}; {target.name} is alike but for its name")
+        say(
+            f"warning: package {folder} was compiled for {described.target}; {target.name} is the same except for its "
+            "name"
+        )
 
 
 def _different(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Those fields of a TVM target that another one does not have alike."""
+    """The fields of a TVM target that differ from another's."""
     names = (name for name in sorted({*mine, *other}) if mine.get(name) != other.get(name))
     return ", ".join(f"{name} {mine.get(name, 'unset')}" for name in names)
 
 
 def machine_of(tvm_target: Mapping[str, Any]) -> str:
-    """What a TVM target compiles for, for people: ``aarch64-linux-gnu, cortex-a72``."""
+    """The machine that a TVM target compiles for, for people: ``aarch64-linux-gnu, cortex-a72``."""
     host = tvm_target.get("host")
     where = host if isinstance(host, Mapping) else tvm_target
-    told = [str(where[key]) for key in ("mtriple", "mcpu") if where.get(key)]
+    facts = [str(where[key]) for key in ("mtriple", "mcpu") if where.get(key)]
     if where is host:
-        told.insert(0, " ".join(str(tvm_target[key]) for key in ("kind", "device", "model") if tvm_target.get(key)))
-    return ", ".join(told) or str(tvm_target.get("kind", "unknown"))
+        facts.insert(0, " ".join(str(tvm_target[key]) for key in ("kind", "device", "model") if tvm_target.get(key)))
+    return ", ".join(facts) or str(tvm_target.get("kind", "unknown"))
 
 
 def require_parity(folder: Path, parity: Parity, force: bool) -> None:
@@ -138,21 +141,21 @@ def require_parity(folder: Path, parity: Parity, force: bool) -> None:
         ParityError: it failed.
     """
     if parity.verdict == "failed":
-        told = f"package {folder} failed the parity check: {parity.reason or 'its outputs differ from PyTorch'}"
+        problem = f"package {folder} failed the parity check: {parity.reason or 'its outputs differ from PyTorch'}"
         if not force:
-            raise ParityError(f"{told} (--force opens it all the same)")
-        say(f"warning: {told}")
+            raise ParityError(f"{problem} (--force opens it anyway)")
+        say(f"warning: {problem}")
     elif parity.verdict == "unchecked":
         say(f"warning: package {folder} was never compared with PyTorch on a device (compiled with --build-only?)")
 
 
 def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space) -> None:
-    """Refuses a checkpoint whose space makes another net of the arch than the space that was asked for.
+    """Refuses a checkpoint whose space makes another net of the arch than the requested space.
 
     Names, descriptions and candidate blocks that the arch does not use do not count.
 
     Raises:
-        ArchError: names what differs, both sides each time.
+        ArchError: names every difference with both sides.
     """
     pairs = [
         ("input", _input(trained), _input(wanted)),
@@ -165,10 +168,12 @@ def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space
         pairs.append((f"layer {left.index}", left.cell(block).name, right.cell(block).name))
     differing = [pair for pair in pairs if pair[1] != pair[2]]
     if differing:
-        told = "; ".join(f"{name} {mine} in the checkpoint, {theirs} asked for" for name, mine, theirs in differing[:4])
+        first = "; ".join(
+            f"{name} {mine} in the checkpoint, {theirs} asked for" for name, mine, theirs in differing[:4]
+        )
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         hint = f" (put `,classes={trained.classes}` behind the space)" if trained.classes != wanted.classes else ""
-        raise ArchError(f"{checkpoint} holds a net of space {trained.name}, not of {wanted.name}: {told}{more}{hint}")
+        raise ArchError(f"{checkpoint} holds a net of space {trained.name}, not of {wanted.name}: {first}{more}{hint}")
 
 
 def _input(space: Space) -> str:

@@ -1,7 +1,7 @@
-"""Compiling a net into a package: library (weights inside), ONNX model and description, gated on equal outputs.
+"""Compiling a net into a package: library (with weights), ONNX model and description, gated on a parity check.
 
 A package is a folder: ``net.so``, ``net.onnx``, ``package.json``. The description (:mod:`tvmfbnet.deploy.description`)
-says what the package was compiled for, whether its outputs were found equal to PyTorch's, and what latency it had.
+says what the package was compiled for, whether its outputs match PyTorch's, and its measured latency.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def untrained_net(arch: Arch, space: Space) -> ArchNet:
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled net on disk and what is known about it."""
+    """A compiled net on disk with its description."""
 
     folder: Path
     description: PackageDescription
@@ -79,12 +79,12 @@ class Package:
     @property
     def kernels(self) -> Coverage:
         """Which conv kernels were tuned."""
-        told = self.description
-        return Coverage(told.kernels_needed, told.kernels_found, told.kernels_missing)
+        described = self.description
+        return Coverage(described.kernels_needed, described.kernels_found, described.kernels_missing)
 
     @property
     def library(self) -> Path:
-        """The compiled library, weights inside."""
+        """The compiled library, with weights."""
         return self.folder / LIBRARY
 
     @property
@@ -93,7 +93,7 @@ class Package:
         return self.folder / MODEL
 
     def with_description(self, **changes: Any) -> Package:
-        """The same package with parts of its description changed, on disk too."""
+        """The package with fields of its description changed, on disk as well."""
         changed = self.description.model_copy(update=changes)
         write_json(self.folder / DESCRIPTION, changed.model_dump(mode="json"))
         return Package(self.folder, changed)
@@ -106,10 +106,9 @@ def compile_net(
     out: Path,
     class_names: Sequence[str] = (),
 ) -> Package:
-    """Compiles a net for a target with the schedules that tuning found; no tuning happens here.
+    """Compiles a net for a target with its tuned schedules; no tuning happens here.
 
-    The package is not checked yet, and says so: see :func:`certify`. Its description keeps ``class_names``, what each
-    output stands for.
+    The package is marked as unchecked until :func:`certify`. Its description stores ``class_names``, one per output.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
@@ -119,12 +118,12 @@ def compile_net(
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     _expected(net, shape)
     make_folder(out)
-    with storage_errors(out / DESCRIPTION, "remove"):  # an older one does not describe what is written now
+    with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
         (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = target.for_tvm()
     model = export_net(net.eval())
     lowered = lower(model, compiled_for)
-    found = coverage(lowered, compiled_for, None if database is None else database.records)
+    kernels = coverage(lowered, compiled_for, None if database is None else database.records)
     executable = build(lowered, compiled_for, None if database is None else database.records)
     write_atomically(out / MODEL, lambda path: onnx.save(model, str(path)))
     save_library(executable, out / LIBRARY, target)
@@ -141,9 +140,9 @@ def compile_net(
         class_names=tuple(class_names),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
-        kernels_needed=found.needed,
-        kernels_found=found.found,
-        kernels_missing=tuple(found.missing),
+        kernels_needed=kernels.needed,
+        kernels_found=kernels.found,
+        kernels_missing=tuple(kernels.missing),
     )
     write_json(out / DESCRIPTION, described.model_dump(mode="json"))
     return Package(out, described)
@@ -154,13 +153,13 @@ def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool
 
     Args:
         folder: the package.
-        target: the target that it is wanted for; None: only to look at.
-        force: open it although its outputs differ from PyTorch's.
+        target: the target to run it on; None only to inspect it.
+        force: open it even if its outputs differ from PyTorch's.
 
     Raises:
-        StorageError: it is no package, or not whole.
+        StorageError: it is not a package, or incomplete.
         PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
-        ParityError: its outputs were found to differ from PyTorch's.
+        ParityError: its outputs differ from PyTorch's.
     """
     described = read_description(folder)
     package = Package(folder, described)
@@ -179,19 +178,19 @@ def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool
 
 
 def parity_inputs(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """The fixed random images that parity is judged on."""
+    """The fixed random images of the parity check."""
     generator = np.random.default_rng(0)
     return [generator.standard_normal(tuple(shape)).astype(np.float32) for _ in range(_PARITY_IMAGES)]
 
 
 def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Package:
-    """Checks a package's parity on the device and writes the outcome into it; see :func:`check_parity`.
+    """Checks a package's parity on the device and stores the outcome in it; see :func:`check_parity`.
 
     Returns:
         The package, which passed.
 
     Raises:
-        ParityError: it did not pass; the package says so.
+        ParityError: it failed, which the package says as well.
         DeviceError: the device did not answer; the package stays unchecked.
     """
     try:
@@ -232,7 +231,7 @@ def check_parity(
 
 
 def _expected(net: ArchNet, shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """PyTorch's outputs for the parity images; ParityError where one is not finite."""
+    """PyTorch's outputs for the parity images; ParityError if one is not finite."""
     with torch.no_grad():
         outputs = [net.eval()(torch.from_numpy(image)).numpy() for image in parity_inputs(shape)]
     if not all(np.isfinite(output).all() for output in outputs):

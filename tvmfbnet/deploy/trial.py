@@ -1,6 +1,6 @@
-"""Timing one net of a tuned space against its latency target, the device's speed factor in turn with it.
+"""Timing one net of a tuned space against its latency target, in turn with the device's speed factor.
 
-Before training: with random weights, as latency does not depend on them. After it: the package that was made of it.
+Before training the net has random weights, as latency does not depend on them; after training its package is timed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 def time_untrained(
     arch: Arch, space: Space, target: Target, target_ms: float | None = None, root: Path | None = None
 ) -> NetLatency:
-    """Compiles an arch with random weights and times it; the journal keeps the latency as measured.
+    """Compiles an arch with random weights and times it; the latency as measured goes to the journal.
 
     Args:
-        arch: which net.
+        arch: the net.
         space: its space.
         target: the target, as its file says.
-        target_ms: the latency target; the net is timed again while the verdict is not clear.
+        target_ms: the latency target; the net is timed again while the verdict is unclear.
         root: folder of all targets' logs.
 
     Raises:
@@ -68,18 +68,18 @@ def time_untrained(
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
-            found = measure_latency(package.library, package.input_shape, timer, target_ms, probe, choosing=True)
-            speed = found.speed.value if found.speed is not None and found.speed.known else None
+            latency = measure_latency(package.library, package.input_shape, timer, target_ms, probe, choosing=True)
+            speed = latency.speed.value if latency.speed is not None and latency.speed.known else None
             trials = sum(TrialLog(database.folder / TRIALS).spent.values())
             common = {"part": net_part(space), "trials": trials, "pace": speed}
             common |= {"space": space.name, "space_key": content_key(space)}
-            journal.append(measurement(timer, found.whole, overhead, arch=name, **common))
-    _tell(name, found)
-    return found
+            journal.append(measurement(timer, latency.whole, overhead, arch=name, **common))
+    _say_latency(name, latency)
+    return latency
 
 
 def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None) -> float | None:
-    """What a target's latency table says of a net, milliseconds; None where there is none that could."""
+    """A net's latency by the target's latency table, in milliseconds; None without a sufficient table."""
     try:
         table = complete(load_table(target.name, root, context_of(target)), space.parts_of(arch))
     except LatencyError:
@@ -90,7 +90,7 @@ def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Pa
 def bench_with_probe(
     package: Package, arch: Arch, space: Space, target: ResolvedTarget, target_ms: float | None, root: Path | None
 ) -> BenchResult:
-    """Benches a package of a tuned space with the device's speed factor; arguments as in :func:`time_untrained`."""
+    """Benchmarks a package of a tuned space with the device's speed factor; arguments as :func:`time_untrained`."""
     with (
         target_lock(make_folder(target_folder(target.name, root))),
         scratch_folder() as folder,
@@ -102,36 +102,36 @@ def bench_with_probe(
             table = measured_table(Journal(journal_path(target.name, root)).read(), context)
             probe = _probe(arch, space, target, database, table, folder)
         result = bench_package(package, target, endpoint, 0.0, target_ms, probe)
-    _tell(package.arch, result.net)
+    _say_latency(package.arch, result.net)
     return result
 
 
 def certify_and_time(
     package: Package, net: ArchNet, target: ResolvedTarget, target_ms: float | None = None
 ) -> tuple[Package, NetLatency]:
-    """Checks a package's parity on the device, times it there, and writes both into it.
+    """Checks a package's parity on the device, times it there, and stores both in it.
 
     Raises:
-        ParityError: its outputs are not PyTorch's.
+        ParityError: its outputs differ from PyTorch's.
         DeviceError: the device went away and did not come back.
     """
     with reach(target) as endpoint:
         with step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
         with device_timer(target, endpoint) as timer:
-            found = measure_latency(package.library, package.input_shape, timer, target_ms)
-    return package.with_description(latency=found.to_dict(target)), found
+            latency = measure_latency(package.library, package.input_shape, timer, target_ms)
+    return package.with_description(latency=latency.to_dict(target)), latency
 
 
 def _probe(
     arch: Arch, space: Space, target: ResolvedTarget, database: TuningDatabase, table: LatencyTable, folder: Path
 ) -> SpeedProbe | None:
-    """The net's own blocks, to be timed again; None where the table cannot say what they took."""
+    """The net's own blocks, to be timed again; None if the table has no measured latency of them."""
     parts = space.parts_of(arch)
     return SpeedProbe([parts], target, database, table, folder) if can_probe(target, table, parts) else None
 
 
-def _tell(name: str, found: NetLatency) -> None:
-    """One line for the person who watches: the latency as measured, and the speed factor beside it."""
-    text = f"{name}: measured {found.interval.describe()}"
-    say(text + (f"; speed factor {found.speed.describe()}" if found.speed is not None else ""))
+def _say_latency(name: str, latency: NetLatency) -> None:
+    """Prints the latency as measured, and the speed factor beside it."""
+    text = f"{name}: measured {latency.interval.describe()}"
+    say(text + (f"; speed factor {latency.speed.describe()}" if latency.speed is not None else ""))

@@ -1,7 +1,7 @@
-"""Timing whole nets on the device, so that the latency table's sums can be compared with them.
+"""Timing whole nets on the device, to compare the latency table's sums with them.
 
-Nets get random weights: their latency does not depend on the values. All are compiled first, with the kernels that
-tuning found, and then timed in turn, several times: so a device that is slower for a while is slower for all of them.
+Nets get random weights, as latency does not depend on their values. All nets are compiled first, with the tuned
+kernels, and then timed in turn over several passes, so that a slow spell of the device affects all of them alike.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import IN_NET, Measurement, net_part
-from tvmfbnet.latency.passes import VisitLog
+from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
 from tvmfbnet.profiling.canary import HonestTiming, pooled
 from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
 from tvmfbnet.profiling.device_timer import ChainTiming, DeviceTimer, device_timer
-from tvmfbnet.profiling.net_passes import NetVisits
+from tvmfbnet.profiling.net_passes import NetPasses
 from tvmfbnet.profiling.parts import measurement
-from tvmfbnet.profiling.speed_probe import pace_of
+from tvmfbnet.profiling.speed_probe import measure_speed_factor
 from tvmfbnet.progress import progress, step
 from tvmfbnet.provisioning.loopback import reach
 from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
@@ -41,8 +41,8 @@ from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
-# So many of the nets tell the device's pace, once for every so many nets that are timed.
-_PACE_NETS, _NETS_A_PACE = 4, 8
+# Nets that give the device's speed factor, and how many nets are timed per pass over those.
+_SPEED_NETS, _NETS_PER_SPEED_PASS = 4, 8
 
 
 def measure_nets(
@@ -50,42 +50,42 @@ def measure_nets(
 ) -> dict[str, Measurement]:
     """Measurements of whole nets on the device by canonical arch string, call overhead included.
 
-    Nets that the journal holds with the kernels of the latest tuning are not timed again.
+    Nets already in the journal with the kernels of the latest tuning are not timed again.
 
     Args:
         space: the space of the archs.
         target: the target, as its file says.
-        archs: which nets.
+        archs: the nets to time.
         root: folder of all targets' logs.
 
     Raises:
         LatencyError: nothing was tuned for the target: untuned nets say nothing about tuned blocks.
-        StorageError: what was tuned was tuned in another context.
+        StorageError: the tuned schedules are of another context.
         DeviceError: the device went away and did not come back.
     """
     target = resolve(target)
     by_name = {format_arch(arch, space): arch for arch in archs}
-    held = _held(space, context_of(target), root)
-    if any(name not in held for name in by_name):
-        with target_lock(make_folder(target_folder(target.name, root))), reach(target) as found:
-            context, endpoint = ask_context(target, found)
-            held = _held(space, context, root)  # what another process measured meanwhile is not measured again
-            due = {name: arch for name, arch in by_name.items() if name not in held}
+    recorded = _recorded(space, context_of(target), root)
+    if any(name not in recorded for name in by_name):
+        with target_lock(make_folder(target_folder(target.name, root))), reach(target) as reached:
+            context, endpoint = ask_context(target, reached)
+            recorded = _recorded(space, context, root)  # another process may have measured some meanwhile
+            due = {name: arch for name, arch in by_name.items() if name not in recorded}
             if due:
-                held |= _measure(space, target, due, held, context, endpoint, root)
-    return {name: held[name] for name in by_name}
+                recorded |= _measure(space, target, due, recorded, context, endpoint, root)
+    return {name: recorded[name] for name in by_name}
 
 
 def _tuned(context: Context, root: Path | None) -> tuple[TuningDatabase, int]:
-    """The schedules of a context, and how many trials they took."""
+    """The schedules of a context and the trials spent on them."""
     database = database_of(context, root)
     if database is None:
         raise LatencyError(f"nothing was tuned for target {context.target} yet: run {tune(context.target)} first")
     return database, sum(TrialLog(database.folder / TRIALS).spent.values())
 
 
-def _held(space: Space, context: Context, root: Path | None) -> dict[str, Measurement]:
-    """What the journal holds of whole nets with the kernels of the latest tuning."""
+def _recorded(space: Space, context: Context, root: Path | None) -> dict[str, Measurement]:
+    """The journal's measurements of whole nets with the kernels of the latest tuning."""
     trials = _tuned(context, root)[1]
     stored = net_measurements(Journal(journal_path(context.target, root)).read(), space, context)
     return {name: item for name, item in stored.items() if item.trials == trials}
@@ -95,52 +95,54 @@ def _measure(
     space: Space,
     target: ResolvedTarget,
     due: Mapping[str, Arch],
-    held: Mapping[str, Measurement],
+    recorded: Mapping[str, Measurement],
     context: Context,
     endpoint: Endpoint,
     root: Path | None,
 ) -> dict[str, Measurement]:
-    """Compiles, times and records nets that are not held. The target's lock must be held."""
+    """Compiles, times and records the nets that are due. The target's lock must be held."""
     database, trials = _tuned(context, root)
     journal = Journal(journal_path(target.name, root))
-    # Kept where a run that is stopped finds them again; other trials may have found other kernels.
+    # Libraries survive a stopped run; further trials may find other kernels, so they have a folder of their own.
     folder = make_folder(target_folder(target.name, root) / f"nets-{digest([context.key, trials])}")
     for other in folder.parent.glob("nets-*"):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
     libraries = _compiled(space, target, due, database, folder)
-    visits = NetVisits(VisitLog(journal.path), _shared(space, target, context, trials))
-    for name in held:  # a run was killed between the journal and here
-        visits.recorded(name)
-    found: dict[str, Measurement] = {}
+    passes = NetPasses(PassLog(journal.path), _shared(space, target, context, trials))
+    for name in recorded:  # an earlier run may have been killed between journal and pass log
+        passes.mark_recorded(name)
+    measured: dict[str, Measurement] = {}
     with device_timer(target, endpoint) as timer, scratch_folder() as scratch:
-        pace_nets = None
+        speed_nets = None
         if protocol_of(target) == IN_NET:
-            visits.pace_archs = visits.pace_archs or list(due)[:_PACE_NETS]
-            some = [space.parts_of(parse_arch(name, space)) for name in visits.pace_archs]
+            passes.speed_archs = passes.speed_archs or list(due)[:_SPEED_NETS]
+            speed_parts = [space.parts_of(parse_arch(name, space)) for name in passes.speed_archs]
             with step("compiling blocks for the device's speed factor", patience=1.0):
-                pace_nets = _pace_nets(some, target, database, scratch / "pace.so", visits.pace())
+                speed_nets = _speed_nets(speed_parts, target, database, scratch / "speed.so", passes.speed_passes())
         with step("timing an empty call", patience=1.0):
             overhead = timer.overhead_ms()
         shape = (1, space.input_channels, space.height, space.width)
-        timings = _in_turn(libraries, shape, timer, pace_nets, visits)
-        pace = None if pace_nets is None else pace_of(pace_nets, measured_table(journal.read(), context), timer)
-        common = {"part": net_part(space), "trials": trials, "pace": pace}
+        timings = _in_turn(libraries, shape, timer, speed_nets, passes)
+        speed_factor = None
+        if speed_nets is not None:
+            speed_factor = measure_speed_factor(speed_nets, measured_table(journal.read(), context), timer)
+        common = {"part": net_part(space), "trials": trials, "pace": speed_factor}
         common |= {"space": space.name, "space_key": content_key(space)}
         for name, timing in timings.items():
-            found[name] = measurement(timer, timing, overhead, arch=name, **common)
-            journal.append(found[name])
-            visits.recorded(name)
-        visits.finish()
+            measured[name] = measurement(timer, timing, overhead, arch=name, **common)
+            journal.append(measured[name])
+            passes.mark_recorded(name)
+        passes.finish()
     for library in libraries.values():
         library.unlink(missing_ok=True)
-    return found
+    return measured
 
 
 def _compiled(
     space: Space, target: ResolvedTarget, archs: Mapping[str, Arch], database: TuningDatabase, folder: Path
 ) -> dict[str, Path]:
-    """Libraries of nets with random weights; those that an earlier run left in ``folder`` are taken as they are."""
+    """Libraries of nets with random weights; those that an earlier run left in ``folder`` are reused."""
     libraries = {name: folder / f"{digest([content_key(space), name])}.so" for name in archs}
     missing = [name for name, library in libraries.items() if not library.exists()]
     with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
@@ -152,20 +154,20 @@ def _compiled(
     return libraries
 
 
-def _pace_nets(
+def _speed_nets(
     nets: Sequence[Sequence[NetPart]],
     target: ResolvedTarget,
     database: TuningDatabase,
     library: Path,
-    visits: Sequence[ChainTiming],
+    passes: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
     scheduled = schedule_parts(parts, target.for_tvm(), database)
-    return ChainedNets(nets, scheduled, target, library, visits)
+    return ChainedNets(nets, scheduled, target, library, passes)
 
 
 def _shared(space: Space, target: ResolvedTarget, context: Context, trials: int) -> dict[str, Any]:
-    """What visits of whole nets must have in common to be pooled."""
+    """What passes over whole nets must share to be pooled."""
     return {
         "space": content_key(space),
         "context": context.to_dict(),
@@ -178,22 +180,22 @@ def _in_turn(
     libraries: Mapping[str, Path],
     shape: tuple[int, ...],
     timer: DeviceTimer,
-    pace_nets: ChainedNets | None,
-    visits: NetVisits,
+    speed_nets: ChainedNets | None,
+    passes: NetPasses,
 ) -> dict[str, HonestTiming]:
-    """Times nets in turn, so often as the target's ``timing.visits`` says; every now and then, the pace.
+    """Times nets in turn, in as many passes as the target's ``timing.visits``; regularly, the speed nets as well.
 
-    Each visit is on the disk before the next one; those that an earlier run made are not made again.
+    Each pass is on disk before the next one starts; passes of an earlier run are not repeated.
     """
     count = timer.target.timing.visits
-    done = sum(min(count, len(visits.of(name))) for name in libraries)
+    done = sum(min(count, len(passes.of(name))) for name in libraries)
     with progress("timing whole nets", count * len(libraries), done=done) as reporter:
         for turn in range(count):
             for number, (name, library) in enumerate(libraries.items()):
-                if len(visits.of(name)) > turn:
+                if len(passes.of(name)) > turn:
                     continue
-                if pace_nets is not None and (number % _NETS_A_PACE == 0 or not pace_nets.visits):
-                    visits.add_pace(pace_nets.visit(timer))
-                visits.add(name, timer.steadily(library, shape))
+                if speed_nets is not None and (number % _NETS_PER_SPEED_PASS == 0 or not speed_nets.pass_count):
+                    passes.add_speed_pass(speed_nets.run_pass(timer))
+                passes.add(name, timer.steadily(library, shape))
                 reporter.advance()
-    return {name: pooled(visits.of(name)) for name in libraries}
+    return {name: pooled(passes.of(name)) for name in libraries}

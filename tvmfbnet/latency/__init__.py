@@ -1,1 +1,1 @@
-"""What a net costs on a device: measurements, their journal, the latency table, the regressor for what it lacks."""
+"""The latency of nets on a device: measurements, their journal, the latency table, and the regressor that fills it."""

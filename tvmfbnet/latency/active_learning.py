@@ -1,11 +1,11 @@
-"""Choosing which parts to measure, so that the latency of nets can be predicted best.
+"""Active learning: choosing the parts whose measurement improves latency prediction most.
 
 Greedy: the next part is the one whose measurement lowers the summed variance of all parts most (Cohn, Neural Network
-Exploration Using Optimal Experiment Design, 1996). It is the variance in milliseconds, as a net's error is the sum of
-its parts' errors: a tenth of a large block matters more than a tenth of a small one. What is unknown about a part is
-taken from the regressor's smooth half: what is open about the costs of its base, plus the Gaussian process on top. That
-does not depend on what a measurement will show, so a whole batch is chosen before the first of it is timed; but it is
-better known the more was measured, so several batches choose better than one.
+Exploration Using Optimal Experiment Design, 1996). The variance is in milliseconds, as a net's error is the sum of its
+parts' errors: 10 % of a large block matters more than 10 % of a small one. It comes from the smooth half of the
+regressor: the uncertainty of the base model's costs, plus the Gaussian process on top. It does not depend on the
+outcome of a measurement, so a whole batch is chosen before any of it is timed; but every measurement improves the
+estimate of the variance, so several batches choose better than one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmfbnet.latency.ensemble import fit_members
+from tvmfbnet.latency.ensemble import fit_ensemble
 from tvmfbnet.latency.gaussian_process import Similarity, default_scales, noise_of
 from tvmfbnet.latency.kernel_sums import KernelBase, if_complete
 from tvmfbnet.latency.regressor import MIN_SAMPLES, usable
-from tvmfbnet.latency.roofline import Base, usual_base
+from tvmfbnet.latency.roofline import Base, typical_base
 from tvmfbnet.space.space import NetPart
 
 if TYPE_CHECKING:
@@ -37,30 +37,30 @@ def choose_batch(
     among: Collection[NetPart] | None = None,
     kernel_ms: Mapping[NetPart, float] | None = None,
 ) -> tuple[NetPart, ...]:
-    """The ``count`` parts whose measurement lowers the uncertainty about all of ``parts`` most, most telling first.
+    """The ``count`` parts whose measurement lowers the uncertainty about all of ``parts`` most, most informative first.
 
     Args:
-        parts: what the table must cover; identity skips are passed over, they need no measurement.
-        count: how many to choose; fewer come back where fewer are left.
-        known: latency in milliseconds of parts that were measured already; they are not chosen again.
-        weights: how much a part's uncertainty matters, such as in how many layers it is a candidate; 1 if not named.
-        seed: of the fit that learns from ``known`` (from 8 measurements on; a usual processor serves before).
-        among: the only ones of ``parts`` that may be chosen; all of them if None.
-        kernel_ms: what the kernels of parts take by themselves; used where that is known of all of them.
+        parts: what the table must cover; identity skips need no measurement and are ignored.
+        count: how many to choose; fewer are returned if fewer are left.
+        known: latency in milliseconds of parts measured already; they are not chosen again.
+        weights: how much a part's uncertainty matters, such as the number of layers it is a candidate in; 1 by default.
+        seed: of the fit to ``known`` (with 8 or more measurements; until then, a typical processor is assumed).
+        among: restricts the choice to these; None for all of ``parts``.
+        kernel_ms: summed latency of each part's kernels, timed alone; used only if it covers all of ``parts``.
 
     Raises:
-        LatencyError: latencies in ``known`` are no latencies.
+        LatencyError: latencies in ``known`` are negative or not finite.
     """
     wanted = [part for part in parts if not part.is_identity]
     measured = {part: ms for part, ms in (known or {}).items() if not part.is_identity}
     times = if_complete(kernel_ms, wanted)
-    if times is not None:  # what was measured for another space may lack them; it is no reason to do without
+    if times is not None:  # parts measured for another space may lack them, and are left out then
         measured = {part: ms for part, ms in measured.items() if part in times}
     every = list(dict.fromkeys([*wanted, *measured]))
     log_ms, covariance, noise = _uncertainty(every, measured, seed, times)
     covered = set(parts)
-    counted = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
-    importance = counted * np.exp(2.0 * log_ms)
+    part_weights = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
+    importance = part_weights * np.exp(2.0 * log_ms)
     for index, part in enumerate(every):
         if part in measured:
             covariance = _after_measuring(covariance, index, noise)
@@ -82,16 +82,16 @@ def _uncertainty(
     seed: int,
     kernel_ms: Mapping[NetPart, float] | None,
 ) -> tuple[Array, Array, float]:
-    """Log latencies as far as known, their covariance before any measurement, and the variance of one's noise."""
-    usual, scales = usual_base(every), default_scales()
-    base: Base | KernelBase = usual if kernel_ms is None else KernelBase(usual, kernel_ms)
+    """Expected log latencies, their covariance before any measurement, and the noise variance of a measurement."""
+    typical, scales = typical_base(every), default_scales()
+    base: Base | KernelBase = typical if kernel_ms is None else KernelBase(typical, kernel_ms)
     log_ms = base.log_ms(every)
     if len(measured) >= MIN_SAMPLES:
         kept, latency = usable(list(measured), list(measured.values()))
-        members = fit_members(kept, latency, seed, forests=1, kernel_ms=kernel_ms)
-        base, scales = members.base, members.process.scales
-        log_ms = np.mean(members.predict(every)[:2], axis=0)
-    return log_ms, base.doubt(every) + Similarity(every, every).covariance(scales), noise_of(scales)
+        ensemble = fit_ensemble(kept, latency, seed, forests=1, kernel_ms=kernel_ms)
+        base, scales = ensemble.base, ensemble.process.scales
+        log_ms = np.mean(ensemble.predict(every)[:2], axis=0)
+    return log_ms, base.prior_covariance(every) + Similarity(every, every).covariance(scales), noise_of(scales)
 
 
 def _after_measuring(covariance: Array, index: int, noise: float) -> Array:

@@ -1,10 +1,10 @@
 """Does the sum of the blocks predict the net? The evidence, and the correction that it supports.
 
 A latency table predicts a net by a sum (equation 2 of the FBNet paper, arXiv 1812.03443), which assumes that blocks do
-not influence each other. Whole nets that were timed on the device say how far that holds. Where they show a lasting
-gap, a correction is fitted: a scale, an offset, or a scale for each resolution, whichever cross-validation prefers, and
-never a richer one than it shows to be better. A correction turns a table into another table whose sums are the
-corrected predictions, so whatever uses tables uses it without knowing.
+not influence each other. Whole nets timed on the device show how far that holds. For a systematic gap a correction is
+fitted: a scale, a scale and an offset, or a scale for each resolution; cross-validation chooses the simplest kind that
+no richer one clearly beats. A correction turns a table into another table whose sums are the corrected predictions, so
+users of tables need not know about it.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ SCHEMA_VERSION = 1
 MIN_NETS = 5
 
 NONE, SCALE, SCALE_OFFSET, RESOLUTIONS = "none", "scale", "scale and offset", "scale for each resolution"
-# From the poorest to the richest.
+# From the simplest to the richest.
 KINDS = (NONE, SCALE, SCALE_OFFSET, RESOLUTIONS)
 
 _FOLDS = 10
-# How strongly the scales of resolutions are held to a common one, in squared relative errors.
+# Regularisation of the scales of resolutions towards a common one, in squared relative errors.
 _RIDGE = 0.0002
-# A scale beyond these says that something else is wrong.
+# A scale beyond these bounds means that something else is wrong.
 _SCALES = (0.2, 5.0)
 
 
 @dataclass(frozen=True)
-class NetRecord:
-    """A whole net: its arch, the table's sum and the device's latency, both in milliseconds."""
+class NetComparison:
+    """A whole net: its arch, the table's sum and the measured latency, both in milliseconds."""
 
     arch: str
     predicted_ms: float
@@ -63,9 +63,9 @@ class Agreement:
 
     Attributes:
         bias: mean of predicted / measured - 1.
-        mean_error: mean of its absolute value.
-        spearman: rank correlation.
-        kendall: rank correlation by pairs.
+        mean_error: the MAPE, mean of its absolute value.
+        spearman: Spearman's rank correlation.
+        kendall: Kendall's rank correlation.
         worst: the arch with the largest error.
         worst_error: that error, with its sign.
     """
@@ -80,12 +80,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Correction:
-    """What turns a table's sums into nets' latencies. ``kind`` is one of :data:`KINDS`.
+    """Turns a table's sums into nets' latencies.
 
     Attributes:
-        kind: which form it has.
-        offset_ms: added once a net.
-        scales: factor on each part by the height of its input; 0 stands for every other part and the call overhead.
+        kind: one of :data:`KINDS`.
+        offset_ms: added once per net.
+        scales: factor on each part by the height of its input; 0 stands for all other parts and the call overhead.
     """
 
     kind: str = NONE
@@ -97,7 +97,7 @@ class Correction:
         return self.scales.get(part.height, self.scales[0])
 
     def apply(self, table: LatencyTable) -> LatencyTable:
-        """The table whose sums are the corrected predictions; the correction is named in its ``correction``."""
+        """The table whose sums are the corrected predictions; its ``correction`` describes the correction."""
         cells = {
             part: replace(cell, latency_ms=cell.latency_ms * factor, spread_ms=cell.spread_ms * factor)
             for part, cell in table.cells.items()
@@ -107,32 +107,32 @@ class Correction:
         return replace(table, cells=cells, overhead_ms=overhead, correction=self.describe())
 
     def describe(self) -> str:
-        """One phrase for people: empty where nothing is corrected."""
+        """One phrase for people; empty if nothing is corrected."""
         if self.kind == NONE:
             return ""
         scales = ", ".join(
             f"x{scale:.3f}" + (f" at {height}" if height else "") for height, scale in sorted(self.scales.items())
         )
-        return scales + (f", {self.offset_ms:+.4g} ms a net" if self.offset_ms else "")
+        return scales + (f", {self.offset_ms:+.4g} ms per net" if self.offset_ms else "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What timed nets say about a table.
+    """The comparison of a table with timed nets.
 
     Attributes:
         space: its name.
         records: the nets.
         agreement: of the plain sums.
-        corrected: of the corrected predictions, each made without the net that it is judged on: neither the kind of
-            correction nor its figures have seen that net.
-        corrected_ms: those predictions, one a record.
-        errors: cross-validated mean error of each kind of correction.
+        corrected: of the corrected predictions. Each is cross-validated: neither the kind of correction nor its
+            parameters were fitted to the net.
+        corrected_ms: those predictions, one per record.
+        errors: cross-validated MAPE of each kind of correction.
         correction: the chosen one, fitted to all nets.
     """
 
     space: str
-    records: tuple[NetRecord, ...]
+    records: tuple[NetComparison, ...]
     agreement: Agreement
     corrected: Agreement
     corrected_ms: tuple[float, ...]
@@ -145,10 +145,10 @@ class Study:
 
 
 def net_measurements(measurements: Iterable[Measurement], space: Space, context: Context) -> dict[str, Measurement]:
-    """The newest measurement of each whole net of ``space`` in ``context``, by arch.
+    """The most recent measurement of each whole net of ``space`` in ``context``, by arch.
 
-    The space counts by its content, not by its name. Nets that were compiled before the last tuning (with other kernels
-    than the newest), or timed on another device model than the newest, are left out.
+    The space is identified by its content, not by its name. Nets compiled with other kernels than the most recent net
+    (before the last tuning), or timed on another device model, are left out.
     """
     key = content_key(space)
     nets = [item for item in measurements if item.part.part == NET and item.space_key == key and item.arch]
@@ -160,7 +160,7 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
     """Compares a table's sums with whole nets and fits the correction that they support.
 
     Args:
-        table: with every part of the nets, measured or predicted; not corrected yet.
+        table: has every part of the nets, measured or predicted; not corrected yet.
         space: the space of the archs.
         measured_ms: latency of whole nets by canonical arch string.
         seed: of the folds.
@@ -181,7 +181,7 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
     corrected = _held_out(None, heights, sums, measured, seed)
     return Study(
         space.name,
-        tuple(NetRecord(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
+        tuple(NetComparison(arch, float(p), float(m)) for arch, p, m in zip(archs, plain, measured, strict=True)),
         _agreement(archs, plain, measured),
         _agreement(archs, corrected, measured),
         tuple(corrected.tolist()),
@@ -190,18 +190,18 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
     )
 
 
-def save_study(found: Study, table: LatencyTable, path: Path) -> None:
-    """Writes study and correction as JSON, atomically, with the mark of the table that they belong to."""
-    write_json(path, {"schema_version": SCHEMA_VERSION, "table": _mark(table), **found.to_dict()})
+def save_study(study: Study, table: LatencyTable, path: Path) -> None:
+    """Writes study and correction as JSON, atomically, with the checksum of the table that they belong to."""
+    write_json(path, {"schema_version": SCHEMA_VERSION, "table": _checksum(table), **study.to_dict()})
 
 
 def load_correction(path: Path, table: LatencyTable, remedy: str = "validate the target again") -> Correction | None:
-    """The stored correction of ``table``; None where there is none or it was fitted to other cells than the table's.
+    """The stored correction of ``table``; None if there is none or it was fitted to other cells.
 
     Args:
         path: the file.
-        table: whose correction it should be.
-        remedy: what makes it anew, for messages.
+        table: the table to correct.
+        remedy: how to fit it again, for messages.
 
     Raises:
         StorageError: the file is unreadable or of another version.
@@ -217,19 +217,19 @@ def load_correction(path: Path, table: LatencyTable, remedy: str = "validate the
         raise StorageError(f"{error}; delete it, or {remedy}") from error
     saved = record.correction
     scales = {int(height): scale for height, scale in saved.scales.items()}
-    return Correction(saved.kind, saved.offset_ms, scales) if record.table == _mark(table) else None
+    return Correction(saved.kind, saved.offset_ms, scales) if record.table == _checksum(table) else None
 
 
-def _mark(table: LatencyTable) -> int:
-    """A checksum of what was measured: a correction is only good for the cells that it was fitted to."""
+def _checksum(table: LatencyTable) -> int:
+    """A checksum of the measured cells: a correction is only valid for the cells that it was fitted to."""
     cells = sorted((part.name, cell.latency_ms) for part, cell in table.cells.items() if cell.source == MEASURED)
     return zlib.crc32(json.dumps([table.overhead_ms, cells]).encode())
 
 
 def _sums(table: LatencyTable, space: Space, archs: Sequence[str]) -> tuple[tuple[int, ...], Array]:
-    """Heights, and of every net the part of its sum that each height contributes: (nets, heights); 0 is the rest.
+    """Heights, and the share of each height in every net's sum: (nets, heights); height 0 stands for all other parts.
 
-    Only heights of searchable layers get a column of their own: archs differ there, so data can tell their scales.
+    Only heights of searchable layers have a column of their own: archs differ there, so data can determine the scales.
     """
     heights = (0, *dict.fromkeys(layer.height for layer in space.layers))
     sums = np.zeros((len(archs), len(heights)))
@@ -250,8 +250,8 @@ def _fit(kind: str, heights: Sequence[int], sums: Array, measured: Array) -> Cor
         scale = float(_solve((total / measured)[:, None], np.ones(len(total)), [_SCALES])[0])
         return Correction(kind, 0.0, {0: scale})
     if kind == SCALE_OFFSET:
-        # An offset below 0, with a scale above 1, is what a net of light blocks saves: they were timed among average
-        # neighbours, which press harder on the caches. Half of the fastest net is more than that can be.
+        # A negative offset, with a scale above 1, arises for nets of light blocks: these were timed among average
+        # neighbours, which use more of the caches. The bound, half of the fastest net, is beyond that effect.
         columns = np.column_stack([total / measured, 1.0 / measured])
         least = -0.5 * float(measured.min())
         scale, offset = _solve(columns, np.ones(len(total)), [_SCALES, (least, np.inf)])
@@ -275,25 +275,26 @@ def _predict(correction: Correction, heights: Sequence[int], sums: Array) -> Arr
 
 
 def _held_out(kind: str | None, heights: Sequence[int], sums: Array, measured: Array, seed: int) -> Array:
-    """Corrected prediction of each net by a correction fitted without it; no kind: that is chosen without it, too."""
+    """Cross-validated prediction of each net; without ``kind``, each fold's training nets choose it as well."""
     predicted = np.zeros(len(measured))
     order = np.random.default_rng(seed).permutation(len(measured))
-    for held in np.array_split(order, min(_FOLDS, len(measured))):
-        rest = np.setdiff1d(order, held)
-        own = kind or _choose(_held_out_errors(heights, sums[rest], measured[rest], seed))
-        predicted[held] = _predict(_fit(own, heights, sums[rest], measured[rest]), heights, sums[held])
+    for held_out in np.array_split(order, min(_FOLDS, len(measured))):
+        training = np.setdiff1d(order, held_out)
+        fold_kind = kind or _choose(_held_out_errors(heights, sums[training], measured[training], seed))
+        correction = _fit(fold_kind, heights, sums[training], measured[training])
+        predicted[held_out] = _predict(correction, heights, sums[held_out])
     return predicted
 
 
 def _held_out_errors(heights: Sequence[int], sums: Array, measured: Array, seed: int) -> dict[str, Array]:
-    """Relative error of each net for each kind of correction, fitted without it."""
+    """Cross-validated relative error of each net, for each kind of correction."""
     return {kind: np.abs(_held_out(kind, heights, sums, measured, seed) / measured - 1.0) for kind in KINDS}
 
 
 def _choose(errors: Mapping[str, Array]) -> str:
-    """The poorest kind that no richer one beats by more than a standard error of the paired difference.
+    """The simplest kind that no richer one beats by more than a standard error of the paired difference.
 
-    For a scale half of that is enough: it is one number for all nets, and fits the next ones as well.
+    For a scale, half of that suffices: it is a single parameter and generalises well.
     """
     chosen = NONE
     for kind in KINDS[1:]:

@@ -1,4 +1,4 @@
-"""Two latency tables side by side: what one device is good at and the other is not."""
+"""Two latency tables side by side: which parts are relatively faster on one device than on the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pair:
         first: its cell in the first table.
         second: its cell in the second.
         ratio: second over first latency.
-        relative: that ratio over the median ratio of all parts; 1 is a part that differs as all do.
+        relative: that ratio over the median ratio of all parts; 1 is a typical part.
     """
 
     part: NetPart
@@ -34,11 +34,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All parts that both tables price, those that differ most from the usual ratio first.
+    """All parts in both tables, those that differ most from the median ratio first.
 
     Attributes:
         pairs: the parts.
-        median_ratio: the usual ratio of second to first latency.
+        median_ratio: median ratio of second to first latency.
         spearman: rank correlation of the latencies.
         only_first: parts that only the first table has.
         only_second: parts that only the second has.

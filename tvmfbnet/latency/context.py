@@ -1,10 +1,9 @@
 """What measurements, schedules and kernel times must share to be used together: one object, one key, one rule.
 
-A :class:`Context` has a compile side (which target, which TVM, which form of data) and a device side: what the device
-itself reported, its model, threads and cores in force. Whoever times something knows both. A reader that asks no device
-(``compile``, ``latency show``, a dry run) leaves open what it does not know: such a context *admits* every context that
-agrees with it in all that it does know. Two facts that a device did not report are equal to each other, and to nothing
-else.
+A :class:`Context` has a compile side (target, TVM, data type and layout) and a device side, as the device reported it:
+its model, threads and cores in force. A measurement has both. A reader that asks no device (``compile``, ``latency
+show``, a dry run) leaves the device side open: such a context *admits* every context that agrees with it in all known
+fields. A fact that a device did not report equals only another unreported one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tvmfbnet.files import digest
 from tvmfbnet.machine import format_cores, parse_cores
 from tvmfbnet.progress import say
 
-# A device that does not report a fact has it as this; None stands for a device that was not asked.
+# Values of facts that a device does not report; None stands for a device that was not asked.
 UNKNOWN_TEXT, UNKNOWN_NUMBER = "", 0
 
 
@@ -28,17 +27,17 @@ class Context:
 
     Attributes:
         target: its name.
-        target_key: of the resolved target (:func:`tvmfbnet.targets.definition.target_key`); "" where that is not known.
+        target_key: of the resolved target (:func:`tvmfbnet.targets.definition.target_key`); "" if unknown.
         tvm_version: of the TVM that compiles.
-        ffi_version: of its foreign function interface; "" where that is not known.
+        ffi_version: of its foreign function interface; "" if unknown.
         tvm_target: full TVM target as canonical JSON.
         threads: threads that the target asks for.
         dtype: of weights and activations.
         layout: of the activations inside.
         protocol: how blocks are timed.
-        device_model: what the device says it is; "" if it does not say, None if it was not asked.
-        device_threads: threads in force on the device; 0 if it does not say, None if it was not asked.
-        device_cores: cores in force on the device, such as ``0-3``; "" if it does not say, None if it was not asked.
+        device_model: as reported by the device; "" if it was not, None if the device was not asked.
+        device_threads: threads in force on the device; 0 if not reported, None if it was not asked.
+        device_cores: cores in force on the device, such as ``0-3``; "" if not reported, None if it was not asked.
     """
 
     target: str
@@ -56,12 +55,12 @@ class Context:
 
     @property
     def key(self) -> str:
-        """A short name for this context: 16 hex digits, equal exactly for equal contexts."""
+        """A short name for this context: 16 hex digits, equal only for equal contexts."""
         return digest(asdict(self))
 
     @property
     def compile_side(self) -> Context:
-        """The same without what a device reported."""
+        """The context without its device side."""
         return replace(self, device_model=None, device_threads=None, device_cores=None)
 
     @property
@@ -70,7 +69,7 @@ class Context:
         return self.device_model or "an unknown device"
 
     def admits(self, other: Context) -> bool:
-        """Whether ``other`` agrees with this context in all that this one knows."""
+        """Whether ``other`` agrees with this context in all fields known here."""
         mine, others = asdict(self), asdict(other)
         return all(others[name] == value for name, value in mine.items() if value is not None)
 
@@ -83,7 +82,7 @@ class Context:
         )
 
     def difference(self, other: Context) -> str:
-        """What tells ``other`` from this context, for messages: ``TVM 0.26.0 instead of 0.27.0``."""
+        """How ``other`` differs from this context, for messages: ``TVM 0.26.0 instead of 0.27.0``."""
         names = {
             "tvm_version": "TVM",
             "ffi_version": "tvm-ffi",
@@ -94,12 +93,12 @@ class Context:
             "device_cores": "device cores",
         }
         mine, others = asdict(self), asdict(other)
-        told = [
+        differences = [
             f"{word} {others[name] or 'unknown'} instead of {mine[name] or 'unknown'}"
             for name, word in names.items()
             if mine[name] is not None and mine[name] != others[name]
         ]
-        return "; ".join(told) or "another target"
+        return "; ".join(differences) or "another target"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""
@@ -107,7 +106,7 @@ class Context:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Context:
-        """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
+        """Inverse of :meth:`to_dict`; KeyError, TypeError or ValueError on other data."""
         texts = ("target", "target_key", "tvm_version", "ffi_version", "tvm_target", "dtype", "layout", "protocol")
         if set(value) != {field.name for field in fields(cls)}:
             raise ValueError("fields are missing or unknown")
@@ -121,7 +120,7 @@ class Context:
 
 
 def reported(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The device side of a context from what a device told about itself; all of it unknown where that is nothing.
+    """The device side of a context from the facts that a device reported; unknown where it reported none.
 
     Args:
         facts: as :func:`tvmfbnet.rpc.device_facts.device_facts` gives them.
@@ -142,25 +141,25 @@ def _normal_cores(text: str) -> str:
 
 
 def choose_context(
-    found: Sequence[Context], wanted: Context | None, device_model: str | None = None, where: str = ""
+    recorded: Sequence[Context], wanted: Context | None, device_model: str | None = None, where: str = ""
 ) -> Context | None:
-    """Which of the contexts that something was recorded in a reader uses: of those that it may, the one recorded last.
+    """Chooses the context that a reader uses: the one recorded last among those that ``wanted`` admits.
 
     Says in one line which other device models there are.
 
     Args:
-        found: of every record, in the order they were written.
-        wanted: what the reader knows; None is nothing.
+        recorded: the context of every record, in the order they were written.
+        wanted: what the reader knows; None admits every context.
         device_model: use only this device model.
         where: the records' file or folder, for messages.
 
     Returns:
-        The context; None where nothing fits ``wanted``.
+        The context; None if there is none that ``wanted`` admits.
 
     Raises:
-        LatencyError: there is nothing of ``device_model``.
+        LatencyError: there is no record of ``device_model``.
     """
-    fitting = [context for context in found if wanted is None or wanted.admits(context)]
+    fitting = [context for context in recorded if wanted is None or wanted.admits(context)]
     models = list(dict.fromkeys(context.model for context in fitting))
     if device_model is not None:
         fitting = [context for context in fitting if context.model == device_model]

@@ -1,9 +1,9 @@
-"""How well the regressor predicts what it was not shown, beside plain xgboost on the same splits.
+"""Cross-validation of the regressor, beside plain xgboost on the same splits.
 
-``random`` holds out a fifth of the blocks, again and again: the case of a space that was measured in part.
-``shape-out`` holds out all blocks of one layer shape after the other: the case of a space with new layers. Conv blocks
-are scored. Stem, head and projecting skips (single convs, a handful a space) serve to learn from; with ``shape-out``
-the skip of the layer shape is held out with it.
+``random`` repeatedly holds out a fifth of the blocks: the case of a partly measured space. ``shape-out`` holds out all
+blocks of one layer shape at a time: the case of a space with new layers. Only conv blocks are scored. Stem, head and
+projecting skips (single convs, a handful per space) are training data; ``shape-out`` holds out the skip of the layer
+shape as well.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def score(
     with_skips: bool = False,
     kernel_ms: Mapping[NetPart, float] | None = None,
 ) -> dict[str, float | int]:
-    """Figures over all held-out blocks of all splits.
+    """Accuracy figures over all held-out blocks of all splits.
 
     Args:
         parts: what was measured.
@@ -54,9 +54,9 @@ def score(
         scheme: ``random`` or ``shape-out``.
         splits: random splits; layer shapes are all held out, once each.
         seed: of the splits, the regressor and the baseline.
-        with_skips: projecting skips are held out and scored like blocks.
-        kernel_ms: what the kernels of all these parts take by themselves, for the regressor to know; the baseline
-            never does.
+        with_skips: whether projecting skips are held out and scored like blocks.
+        kernel_ms: summed latency of the kernels of all these parts, timed alone, for the regressor; the baseline never
+            gets it.
 
     Returns:
         ``mape`` (mean absolute relative error), ``within_10`` (share within 10 %), ``spearman`` (rank correlation),
@@ -68,11 +68,11 @@ def score(
     """
     kept, latency = usable(parts, latency_ms)
     rows = []
-    for held, scored in _splits(kept, scheme, splits, seed, with_skips):
-        rest = np.setdiff1d(np.arange(len(kept)), held)
-        known, unknown = [kept[index] for index in rest], [kept[index] for index in scored]
-        predicted, spread = LatencyRegressor(seed).fit(known, latency[rest], kernel_ms).predict(unknown)
-        baseline = _plain_xgboost(known, latency[rest], unknown, seed)
+    for held_out, scored in _splits(kept, scheme, splits, seed, with_skips):
+        training = np.setdiff1d(np.arange(len(kept)), held_out)
+        known, unknown = [kept[index] for index in training], [kept[index] for index in scored]
+        predicted, spread = LatencyRegressor(seed).fit(known, latency[training], kernel_ms).predict(unknown)
+        baseline = _plain_xgboost(known, latency[training], unknown, seed)
         rows.append(np.stack([latency[scored], predicted, spread, baseline]))
     return _figures(np.concatenate(rows, axis=1), len(kept))
 
@@ -80,23 +80,23 @@ def score(
 def _splits(
     parts: Sequence[NetPart], scheme: Scheme, splits: int, seed: int, with_skips: bool
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """What is held out and what of it is scored, as indices."""
+    """Indices of the held-out parts of each split, and of those that are scored."""
     eligible = [
         index for index, part in enumerate(parts) if part.part == BLOCK and (with_skips or part.block != SKIP)
     ] or list(range(len(parts)))
     if scheme == "random":
         rng = np.random.default_rng(seed)
         for _ in range(splits):
-            held = rng.permutation(eligible)[: max(1, round(_HELD_OUT * len(eligible)))]
-            yield held, held
+            held_out = rng.permutation(eligible)[: max(1, round(_HELD_OUT * len(eligible)))]
+            yield held_out, held_out
         return
     for shape in dict.fromkeys(shape_of(parts[index]) for index in eligible):
-        held = np.array([index for index, part in enumerate(parts) if shape_of(part) == shape])
-        yield held, np.intersect1d(held, eligible)
+        held_out = np.array([index for index, part in enumerate(parts) if shape_of(part) == shape])
+        yield held_out, np.intersect1d(held_out, eligible)
 
 
 def _plain_xgboost(known: Sequence[NetPart], latency: Array, unknown: Sequence[NetPart], seed: int) -> Array:
-    """What the regressor has to beat: xgboost with its default settings, on the logarithm of the latency."""
+    """The baseline: xgboost with its default settings, on the logarithm of the latency."""
     target = np.log(np.maximum(latency, 0.1 * float(latency[latency > 0].min())))
     data = xgboost.DMatrix(shapes(known), target)
     trees = xgboost.train({"nthread": 1, "seed": seed}, data, _BASELINE_TREES)

@@ -1,8 +1,8 @@
-"""The two experts behind the latency regressor, both on top of a base model, both in logarithms.
+"""The ensemble behind the latency regressor: two models of the base model's residuals, both in logarithms.
 
-Boosted trees (xgboost) learn what is left of log latency after the base from a part's shape; they are at their best
-where a whole layer shape is new. A Gaussian process learns it from parts that are alike; it is at its best between
-measured blocks, and it knows how sure it is.
+Boosted trees (xgboost) predict the residual of log latency from a part's shape; they do best where a whole layer shape
+is new. A Gaussian process predicts it from similar parts; it does best between measured blocks, and it states its own
+uncertainty.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 _TREES = 60
-# Forests of other seeds whose mean is the trees' prediction.
+# Forests with different seeds; the trees' prediction is their mean.
 FORESTS = 3
 _PARAMETERS: dict[str, Any] = {
     "max_depth": 6,
@@ -42,12 +42,12 @@ _PARAMETERS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Members:
-    """Base model, trees and process, fitted.
+class Ensemble:
+    """Base model, boosted trees and Gaussian process, fitted.
 
     Attributes:
         base: the physical base model, or the times of the parts' kernels.
-        centre: log of measured over base latency that is usual on this target.
+        centre: median log of measured over base latency on this target.
         forests: the trees.
         process: the Gaussian process.
     """
@@ -61,9 +61,9 @@ class Members:
         """Log latency by the trees and by the process, and the process's standard deviation: three arrays (parts,)."""
         base = self.base.log_ms(parts)
         data = xgboost.DMatrix(_inputs(parts, self.base))
-        learned = np.mean([forest.predict(data).astype(np.float64) for forest in self.forests], axis=0)
+        residual = np.mean([forest.predict(data).astype(np.float64) for forest in self.forests], axis=0)
         mean, deviation = self.process.predict(parts)
-        return base + learned, base + self.centre + mean, deviation
+        return base + residual, base + self.centre + mean, deviation
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, the trees in xgboost's own JSON form."""
@@ -77,8 +77,8 @@ class Members:
         }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Members:
-        """What :meth:`to_dict` gave; KeyError, TypeError, ValueError or XGBoostError on other data."""
+    def from_dict(cls, value: dict[str, Any]) -> Ensemble:
+        """Inverse of :meth:`to_dict`; KeyError, TypeError, ValueError or XGBoostError on other data."""
         forests = []
         for saved in value["forests"]:
             forest = xgboost.Booster()
@@ -90,37 +90,37 @@ class Members:
         return cls(base, float(value["centre"]), tuple(forests), process)
 
 
-def fit_members(
+def fit_ensemble(
     parts: Sequence[NetPart],
     latency: Array,
     seed: int,
-    start: Members | None = None,
+    start: Ensemble | None = None,
     forests: int = FORESTS,
     kernel_ms: Mapping[NetPart, float] | None = None,
-) -> Members:
-    """Fits all of them.
+) -> Ensemble:
+    """Fits base model, trees and process.
 
     Args:
         parts: what was measured.
         latency: (parts,) milliseconds.
         seed: of the trees.
-        start: members of much the same parts, whose base is gone on from and whose scales of the process are kept.
-        forests: how many; fewer are faster and a little worse.
-        kernel_ms: what the kernels of each part take by themselves, of these parts and of those to be predicted; None
-            where that is not known.
+        start: an ensemble of nearly the same parts; its base is the starting point, its process's scales are kept.
+        forests: how many; fewer are faster and slightly worse.
+        kernel_ms: summed latency of each part's kernels, timed alone, for these parts and those to be predicted; None
+            if unknown.
     """
     # A part faster than an empty call was clamped to 0 ms; relative errors need something above.
     latency = np.maximum(latency, 0.1 * float(latency[latency > 0].min()))
     physical = fit_base(parts, latency, None if start is None else _physical(start.base))
     base: Base | KernelBase = physical if kernel_ms is None else KernelBase(physical, kernel_ms)
-    left = np.log(latency) - base.log_ms(parts)
-    data = xgboost.DMatrix(_inputs(parts, base), left)
-    grown = tuple(
+    residuals = np.log(latency) - base.log_ms(parts)
+    data = xgboost.DMatrix(_inputs(parts, base), residuals)
+    trained = tuple(
         xgboost.train({**_PARAMETERS, "seed": seed * FORESTS + number}, data, _TREES) for number in range(forests)
     )
-    centre = float(np.median(left))
-    scales = fit_scales(parts, left - centre) if start is None else start.process.scales
-    return Members(base, centre, grown, GaussianProcess(parts, left - centre, scales))
+    centre = float(np.median(residuals))
+    scales = fit_scales(parts, residuals - centre) if start is None else start.process.scales
+    return Ensemble(base, centre, trained, GaussianProcess(parts, residuals - centre, scales))
 
 
 def _physical(base: Base | KernelBase) -> Base:

@@ -1,7 +1,7 @@
-"""What the regressor knows about a part: amounts of work for its base model, shapes for its trees, coordinates for its
+"""Features of a part for the regressor: amounts of work for the base model, shapes for the trees, coordinates for the
 Gaussian process.
 
-All follow from the part alone (no device, no measurement), so a prediction needs nothing but the part's name.
+All follow from the part alone (no device, no measurement).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tvmfbnet.space.space import BLOCK, NetPart
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Kinds of convs that cost differently a MAC; a depthwise conv is large from 5x5 on. The pool counts as one, too.
+# Kinds of convs with different costs per MAC; a depthwise conv is large from 5x5 on. The pool counts as one, too.
 KINDS = ("pointwise", "grouped", "depthwise", "large_depthwise", "dense", "linear", "pool")
 
 SHAPES = (
@@ -34,17 +34,17 @@ SHAPES = (
 
 # Coordinates of a part for the Gaussian process, scaled so that a step of 1 is a doubling of a size.
 COORDINATES = ("cin", "cout", "out_pixels", "stride", "expansion", "kernel", "groups", "is_single")
-# Those of them that tell blocks of one layer shape apart.
+# Those that differ between blocks of one layer shape.
 WITHIN_SHAPE = slice(4, 8)
 LOADS = ("macs", "working_set", "activations", "weights", "largest_weights", "inner", "depthwise_macs", "other_macs")
 
 
 @dataclass(frozen=True)
 class ConvTable:
-    """The convs of some parts, one after the other: what the base model prices. All arrays are (convs,).
+    """The convs of some parts, in order: the input of the base model. All arrays are (convs,).
 
     Attributes:
-        parts: how many parts there are.
+        parts: number of parts.
         part: index of the part that each conv belongs to.
         kind: index into ``KINDS``.
         macs: multiply-accumulates.
@@ -92,7 +92,7 @@ class ConvTable:
 
 
 def conv_table(parts: Sequence[NetPart]) -> ConvTable:
-    """The convs of ``parts`` as arrays; a part without any (the pool) has one row of its own kind."""
+    """The convs of ``parts`` as arrays; a part without convs (the pool) has one row of its own kind."""
     rows = [(index, *row) for index, part in enumerate(parts) for row in _conv_rows(part)]
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), 11).T
     return ConvTable(len(parts), columns[0].astype(np.int64), columns[1].astype(np.int64), *columns[2:])
@@ -104,7 +104,7 @@ def shapes(parts: Sequence[NetPart]) -> NDArray[np.float64]:
 
 
 def coordinates(parts: Sequence[NetPart]) -> NDArray[np.float64]:
-    """Where each part stands in the space of blocks: (parts, len(COORDINATES))."""
+    """Coordinates of each part in the space of blocks: (parts, len(COORDINATES))."""
     return np.array([_coordinates(part) for part in parts], dtype=np.float64).reshape(len(parts), len(COORDINATES))
 
 
@@ -129,7 +129,8 @@ def _loads(part: NetPart) -> list[float]:
         macs,
         max((_inputs(conv) + conv.outputs + conv.weights for conv in convs), default=2 * elements),
         sum(_inputs(conv) + conv.outputs for conv in convs) or elements,
-        sum(conv.weights for conv in convs) + 1e3,  # the summands keep what is next to nothing from counting as much
+        sum(conv.weights for conv in convs)
+        + 1e3,  # the constant keeps negligible amounts from spreading out in logarithms
         max((conv.weights for conv in convs), default=1) + 1e2,
         max((conv.outputs for conv in convs), default=elements),
         depthwise + 1e3,
@@ -139,17 +140,17 @@ def _loads(part: NetPart) -> list[float]:
 
 
 def _conv_rows(part: NetPart) -> list[tuple[float, ...]]:
-    """Of each conv the fields of :class:`ConvTable` from ``kind`` on."""
+    """The fields of :class:`ConvTable` from ``kind`` on, for each conv."""
     convs = convs_of(part)
     if not convs:
         elements = part.cin * part.height * part.width
         pixels = part.out_height * part.out_width
         return [(KINDS.index("pool"), elements, 1, part.cin, pixels, 1, elements, 0, 0, 0)]
-    found: list[tuple[float, ...]] = []
+    rows: list[tuple[float, ...]] = []
     for conv in convs:
         depthwise = conv.kind == "depthwise"
         shuffles = conv.kind == "pointwise" and conv.groups > 1 and conv.relu
-        found.append(
+        rows.append(
             (
                 KINDS.index(_kind(conv)),
                 conv.macs,
@@ -163,7 +164,7 @@ def _conv_rows(part: NetPart) -> list[tuple[float, ...]]:
                 conv.outputs if conv.residual else 0,
             )
         )
-    return found
+    return rows
 
 
 def _kind(conv: Conv) -> str:

@@ -1,10 +1,10 @@
-"""A Gaussian process over parts: what parts that are alike tell about each other, and how sure that is.
+"""A Gaussian process over parts: predicts a part from similar ones, with its uncertainty.
 
-It models the logarithm of a part's latency over its base latency as a sum of smooth functions: of the part's place
-among the blocks, of its work and memory, and of the block within one layer shape (shapes have quirks that their
-neighbours do not share). Scales are found by maximum marginal likelihood under weak priors (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, 2006, chapter 5). Without any measurement it still tells which parts are
-alike, which is what choosing the parts to measure needs.
+It models the logarithm of a part's latency over its base latency as a sum of smooth functions: of the part's
+coordinates, of its work and memory, and of the block within one layer shape (shapes have quirks that their neighbours
+do not share). Scales are fitted by maximum marginal likelihood under weak priors (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, 2006, chapter 5). Even without any measurement it says which parts are similar, which
+choosing the parts to measure needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WITHIN = len(COORDINATES[WITHIN_SHAPE])
 _PRIOR: Array = np.log(
     np.array([0.1, *[3.0] * _WITHIN, 0.1, *[3.0] * len(COORDINATES), 0.1, *[2.0] * len(LOADS), 0.1, 0.05])
 )
-# Narrow, for there are 24 scales and about 100 parts: wide ones fit the parts at hand, and are too sure of the others.
+# Narrow, as there are 24 scales and about 100 parts: wide priors overfit, and are overconfident about other parts.
 _PRIOR_WIDTH = 0.5
 _AMPLITUDES = (0, 1 + _WITHIN, 2 + _WITHIN + len(COORDINATES))
 _BOUND = 4.0
@@ -41,7 +41,7 @@ SCALES = len(_PRIOR)
 
 
 class Similarity:
-    """What the covariance of two lists of parts is made of, for any scales."""
+    """The terms of the covariance between two lists of parts, for any scales."""
 
     def __init__(self, left: Sequence[NetPart], right: Sequence[NetPart]) -> None:
         first, second = coordinates(left), coordinates(right)
@@ -61,31 +61,31 @@ class Similarity:
 
     def slopes(self, scales: Array, weights: Array) -> Array:
         """Sum of ``weights`` (left, right) times the covariance's derivative by each scale but the noise."""
-        found: list[Array] = []
+        slopes: list[Array] = []
         for amplitude, kernel, slope in self._terms(scales):
-            found.append(np.array([2.0 * amplitude * float((weights * kernel).sum())]))
-            found.append(amplitude * np.tensordot(slope, weights, axes=([1, 2], [0, 1])))
-        found.append(np.array([2.0 * float((weights * self._linear(scales)).sum())]))
-        return np.concatenate(found)
+            slopes.append(np.array([2.0 * amplitude * float((weights * kernel).sum())]))
+            slopes.append(amplitude * np.tensordot(slope, weights, axes=([1, 2], [0, 1])))
+        slopes.append(np.array([2.0 * float((weights * self._linear(scales)).sum())]))
+        return np.concatenate(slopes)
 
     def _linear(self, scales: Array) -> Array:
         return np.asarray(np.exp(2.0 * scales[-2]) * self._trend)
 
     def _terms(self, scales: Array) -> list[tuple[float, Array, Array]]:
         """Of each function: squared amplitude, Matern 3/2 kernel, its derivative by the log of each length scale."""
-        found, start = [], 0
+        terms, start = [], 0
         for squares, mask in self._pieces:
             count = len(squares)
             scaled = squares / np.exp(2.0 * scales[start + 1 : start + 1 + count])[:, None, None]
             distance = np.sqrt(3.0 * scaled.sum(axis=0) + 1e-12)
             decay = np.exp(-distance) * (1.0 if mask is None else mask)
-            found.append((float(np.exp(2.0 * scales[start])), (1.0 + distance) * decay, 3.0 * scaled * decay))
+            terms.append((float(np.exp(2.0 * scales[start])), (1.0 + distance) * decay, 3.0 * scaled * decay))
             start += 1 + count
-        return found
+        return terms
 
 
 def default_scales() -> Array:
-    """Scales to use before anything was measured: (SCALES,)."""
+    """The means of the priors, for use before any measurement: (SCALES,)."""
     return _PRIOR.copy()
 
 
@@ -101,7 +101,7 @@ def fit_scales(parts: Sequence[NetPart], values: Array) -> Array:
     def loss(scales: Array) -> tuple[float, Array]:
         try:
             factor = cholesky(similarity.covariance(scales) + noise_of(scales) * identity, lower=True)
-        except LinAlgError:  # scales for which the matrix is singular are no candidates
+        except LinAlgError:  # scales with a singular matrix are rejected
             return 1e10, np.zeros_like(scales)
         inverse = cho_solve((factor, True), identity)
         solved = inverse @ values
@@ -112,16 +112,16 @@ def fit_scales(parts: Sequence[NetPart], values: Array) -> Array:
         return float(value), np.append(similarity.slopes(scales, weights), noise) + off / _PRIOR_WIDTH
 
     bounds = [(middle - _BOUND, middle + _BOUND) for middle in _PRIOR]
-    found = minimize(loss, _PRIOR, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
-    return np.asarray(found.x, dtype=np.float64)
+    fit = minimize(loss, _PRIOR, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
+    return np.asarray(fit.x, dtype=np.float64)
 
 
 class GaussianProcess:
-    """The process after ``values`` (parts,) were seen at ``parts``.
+    """The posterior process given ``values`` (parts,) at ``parts``.
 
     Args:
-        parts: what was seen.
-        values: what it showed.
+        parts: the training parts.
+        values: their values.
         scales: see :func:`fit_scales`.
     """
 
@@ -155,6 +155,6 @@ def _squares(left: Array, right: Array) -> Array:
 
 
 def _trend(places: Array) -> Array:
-    """Coordinates around the middle of usual nets, in units of their usual range."""
+    """Coordinates relative to the middle of typical nets, in units of their typical range."""
     middle = np.array([6.0, 6.0, 8.0, *[0.0] * (places.shape[1] - 3)])
     return np.asarray((places - middle) / 2.0)

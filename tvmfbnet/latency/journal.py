@@ -1,9 +1,9 @@
-"""The append-only journal of measurements: one JSON object a line, on disk before the next trial starts.
+"""The append-only journal of measurements: one JSON object per line, on disk before the next measurement starts.
 
-Several processes may write at once (a lock file beside the journal puts them in order). Whatever was appended stays:
-a line is written whole or not at all, so a full disk or a kill leaves the earlier lines readable. The torn last line
-that a power cut can leave is cut off with a warning by the next writer; readers pass it over and write nothing. The
-order of the lines says what is newest: clocks may have gone backwards.
+Several processes may append at once; a lock file beside the journal serialises them. A line is written completely or
+not at all, so a full disk or a kill leaves the earlier lines readable. A power cut can leave a torn last line: the next
+writer cuts it off with a warning, readers skip it and write nothing. The order of the lines says which measurement is
+the most recent, as clocks may have gone backwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tvmfbnet.progress import say
 
 _LOCK_SECONDS = 60.0
 _CHUNK = 1 << 16
-# No version of this program will ever write a larger one: such a line is corrupt.
+# No version of this program will ever write a larger schema version: such a line is corrupt.
 _LAST_VERSION = 1000
 
 
@@ -44,7 +44,7 @@ class Journal:
         """Adds one measurement; it is on disk when this returns.
 
         Raises:
-            StorageError: the folder cannot be written or the disk is full; the journal is as it was before.
+            StorageError: the folder cannot be written or the disk is full; the journal is unchanged.
         """
         line = measurement.model_dump_json(fallback=str).encode() + b"\n"
         make_folder(self.path.parent)
@@ -60,10 +60,10 @@ class Journal:
                 _sync_folder(self.path.parent)
 
     def read(self) -> list[Measurement]:
-        """All measurements in the order they were made; none where there is no journal yet.
+        """All measurements in the order they were made; empty if there is no journal yet.
 
-        A line that is torn or corrupt, or whose figures are of no device of this world, is left out with a warning.
-        Nothing is written: the folder may be read-only.
+        A line that is torn, corrupt or holds impossible values is skipped with a warning. Nothing is written: the
+        folder may be read-only.
 
         Raises:
             StorageError: it cannot be read, or a newer version of this program wrote it.
@@ -72,17 +72,17 @@ class Journal:
             return []
         with storage_errors(self.path, "read"):
             data = self.path.read_bytes()
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         bad = BadLines(self.path, "valid measurement")
         for number, line in enumerate(data.split(b"\n"), start=1):
             if not line:
                 continue
             try:
-                found.append(self._parse(number, line))
+                measurements.append(self._parse(number, line))
             except UNREADABLE as error:
                 bad.skip(number, _reason(error))
         bad.conclude()
-        return found
+        return measurements
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -100,7 +100,7 @@ class Journal:
             lock.release()
 
     def _repair(self, descriptor: int) -> None:
-        """Makes the file end with a whole line: completes the last one if only its newline is missing, else cuts it."""
+        """Repairs the last line: completes it if only its newline is missing, else cuts it off."""
         size = os.fstat(descriptor).st_size
         good = _end_of_last_line(descriptor, size)
         if good == size:
@@ -116,7 +116,7 @@ class Journal:
             write_whole(descriptor, b"\n")
 
     def _parse(self, number: int, line: bytes) -> Measurement:
-        """Reads one line; one of :data:`UNREADABLE` where it is corrupt, StorageError where a newer one wrote it."""
+        """Parses one line; one of :data:`UNREADABLE` if it is corrupt, StorageError if a newer version wrote it."""
         value = json.loads(line)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if isinstance(version, int) and SCHEMA_VERSION < version < _LAST_VERSION:
@@ -128,7 +128,7 @@ class Journal:
 
 
 def _end_of_last_line(descriptor: int, size: int) -> int:
-    """Offset just behind the last newline; 0 without one."""
+    """Offset just after the last newline; 0 without one."""
     end = size
     while end > 0:
         start = max(0, end - _CHUNK)

@@ -1,8 +1,8 @@
-"""What tuning knows of every part before one of them is timed: what its kernels take by themselves.
+"""Kernel times: what tuning knows about a part's latency before the part is timed.
 
 Tuning times each kernel in a loop. The sum over a part's kernels is not the part's latency (in a net, caches hold other
-things), but it is far closer to it than anything that follows from the part's shape. So where a part was tuned but not
-timed, the regressor starts from this sum instead of its physical base.
+data), but it is a far better predictor than the part's shape. So for a part that was tuned but not timed, the regressor
+starts from this sum instead of its physical base.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 SCHEMA_VERSION = 2
-# How far sums of kernels may be off by a common factor, as a deviation of logarithms.
+# Prior standard deviation, in logarithms, of the common factor between kernel sums and latencies.
 _COMMON = 0.3
 
 
 @dataclass(frozen=True)
 class KernelBase:
-    """A base model that knows the kernels' times of the parts it is asked about.
+    """A base model for parts with known kernel times.
 
     Attributes:
-        physical: the base that needs no times; it still says in which conv of a part the time goes.
+        physical: the base that needs no times; it still gives each conv's share of a part's latency.
         kernel_ms: summed milliseconds of each part's kernels.
     """
 
@@ -47,18 +47,18 @@ class KernelBase:
     kernel_ms: Mapping[NetPart, float]
 
     def log_ms(self, parts: Sequence[NetPart]) -> Array:
-        """Logarithm of each part's sum of kernels: (parts,); :class:`LatencyError` for one that was not tuned."""
-        lacking = [part.name for part in parts if part not in self.kernel_ms]
-        if lacking:
-            raise LatencyError(f"the times of the kernels of {', '.join(lacking)} are not known; tune them first")
+        """Logarithm of each part's kernel sum: (parts,); :class:`LatencyError` for a part that was not tuned."""
+        untuned = [part.name for part in parts if part not in self.kernel_ms]
+        if untuned:
+            raise LatencyError(f"the kernel times of {', '.join(untuned)} are unknown; tune them first")
         return np.log([self.kernel_ms[part] for part in parts])
 
     def log_shares(self, parts: Sequence[NetPart]) -> Array:
-        """As the physical base's."""
+        """Those of the physical base."""
         return self.physical.log_shares(parts)
 
-    def doubt(self, parts: Sequence[NetPart]) -> Array:
-        """Covariance of the log latencies before anything was timed: a common factor is open; (parts, parts)."""
+    def prior_covariance(self, parts: Sequence[NetPart]) -> Array:
+        """Covariance of the log latencies before any measurement, from the unknown common factor: (parts, parts)."""
         return np.full((len(parts), len(parts)), _COMMON**2)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class KernelBase:
 
 
 def if_complete(kernel_ms: Mapping[NetPart, float] | None, parts: Sequence[NetPart]) -> Mapping[NetPart, float] | None:
-    """The kernels' times, if those of all ``parts`` are among them."""
-    known = kernel_ms or {}
-    return kernel_ms if all(part in known for part in parts if not part.is_identity) else None
+    """The kernel times if they cover all of ``parts``, else None."""
+    times = kernel_ms or {}
+    return kernel_ms if all(part in times for part in parts if not part.is_identity) else None
 
 
 def to_records(kernel_ms: Mapping[NetPart, float]) -> list[dict[str, Any]]:
@@ -87,33 +87,33 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> dict[NetPart, float]:
     return {NetPart.from_dict(record): float(record["kernel_ms"]) for record in records}
 
 
-def remember(path: Path, context: Context, kernel_ms: Mapping[NetPart, float]) -> None:
-    """Adds the times of some parts to a target's file; those of other contexts stay. The target's lock must be held."""
+def save_kernel_times(path: Path, context: Context, kernel_ms: Mapping[NetPart, float]) -> None:
+    """Merges kernel times into a target's file, which keeps other contexts' times. The target's lock must be held."""
     stored = _stored(path)
-    merged = {**recall(path, context), **kernel_ms}
+    merged = {**load_kernel_times(path, context), **kernel_ms}
     stored[context.key] = {"context": context.to_dict(), "parts": to_records(merged)}
     write_json(path, {"schema_version": SCHEMA_VERSION, "contexts": stored})
 
 
-def recall(path: Path, context: Context) -> dict[NetPart, float]:
-    """The times that a target's file holds for a context; nothing where there are none or they are of another form."""
-    found = _stored(path).get(context.key)
+def load_kernel_times(path: Path, context: Context) -> dict[NetPart, float]:
+    """The kernel times in a target's file for a context; empty if there are none or the form is unknown."""
+    entry = _stored(path).get(context.key)
     try:
-        if found is None or found["context"] != context.to_dict():
+        if entry is None or entry["context"] != context.to_dict():
             return {}
-        times = from_records(found["parts"])
+        times = from_records(entry["parts"])
     except UNREADABLE:
         return {}
     return {part: ms for part, ms in times.items() if math.isfinite(ms) and ms > 0}
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """Of every context, by key, what the file holds; nothing where it is missing or damaged: tuning makes it anew."""
+    """The file's entries by context key; empty if it is missing or damaged, as the next tuning writes it again."""
     if not path.exists():
         return {}
     try:
         value = json.loads(path.read_bytes())
         return dict(value["contexts"]) if value["schema_version"] == SCHEMA_VERSION else {}
     except (OSError, *UNREADABLE):
-        say(f"warning: {path} is damaged and is not used; the next tuning makes it anew")
+        say(f"warning: {path} is damaged and is not used; the next tuning writes it again")
         return {}

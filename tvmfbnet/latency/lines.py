@@ -1,4 +1,4 @@
-"""What readers of line files share: a bad line is passed over and named, and many of them do not fill the screen."""
+"""Reading and appending files of JSON lines: bad lines are skipped with few warnings, appends are all or nothing."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from pathlib import Path
 
 from tvmfbnet.progress import say
 
-# What reading one line of JSON may raise: wrong characters, forms or figures, figures too large, nesting too deep.
+# Exceptions of reading one line of JSON: bad encoding, form or values, values too large, nesting too deep.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 _NAMED = 5
 
 
 class BadLines:
-    """Warns of the lines of one file that are passed over: the first few each, the others by their number.
+    """Warns of the skipped lines of one file: the first few one by one, the others by their count.
 
     Args:
         path: the file.
-        what: what such a line is not, in a few words.
+        what: what each line should be, in a few words.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self._path, self._what, self.count = path, what, 0
 
     def skip(self, number: int, reason: str) -> None:
-        """Counts a line (from 1) that is passed over, and why."""
+        """Counts a skipped line (numbered from 1) and says why it is skipped."""
         self.count += 1
         if self.count <= _NAMED:
             say(f"warning: {self._path} line {number} is no {self._what} and is skipped ({reason})")
 
     def conclude(self) -> None:
-        """Says how many more there were than could be named."""
+        """Says how many more lines were skipped."""
         if self.count > _NAMED:
             say(f"warning: {self._path} has {self.count - _NAMED} more lines that are skipped")
 
 
 def append_whole(path: Path, data: bytes, sync: bool = True) -> None:
-    """Appends ``data`` in one piece; on failure takes back the part that was written, then raises ``OSError``.
+    """Appends ``data`` all or nothing: on failure removes what was written, then raises ``OSError``.
 
     Args:
-        path: the file; it is begun where there is none.
-        data: whole lines.
-        sync: whether it is on the disk when this returns.
+        path: the file; created if missing.
+        data: complete lines.
+        sync: whether to flush to disk before returning.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -58,7 +58,7 @@ def write_whole(descriptor: int, data: bytes, sync: bool = True) -> None:
     start = os.fstat(descriptor).st_size
     try:
         written = os.write(descriptor, data)
-        while written < len(data):  # a disk that fills up takes a part first and says why only on the next write
+        while written < len(data):  # a full disk takes a part first and fails only on the next write
             written += os.write(descriptor, data[written:])
         if sync:
             os.fsync(descriptor)
@@ -69,7 +69,7 @@ def write_whole(descriptor: int, data: bytes, sync: bool = True) -> None:
 
 
 def mend_last_line(path: Path) -> None:
-    """Cuts off a last line that a crash tore, with a warning; completes one that lacks its newline alone.
+    """Cuts off a torn last line with a warning; completes one that lacks only its newline.
 
     For writers that hold the file's lock, before they append.
     """

@@ -1,7 +1,7 @@
-"""One lock a target, for tuning and measuring alike: two at once would disturb each other's times.
+"""One lock per target, for tuning and measuring alike: two at once would disturb each other's times.
 
-Whoever comes second waits, is told in one line who holds the lock, and then finds all that the first one did. The lock
-is the operating system's: it ends with the process, however that ends. Readers take no lock.
+The second process waits, says in one line which process holds the lock, and then starts from all that the first one
+stored. It is a lock of the operating system, so it ends with its process, however that ends. Readers take no lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tvmfbnet.progress import say, step
 
 @contextmanager
 def target_lock(folder: Path) -> Iterator[None]:
-    """Holds a target's lock; within it, the same thread may take it again.
+    """Holds a target's lock; the same thread may take it again within.
 
     Args:
         folder: the target's folder in ``tuning_logs``.
@@ -44,7 +44,7 @@ def target_lock(folder: Path) -> Iterator[None]:
                 lock.acquire(timeout=-1)
     try:
         if lock.lock_counter == 1:
-            _say_who(folder)
+            _write_note(folder)
         yield
     finally:
         if lock.lock_counter == 1:
@@ -54,10 +54,10 @@ def target_lock(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str:
-    """Who holds a target's lock, for people: process, command and since when; as far as that is known."""
+    """Who holds a target's lock, for people: process, command and start time, as far as known."""
     try:
-        found = json.loads(_note(folder).read_text(encoding="utf-8"))
-        return f"process {int(found['pid'])} ({str(found['command'])[:200]}, since {str(found['since'])[:40]})"
+        note = json.loads(_note(folder).read_text(encoding="utf-8"))
+        return f"process {int(note['pid'])} ({str(note['command'])[:200]}, since {str(note['since'])[:40]})"
     except (OSError, *UNREADABLE):
         return "another process"
 
@@ -66,7 +66,7 @@ def _note(folder: Path) -> Path:
     return folder / ".lock-holder.json"
 
 
-def _say_who(folder: Path) -> None:
+def _write_note(folder: Path) -> None:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     write_json(_note(folder), {"pid": os.getpid(), "command": command, "since": since})

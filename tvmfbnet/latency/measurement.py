@@ -1,7 +1,7 @@
 """One timed latency with its provenance: the unit of the journal.
 
-A measurement says what was timed (a :class:`~tvmfbnet.space.space.NetPart`), how long it took (milliseconds, as the
-spread over repeats) and everything needed to judge later whether it may be compared with another one.
+A measurement says what was timed (a :class:`~tvmfbnet.space.space.NetPart`), its latency over repeats in milliseconds,
+and everything needed to judge later whether it may be compared with another one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SCHEMA_VERSION = 4
 
 NET, OVERHEAD = "net", "overhead"
 
-# How a part was timed: alone, call after call; going around copies of its weights; or inside nets, between two readings
-# of a clock.
+# How a part was timed: alone, call after call; alone, rotating through copies of its weights; or inside nets, between
+# two clock readings.
 ISOLATED, ROTATING, IN_NET = "isolated", "rotating", "in_net"
 
-# The cost of calling the device's runtime with nothing to compute: paid once a call, by a block alone as by a net.
+# The cost of calling the device's runtime with nothing to compute: paid once per call, by a block alone as by a net.
 OVERHEAD_PART = NetPart(OVERHEAD, "call", 1, 1, 1, 1, 1)
 
 
@@ -41,12 +41,13 @@ def net_part(space: Space) -> NetPart:
 
 
 def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of any older version in today's form; others come back as they are, for validation to judge.
+    """Upgrades a record of an older version; others are returned as they are and left to validation.
 
-    Version 1 did not always say how a part was timed; where it does not, the part was timed alone, call after call.
-    Version 2 knew no pace. Version 3 knew the device by its fingerprint alone, and of the target not which cores it
-    asked for: as none are assumed, and the fingerprint says which were in force, such a record counts as of today's
-    context only where every fact is there and equal. It knew spaces by their names, so its whole nets belong to none.
+    Version 1 did not always say how a part was timed; if it does not, the part was timed alone, call after call.
+    Version 2 had no speed factor. Version 3 identified the device by its fingerprint alone and did not store which
+    cores the target asked for: none are assumed, and as the fingerprint has the cores in force, such a record matches a
+    current context only if every fact is there and equal. It identified spaces by name, so its whole nets belong to no
+    space.
     """
     migrated = dict(record)
     if migrated.get("schema_version") == 1:
@@ -59,9 +60,9 @@ def migrate(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _context_of_version_3(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a context that version 3 did not have, as far as its fingerprint proves them."""
-    found = record.get("fingerprint")
-    facts = found if isinstance(found, dict) else {}
+    """The context fields that version 3 lacked, as far as its fingerprint proves them."""
+    fingerprint = record.get("fingerprint")
+    facts = fingerprint if isinstance(fingerprint, dict) else {}
     added = {"ffi_version": str(facts.get("ffi_version") or ""), **reported(facts)}
     try:
         tvm_target = json.loads(str(record.get("tvm_target")))
@@ -70,7 +71,7 @@ def _context_of_version_3(record: Mapping[str, Any]) -> dict[str, Any]:
     kind = tvm_target.get("kind") if isinstance(tvm_target, dict) else None
     if kind not in ("llvm", "opencl", "metal"):
         return {**added, "target_key": ""}
-    # As `tvmfbnet.targets.definition.target_key` makes it of a target that asks for no cores.
+    # As `tvmfbnet.targets.definition.target_key` computes it for a target that asks for no cores.
     identity = {
         "tvm": tvm_target,
         "device": "cpu" if kind == "llvm" else kind,
@@ -83,9 +84,9 @@ def _context_of_version_3(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**added, "target_key": digest(identity)}
 
 
-# Nothing that is timed takes longer than eleven days.
+# No timed latency exceeds eleven days.
 _MOST_MS = 1e9
-# Nor has a net more channels or pixels a side.
+# No net has more channels or pixels per side.
 _LARGEST = 1 << 24
 Milliseconds = Annotated[float, Field(ge=0, le=_MOST_MS, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -98,7 +99,7 @@ class Measurement(Config):
         schema_version: version of this record's form.
         target: name of the target.
         part: what was timed.
-        latency_ms: the figure to use: median over repeats, call overhead still included.
+        latency_ms: the value to use: median over repeats, call overhead included.
         mean_ms: mean over repeats.
         std_ms: standard deviation over repeats.
         min_ms: fastest repeat.
@@ -106,27 +107,27 @@ class Measurement(Config):
         p50_ms: median.
         p90_ms: 90th percentile.
         n: timed repeats.
-        trials: schedule candidates that tuning had spent on the part's kernels.
-        target_key: of the resolved target; "" where that is not known.
+        trials: tuning trials spent on the part's kernels.
+        target_key: of the resolved target; "" if unknown.
         tvm_version: of the TVM that compiled it.
-        ffi_version: of its foreign function interface; "" where that is not known.
+        ffi_version: of its foreign function interface; "" if unknown.
         tvm_target: full TVM target as canonical JSON.
-        device_model: what the device said it is; "" if it did not say.
-        device_threads: threads in force there; 0 if it did not say.
-        device_cores: cores in force there, such as ``0-3``; "" if it did not say.
+        device_model: as reported by the device; "" if it was not.
+        device_threads: threads in force there; 0 if not reported.
+        device_cores: cores in force there, such as ``0-3``; "" if not reported.
         threads: threads that the target asks for.
         dtype: of weights and activations.
         layout: of the activations inside.
-        protocol: how it was timed; ``isolated`` is a part alone, call after call; ``rotating`` goes around copies of
-            its weights, so that they arrive as in a net; ``in_net`` is between two readings of a clock inside a net.
+        protocol: how it was timed; ``isolated`` is a part alone, call after call; ``rotating`` rotates through copies
+            of its weights, so that they are as cold as in a net; ``in_net`` is between two clock readings in a net.
         overhead_ms: the device's cost of one empty call at that time; subtract it to get the part's share of a net.
-        fingerprint: device model, cores, governor, temperatures and what else is readable.
-        canary_ratio: time of a fixed canary kernel afterwards against its time at the start; None where there is none.
-        steady: whether the canary kept its speed in the end.
+        fingerprint: device model, cores, governor, temperatures and whatever else is readable.
+        canary_ratio: latency of a fixed canary kernel relative to its reference; None if there was no canary.
+        steady: whether the canary kept its speed in the last try.
         tries: how often the part was timed until it did.
-        outliers: repeats left out because something else on the device disturbed them.
-        pace: for whole nets: how long the blocks of some of them, timed meanwhile, took inside nets, relative to the
-            latency table; 1.08 is a device that had become 8 % slower. None where that is unknown.
+        outliers: repeats rejected because background load disturbed them.
+        pace: for whole nets: the device's speed factor, from blocks timed in nets meanwhile, relative to the latency
+            table; 1.08 is a device that became 8 % slower. None if unknown.
         arch: canonical arch string; for whole nets only.
         space: name of the space of ``arch``; for whole nets only.
         space_key: of that space's content (:func:`tvmfbnet.space.space.content_key`); for whole nets only.
@@ -170,7 +171,7 @@ class Measurement(Config):
 
     @field_validator("part")
     @classmethod
-    def _sizes_of_this_world(cls, part: NetPart) -> NetPart:
+    def _possible_sizes(cls, part: NetPart) -> NetPart:
         sizes = (part.cin, part.cout, part.height, part.width, part.stride)
         if not all(0 < size <= _LARGEST for size in sizes):
             raise ValueError(f"channels, sizes and strides are from 1 to {_LARGEST}")
@@ -178,17 +179,17 @@ class Measurement(Config):
 
     @property
     def context(self) -> Context:
-        """What it may be mixed with."""
+        """What it shares with measurements it may be mixed with."""
         return Context(**{field.name: getattr(self, field.name) for field in fields(Context)})
 
     @property
     def net_ms(self) -> float:
-        """The part's share of a net's latency: the call overhead taken off, never below 0."""
+        """The part's share of a net's latency: the call overhead subtracted, never below 0."""
         return max(self.latency_ms - self.overhead_ms, 0.0)
 
     @property
     def at_table_pace_ms(self) -> float:
-        """The latency of a whole net as it would have been when the table's blocks were timed."""
+        """The latency of a whole net at the device's speed of the table: divided by the speed factor."""
         return self.latency_ms / (self.pace or 1.0)
 
 
@@ -198,12 +199,12 @@ def summarise(samples_ms: Sequence[float]) -> dict[str, float | int]:
     Percentiles interpolate linearly between repeats.
 
     Raises:
-        LatencyError: there are no samples, or they are no run times.
+        LatencyError: there are no samples, or they are not run times.
     """
     if not samples_ms:
         raise LatencyError("no timed repeats came back from the device")
     if not all(math.isfinite(sample) and sample >= 0 for sample in samples_ms):
-        raise LatencyError("the device reported run times that are none (negative or no number)")
+        raise LatencyError("the device reported invalid run times (negative or not a number)")
     ordered = sorted(samples_ms)
     return {
         "latency_ms": _quantile(ordered, 0.5),

@@ -1,11 +1,10 @@
-"""Where the measurements of a target live, and how its latency table is loaded from there.
+"""Where the measurements of a target are stored, and how its latency table is loaded from there.
 
-One folder a target: ``latency.jsonl`` is the journal of what was measured here, ``table.csv`` a table that was
-imported from elsewhere; the journal goes first. ``kernels.json`` holds what tuning knows of the parts' kernels.
-``correction-SPACE-KEY.json`` is what comparing sums of blocks with whole nets found for one context and a space of one
-content. The folder of all targets is
-``tuning_logs`` in the current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names
-another.
+One folder per target: ``latency.jsonl`` is the journal of its measurements, ``table.csv`` an imported table; the
+journal takes precedence. ``kernels.json`` has the kernel times from tuning. ``correction-SPACE-KEY.json`` is the
+correction from comparing sums of blocks with whole nets, for one context and the content of one space. The folder of
+all targets is ``tuning_logs`` in the current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an
+argument names another.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.context import Context, choose_context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import recall
+from tvmfbnet.latency.kernel_sums import load_kernel_times
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
@@ -42,37 +41,37 @@ def logs_root(root: Path | None = None) -> Path:
 
 
 def target_folder(target: str, root: Path | None = None) -> Path:
-    """The folder of one target, whether it exists or not; :class:`UserError` if the name could not be a folder's."""
+    """The folder of one target, existing or not; :class:`UserError` if the name cannot be a folder name."""
     if not _NAME.fullmatch(target):
         raise UserError(f"bad target name {target!r}: letters, digits, '_', '-' and '.' only, a letter or digit first")
     return logs_root(root) / target
 
 
 def journal_path(target: str, root: Path | None = None) -> Path:
-    """The journal of what was measured for a target."""
+    """The journal of a target's measurements."""
     return target_folder(target, root) / "latency.jsonl"
 
 
 def table_path(target: str, root: Path | None = None) -> Path:
-    """The table that was imported under a target's name."""
+    """A target's imported table."""
     return target_folder(target, root) / "table.csv"
 
 
 def kernels_path(target: str, root: Path | None = None) -> Path:
-    """What the kernels of each tuned part take by themselves (:mod:`tvmfbnet.latency.kernel_sums`)."""
+    """The kernel times of a target's tuned parts (:mod:`tvmfbnet.latency.kernel_sums`)."""
     return target_folder(target, root) / _KERNELS
 
 
 def correction_path(target: str, space: Space, context: Context | None, root: Path | None = None) -> Path:
-    """What comparing sums with whole nets found for a target: of one space by its content, in one context."""
+    """The correction of a target's table for one context and the content of one space."""
     key = digest([content_key(space), None if context is None else context.key])[:8]
     return target_folder(target, root) / f"correction-{space.name}-{key}.json"
 
 
 def corrected(table: LatencyTable, target: str, space: Space, root: Path | None = None) -> LatencyTable:
-    """The table with the stored correction for a space applied; the same table where there is none for its cells.
+    """The table with the stored correction for a space applied; the same table if there is none for its cells.
 
-    Says so where a correction was stored for other cells than the table's: measuring again makes it void.
+    A correction that was fitted to other cells is void after measuring again, which a note says.
     """
     path = correction_path(target, space, table.context, root)
     correction = load_correction(path, table, f"run {validate(target)}")
@@ -84,9 +83,9 @@ def corrected(table: LatencyTable, target: str, space: Space, root: Path | None 
 
 
 def measured_table(recorded: Iterable[Measurement], context: Context) -> LatencyTable:
-    """Of what a journal holds, the cells measured in one context; an empty table where none were.
+    """The table of the measurements in one context; empty if there are none.
 
-    A context without a device takes those of the device model measured last.
+    For a context without a device, the device model measured last counts.
     """
     parts = [item for item in recorded if item.part.part not in (NET, OVERHEAD) and context.admits(item.context)]
     return LatencyTable.from_measurements(parts, parts[-1].context, in_order=True) if parts else LatencyTable({})
@@ -100,9 +99,9 @@ def load_table(
     Args:
         target: name of the target.
         root: see :func:`logs_root`.
-        context: which measurements to use, of those that it admits the ones of the context measured last. None takes
-            the context measured last and says what it leaves out.
-        device_model: use only this device model's; by default those of the model measured last.
+        context: which measurements to use: among those it admits, the ones of the context measured last. None uses the
+            context measured last and says what it leaves out.
+        device_model: use only this device model; by default the model measured last.
 
     Raises:
         LatencyError: nothing was measured or imported for the target, or nothing in that context; says what there is.
@@ -129,15 +128,15 @@ def _table_of(
     if chosen is None and context is not None:
         newest = contexts[-1]
         raise LatencyError(
-            f"{journal} has no measurements of {context.describe()}: what it holds was made in another context "
-            f"({context.difference(newest)}) and is not used; run {tune(context.target)}"
+            f"{journal} has no measurements of {context.describe()}: those it has were made in another context "
+            f"({context.difference(newest)}) and are not used; run {tune(context.target)}"
         )
     used = [item for item in measurements if item.context == chosen]
     others = sum(other != chosen and other.model == used[-1].context.model for other in contexts)
     if others and context is None:
         say(
-            f"note: {others} of {len(measurements)} measurements in {journal} are left out: "
-            f"made otherwise than the newest ({used[-1].context.describe()})"
+            f"note: {others} of {len(measurements)} measurements in {journal} are left out: their context differs from "
+            f"that of the newest ({used[-1].context.describe()})"
         )
-    times = recall(journal.with_name(_KERNELS), used[-1].context)
+    times = load_kernel_times(journal.with_name(_KERNELS), used[-1].context)
     return replace(LatencyTable.from_measurements(used, in_order=True), kernel_ms=times)

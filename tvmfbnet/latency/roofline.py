@@ -1,11 +1,10 @@
-"""The physical base of the latency model: what work, traffic and starting kernels cost on one target.
+"""The physical base of the latency model, a roofline: the cost of arithmetic, memory traffic and kernel launches.
 
-A conv takes as long as its arithmetic or its memory traffic, smoothly whichever is longer (a roofline). Arithmetic
-costs the more a MAC the worse the conv's shape suits the device: a smooth function of its channels and pixels, and of
-the channels by which vectors are not full. Starting kernels runs beside that work, so a part takes as long as the
-slower of the two, as on a GPU, or their sum, as on a CPU; which, the target's own figures say. All costs are found by
-maximum posterior probability under weak priors, robust against kernels that fall out of line. The base knows little,
-but what it knows holds for blocks and layer shapes that were never measured.
+A conv is bound by its arithmetic or by its memory traffic, with a smooth maximum of the two. The cost per MAC rises the
+worse the conv's shape suits the device: a smooth function of its channels and pixels, and of the padding of channels to
+full vectors. Kernel launches may overlap with that work, so a part takes the longer of the two, as on a GPU, or their
+sum, as on a CPU; the overlap is fitted as well. All costs are maximum a posteriori estimates under weak priors, robust
+against outlier kernels. The base is simple, but it extrapolates to blocks and layer shapes that were never measured.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-# Costs by name: (what its prior is centred on, offset from that, the prior's width), all in logarithms. The centres
-# are the usual cost of a MAC and of an element moved, and the usual latency of a part, on the target at hand.
-_MAC, _ELEMENT, _PART, _ONE = "ms a MAC", "ms an element", "ms a part", "factor"
+# Costs by name: (the quantity its prior is centred on, offset from that, the prior's width), all in logarithms. The
+# quantities are the median cost per MAC and per element moved, and the median latency of a part, on this target.
+_MAC, _ELEMENT, _PART, _ONE = "ms per MAC", "ms per element", "ms per part", "factor"
 _BEND, _CURVE = 0.25, 0.0625
 _PRIORS: dict[str, tuple[str, float, float]] = {
     "pointwise": (_MAC, -0.3, 1.0),
     "depthwise": (_MAC, 1.5, 1.0),
-    # Factors on the cost of what is most like it, so that work of a kind that was never measured is not free.
+    # Factors on the cost of the most similar kind, so that work of a kind that was never measured is not free.
     "grouped": (_ONE, 0.3, 0.7),
     "large_depthwise": (_ONE, 0.0, 0.7),
     "dense": (_ONE, 0.3, 1.0),
@@ -67,24 +66,24 @@ _TRAFFIC.append(COSTS.index("weights"))
 _STARTS = [COSTS.index(name) for name in ("start", "start_shuffle")]
 _CONSTANT = COSTS.index("constant")
 
-# The usual error of the base, in logarithms, and from how many of it on a sample counts less.
+# Typical error of the base, in logarithms, and the multiple of it beyond which a sample loses weight.
 _ERROR = 0.05
 _OUTLIER = 0.7
 _EVALUATIONS = 60
-# A usual processor, while nothing is known of the one at hand.
-_USUAL_MAC_MS, _USUAL_PART_MS = 1e-7, 0.05
-# Bends are measured within the shapes that were seen; beyond them they go on for a doubling and then stay.
+# A typical processor, before any measurement of the target.
+_TYPICAL_MAC_MS, _TYPICAL_PART_MS = 1e-7, 0.05
+# Bends are fitted within the range of measured shapes; they extrapolate for one doubling and are constant beyond.
 _BEYOND = float(np.log(2.0))
 
 
 def _costs_of_kinds() -> Array:
-    """Which costs (logarithms) add up to that of a MAC of each kind: (len(KINDS), len(COSTS))."""
-    found = np.zeros((len(KINDS), len(COSTS)))
+    """Which costs (logarithms) add up to the cost per MAC of each kind: (len(KINDS), len(COSTS))."""
+    summands = np.zeros((len(KINDS), len(COSTS)))
     for row, kind in enumerate(KINDS):
-        found[row, COSTS.index(kind)] = 1.0
+        summands[row, COSTS.index(kind)] = 1.0
         if kind in _LIKE:
-            found[row, COSTS.index(_LIKE[kind])] = 1.0
-    return found
+            summands[row, COSTS.index(_LIKE[kind])] = 1.0
+    return summands
 
 
 _COSTS_OF_KINDS = _costs_of_kinds()
@@ -95,9 +94,9 @@ class Base:
     """The base of one target.
 
     Attributes:
-        costs: (len(COSTS),) logarithms, in the order of ``COSTS``; ms a unit, or factors.
-        lowest: (2, 4) least log of channels in, channels out, pixels and stride that was seen, of pointwise convs and
-            of depthwise convs.
+        costs: (len(COSTS),) logarithms, in the order of ``COSTS``; ms per unit, or factors.
+        lowest: (2, 4) least log of channels in, channels out, pixels and stride among the measured pointwise convs and
+            depthwise convs.
         highest: (2, 4) greatest.
     """
 
@@ -118,10 +117,10 @@ class Base:
         depthwise = table.by_part(np.exp(times) * table.is_depthwise)
         return np.column_stack([times[first], np.log(depthwise + 1e-9), times[last]])
 
-    def doubt(self, parts: Sequence[NetPart]) -> Array:
-        """Covariance of the log latencies of ``parts`` before anything was measured: (parts, parts).
+    def prior_covariance(self, parts: Sequence[NetPart]) -> Array:
+        """Covariance of the log latencies of ``parts`` before any measurement: (parts, parts).
 
-        What the priors leave open about the costs, seen through the model as it is around these costs.
+        The prior variance of the costs, propagated through the model linearised at these costs.
         """
         slopes = _slopes(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
         widths = np.array([width for _, _, width in _PRIORS.values()])
@@ -140,7 +139,7 @@ class Base:
 
 
 def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None) -> Base:
-    """Fits the costs to ``latency`` (parts,) in milliseconds, all above 0; from ``start`` it takes fewer steps."""
+    """Fits the costs to ``latency`` (parts,) in milliseconds, all above 0; ``start`` saves steps."""
     table, wanted = conv_table(parts), np.log(latency)
     lowest, highest = _seen(table)
     prepared = _prepare(table, lowest, highest)
@@ -148,53 +147,53 @@ def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None
 
     def residuals(costs: Array) -> Array:
         error = (_log_ms(costs, prepared) - wanted) / _ERROR
-        return np.concatenate([_tamed(error)[0], (costs - middle) / width])
+        return np.concatenate([_robust(error)[0], (costs - middle) / width])
 
     def slopes(costs: Array) -> Array:
         error = (_log_ms(costs, prepared) - wanted) / _ERROR
-        return np.vstack([_tamed(error)[1][:, None] * _slopes(costs, prepared) / _ERROR, np.diag(1.0 / width)])
+        return np.vstack([_robust(error)[1][:, None] * _slopes(costs, prepared) / _ERROR, np.diag(1.0 / width)])
 
-    found = least_squares(residuals, middle if start is None else start.costs, slopes, max_nfev=_EVALUATIONS)
-    return Base(np.asarray(found.x, dtype=np.float64), lowest, highest)
+    fit = least_squares(residuals, middle if start is None else start.costs, slopes, max_nfev=_EVALUATIONS)
+    return Base(np.asarray(fit.x, dtype=np.float64), lowest, highest)
 
 
-def usual_base(parts: Sequence[NetPart]) -> Base:
-    """The base of a usual processor, for ``parts`` of which none was measured: good for telling parts apart."""
+def typical_base(parts: Sequence[NetPart]) -> Base:
+    """The base of a typical processor, for ``parts`` without any measurement."""
     table = conv_table(parts)
-    costs, _ = _priors(table, np.log(_USUAL_MAC_MS * table.by_part(table.macs) + _USUAL_PART_MS))
+    costs, _ = _priors(table, np.log(_TYPICAL_MAC_MS * table.by_part(table.macs) + _TYPICAL_PART_MS))
     return Base(costs, *_seen(table))
 
 
-def _tamed(error: Array) -> tuple[Array, Array]:
-    """Errors whose square grows only linearly beyond ``_OUTLIER``, and their derivative: two arrays like ``error``."""
+def _robust(error: Array) -> tuple[Array, Array]:
+    """A robust loss: errors whose square grows linearly beyond ``_OUTLIER``, and their derivative."""
     size = np.abs(error) / _OUTLIER + 1e-9
     root = np.sqrt(1.0 + size**2)
-    tamed = size * np.sqrt(2.0 / (root + 1.0))  # the square root of 2 (root - 1), without its cancellation
-    return np.sign(error) * _OUTLIER * tamed, size / (root * tamed)
+    robust = size * np.sqrt(2.0 / (root + 1.0))  # the square root of 2 (root - 1), without its cancellation
+    return np.sign(error) * _OUTLIER * robust, size / (root * robust)
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a fit needs again and again of a table of convs."""
+    """Arrays of a table of convs that every evaluation of a fit needs."""
 
     table: ConvTable
-    effects: Array  # (convs, len(COSTS)): how each cost counts in the logarithm of the arithmetic's cost a MAC
+    effects: Array  # (convs, len(COSTS)): weight of each cost in the logarithm of the cost per MAC
     moved: Array  # (convs, len(_TRAFFIC)): elements
     started: Array  # (parts, len(_STARTS)): kernels
 
 
 def _log_sizes(table: ConvTable) -> Array:
-    """Channels in, channels out, pixels and stride around those of a usual conv, as logarithms: (convs, 4)."""
-    usual = np.array([64.0, 64.0, 400.0, 1.0])
+    """Channels in, channels out, pixels and stride relative to a typical conv, as logarithms: (convs, 4)."""
+    typical = np.array([64.0, 64.0, 400.0, 1.0])
     sizes = np.column_stack([table.channels_in, table.channels_out, table.pixels, table.stride])
-    return np.asarray(np.log(sizes / usual))
+    return np.asarray(np.log(sizes / typical))
 
 
 def _seen(table: ConvTable) -> tuple[Array, Array]:
     """Least and greatest sizes among pointwise and among depthwise convs: two arrays (2, 4)."""
     sizes = _log_sizes(table)
-    kinds = [sizes[which] if which.any() else sizes for which in (table.is_pointwise, table.is_depthwise)]
-    return np.array([some.min(axis=0) for some in kinds]), np.array([some.max(axis=0) for some in kinds])
+    kinds = [sizes[mask] if mask.any() else sizes for mask in (table.is_pointwise, table.is_depthwise)]
+    return np.array([kind.min(axis=0) for kind in kinds]), np.array([kind.max(axis=0) for kind in kinds])
 
 
 def _prepare(table: ConvTable, lowest: Array, highest: Array) -> _Prepared:
@@ -218,7 +217,7 @@ def _prepare(table: ConvTable, lowest: Array, highest: Array) -> _Prepared:
 
 @dataclass(frozen=True)
 class _Times:
-    """What parts and their convs take, in milliseconds."""
+    """Latencies of parts and their convs, in milliseconds."""
 
     arithmetic: Array  # (convs,)
     traffics: Array  # (convs, len(_TRAFFIC)): of each kind
@@ -238,7 +237,7 @@ class _Times:
 
     @property
     def together(self) -> Array:
-        """Work and starts by the p-norm: p = 1 adds both, a large p takes the slower one; (parts,)."""
+        """p-norm of work and launches: p = 1 adds them, a large p takes the slower one; (parts,)."""
         starts = self.starts.sum(axis=1)
         longest = np.maximum(self.work, starts)
         ratios = (self.work / longest) ** self.power + (starts / longest) ** self.power
@@ -265,13 +264,13 @@ def _slopes(costs: Array, prepared: _Prepared) -> Array:
     convs, together, starts = times.convs, times.together, times.starts.sum(axis=1)
     slopes = (times.arithmetic**2 / convs)[:, None] * prepared.effects
     slopes[:, _TRAFFIC] += (times.traffic / convs)[:, None] * times.traffics
-    found = (times.work / together)[:, None] ** (times.power - 1.0) * (prepared.table.owners @ slopes)
-    found[:, _STARTS] += (starts / together)[:, None] ** (times.power - 1.0) * times.starts
-    shares = [np.maximum(some / together, 1e-12) for some in (times.work, starts)]
+    by_part = (times.work / together)[:, None] ** (times.power - 1.0) * (prepared.table.owners @ slopes)
+    by_part[:, _STARTS] += (starts / together)[:, None] ** (times.power - 1.0) * times.starts
+    shares = [np.maximum(term / together, 1e-12) for term in (times.work, starts)]
     by_power = together * sum(share**times.power * np.log(share) for share in shares) / times.power
-    found[:, COSTS.index("overlap")] = by_power * (times.power - 1.0)
-    found[:, _CONSTANT] = times.constant
-    return np.asarray(found / (together + times.constant)[:, None])
+    by_part[:, COSTS.index("overlap")] = by_power * (times.power - 1.0)
+    by_part[:, _CONSTANT] = times.constant
+    return np.asarray(by_part / (together + times.constant)[:, None])
 
 
 def _priors(table: ConvTable, wanted: Array) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
-"""What a stored regressor and a stored correction must hold, checked when they are read.
+"""Schemas of a stored regressor and a stored correction, checked when they are read.
 
-A regressor's trees are handed to code of xgboost, which trusts them: it would read outside of its arrays for a child or
-feature number that is too large. So trees are checked here, node by node, before they are loaded.
+xgboost trusts the trees of a regressor: a child or feature index that is too large would make it read outside its
+arrays. So trees are checked here, node by node, before they are loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvmfbnet.latency.features import LOADS, SHAPES
 from tvmfbnet.latency.gaussian_process import default_scales
 from tvmfbnet.latency.roofline import COSTS
 
-# What the trees see of a part: its shape, its loads, the base's latency and its shares.
+# Inputs of the trees: a part's shape, its loads, the base's latency and its shares.
 INPUTS = len(SHAPES) + len(LOADS) + 1 + 3
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -40,13 +40,13 @@ class PartRecord(Stored):
 
 
 class KernelPartRecord(PartRecord):
-    """A part and what its kernels take."""
+    """A part and the summed latency of its kernels."""
 
     kernel_ms: Annotated[float, Field(ge=0, le=1e9)]
 
 
 class _Xgboost(Stored):
-    # Its files hold more than concerns safety; other versions of it add to them.
+    # Its files have more fields than matter for safety, and other versions add to them.
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
@@ -88,18 +88,18 @@ class Tree(_Xgboost):
         if any(len(array) != count for array in arrays) or self.tree_param.num_nodes != str(count):
             raise ValueError("a tree's arrays differ in length")
         if self.tree_param.num_feature != str(INPUTS):
-            raise ValueError("a tree is of other features")
+            raise ValueError("a tree has other features")
         for node, children in enumerate(zip(self.left_children, self.right_children, strict=True)):
             inner = all(node < child < count for child in children)  # forwards only: no cycle
             if children != (-1, -1) and not inner:
-                raise ValueError("a tree's node has children that are not there")
+                raise ValueError("a tree's node has children that do not exist")
             if inner and any(self.parents[child] != node for child in children):
-                raise ValueError("a tree's nodes disagree about who is whose parent")
+                raise ValueError("a tree's parent and child links disagree")
         return self
 
 
 class TreesParameters(_Xgboost):
-    """How many trees there are, as text."""
+    """The number of trees, as text."""
 
     num_trees: str
     num_parallel_tree: Literal["1"]
@@ -118,7 +118,7 @@ class Trees(_Xgboost):
         count = len(self.trees)
         numbers = (self.gbtree_model_param.num_trees, len(self.tree_info), self.iteration_indptr)
         if numbers != (str(count), count, list(range(count + 1))):
-            raise ValueError("a forest has not the trees that it says")
+            raise ValueError("a forest's number of trees differs from what it says")
         return self
 
 
@@ -130,7 +130,7 @@ class Booster(_Xgboost):
 
 
 class LearnerParameters(_Xgboost):
-    """What a forest takes in and gives out, as texts."""
+    """Inputs and outputs of a forest, as texts."""
 
     num_feature: Literal[f"{INPUTS}"]  # type: ignore[valid-type]
     num_class: Literal["0"]
@@ -180,8 +180,8 @@ class KernelBaseRecord(Stored):
     kernels: list[KernelPartRecord]
 
 
-class MembersRecord(Stored):
-    """The experts of a regressor."""
+class EnsembleRecord(Stored):
+    """The ensemble of a regressor."""
 
     base: BaseRecord | KernelBaseRecord
     centre: Number
@@ -191,14 +191,14 @@ class MembersRecord(Stored):
     values: list[Number]
 
     @model_validator(mode="after")
-    def _one_each(self) -> MembersRecord:
+    def _one_each(self) -> EnsembleRecord:
         if len(self.values) != len(self.parts) or len(self.scales) != len(default_scales()):
-            raise ValueError("values, parts and scales differ in number from what belongs together")
+            raise ValueError("the numbers of values, parts and scales do not match")
         return self
 
 
-class BlendRecord(Stored):
-    """How the experts are joined."""
+class EnsembleWeightsRecord(Stored):
+    """How the two models of the ensemble are combined."""
 
     trees: Annotated[float, Field(ge=0, le=1)]
     width: Annotated[float, Field(ge=0, le=1e9)]
@@ -213,9 +213,9 @@ class RegressorRecord(Stored):
     coordinates: list[str]
     loads: list[str]
     seed: Whole
-    known_shape: BlendRecord
-    new_shape: BlendRecord
-    members: MembersRecord
+    known_shape: EnsembleWeightsRecord
+    new_shape: EnsembleWeightsRecord
+    members: EnsembleRecord
 
 
 class CorrectionBody(Stored):
@@ -233,7 +233,7 @@ class CorrectionBody(Stored):
 
 
 class CorrectionRecord(Stored):
-    """``correction-SPACE.json``, as far as it is read again; the study beside it is for people."""
+    """``correction-SPACE-KEY.json``, as far as it is read back; the study in it is for people."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 

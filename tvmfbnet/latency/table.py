@@ -1,8 +1,8 @@
-"""The latency table: what every part of a space costs on one target, in milliseconds.
+"""The latency table: the latency of every part of a space on one target, in milliseconds.
 
-A cell holds a part's share of a net's latency (the overhead of calling the runtime is kept apart and added once a
-net) and says whether it was measured or predicted. A part that is not in the table is an error, never zero; only an
-identity skip, which computes nothing, costs 0 where the table has no cell of its own for it.
+A cell has a part's share of a net's latency and says whether it was measured or predicted; the overhead of calling the
+runtime is separate and added once per net. A part missing from the table is an error, never zero; only an identity
+skip, which computes nothing, costs 0 if the table has no cell for it.
 
 LATENCY(arch) = overhead + stem + sum over layers + head (equation 2 of the FBNet paper, arXiv 1812.03443).
 """
@@ -32,15 +32,15 @@ _LISTED = 12
 
 
 class Predictor(Protocol):
-    """What can fill a table: gives latency and spread of parts, both in milliseconds."""
+    """Predicts latency and spread of parts, in milliseconds, to fill a table."""
 
     def predict(self, parts: Sequence[NetPart]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Two arrays, one figure a part."""
+        """Two arrays, one value per part."""
         ...
 
 
 def target_by_share(share: float, slowest_ms: float) -> float:
-    """A latency target that is given as a share, in milliseconds: everywhere one of the slowest net's latency.
+    """A relative latency target in milliseconds: a share of the slowest net's latency.
 
     Args:
         share: above 0 and up to 1; 50 % of 10 ms is 5 ms.
@@ -51,7 +51,7 @@ def target_by_share(share: float, slowest_ms: float) -> float:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one part costs.
+    """The latency of one part.
 
     Attributes:
         latency_ms: its share of a net's latency.
@@ -59,9 +59,8 @@ class Cell:
         source: ``measured`` or ``predicted``.
         n: timed repeats (0 if predicted or unknown).
         trials: tuning trials spent on it (0 if predicted or unknown).
-        canary_ratio: how slow the device was right afterwards, against its start (1 is as fast), at its worst; None if
-            unknown.
-        steady: whether the device had kept its speed meanwhile, as far as is known.
+        canary_ratio: the device's worst drift while the part was timed (1 is none); None if unknown.
+        steady: whether the device kept its speed meanwhile, as far as known.
     """
 
     latency_ms: float
@@ -82,7 +81,7 @@ def _cell(measurements: Sequence[Measurement]) -> Cell:
     places = [item for item in measurements if item.trials == last.trials] if last.protocol == IN_NET else [last]
     chosen = [item for item in places if item.steady] or places
     latency = np.array([item.net_ms for item in chosen])
-    # Spread of the repeats and between the measurements.
+    # Spread within and between the measurements.
     spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
     ratios = [item.canary_ratio for item in chosen if item.canary_ratio is not None]
     canary = max(ratios, key=lambda ratio: abs(ratio - 1.0), default=None)
@@ -95,13 +94,13 @@ class LatencyTable:
     """The cells of one target. Treat ``cells`` as read-only; :meth:`fill` makes a new table.
 
     Attributes:
-        cells: cost of each part.
-        overhead_ms: cost of calling the runtime, paid once a net.
+        cells: latency of each part.
+        overhead_ms: cost of calling the runtime, paid once per net.
         name: target or file it comes from, for messages.
-        correction: what was done to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); "" if
-            nothing was.
-        kernel_ms: what the kernels of parts take by themselves, of all parts that were tuned; for predictions.
-        context: of the measurements; None for a table from elsewhere.
+        correction: the correction applied to make sums agree with whole nets (:mod:`tvmfbnet.latency.additivity`); ""
+            if there is none.
+        kernel_ms: summed latency of each tuned part's kernels, timed alone; for predictions.
+        context: of the measurements; None for an imported table.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -119,20 +118,21 @@ class LatencyTable:
         name: str = "",
         in_order: bool = False,
     ) -> LatencyTable:
-        """Makes a table of the measurements of one context.
+        """Makes a table from the measurements of one context.
 
-        The newest measurement of a part wins; one made inside a net shares its place with the others made so with the
-        same kernels (each among other neighbours, those on a steady device first): the cell is their mean. Whole nets
-        never enter. The overhead is the newest measured empty call, else the newest that a part carries.
+        The most recent measurement of a part takes precedence. For parts timed inside nets, the cell is the mean over
+        all measurements with the same kernels, each among other neighbours; those on a steady device are preferred.
+        Whole nets are ignored. The overhead is the most recent measured empty call, else the overhead stored with the
+        most recent part.
 
         Args:
-            measurements: of parts; whole nets are passed over.
-            context: which of them to use; others are left out. None means that all must agree.
+            measurements: of parts; whole nets are ignored.
+            context: which of them to use; others are left out. None requires that all agree.
             name: for messages; the target's name if empty.
-            in_order: they come in the order they were made, as a journal's; else their clocks say what is newest.
+            in_order: they are in the order they were made, as in a journal; otherwise their time stamps decide.
 
         Raises:
-            LatencyError: there is none, or they disagree and no context says which to use.
+            LatencyError: there are none, or they disagree and no context says which to use.
         """
         usable = [item for item in measurements if item.part.part != NET]
         contexts = sorted({item.context for item in usable}, key=Context.describe)
@@ -160,11 +160,11 @@ class LatencyTable:
         return cls(cells, overhead_ms, name or last.target, context=last.context)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
-        """Those of ``parts`` that the table cannot tell, without repeats."""
+        """Those of ``parts`` that the table lacks, without repeats."""
         return tuple(dict.fromkeys(part for part in parts if part not in self.cells and not part.is_identity))
 
     def require(self, parts: Iterable[NetPart]) -> None:
-        """:class:`LatencyError` that lists whatever of ``parts`` is missing; nothing if all are there."""
+        """Raises :class:`LatencyError` listing those of ``parts`` that are missing, if any."""
         missing = self.missing(parts)
         if missing:
             names = ", ".join(part.name for part in missing[:_LISTED])
@@ -175,23 +175,23 @@ class LatencyTable:
             )
 
     def _why_no_head(self, missing: Iterable[NetPart]) -> str:
-        """How the head that is missing differs from the table's; "" where it does not."""
+        """How a missing head differs from the table's heads; "" if it does not."""
         wanted = next((part for part in missing if part.part == HEAD_LINEAR), None)
-        found = sorted(part for part in self.cells if part.part == HEAD_LINEAR)
+        heads = sorted(part for part in self.cells if part.part == HEAD_LINEAR)
         if wanted is None:
             return ""
-        if not found:
+        if not heads:
             return "the table has no head, which depends on last_channels and classes; "
         pairs = (
-            ("width (last_channels)", [part.cin for part in found], wanted.cin),
-            ("number of classes", [part.cout for part in found], wanted.cout),
+            ("width (last_channels)", [part.cin for part in heads], wanted.cin),
+            ("number of classes", [part.cout for part in heads], wanted.cout),
         )
-        told = [
+        differences = [
             f"its {what} is {' or '.join(map(str, dict.fromkeys(there)))} in the table and {here} in the space"
             for what, there, here in pairs
             if here not in there
         ]
-        return f"the head differs: {', '.join(told)}; " if told else ""
+        return f"the head differs: {', '.join(differences)}; " if differences else ""
 
     def lookup(self, part: NetPart) -> Cell:
         """The cell of one part; :class:`LatencyError` if there is none (identity skips cost 0 then)."""
@@ -199,7 +199,7 @@ class LatencyTable:
         return self.cells.get(part, _NOTHING)
 
     def fill(self, predictor: Predictor, parts: Sequence[NetPart]) -> LatencyTable:
-        """A new table in which those of ``parts`` that were missing are predicted; cells that are there stay."""
+        """A new table with predictions for those of ``parts`` that are missing; existing cells stay."""
         missing = self.missing(parts)
         if not missing:
             return self
@@ -211,11 +211,11 @@ class LatencyTable:
         return replace(self, cells={**self.cells, **predicted})
 
     def matrix(self, space: Space) -> NDArray[np.float64]:
-        """Cost of every candidate block of every layer.
+        """Latency of every candidate block of every layer.
 
         Returns:
-            (layers, most candidates of any layer), float64, milliseconds. A layer with fewer candidates repeats its
-            dearest to the right, so that minimum, maximum and products with zero probability stay true.
+            (layers, most candidates of any layer), float64, milliseconds. Rows of layers with fewer candidates are
+            padded with their slowest one, so that minimum, maximum and products with zero probability stay correct.
 
         Raises:
             LatencyError: parts are missing; lists them.
@@ -226,7 +226,7 @@ class LatencyTable:
         return np.array([row + [max(row)] * (widest - len(row)) for row in rows], dtype=np.float64)
 
     def fixed_ms(self, space: Space) -> float:
-        """What every arch of the space pays: overhead, stem and head."""
+        """Latency that all archs of the space share: overhead, stem and head."""
         self.require(space.fixed_parts())
         return self.overhead_ms + sum(self.cells[part].latency_ms for part in space.fixed_parts())
 
@@ -254,8 +254,8 @@ class LatencyTable:
     def from_records(
         cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
     ) -> LatencyTable:
-        """The table whose cells :meth:`to_records` gave."""
-        fields = vars(_NOTHING)  # those that an older record lacks keep their defaults
+        """The table with the cells of :meth:`to_records`."""
+        fields = vars(_NOTHING)  # fields that an older record lacks keep their defaults
         cells = {
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records

@@ -1,10 +1,10 @@
-"""Latency tables as CSV or Parquet: what others measured comes in, ours goes out.
+"""Importing and exporting latency tables as CSV or Parquet.
 
-Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source``; sizes are the part's
-input, one row a part. Latency and spread may come in other units, which the column's name says: ``latency_us``,
-``spread_s``. Blocks need not be the paper's nine (``k7_e3`` is one too). One ``overhead`` row may carry the cost of one
-call. An identity skip may have a row of its own (some runtimes copy the tensor there); it is kept and used. The file's
-ending, ``.csv`` or ``.parquet``, says which form it is in. Whatever is not understood is refused, never left out.
+Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source``; one row per part,
+sizes are those of its input. Latency and spread may be in other units, as the column's name says: ``latency_us``,
+``spread_s``. Blocks need not be the paper's nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of a
+call. An identity skip may have a row of its own (some runtimes copy the tensor there), which is used. The file's
+suffix, ``.csv`` or ``.parquet``, decides its form. Unknown content is refused, never dropped.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _LISTED = 8
 
 
 def read_table(path: Path) -> LatencyTable:
-    """Reads a table; its name is the file's.
+    """Reads a table and names it after its file.
 
     Raises:
-        UserError: the ending is neither ``.csv`` nor ``.parquet``.
+        UserError: the suffix is neither ``.csv`` nor ``.parquet``.
         StorageError: the file cannot be read.
         ConfigError: it is malformed; lists the problems with their lines.
     """
@@ -48,31 +48,31 @@ def read_table(path: Path) -> LatencyTable:
 
 
 def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
-    """Of ``latency`` and ``spread``, the column and its unit in ms; checks that every column has a meaning here."""
-    found = {}
+    """The column and the unit in ms, for ``latency`` and ``spread``; checks that every column is known."""
+    factors = {}
     for quantity in ("latency", "spread"):
         given = [unit for unit in _UNITS if f"{quantity}_{unit}" in content.columns]
         if len(given) > 1:
             raise ConfigError(str(path), [f"{quantity} is given in {' and '.join(given)}; leave one column"])
         if given:
-            found[quantity] = (f"{quantity}_{given[0]}", _UNITS[given[0]])
+            factors[quantity] = (f"{quantity}_{given[0]}", _UNITS[given[0]])
     absent = [name for name in _REQUIRED[:-1] if name not in content.columns]
-    absent += [] if "latency" in found else ["latency_ms"]
+    absent += [] if "latency" in factors else ["latency_ms"]
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
-    known = {*_REQUIRED[:-1], "source", *(column for column, _ in found.values())}
+    known = {*_REQUIRED[:-1], "source", *(column for column, _ in factors.values())}
     unknown = [name or "(without a name)" for name in content.columns if name not in known]
     if unknown:
         named = ", ".join(_REQUIRED + _OPTIONAL)
         raise ConfigError(str(path), [f"unknown column(s) {', '.join(unknown)[:200]}; remove them; known are {named}"])
-    return found
+    return factors
 
 
 def write_table(table: LatencyTable, path: Path) -> None:
-    """Writes a table atomically, with spread and source, such that :func:`read_table` gives the same figures back.
+    """Writes a table atomically, with spread and source, so that :func:`read_table` restores the same values.
 
     Raises:
-        UserError: the ending is neither ``.csv`` nor ``.parquet``.
+        UserError: the suffix is neither ``.csv`` nor ``.parquet``.
         StorageError: the file cannot be written.
     """
     cells = dict(table.cells)
@@ -116,17 +116,17 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
         raise ConfigError(str(path), ["there are no rows"])
     if problems:
         raise ConfigError(str(path), [f"{_places(rows)}: {problem}" for problem, rows in problems.items()])
-    _warn_of_zeros(cells, path)
+    _warn_about_zeros(cells, path)
     return LatencyTable(cells, overhead_ms or 0.0, path.stem)
 
 
 def _places(rows: Sequence[str]) -> str:
-    """The first row, and how many others there are: a file's mistakes repeat."""
+    """The first row and the number of others, as a file's mistakes tend to repeat."""
     return rows[0] + (f" and {len(rows) - 1} more" if len(rows) > 1 else "")
 
 
-def _warn_of_zeros(cells: Mapping[NetPart, Cell], path: Path) -> None:
-    """What computes costs something; a table that says otherwise is believed, but not in silence."""
+def _warn_about_zeros(cells: Mapping[NetPart, Cell], path: Path) -> None:
+    """Accepts parts of 0 ms that compute something, with a warning."""
     zeros = [part.name for part, cell in cells.items() if cell.latency_ms == 0 and not part.is_identity]
     if zeros:
         named = ", ".join(zeros[:_LISTED]) + (", ..." if len(zeros) > _LISTED else "")
@@ -145,17 +145,17 @@ def _read_row(row: Row, factors: Mapping[str, tuple[str, float]], comma: bool) -
     source = fields.get("source") or MEASURED
     if source not in (MEASURED, PREDICTED):
         raise ValueError(f"source must be {MEASURED} or {PREDICTED}, not {source!r}")
-    found = {"spread": 0.0}
+    values = {"spread": 0.0}
     for quantity, (column, factor) in factors.items():
         if quantity == "latency" or fields[column]:
-            found[quantity] = _number(fields, column, comma) * factor
-            if found[quantity] > MOST_LATENCY_MS:
+            values[quantity] = _number(fields, column, comma) * factor
+            if values[quantity] > MOST_LATENCY_MS:
                 raise ValueError(f"{column} is more than {MOST_LATENCY_MS:g} ms")
-    return part, Cell(found["latency"], found["spread"], source)
+    return part, Cell(values["latency"], values["spread"], source)
 
 
 def _checked(part: NetPart) -> NetPart:
-    """A part with its block's one spelling; ``ValueError`` for one that no net could have, so that no row is idle."""
+    """A part with its block's canonical name; ``ValueError`` for a part that no net could have."""
     if part.part == OVERHEAD:
         return part
     try:

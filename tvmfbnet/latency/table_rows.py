@@ -1,8 +1,8 @@
-"""The rows of a table file, CSV or Parquet, as people and their spreadsheets write them; nothing in them is dropped.
+"""The rows of a table file, CSV or Parquet, as people and spreadsheets write them; nothing in them is dropped.
 
-CSV may be separated by commas, semicolons or tabs, in UTF-8 or (with a byte order mark) UTF-16; between semicolons,
-decimals may be written with a comma. A row with more or fewer fields than the header is refused: a decimal comma in a
-comma-separated file would otherwise cut every figure to a whole number.
+CSV may be separated by commas, semicolons or tabs, in UTF-8 or (with a byte order mark) UTF-16; with semicolons,
+decimals may have a comma. A row with more or fewer fields than the header is refused: a decimal comma in a
+comma-separated file would otherwise truncate every number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?P<mark>[.,][0-9]*)?|(?P<bare>[.,][0-9]+))
 
 @dataclass(frozen=True)
 class Row:
-    """One row: where it stands, for messages, and its fields by column; ``problem`` says why it has none."""
+    """One row: its place in the file, for messages, and its fields by column; ``problem`` says why it has none."""
 
     where: str
     fields: Mapping[str, str]
@@ -34,11 +34,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Content:
-    """What a table file holds.
+    """The content of a table file.
 
     Attributes:
         columns: their names, each once.
-        rows: those that hold anything.
+        rows: those that are not empty.
         comma: whether decimals are written with a comma.
     """
 
@@ -48,7 +48,7 @@ class Content:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a table file is Parquet, by its ending; :class:`UserError` if it is neither Parquet nor CSV."""
+    """Whether a table file is Parquet, by its suffix; :class:`UserError` if it is neither Parquet nor CSV."""
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"{path}: a latency table is a .csv or a .parquet file")
     return path.suffix.lower() == ".parquet"
@@ -58,7 +58,7 @@ def read_content(path: Path) -> Content:
     """Reads a ``.csv`` or ``.parquet`` file.
 
     Raises:
-        UserError: the ending is another.
+        UserError: the suffix is neither.
         StorageError: the file cannot be read.
         ConfigError: it is malformed, in an encoding other than UTF-8 and UTF-16, or far too large.
     """
@@ -70,12 +70,12 @@ def read_content(path: Path) -> Content:
     content = _parquet(data, path) if parquet else _csv(data, path)
     twice = sorted({name for name in content.columns if content.columns.count(name) > 1})
     if twice:
-        raise ConfigError(str(path), [f"column(s) {', '.join(twice)} are there twice"])
+        raise ConfigError(str(path), [f"column(s) {', '.join(twice)} occur twice"])
     return content
 
 
 def number_of(text: str, comma: bool) -> float:
-    """A finite number in plain digits; ``ValueError`` otherwise, with a hint where a decimal comma is to blame.
+    """A finite number in plain digits; ``ValueError`` otherwise, with a hint if a decimal comma is the cause.
 
     Args:
         text: ``1.403``, ``1e-3``, or with ``comma`` ``1,403``.
@@ -145,8 +145,8 @@ def _parquet(data: bytes, path: Path) -> Content:
         content = file.read()
         values = content.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(str(path), [f"not a Parquet file: {said}"]) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(str(path), [f"not a Parquet file: {reason}"]) from error
     rows = (
         Row(f"row {number}", {name: "" if value is None else str(value).strip() for name, value in row.items()})
         for number, row in enumerate(values, start=1)

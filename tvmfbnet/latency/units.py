@@ -1,7 +1,6 @@
-"""In which unit latencies are shown to people. In files, in JSON and in code every latency is in milliseconds.
+"""The unit in which latencies are shown to people. In files, in JSON and in code every latency is in milliseconds.
 
-A table or a figure has one unit, chosen by what stands in it: microseconds where milliseconds would mostly begin with a
-zero.
+A table or a figure has one unit: microseconds if most of its latencies are below a millisecond.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ class Unit:
     """A unit that latencies are shown in.
 
     Attributes:
-        name: as it is written behind a figure.
+        name: as written after a number.
         per_ms: how many make a millisecond.
     """
 
@@ -41,11 +40,11 @@ MILLISECONDS, MICROSECONDS = Unit("ms", 1.0), Unit("µs", 1000.0)
 
 
 def unit_for(latencies_ms: Iterable[float | None]) -> Unit:
-    """The unit for latencies (milliseconds) that are shown side by side; None stands for one that is not known."""
+    """The unit for latencies (milliseconds) that are shown side by side; None stands for an unknown one."""
     sizes = [abs(latency) for latency in latencies_ms if latency]
     return MICROSECONDS if sizes and statistics.median(sizes) < 1.0 else MILLISECONDS
 
 
 def latency_text(latency_ms: float) -> str:
-    """One latency that stands alone, with its unit."""
+    """A single latency, with its unit."""
     return unit_for([latency_ms]).text(latency_ms)

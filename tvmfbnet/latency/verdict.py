@@ -1,25 +1,25 @@
 """Does a net meet its latency target? The one rule, which search, run, compile, bench and report all use.
 
-A net is timed in *visits*: sessions of their own, other work of ours in between, a median of repeats each. Repeats of
-one visit share what disturbs the device at that moment, so the visit is the unit of all statistics. The measured
-latency is the median of the visits' medians. Its interval is the distribution-free one of a median: of K ordered visits
-the r-th lowest and the r-th highest, with the largest r for which
+A net is timed in *measurement passes*: separate sessions with other work in between, each giving the median of its
+repeats. Repeats of one pass share what disturbs the device at that moment, so the pass is the unit of all statistics.
+The measured latency is the median of the passes' medians. Its interval is the distribution-free interval of a median:
+of K ordered passes the r-th lowest and the r-th highest, with the largest r for which
 
     2 P(B < r) <= 5 %,   B binomial with K trials of probability 1/2
 
 (J.-Y. Le Boudec, *Performance Evaluation of Computer and Communication Systems*, theorem 2.1; recommended for computers
-by Hoefler and Belli, *Scientific Benchmarking of Parallel Computing Systems*, SC 2015). It needs no normal noise:
-latencies are skewed, a busy device only ever adds. At least six visits are needed. Visits within a minute do not see
-how a device drifts over longer, so the interval is never narrower than :data:`FLOOR` on either side (an uncertainty of
-type B in the words of the GUM, JCGM 100:2008).
+by Hoefler and Belli, *Scientific Benchmarking of Parallel Computing Systems*, SC 2015). It does not assume normal
+noise: latencies are skewed, as background load only ever adds. At least six passes are needed. Passes within a minute
+do not see slower drift, so the interval is never narrower than :data:`FLOOR` on either side (a type B uncertainty in
+the terms of the GUM, JCGM 100:2008).
 
-Where others use the device's processors too, every repeat gets its share of them alike, and the visits agree on a
-latency that is not the net's. Single runs, short against a scheduler's turns, mostly escape that. So where the median
-exceeds the fastest single runs by more than :data:`DISTURBED` the interval reaches down to these: a net is not called
-too slow for what others did. It never reaches further down for a *met*, which the upper bound alone decides.
+Background load on the device's processors slows every repeat alike, and the passes agree on a latency that is not the
+net's. Single runs, short against a scheduler's time slices, mostly escape it. So if the median exceeds the fastest
+single runs by more than :data:`DISTURBED`, the interval is extended down to them: a net does not miss its target for
+background load. The extension never makes a net *met*, which the upper bound alone decides.
 
 A net whose interval lies wholly at or below the target *met* it; wholly above, it *missed* it; anything else is
-*undecided*. The latency is taken as it was measured: nothing corrects it, least of all the device's speed factor.
+*undecided*. The latency counts as measured: nothing corrects it, least of all the device's speed factor.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.units import unit_for
 
 CONFIDENCE = 0.95
-# Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
-LEAST_VISITS = 6
-# What visits within a minute cannot show of a device's slow drift, relative: on a shared machine a net's median moved
-# by as much from one ten seconds to the next (docs/latency.md).
+# Fewer passes have no interval with that confidence: 2 * (1/2)^5 is 6 %.
+MIN_PASSES = 6
+# Slow drift that passes within a minute cannot show, relative: on a shared machine a net's median moved by as much
+# between one ten-second window and the next (docs/latency.md).
 FLOOR = 0.03
-# How far, relative, the median may lie above the fastest single runs before the device counts as shared.
+# Relative excess of the median over the fastest single runs above which the device counts as shared.
 DISTURBED = 0.15
-# A net whose interval ends this much below the target, relative, leaves room for a slower, more accurate one.
+# A net whose interval ends this far below the target, relative, leaves room for a slower, more accurate one.
 ROOM = 0.05
 # Above this noise the advice is about the device, below it about the net.
 NOISY = 0.05
@@ -54,12 +54,12 @@ EXIT_CODES = {MET: 0, MISSED: 3, UNDECIDED: 3}
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value and within which bounds it is known; latencies in milliseconds, speed factors without a unit."""
+    """A measured value with its bounds; latencies in milliseconds, speed factors without a unit."""
 
     value: float
     low: float
     high: float
-    visits: int
+    passes: int
 
     @property
     def noise(self) -> float:
@@ -67,40 +67,40 @@ class Interval:
         return max(self.high - self.value, self.value - self.low) / self.value
 
     def widened(self, amount: float) -> Interval:
-        """The same with ``amount`` more on both sides."""
-        return Interval(self.value, max(self.low - amount, 0.0), self.high + amount, self.visits)
+        """The interval extended by ``amount`` on both sides."""
+        return Interval(self.value, max(self.low - amount, 0.0), self.high + amount, self.passes)
 
     def reaching(self, fastest: float | None) -> Interval:
-        """The same down to the fastest single runs, where these say that the device was shared (see the module)."""
+        """The interval extended down to the fastest single runs if they show a shared device (see the module)."""
         if fastest is None or not fastest > 0 or self.value <= (1 + DISTURBED) * fastest:
             return self
-        return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.visits)
+        return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.passes)
 
     def describe(self) -> str:
-        """A latency and its bounds for people."""
+        """A latency and its bounds, for people."""
         unit = unit_for([self.value])
         return f"{unit.text(self.value)} ({unit.number(self.low)} to {unit.number(self.high)})"
 
     def to_dict(self) -> dict[str, float | int]:
         """Bounds of a latency as plain data."""
-        return {"low_ms": self.low, "high_ms": self.high, "confidence": CONFIDENCE, "visits": self.visits}
+        return {"low_ms": self.low, "high_ms": self.high, "confidence": CONFIDENCE, "visits": self.passes}
 
 
-def median_interval(visits: Sequence[float], floor: float = FLOOR) -> Interval:
-    """The median over visits and its 95 % interval (see the module).
+def median_interval(passes_ms: Sequence[float], floor: float = FLOOR) -> Interval:
+    """The median over passes and its 95 % interval (see the module).
 
     Args:
-        visits: one value a visit.
+        passes_ms: one value per pass.
         floor: least relative half-width.
 
     Raises:
-        LatencyError: fewer than six visits, or a value that is no positive number.
+        LatencyError: fewer than six passes, or a value that is not a positive number.
     """
-    if len(visits) < LEAST_VISITS:
-        raise LatencyError(f"{len(visits)} visit(s) say nothing certain; at least {LEAST_VISITS} are needed")
-    if not all(math.isfinite(value) and value > 0 for value in visits):
-        raise LatencyError("the device reported a time that is no positive number; time it again")
-    ordered = sorted(visits)
+    if len(passes_ms) < MIN_PASSES:
+        raise LatencyError(f"{len(passes_ms)} measurement pass(es) are too few; at least {MIN_PASSES} are needed")
+    if not all(math.isfinite(value) and value > 0 for value in passes_ms):
+        raise LatencyError("the device reported a time that is not a positive number; time it again")
+    ordered = sorted(passes_ms)
     rank = _rank(len(ordered))
     middle = statistics.median(ordered)
     low, high = min(ordered[rank - 1], middle * (1 - floor)), max(ordered[-rank], middle * (1 + floor))
@@ -122,7 +122,7 @@ class Verdict:
     Attributes:
         target_ms: the latency target.
         measured: the latency as measured.
-        slowdown: the device's speed factor where that is known well. For advice alone: it decides nothing.
+        slowdown: the device's speed factor, if it is certain enough. For advice only: it decides nothing.
     """
 
     target_ms: float
@@ -131,7 +131,7 @@ class Verdict:
 
     @property
     def kind(self) -> Literal["met", "missed", "undecided"]:
-        """The rule."""
+        """``met``, ``missed`` or ``undecided``, by the rule of the module."""
         if self.measured.high <= self.target_ms:
             return "met"
         return "missed" if self.measured.low > self.target_ms else "undecided"
@@ -145,40 +145,40 @@ class Verdict:
 
     @property
     def has_room(self) -> bool:
-        """Whether so much is left below the target that a slower net would meet it, too."""
+        """Whether a slower, more accurate net would meet the target as well."""
         return self.measured.high <= (1 - ROOM) * self.target_ms
 
     @property
     def exit_code(self) -> int:
-        """0 where the target is met, else 3."""
+        """0 if the target is met, else 3."""
         return EXIT_CODES[self.kind]
 
     def describe(self) -> str:
         """One line for people, raw figures first."""
-        found, unit = self.measured, unit_for((self.target_ms, self.measured.value))
+        measured, unit = self.measured, unit_for((self.target_ms, self.measured.value))
         return (
-            f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(found.value)} "
-            f"({unit.number(found.low)} to {unit.number(found.high)})"
+            f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(measured.value)} "
+            f"({unit.number(measured.low)} to {unit.number(measured.high)})"
         )
 
     def advice(self) -> str:
-        """What to do about it; empty where the target is met."""
+        """What to do about it; empty if the target is met."""
         if self.kind == MET:
             return ""
         if self.slowdown > 1 and self.measured.value / self.slowdown <= self.target_ms:
             return (
-                f"the device was {self.slowdown:.2f} times slower than when its table was timed: stop other work on "
+                f"the device was {self.slowdown:.2f}x slower than when its table was measured: stop other work on "
                 f"it, let it cool, then {self._time_again()}"
             )
         if self.measured.noise > NOISY:
             return (
-                f"the device is too noisy ({100 * self.measured.noise:.0f} %) for more than that: stop other work on "
-                f"it, let it cool, fix its clock if it can be fixed, then {self._time_again()}"
+                f"the device is too noisy ({100 * self.measured.noise:.0f} %) to decide: stop other work on it, let it "
+                f"cool, fix its clock if possible, then {self._time_again()}"
             )
         if self.kind == UNDECIDED:
             return (
                 "the target lies within the measurement's uncertainty: on a quieter device, "
-                f"{self._time_again()}, or search for a little less"
+                f"{self._time_again()}, or search with a slightly lower target"
             )
         more = tune_more()
         return f"search with a lower latency target, or tune longer{f' with {more}' if more else ''}"

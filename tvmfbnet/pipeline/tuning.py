@@ -20,7 +20,7 @@ from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import remember
+from tvmfbnet.latency.kernel_sums import save_kernel_times
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.repository import journal_path, kernels_path, target_folder
 from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
@@ -277,7 +277,7 @@ def tune_space(
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
         kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}
-        remember(kernels_path(target.name, root), context, kernel_ms)
+        save_kernel_times(kernels_path(target.name, root), context, kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(
                 space,

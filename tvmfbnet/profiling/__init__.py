@@ -2,4 +2,4 @@
 
 from tvmfbnet.rpc.without_torch import load_tvm_without_torch
 
-load_tvm_without_torch()  # what resumes from what is on the disk needs no torch, and its start shall be short
+load_tvm_without_torch()  # resuming from what is on disk needs no torch, and should start quickly

@@ -1,11 +1,11 @@
-"""Honest timing: a canary kernel that tells when the device itself changed speed, and outliers that are counted.
+"""Honest timing: drift detection by a canary kernel, and outlier rejection that is counted.
 
-A phone that grows warm slows down, and whatever is timed then looks slow. So one fixed kernel, the canary, is timed
-before and after each measurement. When either has drifted beyond the limit, the device rests, and what was timed
-between them is measured again; what never came back to speed is marked, not mixed in silently.
+A phone that heats up throttles, and whatever is timed then looks slow. So one fixed kernel, the canary, is timed before
+and after each measurement. If either has drifted beyond the limit, the device cools down and the measurement is
+repeated; if the speed never recovers, the measurement is marked as unsteady, not mixed in silently.
 
-Both are held against the device's *reference*: the fastest canary that it has shown so far. Nothing makes a kernel
-faster than it is, so a slow first canary is no reference for long, and a slow spell never becomes one.
+Both are compared with the device's *reference*, its fastest canary so far. Noise only ever slows a kernel down, so a
+slow first canary is soon replaced, and a slow spell never becomes the reference.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.session import Repeats, Session, impossible_time
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Values of the canary: a vector times a matrix, small enough for every cache.
+# Size of the canary, a vector times a matrix: small enough for every cache.
 CANARY_SIZE = 256
-# Lanes of float32 in the widest vector registers that TVM's kernels use (AVX-512); narrower ones take several.
+# Lanes of float32 in the widest vector registers that TVM's kernels use (AVX-512); narrower machines use several.
 _WIDEST_LANES = 16
 _CANARY_REPEATS = Repeats(repeats=5, min_repeat_ms=2, warmup=1)
-# A sample further than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
-# samples lie far beyond, and the tail of an honest distribution must stay).
+# A sample more than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
+# samples lie far beyond, and the natural tail of the distribution must stay).
 _OUTLIER_DEVIATIONS = 6.0
-# Longest rest before a measurement is marked, in multiples of the first rest.
-_RESTS = (1.0, 2.0, 4.0)
-_FIRST_REST_SECONDS = 2.0
-# What a measurement itself changes about a device, hence read before and after it.
+# Cooldowns before a measurement is marked as unsteady, in multiples of the first.
+_COOLDOWNS = (1.0, 2.0, 4.0)
+_FIRST_COOLDOWN_SECONDS = 2.0
+# Facts that a measurement itself changes, hence read before and after it.
 _CHANGING = ("frequency_khz", "temperature_millicelsius")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Repeats in milliseconds without their outliers, and how many outliers there were."""
+    """Repeats in milliseconds without their outliers, and the number of outliers."""
 
     repeats_ms: tuple[float, ...]
     outliers: int
 
 
 def drop_outliers(repeats_ms: Sequence[float]) -> Sample:
-    """Separates repeats that something else on the device disturbed; never more than a third of them.
+    """Rejects repeats that background load on the device disturbed; never more than a third of them.
 
-    Only slow repeats are outliers: nothing makes a kernel faster than it is.
+    Only slow repeats are outliers: noise never makes a kernel faster.
     """
     middle = statistics.median(repeats_ms)
-    # At least 1 % of the median: on a quiet device the deviation is near 0, and every second repeat would be one.
+    # At least 1 % of the median: on a quiet device the deviation is near 0, and half the repeats would be outliers.
     deviation = max(statistics.median(abs(value - middle) for value in repeats_ms), 0.01 * middle)
     kept = tuple(value for value in repeats_ms if value <= middle + _OUTLIER_DEVIATIONS * deviation)
     if len(kept) < 2 * len(repeats_ms) / 3:
-        return Sample(tuple(repeats_ms), 0)  # that is not an outlier but how the device is
+        return Sample(tuple(repeats_ms), 0)  # too many for outliers: the device is that noisy
     return Sample(kept, len(repeats_ms) - len(kept))
 
 
 @dataclass(frozen=True)
 class HonestTiming:
-    """One measurement and what is known about the device meanwhile.
+    """One measurement, and how steady the device was.
 
     Attributes:
         sample: the repeats.
-        canary_ratio: canary's latency relative to the device's reference, before or after the measurement, whichever
-            is further from 1; 1 is undisturbed.
+        canary_ratio: the canary's latency relative to the device's reference, before or after the measurement,
+            whichever is further from 1; 1 is undisturbed.
         tries: how often it was measured.
-        steady: False when the device did not come back to its speed.
+        steady: False if the device did not return to its speed.
     """
 
     sample: Sample
@@ -93,17 +93,19 @@ class HonestTiming:
         return cls(sample, float(value["canary_ratio"]), int(value["tries"]), bool(value["steady"]))
 
 
-def pooled(visits: Sequence[HonestTiming]) -> HonestTiming:
-    """What several measurements of one thing say together; the canary's ratio is the one furthest from 1."""
-    repeats_ms = tuple(value for visit in visits for value in visit.sample.repeats_ms)
-    sample = Sample(repeats_ms, sum(visit.sample.outliers for visit in visits))
-    ratio = max((visit.canary_ratio for visit in visits), key=lambda ratio: abs(ratio - 1.0))
-    return HonestTiming(sample, ratio, sum(visit.tries for visit in visits), all(visit.steady for visit in visits))
+def pooled(timings: Sequence[HonestTiming]) -> HonestTiming:
+    """Several measurements of one thing as one; the canary's ratio is the one furthest from 1."""
+    repeats_ms = tuple(value for timing in timings for value in timing.sample.repeats_ms)
+    sample = Sample(repeats_ms, sum(timing.sample.outliers for timing in timings))
+    ratio = max((timing.canary_ratio for timing in timings), key=lambda ratio: abs(ratio - 1.0))
+    return HonestTiming(
+        sample, ratio, sum(timing.tries for timing in timings), all(timing.steady for timing in timings)
+    )
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What one session measured, its canary before and after (milliseconds), and what the device told about itself."""
+    """A session's result, its canary before and after (milliseconds), and what the device reported about itself."""
 
     value: Any
     before_ms: float
@@ -112,13 +114,13 @@ class Watched:
 
 
 class HonestTimer:
-    """Measures under the watch of a canary.
+    """Measures between two runs of a canary, and again after a cooldown if the canary drifted.
 
     Args:
         drift_limit: largest relative change of the canary that counts as undisturbed.
-        cooldown_seconds: rest before each measurement.
-        rest_seconds: longest rest in all over the timer's life; afterwards unsteady measurements are only marked.
-        sleep: how to rest; tests count.
+        cooldown_seconds: pause before each measurement.
+        rest_seconds: total budget for cooldowns; once it is spent, unsteady measurements are only marked.
+        sleep: waits; replaced in tests.
     """
 
     def __init__(
@@ -129,17 +131,17 @@ class HonestTimer:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._limit, self._cooldown, self._sleep = drift_limit, cooldown_seconds, sleep
-        self._rest_left = rest_seconds
+        self._cooldown_left = rest_seconds
         self._references_ms: dict[str, float] = {}
 
     def measure(self, time_it: Callable[[], tuple[str, Sequence[float], float, float]]) -> HonestTiming:
-        """Times something until the canary says that the device was steady meanwhile, resting longer each time.
+        """Times something until the canary shows a steady device, with a longer cooldown each time.
 
         Args:
-            time_it: gives the device (each has a speed of its own), the repeats, the canary before and after.
+            time_it: gives the device (each has its own reference), the repeats, the canary before and after.
         """
         tries = 0
-        for rest in (*_RESTS, 0.0):
+        for cooldown in (*_COOLDOWNS, 0.0):
             self._sleep(self._cooldown)
             device, repeats_ms, before_ms, after_ms = time_it()
             require_times(device, repeats_ms)
@@ -148,15 +150,15 @@ class HonestTimer:
             ratio = self._ratio(device, before_ms, after_ms)
             if ratio - 1.0 <= self._limit:
                 return HonestTiming(sample, ratio, tries, steady=True)
-            pause = rest * max(self._cooldown, _FIRST_REST_SECONDS)
-            if not rest or pause > self._rest_left:
+            pause = cooldown * max(self._cooldown, _FIRST_COOLDOWN_SECONDS)
+            if not cooldown or pause > self._cooldown_left:
                 break
-            self._rest_left -= pause
+            self._cooldown_left -= pause
             self._sleep(pause)
         return HonestTiming(sample, ratio, tries, steady=False)
 
     def _ratio(self, device: str, before_ms: float, after_ms: float) -> float:
-        """How much slower than the device's reference the slower of two canaries was; never below 1."""
+        """The slower of two canaries relative to the device's reference; never below 1."""
         require_times(device, (before_ms, after_ms))
         reference = min(self._references_ms.get(device, math.inf), before_ms, after_ms)
         self._references_ms[device] = reference
@@ -164,7 +166,7 @@ class HonestTimer:
 
 
 def require_times(device: str, latencies_ms: Sequence[float], may_be_zero: bool = False) -> None:
-    """:class:`DeviceError` where a device reported zero, negative or undefined latencies, or none.
+    """Raises :class:`DeviceError` if a device reported zero, negative or undefined latencies, or none.
 
     ``may_be_zero`` is for calls with nothing to compute, which a GPU's own clock does not see.
     """
@@ -205,9 +207,9 @@ def build_canary(target: ResolvedTarget, library: Path, link: dict[str, Any]) ->
 
 
 def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
-    """Compiles a kernel of the widest vectors that a CPU target has; the canary is scalar.
+    """Compiles a kernel that uses the widest vectors of a CPU target; the canary is scalar.
 
-    Arguments are those of :func:`build_canary`; :func:`run_vectors` runs it.
+    Takes the arguments of :func:`build_canary`; :func:`run_vectors` runs the kernel.
     """
     import tvm
     from tvm import te
@@ -227,7 +229,7 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
 
 
 def run_vectors(session: Session, library: str) -> float:
-    """Runs the kernel of :func:`build_vectors`; the largest relative error of its result."""
+    """Runs the kernel of :func:`build_vectors`; returns the largest relative error of its result."""
     generator = np.random.default_rng(0)
     one, other = (generator.standard_normal(CANARY_SIZE).astype(np.float32) for _ in range(2))
     arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, np.float32))]
@@ -237,7 +239,7 @@ def run_vectors(session: Session, library: str) -> float:
 
 
 def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEATS) -> tuple[float, tuple[float, ...]]:
-    """Runs and times the canary: largest relative error of its result, and its latency a repeat in milliseconds."""
+    """Runs and times the canary; returns the largest relative error of its result, and milliseconds per repeat."""
     generator = np.random.default_rng(0)
     vector = generator.standard_normal(CANARY_SIZE).astype(np.float32)
     matrix = generator.standard_normal((CANARY_SIZE, CANARY_SIZE)).astype(np.float32)
@@ -255,7 +257,7 @@ def run_canary(session: Session, library: str, repeats: Repeats = _CANARY_REPEAT
 
 
 def watch(session: Session, canary: str, job: Callable[..., Any], *arguments: Any) -> Watched:
-    """Runs a job between two canaries in one session, so on one device, and looks at the device before and after."""
+    """Runs a job between two canaries in one session, so on one device, and reads the device's facts around it."""
     before = device_facts(session)
     _, first = run_canary(session, canary)
     value = job(session, *arguments)

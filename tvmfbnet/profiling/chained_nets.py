@@ -1,7 +1,7 @@
-"""Nets whose parts are timed inside them: compiled into one library, and timed on the device visit by visit.
+"""Nets whose parts are timed inside them: compiled into one library and timed on the device, pass by pass.
 
-A visit can be kept and given back, and a library that an earlier run compiled is taken as it is; so a run that was
-killed goes on with the next visit.
+Passes can be stored and given back, and a library that an earlier run compiled is reused, so a killed run resumes with
+the next pass.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tvmfbnet.targets.definition import ResolvedTarget
 
 
 class ChainedNets:
-    """Some nets as chains of parts, in one library on this machine's disk, and what their visits showed.
+    """Nets as chains of parts, in one library on this machine's disk, with the timings of their passes.
 
     Args:
         nets: the parts of each, in order of execution.
-        scheduled: gives each of these parts as :func:`schedule_parts` does; asked only where there is no library yet.
+        scheduled: gives each of these parts as :func:`schedule_parts` does; called only if there is no library yet.
         target: a CPU target.
-        library: the file to write, whole or not at all; one that is there is taken for what it would be.
-        visits: those that an earlier run made.
+        library: the file to write, atomically; an existing one is reused.
+        passes: what an earlier run timed.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class ChainedNets:
         scheduled: Mapping[NetPart, IRModule] | Callable[[], Mapping[NetPart, IRModule]],
         target: ResolvedTarget,
         library: Path,
-        visits: Iterable[ChainTiming] = (),
+        passes: Iterable[ChainTiming] = (),
     ) -> None:
         self.nets, self._library = nets, library
-        self._visits = list(visits)
+        self._passes = list(passes)
         if library.exists():
             return
         parts = scheduled() if callable(scheduled) else scheduled
@@ -55,32 +55,32 @@ class ChainedNets:
             save_library(build_prepared(chains, compiled_for), folder / library.name, target).replace(library)
 
     @property
-    def visits(self) -> int:
-        """How many were made, those of earlier runs included."""
-        return len(self._visits)
+    def pass_count(self) -> int:
+        """Passes done, including those of earlier runs."""
+        return len(self._passes)
 
-    def visit(self, timer: DeviceTimer) -> ChainTiming:
-        """Times all nets once more, ``timing.chain_runs`` runs each."""
+    def run_pass(self, timer: DeviceTimer) -> ChainTiming:
+        """Times all nets once more, with ``timing.chain_runs`` runs each."""
         shape, runs = part_input_shape(self.nets[0][0]), timer.target.timing.chain_runs
-        self._visits.append(timer.chains(self._library, shape, len(self.nets), runs))
-        return self._visits[-1]
+        self._passes.append(timer.chains(self._library, shape, len(self.nets), runs))
+        return self._passes[-1]
 
     def part_ms(self, net: int, index: int) -> list[float]:
-        """What the part at one place of one net took in every run of every visit, milliseconds."""
-        return [ms for visit in self._visits for ms in visit.nets_ms[net][index]]
+        """Latencies of the part at one place of one net in every run of every pass, milliseconds."""
+        return [ms for done in self._passes for ms in done.nets_ms[net][index]]
 
-    def part_visits_ms(self, net: int, index: int) -> list[tuple[float, ...]]:
-        """As :meth:`part_ms`, one tuple a visit."""
-        return [visit.nets_ms[net][index] for visit in self._visits]
+    def part_ms_by_pass(self, net: int, index: int) -> list[tuple[float, ...]]:
+        """As :meth:`part_ms`, one tuple per pass."""
+        return [done.nets_ms[net][index] for done in self._passes]
 
     @property
     def wholes(self) -> list[HonestTiming]:
-        """What each visit so far says of the device, and of the nets as a whole."""
-        return [visit.whole for visit in self._visits]
+        """For each pass so far, the latency of all nets together and how steady the device was."""
+        return [done.whole for done in self._passes]
 
     def whole(self) -> HonestTiming:
-        """What all visits together say of the device, and of the nets as a whole."""
-        return pooled([visit.whole for visit in self._visits])
+        """The same for all passes together."""
+        return pooled([done.whole for done in self._passes])
 
 
 def schedule_parts(
@@ -89,18 +89,18 @@ def schedule_parts(
     database: TuningDatabase,
     lowered: Mapping[NetPart, IRModule] | None = None,
 ) -> dict[NetPart, IRModule]:
-    """Parts with the schedules that tuning found; those that are not among ``lowered`` are lowered now."""
-    known = lowered or {}
-    missing = [part for part in parts if part not in known]
+    """Parts with the schedules that tuning found; those missing from ``lowered`` are lowered now."""
+    already_lowered = lowered or {}
+    missing = [part for part in parts if part not in already_lowered]
     fresh: dict[NetPart, IRModule] = {}
     if missing:
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
         fresh = {part: lower(model, compiled_for) for part, model in export_parts(missing).items()}
-    found: dict[NetPart, IRModule] = {}
+    scheduled: dict[NetPart, IRModule] = {}
     with progress("scheduling blocks", len(parts)) as reporter:
         for part in parts:
-            mod = fresh[part] if part in fresh else known[part]
-            found[part] = prepare(mod, compiled_for, database.records)
+            mod = fresh[part] if part in fresh else already_lowered[part]
+            scheduled[part] = prepare(mod, compiled_for, database.records)
             reporter.advance()
-    return found
+    return scheduled

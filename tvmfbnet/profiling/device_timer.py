@@ -28,17 +28,17 @@ from tvmfbnet.targets.definition import ResolvedTarget
 
 # The longest session that a device server grants where it does not say: the default of --max-session.
 SESSION_CAP_SECONDS = 3600
-# Among so many single runs some escape what else goes on at the device.
+# Enough single runs that some escape background load on the device.
 _SINGLE_RUNS = 30
 
 
 @dataclass(frozen=True)
 class ChainTiming:
-    """Chains of parts, timed in one go.
+    """Chains of parts, timed in one pass.
 
     Attributes:
-        whole: how steady the device was; its sample is the latency of all chains together, a value a run.
-        nets_ms: of each chain, of each of its parts, one value in milliseconds a run.
+        whole: how steady the device was; its sample is the latency of all chains together, one value per run.
+        nets_ms: for each chain and each of its parts, milliseconds of every run.
     """
 
     whole: HonestTiming
@@ -59,7 +59,7 @@ class DeviceTimer:
     """Times libraries on one endpoint by the target's timing policy.
 
     Args:
-        target: whose policy counts.
+        target: the target, with its timing policy.
         worker: talks to the device.
         canary: library of the canary kernel (see :mod:`tvmfbnet.profiling.canary`).
     """
@@ -72,15 +72,15 @@ class DeviceTimer:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What the last measurement's device told about itself, frequency and temperature before and after included."""
+        """What the last measurement's device reported, with frequency and temperature before and after."""
         return self._fingerprint
 
     def _watched(self, job: Callable[..., Any], *arguments: Any) -> Watched:
         limits = self.target.timeouts
         seconds = limits.connect + limits.session
-        found: Watched = self._worker.persist(watch, str(self._canary), job, *arguments, seconds=seconds)
-        self._fingerprint = {**found.facts, "address": self._worker.address}
-        return found
+        watched: Watched = self._worker.persist(watch, str(self._canary), job, *arguments, seconds=seconds)
+        self._fingerprint = {**watched.facts, "address": self._worker.address}
+        return watched
 
     @property
     def _repeats(self) -> Repeats:
@@ -88,22 +88,22 @@ class DeviceTimer:
         return Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
 
     def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
-        """As :meth:`time`, between two canaries, again after a rest where the device changed its speed meanwhile."""
+        """As :meth:`time`, between two canaries; repeated after a cooldown if the device drifted meanwhile."""
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
-            found = self._watched(time_library, str(library), shape, self._repeats)
-            return self._worker.address, found.value, found.before_ms, found.after_ms
+            watched = self._watched(time_library, str(library), shape, self._repeats)
+            return self._worker.address, watched.value, watched.before_ms, watched.after_ms
 
         return self._watch.measure(time_it)
 
     def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
-        """Latency of the library's ``main``, one value in milliseconds a repeat."""
+        """Latency of the library's ``main``: milliseconds of each repeat."""
         repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
         require_times(self._worker.address, repeats_ms)
         return repeats_ms
 
     def single_runs(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
-        """Latency of single runs of the library's ``main``, one value in milliseconds each."""
+        """Latency of single runs of the library's ``main``, in milliseconds."""
         once = Repeats(_SINGLE_RUNS, 0, self.target.timing.warmup)
         runs_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, once).value
         require_times(self._worker.address, runs_ms)
@@ -115,35 +115,35 @@ class DeviceTimer:
         Args:
             library: the file.
             shape: of the chains' input.
-            nets: how many chains there are.
-            runs: of each; fewer where a session would not last.
+            nets: number of chains.
+            runs: of each; fewer if a session is too short for them.
         """
         functions = [net_function(number) for number in range(nets)]
         seconds = 0.5 * self.target.timeouts.session  # the rest is for loading and the canary
         latencies: list[list[tuple[float, ...]]] = []
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
-            found = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
-            for readings in found.value:
+            watched = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
+            for readings in watched.value:
                 require_clock(self._worker.address, readings)
-            latencies[:] = [part_latencies(readings) for readings in found.value]
+            latencies[:] = [part_latencies(readings) for readings in watched.value]
             totals = [sum(map(sum, run)) for run in zip(*latencies, strict=False)]
-            return self._worker.address, totals, found.before_ms, found.after_ms
+            return self._worker.address, totals, watched.before_ms, watched.after_ms
 
         whole = self._watch.measure(time_it)
         return ChainTiming(whole, tuple(tuple(zip(*net, strict=True)) for net in latencies))
 
     def sustained(self, library: Path, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
-        """Latency while the device runs the library's ``main`` without a pause, one value in milliseconds a second.
+        """Sustained latency: the library's ``main`` runs without a pause; one value in milliseconds per second.
 
-        What lasts longer than a session may is done in several, one right after the other.
+        A run longer than a session may last is split into several, one right after the other.
 
         Raises:
-            UserError: the target's ``timeouts.session`` leaves no session for it.
+            UserError: the target's ``timeouts.session`` leaves no time for a session.
         """
         limits, given = self.target.timeouts, self._worker
-        told = str(self._fingerprint.get("max_session_seconds", ""))
-        cap = int(told) if told.isdecimal() else SESSION_CAP_SECONDS
+        reported_cap = str(self._fingerprint.get("max_session_seconds", ""))
+        cap = int(reported_cap) if reported_cap.isdecimal() else SESSION_CAP_SECONDS
         lengths = sustained_sessions(seconds, limits.session, cap)
         if len(lengths) > 1:
             say(f"note: the device ends a session after {cap} s; this takes {len(lengths)} of them")
@@ -151,9 +151,9 @@ class DeviceTimer:
         for length in lengths:
             session = limits.session + math.ceil(2 * length)
             with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-                lasting = worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
-                require_times(worker.address, lasting)
-                values += lasting
+                latencies = worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+                require_times(worker.address, latencies)
+                values += latencies
         return tuple(values)
 
     def overhead_ms(self) -> float:
@@ -177,15 +177,15 @@ class DeviceTimer:
 
 
 def sustained_sessions(seconds: float, session_seconds: int, cap: int = SESSION_CAP_SECONDS) -> list[float]:
-    """Into which sessions a run without a pause is divided, in seconds each; a session may last twice as long and more.
+    """Splits a sustained run into sessions: seconds of each. A session's deadline is more than twice its length.
 
     Args:
-        seconds: of the run.
-        session_seconds: the target's own deadline for a session.
+        seconds: length of the run.
+        session_seconds: the target's deadline for a session.
         cap: the longest session that the device's server grants.
 
     Raises:
-        UserError: the deadline is as long as the longest session already.
+        UserError: the deadline alone is as long as the longest session.
     """
     longest = (cap - session_seconds) / 2
     if longest < 1:
@@ -198,11 +198,11 @@ def sustained_sessions(seconds: float, session_seconds: int, cap: int = SESSION_
 
 
 def require_clock(device: str, readings: Sequence[Sequence[Sequence[int]]]) -> None:
-    """:class:`DeviceError` where a device's clock ran backwards within a run, or stood still for all of it.
+    """Raises :class:`DeviceError` if a device's clock ran backwards within a run, or stood still throughout.
 
     Args:
         device: its address.
-        readings: a run each: (parts + 2, 2) seconds and nanoseconds.
+        readings: of each run: (parts + 2, 2) seconds and nanoseconds.
     """
     for run in readings:
         steps = np.diff(np.asarray(run, dtype=np.int64) @ np.array([10**9, 1]))
@@ -215,8 +215,8 @@ def part_latencies(readings: Sequence[Sequence[Sequence[int]]]) -> list[tuple[fl
     """Milliseconds of each part in each run from the clock's readings.
 
     Args:
-        readings: a run each: (parts + 2, 2) seconds and nanoseconds, the last two taken one right after the other.
-            What that takes is subtracted from every part, its median over the runs.
+        readings: of each run: (parts + 2, 2) seconds and nanoseconds, the last two taken back to back. Their
+            difference, the cost of a reading (median over runs), is subtracted from every part.
     """
     if not readings:
         return []

@@ -1,7 +1,7 @@
-"""The doctor: everything between this machine and a correct, quiet measurement on a target's device, one line each.
+"""The doctor: checks everything that a correct, low-noise measurement on a target's device needs, one line each.
 
-Nothing here waits without a deadline, and whatever touches the device runs in a worker process, so that neither a
-frozen device nor a crashing driver takes the doctor down.
+Every wait has a deadline, and whatever touches the device runs in a worker process, so that neither a frozen device nor
+a crashing driver takes the doctor down.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LinkArguments = Callable[[Target], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's report: what was looked at, whether it is in order, what was found, what to do."""
+    """One line of the doctor's report: what was checked, whether it passed, what was found, what to do."""
 
     name: str
     ok: bool
@@ -56,7 +56,7 @@ class Check:
 
 
 def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
-    """Each check in turn; what depends on a failed one is not tried.
+    """Yields each check in turn; checks that depend on a failed one are skipped.
 
     Args:
         target: as its file says.
@@ -95,7 +95,7 @@ def _toolchain(target: Target) -> Check:
 
 
 def _ndk(target: Target) -> Check:
-    """Fails for an NDK that is not fit; without one, a phone whose server was pushed from elsewhere still works."""
+    """Fails for an unusable NDK; without any, a phone whose server was pushed from another machine still works."""
     try:
         ndk = find_ndk(f"building the device programs of target {target.name}")
     except UserError as error:
@@ -119,7 +119,7 @@ def _endpoint(target: Target, stack: ExitStack) -> Endpoint:
 
 
 def _settled(endpoint: Endpoint) -> TrackerStatus:
-    """What the tracker knows; a device whose session has just ended has a moment to offer itself again."""
+    """The tracker's status; a device whose session has just ended gets a moment to register again."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         status = query_tracker(endpoint.host, endpoint.port)
@@ -130,7 +130,7 @@ def _settled(endpoint: Endpoint) -> TrackerStatus:
 
 
 def _again(target: Target) -> str:
-    """The commands that end a device's server and start it anew."""
+    """The commands that restart a device's server."""
     return f"{device_command('stop', target)}, then {device_command('start', target)}"
 
 
@@ -158,7 +158,7 @@ def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link:
     except DeviceError as error:
         yield Check("connect", False, str(error), f"look at the server's log: {device_command('logs', target)}")
         return
-    advice = "" if exists else "does the device's server lie beside the OpenCL plugin, and has the device a driver?"
+    advice = "" if exists else "check that the OpenCL plugin is beside the device's server and the device has a driver"
     yield Check(
         "connect", exists, f"device {target.device!r} {'answers' if exists else 'does not exist there'}", advice
     )
@@ -181,44 +181,43 @@ def _device_exists(session: Session) -> bool:
 def _versions(facts: dict[str, str]) -> Check:
     here = installed_versions()
     if "tvm_version" not in facts:
-        return Check("versions", True, "the server does not tell", f"it must run TVM {here['apache-tvm']}")
+        return Check("versions", True, "the server does not report them", f"it must run TVM {here['apache-tvm']}")
     wanted = {"TVM": here["apache-tvm"], "tvm-ffi": here["apache-tvm-ffi"].split(".post")[0]}
-    found = {"TVM": facts["tvm_version"], "tvm-ffi": facts.get("ffi_version", "?")}
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
-    advice = (
-        "" if found == wanted else f"here are {', '.join(f'{k} {v}' for k, v in wanted.items())}: build and push anew"
-    )
-    return Check("versions", found == wanted, f"{text} ({facts.get('server', 'unknown server')})", advice)
+    reported = {"TVM": facts["tvm_version"], "tvm-ffi": facts.get("ffi_version", "?")}
+    text = ", ".join(f"{name} {version}" for name, version in reported.items())
+    here_text = ", ".join(f"{name} {version}" for name, version in wanted.items())
+    advice = "" if reported == wanted else f"here are {here_text}: build and push again"
+    return Check("versions", reported == wanted, f"{text} ({facts.get('server', 'unknown server')})", advice)
 
 
 def _machine(target: Target, facts: dict[str, str]) -> Check:
     machine = facts.get("machine", "")
     wanted = target.triple.split("-")[0]
-    found = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
+    description = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
     cores = f", cores {facts['allowed_cores']}" if "allowed_cores" in facts else ""
     threads = f", threads {facts['threads']}" if facts.get("threads") else ""
     if facts.get("userland_bits") == "32" and "64" in machine:
         advice = "this system is 32-bit under a 64-bit kernel; install a 64-bit system"
-        return Check("machine", False, f"{found or machine}, 32-bit programs", advice)
+        return Check("machine", False, f"{description or machine}, 32-bit programs", advice)
     same = not wanted or not machine or {"arm64": "aarch64"}.get(machine, machine) == wanted
     other = f"the target compiles for {target.triple}: another key, or another target"
     advice = _too_few_cores(target, facts) if same else other
-    return Check("machine", same, (found or "the server does not tell") + cores + threads, advice)
+    return Check("machine", same, (description or "the server does not report it") + cores + threads, advice)
 
 
 def _cores(target: Target, facts: dict[str, str]) -> Check:
-    """Whether the server runs on the cores that the target names; it may have been started for other ones."""
+    """Whether the server runs on the target's cores; it may have been started for others."""
     wanted, allowed = sorted(parse_cores(target.cores)), sorted(parse_cores(facts["allowed_cores"]))
     there = int(facts["cores"]) if facts.get("cores", "").isdigit() else 0
-    found = f"on {format_cores(tuple(allowed))} (target {target.cores})"
+    text = f"on {format_cores(tuple(allowed))} (target {target.cores})"
     if there and max(wanted) >= there:
-        return Check("cores", False, found, f"the device has cores 0-{there - 1}: correct the target's `cores`")
+        return Check("cores", False, text, f"the device has cores 0-{there - 1}: correct the target's `cores`")
     advice = "" if wanted == allowed else f"end the server and start it for this target: {_again(target)}"
-    return Check("cores", wanted == allowed, found, advice)
+    return Check("cores", wanted == allowed, text, advice)
 
 
 def _too_few_cores(target: Target, facts: dict[str, str]) -> str:
-    """Advice where threads would wait for each other's cores, which takes many times longer than one thread."""
+    """Advice for more threads than cores, which run many times slower than one thread."""
     try:
         allowed = len(parse_cores(facts.get("allowed_cores", "")))
     except ValueError:
@@ -231,7 +230,6 @@ def _too_few_cores(target: Target, facts: dict[str, str]) -> str:
 
 
 def _limits(target: Target, limits: dict[str, int]) -> Check:
-
     attributes = resolve(target).for_tvm().attrs
     wanted = {name: int(attributes[name]) for name in limits if name in attributes}
     over = [f"{name}: {limits[name]}" for name, value in wanted.items() if value > limits[name]]
@@ -252,9 +250,9 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
             advice = instructions_advice(target) if failure.illegal_instruction else _LOOK_AT_LOG
             yield Check("canary", False, str(failure), advice)
             return
-    right = error <= _CANARY_ERROR
-    advice = "" if right else "it computes wrong: check mcpu and features of the target, and the driver"
-    yield Check("canary", right, f"largest relative error {error:.1e}", advice)
+    correct = error <= _CANARY_ERROR
+    advice = "" if correct else "wrong results: check mcpu and features of the target, and the driver"
+    yield Check("canary", correct, f"largest relative error {error:.1e}", advice)
     p10, median, p90 = (statistics.quantiles(repeats, n=10)[index] for index in (0, 4, 8))
     spread = (p90 - p10) / median
     noisy = (
@@ -269,7 +267,7 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
 
 
 def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArguments) -> Check:
-    """Whether the device has the vector instructions that kernels are compiled to; the canary uses none."""
+    """Whether the device has the vector instructions that kernels use; the canary uses none."""
     with scratch_folder() as folder:
         library = folder / "vectors.so"
         build_vectors(target, library, link(target))
@@ -277,11 +275,12 @@ def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArgume
             error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)
         except RemoteError as failure:
             illegal = failure.illegal_instruction
-            found = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
-            return Check("instructions", False, found, instructions_advice(target) if illegal else _LOOK_AT_LOG)
-    right = error <= _CANARY_ERROR
-    advice = "" if right else "it computes wrong: check mcpu and features of the target"
-    return Check("instructions", right, f"vectors as wide as mcpu has them, largest relative error {error:.1e}", advice)
+            text = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
+            return Check("instructions", False, text, instructions_advice(target) if illegal else _LOOK_AT_LOG)
+    correct = error <= _CANARY_ERROR
+    advice = "" if correct else "wrong results: check mcpu and features of the target"
+    text = f"widest vectors of mcpu, largest relative error {error:.1e}"
+    return Check("instructions", correct, text, advice)
 
 
 def _conditions(facts: dict[str, str]) -> Iterator[Check]:

@@ -1,7 +1,7 @@
-"""Timing a whole net visit by visit, until the verdict on its latency target is clear or patience is at its end.
+"""Timing a whole net in rounds of measurement passes, until the verdict on its latency target is clear.
 
-The device's speed factor is learnt in turn with it where that is asked for. Every look adds visits to those before it:
-nothing that was measured is thrown away because it was not liked.
+The number of rounds is limited. On request the device's speed factor is measured in turn with the net. Every round adds
+its passes to the earlier ones: no measurement is discarded for its outcome.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import progress, say
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# With nine visits the interval leaves out the slowest and the fastest one.
-VISITS = 9
-# So often a net is looked at before the verdict stays undecided, later each time.
-LOOKS = 3
+# Passes per round. With nine, the interval leaves out the slowest and the fastest.
+PASSES = 9
+# Rounds, at most, before the verdict stays undecided; the pause before each is longer than the last.
+ROUNDS = 3
 _COOLDOWN_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class NetLatency:
-    """A net's latency as measured, and under which conditions.
+    """A net's latency as measured, and the conditions of the measurement.
 
     Attributes:
-        visits: the repeats of each visit, and what is known about the device meanwhile.
-        speed: the device's speed factor meanwhile, where it was asked for and can be told.
-        facts: what the device told about itself.
-        fastest_ms: the fastest single runs; None where nothing asked for them.
-        time: when it was finished, ISO 8601, UTC.
+        passes: the repeats of each pass, and how steady the device was.
+        speed: the device's speed factor at that time; None if it was not measured.
+        facts: what the device reported about itself.
+        fastest_ms: the fastest single run; None if none was timed.
+        time: end of the measurement, ISO 8601, UTC.
     """
 
-    visits: tuple[HonestTiming, ...]
+    passes: tuple[HonestTiming, ...]
     speed: SpeedFactor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     fastest_ms: float | None = None
@@ -51,36 +51,39 @@ class NetLatency:
 
     @property
     def whole(self) -> HonestTiming:
-        """All visits as one."""
-        return pooled(self.visits)
+        """All passes, pooled."""
+        return pooled(self.passes)
 
     @property
     def interval(self) -> Interval:
         """The latency and its interval, milliseconds."""
-        found = median_interval([statistics.median(visit.sample.repeats_ms) for visit in self.visits])
-        return found.reaching(self.fastest_ms)
+        return median_interval(self._medians_ms).reaching(self.fastest_ms)
+
+    @property
+    def _medians_ms(self) -> list[float]:
+        return [statistics.median(timing.sample.repeats_ms) for timing in self.passes]
 
     @property
     def spread_ms(self) -> float:
-        """Half the distance of the 10th to the 90th percentile of all repeats."""
+        """Half the distance between the 10th and the 90th percentile of all repeats."""
         figures = summarise(self.whole.sample.repeats_ms)
         return (float(figures["p90_ms"]) - float(figures["p10_ms"])) / 2
 
     def verdict(self, target_ms: float) -> Verdict:
         """Whether it meets a latency target."""
-        known = self.speed is not None and self.speed.known
-        return Verdict(target_ms, self.interval, self.speed.value if self.speed is not None and known else 1.0)
+        slowdown = self.speed.value if self.speed is not None and self.speed.known else 1.0
+        return Verdict(target_ms, self.interval, slowdown)
 
     def to_dict(self, target: ResolvedTarget) -> dict[str, Any]:
         """Latency and conditions as plain data."""
-        found, whole = self.interval, self.whole
+        interval, whole = self.interval, self.whole
         return {
-            "latency_ms": found.value,
-            "interval": found.to_dict(),
-            "noise": found.noise,
+            "latency_ms": interval.value,
+            "interval": interval.to_dict(),
+            "noise": interval.noise,
             "fastest_ms": self.fastest_ms,
             "spread_ms": self.spread_ms,
-            "visits_ms": [statistics.median(visit.sample.repeats_ms) for visit in self.visits],
+            "visits_ms": self._medians_ms,
             "repeats": len(whole.sample.repeats_ms),
             "outliers": whole.sample.outliers,
             "min_repeat_ms": target.timing.min_repeat_ms,
@@ -104,52 +107,52 @@ def measure_latency(
     between: Callable[[], object] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> NetLatency:
-    """Times a library's ``main``; again, after a cooldown, while what is to be decided on it is not clear.
+    """Times a library's ``main``, with further rounds after a cooldown while the decision on it is unclear.
 
     Args:
         library: a compiled net.
         shape: of its input.
         timer: of the device.
-        target_ms: the latency target; without one a single look is enough.
-        probe: tells the device's speed factor.
-        choosing: another net may be chosen on it, so the speed factor must be known well where there is room for one.
-        between: is called after each visit, to time something else in turn.
-        sleep: how to wait; tests count.
+        target_ms: the latency target; without one a single round suffices.
+        probe: measures the device's speed factor.
+        choosing: the result may lead to another net, so if the target leaves room the speed factor must be certain.
+        between: called after each pass, to time something else in turn.
+        sleep: waits; replaced in tests.
 
     Raises:
         DeviceError: the device went away and did not come back.
     """
-    visits: list[HonestTiming] = []
+    passes: list[HonestTiming] = []
     fastest: float | None = None
-    for look in range(1, LOOKS + 1):
-        with progress("timing the net", VISITS) as reporter:
-            for _ in range(VISITS):
+    for round_number in range(1, ROUNDS + 1):
+        with progress("timing the net", PASSES) as reporter:
+            for _ in range(PASSES):
                 if probe is not None:
-                    probe.visit(timer)
-                visits.append(timer.steadily(library, shape))
+                    probe.run_pass(timer)
+                passes.append(timer.steadily(library, shape))
                 between()
                 reporter.advance()
-        found = NetLatency(tuple(visits), None if probe is None else probe.factor, timer.fingerprint)
-        if target_ms is not None and found.verdict(target_ms).kind == MISSED:
-            singles = timer.single_runs(library, shape)  # was it the net, or what others did meanwhile?
+        net = NetLatency(tuple(passes), None if probe is None else probe.factor, timer.fingerprint)
+        if target_ms is not None and net.verdict(target_ms).kind == MISSED:
+            singles = timer.single_runs(library, shape)  # was it the net, or other load on the device?
             fastest = min(fastest or math.inf, *singles)
-        found = replace(found, fastest_ms=fastest)
-        doubt = _unclear(found, target_ms, choosing)
-        if not doubt or look == LOOKS:
+        net = replace(net, fastest_ms=fastest)
+        doubt = _unclear(net, target_ms, choosing)
+        if not doubt or round_number == ROUNDS:
             break
-        pause = look * max(timer.target.timing.cooldown_seconds, _COOLDOWN_SECONDS)
+        pause = round_number * max(timer.target.timing.cooldown_seconds, _COOLDOWN_SECONDS)
         say(f"note: {doubt}; measuring again after {pause:g} s")
         sleep(pause)
-    return found
+    return net
 
 
-def _unclear(found: NetLatency, target_ms: float | None, choosing: bool) -> str:
-    """Why another look is worth its time; empty where it is not."""
+def _unclear(net: NetLatency, target_ms: float | None, choosing: bool) -> str:
+    """Why another round is worth its time; empty if it is not."""
     if target_ms is None:
         return ""
-    verdict = found.verdict(target_ms)
-    if verdict.kind == UNDECIDED and verdict.measured.noise > FLOOR * (1 + 1e-6):  # no more visits get below that
+    verdict = net.verdict(target_ms)
+    if verdict.kind == UNDECIDED and verdict.measured.noise > FLOOR * (1 + 1e-6):  # more passes cannot lower it
         return verdict.describe()
-    if choosing and verdict.has_room and found.speed is not None and not found.speed.known:
-        return f"the device's speed factor is not known well ({found.speed.doubt})"
+    if choosing and verdict.has_room and net.speed is not None and not net.speed.known:
+        return f"the device's speed factor is too uncertain ({net.speed.doubt})"
     return ""

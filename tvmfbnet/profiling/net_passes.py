@@ -1,4 +1,4 @@
-"""The visits of whole nets that are being timed, each on the disk before the next is made."""
+"""The measurement passes of whole nets, each on disk before the next one starts."""
 
 from __future__ import annotations
 
@@ -6,58 +6,58 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from tvmfbnet.latency.passes import VisitLog, run_key
+from tvmfbnet.files import digest
+from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.profiling.canary import HonestTiming
 from tvmfbnet.profiling.device_timer import ChainTiming
 
 
-class NetVisits:
-    """Visits of whole nets in one log, those of an earlier run that was killed included.
+class NetPasses:
+    """Passes over whole nets in one log, including those of an earlier run that was killed.
 
     Args:
         log: where they are written.
-        shared: what they have in common; visits of other kernels, versions or policies are others'.
+        shared: what the passes must share to be pooled (kernels, versions, timing policy); others are ignored.
 
     Attributes:
-        pace_archs: the nets whose blocks tell the device's pace meanwhile, as canonical arch strings.
+        speed_archs: the nets whose blocks give the device's speed factor meanwhile, as canonical arch strings.
     """
 
-    def __init__(self, log: VisitLog, shared: Mapping[str, Any]) -> None:
-        self._log, self._run = log, run_key(shared)
+    def __init__(self, log: PassLog, shared: Mapping[str, Any]) -> None:
+        self._log, self._run = log, digest(shared)
         self._nets: dict[str, list[HonestTiming]] = {}
-        self._pace: list[ChainTiming] = []
-        self.pace_archs: list[str] = []
+        self._speed: list[ChainTiming] = []
+        self.speed_archs: list[str] = []
         for line in log.runs().get(self._run, []):
-            with suppress(KeyError, TypeError, ValueError):  # a damaged visit is made again
+            with suppress(KeyError, TypeError, ValueError):  # a damaged pass is measured again
                 if "net" in line:
                     self._nets.setdefault(line["net"], []).append(HonestTiming.from_dict(line["timing"]))
                 elif "pace" in line:
-                    self._pace.append(ChainTiming.from_dict(line["pace"]))
-                    self.pace_archs = list(line["archs"])
+                    self._speed.append(ChainTiming.from_dict(line["pace"]))
+                    self.speed_archs = list(line["archs"])
 
     def of(self, arch: str) -> list[HonestTiming]:
-        """The visits of one net so far."""
+        """The passes over one net so far."""
         return self._nets.get(arch, [])
 
-    def pace(self) -> list[ChainTiming]:
-        """The visits of ``pace_archs`` so far."""
-        return self._pace
+    def speed_passes(self) -> list[ChainTiming]:
+        """The passes over ``speed_archs`` that an earlier run made."""
+        return self._speed
 
     def add(self, arch: str, timing: HonestTiming) -> None:
-        """Writes down a visit of one net."""
+        """Records a pass over one net."""
         self._log.append(self._run, {"net": arch, "timing": timing.to_dict()})
         self._nets.setdefault(arch, []).append(timing)
 
-    def add_pace(self, timing: ChainTiming) -> None:
-        """Writes down a visit of the nets that tell the pace."""
-        self._log.append(self._run, {"pace": timing.to_dict(), "archs": self.pace_archs})
+    def add_speed_pass(self, timing: ChainTiming) -> None:
+        """Records a pass over ``speed_archs``."""
+        self._log.append(self._run, {"pace": timing.to_dict(), "archs": self.speed_archs})
 
-    def recorded(self, arch: str) -> None:
-        """The journal holds what a net's visits say."""
-        self._log.drop(self._run, lambda visit: visit.get("net") == arch)
+    def mark_recorded(self, arch: str) -> None:
+        """Drops the passes of a net whose measurement is in the journal."""
+        self._log.drop(self._run, lambda record: record.get("net") == arch)
 
     def finish(self) -> None:
-        """The journal holds what all of them say; visits of nets that were not asked for now stay."""
-        left = any("net" in line for line in self._log.runs().get(self._run, []))
-        if not left:
+        """Drops the run once every net is in the journal; passes over nets not asked for this time stay."""
+        if not any("net" in line for line in self._log.runs().get(self._run, [])):
             self._log.drop(self._run)

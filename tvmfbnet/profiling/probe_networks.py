@@ -1,4 +1,4 @@
-"""Which nets to time so that every part of a space is met inside a net, each time among other neighbours."""
+"""Probe networks: nets that together contain every part of a space to be timed, each time among other neighbours."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tvmfbnet.space.space import Layer, NetPart, Space
 def probe_networks(
     space: Space, due: Collection[NetPart], rounds: int, known: Collection[NetPart], seed: int
 ) -> list[tuple[NetPart, ...]]:
-    """Nets that together hold every due block ``rounds`` times at each layer where it is a candidate.
+    """Nets that together contain every due block ``rounds`` times at each layer where it is a candidate.
 
-    Neighbours are drawn at random, anew in each round, so that what a block owes to them averages out. A layer for
-    which nothing is due holds any known block.
+    Neighbours are drawn at random in each round, so that their influence on a block averages out. A layer with nothing
+    due holds any block that is lowered already.
 
     Args:
         space: the space.
-        due: blocks to be timed; stem and head are in every net.
+        due: blocks to time; stem and head are in every net.
         rounds: how often.
-        known: parts that were lowered; where a layer has none of them, one that is not is used.
+        known: parts that are lowered already, preferred where nothing is due.
         seed: of the draw.
 
     Returns:
@@ -39,11 +39,11 @@ def probe_networks(
 def _column(
     layer: Layer, due: Collection[NetPart], known: Collection[NetPart], generator: random.Random
 ) -> Sequence[NetPart]:
-    """What a layer holds in one net after the other."""
+    """The parts of a layer in one net after the other."""
     cells = [layer.cell(block) for block in layer.blocks]
     wanted = [cell for cell in cells if cell in due]
     if wanted:
         return generator.sample(wanted, len(wanted))
     usable = [cell for cell in cells if cell in known or cell.is_identity]
-    # Where nothing is known, the last candidate is the cheapest: skip by custom.
+    # Otherwise the last candidate, by convention skip: the cheapest.
     return generator.sample(usable, len(usable)) if usable else cells[-1:]

@@ -1,7 +1,7 @@
-"""Timing parts inside nets, as a thing that can be killed and continued: which nets, and the visits made so far.
+"""Resumable timing of parts inside probe networks: which nets a run times, and the passes done so far.
 
-The nets are drawn once and written down with the first line of a run, since what is due changes while measurements are
-recorded: a run that starts again continues with these nets, and with the visits that they still lack.
+The nets are drawn once and stored with the first line of the run, because the set of parts that are due changes while
+measurements are recorded. A restarted run takes the same nets and makes the passes that they still lack.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvmfbnet.latency.passes import VisitLog, run_key
+from tvmfbnet.files import digest
+from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.profiling.device_timer import ChainTiming
 from tvmfbnet.space.space import NetPart
 
 
 @dataclass(frozen=True)
 class NetsRun:
-    """Nets that are timed so that some of their parts are measured.
+    """Probe networks that are timed to measure some of their parts.
 
     Attributes:
-        key: names the run in the visits' file.
+        key: names the run in the pass log.
         nets: the parts of each, in order of execution.
-        due: the parts that are measured.
-        trials: that the kernels of each part had had.
-        shared: what all visits have in common: context, protocol, timing policy; plain data.
-        overhead_ms: the device's cost of an empty call when the run was begun.
+        due: the parts to measure.
+        trials: tuning trials spent on the kernels of each part.
+        shared: what all passes share: context, protocol, timing policy; plain data.
+        overhead_ms: the device's cost of an empty call when the run started.
     """
 
     key: str
@@ -45,9 +46,9 @@ class NetsRun:
         shared: Mapping[str, Any],
         overhead_ms: float,
     ) -> NetsRun:
-        """A run of which no visit was made."""
+        """A run without any pass yet."""
         run = cls("", nets, due, trials, shared, overhead_ms)
-        return cls(run_key(run.to_dict()), nets, due, trials, shared, overhead_ms)
+        return cls(digest(run.to_dict()), nets, due, trials, shared, overhead_ms)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the key."""
@@ -70,77 +71,78 @@ class NetsRun:
         return cls(key, nets, due, trials, value["shared"], float(value["overhead_ms"]))
 
 
-def runs_begun(log: VisitLog, shared: Mapping[str, Any], trials: Mapping[NetPart, int]) -> list[NetsRun]:
-    """Runs in nets that an earlier process left unfinished and this one can continue.
+def runs_begun(log: PassLog, shared: Mapping[str, Any], trials: Mapping[NetPart, int]) -> list[NetsRun]:
+    """Runs that an earlier process left unfinished and this one can resume.
 
-    Runs of parts whose kernels got more trials since then are forgotten; those of other spaces wait for their turn.
+    Runs of parts whose kernels were tuned further since are dropped; runs of other spaces are kept for later.
 
     Args:
-        log: the visits.
+        log: the passes.
         shared: see :class:`NetsRun`.
-        trials: that the kernels of this process's parts had had.
+        trials: tuning trials spent on the kernels of this process's parts.
     """
-    found, known = [], log.runs()
-    for key, lines in known.items():
+    resumable: list[NetsRun] = []
+    for key, lines in log.runs().items():
         try:
             run = NetsRun.from_dict(key, lines[0])
         except (KeyError, IndexError, TypeError, ValueError):
-            continue  # whole nets
+            continue  # passes over whole nets
         if run.shared != shared or not run.due.issubset(trials):
             continue
         if all(trials.get(part, 0) == count for part, count in run.trials.items()):
-            found.append(run)
+            resumable.append(run)
         else:
             log.drop(key)
     for folder in log.path.parent.glob("carriers-*"):
         if folder.name.removeprefix("carriers-") not in log.runs():
             shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return resumable
 
 
-class VisitsMade:
-    """The visits of one run, by library of nets; begins the run on the disk where it is not there yet.
+class PassesDone:
+    """The passes of one run, by library of nets; starts the run in the log if it is new.
 
     Args:
-        run: which.
-        log: where they are.
+        run: which run.
+        log: where its passes are.
 
     Attributes:
         recorded: libraries whose measurements are in the journal.
     """
 
-    def __init__(self, run: NetsRun, log: VisitLog) -> None:
+    def __init__(self, run: NetsRun, log: PassLog) -> None:
         self._run, self._log = run, log
         self._lines = [line for line in log.runs().get(run.key, []) if _is_usable(line)]
         if not self._lines:
             log.append(run.key, run.to_dict())
         self.recorded = {line["library"] for line in self._lines if line.get("recorded")}
 
-    def visits(self, library: int) -> list[ChainTiming]:
-        """Those of one library."""
-        return [ChainTiming.from_dict(line) for line in self._lines if self._is_visit(line, library)]
+    def passes(self, library: int) -> list[ChainTiming]:
+        """The passes over one library."""
+        return [ChainTiming.from_dict(line) for line in self._lines if self._is_pass(line, library)]
 
     def add(self, library: int, timing: ChainTiming, fingerprint: Mapping[str, Any]) -> None:
-        """Writes one visit down; ``fingerprint`` is what the device told about itself."""
+        """Records one pass; ``fingerprint`` is what the device reported about itself."""
         line = {"library": library, **timing.to_dict(), "fingerprint": dict(fingerprint)}
         self._log.append(self._run.key, line)
         self._lines.append(line)
 
     def fingerprint(self, library: int) -> Mapping[str, Any]:
-        """What the device told at a library's last visit."""
-        found: Mapping[str, Any] = [line for line in self._lines if self._is_visit(line, library)][-1]["fingerprint"]
-        return found
+        """What the device reported in a library's last pass."""
+        last: Mapping[str, Any] = [line for line in self._lines if self._is_pass(line, library)][-1]
+        fingerprint: Mapping[str, Any] = last["fingerprint"]
+        return fingerprint
 
     def mark_recorded(self, library: int) -> None:
-        """The journal holds what a library showed."""
+        """Notes that a library's measurements are in the journal."""
         self._log.append(self._run.key, {"library": library, "recorded": True})
 
-    def _is_visit(self, line: Mapping[str, Any], library: int) -> bool:
+    def _is_pass(self, line: Mapping[str, Any], library: int) -> bool:
         return line.get("library") == library and "nets_ms" in line
 
 
 def _is_usable(line: Mapping[str, Any]) -> bool:
-    """Whether a line is whole; a damaged visit is made again."""
+    """Whether a line is intact; a damaged pass is measured again."""
     try:
         return "nets_ms" not in line or bool(ChainTiming.from_dict(line))
     except (KeyError, TypeError, ValueError):

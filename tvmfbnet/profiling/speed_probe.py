@@ -1,6 +1,6 @@
-"""Timing blocks of the latency table again, inside nets as the table's were, to learn the device's speed factor.
+"""Re-timing blocks of the latency table, inside nets as for the table, to measure the device's speed factor.
 
-What the factor means, how well it is known and what it may be used for: :mod:`tvmfbnet.latency.speed`.
+:mod:`tvmfbnet.latency.speed` defines the factor, its uncertainty and what it may be used for.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tvmfbnet.rpc.device_context import protocol_of
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# So often more the parts are timed while their factor is not known well.
-_MORE_VISITS = 12
+# Additional passes, at most, while the factor is too uncertain.
+_MORE_PASSES = 12
 
 
 def chained_factor(nets: ChainedNets, table: LatencyTable) -> SpeedFactor | None:
-    """The speed factor that visits to some nets show; None where the table holds none of their parts as measured.
+    """The speed factor from the passes over some nets; None if the table has no measured cell for any of their parts.
 
-    A part that stands at several places counts once, as the mean of its places.
+    A part that occurs at several places counts once, as the mean of its places.
     """
     places: dict[NetPart, list[tuple[int, int]]] = {}
     for number, net in enumerate(nets.nets):
@@ -36,41 +36,41 @@ def chained_factor(nets: ChainedNets, table: LatencyTable) -> SpeedFactor | None
             if cell is not None and cell.source == MEASURED and cell.latency_ms > 0:
                 places.setdefault(part, []).append((number, index))
     by_part: list[list[float]] = []
-    for found in places.values():
-        visits = [nets.part_visits_ms(*place) for place in found]
-        by_part.append([statistics.fmean(map(statistics.median, at_once)) for at_once in zip(*visits, strict=True)])
+    for part_places in places.values():
+        passes = [nets.part_ms_by_pass(*place) for place in part_places]
+        by_part.append([statistics.fmean(map(statistics.median, at_once)) for at_once in zip(*passes, strict=True)])
     now = list(zip(*by_part, strict=True))
     then = [table.cells[part].latency_ms for part in places]
     canary, steady = [whole.canary_ratio for whole in nets.wholes], all(whole.steady for whole in nets.wholes)
     return speed_factor(now, then, canary, steady)
 
 
-def pace_of(nets: ChainedNets, table: LatencyTable, timer: DeviceTimer) -> float | None:
-    """The speed factor's value for the journal, whose latencies stay as measured; None where it is not known well.
+def measure_speed_factor(nets: ChainedNets, table: LatencyTable, timer: DeviceTimer) -> float | None:
+    """The speed factor to record in the journal (latencies there stay as measured); None if it stays too uncertain.
 
-    While it is not, the parts are timed again, a few times.
+    While it is too uncertain, the parts are timed again, up to a limit.
     """
-    for tries_left in reversed(range(_MORE_VISITS)):
-        found = chained_factor(nets, table)
-        if found is not None and found.known:
-            return found.value
+    for tries_left in reversed(range(_MORE_PASSES)):
+        factor = chained_factor(nets, table)
+        if factor is not None and factor.known:
+            return factor.value
         if not tries_left or not any(cell.source == MEASURED for cell in table.cells.values()):
             break
         with step("timing blocks again for the device's speed factor", patience=1.0):
-            nets.visit(timer)
-    if found is not None:
-        say(f"note: the device's speed factor is not used: {found.describe()}")
+            nets.run_pass(timer)
+    if factor is not None:
+        say(f"note: the device's speed factor is not used: {factor.describe()}")
     return None
 
 
 class SpeedProbe:
-    """Some nets whose parts are timed in turn with another measurement.
+    """Nets whose parts are timed in turn with another measurement.
 
     Args:
         nets: the parts of each, in order of execution.
         target: a target whose parts are timed inside nets.
-        database: what tuning found.
-        table: what the parts took when the table was made; not corrected.
+        database: the tuned schedules.
+        table: latencies of the parts when the table was measured; not corrected.
         folder: for the library.
     """
 
@@ -86,17 +86,17 @@ class SpeedProbe:
         scheduled = schedule_parts(parts, target.for_tvm(), database)
         self._chained, self._table = ChainedNets(nets, scheduled, target, folder / "probe.so"), table
 
-    def visit(self, timer: DeviceTimer) -> None:
+    def run_pass(self, timer: DeviceTimer) -> None:
         """Times the parts once more."""
-        self._chained.visit(timer)
+        self._chained.run_pass(timer)
 
     @property
     def factor(self) -> SpeedFactor | None:
-        """What the visits so far say; None while they are too few."""
+        """The speed factor from the passes so far; None while there are too few."""
         return chained_factor(self._chained, self._table)
 
 
 def can_probe(target: ResolvedTarget, table: LatencyTable, parts: Sequence[NetPart]) -> bool:
-    """Whether a target's speed factor can be told by these parts: timed inside nets here and for the table."""
+    """Whether these parts can give a target's speed factor: timed inside nets, and measured in the table."""
     cells = (table.cells.get(part) for part in parts)
     return protocol_of(target) == IN_NET and any(cell is not None and cell.source == MEASURED for cell in cells)

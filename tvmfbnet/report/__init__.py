@@ -1,1 +1,1 @@
-"""Shows what a run did: figures and one self-contained HTML page. Reads the run folder only; no torch, no tvm."""
+"""The report of a run: figures and one self-contained HTML page. Reads the run folder only; no torch, no tvm."""

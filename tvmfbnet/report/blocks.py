@@ -1,7 +1,7 @@
-"""How a block looks, alike in every figure: hue is the kernel size, darkness the expansion. Hatched is *predicted*.
+"""The look of a block in every figure: hue is the kernel size, darkness the expansion; hatched means *predicted*.
 
-Grouped convs and squeeze-and-excitation shift the hue, another activation than ReLU makes it paler. Hatching is kept
-for latencies that were predicted, and nothing else is ever hatched.
+Grouped convs and squeeze-and-excitation shift the hue; activations other than ReLU are paler. Hatching is reserved for
+predicted latencies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHIFTS = {(False, False): 0.0, (True, False): 0.08, (False, True): -0.07, (True
 
 
 def block_colour(block: str) -> str:
-    """The colour of a block's boxes and bands."""
+    """The colour of a block in all figures."""
     spec = parse_block(block)
     if spec is None:
         return SKIPPED
@@ -34,15 +34,15 @@ def block_colour(block: str) -> str:
 
 
 def block_legend(blocks: Iterable[str]) -> list[Patch]:
-    """One entry of a legend for each block, in their order, each once."""
+    """One legend entry per distinct block, in order."""
     return [Patch(facecolor=block_colour(block), linewidth=0, label=block) for block in dict.fromkeys(blocks)]
 
 
 def predicted_patch(colour: str = "#e2e8f0") -> Patch:
-    """The entry that says what hatching means."""
+    """The legend entry that explains hatching."""
     return Patch(facecolor=colour, edgecolor="#4a5568", hatch=HATCH, linewidth=0, label="hatched: predicted")
 
 
 def hatch_area(axes: Axes, place: tuple[float, float], width: float, height: float, colour: str) -> None:
-    """Hatches a box: what it stands for was predicted."""
+    """Hatches a box whose latency was predicted."""
     axes.add_patch(Rectangle(place, width, height, fill=False, edgecolor=colour, hatch=HATCH, linewidth=0))

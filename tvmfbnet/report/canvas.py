@@ -1,8 +1,7 @@
-"""What all figures share: two widths, axes without clutter, a legend below, and SVG that stands inside a page.
+"""Shared by all figures: two widths, plain axes, a legend below, and SVG for embedding in a page.
 
-A figure is drawn twice, as wide as a page's column and as narrow as a phone: scaled down to a phone it would not be
-legible there. Only matplotlib's object interface is used (no pyplot), so nothing global is touched and no display is
-needed.
+A figure is drawn twice, for a page's column and for a phone, where the wide one scaled down would be illegible. Only
+matplotlib's object interface is used (no pyplot), so no global state is touched and no display is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _LETTER = 0.61
 
 @dataclass(frozen=True)
 class Canvas:
-    """How wide a figure is, in inches, and how many legend entries or panels stand side by side in it."""
+    """The width of a figure in inches, and how many legend entries or panels it has side by side."""
 
     width: float
     columns: int
@@ -50,7 +49,7 @@ WIDE, NARROW = Canvas(6.6, 4), Canvas(3.7, 2)
 
 
 def letters_in(inches: float, size: float) -> int:
-    """How many letters of a font size (points) fit into a width."""
+    """How many characters of a font size (points) fit into a width."""
     return max(int(inches * _POINTS / (_LETTER * size)), 8)
 
 
@@ -63,19 +62,19 @@ def tidy(axes: Axes, title: str, label: str = "") -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int) -> None:
-    """A legend under everything, if there is something to say."""
+    """A legend below the figure, if there are any entries."""
     if handles:
         options: dict[str, Any] = {"fontsize": 8, "frameon": False, "columnspacing": 1.2, "handlelength": 1.8}
         figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, **options)
 
 
 def legend_height(entries: int, columns: int) -> float:
-    """Inches that a legend of so many entries takes."""
+    """Height in inches of a legend with this many entries."""
     return 0.12 + 0.18 * -(-entries // columns)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the file's name says; the same figure gives the same file."""
+    """Writes a figure in the format of the file's suffix; equal figures give equal files."""
     kind = path.suffix[1:].lower()
     if kind == "svg":
         write_text(path, svg_text(figure, path.stem))
@@ -84,29 +83,29 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def svg_text(figure: Figure, name: str) -> str:
-    """A figure as an SVG document; ``name`` makes its ids, so that the same figure gives the same text."""
+    """A figure as an SVG document; its ids derive from ``name``, so equal figures give equal text."""
     buffer = io.StringIO()
-    # Text stays text: it can be selected, read aloud and found.
+    # Text stays text: selectable, searchable and readable by screen readers.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # What was laid out once need not be laid out for another format.
+    # The layout is done; another format need not repeat it.
     figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
 def inline_svg(document: str, name: str, alt: str) -> str:
-    """An SVG document as an element of a page: it has a viewBox and no size of its own, and ids that are its own.
+    """An SVG document as an element of a page: with a viewBox but no size, and ids unique to it.
 
     Args:
         document: from :func:`svg_text`.
-        name: a word that no other figure of the page has.
-        alt: what it shows, in words.
+        name: prefix of its ids, unique in the page.
+        alt: text that describes the figure.
     """
     text = document[document.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     head, _, body = text.partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
-    # Two figures of a page may not share an id: the browser would take the first, hidden or not.
+    # Figures of a page must not share ids: the browser would use the first one, hidden or not.
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r" font-family: [^;\"]*;", "", body)  # the page sets it
     # Hundredths of a point are finer than any screen.

@@ -1,4 +1,4 @@
-"""Figures over epochs and of whole nets, each a function from plain results to a matplotlib figure."""
+"""Figures over epochs and of whole nets; each function turns plain results into a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MANY_EPOCHS = 40
 
 
 def theta_over_epochs(history: Sequence[Record], space: Space, canvas: Canvas = WIDE) -> Figure:
-    """One small panel a layer: the candidates' probabilities, stacked, over the epochs of the search."""
+    """One small panel per layer: the stacked probabilities of its candidates over the epochs of the search."""
     columns = min(canvas.columns, len(space.layers))
     rows = -(-len(space.layers) // columns)
     blocks = list(dict.fromkeys(block for layer in space.layers for block in layer.blocks))
@@ -62,14 +62,14 @@ def theta_over_epochs(history: Sequence[Record], space: Space, canvas: Canvas = 
 
 
 def _bands(axes: Axes, history: Sequence[Record], layer: int, blocks: Sequence[str]) -> np.ndarray[Any, Any]:
-    """One layer's panel; gives the probabilities after the last epoch."""
+    """Draws one layer's panel; returns the probabilities after the last epoch."""
     theta = np.array([record["theta"][layer] for record in history], dtype=np.float64)
     if theta.shape[1:] != (len(blocks),):
-        raise ValueError(f"theta of layer {layer} does not have one number a candidate")
+        raise ValueError(f"theta of layer {layer} does not have one number per candidate")
     exponents = np.exp(theta - theta.max(axis=1, keepdims=True))
     shares = exponents / exponents.sum(axis=1, keepdims=True)
     edges = np.arange(1.0, len(history) + 1)
-    if len(history) <= _MANY_EPOCHS:  # as steps, while steps can be seen
+    if len(history) <= _MANY_EPOCHS:  # steps, while they are visible
         edges = np.array([x for epoch in range(len(history)) for x in (epoch + 0.5, epoch + 1.5)])
         shares = np.repeat(shares, 2, axis=0)
     for band, block in zip(axes.stackplot(edges, shares.T, linewidth=0.4), blocks, strict=True):
@@ -84,14 +84,14 @@ def search_curves(history: Sequence[Record], target_ms: float | None, canvas: Ca
     """Losses, accuracy, expected latency against the target, temperature and entropy over the epochs of a search."""
     figure = canvas.figure(8.4 if canvas.narrow else 4.9)
     panels = list(figure.subplots(*((4, 1) if canvas.narrow else (2, 2)), sharex=True).flat)
-    losses, right, latency, heat = panels
+    losses, accuracy, latency, heat = panels
     unit = unit_for([*(record["expected_ms"] for record in history), target_ms])
     _curve(losses, history, "weight_loss", "weights w", BLUE)
     _curve(losses, history, "theta_loss", "theta (with latency)", ORANGE)
     tidy(losses, "Loss")
-    _curve(right, history, "weight_accuracy", "weights w", BLUE, 100)
-    _curve(right, history, "theta_accuracy", "theta", ORANGE, 100)
-    tidy(right, "Top-1 accuracy of the supernet, %")
+    _curve(accuracy, history, "weight_accuracy", "weights w", BLUE, 100)
+    _curve(accuracy, history, "theta_accuracy", "theta", ORANGE, 100)
+    tidy(accuracy, "Top-1 accuracy of the supernet, %")
     _curve(latency, history, "expected_ms", "expected", BLUE, unit.per_ms)
     if target_ms is not None:
         label = f"target {unit.text(target_ms)}"
@@ -105,15 +105,15 @@ def search_curves(history: Sequence[Record], target_ms: float | None, canvas: Ca
 
 
 def training_curves(history: Sequence[Record], canvas: Canvas = WIDE) -> Figure:
-    """Loss and accuracy of the found net over the epochs of its training."""
+    """Loss and top-1 accuracy of the found net over the epochs of its training."""
     figure = canvas.figure(4.4 if canvas.narrow else 2.7)
-    losses, right = figure.subplots(*((2, 1) if canvas.narrow else (1, 2)))
+    losses, accuracy = figure.subplots(*((2, 1) if canvas.narrow else (1, 2)))
     _curve(losses, history, "train_loss", "train", BLUE)
     tidy(losses, "Training loss")
-    _curve(right, history, "train_accuracy", "train", BLUE, 100)
-    _curve(right, history, "test_accuracy", "test", ORANGE, 100)
-    tidy(right, "Top-1 accuracy of the net, %")
-    _finish_curves((losses, right), (right,) if canvas.narrow else (losses, right))
+    _curve(accuracy, history, "train_accuracy", "train", BLUE, 100)
+    _curve(accuracy, history, "test_accuracy", "test", ORANGE, 100)
+    tidy(accuracy, "Top-1 accuracy of the net, %")
+    _finish_curves((losses, accuracy), (accuracy,) if canvas.narrow else (losses, accuracy))
     return figure
 
 
@@ -136,9 +136,9 @@ def _finish_curves(panels: Sequence[Axes], lowest: Sequence[Axes]) -> None:
 
 
 def additivity(study: Study, target: str) -> Figure:
-    """Sum of blocks against measured latency of whole nets, and the corrected predictions where there is a correction.
+    """Sums of blocks against measured latencies of whole nets, and the corrected predictions if there is a correction.
 
-    Corrected points come from the cross-validation: each was predicted without the net that it stands for.
+    Corrected points are cross-validated: the correction was fitted without the net of the point.
     """
     figure = WIDE.figure(5.2)
     axes = figure.add_subplot()
@@ -147,10 +147,10 @@ def additivity(study: Study, target: str) -> Figure:
     sums = [unit.per_ms * record.predicted_ms for record in study.records]
     ends = [min(*measured, *sums) * 0.97, max(*measured, *sums) * 1.03]
     axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted as measured")
-    axes.scatter(measured, sums, s=22, color=BLUE, label=f"sum of blocks: mean error {study.agreement.mean_error:.1%}")
+    axes.scatter(measured, sums, s=22, color=BLUE, label=f"sum of blocks: MAPE {study.agreement.mean_error:.1%}")
     if study.correction.describe():
         corrected = [unit.per_ms * latency for latency in study.corrected_ms]
-        label = f"corrected: mean error {study.corrected.mean_error:.1%}"
+        label = f"corrected: MAPE {study.corrected.mean_error:.1%}"
         axes.scatter(measured, corrected, s=22, marker="x", color=ORANGE, label=label)
     tidy(axes, f"Whole nets of {study.space} on {target}")
     axes.set(xlim=ends, ylim=ends, aspect="equal")

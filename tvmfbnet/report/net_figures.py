@@ -40,10 +40,10 @@ _OVERHEAD = "#4a5568"
 def arch_drawing(
     arch: Arch, space: Space, table: LatencyTable | None, target_ms: float | None = None, canvas: Canvas = WIDE
 ) -> Figure:
-    """The found net: stem, stages and head as rows with their totals, then all of it in one bar against the target.
+    """The found net: stem, stages and head as rows with their totals, then the whole net in one bar against the target.
 
-    Boxes are as wide as their latency. Without a table (or with one that lacks parts of the net) all boxes are equally
-    wide, and there are no totals.
+    The width of a box is its latency. Without a table (or if it lacks parts of the net) all boxes are equally wide and
+    there are no totals.
     """
     rows: list[tuple[str, list[NetPart]]] = [("stem", [space.stem])]
     rows += [(f"stage {stage}", []) for stage in range(len(space.stage_sizes))]
@@ -58,7 +58,7 @@ def arch_drawing(
 
 
 class _Drawing:
-    """The found net on one canvas. Heights are in inches, so that text and boxes never meet."""
+    """The found net on one canvas. Heights are in inches, so that text and boxes never overlap."""
 
     _BOX, _LINE, _GAP = 0.24, 0.145, 0.11
 
@@ -76,11 +76,11 @@ class _Drawing:
         self.letters = letters_in(canvas.width - 0.95, SMALL)
 
     def width(self, part: NetPart) -> float:
-        """Of a part's box, in the figure's unit."""
+        """The width of a part's box, in the figure's unit."""
         return 1.0 if self.table is None else self.unit.per_ms * self.table.lookup(part).latency_ms
 
     def names(self, row: Sequence[NetPart]) -> list[str]:
-        """The parts of a row with their latencies, in lines that fit: no name is ever broken."""
+        """The parts of a row with their latencies, wrapped between names."""
         lines: list[str] = []
         for part in row:
             cost = "" if self.table is None else f" {self.unit.number(self.table.lookup(part).latency_ms, 3)}"
@@ -92,7 +92,7 @@ class _Drawing:
         return lines
 
     def draw(self) -> Figure:
-        """All of it."""
+        """The whole figure."""
         texts = [self.names(row) for _, row in self.rows]
         heights = [self._BOX + self._LINE * len(lines) + self._GAP for lines in texts]
         legend = self._legend()
@@ -133,7 +133,7 @@ class _Drawing:
         return self.unit.text(value / self.unit.per_ms, 3)
 
     def _boxes(self, axes: Axes, row: Sequence[NetPart], left: float, top: float, height: float) -> float:
-        """Boxes from left to right; gives where they end."""
+        """Draws boxes from left to right; returns where they end."""
         for part in row:
             width = self.width(part)
             colour = block_colour(part.block) if part.part == BLOCK else FIXED
@@ -147,7 +147,7 @@ class _Drawing:
         return self.table is not None and self.table.lookup(part).source == PREDICTED
 
     def _whole_net(self, axes: Axes) -> None:
-        """All boxes in one bar on a scale of its own, from the call of the runtime to the head, and the target."""
+        """All boxes in one bar with its own scale, from the runtime's overhead to the head, and the target."""
         if self.table is None:
             return
         overhead = max(self.unit.per_ms * self.table.overhead_ms, 0.0)
@@ -164,7 +164,7 @@ class _Drawing:
         axes.spines["left"].set_visible(False)
 
     def _legend(self) -> list[Any]:
-        """Every mark of the drawing, and no other: a skip that costs nothing is not to be seen."""
+        """An entry for every visible mark; a skip that costs nothing is invisible."""
         marks: list[Any] = block_legend(p.block for p in self.parts if p.part == BLOCK and self.width(p) > 0)
         marks.append(Patch(facecolor=FIXED, linewidth=0, label="stem and head"))
         if self.table is not None and self.table.overhead_ms > 0:
@@ -185,7 +185,7 @@ def _target_line(target_ms: float, unit: Unit) -> Line2D:
 
 
 def latency_bars(result: Record, target_ms: float | None, canvas: Canvas = WIDE) -> Figure:
-    """Predicted and measured latency of the found net, and ONNX Runtime's on the same device; absent ones left out."""
+    """Predicted and measured latency of the found net, and ONNX Runtime's on the same device, as far as known."""
     bars: list[tuple[str, Any, str]] = [
         ("predicted\n(table)", result.get("predicted_ms"), "#90cdf4"),
         ("measured\n(TVM)", result.get("measured_ms"), BLUE),
@@ -201,7 +201,7 @@ def latency_bars(result: Record, target_ms: float | None, canvas: Canvas = WIDE)
     marks = _bar_marks([name for name, *_ in shown], bounds, target_ms, unit)
     figure = canvas.figure(0.65 + 0.5 * len(shown) + legend_height(len(marks), 1 if canvas.narrow else 3))
     axes = figure.add_subplot()
-    plain = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # keeps the target's line out of the figures
+    plain = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # keeps the target's line out of the numbers
     for row, (name, value, colour) in enumerate(shown):
         length = end = unit.per_ms * value
         options: dict[str, Any] = {}

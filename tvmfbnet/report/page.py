@@ -1,7 +1,7 @@
 """The report of a run: reads the run folder, draws what is there and writes one self-contained HTML page.
 
-Files: ``report/index.html`` (figures embedded, no scripts, nothing loaded from elsewhere) and every figure as PNG and
-SVG beside it. A run that is not finished gets a report of what it has; the page names what is left out and why.
+Files: ``report/index.html`` (figures embedded, no scripts, no external resources) and every figure as PNG and SVG
+beside it. An unfinished run gets a partial report; the page says what is left out and why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tvmfbnet.files import make_folder, write_text
 from tvmfbnet.report import figures, net_figures, table_figure
 from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save, svg_text
-from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, Run, damage, read_run
+from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, RunData, damage, read_run
 from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
 from tvmfbnet.report.terms import glossary_html, with_hint
 from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
@@ -25,7 +25,7 @@ from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
 
 @dataclass(frozen=True)
 class _Section:
-    """A figure of the page: file name, heading, alternative text; ``draw`` is None where a need is missing."""
+    """A figure of the page: file name, heading, alternative text; ``draw`` is None if a need is missing."""
 
     name: str
     heading: str
@@ -35,16 +35,16 @@ class _Section:
 
 
 def write_report(run: Path) -> Path:
-    """Writes the report of a run folder, anew if there is one already.
+    """Writes the report of a run folder, replacing an earlier one.
 
     Args:
-        run: the folder of a run: holds ``recipe.yaml``; all else may be missing.
+        run: the folder of a run, with ``recipe.yaml``; all else may be missing.
 
     Returns:
         The page, ``run/report/index.html``.
 
     Raises:
-        UserError: there is no such folder, or it is not that of a run.
+        UserError: there is no such folder, or it is not a run folder.
         StorageError: a file of the run is damaged, or the report cannot be written.
     """
     loaded = read_run(run)
@@ -55,7 +55,7 @@ def write_report(run: Path) -> Path:
     return page
 
 
-def _sections(run: Run) -> list[_Section]:
+def _sections(run: RunData) -> list[_Section]:
     """All figures, in the order of the page."""
     space, table, arch, result = run.space, run.table, run.arch, run.result
     searched, trained = run.search_history, run.train_history
@@ -65,7 +65,7 @@ def _sections(run: Run) -> list[_Section]:
         _Section(
             "arch",
             "The found net, drawn",
-            "Rows of boxes, one row a stage, one box a block; then all of them in one bar against the latency target",
+            "Rows of boxes, one row per stage, one box per block; then all in one bar against the latency target",
             (needs_arch, needs_space),
             partial(net_figures.arch_drawing, arch, space, table, run.target_ms) if arch and space else None,
         ),
@@ -86,21 +86,21 @@ def _sections(run: Run) -> list[_Section]:
         _Section(
             "search",
             "Search",
-            "Loss, accuracy, expected latency and temperature over the epochs of the search",
+            "Loss, top-1 accuracy, expected latency and temperature over the epochs of the search",
             ((SEARCH_HISTORY, searched),),
             partial(figures.search_curves, searched, run.target_ms) if searched else None,
         ),
         _Section(
             "theta",
-            "Theta: what the search came to prefer",
-            "For every layer the probabilities of its blocks over the epochs of the search",
+            "Theta over the search",
+            "Probabilities of the blocks of every layer over the epochs of the search",
             ((SEARCH_HISTORY, searched), needs_space),
             partial(figures.theta_over_epochs, searched, space) if searched and space else None,
         ),
         _Section(
             "training",
             "Training of the found net",
-            "Loss and accuracy over the epochs of the training",
+            "Loss and top-1 accuracy over the epochs of the training",
             ((TRAIN_HISTORY, trained),),
             partial(figures.training_curves, trained) if trained else None,
         ),
@@ -108,12 +108,12 @@ def _sections(run: Run) -> list[_Section]:
 
 
 def _section_html(section: _Section, run: Path, out: Path) -> str:
-    """Draws a figure, writes its files and gives its part of the page; a note where something is missing."""
+    """Draws a figure, writes its files and returns its part of the page; a note if something is missing."""
     heading = f"<h2>{with_hint(section.heading)}</h2>\n"
     image, drawing = (out / f"{section.name}.{kind}" for kind in ("png", "svg"))
     if section.draw is None:
         missing = [name for name, value in section.needs if not value]
-        for path in (image, drawing):  # of an earlier report: they would contradict the page
+        for path in (image, drawing):  # those of an earlier report would contradict the page
             path.unlink(missing_ok=True)
         return f'{heading}<p class="note">Left out: this run has no {escape(" and no ".join(missing))} yet.</p>\n'
     with damage(run / section.needs[0][0]):
@@ -160,7 +160,7 @@ dd { margin: 0; color: #4a5568; }
 """
 
 
-def _page(run: Run, sections: Sequence[str]) -> str:
+def _page(run: RunData, sections: Sequence[str]) -> str:
     name = escape(run.folder.resolve().name)
     with damage(run.folder / RESULT):
         verdict, net, made, stages = verdict_html(run.result or {}), net_rows(run), made_rows(run), stage_rows(run)

@@ -1,4 +1,4 @@
-"""The figure of latency against accuracy for archs of one search, with its Pareto front."""
+"""The figure of latency against top-1 accuracy for the archs of one search, with their Pareto front."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tvmfbnet.search.derive import Candidate, pareto_front
 
 
 def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> Figure:
-    """Each validated arch a point with the spread of its latency, the front a line, the target a mark."""
+    """A point with its latency spread for each validated arch, a line for the front, and the target."""
     figure = WIDE.figure(4.2)
     axes = figure.add_subplot()
-    judged = [c for c in candidates if c.accuracy is not None]
-    unit = unit_for([*(c.predicted_ms for c in judged), target_ms])
-    front = pareto_front(judged)
-    chosen = {c.arch for c in front}
-    others = [c for c in judged if c.arch not in chosen]
+    validated = [c for c in candidates if c.accuracy is not None]
+    unit = unit_for([*(c.predicted_ms for c in validated), target_ms])
+    front = pareto_front(validated)
+    front_archs = {c.arch for c in front}
+    others = [c for c in validated if c.arch not in front_archs]
     marks: list[Line2D] = []
     if front:
         _points(axes, front, unit, BLUE)
@@ -33,7 +33,7 @@ def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> F
         options: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4.5}
         marks.append(Line2D([], [], color=GREY, label="other sampled archs", **options))
     axes.step(*_place(front, unit), where="post", color=BLUE, linewidth=1.4)
-    if any(c.spread_ms for c in judged):
+    if any(c.spread_ms for c in validated):
         label = "spread of the predicted latency"
         marks.append(Line2D([], [], color=GREY, linewidth=0.9, marker="|", markersize=5, label=label))
     if target_ms is not None:
@@ -46,7 +46,7 @@ def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> F
 
 
 def _points(axes: Axes, archs: Sequence[Candidate], unit: Unit, colour: str) -> None:
-    """Points with bars as long as the spread of their latencies, where that is known."""
+    """Points with error bars for the spread of their latencies, where known."""
     bars = [unit.per_ms * c.spread_ms for c in archs]
     options: dict[str, Any] = {"xerr": bars, "capsize": 2, "elinewidth": 0.9} if any(bars) else {}
     axes.errorbar(*_place(archs, unit), fmt="o", color=colour, markersize=4.5, **options)
@@ -57,5 +57,5 @@ def _place(archs: Sequence[Candidate], unit: Unit) -> tuple[list[float], list[fl
 
 
 def write_pareto_figure(candidates: Sequence[Candidate], target_ms: float | None, path: Path) -> None:
-    """Writes the figure in the format that the file's name says; StorageError where that is impossible."""
+    """Writes the figure in the format of the file's suffix; StorageError if that is impossible."""
     save(pareto_figure(candidates, target_ms), path)

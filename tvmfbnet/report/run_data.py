@@ -1,4 +1,4 @@
-"""What a run folder holds, read for its report; a file that is damaged is named."""
+"""The contents of a run folder, read for its report; a damaged file is named."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SEARCH_HISTORY, TRAIN_HISTORY = "search/history.json", "train/history.json"
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a run folder holds; what is not there (yet) is None.
+class RunData:
+    """The contents of a run folder; whatever does not exist (yet) is None.
 
     Attributes:
         folder: the run folder.
@@ -32,9 +32,9 @@ class Run:
         space: the search space.
         table: the latency table.
         search: ``search.json``.
-        search_history: one record an epoch of the search.
-        train_history: one record an epoch of the training.
-        bench: ``bench.json``: the latency of the package, and on what it was measured.
+        search_history: one record per epoch of the search.
+        train_history: one record per epoch of the training.
+        bench: ``bench.json``: the latency of the package, and the device it was measured on.
         result: ``result.json``.
         loop: ``closed_loop.json``: the nets that were timed before one was trained.
         arch: the found net.
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def target_ms(self) -> float | None:
-        """Latency target of the search, if it is known and there was one."""
+        """Latency target of the search; None if there is none or it is unknown."""
         return None if self.search is None else self.search.get("latency_target_ms")
 
 
-def read_run(folder: Path) -> Run:
-    """Reads a run folder; :class:`UserError` if it is none, :class:`StorageError` names a file that is damaged."""
+def read_run(folder: Path) -> RunData:
+    """Reads a run folder; :class:`UserError` if it is not one, :class:`StorageError` names a damaged file."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}: give the --out folder of a run")
     if not (folder / RECIPE).is_file():
@@ -67,7 +67,7 @@ def read_run(folder: Path) -> Run:
     recipe = read_yaml(folder / RECIPE)
     raw_table, search, result = (_read(folder, name) for name in (TABLE, SEARCH, RESULT))
     space = None
-    # The search keeps the whole space; the others may only name it.
+    # The search stores the whole space; the others may only name it.
     for name, record in ((SEARCH, search), (TABLE, raw_table), (RESULT, result)):
         if space is None and record is not None and "space" in record:
             with damage(folder / name):
@@ -79,22 +79,22 @@ def read_run(folder: Path) -> Run:
                 raw_table["cells"], raw_table["overhead_ms"], raw_table["target"], raw_table.get("correction", "")
             )
     arch = None
-    found = (result or {}).get("arch") or ((search or {}).get("best") or {}).get("arch")
-    if space is not None and found is not None:
+    arch_text = (result or {}).get("arch") or ((search or {}).get("best") or {}).get("arch")
+    if space is not None and arch_text is not None:
         with damage(folder / (RESULT if (result or {}).get("arch") else SEARCH)):
-            arch = parse_arch(found, space)
+            arch = parse_arch(arch_text, space)
     searched, trained, bench, loop = (_read(folder, name) for name in (SEARCH_HISTORY, TRAIN_HISTORY, BENCH, LOOP))
-    return Run(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
+    return RunData(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
 
 
 def _read(folder: Path, name: str) -> Any:
-    """A file of the run that fits its schema, or None where there is none."""
+    """A file of the run, checked against its schema; None if it does not exist."""
     return read_run_file(folder, name) if (folder / name).is_file() else None
 
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turns errors over unexpected content into one that names the file."""
+    """Turns errors about unexpected content into one that names the file."""
     try:
         yield
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, UserError) as error:
@@ -103,7 +103,7 @@ def damage(path: Path) -> Iterator[None]:
 
 
 def _space(value: object) -> Space | None:
-    """The space of a record: whole, or the name of a shipped one; None for the name of a user's own."""
+    """The space of a record, stored whole or as the name of a shipped one; None for the name of a user's space."""
     if isinstance(value, Mapping):
         return Space.from_dict(value)
     return load_space(str(value)) if value in list_spaces() else None

@@ -1,4 +1,4 @@
-"""What the report says in words: the found net, on what and of what it was made, and how to make it again."""
+"""The report's tables: the found net in numbers, how it was made, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
-from tvmfbnet.report.run_data import RECIPE, Run
+from tvmfbnet.report.run_data import RECIPE, RunData
 from tvmfbnet.run_files import stage_title
 from tvmfbnet.space.counts import count_arch
 
@@ -18,21 +18,21 @@ Rows = list[tuple[str, str]]
 _SEEDED = ("tune", "search", "train")
 
 
-def net_rows(run: Run) -> Rows:
-    """The found net in figures, name and value; what is not known is left out."""
+def net_rows(run: RunData) -> Rows:
+    """The found net in numbers, as name and value; unknown ones are left out."""
     best = (run.search or {}).get("best") or {}
     result = {"arch": best.get("arch"), "predicted_ms": best.get("predicted_ms")} | dict(run.result or {})
     latencies = [result.get(f"{name}_ms") for name in ("predicted", "measured", "onnxruntime")]
     unit = unit_for([run.target_ms, *latencies])
     counts = count_arch(run.arch, run.space) if run.arch and run.space else None
-    return _known(
+    return _known_rows(
         ("Arch", result.get("arch")),
         ("Top-1 accuracy, test images", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _latency(run.target_ms, unit)),
         ("Measured latency", _measured(result, unit)),
         ("Predicted latency", _predicted(result, unit)),
-        ("Correction by whole nets", (run.table.correction or None) if run.table else None),
-        ("Speed factor of the device meanwhile", (result.get("speed_factor") or {}).get("description")),
+        ("Correction from whole nets", (run.table.correction or None) if run.table else None),
+        ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
         ("Parameters", counts and f"{counts.params:,}"),
         ("MACs for one image", counts and f"{counts.macs:,}"),
@@ -41,14 +41,14 @@ def net_rows(run: Run) -> Rows:
     )
 
 
-def made_rows(run: Run) -> Rows:
-    """When, where and of what the run was made, and the command that makes it again."""
+def made_rows(run: RunData) -> Rows:
+    """When, where and from what the run was made, and the command that reproduces it."""
     result, bench, recipe = run.result or {}, run.bench or {}, run.recipe
     facts = bench.get("device") or {}
     target = result.get("target") or (run.table.name if run.table else None) or recipe.get("target")
     data = (run.search or {}).get("data") or recipe.get("data")
     again = run.folder.with_name(f"{run.folder.resolve().name}-again")
-    return _known(
+    return _known_rows(
         ("Date", _date(bench.get("time"))),
         ("Target", target),
         ("Device", describe_machine(facts)),
@@ -63,20 +63,20 @@ def made_rows(run: Run) -> Rows:
     )
 
 
-def warnings_of(run: Run) -> list[str]:
-    """What the search noticed of itself, such as that it learned nothing; each once."""
+def warnings_of(run: RunData) -> list[str]:
+    """The notices of the search, such as that it learned nothing; each once."""
     notices = [*((run.search or {}).get("notices") or []), *((run.result or {}).get("notices") or [])]
     return list(dict.fromkeys(str(notice["text"]) for notice in notices))
 
 
-def stage_rows(run: Run) -> Rows:
+def stage_rows(run: RunData) -> Rows:
     """The stages, numbered as ``tvmfbnet run`` numbers them, and how long they took, with the sum."""
     seconds: Mapping[str, Any] = (run.result or {}).get("stage_seconds") or {}
     rows = [(stage_title(name), _duration(float(took))) for name, took in seconds.items()]
     return [*rows, ("all", _duration(float(sum(seconds.values()))))] if rows else []
 
 
-def _known(*rows: tuple[str, Any]) -> Rows:
+def _known_rows(*rows: tuple[str, Any]) -> Rows:
     return [(name, str(value)) for name, value in rows if value]
 
 
@@ -118,8 +118,8 @@ def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
 
 
 def _kernels(result: Mapping[str, Any]) -> str | None:
-    found, needed = result.get("kernels_found"), result.get("kernels_needed")
-    return None if found is None or needed is None else f"{found} of {needed}"
+    tuned, needed = result.get("kernels_found"), result.get("kernels_needed")
+    return None if tuned is None or needed is None else f"{tuned} of {needed}"
 
 
 def _tvm_target(value: Any) -> str | None:
@@ -127,14 +127,14 @@ def _tvm_target(value: Any) -> str | None:
 
 
 def _date(time: str | None) -> str | None:
-    """The day and minute of an ISO time; the text itself where it is none."""
+    """The day and minute of an ISO time; other text as it is."""
     try:
         return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M %Z").strip() if time else None
     except ValueError:
         return time
 
 
-def _images(run: Run) -> str:
+def _images(run: RunData) -> str:
     space = run.space
     if space is None:
         return ""
@@ -143,7 +143,7 @@ def _images(run: Run) -> str:
 
 
 def _seeds(recipe: Mapping[str, Any]) -> str | None:
-    """The seeds of the stages; in short where they are one."""
+    """The seeds of the stages, shortened if they are all the same."""
     sections = {name: recipe.get(name) for name in _SEEDED}
     seeds = {name: part["seed"] for name, part in sections.items() if isinstance(part, Mapping) and "seed" in part}
     if len(set(map(str, seeds.values()))) == 1 and len(seeds) > 1:
@@ -154,6 +154,6 @@ def _seeds(recipe: Mapping[str, Any]) -> str | None:
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, left_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left_seconds:02d} s"

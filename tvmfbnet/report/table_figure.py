@@ -23,16 +23,16 @@ _MAP_COLUMNS = {False: 12, True: 9}
 
 
 def latency_map(table: LatencyTable, space: Space, canvas: Canvas = WIDE) -> Figure:
-    """Heat map of the table, layers by candidate blocks; tells predicted, free and missing apart.
+    """Heat map of the table, layers by candidate blocks; predicted, free and missing cells differ.
 
-    Where a space has more blocks than fit side by side the map is broken, as text is: each piece has the layers in
-    which one of its blocks is a candidate.
+    If a space has more blocks than fit side by side, the map is wrapped: each piece has the layers with at least one of
+    its blocks.
     """
     cells = {(layer.index, block): layer.cell(block) for layer in space.layers for block in layer.blocks}
-    known = [table.cells[part] for part in cells.values() if part in table.cells]
-    unit = unit_for(cell.latency_ms for cell in known)
+    table_cells = [table.cells[part] for part in cells.values() if part in table.cells]
+    unit = unit_for(cell.latency_ms for cell in table_cells)
     marks = _map_marks(table, list(cells.values()))
-    # Skip, which most layers have, last.
+    # Skip last, as most layers have it.
     blocks = sorted(dict.fromkeys(block for _, block in cells), key=lambda block: parse_block(block) is None)
     most = _MAP_COLUMNS[canvas.narrow]
     pieces = [blocks[start : start + most] for start in range(0, len(blocks), most)]
@@ -41,7 +41,7 @@ def latency_map(table: LatencyTable, space: Space, canvas: Canvas = WIDE) -> Fig
     heights = [step * len(rows) + names for rows in layers]
     figure = canvas.figure(0.35 + sum(heights) + legend_height(len(marks), canvas.columns))
     panels = figure.subplots(len(pieces), 1, height_ratios=heights, squeeze=False).flat
-    top = max((cell.latency_ms for cell in known), default=0.0) or 1.0
+    top = max((cell.latency_ms for cell in table_cells), default=0.0) or 1.0
     for axes, piece, rows in zip(panels, pieces, layers, strict=True):
         shown = _Map(axes, table, unit, top, canvas)
         for row, layer in enumerate(rows):
@@ -89,14 +89,14 @@ class _Map:
         self.axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor=colour, linewidth=0))
         if cell.source == PREDICTED:
             hatch_area(self.axes, place, 0.96, 0.92, "#ffffff" if dark else "#8a97a8")
-            # The figure stands on a plain patch, else the hatching runs through its digits.
+            # A plain patch keeps the hatching out of the digits.
             text["bbox"] = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
         ink = "white" if dark else INK
         self.axes.text(column, row, self.unit.number(cell.latency_ms, 3), color=ink, **text)
 
 
 def _map_marks(table: LatencyTable, parts: Sequence[NetPart]) -> list[Patch]:
-    """A legend of what is in the map, and of nothing else."""
+    """A legend of the kinds of cells in the map."""
     sources = {table.cells[part].source for part in parts if part in table.cells}
     absent = [part for part in parts if part not in table.cells]
     marks = [Patch(facecolor="#9ecae1", label="measured")] if sources - {PREDICTED} else []
@@ -105,5 +105,5 @@ def _map_marks(table: LatencyTable, parts: Sequence[NetPart]) -> list[Patch]:
     if any(part.is_identity for part in absent):
         marks.append(Patch(**plain, label="free: nothing is computed"))
     if any(not part.is_identity for part in absent):
-        marks.append(Patch(**plain, label="?: not known"))
+        marks.append(Patch(**plain, label="?: unknown"))
     return marks

@@ -1,4 +1,4 @@
-"""The words of the report that not every reader knows: shown on hover where they head something, and in a glossary."""
+"""Terms of the report that not every reader knows: explained on hover in headings, and in a glossary."""
 
 from __future__ import annotations
 
@@ -7,73 +7,74 @@ from html import escape
 
 TERMS = {
     "arch": (
-        "One block for every layer of the search space: what the search chooses. Blocks are joined by commas, "
+        "One block for every layer of the search space, as the search chooses them. Blocks are joined by commas, "
         "stages by slashes."
     ),
     "block": (
-        "What may stand in a layer: k3_e6 is a 3x3 depthwise conv between 1x1 convs that expand the channels "
-        "six times; _g2: grouped 1x1 convs, _se: squeeze-and-excitation, _hswish or _swish: another "
-        "activation than ReLU; skip leaves the layer out."
+        "A candidate for a layer: k3_e6 is a 3x3 depthwise conv between 1x1 convs with an expansion of 6; "
+        "_g2: grouped 1x1 convs, _se: squeeze-and-excitation, _hswish or _swish: an activation other than "
+        "ReLU; skip leaves the layer out."
     ),
     "ONNX Runtime": (
-        "Another program that runs nets, timed in turn with the package on the same cores and with as many "
-        "threads: something to compare with."
+        "Another inference runtime, timed in turn with the package on the same cores with the same number of "
+        "threads, for comparison."
     ),
     "MACs": "Multiply-accumulate operations of the convs and the classifier for one image.",
-    "parameters": "Weights that training learns, BatchNorm's included.",
+    "parameters": "Trainable weights, those of batch norm included.",
     "top-1 accuracy": (
-        "Share of images whose most probable class is the right one. The found net's is of the data set's "
-        "test images; the supernet's is of images that were held out of the training data."
+        "Share of images whose most probable class is the correct one. For the found net on the data set's "
+        "test images; for the supernet on images held out of the training data."
     ),
     "latency table": (
-        "What each block costs in each layer on the target, measured or predicted; a net's predicted latency "
-        "is the sum of its parts and of one call of the runtime."
+        "The latency of each block in each layer on the target, measured or predicted; a net's predicted latency "
+        "is the sum over its parts plus the overhead of one call of the runtime."
     ),
-    "predicted": "Not timed. A block's latency comes from a regressor, a net's from adding up its blocks.",
-    "measured": "Timed on the device, in sessions of their own (visits); nothing corrects it.",
+    "predicted": "Not timed: a block's latency comes from a regressor, a net's is the sum of its blocks.",
+    "measured": "Timed on the device, in several measurement passes; never corrected.",
     "regressor": (
-        "The model (gradient-boosted trees) that predicts the blocks which were not timed from those that were."
+        "The model (gradient-boosted trees and a Gaussian process) that predicts the blocks that were not timed "
+        "from those that were."
     ),
     "interval": (
-        "Bounds that hold the median latency with the probability given, from visits to the device, and never "
+        "Bounds that contain the median latency with the stated probability, over measurement passes, and never "
         "narrower than 3 % on either side."
     ),
-    "visit": "One session on the device, other work in between: the unit of all statistics.",
+    "measurement pass": "One session on the device, with other work in between: the unit of all statistics.",
     "noise": "The wider half of the interval, relative to the latency.",
     "speed factor": (
-        "How many times slower the device was than when the latency table was timed, by blocks that were "
-        "timed again. It is told beside the measured latency and never corrects it."
+        "The device's slowdown since the latency table was measured, from blocks that were timed again. It is "
+        "stated beside the measured latency and never corrects it."
     ),
     "closed loop": (
-        "After the search the found net is timed untrained, as latency does not depend on weights; where it misses "
-        "the target, or leaves much to spare, the table is corrected by it and another net is chosen."
+        "After the search the found net is timed untrained, as latency does not depend on weights; if it misses "
+        "the target, or leaves room below it, the measurement corrects the table and another net is chosen."
     ),
-    "canary": (
-        "A small kernel that is always the same: timed again and again, it tells when the device itself "
-        "changes its speed."
-    ),
+    "canary": ("A small fixed kernel: timed before and after each measurement, it shows drift of the device itself."),
     "supernet": (
         "A net with all candidate blocks in every layer, trained once; it judges archs without training them."
     ),
     "theta": (
-        "The numbers that the search learns, one for each block of each layer: their softmax is the "
-        "probability of each block."
+        "The architecture parameters that the search learns, one for each block of each layer; their softmax is "
+        "the probability of each block."
     ),
-    "temperature": ("How much chance there is in the choice of blocks during the search: high at first, then lowered."),
+    "temperature": (
+        "Temperature of the Gumbel softmax: the randomness of the choice of blocks during the search, high at "
+        "first, then annealed."
+    ),
     "entropy": "How undecided theta is: 0 where every layer has settled on one block.",
-    "warm-up": "First epochs of the search: weights are trained, theta is not.",
-    "expected latency": "Mean latency of the nets that theta would choose.",
+    "warm-up": "The first epochs of the search: weights are trained, theta is not.",
+    "expected latency": "Mean latency over theta's distribution of nets.",
     "parity": (
-        "Whether the compiled net's outputs on the device equal PyTorch's: the largest difference, relative "
+        "Whether the compiled net's outputs on the device match PyTorch's: the largest difference, relative "
         "to the largest output."
     ),
-    "tuning record": "A schedule that tuning found for a kernel; a kernel without one runs slowly.",
-    "seed": "Where random choices start: the same seed, data and versions give the same choices.",
+    "tuning record": "The best schedule that tuning found for a kernel; a kernel without one runs slowly.",
+    "seed": "Seed of the random generator: the same seed, data and versions give the same choices.",
 }
 
 
 def with_hint(text: str) -> str:
-    """Text for HTML in which the first term that it holds is explained on hover."""
+    """Text as HTML, with its first term explained on hover."""
     for term in sorted(TERMS, key=len, reverse=True):
         match = _find(term, text)
         if match is not None:
@@ -91,5 +92,5 @@ def glossary_html(page: str) -> str:
 
 
 def _find(term: str, text: str) -> re.Match[str] | None:
-    """The term as a word of its own, in the plural too."""
-    return re.search(rf"\b{re.escape(term)}s?\b", text, re.IGNORECASE)
+    """The term as a whole word, in the plural too."""
+    return re.search(rf"\b{re.escape(term)}(?:e?s)?\b", text, re.IGNORECASE)

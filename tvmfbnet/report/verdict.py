@@ -1,4 +1,4 @@
-"""What the report says on the latency target: the verdict on top of the page, and the nets that were timed for it."""
+"""The report's verdict on the latency target, and the nets that the closed loop timed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvmfbnet.report.terms import with_hint
 
 
 def verdict_html(result: Mapping[str, Any]) -> str:
-    """The verdict on the latency target, with what was measured; empty where there was no target."""
+    """The verdict on the latency target, with the measured latency; empty if there was no target."""
     if not result.get("verdict"):
         return ""
     kind, bounds = str(result["verdict_kind"]), result["interval"]
@@ -19,9 +19,10 @@ def verdict_html(result: Mapping[str, Any]) -> str:
     first = (
         f"Latency target {unit.text(result['latency_target_ms'])}: <strong>{escape(str(result['verdict']))}</strong>"
     )
+    interval = f"{unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])}"
     more = [
-        f"Measured {unit.text(result['measured_ms'])} ({unit.number(bounds['low_ms'])} to "
-        f"{unit.number(bounds['high_ms'])}), {bounds['confidence']:.0%} interval over {bounds['visits']} visits."
+        f"Measured {unit.text(result['measured_ms'])} ({interval}), {bounds['confidence']:.0%} interval over "
+        f"{bounds['visits']} measurement passes."
     ]
     if result.get("advice"):
         more.append(f"Advice: {result['advice']}.")
@@ -29,7 +30,7 @@ def verdict_html(result: Mapping[str, Any]) -> str:
 
 
 def attempts_html(loop: Mapping[str, Any]) -> str:
-    """The nets that were timed before one was trained: as measured, and beside it what the speed factor makes of it."""
+    """The nets that the closed loop timed before training one: measured latency, speed factor and verdict."""
     attempts = loop.get("attempts") or []
     if not attempts:
         return ""
@@ -70,6 +71,6 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
 
 
 def arch_html(arch: str) -> str:
-    """An arch that breaks between blocks and never inside one."""
+    """An arch that wraps only between blocks."""
     text = escape(arch).replace(",", ",<wbr>").replace("/", "/<wbr>")
     return f'<span class="arch">{text}</span>'
