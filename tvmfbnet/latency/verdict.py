@@ -38,7 +38,7 @@ CONFIDENCE = 0.95
 # Fewer visits have no interval with that confidence: 2 * (1/2)^5 is 6 %.
 LEAST_VISITS = 6
 # What visits within a minute cannot show of a device's slow drift, relative: on a shared machine a net's median moved
-# by as much from one ten seconds to the next (docs/latency.md).
+# by as much from one ten seconds to the next (docs/results/additivity.md).
 FLOOR = 0.03
 # How far, relative, the median may lie above the fastest single runs before the device counts as shared.
 DISTURBED = 0.15
