@@ -6,7 +6,7 @@ import pytest
 from documented import ROOT
 
 # Folders and files whose words are checked.
-CHECKED = ("README.md", "CONTRIBUTING.md", "docs")
+CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs")
 # The glossary names the retired words; settings are generated from the descriptions in the code.
 EXEMPT = {"docs/glossary.md", "docs/reference/settings.md"}
 
