@@ -20,7 +20,8 @@ constexpr DLDataType kFloat{kDLFloat, 32, 1};
 DLDevice device_named(const std::string& name) {
   DLDevice device{name == "opencl" ? kDLOpenCL : name == "metal" ? kDLMetal : kDLCPU, 0};
   if (DeviceAPI::Get(device, true) == nullptr) {
-    throw UsageError("this net runs on " + name + ", which this build of the runner does not have (see docs/devices.md)");
+    throw UsageError("this net runs on " + name + ", which this build of the runner does not have "
+                     "(see docs/reference/device-programs.md)");
   }
   return device;
 }

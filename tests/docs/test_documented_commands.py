@@ -28,11 +28,13 @@ SKIPPED = {
 }
 # Pages whose reader has measured before, and which targets; README tunes its board itself.
 MEASURED = {
-    "docs/latency.md": ("host", "rpi4"),
-    "docs/search.md": ("host", "rpi4"),
-    "docs/tuning.md": ("host", "rpi4"),
+    "docs/how-to/latency-tables.md": ("host", "rpi4"),
+    "docs/how-to/search.md": ("host", "rpi4"),
+    "docs/how-to/tune.md": ("host", "rpi4"),
     "README.md": ("host",),
 }
+# The page whose reader has a file with a table of another device.
+IMPORTS_A_TABLE = "docs/how-to/latency-tables.md"
 
 
 def set_option(words, name, value):
@@ -121,7 +123,7 @@ def shown_on(page):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """The measurements of the small space on this machine, as after docs/tuning.md."""
+    """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
     walk = Walk(tmp_path_factory.mktemp("measured"))
     walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "60"))
     # As many trials as another target learns from.
@@ -151,7 +153,7 @@ def started_walk(page, folder, request, ssh_options=()):
     walk = Walk(folder, ssh_options)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
-    if page == "docs/latency.md":
+    if page == IMPORTS_A_TABLE:
         walk.run(tvmfbnet("latency", "export", "--target", "host", "--out", "pixel3.csv"))
     return walk
 
@@ -162,6 +164,14 @@ def walk_page(lines, walk):
             run_line(line, walk)
     finally:
         walk.stop()
+
+
+def test_no_page_is_left_out():
+    on_disk = {*ROOT.glob("*.md"), *ROOT.glob("tuning_logs/*.md"), *(ROOT / "docs").rglob("*.md")}
+    # The changelog shows no command line.
+    assert not command_lines("CHANGELOG.md")
+    assert {str(page.relative_to(ROOT)) for page in on_disk} - {"CHANGELOG.md"} == set(pages())
+    assert {*MEASURED, IMPORTS_A_TABLE} <= {page for page in pages() if shown_on(page)}
 
 
 def test_what_is_skipped_is_still_shown():

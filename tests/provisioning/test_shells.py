@@ -94,7 +94,7 @@ def test_start_registers_with_the_tracker_that_the_target_names(tmp_path):
 
 
 def walk_the_way(way, tmp_path):
-    """All that docs/devices.md has a user do with a device, the device being this machine behind ssh or adb."""
+    """All that docs/how-to/boards.md has a user do with a device, the device being this machine behind ssh or adb."""
     port = free_port()
     target = tmp_path / "board.yaml"
     target.write_text(

@@ -1,4 +1,4 @@
-"""What docs/devices.md tells a Raspberry Pi's owner: TVM's own Python server, from the aarch64 wheel, is a device.
+"""What docs/how-to/macs.md tells a Raspberry Pi's owner: TVM's own Python server, from the aarch64 wheel, is a device.
 
 Runs under qemu. `scripts/arm_python` fetches the Python and its wheels; `scripts/test` calls it.
 """

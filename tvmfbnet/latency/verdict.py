@@ -38,7 +38,7 @@ CONFIDENCE = 0.95
 # Fewer passes have no interval with that confidence: 2 * (1/2)^5 is 6 %.
 MIN_PASSES = 6
 # Slow drift that passes within a minute cannot show, relative: on a shared machine a net's median moved by as much
-# between one ten-second window and the next (docs/latency.md).
+# between one ten-second window and the next (docs/results/additivity.md).
 FLOOR = 0.03
 # Relative excess of the median over the fastest single runs above which the device counts as shared.
 DISTURBED = 0.15

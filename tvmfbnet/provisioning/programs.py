@@ -125,7 +125,7 @@ def require_tools(target: Target, tvm_source: Path | None = None, out: Path | No
         raise UserError(
             f"target {target.name} needs no device programs: on the Mac, `pip install "
             f"{' '.join(f'{name}=={version}' for name, version in installed_versions().items())}` and run the server "
-            "that docs/devices.md shows"
+            "that docs/how-to/macs.md shows"
         )
     if out is not None:
         require_writable_folder(out)

@@ -1,4 +1,4 @@
-"""The reference of settings is the one that the models make, and leaves nothing unsaid."""
+"""Generated pages of the reference are up to date, and every setting says what it means."""
 
 import importlib.machinery
 import importlib.util
@@ -10,13 +10,22 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.settings import nested_model
 from tvmfbnet.training.config import TrainConfig
 
-_loader = importlib.machinery.SourceFileLoader("settings_page", str(ROOT / "scripts/settings_page"))
-settings_page = importlib.util.module_from_spec(importlib.util.spec_from_loader("settings_page", _loader))
-_loader.exec_module(settings_page)
+
+def load_script(name):
+    """A script of ``scripts/`` as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "scripts" / name))
+    script = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(script)
+    return script
 
 
-def test_the_page_of_settings_is_up_to_date():
-    assert settings_page.PAGE.read_text() == settings_page.page(), "run scripts/settings_page"
+settings_page = load_script("settings_page")
+
+
+@pytest.mark.parametrize("name", ["settings_page", "options_page"])
+def test_a_generated_page_is_up_to_date(name):
+    script = load_script(name)
+    assert script.PAGE.read_text() == script.page(), f"run scripts/{name}"
 
 
 @pytest.mark.parametrize("model", [model for _, _, model in settings_page.SECTIONS])
