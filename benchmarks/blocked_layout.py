@@ -30,7 +30,7 @@ from tvm.driver import build
 from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
@@ -104,8 +104,8 @@ class Layout:
         """The fastest of its search."""
         return [knobs for _, knobs in sorted(self.found, key=lambda pair: pair[0])[:most]]
 
-    def candidate(self, shape: KernelShape, knobs: Knobs) -> Candidate:
-        return Candidate.of(self.apply(self.mod, shape, knobs), knobs)
+    def candidate(self, shape: KernelShape, knobs: Knobs) -> ScheduleCandidate:
+        return ScheduleCandidate.of(self.apply(self.mod, shape, knobs), knobs)
 
 
 def sides(case: Case, target: tvm.target.Target) -> dict[str, Layout]:
@@ -132,7 +132,7 @@ class Bench:
     def __init__(self, target: tvm.target.Target, folder: Path) -> None:
         self._target, self._folder, self._count, self._random = target, folder, 0, random.Random(0)
 
-    def load(self, candidate: Candidate, prepacked: bool = True) -> Any:
+    def load(self, candidate: ScheduleCandidate, prepacked: bool = True) -> Any:
         """The kernel's library; with ``prepacked`` its weights are to come as the schedule wants them."""
         mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(candidate.schedule.mod)
         path = self._folder / f"{self._count}.so"
@@ -140,7 +140,7 @@ class Bench:
         build(mod if prepacked else candidate.schedule.mod, target=self._target).export_library(str(path))
         return tvm.runtime.load_module(str(path))
 
-    def timer(self, candidate: Candidate, min_ms: int = 5) -> Callable[[], float]:
+    def timer(self, candidate: ScheduleCandidate, min_ms: int = 5) -> Callable[[], float]:
         """A function that times the kernel, milliseconds."""
         rng = np.random.default_rng(0)
         tensors = [
@@ -165,7 +165,7 @@ class Bench:
                 layout.found.append((latency, knobs))
                 cost_model.add(shape, knobs, latency)
 
-    def check(self, layout: Layout, case: Case, candidate: Candidate) -> None:
+    def check(self, layout: Layout, case: Case, candidate: ScheduleCandidate) -> None:
         """Ends the program where a kernel does not compute what numpy does."""
         tensors = [tvm.runtime.tensor(array.astype("float32"), tvm.cpu()) for array in layout.arguments]
         self.load(candidate, prepacked=False)["main"](*tensors)

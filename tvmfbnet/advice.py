@@ -1,7 +1,7 @@
 """Advice in errors and notes: commands that run as they stand, with every option that they need, quoted for the shell.
 
 What a message is about is rarely all that the advised command needs: who finds no latencies of a target does not know
-the space that the user works on. So a command remembers what it was given (:func:`remember`), and advice repeats it as
+the space that the user works on. So a command remembers what it was given (:func:`note`), and advice repeats it as
 the user spelled it. Where nothing is remembered, as for who imports the package, the space is ``fbnet``.
 """
 
@@ -17,7 +17,7 @@ _NOTHING: Mapping[str, str] = {}
 _given: ContextVar[Mapping[str, str]] = ContextVar("given", default=_NOTHING)
 
 
-def remember(**given: object) -> None:
+def note(**given: object) -> None:
     """Keeps what the user gave to this command, for advice: ``target``, ``space``, ``tuning_logs``, ``package``.
 
     ``named`` is the name that the target's file gives it, which deeper layers know it by. None is left out.

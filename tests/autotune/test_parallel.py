@@ -13,7 +13,7 @@ import tvm
 from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import builders_and_rounds
@@ -25,7 +25,7 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
 from tvmfbnet.compiler.lowering import build_prepared, kernels_of, lower, prepare
 from tvmfbnet.pipeline.tuning import tune_space
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -215,7 +215,9 @@ def test_a_tuned_schedule_stays_as_tuning_left_it(kernels, lowered, tmp_path):
     for kernel in kernels_of(mod, compiled_for(2)):
         if shape := shape_of(kernel.mod):
             knobs = next(knobs for knobs in all_knobs(shape, registers_of(compiled_for(2))) if not knobs.parallel)
-            database.add(Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for(2), 1.0)
+            database.add(
+                ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for(2), 1.0
+            )
     prepared = prepare(mod, compiled_for(2), database.records)
     assert "TVMBackendParallelLaunch" not in _code(build_prepared(prepared, compiled_for(2)))
 
@@ -251,7 +253,7 @@ NATIVE = pytest.param(
 def test_a_local_server_runs_kernels_with_the_targets_threads(server, threads):
     target = with_threads(threads)
     target = target.model_copy(update={"transport": target.transport.model_copy(update={"server": server})})
-    with reach(target) as endpoint, worker_for(target, endpoint) as worker:
+    with connect_device(target) as endpoint, worker_for(target, endpoint) as worker:
         assert worker.call(threads_there, seconds=60) == threads
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from tvm.support.popen_pool import PopenWorker
 
 from tvmfbnet.autotune.builder import load
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.rpc.session import KernelTiming, Pool, last_line
 from tvmfbnet.scratch import scratch_folder
@@ -170,7 +170,7 @@ class BuilderPool:
         self._owned = executor is None
         self._pool = _LocalBuilders(workers, self._seconds, folder) if executor is None else executor
 
-    def submit(self, candidate: Candidate) -> Future[BuildResult]:
+    def submit(self, candidate: ScheduleCandidate) -> Future[BuildResult]:
         """Starts one build."""
         return self._pool.submit(build_candidate, candidate.mod_json, self._target_json, self._linking, self._pool_mb)
 

@@ -15,7 +15,7 @@ from tvmfbnet.rpc.session import KernelTiming
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScheduleCandidate:
     """One schedule to be built and timed.
 
     Attributes:
@@ -31,7 +31,7 @@ class Candidate:
     error: str = ""
 
     @classmethod
-    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> Candidate:
+    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> ScheduleCandidate:
         """A candidate from a finished schedule."""
         return cls(schedule, tuple(_argument(info) for info in argument_infos(schedule)), knobs)
 
@@ -61,7 +61,7 @@ class Search(Protocol):
     def shape(self) -> KernelShape | None:
         """What the kernel computes, where a template fits it."""
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
         """The next round of candidates, ``most`` at most; empty when there are none left."""
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:

@@ -27,7 +27,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.autotune.candidate import Candidate, argument_infos
+from tvmfbnet.autotune.candidate import ScheduleCandidate, argument_infos
 from tvmfbnet.autotune.database_folders import database_folder as database_folder
 from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write, is_keyed
 from tvmfbnet.compiler.lowering import Kernel, kernel_key
@@ -112,7 +112,7 @@ class TuningDatabase:
         """Whether there is a schedule of a kernel."""
         return kernel.key in self._known
 
-    def add(self, candidate: Candidate, kernel: Kernel, target: tvm.target.Target, latency_ms: float) -> None:
+    def add(self, candidate: ScheduleCandidate, kernel: Kernel, target: tvm.target.Target, latency_ms: float) -> None:
         """Appends one timed candidate."""
         if candidate.schedule is None:
             raise ValueError("a candidate without a schedule cannot be recorded")

@@ -14,7 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.runner import RunnerResult
 from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.lowering import Kernel
@@ -75,10 +75,10 @@ class EvolutionSearch:
             cost_model=cost_model,
         )
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
         """The next round of candidates, ``most`` at most; empty when the space of schedules is exhausted."""
         self._pending = list(self._context.generate_measure_candidates() or [])[:most]
-        return [Candidate.of(found.sch) for found in self._pending]
+        return [ScheduleCandidate.of(found.sch) for found in self._pending]
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
         """Tells the search and the cost model how the candidates of the last round did, in the same order."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs
@@ -57,7 +57,7 @@ class TemplateSearch:
         self._left = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in known]
         self._seeds = [knobs.key for knobs in seeds]
         self._rows: Array = cost_model.rows(shape, self._left)
-        self._pending: list[Candidate] = []
+        self._pending: list[ScheduleCandidate] = []
         self._promise: tuple[tuple[int, int], float | None] = ((-1, -1), None)
 
     @property
@@ -65,7 +65,7 @@ class TemplateSearch:
         """What the kernel computes."""
         return self._shape
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
         """The next round, ``most`` candidates at most; empty when every way was tried."""
         if not self._left:
             return []
@@ -94,11 +94,11 @@ class TemplateSearch:
         scores = [self._cost_model.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
         return sorted(range(len(scores)), key=scores.__getitem__)
 
-    def _candidate(self, knobs: Knobs) -> Candidate:
+    def _candidate(self, knobs: Knobs) -> ScheduleCandidate:
         try:
-            return Candidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
+            return ScheduleCandidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
         except Exception as error:  # TVM raises many kinds; the trial is recorded as failed
-            return Candidate(None, knobs=knobs, error=last_line(str(error)))
+            return ScheduleCandidate(None, knobs=knobs, error=last_line(str(error)))
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
         """Hands the last round to the ranking."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult, Built
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.task_scheduler import TaskState
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice
@@ -87,7 +87,7 @@ class OpenRound:
     """
 
     state: TaskState
-    candidates: Sequence[Candidate]
+    candidates: Sequence[ScheduleCandidate]
     best_before_ms: float | None
     timings: dict[int, KernelTiming] = field(default_factory=dict)
 
@@ -153,7 +153,9 @@ class RoundRunner:
         """Ends the rounds in flight as soon as they notice: nothing more is told, nothing is tried again."""
         self._stopped.set()
 
-    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None], told: Told) -> None:
+    def time(
+        self, candidates: Sequence[ScheduleCandidate], builds: Sequence[Future[BuildResult] | None], told: Told
+    ) -> None:
         """Waits for the builds, then times what was built; each candidate's outcome is told as soon as it is known.
 
         Raises:
@@ -177,7 +179,7 @@ class RoundRunner:
         self._activity.count(trials=1)
         told(place, timing)
 
-    def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
+    def _job(self, candidate: ScheduleCandidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
         return KernelJob(str(path), candidate.arguments, built.pool)

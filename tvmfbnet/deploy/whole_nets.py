@@ -32,7 +32,7 @@ from tvmfbnet.profiling.net_passes import NetVisits
 from tvmfbnet.profiling.parts import measurement
 from tvmfbnet.profiling.speed_probe import pace_of
 from tvmfbnet.progress import progress, step
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
@@ -67,7 +67,7 @@ def measure_nets(
     by_name = {format_arch(arch, space): arch for arch in archs}
     held = _held(space, context_of(target), root)
     if any(name not in held for name in by_name):
-        with target_lock(make_folder(target_folder(target.name, root))), reach(target) as found:
+        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as found:
             context, endpoint = ask_context(target, found)
             held = _held(space, context, root)  # what another process measured meanwhile is not measured again
             due = {name: arch for name, arch in by_name.items() if name not in held}

@@ -163,7 +163,7 @@ def local_tracker(key: str) -> Iterator[Endpoint]:
 
 
 @contextmanager
-def reach(target: Target) -> Iterator[Endpoint]:
+def connect_device(target: Target) -> Iterator[Endpoint]:
     """The endpoint of a target's devices: started here for ``local`` transport, else the tracker that the target names.
 
     Raises:
