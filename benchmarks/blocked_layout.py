@@ -155,7 +155,7 @@ class Bench:
             left = layout.left
             slowness = cost_model.slowness(cost_model.rows(shape, left)) if left else None
             if slowness is None:
-                slowness = [cost_model.thumb(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
+                slowness = [cost_model.heuristic(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
             order = [int(index) for index in np.argsort(slowness, kind="stable")]
             explored = min(2, max(0, len(order) - BATCH))
             chosen = order[: BATCH - explored] + self._random.sample(order[BATCH - explored :], explored)

@@ -163,7 +163,7 @@ def test_schedules_of_one_context_serve_no_other(tmp_path, capsys, change):
         folder_to_read(folder, other)
     assert "\n" not in str(caught.value)
     begun = folder_to_write(folder, other)
-    assert begun == folder / f"database-{other.key}" and "begins" in capsys.readouterr().err
+    assert begun == folder / f"database-{other.key}" and "starts" in capsys.readouterr().err
     fill(begun, KERNELS[1:2])
     assert folder_to_read(folder, other) == folder_to_write(folder, other) == begun
     assert known(folder / "database") == NAMES[:1]

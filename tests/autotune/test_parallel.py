@@ -127,8 +127,8 @@ def test_one_loop_more_is_parallel_only_where_that_shares_the_work_more_evenly()
     assert even == {0, 1}, "two rows of tiles are two threads' work already"
 
 
-def test_the_ranking_learns_when_threads_pay():
-    """A kernel that is large is faster on two threads, a small one slower: an invented machine whose threads cost."""
+def test_the_cost_model_learns_when_threads_pay():
+    """Two threads speed up a large kernel and slow down a small one, on a synthetic machine with a launch cost."""
     registers = Registers(32, 16, threads=2)
 
     def invented_ms(shape, knobs):
@@ -136,8 +136,8 @@ def test_the_ranking_learns_when_threads_pay():
         return shape.products * 1e-7 * share + (0.02 if knobs.parallel else 0.0)
 
     cost_model = CostModel(registers)
-    known = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
-    for shape in known:
+    trained_shapes = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
+    for shape in trained_shapes:
         for knobs in all_knobs(shape, registers)[::11]:
             cost_model.add(shape, knobs, invented_ms(shape, knobs))
     for size, parallel in ((7, False), (28, True)):
@@ -147,12 +147,12 @@ def test_the_ranking_learns_when_threads_pay():
         assert bool(chosen.parallel) == parallel
 
 
-def test_before_it_has_learnt_the_ranking_takes_threads_for_large_kernels_only():
+def test_the_untrained_cost_model_takes_threads_for_large_kernels_only():
     cost_model = CostModel(Registers(32, 16, threads=2))
     large, small = KernelShape("conv", 56, 56, 64, reduction=64), KernelShape("conv", 4, 4, 16, reduction=16)
     serial, parallel = Knobs(2, 2, 16, 16, "yxc"), Knobs(2, 2, 16, 16, "yxc", parallel=1)
-    assert cost_model.thumb(large, parallel) < cost_model.thumb(large, serial)
-    assert cost_model.thumb(small, parallel) > cost_model.thumb(small, serial)
+    assert cost_model.heuristic(large, parallel) < cost_model.heuristic(large, serial)
+    assert cost_model.heuristic(small, parallel) > cost_model.heuristic(small, serial)
 
 
 def test_trials_logged_before_there_were_parallel_loops_count_as_serial(tmp_path):
