@@ -1,4 +1,4 @@
-"""Knobs: every listed way to schedule a kernel is legal and fits the registers; the cost model learns which are fast."""
+"""Knobs: every listed way to schedule a kernel is legal and fits the registers; the cost model finds the fast ones."""
 
 import pytest
 
