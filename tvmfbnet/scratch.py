@@ -1,8 +1,8 @@
 """Temporary folders that never pile up: each is named after its owner, and later processes remove stale ones.
 
-A killed process cannot clean up after itself. So the folder's name identifies its owner: process id, process start time,
-and the machine and process namespace in which both are valid. The name exists as soon as the folder does, so a live
-process's folder never looks ownerless.
+A killed process cannot clean up after itself. So the folder's name identifies its owner: process id, process start
+time, and the machine and process namespace in which both are valid. The name exists as soon as the folder does, so a
+live process's folder never looks ownerless.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class RemoteWorker:
         connecting = min(self.connect_seconds, seconds)
         stages = (Stage("queue", self.session_seconds + seconds), Stage("connect", connecting), Stage("run", seconds))
         self._stage = "queue"
-        # The device ends a session a little before the client's deadline: so a hung kernel does not block it, and can be
-        # told from a device that does not answer.
+        # The device ends a session a little before the client's deadline: so a hung kernel does not block it, and is
+        # told apart from a device that does not answer.
         limit = min(self.session_seconds, max(1, math.floor(_SESSION_SHARE * seconds)))
         worker = self._worker
         if worker is None:
