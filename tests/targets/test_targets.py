@@ -131,7 +131,7 @@ def changed(**fields):
         ({"tvm": {"kind": "llvm", "text": "x" * 5000}}, "tvm: holds a text of 5000 characters"),
         ({"tvm": {"kind": "llvm", "number": float("inf")}}, "tvm: holds a number that is infinite"),
         ({"tvm": {"kind": "llvm", "number": 2**70}}, "tvm: holds a number that is infinite, none, or of more"),
-        ({"tvm": {"kind": "llvm", 1: 2}}, "tvm: holds a key that is no text"),
+        ({"tvm": {"kind": "llvm", 1: 2}}, "tvm: holds a key that is not text"),
         ({"tvm": {"kind": "llvm", "day": datetime.date(2024, 1, 1)}}, "tvm: holds a date"),
     ],
 )
