@@ -5,7 +5,7 @@
 For typical shapes of `fbnet` (convolution, bias, ReLU; float32, one thread) the same operation is built in NHWC,
 lowered and scheduled as `tvmfbnet tune` does it, and in NCHW16c and NCHW8c with weights in OIHWio order, scheduled with
 the same pattern (`apply_blocked`). All have the same knobs (without padding inside the loops), the same search (a
-ranking a layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights re-laid
+cost model per layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights re-laid
 out in the order in which the tiles read them. Every kernel that is compared computes what numpy does. The fastest of
 each search, and those knobs that won in another layout, are timed again in turn, and the best of these count: the
 better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC (below 1:
@@ -150,7 +150,7 @@ class Bench:
         return lambda: 1e3 * min(timed(*tensors).results)
 
     def search(self, layout: Layout, shape: KernelShape, cost_model: CostModel, trials: int) -> None:
-        """Spends the trials as `tvmfbnet tune` does: three quarters of a round by the ranking, the rest at random."""
+        """Spends the trials as `tvmfbnet tune` does: 3/4 of each round by the cost model, the others at random."""
         for _ in range(trials // BATCH):
             left = layout.left
             slowness = cost_model.slowness(cost_model.rows(shape, left)) if left else None
@@ -239,12 +239,12 @@ def main() -> None:
     target = tvm.target.Target(resolve(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
     contests = [contest(case, target) for case in CASES if options.only in case.name]
-    rankings: dict[str, CostModel] = {}
+    cost_models: dict[str, CostModel] = {}
     with TemporaryDirectory() as folder:
         bench = Bench(target, Path(folder))  # one for all: a library that was loaded once is found again by its name
         for each in contests * options.passes:
             for name, layout in each.layouts.items():
-                cost_model = rankings.setdefault(name, CostModel(registers_of(target)))
+                cost_model = cost_models.setdefault(name, CostModel(registers_of(target)))
                 bench.search(layout, each.shape, cost_model, options.trials // options.passes)
         for each in contests:
             kind = "depthwise" if each.case.depthwise else "1x1"
