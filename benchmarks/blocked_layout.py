@@ -7,9 +7,9 @@ lowered and scheduled as `tvmfbnet tune` does it, and in NCHW16c and NCHW8c with
 the same pattern (`apply_blocked`). All have the same knobs (without padding inside the loops), the same search (a
 cost model per layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights
 re-laid out in the order in which the tiles read them. Every kernel that is compared computes what numpy does.
-The fastest of each search, and those knobs that won in another layout, are timed again in turn, and the best of these count:
-the better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC (below 1:
-blocked is faster) with its spread over the turns.
+The fastest of each search, and those knobs that won in another layout, are timed again in turn, and the best of these
+count: the better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC
+(below 1: blocked is faster) with its spread over the turns.
 """
 
 from __future__ import annotations
