@@ -5,11 +5,11 @@
 For typical shapes of `fbnet` (convolution, bias, ReLU; float32, one thread) the same operation is built in NHWC,
 lowered and scheduled as `tvmfbnet tune` does it, and in NCHW16c and NCHW8c with weights in OIHWio order, scheduled with
 the same pattern (`apply_blocked`). All have the same knobs (without padding inside the loops), the same search (a
-ranking a layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights re-laid
-out in the order in which the tiles read them. Every kernel that is compared computes what numpy does. The fastest of
-each search, and those knobs that won in another layout, are timed again in turn, and the best of these count: the
-better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC (below 1:
-blocked is faster) with its spread over the turns.
+cost model per layout, shared by all cases, in `--passes` passes over them) and as many trials, and get their weights
+re-laid out in the order in which the tiles read them. Every kernel that is compared computes what numpy does.
+The fastest of each search, and those knobs that won in another layout, are timed again in turn, and the best of these
+count: the better of the two blocked layouts against NHWC. Prints milliseconds, GFLOP/s and the ratio blocked / NHWC
+(below 1: blocked is faster) with its spread over the turns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tvm.driver import build
 from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
@@ -104,8 +104,8 @@ class Layout:
         """The fastest of its search."""
         return [knobs for _, knobs in sorted(self.found, key=lambda pair: pair[0])[:most]]
 
-    def candidate(self, shape: KernelShape, knobs: Knobs) -> Candidate:
-        return Candidate.of(self.apply(self.mod, shape, knobs), knobs)
+    def candidate(self, shape: KernelShape, knobs: Knobs) -> ScheduleCandidate:
+        return ScheduleCandidate.of(self.apply(self.mod, shape, knobs), knobs)
 
 
 def sides(case: Case, target: tvm.target.Target) -> dict[str, Layout]:
@@ -132,7 +132,7 @@ class Bench:
     def __init__(self, target: tvm.target.Target, folder: Path) -> None:
         self._target, self._folder, self._count, self._random = target, folder, 0, random.Random(0)
 
-    def load(self, candidate: Candidate, prepacked: bool = True) -> Any:
+    def load(self, candidate: ScheduleCandidate, prepacked: bool = True) -> Any:
         """The kernel's library; with ``prepacked`` its weights are to come as the schedule wants them."""
         mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(candidate.schedule.mod)
         path = self._folder / f"{self._count}.so"
@@ -140,7 +140,7 @@ class Bench:
         build(mod if prepacked else candidate.schedule.mod, target=self._target).export_library(str(path))
         return tvm.runtime.load_module(str(path))
 
-    def timer(self, candidate: Candidate, min_ms: int = 5) -> Callable[[], float]:
+    def timer(self, candidate: ScheduleCandidate, min_ms: int = 5) -> Callable[[], float]:
         """A function that times the kernel, milliseconds."""
         rng = np.random.default_rng(0)
         tensors = [
@@ -150,12 +150,12 @@ class Bench:
         return lambda: 1e3 * min(timed(*tensors).results)
 
     def search(self, layout: Layout, shape: KernelShape, cost_model: CostModel, trials: int) -> None:
-        """Spends the trials as `tvmfbnet tune` does: three quarters of a round by the ranking, the rest at random."""
+        """Spends the trials as `tvmfbnet tune` does: 3/4 of each round by the cost model, the others at random."""
         for _ in range(trials // BATCH):
             left = layout.left
             slowness = cost_model.slowness(cost_model.rows(shape, left)) if left else None
             if slowness is None:
-                slowness = [cost_model.thumb(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
+                slowness = [cost_model.heuristic(shape, knobs) + self._random.uniform(0, 0.3) for knobs in left]
             order = [int(index) for index in np.argsort(slowness, kind="stable")]
             explored = min(2, max(0, len(order) - BATCH))
             chosen = order[: BATCH - explored] + self._random.sample(order[BATCH - explored :], explored)
@@ -165,7 +165,7 @@ class Bench:
                 layout.found.append((latency, knobs))
                 cost_model.add(shape, knobs, latency)
 
-    def check(self, layout: Layout, case: Case, candidate: Candidate) -> None:
+    def check(self, layout: Layout, case: Case, candidate: ScheduleCandidate) -> None:
         """Ends the program where a kernel does not compute what numpy does."""
         tensors = [tvm.runtime.tensor(array.astype("float32"), tvm.cpu()) for array in layout.arguments]
         self.load(candidate, prepacked=False)["main"](*tensors)
@@ -239,12 +239,12 @@ def main() -> None:
     target = tvm.target.Target(resolve(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
     contests = [contest(case, target) for case in CASES if options.only in case.name]
-    rankings: dict[str, CostModel] = {}
+    cost_models: dict[str, CostModel] = {}
     with TemporaryDirectory() as folder:
         bench = Bench(target, Path(folder))  # one for all: a library that was loaded once is found again by its name
         for each in contests * options.passes:
             for name, layout in each.layouts.items():
-                cost_model = rankings.setdefault(name, CostModel(registers_of(target)))
+                cost_model = cost_models.setdefault(name, CostModel(registers_of(target)))
                 bench.search(layout, each.shape, cost_model, options.trials // options.passes)
         for each in contests:
             kind = "depthwise" if each.case.depthwise else "1x1"

@@ -29,7 +29,7 @@ from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.deploy.package import relative_error
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
 from tvmfbnet.progress import progress
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
@@ -48,7 +48,7 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
     errors: dict[str, float] = {}
     missing: set[str] = set()
     with (
-        reach(target) as endpoint,
+        connect_device(target) as endpoint,
         worker_for(target, endpoint) as worker,
         TemporaryDirectory() as folder,
         progress("comparing parts with ONNX Runtime", len(models)) as reporter,

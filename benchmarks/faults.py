@@ -195,7 +195,7 @@ def told(tally: Tally) -> dict[str, object]:
     }
 
 
-# So small that all is proposed before the ranking has seen enough to learn from: what it learns depends on measured
+# So small that all is proposed before the cost model has seen enough to learn from: what it learns depends on measured
 # times, and then no two tunings would try the same.
 SPACE = """
 input: {channels: 1, height: 8, width: 8}

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.engine import BATCH, Budget, tune
 from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.plan import Plan, TuningTask
@@ -28,7 +28,7 @@ from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.pipeline.tuning import plan_space
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.space.registry import load_space
@@ -56,7 +56,7 @@ def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> dict[tup
         for rounds in sorted(options.rounds):
             for side in SIDES if (seed + rounds) % 2 else SIDES[::-1]:
                 folder = options.out / f"{side}{seed}"
-                with reach(plan.target) as endpoint:
+                with connect_device(plan.target) as endpoint:
                     budget = Budget(rounds * BATCH * len(plan.tasks))
                     taught = sources if side == "with" else ()
                     report = tune(plan, endpoint, folder, budget, seed, sources=taught)
@@ -83,7 +83,7 @@ def time_in_turn(plan: Plan, tasks: dict[TuningTask, list[Knobs]], turns: int) -
     """Milliseconds of each of a task's knobs, by task: medians over turns, timed as tuning times trials."""
     target, result = plan.target, {}
     with (
-        reach(target) as endpoint,
+        connect_device(target) as endpoint,
         BuilderPool(target, allowed_cores()) as pool,
         worker_for(target, endpoint) as worker,
         TemporaryDirectory() as folder,
@@ -106,7 +106,7 @@ def time_in_turn(plan: Plan, tasks: dict[TuningTask, list[Knobs]], turns: int) -
 
 def candidate_of(task: TuningTask):
     shape = shape_of(task.kernel.mod)
-    return lambda knobs: Candidate.of(apply_knobs(task.kernel.mod, shape, knobs), knobs)
+    return lambda knobs: ScheduleCandidate.of(apply_knobs(task.kernel.mod, shape, knobs), knobs)
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
     other = other_target(host, options.other_cpu, options.out)
     if not (options.out / "other" / "database").exists():
         plan = plan_space(space, load_target(str(other)), options.blocks)
-        with reach(plan.target) as endpoint:
+        with connect_device(plan.target) as endpoint:
             tune(plan, endpoint, options.out / "other", Budget(options.other_rounds * BATCH * len(plan.tasks)))
     plan = plan_space(space, host, options.blocks)
     found = tune_sides(plan, other, options)

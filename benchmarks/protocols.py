@@ -28,7 +28,7 @@ from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import context_of, weight_copies
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import Target, load_target, resolve
@@ -38,7 +38,7 @@ def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str
     """Every part alone in a loop, with one copy of its weights and with as many as fill the caches."""
     compiled_for = target.for_tvm()
     cells: dict[str, dict] = {"alone, call after call": {}, "around copies of the weights": {}}
-    with reach(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as folder:
+    with connect_device(target) as endpoint, device_timer(target, endpoint) as timer, TemporaryDirectory() as folder:
         overhead = timer.overhead_ms()
         for part, mod in plan.parts.items():
             many = weight_copies(mod, target)

@@ -45,7 +45,7 @@ from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
 from tvmfbnet.pipeline.tuning import tune_space
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import propose
@@ -171,7 +171,7 @@ class Bench:
 
     def quiet(self, package: Package) -> NetLatency:
         """Two rounds of passes, pooled."""
-        with reach(self.target) as endpoint, device_timer(self.target, endpoint) as timer:
+        with connect_device(self.target) as endpoint, device_timer(self.target, endpoint) as timer:
             both = [measure_latency(package.library, package.input_shape, timer) for _ in range(2)]
             fastest = min(timer.single_runs(package.library, package.input_shape))
         return NetLatency(both[0].passes + both[1].passes, fastest_ms=fastest)

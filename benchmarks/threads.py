@@ -29,7 +29,7 @@ from tvmfbnet.machine import core_numbers
 from tvmfbnet.pipeline.tuning import log_of, plan_space
 from tvmfbnet.profiling.device_timer import DeviceTimer, device_timer
 from tvmfbnet.progress import say
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import resolve_arch
@@ -50,7 +50,7 @@ def tuned(space: Space, arch: Arch, target: Target, logs: Path, trials_a_task: i
     plan = plan_space(space, target, arch=arch)
     trials = trials_a_task * len(plan.tasks)
     say(f"{target.threads} thread(s): {trials} trials for {len(plan.tasks)} kernels")
-    with reach(plan.target) as endpoint:
+    with connect_device(plan.target) as endpoint:
         tune(plan, endpoint, make_folder(target_folder(target.name, logs)), Budget(trials))
     return compile_net(untrained_net(arch, space), plan.target, existing_database(plan.target, logs), out)
 
@@ -108,7 +108,7 @@ def main() -> None:
         timers = {}
         for threads, target in targets.items():
             resolved = resolve(target)
-            timers[threads] = stack.enter_context(device_timer(resolved, stack.enter_context(reach(resolved))))
+            timers[threads] = stack.enter_context(device_timer(resolved, stack.enter_context(connect_device(resolved))))
         found = time_in_turn(packages, timers, options.turns)
         told = {threads: timer.fingerprint.get("threads") for threads, timer in timers.items()}
         shares = {threads: parallel_kernels(target, logs) for threads, target in targets.items()}

@@ -28,7 +28,7 @@ from tvmfbnet.compiler.lowering import build, kernels_of
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import weight_copies
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -57,7 +57,7 @@ def main() -> None:
     print(
         f"{len(plan.tasks)} kernels of {len(blocks)} blocks: {trials} trials, now {options.times * trials}", flush=True
     )
-    with reach(target) as endpoint:
+    with connect_device(target) as endpoint:
         tune(plan, endpoint, options.out, Budget(options.times * trials))
         databases = [TuningDatabase(folder) for folder in (before_folder, after_folder)]
         longer = TrialLog(after_folder / "trials.jsonl").spent

@@ -51,11 +51,11 @@ def stock(kernels: list[tuple[str, str]], target_json: str, trials: int, batch: 
 def ours(space: str, blocks: str, target: str, trials: int) -> dict[str, float]:
     """Runs in a process of its own: the engine on the same kernels."""
     from tvmfbnet.autotune.engine import Budget, tune
-    from tvmfbnet.provisioning.loopback import reach
+    from tvmfbnet.provisioning.loopback import connect_device
 
     plan = plan_space(load_space(space), load_target(target), blocks)
     started = time.perf_counter()
-    with TemporaryDirectory() as folder, reach(plan.target) as endpoint:
+    with TemporaryDirectory() as folder, connect_device(plan.target) as endpoint:
         report = tune(plan, endpoint, Path(folder), Budget(trials))
     valid = report.trials - sum(report.failures.values())
     return {"valid": valid, "seconds": time.perf_counter() - started, **report.profile}

@@ -106,7 +106,7 @@ def test_commands_are_quoted_and_hold_what_was_given():
         "`tvmfbnet tune --target 'my phone.yaml' --more --learn-from a --learn-from b`"
     )
     assert advice.tune("host") == "`tvmfbnet tune --target host --space fbnet`"
-    advice.remember(target="targets/my host.yaml", named="mine", space="s.yaml,classes=3", tuning_logs=Path("logs"))
+    advice.note(target="targets/my host.yaml", named="mine", space="s.yaml,classes=3", tuning_logs=Path("logs"))
     assert advice.tune("mine", more=True) == (
         "`tvmfbnet tune --target 'targets/my host.yaml' --space s.yaml,classes=3 --more --tuning-logs logs`"
     )
@@ -118,7 +118,7 @@ def test_commands_are_quoted_and_hold_what_was_given():
 
 def test_no_package_or_target_at_hand_is_no_half_a_command():
     assert advice.bench(8.0) == "" == advice.tune_more()
-    advice.remember(target="host", named="host", package="out dir/package")
+    advice.note(target="host", named="host", package="out dir/package")
     (words,) = advised(advice.bench(1e-5))
     parse(words)
     assert words == ["bench", "out dir/package", "--target", "host", "--latency-target", "0.000010ms"]
@@ -200,7 +200,7 @@ def test_what_a_command_remembers_is_not_the_next_ones(desk, capsys):
 
 
 def test_verdicts_advise_whole_commands_where_the_package_is_known():
-    advice.remember(target="rpi4", named="rpi4", space="fbnet@64,classes=3", package="runs/mine/package")
+    advice.note(target="rpi4", named="rpi4", space="fbnet@64,classes=3", package="runs/mine/package")
     verdicts = {
         "noisy": Verdict(8.0, Interval(9.0, 7.0, 12.0, 9)),
         "undecided": Verdict(10.0, Interval(10.0, 9.8, 10.2, 9)),

@@ -143,7 +143,7 @@ with folder_lock(Path(sys.argv[1]), "a run"):
 def test_a_folder_belongs_to_one_process_until_that_dies(tmp_path):
     with subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(StorageError, match="a run is at work in"), folder_lock(tmp_path, "a run"):
+        with pytest.raises(StorageError, match="a run is already active in"), folder_lock(tmp_path, "a run"):
             pass
         holder.kill()
     with folder_lock(tmp_path, "a run"):

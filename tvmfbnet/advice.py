@@ -1,8 +1,8 @@
-"""Advice in errors and notes: commands that run as they stand, with every option that they need, quoted for the shell.
+"""Advice in errors and notes: complete commands to copy and paste, with every option they need, quoted for the shell.
 
-What a message is about is rarely all that the advised command needs: who finds no latencies of a target does not know
-the space that the user works on. So a command remembers what it was given (:func:`remember`), and advice repeats it as
-the user spelled it. Where nothing is remembered, as for who imports the package, the space is ``fbnet``.
+The code that raises an error rarely knows every option of the command it advises: code that finds no latencies for a
+target does not know the user's space. So each command notes what it was given (:func:`note`), and advice repeats it as
+the user spelled it. With nothing noted, as when the package is imported as a library, the space is ``fbnet``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextvars import ContextVar
 
 _DEFAULT_SPACE = "fbnet"
 _NOTHING: Mapping[str, str] = {}
-# Of the command that runs in this context; main() gives each one a context of its own.
+# What the current command was given; main() runs each command in a context of its own.
 _given: ContextVar[Mapping[str, str]] = ContextVar("given", default=_NOTHING)
 
 
-def remember(**given: object) -> None:
-    """Keeps what the user gave to this command, for advice: ``target``, ``space``, ``tuning_logs``, ``package``.
+def note(**given: object) -> None:
+    """Notes what the user gave this command, for later advice: ``target``, ``space``, ``tuning_logs``, ``package``.
 
-    ``named`` is the name that the target's file gives it, which deeper layers know it by. None is left out.
+    ``named`` is the name in the target's file, which deeper layers use. None values are ignored.
     """
     _given.set({**_given.get(), **{name: str(value) for name, value in given.items() if value is not None}})
 
@@ -30,9 +30,9 @@ def command(name: str, *arguments: object, **options: object) -> str:
 
     Args:
         name: the command's words.
-        arguments: what follows as it is.
-        options: by name, with ``_`` for ``-``; True is a flag, a list an option that is given several times, and None,
-            False and "" leave the option out.
+        arguments: positional arguments.
+        options: by name, with ``_`` for ``-``; True makes a flag, a list repeats the option, and None, False and ""
+            omit it.
     """
     words = ["tvmfbnet", *name.split(), *map(str, arguments)]
     for option, value in options.items():
@@ -47,24 +47,24 @@ def command(name: str, *arguments: object, **options: object) -> str:
 
 
 def tune(target: str, **options: object) -> str:
-    """The command that tunes a target for the space at hand; other options as in :func:`command`."""
+    """The command that tunes a target for the current space; other options as in :func:`command`."""
     return command("tune", **_target_and_space(target), **options, tuning_logs=_given.get().get("tuning_logs"))
 
 
 def validate(target: str) -> str:
-    """The command that compares sums with whole nets, for the space at hand."""
+    """The command that validates table sums against whole nets, for the current space."""
     return command("latency validate", **_target_and_space(target), tuning_logs=_given.get().get("tuning_logs"))
 
 
 def bring_table(target: str) -> str:
-    """The command that imports a latency table under a target's name; the file's name is the user's to fill in."""
+    """The command that imports a latency table under a target's name; the user fills in the file name."""
     return command(
         "latency import", "FILE.csv", target=target_as_given(target), tuning_logs=_given.get().get("tuning_logs")
     )
 
 
 def bench(target_ms: float) -> str:
-    """The command that times the package at hand again under its latency target; "" where no package is known."""
+    """The command that times the current package again against its latency target; "" without a noted package."""
     given = _given.get()
     if "package" not in given or "target" not in given:
         return ""
@@ -72,13 +72,13 @@ def bench(target_ms: float) -> str:
 
 
 def tune_more() -> str:
-    """The command that tunes the target at hand for longer; "" where target or space are not known."""
+    """The command that tunes the current target for longer; "" without a noted target and space."""
     given = _given.get()
     return tune(given["target"], more=True) if {"target", "space"} <= given.keys() else ""
 
 
 def target_as_given(name: str) -> str:
-    """A target as the user spelled it (a name, or a ``.yaml`` file), by the name that its file gives it."""
+    """A target as the user spelled it (a name or a ``.yaml`` file), given the name in its file."""
     given = _given.get()
     return given["target"] if given.get("named") == name and "target" in given else name
 

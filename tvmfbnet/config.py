@@ -1,4 +1,4 @@
-"""Checked configuration: one base model for every YAML file, reporting all problems at once in plain words."""
+"""Validated configuration: one base model for every YAML file, reporting all problems at once in plain words."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_values_for_numbers(cls, value: Any) -> Any:
+    def _no_booleans_for_numbers(cls, value: Any) -> Any:
         """YAML's yes and no would become 1 and 0."""
         for name, item in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(name) if isinstance(item, bool) else None
             if field is not None and not {bool, Any} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"{name}: a truth value is no number and no text")
+                raise ValueError(f"{name}: expected a number or text, not a boolean")
         return value
 
 
-# Every number of a configuration has bounds. They are generous: they only keep a slip of the keyboard from asking for
-# what no machine could do, or no library takes.
+# Every number of a configuration has bounds. They are generous, and only catch typos that would ask for more than any
+# machine can do or any library accepts.
 MOST_SEED = 2**32 - 1
 MOST_THREADS = 1024
 MOST_EPOCHS = 100_000
@@ -42,9 +42,9 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 def given_whole(values: Any, name: str) -> int | None:
-    """A whole number that a configuration's plain data gives, before it is validated; None where it gives none."""
-    found = values.get(name) if isinstance(values, dict) else None
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    """An integer setting in a configuration's plain data, before validation; None where it is not an integer."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -59,7 +59,7 @@ def validate(model: type[ConfigT], value: Any, where: str) -> ConfigT:
 
 
 def problems_of(error: ValidationError) -> list[str]:
-    """One phrase a problem, each with its place in the file."""
+    """One phrase per problem, each with its place in the file."""
     problems = []
     for item in error.errors(include_url=False, include_input=False):
         place = ".".join(str(step) for step in item["loc"])

@@ -1,4 +1,4 @@
-"""Durations and forecasts for people: how long something will take, how that was worked out, and what shortens it."""
+"""Durations for humans: spelling them out, and warning about work that takes days."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MINUTE, _HOUR, DAY = 60, 3600, 86_400
 
 
 def spell_seconds(seconds: float) -> str:
-    """A duration to two figures or units: ``0.24 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 days 3 h``."""
+    """A duration to two digits or units: ``0.24 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``4 days 3 h``."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < _MINUTE:
@@ -23,7 +23,7 @@ def spell_seconds(seconds: float) -> str:
 
 
 def warning_of_days(seconds: float, shorter: Sequence[str]) -> str:
-    """The warning that something takes a day or more, with the settings that shorten it; empty where it does not."""
+    """A warning that something takes a day or more, with the settings that shorten it; empty for shorter work."""
     if seconds < DAY:
         return ""
     return f"warning: that is more than a day; what shortens it: {'; '.join(shorter)}"

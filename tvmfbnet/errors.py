@@ -1,7 +1,7 @@
-"""The exceptions of the package: a small tree, so that callers can tell a user's slip from our own bug.
+"""The exceptions of the package: a small tree that separates user errors from internal ones.
 
-Whatever derives from :class:`UserError` reaches the user as one clear line (what is wrong, where, what to do)
-and exit code 2. Everything else is an internal failure: exit code 1 and a hint at ``--debug``.
+A :class:`UserError` reaches the user as one clear line (what is wrong, where, what to do) and exit code 2. Everything
+else is an internal error: exit code 1 and a hint at ``--debug``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class TvmfbnetError(Exception):
 
 
 class UserError(TvmfbnetError):
-    """Something outside the program is wrong and the user can mend it; the message is one line and says how."""
+    """Something outside the program is wrong and the user can fix it; the message is one line and says how."""
 
 
 _LISTED = 8
@@ -22,18 +22,18 @@ _LETTERS = 1000
 
 
 def listed(problems: Sequence[str]) -> str:
-    """Problems in one line; of a great many the first ones, and how many more there are; what is endless is cut."""
+    """Problems in one line: the first few and the number of the others, each truncated if very long."""
     more = len(problems) - _LISTED
-    shown = [some if len(some) <= _LETTERS else f"{some[:_LETTERS]}..." for some in problems[:_LISTED]]
+    shown = [text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..." for text in problems[:_LISTED]]
     return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 class ConfigError(UserError):
-    """A space, target, recipe or table file is malformed; carries every problem that was found, not just the first.
+    """A space, target, recipe or table file is malformed; lists every problem, not just the first.
 
     Args:
         where: the file or argument that was read.
-        problems: one phrase a problem.
+        problems: one phrase per problem.
     """
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class ArchError(UserError):
 
 
 class DataError(UserError):
-    """A data set is missing or not in the form that its name promises."""
+    """A data set is missing or not in its expected format."""
 
 
 class StorageError(UserError):
@@ -56,11 +56,11 @@ class StorageError(UserError):
 
 
 class LatencyError(UserError):
-    """The latency table lacks what was asked of it, or measurements that must not be mixed would be."""
+    """The latency table lacks an entry, or measurements of different contexts would be mixed."""
 
 
 class DeviceError(UserError):
-    """A tracker, device or remote call failed; says which and what to look at."""
+    """A tracker, device or remote call failed; says which and what to check."""
 
 
 class ParityError(UserError):
@@ -68,11 +68,11 @@ class ParityError(UserError):
 
 
 class OutOfMemoryError(UserError):
-    """The memory of this machine or its GPU is too small for what was asked; the message says what needs less."""
+    """This machine or its GPU ran out of memory; the message says which settings need less."""
 
 
 class PackageError(UserError):
-    """A package does not fit what it is wanted for: another machine, another TVM, other threads; names both sides."""
+    """A package does not fit its intended use (another machine, TVM version or thread count); names both sides."""
 
 
 class DivergedError(UserError):
@@ -80,4 +80,4 @@ class DivergedError(UserError):
 
 
 class CollapsedError(UserError):
-    """Theta settled before it had learned anything; the checkpoint is kept and the message says what was seen."""
+    """Theta collapsed before it had learned anything; the checkpoint is kept and the message gives the evidence."""

@@ -1,7 +1,7 @@
-"""Reading and writing files so that nothing half-written is ever left behind and every failure is one clear line.
+"""Safe file I/O: writes are atomic, reads are validated, and every failure is one clear line.
 
-Whatever is read here is checked before it is believed: its size, its encoding, its form, and by :func:`read_model` its
-schema. What a file holds beyond that schema is an error, too, so that nothing is ever dropped in silence.
+Reading checks size, encoding and syntax, and :func:`read_model` also the schema. Fields beyond the schema are errors,
+too, so that nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tvmfbnet.errors import ConfigError, StorageError, listed
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.strict_yaml import parse_yaml
 
-# Texts and tables that people write; and what the program itself stores (regressors of thousands of trees).
+# Limits for text and tables that people write, and for files of our own (regressors of thousands of trees).
 _TEXT_BYTES = 8 * 2**20
 _JSON_BYTES = 512 * 2**20
-# A killed process's forked children hold its lock for some moments more.
+# The forked children of a killed process hold its lock a little longer.
 _LOCK_SECONDS = 3.0
 
 T = TypeVar("T")
 
 
 class Stored(BaseModel):
-    """Base of the schemas of files that the program writes and reads again: no unknown fields, finite numbers only."""
+    """Base schema of files that the program writes and reads back: no unknown fields, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -51,7 +51,7 @@ def checksum(path: Path) -> str:
 
 
 def digest(value: object) -> str:
-    """A short name for plain data by its content: 16 hex digits, the same whatever the order of keys."""
+    """A content hash of plain data: 16 hex digits, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -66,7 +66,7 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Creates a folder (and its parents) and returns it; :class:`StorageError` where that is impossible."""
+    """Creates a folder and its parents, and returns it; :class:`StorageError` on failure."""
     with storage_errors(path, "create folder"):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
@@ -76,14 +76,14 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Holds ``folder`` for this process alone, until the block ends or the process dies.
+    """Locks ``folder`` for this process, until the block ends or the process dies.
 
     Args:
-        folder: made where it is missing; its lock is the file ``.lock`` in it, which stays.
-        what: what works in the folder, for the message: "a run", "a search".
+        folder: created if missing; the lock is the file ``.lock`` in it, which stays.
+        what: uses the folder, for the message: "a run", "a search".
 
     Raises:
-        StorageError: another process holds the folder, or no lock can be made there.
+        StorageError: another process holds the lock, or it cannot be created.
     """
     lock = FileLock(make_folder(folder) / ".lock")
     with storage_errors(folder, "lock"):
@@ -91,7 +91,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StorageError(
-                f"{what} is at work in {folder} in another process; wait for its end, or choose another --out"
+                f"{what} is already active in {folder} in another process; wait for it to end, or choose another --out"
             ) from None
     try:
         yield
@@ -102,8 +102,8 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Has ``write`` fill a temporary file beside ``path``, flushes it to disk, then renames it into place.
 
-    A reader sees the old content or the new, never a part of either, also after a power cut. A new file gets the mode
-    that the umask asks for, an old one keeps its own. A link is followed; a device or pipe is written, not replaced.
+    Readers see the old content or the new, never a mix, even after a power cut. New files get the mode of the umask,
+    existing ones keep theirs. Links are followed; devices and pipes are written in place.
     """
     with storage_errors(path, "write"):
         path = Path(os.path.realpath(path))
@@ -130,12 +130,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def clear_leftovers(*paths: Path) -> None:
-    """Removes what killed processes left of files that they were writing (see :func:`write_atomically`).
+    """Removes temporary files that killed processes left behind (see :func:`write_atomically`).
 
-    What a living process is writing is locked by it, and stays.
+    Live processes lock their temporary files, which stay.
 
     Args:
-        paths: files that the caller is about to write, in a folder that is its own (:func:`folder_lock`).
+        paths: files that the caller is about to write, in a folder that it has locked (:func:`folder_lock`).
     """
     for path in paths:
         path = Path(os.path.realpath(path))
@@ -146,7 +146,7 @@ def clear_leftovers(*paths: Path) -> None:
 
 
 def _write_through(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes to something that is no regular file, such as /dev/stdout; an ``OSError`` for a folder."""
+    """Writes to a special file such as /dev/stdout; ``OSError`` for a folder."""
     with scratch_folder() as folder:
         temporary = folder / path.name
         write(temporary)
@@ -160,7 +160,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file atomically (indented, sorted as given)."""
+    """Writes a JSON file atomically (indented, keys in the given order)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -169,7 +169,7 @@ def read_text(path: Path, limit_bytes: int = _TEXT_BYTES) -> str:
     with storage_errors(path, "read"), path.open("rb") as stream:
         content = stream.read(limit_bytes + 1)
     if len(content) > limit_bytes:
-        raise StorageError(f"{path} is larger than {limit_bytes // 2**20} MiB: too large for what it should be")
+        raise StorageError(f"{path} is larger than {limit_bytes // 2**20} MiB, too large for its kind")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise StorageError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
@@ -184,7 +184,7 @@ def read_text(path: Path, limit_bytes: int = _TEXT_BYTES) -> str:
 def read_json(path: Path) -> Any:
     """Reads a JSON file; :class:`StorageError` names the file when it is missing or malformed.
 
-    Malformed are also numbers that JSON has not (NaN, Infinity), names given twice, and deep nesting.
+    NaN, Infinity, duplicate names and deep nesting count as malformed.
     """
     return _parsed(path)[0]
 
@@ -207,15 +207,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_model(path: Path, model: type[T]) -> T:
-    """Reads a JSON file that must fit a schema, and builds it.
+    """Reads a JSON file and validates it against a schema.
 
     Args:
         path: the file.
-        model: a :class:`Stored` (or other pydantic) model, or any type that pydantic knows, such as ``list[Model]`` or
-            ``dict[str, float]``. Types are strict: a text is no number.
+        model: a :class:`Stored` (or other pydantic) model, or any type that pydantic supports, such as ``list[Model]``
+            or ``dict[str, float]``. Types are strict: text does not pass for a number.
 
     Raises:
-        StorageError: the file is missing, is no JSON, or does not fit; names the file and every problem.
+        StorageError: the file is missing, not JSON, or invalid; names the file and every problem.
     """
     _, text = _parsed(path)
     try:

@@ -1,9 +1,9 @@
-"""What a Ctrl-C does: one line at once that says how long stopping may take, and the process has ended by then.
+"""Ctrl-C handling: one immediate line says how long stopping may take, and the process exits within that time.
 
-A command runs under :class:`Interrupts`. A thread of its own hears a Ctrl-C the moment it comes, also while the main
-thread is deep in a library, says so, and ends the process when the time is up. That is safe: whatever is killed here
-resumes. The main thread meanwhile unwinds by :class:`KeyboardInterrupt`, at once or, where something is worth saving
-(:func:`saved_steps`), as soon as it is saved. A second Ctrl-C ends the process at once.
+A command runs under :class:`Interrupts`. A watcher thread notices a Ctrl-C immediately, even while the main thread is
+deep in a library, prints the line, and kills the process at the deadline. That is safe, because everything killed here
+can be resumed. Meanwhile the main thread unwinds by :class:`KeyboardInterrupt`, immediately or, inside
+:func:`saved_steps`, once the state is saved. A second Ctrl-C exits immediately.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-# What the shell shows for a command that a Ctrl-C ended: 128 + SIGINT.
+# The shell's exit code after a Ctrl-C: 128 + SIGINT.
 EXIT_CODE = 130
-# Longest time that stopping takes where nothing must be saved, as told; the process ends itself a little earlier.
+# The announced limit for stopping without a save; the process exits a little earlier.
 STOP_SECONDS = 3
 _MARGIN_SECONDS = 0.9
-# Saving is taken to last so long until it was done once.
+# Assumed duration of a save before the first one was timed.
 _UNKNOWN_SAVE_SECONDS = 2.0
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -32,10 +32,10 @@ class Interrupts:
     """SIGINT's handler while a command runs.
 
     Attributes:
-        resumes: whether the same command, run again, resumes; the line promises it only then.
+        resumes: whether rerunning the same command resumes, as the line then promises.
         seconds: how long stopping may take.
-        saving: what is saved meanwhile; empty for nothing.
-        received: whether a Ctrl-C came.
+        saving: what is being saved meanwhile; empty for nothing.
+        received: whether a Ctrl-C arrived.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interrupts:
         self._telling, self._told = threading.Lock(), False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """A Ctrl-C in the main thread: :class:`KeyboardInterrupt`, later where it is held back."""
+        """Handles a Ctrl-C in the main thread: raises :class:`KeyboardInterrupt`, or defers it while held back."""
         self.received = True
         if self.held:
             self._pending = True
@@ -64,7 +64,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def tell(self) -> None:
-        """Says once what happens now. Straight to the descriptor: another thread may be in the middle of printing."""
+        """Prints the line once, straight to the file descriptor: another thread may be in the middle of printing."""
         with self._telling:
             if self._told:
                 return
@@ -72,17 +72,17 @@ class Interrupts:
             saving = f", saving {self.saving} first" if self.saving else ""
             resume = "; run the same command to resume" if self.resumes else ""
             line = f"interrupted: stopping (up to {self.seconds} s){saving}{resume}\n".encode()
-            if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun started, the first one speaks
+            if os.environ.get("RANK", "0") == "0":  # under torchrun only rank 0 prints
                 with suppress(OSError):
                     os.write(2, (b"\r\x1b[K" if os.isatty(2) else b"") + line)
 
     def end(self) -> None:
-        """Ends the process once all is unwound; Python itself would take seconds to take large libraries apart."""
+        """Exits once everything is unwound; Python's own teardown of large libraries would take seconds."""
         self.tell()
         _end()
 
     def watch(self, pipe: int) -> None:
-        """A thread's work: reads signals from a pipe, tells of the first Ctrl-C, and sees to the end of the process."""
+        """The watcher thread: reads signals from a pipe, announces the first Ctrl-C, and enforces the deadline."""
         poll, deadline = select.poll(), math.inf
         poll.register(pipe, select.POLLIN)
         while True:
@@ -95,7 +95,7 @@ class Interrupts:
             if not numbers:
                 return
             if _installed() is not self:
-                continue  # a server that has its own way to end
+                continue  # a server with its own shutdown
             for _ in range(numbers.count(signal.SIGINT)):
                 if not math.isinf(deadline):
                     _end()
@@ -104,7 +104,7 @@ class Interrupts:
 
 
 def _end() -> None:
-    """Ends the process without another word; its children end with it."""
+    """Exits without further output; the children die with the process."""
     if os.isatty(2):  # a live line hides the cursor
         with suppress(OSError):
             os.write(2, _SHOW_CURSOR)
@@ -122,7 +122,7 @@ def _is_main_thread() -> bool:
 
 @contextmanager
 def handled() -> Iterator[Interrupts]:
-    """Has a Ctrl-C handled as this module says while the block runs; in another thread than the main one, nothing."""
+    """Installs this module's Ctrl-C handling for the block; a no-op outside the main thread."""
     handler = Interrupts()
     if not _is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield handler
@@ -144,20 +144,20 @@ def handled() -> Iterator[Interrupts]:
 
 
 def promise_resume() -> None:
-    """Says that the command under way, run again, resumes where a Ctrl-C ends it."""
+    """Declares that rerunning the current command resumes it after a Ctrl-C."""
     handler = _installed()
     if handler is not None:
         handler.resumes = True
 
 
 def is_stopping() -> bool:
-    """Whether a Ctrl-C came to the command under way: what fails now may fail because of that."""
+    """Whether the current command received a Ctrl-C: any failure may be a consequence of it."""
     handler = _installed()
     return handler is not None and handler.received
 
 
 def raise_if_interrupted() -> None:
-    """:class:`KeyboardInterrupt` where a Ctrl-C came and was lost, as in a library that turns it into another error."""
+    """Raises :class:`KeyboardInterrupt` for a lost Ctrl-C, as in a library that turns it into another error."""
     handler = _installed()
     if handler is not None and handler.received and not handler.held:
         raise KeyboardInterrupt
@@ -165,7 +165,7 @@ def raise_if_interrupted() -> None:
 
 @contextmanager
 def _holding() -> Iterator[Interrupts]:
-    """Holds a Ctrl-C back for the block, under the handler that is there or one of its own."""
+    """Defers a Ctrl-C during the block, using the installed handler or a temporary one."""
     handler = _installed()
     before = None
     if handler is None:
@@ -182,9 +182,9 @@ def _holding() -> Iterator[Interrupts]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Holds a Ctrl-C back until the block is done; then it is raised as :class:`KeyboardInterrupt`.
+    """Defers a Ctrl-C until the end of the block, then raises :class:`KeyboardInterrupt`.
 
-    For short pieces of work that belong together. Other threads than the main one are never interrupted anyway.
+    For short critical sections. Threads other than the main one are never interrupted anyway.
     """
     if not _is_main_thread():
         yield
@@ -198,7 +198,7 @@ class SavedSteps:
     """Steps of a long loop; made by :func:`saved_steps`.
 
     Args:
-        handler: holds a Ctrl-C back; None where nothing is saved for one.
+        handler: defers a Ctrl-C; None where nothing is saved.
         what: what is saved, for the line.
     """
 
@@ -209,19 +209,19 @@ class SavedSteps:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the loop shall save and then call :meth:`end_if_interrupted`."""
+        """Whether the loop should save and then call :meth:`end_if_interrupted`."""
         return self._handler is not None and self._handler.pending
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
-        """Times a ``step`` or a ``save``: so long, at most, a Ctrl-C waits for the next one."""
+        """Times a ``step`` or a ``save``; the longest ones bound how long a Ctrl-C waits."""
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
         self._timed[kind] += 1
         if kind == "save" and self._timed[kind] == 1:
             self._longest[kind] = seconds
-        elif kind == "save" or self._timed[kind] > 1:  # the first step also pays for what is made once
+        elif kind == "save" or self._timed[kind] > 1:  # the first step includes one-time setup
             self._longest[kind] = max(seconds, self._longest[kind])
         self._tell_handler()
 
@@ -234,18 +234,18 @@ class SavedSteps:
         self._handler.seconds = STOP_SECONDS + math.ceil(1.5 * sum(self._longest.values()))
 
     def end_if_interrupted(self) -> None:
-        """:class:`KeyboardInterrupt` where a Ctrl-C was held back."""
+        """Raises :class:`KeyboardInterrupt` if a Ctrl-C was deferred."""
         if self.interrupted:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def saved_steps(what: str, saves: bool = True) -> Iterator[SavedSteps]:
-    """A loop whose state is saved between two steps when a Ctrl-C comes. Before its first step has ended it just ends.
+    """A loop that saves its state between steps on a Ctrl-C. Before the end of its first step it just exits.
 
     Args:
         what: what is saved, for the line.
-        saves: False where it is not this process's alone to save; then a Ctrl-C ends the loop at once.
+        saves: False if this process cannot save on its own; then a Ctrl-C ends the loop immediately.
     """
     handler = _installed() if saves and _is_main_thread() else None
     if handler is None:
@@ -256,6 +256,6 @@ def saved_steps(what: str, saves: bool = True) -> Iterator[SavedSteps]:
     finally:
         if handler.saving:
             handler.held -= 1
-            if not handler.received:  # else the line may still have to be told, as it was when the Ctrl-C came
+            if not handler.received:  # else the line may still be printed, with the values at the time of the Ctrl-C
                 handler.saving, handler.seconds = "", STOP_SECONDS
     handler.raise_pending()

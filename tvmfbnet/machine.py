@@ -1,4 +1,4 @@
-"""What this machine lets this process use: the cores, which are not always those that it has."""
+"""The cores that this process may use, which may be fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
-# No machine has more; a range of cores in a file is not to fill the memory.
+# No machine has more; keeps a core range in a file from filling memory.
 _MOST_CORES = 4096
 
 
 def core_numbers() -> tuple[int, ...]:
-    """Numbers of the cores that this process may run on, rising."""
+    """Numbers of the cores that this process may run on, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def allowed_cores() -> int:
-    """How many cores this process may keep busy: by its affinity, and by its container's share of time; 1 at least."""
+    """Number of cores that this process may keep busy, by its affinity and its container's CPU quota; at least 1."""
     quota = _quota(_CGROUPS, _OWN_CGROUP)
     allowed = len(core_numbers())
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 
 def _quota(cgroups: Path, own: Path) -> float | None:
-    """Cores' worth of time that a control group and those around it grant; None for no limit."""
+    """CPU quota of a control group and its ancestors, in cores; None for no limit."""
     grants = []
     for line in _text(own).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
+        _, _, fields = line.partition(":")
+        controllers, _, group = fields.partition(":")
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue
         root = cgroups / controllers if controllers else cgroups
@@ -46,14 +46,14 @@ def _quota(cgroups: Path, own: Path) -> float | None:
 
 
 def _grant(folder: Path) -> float | None:
-    """What one control group grants: ``cpu.max`` of version 2, or the two files of version 1."""
+    """CPU quota of one control group, in cores: ``cpu.max`` of version 2, or the two files of version 1."""
     words = _text(folder / "cpu.max").split()
     if not words:
         words = [_text(folder / f"cpu.cfs_{what}_us").strip() for what in ("quota", "period")]
     try:
         quota, period = (int(word) for word in words)
     except ValueError:
-        return None  # "max", or nothing to read
+        return None  # "max", or unreadable
     return quota / period if quota > 0 and period > 0 else None
 
 
@@ -65,7 +65,7 @@ def _text(path: Path) -> str:
 
 
 def describe_machine(facts: Mapping[str, object]) -> str:
-    """What a machine told about itself in one line: model, architecture, cores, system; empty where it told nothing."""
+    """A machine's reported facts in one line: model, architecture, cores, system; empty where it reported nothing."""
     system = " ".join(str(facts[name]) for name in ("system", "kernel") if facts.get(name))
     cores = f"{facts['cores']} cores" if facts.get("cores") else ""
     told = (facts.get("model") or facts.get("cpu_part"), facts.get("machine"), cores, system)
@@ -73,31 +73,31 @@ def describe_machine(facts: Mapping[str, object]) -> str:
 
 
 def parse_cores(text: str) -> tuple[int, ...]:
-    """The cores that a list such as ``0,4-7`` names, in its order.
+    """The core numbers of a list such as ``0,4-7``, in its order.
 
     Raises:
-        ValueError: it is no such list, a range counts down, or a core is named twice; says which.
+        ValueError: malformed list, descending range or duplicate core; says which.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
         ends = (first, last) if dash else (first, first)
         if not all(end.isascii() and end.isdigit() and len(end) <= len(str(_MOST_CORES)) for end in ends):
-            raise ValueError(f"{part[:40]!r} is no core and no range of cores; write cores such as 0,4-7")
+            raise ValueError(f"{part[:40]!r} is not a core or range of cores; write cores such as 0,4-7")
         low, high = int(ends[0]), int(ends[1])
         if high < low:
             raise ValueError(f"the range {part} counts down; write {high}-{low}")
         if high >= _MOST_CORES:
             raise ValueError(f"core {high} is more than any machine has ({_MOST_CORES})")
-        twice = sorted(set(found) & set(range(low, high + 1)))
+        twice = sorted(set(numbers) & set(range(low, high + 1)))
         if twice:
             raise ValueError(f"core {twice[0]} is named twice")
-        found += range(low, high + 1)
-    return tuple(found)
+        numbers += range(low, high + 1)
+    return tuple(numbers)
 
 
 def format_cores(numbers: tuple[int, ...]) -> str:
-    """A list of cores as a person writes it: ``0,4-7``."""
+    """A list of cores in the notation of :func:`parse_cores`: ``0,4-7``."""
     parts: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if parts and parts[-1][1] == number - 1:

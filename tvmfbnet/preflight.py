@@ -1,4 +1,4 @@
-"""Checks that take a moment, made before anything that takes long is begun; all that is wrong is told at once."""
+"""Quick checks before long work starts; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from tvmfbnet.errors import StorageError, UserError
 
 
 def check_all(*checks: Callable[[], object]) -> None:
-    """Makes every check, also when an earlier one fails.
+    """Runs every check, even after one fails.
 
     Args:
-        checks: each raises a :class:`UserError` where something is wrong.
+        checks: each raises a :class:`UserError` on a problem.
 
     Raises:
-        UserError: the one problem as it was raised, or several in one line.
+        UserError: a single problem as it was raised, or several in one line.
     """
-    found: list[UserError] = []
+    problems: list[UserError] = []
     for check in checks:
         try:
             check()
         except UserError as error:
-            if str(error) not in map(str, found):
-                found.append(error)
-    if len(found) == 1:
-        raise found[0]
-    if found:
-        raise UserError(f"{len(found)} problems: {'; '.join(map(str, found))}")
+            if str(error) not in map(str, problems):
+                problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError(f"{len(problems)} problems: {'; '.join(map(str, problems))}")
 
 
 def require_file(path: Path, what: str) -> None:
-    """StorageError where there is no such file.
+    """Raises a StorageError if a file does not exist.
 
     Args:
         path: the file.
-        what: what it is to hold, for the message: "trained weights".
+        what: its expected content, for the message: "trained weights".
     """
     if not path.is_file():
         raise StorageError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give the file of the {what}")
 
 
 def require_writable_folder(path: Path) -> None:
-    """StorageError where a folder could not be made or written to; makes nothing."""
+    """Raises a StorageError if a folder could not be created or written to; creates nothing."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         if place.is_symlink():
             raise StorageError(f"cannot create folder {path}: {place} is a link that leads nowhere; choose another")
         place = place.parent
     if not place.is_dir():
-        raise StorageError(f"cannot create folder {path}: {place} is no folder; choose another")
+        raise StorageError(f"cannot create folder {path}: {place} is not a folder; choose another")
     if not os.access(place, os.W_OK | os.X_OK):
         raise StorageError(f"cannot write to {path}: folder {place} is not writable; choose another")
 
 
 def require_writable_file(path: Path) -> None:
-    """StorageError where a file could not be written; makes nothing. Devices and pipes are files, too."""
+    """Raises a StorageError if a file could not be written; creates nothing. Devices and pipes count as files."""
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.exists():

@@ -1,7 +1,7 @@
-"""Progress for long work: a live line on a terminal, plain lines elsewhere. Always on stderr, never silent for long.
+"""Progress of long work: a live line on a terminal, plain lines elsewhere. Always on stderr, never silent for long.
 
-:func:`progress` counts, :func:`step` tells how long a step takes that cannot be counted. In a pipe each begins with a
-line, and a thread repeats how far the innermost one is whenever nothing was printed for some seconds.
+:func:`progress` counts steps; :func:`step` shows the elapsed time of work that cannot be counted. In a pipe each prints
+a line when it starts, and a thread reports the innermost one again whenever nothing was printed for some seconds.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
-# Of several processes that torchrun started, the first one speaks.
+# Under torchrun only rank 0 prints.
 _SPEAKS = os.environ.get("RANK", "0") == "0"
 
-# Off a terminal a silence lasts so long at most (seconds): short while a step is young, longer in logs of hours.
+# Longest silence off a terminal, seconds: short in a young step, longer in logs of hours.
 SHORTEST_SILENCE, LONGEST_SILENCE = 4.0, 10.0
-# A step that often takes no time is not worth a line before this.
+# Seconds before a step that is usually instant gets a line.
 _PATIENCE = 3.0
 
 
 class Reporter:
-    """Counts finished steps of one piece of work and shows them. Made by :func:`progress`; ``total`` 0 counts none."""
+    """Counts and shows the finished steps of some work. Made by :func:`progress`; with ``total`` 0 it counts none."""
 
     def __init__(self, what: str, total: int, live: Progress | None, done: int = 0) -> None:
         self.what, self.total, self.done, self.note = what, total, done, ""
-        # Says how far the work is, whenever that is shown; ``note`` otherwise.
+        # Called for the status text on every refresh; ``note`` is shown without it.
         self.look: Callable[[], str] | None = None
         self.started = time.monotonic()
         self._live = live
@@ -52,11 +52,11 @@ class Reporter:
             self._task = live.add_task(what, total=total or None, completed=done, told=self._told)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Marks ``steps`` as finished; ``note`` says the best or newest result."""
+        """Marks ``steps`` as finished; ``note`` shows the best or latest result."""
         self.update(self.done + steps, note)
 
     def update(self, done: int, note: str = "") -> None:
-        """Sets how many steps are finished."""
+        """Sets the number of finished steps."""
         ended = done == self.total != self.done
         self.done, self.note = done, note
         if self._live is not None and self._task is not None:
@@ -65,13 +65,13 @@ class Reporter:
             _lines.print(self.describe())
 
     def retotal(self, total: int) -> None:
-        """Sets how many steps there are in all, where that turned out to be another number."""
+        """Changes the total number of steps."""
         self.total = total
         if self._live is not None and self._task is not None:
             self._live.update(self._task, total=total)
 
     def describe(self) -> str:
-        """How far the work is, in a line."""
+        """The progress in one line."""
         seconds = f"({time.monotonic() - self.started:.0f} s)"
         counter = f"{self.done}/{self.total} " if self.total else ""
         return f"{self.what}: {counter}{seconds} {self._told()}".rstrip()
@@ -81,14 +81,14 @@ class Reporter:
 
 
 class _Told(ProgressColumn):
-    """What the work says of itself, asked whenever it is drawn."""
+    """The status text of the work, requested on every refresh."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["told"]())
 
 
 class _Lines:
-    """Plain lines on stderr: those that are asked for, and one for the innermost work whenever it got too quiet."""
+    """Plain lines on stderr: explicit ones, and one on the innermost work after too long a silence."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -97,14 +97,14 @@ class _Lines:
         self._thread: threading.Thread | None = None
 
     def print(self, text: str) -> None:
-        """Prints a line, and breaks the silence."""
+        """Prints a line and restarts the silence timer."""
         with self._changed:
             self._printed = time.monotonic()
             if _SPEAKS:
                 print(text, file=sys.stderr, flush=True)
 
     def begin(self, work: Reporter, patience: float) -> None:
-        """Tells of some work from now on, for the first time after ``patience`` seconds."""
+        """Starts reporting some work, for the first time after ``patience`` seconds."""
         with self._changed:
             if not patience:
                 self.print(work.describe().replace("(0 s)", "...") if not work.total else work.describe())
@@ -115,7 +115,7 @@ class _Lines:
             self._changed.notify()
 
     def end(self, work: Reporter) -> None:
-        """Tells of it no more."""
+        """Stops reporting it."""
         with self._changed:
             self._active = [entry for entry in self._active if entry[0] is not work]
             self._changed.notify()
@@ -125,12 +125,12 @@ class _Lines:
             while self._active:
                 work, first = self._active[-1]
                 now = time.monotonic()
-                most = LONGEST_SILENCE if work.look is None else SHORTEST_SILENCE  # who has news tells them
+                most = LONGEST_SILENCE if work.look is None else SHORTEST_SILENCE  # a status text is news
                 silence = min(most, max(SHORTEST_SILENCE, (now - work.started) / 10))
-                # A young step speaks up after its patience, however lately another one did.
+                # A young step reports after its patience, however recently another one did.
                 due = first if self._printed < work.started < first else max(first, self._printed + silence)
                 if now >= due:
-                    with suppress(OSError, ValueError):  # whoever has results to print finds that out, too
+                    with suppress(OSError, ValueError):  # code that prints results will report that
                         self.print(work.describe())
                 else:
                     self._changed.wait(due - now)
@@ -157,7 +157,7 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Reporter]:
 
 @contextmanager
 def step(what: str, patience: float = 0.0) -> Iterator[Reporter]:
-    """Shows ``what`` and for how long it has been going on; its ``look`` may say how far it is.
+    """Shows ``what`` and its elapsed time; the reporter's ``look`` may add a status text.
 
     Args:
         what: in a few words.
@@ -170,7 +170,7 @@ def step(what: str, patience: float = 0.0) -> Iterator[Reporter]:
 
 @contextmanager
 def loading(what: str = "PyTorch and TVM") -> Iterator[None]:
-    """A :func:`step` for imports: on a quiet machine they are too short for a line."""
+    """A :func:`step` for imports, which on an idle machine are too fast for a line."""
     with step(f"loading {what}", _PATIENCE):
         yield
 
@@ -178,7 +178,7 @@ def loading(what: str = "PyTorch and TVM") -> Iterator[None]:
 @contextmanager
 def _shown(what: str, total: int, done: int, live: Progress, patience: float = 0.0) -> Iterator[Reporter]:
     if threading.current_thread() is not threading.main_thread():
-        yield Reporter(what, total, None, done)  # the main thread shows what it waits for
+        yield Reporter(what, total, None, done)  # only the main thread shows progress
         return
     if console.is_terminal and _SPEAKS:
         with live:
@@ -193,7 +193,7 @@ def _shown(what: str, total: int, done: int, live: Progress, patience: float = 0
 
 
 def say(message: str) -> None:
-    """Prints one line for the person who watches, on stderr (stdout belongs to results and ``--json``)."""
+    """Prints one line for humans, on stderr (stdout is for results and ``--json``)."""
     if not _SPEAKS:
         return
     if console.is_terminal:
@@ -203,7 +203,7 @@ def say(message: str) -> None:
 
 
 def resumed(what: str, out: object, done: int, total: int) -> str:
-    """What is said of work of which ``done`` of ``total`` steps were done before: where it resumes, if anywhere."""
+    """A line on work with ``done`` of ``total`` steps already done: where it resumes, if anything is left."""
     if done >= total:
         return f"{what}: all {total} steps in {out} were done before"
     return f"{what}: resuming {out} at step {done + 1} of {total}"

@@ -1,8 +1,8 @@
-"""What the JSON files of a run folder must hold, checked when they are read.
+"""Schemas of the JSON files in a run folder, validated on every read.
 
-A run may be copied, edited, cut short by a full disk or written by another version. Each file has a schema here of what
-its readers rely on; a file that does not fit is one line with its name and what is wrong, wherever it is read. Figures
-that a later version adds to a file are kept as they are.
+A run may be copied, edited, truncated by a full disk or written by another version. Each schema covers the fields that
+readers rely on; an invalid file is one error line with its name and problem, wherever it is read. Fields that a later
+version adds are kept as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_json, read_model
 
-# Products of probabilities, and accuracies that a model has smoothed, may lie a little beyond.
+# Products of probabilities and smoothed accuracies may lie slightly outside of 0 to 1.
 Share = Annotated[float, Field(ge=-0.5, le=1.5)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -34,7 +34,7 @@ def stage_title(name: str) -> str:
 
 
 def stage_progress(name: str) -> str:
-    """A stage as a run under way announces it: ``[2/6] search``."""
+    """A stage as a run announces it: ``[2/6] search``."""
     number, _, what = stage_title(name).partition(" ")
     return f"[{number}] {what}"
 
@@ -57,7 +57,7 @@ class LayerRecord(_Record):
 
 
 class SpaceRecord(_Record):
-    """A whole space, as files keep it that must stand on their own."""
+    """A whole space, for files that must be self-contained."""
 
     name: Name
     input_channels: Size
@@ -91,7 +91,7 @@ class CellRecord(_Record):
 
 
 class TableRecord(_Record):
-    """``table.json``: the latency table that a run was decided on."""
+    """``table.json``: the latency table that the run used."""
 
     target: Name
     overhead_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -111,7 +111,7 @@ class CandidateRecord(_Record):
 
 
 class BestRecord(_Record):
-    """The found arch of ``search.json``."""
+    """The best arch of ``search.json``."""
 
     arch: Name
     predicted_ms: Milliseconds
@@ -119,14 +119,14 @@ class BestRecord(_Record):
 
 
 class NoticeRecord(_Record):
-    """What to know about a search, such as that it learned nothing: see :mod:`tvmfbnet.search.notices`."""
+    """A notice about a search, such as that it learned nothing: see :mod:`tvmfbnet.search.notices`."""
 
     kind: Name
     text: Name
 
 
 class SearchRecord(_Record):
-    """``search.json``, as far as others than the search read it."""
+    """``search.json``: the fields that are read outside the search."""
 
     best: BestRecord
     notices: list[NoticeRecord] = Field(default_factory=list)
@@ -167,13 +167,13 @@ class IntervalRecord(_Record):
 
 
 class SpeedFactorRecord(_Record):
-    """The device's speed factor, as far as it is shown."""
+    """The device's speed factor: the fields that are shown."""
 
     description: str
 
 
 class _Verdict(_Record):
-    """What files say of a latency target; all None where there was none."""
+    """The verdict on a latency target; all None without a target."""
 
     verdict: str | None = None
     verdict_kind: Literal["met", "missed", "undecided"] | None = None
@@ -198,7 +198,7 @@ class AttemptRecord(_Verdict):
 
 
 class ClosedLoopRecord(_Record):
-    """``closed_loop.json``: the archs that were timed, and the one that was decided on."""
+    """``closed_loop.json``: the archs that were timed, and the chosen one."""
 
     target_ms: Milliseconds
     arch: Name
@@ -227,7 +227,7 @@ class ParityRecord(_Record):
 
 
 class ResultRecord(_Verdict):
-    """``result.json``, as far as the report reads it; a run that is not finished may lack figures."""
+    """``result.json``: the fields that the report reads; an unfinished run may lack some."""
 
     arch: Name | None = None
     target: Name | None = None
@@ -252,7 +252,7 @@ class ResultRecord(_Verdict):
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]
 
-# By the last names of the path.
+# By path inside the run folder.
 _SCHEMAS: dict[str, Any] = {
     "state.json": State,
     "table.json": TableRecord,
@@ -270,7 +270,7 @@ FILES = tuple(_SCHEMAS)
 
 
 def read_run_file(folder: Path, name: str) -> Any:
-    """The plain data of one file of a run folder, which fits its schema.
+    """The plain data of one file of a run folder, validated against its schema.
 
     Args:
         folder: the run folder.

@@ -1,8 +1,8 @@
-"""Temporary folders that never pile up: each names its owner, and the next start removes those of dead owners.
+"""Temporary folders that never pile up: each is named after its owner, and later processes remove stale ones.
 
-A process that is killed cannot clean up after itself. So the name of each folder tells whose it is: process id, the
-moment that process started, and the machine (with its namespace of processes) on which both mean anything. A name is
-there as soon as its folder is, so there is no moment at which a folder of a living process looks ownerless.
+A killed process cannot clean up after itself. So the folder's name identifies its owner: process id, process start
+time, and the machine and process namespace in which both are valid. The name exists as soon as the folder does, so a
+live process's folder never looks ownerless.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NAME = re.compile(rf"{PREFIX}(?P<home>[0-9a-f]{{8}})-(?P<pid>\d+)-(?P<started>\
 
 @contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """A folder for the block, then gone with what is in it; left by a killed process, it goes at the next start.
+    """A temporary folder for the block. If the process is killed, a later process removes it.
 
     Args:
-        parent: where to make it; the system's folder for temporary files if None.
+        parent: where to create it; None for the system's temporary folder.
     """
     folder = new_folder(parent)
     try:
@@ -38,23 +38,23 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def new_folder(parent: Path | None = None) -> Path:
-    """As :func:`scratch_folder`, for those who remove it themselves."""
+    """As :func:`scratch_folder`, for callers that remove it themselves."""
     where = Path(tempfile.gettempdir()) if parent is None else parent
     sweep(where)
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{_home()}-{os.getpid()}-{started(os.getpid())}-", dir=where))
 
 
 def sweep(where: Path) -> list[Path]:
-    """Removes the folders in ``where`` that dead processes of this user left; returns them.
+    """Removes the folders in ``where`` that this user's dead processes left behind; returns them.
 
-    Left alone: folders of living processes, of other users, of other machines and containers, links, other names.
+    Never touches folders of live processes, other users, other machines or containers, links, or other names.
     """
     removed = []
     for folder in where.glob(f"{PREFIX}*"):
         try:
             facts = folder.lstat()
         except OSError:
-            continue  # somebody else was quicker
+            continue  # another process removed it first
         if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and _is_abandoned(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
@@ -62,14 +62,14 @@ def sweep(where: Path) -> list[Path]:
 
 
 def _is_abandoned(name: str) -> bool:
-    found = _NAME.match(name)
-    if found is None or found["home"] != _home():
+    owner = _NAME.match(name)
+    if owner is None or owner["home"] != _home():
         return False
-    return started(int(found["pid"])) != int(found["started"])
+    return started(int(owner["pid"])) != int(owner["started"])
 
 
 def started(pid: int) -> int | None:
-    """When a process started, as a number that no clock being set changes; None where there is no such process."""
+    """When a process started, as a number unaffected by clock changes; None where there is no such process."""
     try:  # ticks since the machine's start; the command's name may hold blanks and brackets
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return int(fields[19]) if fields[0] not in "XZ" else None
@@ -87,7 +87,7 @@ def started(pid: int) -> int | None:
 
 @cache
 def _home() -> str:
-    """Where this process's id means something: the machine and, in a container, its namespace."""
+    """A digest of the scope of process ids: the machine and, in a container, its namespace."""
     try:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:

@@ -1,6 +1,6 @@
 """Settings as text: commented YAML for people to edit, and tables for the reference page.
 
-Both come from the fields of the configuration models (:mod:`tvmfbnet.config`), so neither can fall behind them.
+Both are generated from the fields of the configuration models (:mod:`tvmfbnet.config`), so they are always current.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WIDTH = 100
 
 
 def commented_yaml(model: type[BaseModel], chosen: Mapping[str, Any]) -> str:
-    """A YAML file with every setting of a model: what was chosen as it is, the others commented out at their default.
+    """A YAML file with every setting of a model: chosen values active, the others commented out at their default.
 
     Args:
         model: the configuration model.
@@ -61,7 +61,7 @@ def _scalar(value: Any) -> str:
 
 
 def nested_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model that a field holds, if it is one."""
+    """A field's nested model; None for other fields."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
@@ -71,7 +71,7 @@ def _first_sentence(model: type[BaseModel]) -> str:
 
 
 def reference_table(model: type[BaseModel]) -> str:
-    """A Markdown table of a model's own fields: name, values, default, meaning. Nested models are left to their own."""
+    """A Markdown table of a model's own fields: name, values, default, meaning. Nested models have their own."""
     rows = ["| setting | values | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if nested_model(field) is None:
@@ -90,7 +90,7 @@ def _default_of(field: FieldInfo) -> str:
 
 
 def values_of(field: FieldInfo) -> str:
-    """What a field may hold, for people: its choices, or its type and bounds."""
+    """A field's allowed values for humans: its choices, or its type and bounds."""
     kinds = _members(field.annotation)
     choices = [f"`{choice}`" for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     if choices:
@@ -111,7 +111,7 @@ _LIMITS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The members of a union but ``None``; the annotation itself where it is none."""
+    """The members of a union except ``None``; a list of the annotation itself where it is not a union."""
     if get_origin(annotation) in (types.UnionType, typing.Union):
         return [kind for kind in get_args(annotation) if kind is not type(None)]
     return [annotation]

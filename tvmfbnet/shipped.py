@@ -1,4 +1,4 @@
-"""What ships with the package and is asked for by name (spaces, targets, recipes), or by file where it is one's own."""
+"""Files that ship with the package, requested by name (spaces, targets, recipes); users pass their own by path."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Shipped:
-    """One kind of such files.
+    """One kind of shipped files.
 
     Args:
-        kind: what one is called in messages.
-        folders: where they lie; the first folder that has a name counts.
+        kind: its name in messages.
+        folders: searched in order.
     """
 
     kind: str
     folders: Sequence[Path]
 
     def names(self) -> list[str]:
-        """Of all in the folders, sorted."""
+        """All names in the folders, sorted."""
         return sorted({file.stem for folder in self.folders for file in folder.glob("*.yaml")})
 
     def path(self, name_or_file: str) -> Path:
-        """The file that a name stands for; a path that ends in ``.yaml`` or ``.yml`` stands for itself.
+        """The file of a name; a path that ends in ``.yaml`` or ``.yml`` stands for itself.
 
         Raises:
-            UserError: no such name; says which there are.
+            UserError: unknown name; lists the known ones.
         """
         if is_file_name(name_or_file):
             return Path(name_or_file)
@@ -41,13 +41,13 @@ class Shipped:
             path = folder / f"{name_or_file}.yaml"
             if os.path.isfile(path):  # noqa: PTH113 - False for a name too long for a file
                 return path
-        known = self.names()
-        close = difflib.get_close_matches(name_or_file, known, n=1)
+        names = self.names()
+        close = difflib.get_close_matches(name_or_file, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        there = f"{hint}there are {', '.join(known)}; a path to a .yaml file works too"
+        there = f"{hint}there are {', '.join(names)}; a path to a .yaml file works too"
         raise UserError(f"unknown {self.kind} {name_or_file!r}: {there}")
 
 
 def is_file_name(name_or_file: str) -> bool:
-    """Whether a file is meant, not a name."""
+    """Whether this is a file path, not a name."""
     return name_or_file.endswith(_SUFFIXES)

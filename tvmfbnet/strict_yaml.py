@@ -1,8 +1,8 @@
-"""YAML as configuration needs it: plain values only, each name once, no surprises, and limits that no real file meets.
+"""Strict YAML for configuration: plain values only, unique names, no surprises, and limits beyond any real file.
 
-PyYAML would make dates of some texts, keep the last of two equal names, follow an alias into itself, and let nine lines
-unfold into millions of values. Here every value is a text, number, truth value, list or mapping, or the file is refused
-with the line that is wrong. Numbers with an exponent may lack their point (``1e-3``), as in YAML 1.2.
+PyYAML turns some text into dates, keeps the last of two duplicate names, follows recursive aliases, and lets nine lines
+expand into millions of values. Here every value is text, a number, boolean, list or mapping; otherwise the file is
+rejected with the offending line. Numbers with an exponent may omit their point (``1e-3``), as in YAML 1.2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ else:  # several times as fast where libyaml is there
 
 _DEPTH = 40
 _VALUES = 100_000
-_LETTERS = 100  # a long text counts as several values, one for so many of its letters
+_LETTERS = 100  # long text counts as one value per this many letters
 _INTEGER = 2**64
 _TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")
@@ -47,8 +47,8 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Refuses deep nesting, cycles, and documents that unfold into too many values; reads events, builds nothing."""
-    opened: list[tuple[str | None, int]] = []  # anchor, and how many values were there before it
+    """Rejects deep nesting, cycles, and documents that expand into too many values; reads events, builds nothing."""
+    opened: list[tuple[str | None, int]] = []  # anchor, and the number of values before it
     sizes: dict[str, int] = {}
     count = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -75,19 +75,19 @@ def _check_size(text: str) -> None:
 
 
 def _problem(at: Event | Node, what: str) -> ConstructorError:
-    mark: Any = at.start_mark  # libyaml has a class of marks of its own
+    mark: Any = at.start_mark  # libyaml has its own mark class
     return ConstructorError(None, None, what, mark)
 
 
 class _PlainLoader(_Loader):  # type: ignore[misc, unused-ignore]
-    """Builds plain values; whatever goes wrong with one is a YAML error with its line."""
+    """Builds plain values; any invalid value is a YAML error with its line."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
             name = node.tag.removeprefix("tag:yaml.org,2002:")
-            raise _problem(node, f"{name} is no kind of value that is used here; put text in quotes")
+            raise _problem(node, f"values of type {name} are not supported; put text in quotes")
         if node.tag in _NUMBERS and isinstance(node, ScalarNode) and _SURPRISING.match(node.value):
-            raise _problem(node, f"{node.value[:40]!r} is no number in plain digits; if it is a text, put it in quotes")
+            raise _problem(node, f"{node.value[:40]!r} is not a plain number; put text in quotes")
         try:
             value = super().construct_object(node, deep=deep)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -95,7 +95,7 @@ class _PlainLoader(_Loader):  # type: ignore[misc, unused-ignore]
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
             raise _problem(node, f"{shown!r} is not a valid value of type {kind}") from error
         if isinstance(value, float) and not math.isfinite(value):
-            raise _problem(node, f"{node.value[:40]} is no finite number")
+            raise _problem(node, f"{node.value[:40]} is not a finite number")
         if isinstance(value, int) and abs(value) > _INTEGER:
             raise _problem(node, "a number beyond 64 bits is too large for anything here")
         return value
@@ -111,11 +111,11 @@ class _PlainLoader(_Loader):  # type: ignore[misc, unused-ignore]
             if key in seen:
                 raise _problem(key_node, f"{key!r} is given twice, first in line {seen[key]}")
             seen[key] = key_node.start_mark.line + 1
-        found: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
-        return found
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
-# Dates stay texts: no setting is one, and `2024-13-45` is none.
+# Dates stay text: no setting is a date, and `2024-13-45` is not a valid one.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()

@@ -10,7 +10,7 @@ import tvm
 from tvm import te
 from tvm.s_tir import Schedule
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase, existing_database, open_database
 from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write
 from tvmfbnet.compiler.lowering import Kernel, kernel_key
@@ -39,11 +39,11 @@ def kernel(size: int) -> Kernel:
 KERNELS = [kernel(8 * size) for size in range(1, 6)]
 
 
-def candidate(found: Kernel, factor: int) -> Candidate:
+def candidate(found: Kernel, factor: int) -> ScheduleCandidate:
     schedule = Schedule(found.mod)
     (loop,) = schedule.get_loops(schedule.get_sblock("c"))
     schedule.split(loop, [None, factor])
-    return Candidate.of(schedule)
+    return ScheduleCandidate.of(schedule)
 
 
 def fill(folder: Path, kernels: list[Kernel]) -> None:
@@ -163,7 +163,7 @@ def test_schedules_of_one_context_serve_no_other(tmp_path, capsys, change):
         folder_to_read(folder, other)
     assert "\n" not in str(caught.value)
     begun = folder_to_write(folder, other)
-    assert begun == folder / f"database-{other.key}" and "begins" in capsys.readouterr().err
+    assert begun == folder / f"database-{other.key}" and "starts" in capsys.readouterr().err
     fill(begun, KERNELS[1:2])
     assert folder_to_read(folder, other) == folder_to_write(folder, other) == begun
     assert known(folder / "database") == NAMES[:1]

@@ -16,12 +16,12 @@ def test_a_run_tells_once_after_its_first_rounds_how_long_the_rest_takes_at_thei
     monkeypatch.setattr(estimate.time, "monotonic", lambda: now[0])
     told = []
     running = RunningEstimate(lambda left, rate: left / rate.trials_per_second, told.append)
-    for trials in range(60):  # four a second, after half a minute of loading that says nothing of the rate
+    for trials in range(60):  # 4 trials/s, after half a minute of loading that must not count
         running.update(trials, 1000 - trials)
         now[0] += 30.0 if not trials else 0.25
     (line,) = told
     assert line.startswith("about 0:04:0") and line.endswith(
-        "to go (estimated from this run's first 21 trials: 4.0 a second)"
+        "to go (estimated from this run's first 21 trials: 4.0 trials/s)"
     )
 
 
@@ -36,7 +36,7 @@ def test_a_machine_that_builds_slowly_is_expected_to_tune_slowly():
 def test_the_rate_of_a_log_is_that_of_its_newest_trials_without_the_pauses(tmp_path, seconds, rate):
     path, time, lines = tmp_path / "trials.jsonl", datetime(2026, 1, 1, tzinfo=UTC), []
     for number in range(700):
-        # Long ago ten a second, then a night's pause, then as it is now.
+        # Long ago 10 trials/s, then a night's pause, then the current rate.
         time += timedelta(seconds=0.1 if number < 350 else 30_000.0 if number == 350 else seconds)
         lines.append(json.dumps({"task": "a", "kind": "", "best_ms": 1.0, "time": time.isoformat()}))
     path.write_text("\n".join(lines) + "\n")

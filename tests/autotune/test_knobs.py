@@ -1,4 +1,4 @@
-"""Knobs: every listed way to schedule a kernel is legal and fits the registers; the ranking learns which are fast."""
+"""Knobs: every listed way to schedule a kernel is legal and fits the registers; the cost model finds the fast ones."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_tiles_divide_the_output_and_fit_the_registers(shape, registers):
         assert len(features(shape, knobs, registers)) == len(FEATURES)
 
 
-def test_the_ranking_learns_from_other_kernels_what_is_fast_on_a_new_one():
+def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
     def invented_ms(shape, knobs):
         return shape.products * (1.0 + 3.0 / accumulators(knobs, AVX512) + (knobs.order == "yxc"))
 

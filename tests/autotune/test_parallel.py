@@ -13,7 +13,7 @@ import tvm
 from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import builders_and_rounds
@@ -25,7 +25,7 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
 from tvmfbnet.compiler.lowering import build_prepared, kernels_of, lower, prepare
 from tvmfbnet.pipeline.tuning import tune_space
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -127,8 +127,8 @@ def test_one_loop_more_is_parallel_only_where_that_shares_the_work_more_evenly()
     assert even == {0, 1}, "two rows of tiles are two threads' work already"
 
 
-def test_the_ranking_learns_when_threads_pay():
-    """A kernel that is large is faster on two threads, a small one slower: an invented machine whose threads cost."""
+def test_the_cost_model_learns_when_threads_pay():
+    """Two threads speed up a large kernel and slow down a small one, on a synthetic machine with a launch cost."""
     registers = Registers(32, 16, threads=2)
 
     def invented_ms(shape, knobs):
@@ -136,8 +136,8 @@ def test_the_ranking_learns_when_threads_pay():
         return shape.products * 1e-7 * share + (0.02 if knobs.parallel else 0.0)
 
     cost_model = CostModel(registers)
-    known = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
-    for shape in known:
+    trained_shapes = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
+    for shape in trained_shapes:
         for knobs in all_knobs(shape, registers)[::11]:
             cost_model.add(shape, knobs, invented_ms(shape, knobs))
     for size, parallel in ((7, False), (28, True)):
@@ -147,12 +147,12 @@ def test_the_ranking_learns_when_threads_pay():
         assert bool(chosen.parallel) == parallel
 
 
-def test_before_it_has_learnt_the_ranking_takes_threads_for_large_kernels_only():
+def test_the_untrained_cost_model_takes_threads_for_large_kernels_only():
     cost_model = CostModel(Registers(32, 16, threads=2))
     large, small = KernelShape("conv", 56, 56, 64, reduction=64), KernelShape("conv", 4, 4, 16, reduction=16)
     serial, parallel = Knobs(2, 2, 16, 16, "yxc"), Knobs(2, 2, 16, 16, "yxc", parallel=1)
-    assert cost_model.thumb(large, parallel) < cost_model.thumb(large, serial)
-    assert cost_model.thumb(small, parallel) > cost_model.thumb(small, serial)
+    assert cost_model.heuristic(large, parallel) < cost_model.heuristic(large, serial)
+    assert cost_model.heuristic(small, parallel) > cost_model.heuristic(small, serial)
 
 
 def test_trials_logged_before_there_were_parallel_loops_count_as_serial(tmp_path):
@@ -215,7 +215,9 @@ def test_a_tuned_schedule_stays_as_tuning_left_it(kernels, lowered, tmp_path):
     for kernel in kernels_of(mod, compiled_for(2)):
         if shape := shape_of(kernel.mod):
             knobs = next(knobs for knobs in all_knobs(shape, registers_of(compiled_for(2))) if not knobs.parallel)
-            database.add(Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for(2), 1.0)
+            database.add(
+                ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for(2), 1.0
+            )
     prepared = prepare(mod, compiled_for(2), database.records)
     assert "TVMBackendParallelLaunch" not in _code(build_prepared(prepared, compiled_for(2)))
 
@@ -251,7 +253,7 @@ NATIVE = pytest.param(
 def test_a_local_server_runs_kernels_with_the_targets_threads(server, threads):
     target = with_threads(threads)
     target = target.model_copy(update={"transport": target.transport.model_copy(update={"server": server})})
-    with reach(target) as endpoint, worker_for(target, endpoint) as worker:
+    with connect_device(target) as endpoint, worker_for(target, endpoint) as worker:
         assert worker.call(threads_there, seconds=60) == threads
 
 

@@ -9,7 +9,7 @@ from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.knobs import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
@@ -79,7 +79,7 @@ def test_schedules_compute_what_the_kernel_computes(kernels, compiled_for):
         expected = output_of(kernel.mod, arguments, compiled_for)
         ways = all_knobs(shape, registers)
         for knobs in chooser.sample(ways, min(3, len(ways))):
-            scheduled = Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs).schedule
+            scheduled = ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs).schedule
             # Built as the compiler builds it: the weights arrive in their old layout and are re-laid out inside.
             actual = output_of(scheduled.mod, arguments, compiled_for)
             np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}")
@@ -89,7 +89,7 @@ def test_a_trial_gets_its_weights_prepacked(kernels, compiled_for):
     kernel = next(kernel for kernel in kernels if (shape := shape_of(kernel.mod)) and shape.kind == "conv")
     shape = shape_of(kernel.mod)
     knobs = next(knobs for knobs in all_knobs(shape, registers_of(compiled_for)) if knobs.channels < shape.channels)
-    candidate = Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs)
+    candidate = ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs)
     weights = [int(size) for size in ArgInfo.from_prim_func(kernel.mod["main"])[1].shape]
     packed = candidate.arguments[1][1]
     assert len(packed) != len(weights) and np.prod(packed) == np.prod(weights)
@@ -105,7 +105,7 @@ def test_a_recorded_schedule_is_found_and_used_when_its_part_is_compiled(lowered
         shape = shape_of(kernel.mod)
         if shape is not None:
             knobs = all_knobs(shape, registers_of(compiled_for))[0]
-            database.add(Candidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for, 1.0)
+            database.add(ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs), kernel, compiled_for, 1.0)
     again = TuningDatabase(tmp_path, repair=True)
     image = np.random.default_rng(0).standard_normal((1, part.height, part.width, part.cin)).astype("float32")
     outputs = []

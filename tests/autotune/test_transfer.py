@@ -1,4 +1,4 @@
-"""What other targets' trials teach: only those that were named, less and less, and nothing where they mislead."""
+"""Transfer uses only the named targets' trials, fades as own trials come in, and stops where they mislead."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ transport: {kind: local, key: similar}
 
 
 def slowness(shape, knobs, registers):
-    """Invented: large tiles and one order of loops are fast; by a factor, on all targets alike."""
+    """Synthetic latency: large tiles and one loop order are fast, on all targets alike up to a factor."""
     return 1.0 + 3.0 * registers.count / (32 * accumulators(knobs, registers)) + (knobs.order == "yxc")
 
 
@@ -43,14 +43,14 @@ def source(registers, sign=1.0, milliseconds=50.0):
 
 
 def own_trials(cost_model, count):
-    """So many trials of a target on which, besides, unrolling costs."""
+    """``count`` trials of a target on which unrolling also costs."""
     tried = [(shape, knobs) for shape in KNOWN for knobs in all_knobs(shape, AVX512)]
     for index in np.random.default_rng(0).choice(len(tried), count, replace=False):
         shape, knobs = tried[index]
         cost_model.add(shape, knobs, shape.products * slowness(shape, knobs, AVX512) * (1.0 + 0.05 * knobs.unroll))
 
 
-def test_before_any_own_trial_another_target_gives_the_order_but_no_latency():
+def test_before_any_own_trial_a_source_ranks_but_predicts_no_latency():
     cost_model = CostModel(AVX512, sources=[source(AVX2)])
     ways = all_knobs(NEW, AVX512)
     rows = cost_model.rows(NEW, ways)
@@ -61,7 +61,7 @@ def test_before_any_own_trial_another_target_gives_the_order_but_no_latency():
     assert actual[first].max() <= 1.1 * actual.min()
 
 
-def test_latencies_are_on_the_own_targets_scale_and_another_ones_share_in_them_fades():
+def test_predictions_are_on_the_own_targets_scale_and_the_sources_weight_fades():
     gaps = []
     for count in (60, 600):
         alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
@@ -75,7 +75,7 @@ def test_latencies_are_on_the_own_targets_scale_and_another_ones_share_in_them_f
     assert 0 < gaps[1] < gaps[0] / 2
 
 
-def test_a_target_whose_order_is_wrong_here_is_not_listened_to():
+def test_a_source_that_ranks_wrongly_here_is_ignored():
     alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
     for cost_model in (alone, taught):
         own_trials(cost_model, 60)
@@ -95,14 +95,14 @@ def test_failed_trials_of_another_target_come_last():
 
 
 class Kernel:
-    """As much of a kernel as the log looks at."""
+    """The attributes of a kernel that the log reads."""
 
     key, name = "b", "conv"
 
 
 @pytest.fixture
 def similar(tmp_path):
-    """A target file and a log of so many valid trials."""
+    """A target file and a log with this many valid trials."""
 
     def write(trials):
         (tmp_path / "similar.yaml").write_text(SIMILAR)
@@ -132,7 +132,7 @@ def test_a_log_is_read_once_however_often_its_target_is_named(similar, tmp_path)
         ("mali", "host", "kernels of target mali are not made from templates"),
     ],
 )
-def test_a_target_that_cannot_teach_is_one_clear_line(target, name, said, tmp_path, capsys):
+def test_an_unusable_transfer_source_is_one_clear_line(target, name, said, tmp_path, capsys):
     arguments = ["tune", "--target", target, "--space", "fbnet_mini", "--learn-from", name, "--dry-run"]
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--tuning-logs", str(tmp_path)])
@@ -143,13 +143,13 @@ def test_a_target_that_cannot_teach_is_one_clear_line(target, name, said, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_log_with_next_to_nothing_in_it_is_refused(similar, tmp_path):
+def test_a_log_with_too_few_trials_is_refused(similar, tmp_path):
     file = similar(20)
     with pytest.raises(UserError, match=r"holds 20 valid trials of templates, needed: 48"):
         read_sources([file], load_target("host"), tmp_path / "logs")
 
 
-def test_a_damaged_log_teaches_with_what_is_whole(similar, tmp_path):
+def test_a_damaged_log_transfers_its_undamaged_trials(similar, tmp_path):
     file = similar(60)
     path = tmp_path / "logs" / "similar" / "database" / "trials.jsonl"
     lines = path.read_text().splitlines()

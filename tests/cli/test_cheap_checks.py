@@ -81,7 +81,7 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
         (("tune", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at 127.0.0.1:"]),
         (("tune", "--space", "tiny.yaml", "--target", "linkless.yaml"), ["no-such-c++", "no tracker at"]),
         (("tune", "--space", "tiny.yaml", "--target", "far.yaml"), ["no-such-c++, which target far links with"]),
-        (("tune", "--space", "tiny.yaml", "--target", "host", "--tuning-logs", "file"), ["file is no folder"]),
+        (("tune", "--space", "tiny.yaml", "--target", "host", "--tuning-logs", "file"), ["file is not a folder"]),
         (("tune", "--space", "tiny.yaml", "--target", "host", "--blocks", "k9_*"), ["matches --blocks 'k9_*'"]),
         ((*COMPILE, "away.yaml"), ["no tracker at"]),
         ((*COMPILE, "linkless.yaml", "--build-only"), ["no-such-c++"]),
@@ -93,13 +93,13 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
         ((*SEARCH, "imagefolder:absent"), ["data folder absent/train is missing"]),
         ((*SEARCH, "imagefolder:pets?classes=none.txt"), ["neither a number nor a readable file of class names"]),
         ((*SEARCH, "imagefolder:pets?classes=5"), ["?classes=5: there are 2 classes"]),
-        ((*SEARCH, "fashion_mnist:absent", "--out", "file/s"), ["2 problems:", "is missing", "file is no folder"]),
+        ((*SEARCH, "fashion_mnist:absent", "--out", "file/s"), ["2 problems:", "is missing", "file is not a folder"]),
         ((*TRAIN, "imagefolder:images"), ["images/val does not hold the same classes"]),
         (
             (*TRAIN, "fashion_mnist:absent", "--out", "file/t"),
-            ["2 problems:", "is missing", "file is no folder"],
+            ["2 problems:", "is missing", "file is not a folder"],
         ),
-        (("device", "build", "--target", "host", "--out", "file/programs"), ["file is no folder"]),
+        (("device", "build", "--target", "host", "--out", "file/programs"), ["file is not a folder"]),
         (("device", "build", "--target", "far.yaml"), ["no-such-c"]),
         (("device", "push", "--target", "far.yaml", "--ssh", "me@127.0.0.1"), ["no-such-c"]),
         (("device", "start", "--target", "away.yaml", "--ssh", "me@127.0.0.1"), ["no tracker at"]),
@@ -149,7 +149,7 @@ def test_where_a_result_cannot_be_written_is_found_out_before_it_is_computed(des
     folder.mkdir(parents=True)
     (folder / "table.csv").write_text("part,block\nbroken")  # whoever reads this says something else
     error, _, _ = said_by(*words)
-    assert "file is no folder" in error, error
+    assert "file is not a folder" in error, error
 
 
 @pytest.mark.rpc

@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from tvmfbnet.autotune.builder_pool import build_candidate
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.knobs import all_knobs
@@ -90,7 +90,7 @@ def test_every_kind_of_schedule_is_c_that_compiles(models, tmp_path):
         seen.add(shape.kind)
         ways = all_knobs(shape, registers_of(IN_C))
         assert all(knobs.lanes == 1 and knobs.parallel == 0 for knobs in ways)
-        candidate = Candidate.of(apply_knobs(kernel.mod, shape, ways[len(ways) // 2]), ways[len(ways) // 2])
+        candidate = ScheduleCandidate.of(apply_knobs(kernel.mod, shape, ways[len(ways) // 2]), ways[len(ways) // 2])
         library, _, _ = build_candidate(candidate.mod_json, TARGET.tvm_json(), linker(TARGET, trial=True), 0.0)
         assert library.startswith(b"\x7fELF")
     assert {"conv", "matmul", "move"} <= seen

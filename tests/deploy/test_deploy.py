@@ -17,7 +17,7 @@ from tvmfbnet.errors import DeviceError, ParityError, StorageError
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import NET
 from tvmfbnet.latency.repository import correction_path, journal_path, load_table
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.targets.definition import load_target
@@ -69,7 +69,7 @@ def test_compiling_a_net_of_another_resolution_warns_of_kernels_that_were_never_
 def test_a_compiled_net_equals_torch_on_the_device_and_another_net_is_refused(tuned_mini, database, tmp_path):
     net = random_net(tuned_mini.space, 3)
     package = compile_net(net, tuned_mini.target, database, tmp_path)
-    with reach(tuned_mini.target) as endpoint:
+    with connect_device(tuned_mini.target) as endpoint:
         assert check_parity(package, net, tuned_mini.target, endpoint) < 1e-4
         with pytest.raises(ParityError, match="differs from PyTorch"):
             check_parity(package, random_net(tuned_mini.space, 4), tuned_mini.target, endpoint)

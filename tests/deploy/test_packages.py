@@ -16,7 +16,7 @@ from tvmfbnet.deploy.package import certify, compile_net, load_package, relative
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -227,7 +227,7 @@ def test_a_package_carries_its_parity_verdict_and_its_latency_with_conditions(co
 @pytest.mark.slow
 def test_a_package_that_failed_parity_is_not_benched_without_force(compiled, package, host, host_file):
     other = untrained_net(parse_arch(OTHER, compiled[0].space), compiled[0].space)
-    with reach(host) as endpoint, pytest.raises(ParityError, match="differs from PyTorch"):
+    with connect_device(host) as endpoint, pytest.raises(ParityError, match="differs from PyTorch"):
         certify(load_package(package, host), other, host, endpoint)
     assert json.loads((package / "package.json").read_text())["parity"]["verdict"] == "failed"
     command = ["bench", str(package), "--target", str(host_file), "--json"]
@@ -304,7 +304,7 @@ def test_a_run_without_a_pause_is_divided_into_sessions_that_a_server_grants():
 @pytest.mark.slow
 def test_a_run_without_a_pause_goes_over_the_servers_cap_in_several_sessions(package, host, capsys):
     quick = host.model_copy(update={"timeouts": host.timeouts.model_copy(update={"session": 60})})
-    with reach(quick) as endpoint, device_timer(quick, endpoint) as timer:
+    with connect_device(quick) as endpoint, device_timer(quick, endpoint) as timer:
         timer.time(package / "net.so", (1, 1, 16, 16))
         assert int(timer.fingerprint["max_session_seconds"]) >= SESSION_CAP_SECONDS, "the server says what it grants"
         timer.fingerprint["max_session_seconds"] = "66"

@@ -175,7 +175,10 @@ def test_a_table_of_another_space_is_not_used(recipe_file, tmp_path):
 def test_two_runs_at_once_in_one_folder_are_refused(recipe_file, tmp_path):
     _, recipe = load_recipe(str(recipe_file))
     run = Run(recipe, tmp_path / "run")
-    with folder_lock(tmp_path / "run", "a run"), pytest.raises(StorageError, match=r"a run is at work in .*run in"):
+    with (
+        folder_lock(tmp_path / "run", "a run"),
+        pytest.raises(StorageError, match=r"a run is already active in .*run in"),
+    ):
         run.go()
 
 
@@ -191,7 +194,7 @@ def test_two_runs_in_one_folder_are_one_too_many(recipe_file, tmp_path):
     run = Run(load_recipe(str(recipe_file))[1], tmp_path / "run", tmp_path / "logs")
     with (
         folder_lock(tmp_path / "run", "a run"),
-        pytest.raises(StorageError, match=r"a run is at work in .* in another"),
+        pytest.raises(StorageError, match=r"a run is already active in .* in another"),
     ):
         run.go()
     assert not (tmp_path / "run" / "state.json").exists() and not (tmp_path / "logs").exists()

@@ -110,7 +110,7 @@ def test_a_manifest_that_names_files_elsewhere_is_none(result, tmp_path):
 def test_a_file_in_place_of_the_folder_and_a_link_to_nowhere_are_refused(result, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StorageError, match="is a file and no folder"):
+    with pytest.raises(StorageError, match="is a file, not a folder"):
         replace(tmp_path / "file", result, IDENTITY)
     with pytest.raises(StorageError, match="a symbolic link that leads nowhere"):
         replace(tmp_path / "link", result, IDENTITY)

@@ -16,7 +16,7 @@ from device_samples import SMALL_SPACE, compile_small, run_package
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, lower
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteWorker
@@ -56,7 +56,7 @@ def test_every_block_equals_onnx_runtime_over_a_real_tracker(target, tmp_path):
     space.write_text(SMALL_SPACE)
     models = export_parts(load_space(str(space)).distinct_blocks()[:3])
     compiled_for = target.for_tvm()
-    with reach(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
+    with connect_device(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
         facts = worker.call(device_facts, seconds=120)
         if target.triple:
             assert facts["machine"] == "aarch64"
@@ -97,7 +97,7 @@ def test_the_opencl_plugin_tells_limits_and_times_by_the_device_clock(tmp_path):
 
     pocl = resolve(load_target("pocl"))
     build_canary(pocl, tmp_path / "canary.so", linker(pocl))
-    with reach(pocl) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
+    with connect_device(pocl) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
         limits = worker.call(device_limits, seconds=120)
         assert limits["max_threads_per_block"] >= 256 and limits["max_shared_memory_per_block"] >= 16384
         error, repeats = worker.call(run_canary, str(tmp_path / "canary.so"), seconds=120)

@@ -11,7 +11,7 @@ import pytest
 
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary, run_canary
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -100,7 +100,7 @@ def canary(tmp_path):
 
 def test_a_library_that_exports_no_opencl_function_serves_through_its_own_two(canary, pixel):
     target, library = canary
-    with reach(target) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
+    with connect_device(target) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
         error, repeats = worker.call(run_canary, library, seconds=120)
     assert error < 1e-4 and all(0 < value < 1000 for value in repeats)
     assert pixel.read_text() == "enabled\n"
@@ -124,7 +124,7 @@ def fail_twice(session, library):
 def test_a_kernel_that_the_driver_refuses_says_why_each_time_and_leaves_no_null_kernel(canary, pixel, monkeypatch):
     target, library = canary
     monkeypatch.setenv("FAKE_BUILD", "1")
-    with reach(target) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
+    with connect_device(target) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
         told = worker.call(fail_twice, library, seconds=120)
     assert len(told) == 2
     for message in told:

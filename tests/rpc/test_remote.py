@@ -15,7 +15,7 @@ import pytest
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
-from tvmfbnet.provisioning.loopback import Service, free_port, reach, require_free_port
+from tvmfbnet.provisioning.loopback import Service, connect_device, free_port, require_free_port
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, query_tracker, require_key
@@ -74,7 +74,7 @@ def test_a_key_that_nobody_serves_is_an_error_and_a_taken_port_is_refused():
 
 @pytest.fixture(scope="module")
 def endpoint():
-    with reach(load_target("host")) as endpoint:
+    with connect_device(load_target("host")) as endpoint:
         yield endpoint
 
 

@@ -93,7 +93,7 @@ def test_who_comes_second_to_a_folder_is_refused(searched, tiny_space, tiny_data
     try:
         assert other.stdout.readline() == "held\n"
         for attempt in (lambda: continued(tiny_space, tiny_data, searched), lambda: choose_again(searched, 1.0, 0.09)):
-            with pytest.raises(StorageError, match=r"a search is at work in .*out in another process"):
+            with pytest.raises(StorageError, match=r"a search is already active in .*out in another process"):
                 attempt()
         assert sample_run(searched, 2, 0, validate=True), "who only reads is let in"
     finally:

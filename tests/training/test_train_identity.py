@@ -60,7 +60,7 @@ def test_another_trainings_folder_is_refused_before_the_data_set_is_read(trained
         StorageError, match=r"train\.ckpt belongs to a run with other settings \(lr was 0\.2, now 0\.1\)"
     ):
         continued(tiny_space, tiny_data, trained, lr=0.1)
-    with folder_lock(trained, "a training"), pytest.raises(StorageError, match="a training is at work in"):
+    with folder_lock(trained, "a training"), pytest.raises(StorageError, match="a training is already active in"):
         continued(tiny_space, tiny_data, trained)
     with pytest.raises(DataError, match="get the file again"):
         continued(tiny_space, tiny_data, trained)
@@ -99,7 +99,7 @@ def test_two_trainings_in_one_folder_are_refused_and_a_killed_ones_leftovers_are
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         before = {path.name for path in out.iterdir() if not path.name.endswith(".tmp")}
-        with pytest.raises(StorageError, match=r"a training is at work in .*out in another process"):
+        with pytest.raises(StorageError, match=r"a training is already active in .*out in another process"):
             continued(tiny_space, tiny_data, out)
         assert before <= {path.name for path in out.iterdir()}
     finally:

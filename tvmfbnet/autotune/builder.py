@@ -1,8 +1,8 @@
 """The process that builds candidates (:mod:`tvmfbnet.autotune.builder_pool`): TVM's worker, tied to its parent.
 
 ``python -m tvmfbnet.autotune.builder REQUESTS ANSWERS PARENT LIFELINE FOLDER``: two file descriptors, the parent's
-process id and a pipe that ends with it, and where temporary files go, so that the parent, or the start after it, can
-remove them. A build that hangs, and the compiler that it runs, end with the parent as well.
+process id, a pipe that closes when the parent dies, and the folder for temporary files, so that the parent or the next
+run can remove them. A hung build, and the compiler it runs, die with the parent as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tvmfbnet.rpc.without_torch import leave_out_torch
 
 
 def main() -> None:
-    """Builds until the parent closes the pipe, or dies."""
+    """Builds until the parent closes the pipe or dies."""
     parent, pipe, folder = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     lifeline.hold(pipe, parent, group=True)
     leave_out_torch()
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def load() -> None:
-    """Loads what the first build would wait for."""
+    """Preloads the modules that the first build would wait for."""
     import tvm.driver
     import tvm.s_tir.transform  # noqa: F401
 

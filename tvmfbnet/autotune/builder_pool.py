@@ -1,11 +1,11 @@
-"""Building candidate kernels in worker processes that live as long as the run.
+"""Builds candidate kernels in worker processes that live for the whole run.
 
-TVM's own builder restarts its workers every round and imports modules in each that take 11 to 50 s; here a worker
-pays for loading TVM once. A job takes text and gives bytes, so any :class:`concurrent.futures.Executor` can run it,
-also one whose workers are other machines.
+TVM's own builder restarts its workers every round, and each restart imports modules for 11 to 50 s; here a worker
+loads TVM once. A job takes text and returns bytes, so any :class:`concurrent.futures.Executor` can run it, including
+one whose workers are on other machines.
 
-The workers end with this process, even in the middle of a build, and a Ctrl-C does not reach them: a build that it
-broke off would look like a kernel that cannot be built.
+The workers die with this process, even in the middle of a build, and never see a Ctrl-C: an interrupted build would
+look like a kernel that cannot be built.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from tvm.support.popen_pool import PopenWorker
 
 from tvmfbnet.autotune.builder import load
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.rpc.session import KernelTiming, Pool, last_line
 from tvmfbnet.scratch import scratch_folder
@@ -34,14 +34,14 @@ from tvmfbnet.targets.definition import ResolvedTarget
 
 @dataclass(frozen=True)
 class Built:
-    """A linked candidate: the shared library's content, the pool it goes around, and the seconds that it took."""
+    """A linked candidate: the shared library's bytes, the weight pool that it cycles through, and the build seconds."""
 
     library: bytes
     pool: Pool | None
     seconds: float
 
 
-# What a build gives, in plain data: other machines' workers may run it.
+# The result of a build as plain data: workers on other machines may run it.
 BuildResult = tuple[bytes, tuple[int, int, int] | None, float]
 
 
@@ -52,7 +52,7 @@ def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], po
         mod_json: the scheduled kernel.
         target_json: TVM target.
         linking: arguments of TVM's linker call.
-        pool_mb: size of the pool of weights that it goes around when it is timed, MiB; 0 for none.
+        pool_mb: size of the weight pool that it cycles through when it is timed, MiB; 0 for none.
     """
     import tvm
     from tvm.driver import build
@@ -76,11 +76,11 @@ def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], po
 
 
 class _LocalBuilders(Executor):
-    """Worker processes on this machine, one a thread, started at once.
+    """Worker processes on this machine, one per thread, started immediately.
 
     Args:
-        workers: how many.
-        seconds: a build that takes longer ends its worker and raises TimeoutError.
+        workers: number of processes.
+        seconds: deadline of a build; past it the worker is killed and TimeoutError raised.
         folder: for the workers' temporary files, TVM's included.
     """
 
@@ -102,7 +102,7 @@ class _LocalBuilders(Executor):
         return worker.recv()
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
-        """Runs ``function(*arguments, **named)`` in the worker that is free next."""
+        """Runs ``function(*arguments, **named)`` in the next free worker."""
         return self._threads.submit(self._run, function, arguments, named)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
@@ -113,7 +113,7 @@ class _LocalBuilders(Executor):
 
 
 class _Builder(PopenWorker):  # type: ignore[misc]
-    """TVM's worker process with a start of our own: see :func:`main`."""
+    """TVM's worker process, started our way: see :func:`tvmfbnet.autotune.builder.main`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _Builder(PopenWorker):  # type: ignore[misc]
     def _start(self) -> None:
         if self._proc is not None:
             return
-        # The third pipe carries nothing, and ends with this process.
+        # The third pipe carries no data; it closes when this process dies.
         (answers, answer), (requests, request), (pipe, self._lifeline) = os.pipe(), os.pipe(), os.pipe()
         command = [sys.executable, "-m", "tvmfbnet.autotune.builder", str(requests), str(answer)]
         self._proc = subprocess.Popen(
@@ -133,8 +133,8 @@ class _Builder(PopenWorker):  # type: ignore[misc]
             stdin=subprocess.DEVNULL,
             process_group=0,
         )
-        for given in (requests, answer, pipe):
-            os.close(given)
+        for inherited in (requests, answer, pipe):
+            os.close(inherited)
         self._reader, self._writer = os.fdopen(answers, "rb"), os.fdopen(request, "wb")
 
     def kill(self) -> None:
@@ -152,11 +152,11 @@ class _Builder(PopenWorker):  # type: ignore[misc]
 
 
 class BuilderPool:
-    """Compiles candidates for a target, each build under the target's deadline.
+    """Compiles candidates for a target, each within the target's build timeout.
 
     Args:
-        target: what for.
-        workers: processes on this machine.
+        target: what to compile for.
+        workers: number of processes on this machine.
         folder: for their temporary files.
         executor: runs the builds instead of those processes.
     """
@@ -170,12 +170,12 @@ class BuilderPool:
         self._owned = executor is None
         self._pool = _LocalBuilders(workers, self._seconds, folder) if executor is None else executor
 
-    def submit(self, candidate: Candidate) -> Future[BuildResult]:
+    def submit(self, candidate: ScheduleCandidate) -> Future[BuildResult]:
         """Starts one build."""
         return self._pool.submit(build_candidate, candidate.mod_json, self._target_json, self._linking, self._pool_mb)
 
     def result(self, future: Future[BuildResult]) -> Built | KernelTiming:
-        """Waits for a build; a failed one comes as the failed trial that it is."""
+        """Waits for a build; a failed build is returned as a failed trial."""
         try:
             library, pool, seconds = future.result()
             return Built(library, None if pool is None else Pool(*pool), seconds)

@@ -1,4 +1,4 @@
-"""What a search of schedules proposes, and what every search can do; the engine knows nothing else of them."""
+"""The interface between the engine and its schedule searches: a candidate, and what every search can do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tvmfbnet.rpc.session import KernelTiming
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One schedule to be built and timed.
+class ScheduleCandidate:
+    """One schedule to build and time.
 
     Attributes:
         schedule: the scheduled kernel with its trace; None where scheduling failed.
-        arguments: (dtype, shape) of each argument, weights as the schedule prepacks them.
-        knobs: what the schedule was made from, where a template made it.
+        arguments: (dtype, shape) of each argument; weights as the schedule prepacks them.
+        knobs: the knobs of a template schedule.
         error: why there is no schedule.
     """
 
@@ -31,13 +31,13 @@ class Candidate:
     error: str = ""
 
     @classmethod
-    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> Candidate:
+    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> ScheduleCandidate:
         """A candidate from a finished schedule."""
         return cls(schedule, tuple(_argument(info) for info in argument_infos(schedule)), knobs)
 
     @property
     def mod_json(self) -> str:
-        """The scheduled kernel's TIR as text, to be sent to a builder."""
+        """The scheduled kernel's TIR as JSON, to send to a builder."""
         if self.schedule is None:
             raise ValueError("a candidate without a schedule cannot be built")
         return str(tvm.ir.save_json(self.schedule.mod))
@@ -55,17 +55,17 @@ def _argument(info: Any) -> tuple[str, tuple[int, ...]]:
 
 
 class Search(Protocol):
-    """Proposes schedules of one kernel and learns from how they did."""
+    """Proposes schedules for one kernel and learns from their timings."""
 
     @property
     def shape(self) -> KernelShape | None:
-        """What the kernel computes, where a template fits it."""
+        """What the kernel computes; None where no template fits it."""
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
         """The next round of candidates, ``most`` at most; empty when there are none left."""
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
         """Takes the timings of the last round, in the same order."""
 
     def promised_ms(self) -> float | None:
-        """The time that the best candidate not tried yet is expected to take; None where the search cannot say."""
+        """Predicted time of the best untried candidate; None where the search cannot predict it."""

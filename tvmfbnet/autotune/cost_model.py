@@ -1,7 +1,7 @@
-"""Predicts how fast a templated kernel will be from its shape and knobs; learns from every trial, over all kernels.
+"""The cost model of templated kernels: predicts latency from shape and knobs, and learns from all kernels' trials.
 
-What it learns of one kernel serves the next: after a few kernels the first round of a new one already holds good
-candidates. A new run learns from the log of earlier ones, and, where the user names other targets, from theirs.
+It generalises across kernels: after a few of them, the first round of a new kernel already contains good candidates.
+A new run starts from the log of earlier runs and, where the user names other targets, transfers from theirs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvmfbnet.autotune.transfer import TransferSource
 
 Array = npt.NDArray[np.float64]
 
-# Trials before the first fit; until then a rule of thumb ranks. Later fits wait until this share of trials is new.
+# Trials before the first fit; until then a heuristic ranks candidates. Each refit waits for this share of new trials.
 _FIRST_FIT = 48
 _REFIT_SHARE = 0.15
 _TREES = 150
@@ -40,24 +40,24 @@ _PARAMETERS = {
     "nthread": 1,
     "tree_method": "hist",
 }
-# A failed trial counts as this many times slower than an average one.
-_FAILED = math.log(8.0)
-# Other targets' say in a prediction is their agreement with own trials, halved when there are so many of these. Played
-# through on logs of an AVX2 and an AVX-512 target: 200 or 400 costs more later than it gains at first.
+# A failed trial counts as 8x slower than the average.
+_FAILURE_PENALTY = math.log(8.0)
+# The transfer sources' weight in a prediction is their agreement with the target's own trials, halved at this many own
+# trials. Simulated on logs of an AVX2 and an AVX-512 target: 200 or 400 costs more later than it gains at first.
 _HALVED_AT = 100
 
 
 class CostModel:
-    """Gradient-boosted trees on log(milliseconds a product).
+    """Gradient-boosted trees on log(milliseconds per multiply-add).
 
     Args:
         registers: of the target.
         seed: of the trees' sampling.
-        lessons: trials of other targets. Trees of their own learn from each, relative to that target's speed: until
-            there are enough own trials they say in which order to try a kernel's candidates; later they have a share
-            in that, which shrinks as own trials come in, at once where these disagree.
+        sources: trials of other targets to transfer from. Each gets trees of its own, fitted relative to that target's
+            mean speed. Until there are enough own trials, these trees alone rank a kernel's candidates; then their
+            weight shrinks as own trials come in, and at once where own trials disagree with them.
 
-    ``fits`` counts how often the trees were fitted: predictions stay the same until it changes.
+    ``fits`` counts the fits so far: predictions stay the same until it changes.
     """
 
     def __init__(self, registers: Registers, seed: int = 0, sources: Sequence[TransferSource] = ()) -> None:
@@ -72,7 +72,7 @@ class CostModel:
         self._trust = 0.0
 
     def _source(self, source: TransferSource) -> xgboost.Booster:
-        """Trees on how much slower than that target's mean a trial was, as a logarithm."""
+        """Trees that predict a trial's log slowdown relative to the mean of that target."""
         logs = _filled(np.array([_log(trial.shape, trial.best_ms) for trial in source.trials]))
         rows = np.array([features(trial.shape, trial.knobs, source.registers) for trial in source.trials])
         return _fit(rows, logs - logs.mean(), self.seed)
@@ -84,31 +84,31 @@ class CostModel:
         self._logs.append(_log(shape, latency_ms))
 
     def rows(self, shape: KernelShape, candidates: Sequence[Knobs]) -> Array:
-        """What :meth:`predict_ms` and :meth:`slowness` take: (candidates, features, and one more with lessons).
+        """The input of :meth:`predict_ms` and :meth:`slowness`: (candidates, features).
 
-        The last column is what the teachers think.
+        With transfer sources there is one more column, the mean prediction of the sources.
         """
-        return self._taught(
+        return self._with_sources(
             np.array([features(shape, knobs, self.registers) for knobs in candidates], dtype=np.float64)
         )
 
-    def _taught(self, rows: Array) -> Array:
+    def _with_sources(self, rows: Array) -> Array:
         if not self._sources or not len(rows):
             return rows
         data = xgboost.DMatrix(rows)
         return np.column_stack([rows, np.mean([source.predict(data) for source in self._sources], axis=0)])
 
     def predict_ms(self, shape: KernelShape, rows: Array) -> Array | None:
-        """Expected milliseconds of each row of one kernel, (rows,); None while own trials are too few to learn from."""
+        """Predicted milliseconds of each row of one kernel, (rows,); None while there are too few own trials to fit."""
         self._refit()
         if self._trees is None:
             return None
         return np.asarray(np.exp(self._predict(self._trees, rows)) * shape.products, dtype=np.float64)
 
     def slowness(self, rows: Array) -> Array | None:
-        """Says in which order to try candidates of one kernel, the lowest first, (rows,); no latency.
+        """Scores that rank the candidates of one kernel, fastest lowest, (rows,); not latencies.
 
-        None while neither own trials nor lessons can tell.
+        None while there are neither enough own trials nor transfer sources.
         """
         self._refit()
         if self._trees is not None:
@@ -116,19 +116,19 @@ class CostModel:
         return np.asarray(rows[:, -1], dtype=np.float64) if self._sources else None
 
     def _predict(self, trees: xgboost.Booster, rows: Array) -> Array:
-        """Logarithms of milliseconds a product.
+        """Log milliseconds per multiply-add.
 
-        How fast the kernel is as a whole only own trials say; in how its candidates differ the teachers have a share.
+        The kernel's overall level comes from own trials alone; the transfer sources only shift candidates within it.
         """
         count = len(FEATURES)
         logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64)
         if self._sources and self._trust > 0:
-            taught = rows[:, count] - rows[:, count].mean() + logs.mean()
-            logs = (1.0 - self._trust) * logs + self._trust * taught
+            transferred = rows[:, count] - rows[:, count].mean() + logs.mean()
+            logs = (1.0 - self._trust) * logs + self._trust * transferred
         return np.asarray(logs, dtype=np.float64)
 
-    def thumb(self, shape: KernelShape, knobs: Knobs) -> float:
-        """A rule of thumb, lower is better: few loads a multiply-add, sums enough to hide its delay, threads busy."""
+    def heuristic(self, shape: KernelShape, knobs: Knobs) -> float:
+        """A heuristic score, lower is better: few loads per multiply-add, sums to hide its latency, busy threads."""
         sums = accumulators(knobs, self.registers)
         hidden = min(1.0, sums / 8)
         serial = loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
@@ -144,28 +144,28 @@ class CostModel:
         rows = np.array(self._rows)
         self._trees, self._fitted = _fit(rows, _filled(logs), self.seed), total
         if self._sources:
-            self._weigh_sources(self._taught(rows)[:, -1], logs)
+            self._weigh_sources(self._with_sources(rows)[:, -1], logs)
         self.fits += 1
 
-    def _weigh_sources(self, taught: Array, logs: Array) -> None:
-        """Compares what the teachers think of own trials with what came of these, kernel by kernel."""
+    def _weigh_sources(self, predicted: Array, logs: Array) -> None:
+        """Weights the transfer sources by how well they predict own trials, kernel by kernel."""
         valid = np.isfinite(logs)
-        taught, logs = taught[valid], logs[valid]
+        predicted, logs = predicted[valid], logs[valid]
         shapes = [shape for shape, ran in zip(self._shapes, valid, strict=True) if ran]
         numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes))}
         kernels = np.array([numbers[shape] for shape in shapes])
-        self._trust = _agreement(taught, logs, kernels) * _HALVED_AT / (_HALVED_AT + len(logs))
+        self._trust = _agreement(predicted, logs, kernels) * _HALVED_AT / (_HALVED_AT + len(logs))
 
 
 def _log(shape: KernelShape, latency_ms: float | None) -> float:
-    """Logarithm of milliseconds a product; not a number where a trial failed."""
+    """Log milliseconds per multiply-add; NaN where the trial failed."""
     return math.log(latency_ms / shape.products) if latency_ms is not None else math.nan
 
 
 def _filled(logs: Array) -> Array:
-    """Failed trials as trials that were slow."""
+    """The logs, with failed trials filled in as slow ones."""
     valid = np.isfinite(logs)
-    return np.where(valid, logs, logs[valid].mean() + _FAILED)
+    return np.where(valid, logs, logs[valid].mean() + _FAILURE_PENALTY)
 
 
 def _fit(rows: Array, logs: Array, seed: int) -> xgboost.Booster:
@@ -174,7 +174,7 @@ def _fit(rows: Array, logs: Array, seed: int) -> xgboost.Booster:
 
 
 def _agreement(one: Array, other: Array, kernels: npt.NDArray[np.int64]) -> float:
-    """Correlation of two views of the same trials within their kernels; 0 where they disagree."""
+    """Within-kernel correlation of two scores of the same trials, at least 0."""
     counts = np.bincount(kernels)
     within = [view - (np.bincount(kernels, view) / counts)[kernels] for view in (one, other)]
     size = math.sqrt(float((within[0] ** 2).sum() * (within[1] ** 2).sum()))

@@ -1,11 +1,11 @@
-"""TVM's tuning database of one target and context: the schedules found, in append-only files that survive damage.
+"""TVM's tuning database for one target and context: tuned schedules in append-only files that tolerate damage.
 
-Two files are TVM's own: a workload (kernel) a line, and a record (schedule) a line that names its workload by number.
-A number is worth nothing once a line is missing, and TVM asks neither for which target nor by which TVM a record was
-made. So beside them ``database_keys.jsonl`` says which record belongs to which workload by digests of their lines, and
-``context.json`` whose they are (:mod:`tvmfbnet.autotune.database_folders`). What is not there as it was written is
-passed over: its kernel alone is lost. Readers write nothing; a writer cuts off a torn last line, under the target's
-lock.
+Two files are TVM's own: one workload (kernel) per line, and one record (schedule) per line, which refers to its
+workload by line number. Line numbers break once a line is missing, and TVM checks neither the target nor the TVM
+version of a record. So ``database_keys.jsonl`` beside them maps records to workloads by digests of their lines, and
+``context.json`` says which context they belong to (:mod:`tvmfbnet.autotune.database_folders`). Damaged lines are
+skipped, and only their kernels are lost. Readers write nothing; a writer truncates a torn last line, holding the
+target's lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.autotune.candidate import Candidate, argument_infos
+from tvmfbnet.autotune.candidate import ScheduleCandidate, argument_infos
 from tvmfbnet.autotune.database_folders import database_folder as database_folder
 from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write, is_keyed
 from tvmfbnet.compiler.lowering import Kernel, kernel_key
@@ -41,12 +41,12 @@ from tvmfbnet.scratch import new_folder
 from tvmfbnet.targets.definition import ResolvedTarget
 
 _WORKLOADS, _RECORDS, _KEYS = "database_workload.json", "database_tuning_record.json", "database_keys.jsonl"
-# More lines than a write can have lost.
+# More lines than one write can lose.
 _MOST_LOST = 1000
 
 
 def open_database(context: Context, root: Path | None = None) -> TuningDatabase:
-    """The tuning database of a context, to write to; begun where there is none. The target's lock must be held.
+    """The tuning database of a context, opened for writing and created if missing. The target's lock must be held.
 
     Args:
         context: with what the device reported.
@@ -58,12 +58,12 @@ def open_database(context: Context, root: Path | None = None) -> TuningDatabase:
 def existing_database(
     target: ResolvedTarget, root: Path | None = None, device_model: str | None = None
 ) -> TuningDatabase | None:
-    """The schedules that tuning found for a target, to read; None where nothing was tuned for it.
+    """A target's tuned schedules, read-only; None where nothing was tuned for it.
 
     Args:
         target: the target.
         root: folder of all targets' logs.
-        device_model: use the schedules of this device model; by default those of the model measured last.
+        device_model: use this device model's schedules; by default those of the model measured last.
 
     Raises:
         StorageError: there are only schedules of other contexts.
@@ -73,29 +73,28 @@ def existing_database(
 
 
 def database_of(context: Context, root: Path | None = None, device_model: str | None = None) -> TuningDatabase | None:
-    """As :func:`existing_database`, for a context: with a device, if one was asked."""
+    """As :func:`existing_database`, for a context, which names the device if one was asked."""
     folder = folder_to_read(target_folder(context.target, root), context, device_model)
     return TuningDatabase(folder) if folder is not None and TuningDatabase.exists(folder) else None
 
 
 class TuningDatabase:
-    """The schedules found for one target in one context, in one folder.
+    """The tuned schedules of one target in one context, in one folder.
 
     Args:
-        folder: where the files are.
-        repair: open it for writing: begin it where there is none, and cut off torn last lines. The target's lock must
-            be held.
+        folder: of the files.
+        repair: open for writing: create it if missing, and truncate torn last lines. The target's lock must be held.
 
     Attributes:
-        folder: where the files are.
-        records: the schedules, as TVM's compiler asks for them; a reader has the fastest of each kernel.
+        folder: of the files.
+        records: the schedules as TVM's compiler queries them; a reader loads only the fastest of each kernel.
     """
 
     def __init__(self, folder: Path, repair: bool = False) -> None:
         self.folder = make_folder(folder) if repair else folder
         self.records: Any = ms.database.MemoryDatabase()
-        self._known: set[str] = set()
-        self._lines: dict[str, tuple[int, str]] = {}  # of each workload: line number from 0, digest
+        self._scheduled: set[str] = set()  # keys of the kernels that have a schedule
+        self._lines: dict[str, tuple[int, str]] = {}  # line number (from 0) and digest of each workload
         self._scratch: _Scratch | None = None
         with storage_errors(folder, "open the tuning database in"):
             if repair:
@@ -105,14 +104,14 @@ class TuningDatabase:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether a tuning database was begun in this folder."""
+        """Whether this folder has a tuning database."""
         return (folder / _RECORDS).is_file() and (folder / _WORKLOADS).is_file()
 
     def holds(self, kernel: Kernel) -> bool:
-        """Whether there is a schedule of a kernel."""
-        return kernel.key in self._known
+        """Whether a kernel has a schedule."""
+        return kernel.key in self._scheduled
 
-    def add(self, candidate: Candidate, kernel: Kernel, target: tvm.target.Target, latency_ms: float) -> None:
+    def add(self, candidate: ScheduleCandidate, kernel: Kernel, target: tvm.target.Target, latency_ms: float) -> None:
         """Appends one timed candidate."""
         if candidate.schedule is None:
             raise ValueError("a candidate without a schedule cannot be recorded")
@@ -131,10 +130,10 @@ class TuningDatabase:
             append_whole(self.folder / _KEYS, _key_line(line, digest), sync=False)
             append_whole(self.folder / _RECORDS, line, sync=False)
         self.records.commit_tuning_record(record)
-        self._known.add(kernel.key)
+        self._scheduled.add(kernel.key)
 
     def flush(self) -> None:
-        """Makes sure that what was added is on the disk."""
+        """Syncs what was added to disk."""
         for name in (_WORKLOADS, _KEYS, _RECORDS):
             path = self.folder / name
             if path.exists():
@@ -142,9 +141,9 @@ class TuningDatabase:
                     os.fsync(stream.fileno())
 
     def _take(self, files: _Files, writing: bool) -> None:
-        """Fills :attr:`records` from the files; a writer takes all of them, and keys those of older versions."""
-        for found in files.workloads.values():
-            self._lines[found.key] = found.number, found.digest
+        """Fills :attr:`records` from the files; a writer loads all of them, and adds keys that older versions lack."""
+        for stored in files.workloads.values():
+            self._lines[stored.key] = stored.number, stored.digest
         by_workload: dict[str, list[_Record]] = defaultdict(list)
         for record in files.records:
             by_workload[record.workload.key].append(record)
@@ -153,11 +152,11 @@ class TuningDatabase:
             for record in sorted(records, key=lambda record: record.seconds):
                 parsed = record.parse(trusted=files.keyed)
                 if parsed is None:
-                    files.bad_records.skip(record.number + 1, "TVM does not take it")
+                    files.bad_records.skip(record.number + 1, "TVM rejects it")
                     continue
                 self.records.commit_workload(record.workload.parsed.mod)
                 self.records.commit_tuning_record(parsed)
-                self._known.add(key)
+                self._scheduled.add(key)
                 if not files.keyed:
                     missing.append(_key_line(record.line, record.workload.digest))
                 if not writing:
@@ -169,7 +168,7 @@ class TuningDatabase:
 
 @dataclass(frozen=True)
 class _Workload:
-    """A kernel in the files: its line's number from 0 and digest, its key, and what TVM made of it."""
+    """A kernel in the files: its line number (from 0) and digest, its key, and TVM's parsed workload."""
 
     number: int
     digest: str
@@ -179,7 +178,7 @@ class _Workload:
 
 @dataclass(frozen=True)
 class _Record:
-    """A schedule in the files: its line, the line's number from 0, its mean time, and whose it is."""
+    """A schedule in the files: its line and line number (from 0), its mean time, and its workload."""
 
     number: int
     line: bytes
@@ -188,7 +187,7 @@ class _Record:
     workload: _Workload
 
     def parse(self, trusted: bool) -> Any:
-        """TVM's record; None where TVM takes it for none. One that is not trusted must fit its kernel, too."""
+        """TVM's record; None where TVM rejects it. An untrusted record must also apply to its kernel."""
         try:
             record = ms.database.TuningRecord.from_json(self.value, self.workload.parsed)
             if not trusted:
@@ -199,10 +198,9 @@ class _Record:
 
 
 class _Files:
-    """What the files of a folder hold, as far as it is whole.
+    """The undamaged workloads and records of a folder.
 
-    Files without keys are of an older version: there a number of a line has to do, and only up to the first workload
-    that is broken.
+    Files without keys are from an older version: there, line numbers are trusted up to the first broken workload.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -219,27 +217,27 @@ class _Files:
             self._read_records(keys)
 
     def conclude(self) -> None:
-        """Says what was passed over."""
+        """Reports the lines that were skipped."""
         self.bad_workloads.conclude()
         self.bad_records.conclude()
         if self._lost:
             say(
-                f"warning: {self._lost} schedule(s) in {self.folder} belong to kernels that are damaged there and are "
-                "not used; the next tuning finds others"
+                f"warning: ignoring {self._lost} schedule(s) in {self.folder}: their kernels are damaged there; "
+                "the next tuning finds others"
             )
 
     def _read_keys(self) -> dict[str, str]:
-        """Digest of a record's line to that of its workload's."""
-        found: dict[str, str] = {}
+        """Maps the digest of a record's line to that of its workload's line."""
+        workload_of: dict[str, str] = {}
         bad = BadLines(self.folder / _KEYS, "key of a schedule")
         for number, line in _numbered(self.folder / _KEYS):
             try:
                 value = json.loads(line)
-                found[str(value["record"])] = str(value["workload"])
+                workload_of[str(value["record"])] = str(value["workload"])
             except UNREADABLE as error:
                 bad.skip(number + 1, type(error).__name__)
         bad.conclude()
-        return found
+        return workload_of
 
     def _read_workloads(self, wanted: set[str]) -> None:
         for number, line in _numbered(self.folder / _WORKLOADS):
@@ -247,15 +245,15 @@ class _Files:
             if self.keyed and digest not in wanted:
                 if not _is_workload(line):
                     self.bad_workloads.skip(number + 1, "it is damaged")
-                continue  # no schedule needs it, or it is not what was written
+                continue  # no schedule refers to it, or its line changed
             try:
                 parsed = ms.database.Workload.from_json(json.loads(line))
                 name = digest if self.keyed else str(number)
                 self.workloads[name] = _Workload(number, digest, kernel_key(parsed.mod), parsed)
             except Exception:  # TVM raises several kinds
-                self.bad_workloads.skip(number + 1, "TVM does not take it")
+                self.bad_workloads.skip(number + 1, "TVM rejects it")
                 if not self.keyed:
-                    return  # which lines are missing here, nobody knows
+                    return  # unknown which lines are missing
 
     def _read_records(self, keys: dict[str, str]) -> None:
         for number, line in _numbered(self.folder / _RECORDS):
@@ -263,7 +261,7 @@ class _Files:
                 index, value = json.loads(line)
                 seconds = statistics.fmean(value[1])
                 if not isinstance(index, int) or not math.isfinite(seconds) or seconds <= 0:
-                    raise ValueError("it has no time")
+                    raise ValueError("it has no valid time")
                 name = keys[_digest(line)] if self.keyed else str(index)
             except UNREADABLE as error:
                 self.bad_records.skip(number + 1, "it is damaged" if isinstance(error, KeyError) else str(error)[:100])
@@ -276,7 +274,7 @@ class _Files:
 
 
 class _Scratch:
-    """Has TVM write workloads and records as lines: nothing else of it does so."""
+    """Has TVM serialise workloads and records: only its JSON database writes them as lines."""
 
     def __init__(self) -> None:
         folder = new_folder()
@@ -285,7 +283,7 @@ class _Scratch:
         self._database = ms.database.JSONDatabase(str(self._workloads), str(self._records), allow_missing=True)
 
     def lines(self, mod: Any, record: Any) -> tuple[bytes, str]:
-        """A kernel's line, and a record's behind its workload's number."""
+        """A kernel's line, and a record's line after its workload number."""
         self._workloads.write_bytes(b"")
         self._records.write_bytes(b"")
         self._database.commit_workload(mod)
@@ -294,7 +292,7 @@ class _Scratch:
 
 
 def _mend(folder: Path) -> None:
-    """Cuts torn last lines off; a workload that is gone for that, but has records, leaves its place empty."""
+    """Truncates torn last lines; a workload lost this way keeps an empty line if records refer to it."""
     for name in (_WORKLOADS, _KEYS, _RECORDS):
         mend_last_line(folder / name)
     count, last = _count_lines(folder / _WORKLOADS), -1
@@ -306,7 +304,7 @@ def _mend(folder: Path) -> None:
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines of a file with their numbers, from 0; nothing where there is no file."""
+    """Complete lines of a file with their numbers, from 0; none where there is no file."""
     if path.exists():
         lines = path.read_bytes().split(b"\n")
         yield from ((number, line + b"\n") for number, line in enumerate(lines[:-1]) if line.strip())
@@ -325,7 +323,7 @@ def _key_line(record: bytes, workload_digest: str) -> bytes:
 
 
 def _is_workload(line: bytes) -> bool:
-    """Whether a line has a workload's form."""
+    """Whether a line looks like a workload."""
     try:
         key, text = json.loads(line)
     except UNREADABLE:

@@ -1,8 +1,8 @@
-"""Whose a tuning database is: ``context.json`` in its folder says so, and nobody else uses it.
+"""Maps contexts to tuning databases: each context has a folder of its own, whose ``context.json`` names it.
 
-The first context of a target has ``tuning_logs/TARGET/database``, every other one ``database-KEY`` beside it. A folder
-without ``context.json`` is of an older version; it is used only where the measurements beside it prove that it was made
-in this very context.
+A target's first context uses ``tuning_logs/TARGET/database``, every other one ``database-KEY`` beside it. A folder
+without ``context.json`` is from an older version; it is used only if the measurements beside it prove that it belongs
+to this context.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FILES = ("database_tuning_record.json", "database_workload.json", TRIALS, _CONT
 
 
 def database_folder(folder: Path) -> Path:
-    """Where the tuning database of the first context of a target lives: ``tuning_logs/TARGET/database``."""
+    """Folder of the tuning database of a target's first context: ``tuning_logs/TARGET/database``."""
     return folder / "database"
 
 
 def folder_to_write(folder: Path, context: Context) -> Path:
-    """Where the schedules of a context go; claimed for it if nobody had it. The target's lock must be held.
+    """The folder to write a context's schedules to, claimed if it is new. The target's lock must be held.
 
     Args:
         folder: the target's folder in ``tuning_logs``.
@@ -47,14 +47,14 @@ def folder_to_write(folder: Path, context: Context) -> Path:
     if _begun(path) and not adopted:
         path = folder / f"database-{context.key}"
         if not _begun(path):
-            say(f"note: {database_folder(folder)} holds {_whose(folder, context)}; this context begins {path.name}")
+            say(f"note: {database_folder(folder)} holds {_whose(folder, context)}; this context starts {path.name}")
     make_folder(path)
     write_json(path / _CONTEXT, {"schema_version": SCHEMA_VERSION, "keyed": not adopted, "context": context.to_dict()})
     return path
 
 
 def folder_to_read(folder: Path, wanted: Context, device_model: str | None = None) -> Path | None:
-    """Where the schedules are that a reader may use; None where nothing was tuned for the target at all.
+    """The folder of the schedules that a reader may use; None where nothing was tuned for the target.
 
     Args:
         folder: the target's folder in ``tuning_logs``.
@@ -62,7 +62,7 @@ def folder_to_read(folder: Path, wanted: Context, device_model: str | None = Non
         device_model: use the schedules of this device model; by default those of the model measured last.
 
     Raises:
-        StorageError: what is there is of other contexts only; says what to do.
+        StorageError: there are only schedules of other contexts; says what to do.
         LatencyError: there is nothing of ``device_model``.
     """
     stored = stored_contexts(folder)
@@ -81,19 +81,19 @@ def folder_to_read(folder: Path, wanted: Context, device_model: str | None = Non
     if not stored:
         return None
     raise StorageError(
-        f"the schedules in {folder} are of {_whose(folder, wanted)}, and are not used; "
+        f"the schedules in {folder} belong to {_whose(folder, wanted)} and cannot be used; "
         f"run {tune(wanted.target)} to tune for this one"
     )
 
 
 def stored_contexts(folder: Path) -> dict[Path, Context | None]:
-    """The databases of a target's folder, and whose each is; None where it does not say."""
+    """The databases in a target's folder and their contexts; None where a database does not name its own."""
     paths = [database_folder(folder), *sorted(folder.glob("database-*"))]
     return {path: _context_of(path) for path in paths if _begun(path)}
 
 
 def is_keyed(path: Path) -> bool:
-    """Whether every schedule in a folder had a key when it was written: so it does unless an older version began it."""
+    """Whether every schedule in a folder was written with a key, as all are unless an older version created it."""
     try:
         return bool(json.loads((path / _CONTEXT).read_bytes())["keyed"])
     except (OSError, *UNREADABLE):
@@ -115,7 +115,7 @@ def _context_of(path: Path) -> Context | None:
 
 
 def _whose(folder: Path, wanted: Context) -> str:
-    """What tells the contexts in a folder from the wanted one, in a phrase."""
+    """A phrase on how the contexts in a folder differ from the wanted one."""
     told = [
         "an unknown TVM and device (no valid context.json)"
         if found is None
@@ -126,9 +126,9 @@ def _whose(folder: Path, wanted: Context) -> str:
 
 
 def _is_proven(folder: Path, path: Path, wanted: Context) -> bool:
-    """Whether a folder of an older version was made in ``wanted``: so say all measurements beside it, and its records.
+    """Whether a folder from an older version belongs to ``wanted``, by all measurements beside it and all its records.
 
-    The measurements carry the context, and every record its TVM target.
+    Each measurement names its context, and each record its TVM target.
     """
     if (path / _CONTEXT).exists():
         return False
@@ -144,11 +144,11 @@ def _is_proven(folder: Path, path: Path, wanted: Context) -> bool:
 
 
 def _is_for(line: bytes, asked: Mapping[str, Any]) -> bool:
-    """Whether a record names the TVM target that was asked for, which TVM wrote with more defaults."""
+    """Whether a record names the requested TVM target, which TVM writes with more defaults."""
     try:
         return _within(asked, json.loads(line)[1][2])
     except (IndexError, *UNREADABLE):
-        return True  # a broken record is of nobody
+        return True  # a broken record proves nothing
 
 
 def _within(asked: Any, found: Any) -> bool:

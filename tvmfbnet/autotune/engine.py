@@ -1,8 +1,8 @@
-"""Spending a budget of trials on tuning tasks: proposing, building and timing overlap, on as many devices as there are.
+"""The tuning engine: spends a budget of trials on tuning tasks, overlapping search, builds and timing on all devices.
 
-Every trial is on the disk as soon as it was timed, whatever the other trials of its round are doing: a run that is
-killed loses what was in flight and nothing else, and one that is killed again and again still gets on. Which task gets
-the next round, :mod:`tvmfbnet.autotune.task_scheduler` says.
+Each trial is written to disk as soon as it is timed, whatever the rest of its round is doing: a killed run loses only
+the trials in flight, and makes progress even if it is killed repeatedly.
+:mod:`tvmfbnet.autotune.task_scheduler` picks the task of the next round.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from tvmfbnet.rpc.tracker import Endpoint, query_tracker
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Rounds that are built or timed at once, beyond one a device.
+# Rounds in flight beyond one per device.
 _ROUNDS_AHEAD = 2
 
-# Candidates a round.
+# Candidates per round.
 BATCH = 8
 
-# What is told to the person who watches is at most so old, in seconds.
+# The progress line is refreshed at least this often, seconds.
 _TOLD_EVERY = 1.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When tuning ends: after just so many trials (earlier runs included), or seconds of this run, which comes first.
+    """When tuning ends: after ``trials`` trials (earlier runs included) or ``seconds`` of this run, whichever is first.
 
-    Every task gets one round all the same: without a schedule its kernel would be very slow.
+    Every task still gets one round: a kernel without a schedule would be very slow.
     """
 
     trials: int
@@ -66,12 +66,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class TuningReport:
-    """What a tuning run did: trials in all (earlier runs included), in this run, failed ones by kind, seconds.
+    """Summary of a tuning run: total trials (earlier runs included), new trials, failures by kind, seconds.
 
-    ``device_faults`` counts sessions that broke, by device and what happened to it; their trials were done again.
+    ``device_faults`` counts broken sessions by device and kind; their trials were repeated.
 
-    ``profile`` is seconds of this run by what they went to: ``propose`` and ``learn`` (this process), ``build`` (sum
-    over workers), ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
+    ``profile`` breaks this run's seconds down: ``propose`` and ``learn`` (this process), ``build`` (sum over workers),
+    ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
     """
 
     trials: int
@@ -91,11 +91,11 @@ class Engine:
         endpoint: where the devices are.
         database: where schedules go; the log of trials lies beside it.
         budget: when to stop.
-        batch: candidates a round.
+        batch: candidates per round.
         seed: of the search.
         executor: runs the builds instead of processes on this machine.
-        lessons: trials of other targets to learn from.
-        estimate: tells how long the rest takes once the first rounds are done.
+        sources: trials of other targets to transfer from.
+        estimate: reports the remaining time after the first rounds.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Engine:
         self._estimate = estimate
         self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
         self.target: ResolvedTarget = plan.target
-        self._executor, self._sources_of_transfer = executor, sources
+        self._executor, self._transfer_sources = executor, sources
         self._compiled_for = plan.target.for_tvm()
         self.database = database
         self.log = TrialLog(database.folder / TRIALS)
@@ -127,12 +127,12 @@ class Engine:
 
     def _restore(self, task: TuningTask) -> TaskState:
         key = task.kernel.key
-        # A schedule that is lost counts as none, whatever its time was: the task gets another one.
+        # A lost schedule counts as none, however fast it was: the task is tuned again.
         best_ms = self.log.best_ms.get(key) if self.database.holds(task.kernel) else None
         return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
     def _trained_cost_model(self) -> CostModel:
-        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self._sources_of_transfer)
+        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self._transfer_sources)
         for trials in self.log.templated.values():
             for trial in trials:
                 cost_model.add(trial.shape, trial.knobs, trial.best_ms)
@@ -142,7 +142,7 @@ class Engine:
         return sum(self.log.spent[state.task.kernel.key] for state in self._states)
 
     def run(self) -> TuningReport:
-        """Tunes until every task has a valid schedule (or is given up) and the budget is spent."""
+        """Tunes until every task has a valid schedule (or was given up) and the budget is spent."""
         started, before = time.monotonic(), self._spent()
         if any(not state.valid for state in self._states) or before < self.budget.trials:
             self._tune(started)
@@ -171,7 +171,7 @@ class Engine:
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             try:
                 self._loop(runner, rounds, reporter, started)
-            finally:  # also after a Ctrl-C, or when one round found no device: what others have timed is kept
+            finally:  # also after a Ctrl-C, or when a round found no device: keep what other rounds timed
                 runner.stop()
                 with undisturbed(), suppress(queue.Empty):
                     while True:
@@ -202,7 +202,7 @@ class Engine:
                 self._estimate.update(self._activity.trials, self._aim() - spent)
 
     def _aim(self) -> int:
-        """Trials that there will be in the end: those of the budget, or more where first rounds are still due."""
+        """The final number of trials: the budget, or more where first rounds are still due."""
         due = sum(self.batch for state in self._states if not state.valid and not state.rounds and not state.in_flight)
         return max(self.budget.trials, self._spent() + sum(opened.pending for opened in self._in_flight) + due)
 
@@ -216,9 +216,9 @@ class Engine:
         began = time.monotonic()
         if state.search is None:
             state.search = self._search_of(state.task, cost_model)
-        # A first round is whole; later ones end where the budget does.
+        # A first round is always complete; later rounds are cut to the budget.
         candidates = state.search.propose(min(self.batch, self._trials_left()) if state.valid else self.batch)
-        raise_if_interrupted()  # a library may have taken it for a kernel that cannot be scheduled
+        raise_if_interrupted()  # a library may have mistaken the Ctrl-C for a kernel that cannot be scheduled
         self._activity.add("propose", time.monotonic() - began)
         if not candidates:
             state.exhausted = True
@@ -230,7 +230,7 @@ class Engine:
         threading.Thread(target=self._run_round, args=(opened, builds, runner), daemon=True).start()
 
     def _run_round(self, opened: OpenRound, builds: list[Future[BuildResult] | None], runner: RoundRunner) -> None:
-        """A round's thread: all that it finds out goes to the main one."""
+        """A round's thread; it sends its results to the main thread."""
         try:
             runner.time(opened.candidates, builds, lambda place, timing: self._news.put(News(opened, place, timing)))
             self._news.put(News(opened))
@@ -242,7 +242,7 @@ class Engine:
     def _search_of(self, task: TuningTask, cost_model: CostModel | None) -> Search:
         shape = shape_of(task.kernel.mod) if cost_model is not None else None
         if cost_model is not None and shape is not None:
-            # Where the best schedule was lost with a damaged file, what was tried may be tried again.
+            # If the best schedule was lost with a damaged file, tried knobs may be tried again.
             is_lost = task.kernel.key in self.log.best_ms and not self.database.holds(task.kernel)
             tried = [] if is_lost else [trial.knobs for trial in self.log.templated[task.kernel.key]]
             seeds = self.log.seeds(task.kernel.key, shape, SEEDS) if not tried else []
@@ -258,22 +258,22 @@ class Engine:
             self._finish(news.told_by)
 
     def _record(self, opened: OpenRound, place: int, timing: KernelTiming) -> None:
-        """Writes one trial: to the database first, so that the log never counts a schedule that is not there."""
+        """Writes one trial, to the database first: the log must never count a schedule that the database lacks."""
         state, candidate = opened.state, opened.candidates[place]
         kernel, shape = state.task.kernel, state.search.shape if state.search is not None else None
         opened.timings[place] = timing
         if timing.best_ms is not None:
-            best = state.best_ms is None or timing.best_ms < state.best_ms
-            # Every trial is in the log; TVM's database, slow to open, needs those that may be used. Evolution breeds
-            # from all.
-            if best or shape is None:
+            is_best = state.best_ms is None or timing.best_ms < state.best_ms
+            # The log gets every trial; TVM's database, slow to open, only those that may be used. Evolution breeds from
+            # all of them.
+            if is_best or shape is None:
                 self.database.add(candidate, kernel, self._compiled_for, timing.best_ms)
                 self.database.flush()
-            state.best_ms = timing.best_ms if best else state.best_ms
+            state.best_ms = timing.best_ms if is_best else state.best_ms
         self.log.append(kernel, shape, [candidate.knobs], [timing])
 
     def _finish(self, finished: OpenRound) -> None:
-        """All of a round is recorded; the search learns from it."""
+        """Ends a round that is fully recorded; its search learns from it."""
         state = finished.state
         shape = state.search.shape if state.search is not None else None
         began = time.monotonic()
@@ -288,7 +288,7 @@ class Engine:
     def _note(self, started: float) -> str:
         untuned = sum(not state.valid for state in self._states)
         activity, seconds = self._activity, max(time.monotonic() - started, 1e-9)
-        notes = [f"{activity.trials / seconds:.1f} a second"]
+        notes = [f"{activity.trials / seconds:.1f} trials/s"]
         notes += [f"{untuned} kernel(s) still without a schedule"] if untuned else []
         notes += [f"best {self._fastest:.0f} GFLOP/s"] if self._fastest else []
         notes.append(f"{activity.busy} device(s) busy")  # at this moment; shown again at least every second
@@ -301,22 +301,22 @@ class Engine:
 
 
 def builders_and_rounds(target: ResolvedTarget, devices: int, cores: int) -> tuple[int, int]:
-    """Builder processes, and rounds that are under way at once.
+    """The number of builder processes, and of rounds in flight.
 
-    A local target's kernels are timed on this machine: their threads' cores stay free of builders. Where no core is
-    left for these, nothing is built while something is timed, and builders have all cores in between.
+    A local target's kernels are timed on this machine, so builders leave the cores of their threads free. If that
+    leaves no core for builders, building and timing alternate, and builders use all cores in between.
 
     Args:
-        target: what is tuned.
-        devices: how many serve it.
-        cores: that this process may use.
+        target: to tune.
+        devices: how many devices serve it.
+        cores: how many this process may use.
     """
     if target.transport.kind != "local":
         return cores, devices + _ROUNDS_AHEAD
-    left = cores - target.threads * devices
-    if left < 1 < target.threads:
+    spare_cores = cores - target.threads * devices
+    if spare_cores < 1 < target.threads:
         return cores, 1
-    return max(1, left), devices + _ROUNDS_AHEAD
+    return max(1, spare_cores), devices + _ROUNDS_AHEAD
 
 
 def tune(
@@ -331,7 +331,7 @@ def tune(
     context: Context | None = None,
     estimate: RunningEstimate | None = None,
 ) -> TuningReport:
-    """Tunes a plan's tasks; waits while another process tunes or measures the same target, then does what is left.
+    """Tunes a plan's tasks; first waits for any other process that tunes or measures the same target.
 
     Args:
         plan: the tasks.
@@ -339,15 +339,15 @@ def tune(
         folder: the target's folder in ``tuning_logs``.
         budget: when to stop.
         seed: of the search.
-        batch: candidates a round.
+        batch: candidates per round.
         executor: runs the builds instead of processes on this machine.
-        lessons: trials of other targets to learn from.
-        context: of the endpoint's devices; they are asked if it is None.
-        estimate: tells how long the rest takes once the first rounds are done.
+        sources: trials of other targets to transfer from.
+        context: of the endpoint's devices; None asks them.
+        estimate: reports the remaining time after the first rounds.
 
     Raises:
         StorageError: the folder is not writable.
-        DeviceError: the device went away and did not come back, or is not as the target asks.
+        DeviceError: the device disappeared and did not come back, or does not match the target.
     """
     with target_lock(folder):
         if context is None:

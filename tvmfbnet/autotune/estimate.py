@@ -1,8 +1,7 @@
-"""How fast trials go on a target: by its own log, by a probe of some seconds on this machine, or by a run under way.
+"""Estimates the trial rate of a target: from its log, from a short probe on this machine, or from a running job.
 
-What a trial takes depends on this machine, which builds, and on what else runs on it, at least as much as on the
-device. So a rate that was not measured here is worth little: a plan says what its estimate comes from, and a run
-corrects it as soon as its first rounds are done.
+The rate depends on this machine, which builds, and on its load at least as much as on the device. A rate that was not
+measured here is a poor guide, so a plan names the source of its estimate, and a run corrects it after its first rounds.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from tvmfbnet.progress import step
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# A probe takes about so long, seconds; a loaded machine takes longer for its last kernel.
+# Target duration of a probe, seconds; on a loaded machine its last kernel takes longer.
 PROBE_SECONDS = 4.0
 _MOST_PROBED = 8
 # Sending a kernel to the device and loading it there, seconds.
 _SENDING_SECONDS = 0.03
-# A run tells its own rate after so many trials and seconds since the first one.
+# A run reports its own rate after this many trials and seconds since the first one.
 _ENOUGH_TRIALS, _ENOUGH_SECONDS = 16, 5.0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Trials a second, and what that is known from.
+    """A trial rate and where it comes from.
 
     Attributes:
-        trials_per_second: how many are built and timed.
-        source: for a person, behind "estimated from".
-        is_own: whether it was measured on this very target.
+        trials_per_second: trials built and timed per second.
+        source: completes "estimated from" in messages.
+        is_own: whether it was measured on this target.
     """
 
     trials_per_second: float
@@ -52,37 +51,37 @@ class Rate:
 
     @property
     def slowness(self) -> float:
-        """How much slower than the host that the plan's times were measured on."""
+        """Slowdown relative to the host that the plan's times were measured on."""
         return min(20.0, max(0.25, TRIALS_PER_SECOND / self.trials_per_second))
 
 
 def rate_of(plan: Plan, log: TrialLog, probes: bool) -> Rate:
-    """The rate to expect of a plan's trials.
+    """The expected rate of a plan's trials.
 
     Args:
         plan: whose kernels are tuned.
-        log: trials of the target so far.
-        probes: whether some kernels may be built here to find out, where the log does not tell.
+        log: the target's trials so far.
+        probes: whether to build a few kernels here where the log has no rate.
     """
     own = log.trials_per_second()
     if own is not None:
         return Rate(own, "this target's trials so far", is_own=True)
-    found = _probe(plan) if probes else None
-    return found or Rate(TRIALS_PER_SECOND, "a quiet two-core host; not probed on this machine")
+    probed = _probe(plan) if probes else None
+    return probed or Rate(TRIALS_PER_SECOND, "a quiet two-core host; not probed on this machine")
 
 
 def _probe(plan: Plan) -> Rate | None:
-    """Builds some of the plan's kernels, each with a schedule of its own; None where no template makes schedules."""
+    """Builds a sample of the plan's kernels with template schedules; None where the target has no templates."""
     compiled_for = tvm.target.Target(plan.target.tvm)
     if not has_templates(compiled_for):
         return None
     cost_model, seconds = CostModel(registers_of(compiled_for), 0), list[float]()
     began = time.monotonic()
-    # From all over the space: a first layer's kernel builds faster than a last one's.
+    # Spread over the space: kernels of early layers build faster than those of late ones.
     tasks = plan.tasks[:: max(1, len(plan.tasks) // _MOST_PROBED)]
     with step("probing how fast this machine builds kernels"), scratch_folder() as folder:
         pool = BuilderPool(plan.target, 1, folder, _Here())
-        for number, task in enumerate((tasks[0], *tasks)):  # the first one again: it loads what builds need
+        for number, task in enumerate((tasks[0], *tasks)):  # the first one twice, as a warm-up
             shape = shape_of(task.kernel.mod)
             if shape is None:
                 continue
@@ -99,7 +98,7 @@ def _probe(plan: Plan) -> Rate | None:
 
 
 class _Here(Executor):
-    """Runs a job at once, in this thread."""
+    """Runs a job immediately, in this thread."""
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
         done: Future[Any] = Future()
@@ -111,32 +110,32 @@ class _Here(Executor):
 
 
 def _rate_by_build(target: ResolvedTarget, build_seconds: float) -> float:
-    """Trials a second where one build takes so long and timing takes what the target's policy asks for."""
+    """Trials per second for a build time and the target's timing policy."""
     from tvmfbnet.autotune.engine import builders_and_rounds
 
     timing = target.timing
     timing_seconds = _SENDING_SECONDS + (timing.trial_repeats + 1) * timing.trial_min_ms / 1e3
     builders, rounds = builders_and_rounds(target, 1, allowed_cores())
-    if rounds == 1:  # building and timing take turns
+    if rounds == 1:  # building and timing alternate
         return 1.0 / (build_seconds / builders + timing_seconds)
     return 1.0 / max(build_seconds / builders, timing_seconds)
 
 
 class RunningEstimate:
-    """Tells once, after a run's first rounds, how long the rest will take at their rate.
+    """Reports once, after a run's first rounds, the remaining time at their rate.
 
     Args:
-        rest: seconds that tuning and timing will still take, by the trials that are left and the rate.
-        tell: takes the line.
+        remaining_seconds: predicts the seconds of tuning and timing from the remaining trials and the rate.
+        tell: prints the line.
     """
 
-    def __init__(self, rest: Callable[[int, Rate], float], tell: Callable[[str], None]) -> None:
-        self._rest, self._tell = rest, tell
+    def __init__(self, remaining_seconds: Callable[[int, Rate], float], tell: Callable[[str], None]) -> None:
+        self._remaining_seconds, self._tell = remaining_seconds, tell
         self._first: tuple[float, int] | None = None
         self._told = False
 
     def update(self, trials: int, left: int) -> None:
-        """So many trials are done in this run, and so many are left."""
+        """Takes the trials done in this run and the trials left."""
         now = time.monotonic()
         if self._told or not trials:
             return
@@ -147,5 +146,6 @@ class RunningEstimate:
         if done < _ENOUGH_TRIALS or seconds < _ENOUGH_SECONDS:
             return
         self._told = True
-        rate = Rate(done / seconds, f"this run's first {trials} trials: {done / seconds:.1f} a second")
-        self._tell(f"about {timedelta(seconds=round(self._rest(left, rate)))} to go (estimated from {rate.source})")
+        rate = Rate(done / seconds, f"this run's first {trials} trials: {done / seconds:.1f} trials/s")
+        remaining = timedelta(seconds=round(self._remaining_seconds(left, rate)))
+        self._tell(f"about {remaining} to go (estimated from {rate.source})")

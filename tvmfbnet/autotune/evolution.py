@@ -1,7 +1,7 @@
-"""MetaSchedule's evolutionary search, for kernels that no template fits: all those of GPUs, and unusual ones of CPUs.
+"""MetaSchedule's evolutionary search, for kernels that no template fits: all GPU kernels and unusual CPU kernels.
 
-Its stock task scheduler runs search, building and measuring one after another and restarts its builders every round;
-:mod:`tvmfbnet.autotune.engine` drives the pieces here instead.
+MetaSchedule's stock task scheduler searches, builds and measures sequentially, and restarts its builders every round;
+:mod:`tvmfbnet.autotune.engine` drives the search instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.runner import RunnerResult
 from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.lowering import Kernel
@@ -27,16 +27,16 @@ def new_cost_model() -> Any:
 
 
 class EvolutionSearch:
-    """The evolutionary search of one kernel's schedules.
+    """Evolutionary search for one kernel's schedules.
 
     Args:
-        kernel: what is tuned.
-        target: what for.
+        kernel: to tune.
+        target: to tune for.
         database: known schedules, which seed the population.
         cost_model: shared by all tasks.
-        batch: candidates a round.
+        batch: candidates per round.
         seed: of the sampling.
-        population: size of the evolving population; 64 costs 2 to 5 s less a round than TVM's 512 and finds as much.
+        population: size of the evolving population; 64 saves 2 to 5 s per round over TVM's 512 at equal results.
     """
 
     shape = None
@@ -75,24 +75,24 @@ class EvolutionSearch:
             cost_model=cost_model,
         )
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
-        """The next round of candidates, ``most`` at most; empty when the space of schedules is exhausted."""
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
+        """The next round of candidates, ``most`` at most; empty when the schedule space is exhausted."""
         self._pending = list(self._context.generate_measure_candidates() or [])[:most]
-        return [Candidate.of(found.sch) for found in self._pending]
+        return [ScheduleCandidate.of(pending.sch) for pending in self._pending]
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
-        """Tells the search and the cost model how the candidates of the last round did, in the same order."""
+        """Passes the timings of the last round, in the same order, to the search and the cost model."""
         results = [_result(timing) for timing in timings]
         self._cost_model.update(self._context, self._pending, results)
         self._context.notify_runner_results(self._pending, results)
 
     def promised_ms(self) -> float | None:
-        """Unknown: the cost model scores candidates, it does not time them."""
+        """None: the cost model scores candidates but predicts no times."""
         return None
 
 
 def _scalar_space() -> Any:
-    """MetaSchedule's space for CPUs without what C has no words for, vectors and parallel loops; it has none for C."""
+    """MetaSchedule's CPU space without vectors and parallel loops, which C lacks; MetaSchedule has no space for C."""
     rules = [
         ms.schedule_rule.ParallelizeVectorizeUnroll(
             max_jobs_per_core=-1, max_vectorize_extent=-1, unroll_max_steps=[0, 16, 64, 512]

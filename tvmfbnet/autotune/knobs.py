@@ -1,9 +1,9 @@
-"""What a hand-written CPU schedule of a kernel may vary: tile sizes, vector width, loop order, unrolling, padding,
-parallel loops.
+"""The knobs of a hand-written CPU schedule: tile sizes, vector width, loop order, unrolling, padding, parallel loops.
 
-Plain data, no TVM: :mod:`tvmfbnet.autotune.templates` applies knobs to a kernel, :mod:`tvmfbnet.autotune.cost_model`
-learns which are fast. All knobs of a kernel can be listed (hundreds, at most a few thousand), so proposing candidates
-costs next to nothing, unlike TVM's evolutionary search, and what is learnt from one kernel carries over to the next.
+Plain data, no TVM: :mod:`tvmfbnet.autotune.templates` applies knobs to a kernel, and
+:mod:`tvmfbnet.autotune.cost_model` learns which are fast. A kernel has hundreds to a few thousand knob settings, few
+enough to enumerate. So proposing candidates is almost free, unlike TVM's evolutionary search, and the cost model
+transfers from kernel to kernel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, Literal
 
 Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 
-# Larger tiles than this only spill registers or blow up the code.
+# Larger tiles only spill registers or bloat the code.
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
 _ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
 _PADDINGS = ("inline", "whole", "outer", "middle")
 
 
-# Multiply-adds that a core does while a parallel loop is started and joined: 5 us at 40 billion a second.
+# Multiply-adds a core could do while a parallel loop is launched and joined: 5 us at 40 G multiply-adds/s.
 _LAUNCH_PRODUCTS = 200_000
 
 
 @dataclass(frozen=True)
 class Registers:
-    """What schedules need to know of a CPU.
+    """What schedules need to know about a CPU.
 
     Attributes:
         count: vector registers.
@@ -52,8 +52,8 @@ class KernelShape:
             (element by element).
         height, width, channels: of the output; ``move`` counts all but the last two axes as height.
         kernel, stride: of the window; 1 for the rest.
-        reduction: products summed an output element and window position (channels of a group).
-        group: output channels of a group; tiles must not cross its border.
+        reduction: products summed per output element and window position (input channels of a group).
+        group: output channels per group; tiles must not cross group borders.
         padded: whether the input is padded.
         extra: elementwise inputs after the sum (bias, residual).
     """
@@ -76,7 +76,7 @@ class KernelShape:
 
     @cached_property
     def anchor(self) -> KernelShape:
-        """The sum alone, whatever is done with it as it is stored: what kernels that differ in that share."""
+        """The shape without its epilogue, equal for kernels that differ only in that."""
         return replace(self, extra=0)
 
 
@@ -85,13 +85,13 @@ class Knobs:
     """One way to schedule a kernel.
 
     Attributes:
-        rows, columns, channels: output tile that is held in registers.
+        rows, columns, channels: output tile kept in registers.
         lanes: vector width in elements.
-        order: outer loops from the outside in, of c(hannels), y and x.
-        unroll: steps of the inner reduction loop that are unrolled.
-        padding: where padded input is made: ``inline`` (never stored), ``whole`` (once, before all), or inside the
+        order: outer loops, outermost first: c (channels), y and x.
+        unroll: unroll factor of the inner reduction loop.
+        padding: where padded input is computed: ``inline`` (never stored), ``whole`` (once, up front), or inside the
             first (``outer``) or second (``middle``) outer loop.
-        parallel: so many of the outer loops, from the outside in, are one parallel loop; 0 for a serial kernel.
+        parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
     """
 
     rows: int
@@ -109,33 +109,33 @@ class Knobs:
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Hashable identity, quicker to compare than the record."""
+        """Hashable identity, cheaper to compare than the dataclass."""
         tile = (self.rows, self.columns, self.channels, self.lanes)
         return (*tile, self.order, self.unroll, self.padding, self.parallel)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
-    """The divisors of a number up to ``largest``, rising."""
+    """The divisors of a number up to ``largest``, ascending."""
     return [d for d in range(1, min(number, largest or number) + 1) if number % d == 0]
 
 
 def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
-    """Every sensible way to schedule a kernel; never empty. Parallel ones only where there are threads for them."""
+    """Every sensible way to schedule a kernel; never empty. Parallel ones only on targets with threads."""
     if shape.kind == "move":
-        found = [
+        serial = [
             Knobs(1, columns, lanes, lanes)
             for lanes in _lanes(shape.channels, registers)
             for columns in divisors(shape.width, 8)
         ]
     else:
-        found = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
-        found = found or list(_tiles(shape, registers))
-    return [way for knobs in found for way in (knobs, *_parallel_ways(shape, knobs, registers))]
+        serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+        serial = serial or list(_tiles(shape, registers))
+    return [way for knobs in serial for way in (knobs, *_parallel_ways(shape, knobs, registers))]
 
 
 def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> Iterator[Knobs]:
-    """The same tile with its outer loops parallel: one loop more only where that shares the work more evenly."""
-    best = 1.0 / registers.threads  # of a loop that one thread runs
+    """The same tile with parallel outer loops; each added loop must balance the work better."""
+    best = 1.0 / registers.threads  # evenness of a loop that one thread runs
     for count in range(1, len(_parallel_extents(shape, knobs)) + 1):
         way = replace(knobs, parallel=count)
         if (even := evenness(shape, way, registers)) > best + 1e-9:
@@ -144,9 +144,9 @@ def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> It
 
 
 def _parallel_extents(shape: KernelShape, knobs: Knobs) -> list[int]:
-    """Extents of the outer loops that can become one parallel loop, from the outside in.
+    """Extents of the outer loops that can be fused into one parallel loop, outermost first.
 
-    Loops can be made one only where nothing stands between them, such as input that is padded inside the first.
+    Loops fuse only if nothing is computed between them, such as input padded inside the first.
     """
     if shape.kind == "move":
         return [shape.height]
@@ -166,13 +166,13 @@ def chunks(shape: KernelShape, knobs: Knobs) -> int:
 
 
 def evenness(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
-    """The share of the threads' time that is used: 1 where the parallel loop's iterations divide evenly among them."""
+    """Share of the threads' time in use: 1 where the parallel loop's iterations divide evenly among the threads."""
     pieces = chunks(shape, knobs)
     return pieces / (math.ceil(pieces / registers.threads) * registers.threads)
 
 
 def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
-    """A kernel's time, starting the threads included, as a share of its time on one thread, by rule of thumb."""
+    """Heuristic: a kernel's time, launching threads included, as a share of its single-threaded time."""
     if not knobs.parallel:
         return 1.0
     return 1.0 / (registers.threads * evenness(shape, knobs, registers)) + _LAUNCH_PRODUCTS / shape.products
@@ -180,15 +180,15 @@ def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> fl
 
 def _lanes(channels: int, registers: Registers) -> list[int]:
     """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
-    usual = [lanes for lanes in (registers.lanes, registers.lanes // 2, registers.lanes // 4) if lanes > 1]
-    fitting = [lanes for lanes in usual if channels % lanes == 0]
+    standard = [lanes for lanes in (registers.lanes, registers.lanes // 2, registers.lanes // 4) if lanes > 1]
+    fitting = [lanes for lanes in standard if channels % lanes == 0]
     return fitting or [divisors(channels, registers.lanes)[-1]]
 
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
     unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
-    # Padding that is stored is stored as vectors.
+    # Stored padding is written as vectors.
     paddings = _PADDINGS if shape.padded and registers.lanes > 1 else _PADDINGS[:1]
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
     for lanes in _lanes(spans, registers):
@@ -202,17 +202,17 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
 
 
 def vectors(channels: int, lanes: int, registers: Registers) -> int:
-    """Registers that one position of a tile takes."""
+    """Registers used by one position of a tile."""
     return (channels // lanes) * max(1, math.ceil(lanes / registers.lanes))
 
 
 def accumulators(knobs: Knobs, registers: Registers) -> int:
-    """Registers that a tile's sums take."""
+    """Registers used by a tile's sums."""
     return knobs.rows * knobs.columns * vectors(knobs.channels, knobs.lanes, registers)
 
 
 def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
-    """Drops tiles too small to hide a multiply-add's delay, unless the kernel itself is that small."""
+    """Whether a tile hides multiply-add latency; tiles of kernels too small for that need only match the kernel."""
     most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes)
     return accumulators(knobs, registers) >= min(4, most)
 
@@ -228,7 +228,7 @@ _KINDS = ("conv", "depthwise", "matmul", "pool", "move")
 
 
 def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
-    """What the ranking model sees of a candidate, in the order of :data:`FEATURES`."""
+    """Features of a candidate for the cost model, in the order of :data:`FEATURES`."""
     window = shape.kernel**2 * shape.reduction
     positions = knobs.rows * knobs.columns
     sums = accumulators(knobs, registers)
@@ -259,7 +259,7 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
 
 
 def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
-    """Vector loads and broadcasts for each vector multiply-add of a tile: the first figure of merit of a tile."""
+    """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
     wide = vectors(knobs.channels, knobs.lanes, registers)
     positions = knobs.rows * knobs.columns
     if shape.kind in ("depthwise", "pool"):

@@ -1,9 +1,9 @@
-"""Lowered parts kept on disk, so that a run that starts again need not lower them again.
+"""An on-disk cache of lowered parts, so that a resumed run does not lower them again.
 
-Lowering a large space takes longer than some runs are left alive. Each part is kept as soon as it is lowered, in files
-of its own in the target's folder, under a digest of all that decides what comes out: TVM's target, versions
-of the libraries, and our own sources of blocks and compiler. What does not fit is not found, and goes when others are
-written. Kernels and whole modules are apart: tuning needs no weights.
+Lowering a large space can outlast a preempted run. So each part is saved as soon as it is lowered, in files of its own
+in the target's folder, under a digest of everything that affects the result: the TVM target, library versions, and our
+sources of blocks and compiler. Stale entries never match, and are removed when new ones are written. Kernels and whole
+modules are stored separately: tuning needs no weights.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tvmfbnet.progress import progress
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Parts that are exported in one go; what they come to is kept part by part.
-_PARTS_A_CALL = 24
+# Parts exported per call; results are saved part by part.
+_PARTS_PER_CALL = 24
 _LIBRARIES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "onnxscript")
 _SOURCES = ("compiler/*.py", "nets/*.py", "space/*.py", "autotune/lowering_cache.py")
 
 
 class LoweredParts(Mapping[NetPart, IRModule]):
-    """Lowered parts of a space by part, and the kernels of each. Modules are read, or made again, when asked for.
+    """Lowered modules of a space by part, and the kernels of each. Modules are loaded, or lowered, on first access.
 
     Args:
-        parts: which.
-        target: what they are lowered for.
-        folder: where lowered parts are kept; None keeps none.
-        writes: whether new ones are added there.
+        parts: to lower.
+        target: to lower for.
+        folder: of the cache; None for no cache.
+        writes: whether to add newly lowered parts to the cache.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class LoweredParts(Mapping[NetPart, IRModule]):
         self._modules: dict[NetPart, IRModule] = {}
         self._mods: dict[str, IRModule] = {}
         with progress("lowering blocks", len(parts)) as reporter:
-            found: dict[NetPart, list[Kernel] | None] = {}
+            kernels_by_part: dict[NetPart, list[Kernel] | None] = {}
             for part in parts:
-                found[part] = self._read_kernels(part)
-                reporter.advance(found[part] is not None)
-            missing = [part for part, kernels in found.items() if kernels is None]
+                kernels_by_part[part] = self._read_kernels(part)
+                reporter.advance(kernels_by_part[part] is not None)
+            missing = [part for part, kernels in kernels_by_part.items() if kernels is None]
             if missing and self._writes and folder is not None:
                 self._drop_stale(folder)
             for part in self._lower(missing):
-                found[part] = kernels_of(self._modules[part], self._compiled_for)
-                self._keep(part, found[part] or [])
+                kernels_by_part[part] = kernels_of(self._modules[part], self._compiled_for)
+                self._keep(part, kernels_by_part[part] or [])
                 reporter.advance()
-        self.kernels: dict[NetPart, list[Kernel]] = {part: kernels or [] for part, kernels in found.items()}
+        self.kernels: dict[NetPart, list[Kernel]] = {part: kernels or [] for part, kernels in kernels_by_part.items()}
 
     def __getitem__(self, part: NetPart) -> IRModule:
         if part not in self.kernels:
@@ -91,14 +91,14 @@ class LoweredParts(Mapping[NetPart, IRModule]):
             return
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
-        for start in range(0, len(parts), _PARTS_A_CALL):
-            for part, model in export_parts(parts[start : start + _PARTS_A_CALL]).items():
+        for start in range(0, len(parts), _PARTS_PER_CALL):
+            for part, model in export_parts(parts[start : start + _PARTS_PER_CALL]).items():
                 self._modules[part] = lower(model, self._compiled_for)
                 yield part
 
     def _path(self, part: NetPart, what: str) -> Path | None:
-        told = json.dumps(part.to_dict(), sort_keys=True)
-        name = f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.{what}.json"
+        description = json.dumps(part.to_dict(), sort_keys=True)
+        name = f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.{what}.json"
         return None if self._folder is None else self._folder / name
 
     def _keep(self, part: NetPart, kernels: Sequence[Kernel]) -> None:
@@ -122,13 +122,13 @@ class LoweredParts(Mapping[NetPart, IRModule]):
                 for record in read_json(path)
             ]
         except (StorageError, KeyError, TypeError, ValueError):
-            return None  # damaged: lowered again
+            return None  # damaged: lower it again
 
     def _kernel(self, key: str, text: str) -> IRModule:
         if key not in self._mods:
             mod = _load(text)
             if kernel_key(mod) != key:
-                raise ValueError("not the kernel that it was")
+                raise ValueError("not the kernel that was saved")
             self._mods[key] = mod
         return self._mods[key]
 
@@ -156,12 +156,12 @@ def _load(text: str) -> IRModule:
 
 @cache
 def _digest(tvm_target: str) -> str:
-    """Of all that decides how a part is lowered for a target."""
-    told = hashlib.sha256(tvm_target.encode())
+    """A digest of everything that affects how a part is lowered for a target."""
+    sources = hashlib.sha256(tvm_target.encode())
     for library in _LIBRARIES:
-        told.update(f"{library} {version(library)}\n".encode())
+        sources.update(f"{library} {version(library)}\n".encode())
     root = Path(tvmfbnet.__file__).parent
     for pattern in _SOURCES:
         for source in sorted(root.glob(pattern)):
-            told.update(source.read_bytes())
-    return told.hexdigest()[:16]
+            sources.update(source.read_bytes())
+    return sources.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What tuning a space takes: its distinct parts, and the kernels they share, before anything is spent."""
+"""The tuning plan of a space: its distinct parts and the kernels they share, before any trial is spent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tvmfbnet.targets.definition import ResolvedTarget
 
 # Measured on two quiet cores, one building while the other proposes and times.
 TRIALS_PER_SECOND = 6.0
-# There: compiling and timing one of the nets that parts are timed in, or one part alone.
+# On the same host: compiling and timing one of the nets that parts are timed in, or a single part.
 _SECONDS_PER_NET, _SECONDS_PER_PART = 4.5, 1.5
 
 
 @dataclass(frozen=True)
 class TuningTask:
-    """One kernel to tune, and in how many (layer, block) cells of the space it is used."""
+    """One kernel to tune, and the number of (layer, block) cells of the space that use it."""
 
     kernel: Kernel
     cells: int
@@ -40,17 +40,17 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many of the parts are blocks."""
+        """Number of parts that are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
 
     def estimated_seconds(self, trials: int, trials_per_second: float, slowness: float, share: float = 1.0) -> float:
-        """Time that ``trials`` trials and the measurements will take.
+        """Estimated time of ``trials`` trials and the measurements.
 
         Args:
-            trials: still to be done.
-            trials_per_second: to be expected (:mod:`tvmfbnet.autotune.estimate`).
-            slowness: of compiling, 1 on the host that it was measured on.
-            share: of the blocks that are timed, 0 to 1.
+            trials: remaining trials.
+            trials_per_second: expected rate (:mod:`tvmfbnet.autotune.estimate`).
+            slowness: of compiling, relative to the reference host.
+            share: of the blocks to time, 0 to 1.
         """
         if self.target.on_cpu:
             nets = self.target.timing.chain_rounds * max(len(layer.blocks) for layer in self.space.layers)
@@ -63,21 +63,21 @@ class Plan:
 def make_plan(
     space: Space, target: ResolvedTarget, parts: Sequence[NetPart], kept: Path | None = None, keeps: bool = True
 ) -> Plan:
-    """Exports and lowers ``parts`` and gathers their kernels, each once.
+    """Exports and lowers ``parts``, and collects their distinct kernels.
 
     Args:
-        space: where the parts come from; decides how often each is used.
-        target: what its kernels are compiled for.
-        parts: what will be measured.
-        kept: folder of parts that earlier runs lowered; None for none.
-        keeps: whether what is lowered now is kept there.
+        space: of the parts; determines how often each is used.
+        target: to compile for.
+        parts: to measure.
+        kept: cache folder of lowered parts; None for no cache.
+        keeps: whether to save newly lowered parts there.
     """
     uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
     lowered = LoweredParts(parts, target, kept, keeps)
     kernels: dict[str, Kernel] = {}
     cells: Counter[str] = Counter()
-    for part, some in lowered.kernels.items():
-        for kernel in some:
+    for part, part_kernels in lowered.kernels.items():
+        for kernel in part_kernels:
             kernels.setdefault(kernel.key, kernel)
             cells[kernel.key] += kernel.count * max(uses[part], 1)
     tasks = tuple(TuningTask(kernel, cells[key]) for key, kernel in kernels.items())

@@ -1,7 +1,7 @@
-"""Which task gets the next round of trials.
+"""Picks the task that gets the next round of trials.
 
-Every task gets a first round. After that the rounds go where the space gains most: to the task with the largest
-(cells it serves) x (time it is expected to lose by another round).
+Every task gets a first round. Further rounds go where the space gains most: to the task with the largest
+(cells it serves) x (time that another round is expected to save).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.plan import TuningTask
 
-# Rounds without one valid trial after which a task is given up, with a warning.
+# A task without a valid trial after this many rounds is given up, with a warning.
 _MAX_FAILED_ROUNDS = 3
 
 
 @dataclass
 class TaskState:
-    """How far a task has come.
+    """Progress of a task.
 
     Attributes:
         task: the task.
-        best_ms: its fastest valid trial; None as long as there is none.
-        rounds: how many it has had.
-        stale: rounds since the last one that gained anything.
-        gain: share of the time that a round took off lately.
-        search: what proposes its candidates, once it has begun.
-        exhausted: there is nothing left to propose.
-        in_flight: a round of it is being built or timed.
+        best_ms: its fastest valid trial; None before the first.
+        rounds: completed rounds.
+        stale: rounds since the last improvement.
+        gain: relative improvement per recent round (moving average).
+        search: proposes its candidates; None before its first round.
+        exhausted: whether nothing is left to propose.
+        in_flight: whether a round of it is being built or timed.
     """
 
     task: TuningTask
@@ -46,14 +46,14 @@ class TaskState:
         return self.best_ms is not None
 
     def expected_gain_ms(self) -> float:
-        """Milliseconds that one more round is expected to take off the space's cells."""
+        """Milliseconds that one more round is expected to save over all cells of the space."""
         best = self.best_ms or 0.0
         promised = self.search.promised_ms() if self.search is not None else None
         share = self.gain if promised is None else max(0.0, 1.0 - promised / best) + 0.05
         return self.task.cells * best * share * 0.5**self.stale
 
     def finish_round(self, before_ms: float | None) -> None:
-        """A round has ended; ``before_ms`` is what was the best before it."""
+        """Records the end of a round; ``before_ms`` is the best time before it."""
         self.rounds += 1
         self.in_flight = False
         if before_ms is not None and self.best_ms is not None:
@@ -62,7 +62,7 @@ class TaskState:
 
 
 def next_task(states: Sequence[TaskState], trials_left: bool) -> TaskState | None:
-    """The task whose next round promises most, or None when nothing is worth (or allowed) another round.
+    """The task whose next round promises the largest gain, or None when no task may have another round.
 
     Args:
         states: all tasks.

@@ -1,6 +1,6 @@
-"""The search of a templated kernel's knobs: mostly those that the ranking thinks fastest, some at random.
+"""Searches a templated kernel's knobs: mostly those that the cost model predicts to be fastest, some at random.
 
-The first round also holds what was best for kernels that differ only in their epilogue.
+The first round also tries the best knobs of kernels that differ only in their epilogue.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs
@@ -21,21 +21,21 @@ from tvmfbnet.rpc.session import KernelTiming, last_line
 if TYPE_CHECKING:
     from tvmfbnet.autotune.cost_model import Array
 
-# Share of a round that is drawn at random, so that the ranking sees what it does not believe in.
+# Share of a round drawn at random, so that the cost model also sees candidates that it rates poorly.
 _EXPLORE = 0.25
-# Ways taken over from kernels that differ only in their epilogue.
+# Knobs taken over from kernels that differ only in their epilogue.
 SEEDS = 2
 
 
 class TemplateSearch:
-    """Proposes knobs of one kernel.
+    """Proposes knobs for one kernel.
 
     Args:
-        kernel: what is tuned.
+        kernel: to tune.
         shape: of the kernel.
-        ranking: shared by all kernels.
+        cost_model: shared by all kernels.
         tried: knobs that earlier runs timed.
-        batch: candidates a round.
+        batch: candidates per round.
         seed: of the random share.
         seeds: knobs to try first, the best of kernels that differ only in their epilogue.
     """
@@ -53,11 +53,11 @@ class TemplateSearch:
         self.kernel, self._shape, self.batch = kernel, shape, batch
         self._cost_model = cost_model
         self._random = random.Random(f"{seed} {kernel.key}")
-        known = {knobs.key for knobs in tried}
-        self._left = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in known]
+        tried_keys = {knobs.key for knobs in tried}
+        self._untried = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in tried_keys]
         self._seeds = [knobs.key for knobs in seeds]
-        self._rows: Array = cost_model.rows(shape, self._left)
-        self._pending: list[Candidate] = []
+        self._rows: Array = cost_model.rows(shape, self._untried)
+        self._pending: list[ScheduleCandidate] = []
         self._promise: tuple[tuple[int, int], float | None] = ((-1, -1), None)
 
     @property
@@ -65,52 +65,54 @@ class TemplateSearch:
         """What the kernel computes."""
         return self._shape
 
-    def propose(self, most: int | None = None) -> Sequence[Candidate]:
-        """The next round, ``most`` candidates at most; empty when every way was tried."""
-        if not self._left:
+    def propose(self, most: int | None = None) -> Sequence[ScheduleCandidate]:
+        """The next round, ``most`` candidates at most; empty when all knobs were tried."""
+        if not self._untried:
             return []
-        count = min(self.batch if most is None else most, self.batch, len(self._left))
+        count = min(self.batch if most is None else most, self.batch, len(self._untried))
         order = self._seeds_first(self._order())
         explored = min(round(_EXPLORE * count), len(order) - count)
         chosen = order[: count - explored] + self._random.sample(order[count - explored :], explored)
-        self._pending = [self._candidate(self._left[index]) for index in chosen]
-        gone = set(chosen)
-        stay = [index for index in range(len(self._left)) if index not in gone]
-        self._left, self._rows = [self._left[index] for index in stay], self._rows[stay]
+        self._pending = [self._candidate(self._untried[index]) for index in chosen]
+        proposed = set(chosen)
+        kept = [index for index in range(len(self._untried)) if index not in proposed]
+        self._untried, self._rows = [self._untried[index] for index in kept], self._rows[kept]
         return self._pending
 
     def _seeds_first(self, order: list[int]) -> list[int]:
         seeds, self._seeds = self._seeds, []
-        at = {self._left[index].key: index for index in order} if seeds else {}
+        at = {self._untried[index].key: index for index in order} if seeds else {}
         first = [at[key] for key in seeds if key in at]
         return first + [index for index in order if index not in first]
 
     def _order(self) -> list[int]:
-        """Indices of what is left, the most promising first."""
+        """Indices of the untried knobs, the most promising first."""
         slowness = self._cost_model.slowness(self._rows)
         if slowness is not None:
             return [int(index) for index in np.argsort(slowness, kind="stable")]
-        # Untrained, the rule of thumb ranks; noise keeps a round from being one tile in all its variants.
-        scores = [self._cost_model.thumb(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._left]
+        # Before the first fit the heuristic ranks; noise keeps a round from being variants of a single tile.
+        scores = [
+            self._cost_model.heuristic(self._shape, knobs) + self._random.uniform(0, 0.3) for knobs in self._untried
+        ]
         return sorted(range(len(scores)), key=scores.__getitem__)
 
-    def _candidate(self, knobs: Knobs) -> Candidate:
+    def _candidate(self, knobs: Knobs) -> ScheduleCandidate:
         try:
-            return Candidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
+            return ScheduleCandidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
         except Exception as error:  # TVM raises many kinds; the trial is recorded as failed
-            return Candidate(None, knobs=knobs, error=last_line(str(error)))
+            return ScheduleCandidate(None, knobs=knobs, error=last_line(str(error)))
 
     def learn(self, timings: Sequence[KernelTiming]) -> None:
-        """Hands the last round to the ranking."""
+        """Passes the last round to the cost model."""
         for candidate, timing in zip(self._pending, timings, strict=True):
             if candidate.knobs is not None:
                 self._cost_model.add(self._shape, candidate.knobs, timing.best_ms)
 
     def promised_ms(self) -> float | None:
-        """The ranking's best prediction of what is left."""
-        if not self._left:
+        """The cost model's fastest prediction among untried knobs."""
+        if not self._untried:
             return None
-        state = (self._cost_model.fits, len(self._left))
+        state = (self._cost_model.fits, len(self._untried))
         if self._promise[0] != state:
             predicted = self._cost_model.predict_ms(self._shape, self._rows)
             self._promise = (state, None if predicted is None else float(predicted.min()))

@@ -1,10 +1,10 @@
 """Hand-written CPU schedules: a kernel's TIR and its knobs in, a scheduled kernel out.
 
-One pattern serves all: the output is cut into tiles that fit the vector registers; a tile's sums are kept in
-registers while the reduction runs over them; bias, residual and activation are applied as the tile is stored; weights
-are prepacked in the order in which the tiles read them. Where the target has threads, loops over tiles may run in
-parallel. Schedules are TVM schedules with a trace, so they live in the
-same database as those of MetaSchedule's own search, and are applied at compile time in the same way.
+All share one pattern: the output is split into tiles that fit the vector registers; a tile's sums stay in registers
+during the reduction; bias, residual and activation are applied as the tile is stored; weights are prepacked in the
+order in which tiles read them. On targets with threads, loops over tiles may run in parallel. The results are TVM
+schedules with a trace, so they live in the same database as those of MetaSchedule's search, and are applied at compile
+time in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The parts of a kernel: blocks before the sum, the sum itself, and what is done with it, the output last."""
+    """The blocks of a kernel: those before the sum, the sum, and its epilogue, the output last."""
 
     before: tuple[Any, ...]
     total: Any | None
@@ -35,22 +35,22 @@ class _Blocks:
 
 
 def has_templates(target: tvm.target.Target) -> bool:
-    """Whether a target's kernels are scheduled by templates: those of CPUs."""
+    """Whether templates schedule a target's kernels: true for CPUs."""
     return compiles_for_cpu(target)
 
 
 def registers_of(target: tvm.target.Target) -> Registers:
-    """The vector registers of a CPU target, by the features that are on, and the threads that a kernel may use."""
+    """The vector registers of a CPU target, from its enabled features, and the threads that a kernel may use."""
     from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_triple, llvm_get_vector_width
 
     if target.kind.name != "llvm":
-        return Registers(16, 1)  # C has no vectors and no parallel loops; its compiler makes vectors of scalars
+        return Registers(16, 1)  # C has no vectors or parallel loops; its compiler vectorises scalars
     threads = int(target.attrs.get("num-cores", 1))
     machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
     if machine not in ("x86_64", "i386", "i686"):
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
         return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 32, 4), threads)
-    # TVM gives 512 bits for every x86.
+    # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
         return Registers(32, 16, threads)
@@ -58,7 +58,7 @@ def registers_of(target: tvm.target.Target) -> Registers:
 
 
 def shape_of(mod: IRModule) -> KernelShape | None:
-    """What a kernel computes, or None where no template fits it."""
+    """What a kernel computes; None where no template fits it."""
     schedule = Schedule(mod)
     blocks = _blocks(schedule)
     if blocks is None:
@@ -109,7 +109,7 @@ def _product(values: list[int]) -> int:
 
 
 def _blocks(schedule: Schedule) -> _Blocks | None:
-    """Finds the parts; None where there is more than one sum or more than one output."""
+    """Finds the blocks; None where there is more than one sum or output."""
     root = schedule.get_sblock("root", "main")
     blocks = list(schedule.get_child_blocks(root))
     if len(schedule.get_output_blocks(root)) != 1:
@@ -180,7 +180,7 @@ def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs)
 
 
 def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
-    """Makes the outermost loops over tiles one parallel loop; padding that is made before all tiles gets its own."""
+    """Fuses the outermost loops over tiles into one parallel loop; padding computed up front gets its own."""
     loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
     schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
     if knobs.padding == "whole":
@@ -190,7 +190,7 @@ def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
 
 
 def _tile_output(schedule: Schedule, last: Any, knobs: Knobs) -> list[Any]:
-    """Cuts the output into tiles; returns the loops over tiles, outermost first."""
+    """Splits the output into tiles; returns the loops over tiles, outermost first."""
     loops = schedule.get_loops(last)
     split = {"c": schedule.split(loops[-1], [None, knobs.channels])}
     if len(loops) == 4:

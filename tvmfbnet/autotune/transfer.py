@@ -1,6 +1,6 @@
-"""What other targets' trials can teach: the templated trials of their logs, asked for by name.
+"""Transfer between targets: the templated trials in other targets' logs, requested by name.
 
-Never used unasked: an emulated device's times, or those of a quite different CPU, would mislead.
+Never used by default: times of an emulated device, or of a very different CPU, would mislead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, resolve
 
-# Fewer valid trials teach nothing.
-_FEWEST = 48
+# Fewer valid trials are not worth a transfer.
+_MIN_VALID_TRIALS = 48
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TransferSource:
     Attributes:
         target: its name.
         registers: of its CPU.
-        trials: of templates, at least some of them valid.
+        trials: templated trials, some of which may have failed.
     """
 
     target: str
@@ -45,13 +45,13 @@ def read_sources(names: Sequence[str], target: Target, root: Path | None = None)
     """Reads the trials of other targets, each once.
 
     Args:
-        names: of targets, or their ``.yaml`` files.
-        target: the one that is to learn.
+        names: target names or ``.yaml`` files.
+        target: to transfer to.
         root: folder of all targets' logs.
 
     Raises:
-        UserError: no such target, no log of it (or too few trials in it), the target itself, or kernels that are not
-            made from templates.
+        UserError: an unknown target, one without a log (or with too few trials), the target itself, or kernels that are
+            not made from templates.
     """
     if names and not has_templates(resolve(target).for_tvm()):
         raise UserError(f"--learn-from: kernels of target {target.name} are not made from templates; leave it out")
@@ -70,19 +70,21 @@ def _read(other: Target, target: Target, root: Path | None) -> TransferSource:
         raise UserError(f"--learn-from {other.name}: there is no {path}; tune that target first, or copy its folder")
     trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
     valid = sum(trial.best_ms is not None for trial in trials)
-    if valid < _FEWEST:
-        raise UserError(f"--learn-from {other.name}: {path} holds {valid} valid trials of templates, needed: {_FEWEST}")
+    if valid < _MIN_VALID_TRIALS:
+        raise UserError(
+            f"--learn-from {other.name}: {path} holds {valid} valid trials of templates, needed: {_MIN_VALID_TRIALS}"
+        )
     return TransferSource(other.name, registers_of(compiled_for), trials)
 
 
 def _log_of(other: ResolvedTarget, root: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The log of trials to learn from, and what its kernels were compiled for.
+    """The log of a transfer source, and the TVM target of its kernels.
 
-    Of several contexts, the one that is the target's today; else the first: lessons are asked for by name, and what
-    they hold for is said by the CPU that they were made on.
+    Of several contexts, the target's current one, else the first: sources are requested by name, and their TVM target
+    tells which CPU they are from.
     """
     folder = target_folder(other.name, root)
     stored, wanted = stored_contexts(folder), context_of(other).compile_side
     path = next((path for path, found in stored.items() if found and wanted.admits(found)), database_folder(folder))
-    found = stored.get(path)
-    return path / TRIALS, json.loads(found.tvm_target) if found is not None else other.tvm
+    context = stored.get(path)
+    return path / TRIALS, json.loads(context.tvm_target) if context is not None else other.tvm

@@ -1,6 +1,6 @@
-"""The log of every trial, failures with their reason included: what a resumed run counts its budget by and learns from.
+"""The log of every trial, failures and their reasons included. A resumed run counts its budget and learns from it.
 
-One JSON object a line in ``trials.jsonl`` beside the tuning database, flushed to disk after every round.
+One JSON object per line in ``trials.jsonl`` beside the tuning database, flushed to disk after every trial.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tvmfbnet.files import storage_errors
 from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
 from tvmfbnet.rpc.session import KernelTiming
 
-# The kind of a trial whose device reported a time that is none.
+# The kind of a trial with an impossible reported time.
 _NO_TIME = "time"
 # Trials further apart than this belong to different runs (seconds).
 _PAUSE = 60.0
-# The rate is that of so many trials at most, the newest, and at least (gaps between them).
-_RECENT, _LEAST_GAPS = 300, 24
+# The rate uses at most this many of the most recent trials, and at least this many gaps between them.
+_RECENT, _MIN_GAPS = 300, 24
 
 
 @dataclass(frozen=True)
 class Templated:
-    """A trial of a template: what was scheduled how, and its time in milliseconds (None where it failed)."""
+    """A trial of a template: the kernel's shape, the knobs, and the time in milliseconds (None where it failed)."""
 
     shape: KernelShape
     knobs: Knobs
@@ -39,18 +39,18 @@ class Templated:
 
 
 class TrialLog:
-    """What was tried so far. A line that is torn or damaged is passed over with a warning; reading writes nothing.
+    """The trials so far. Torn or damaged lines are skipped with a warning; reading writes nothing.
 
-    A trial whose time is no time of this world (zero, not finite) counts as one that failed.
+    A trial with an impossible time (zero, not finite) counts as failed.
 
     Args:
-        path: the file; None where there were no trials, to be asked alone.
+        path: the file; None for an empty, read-only log.
 
     Attributes:
-        spent: trials of each task, by the kernel's key.
+        spent: trials per task, by the kernel's key.
         best_ms: fastest valid trial of each task.
         failures: failed trials by kind.
-        templated: the trials of templates, by task.
+        templated: template trials by task.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -96,24 +96,24 @@ class TrialLog:
             self._times.append(seconds)
 
     def trials_of(self, kernels: Iterable[Kernel]) -> int:
-        """Trials that some kernels have had, together."""
+        """Total trials of some kernels."""
         return sum(self.spent[kernel.key] for kernel in kernels)
 
     def kernels_ms(self, kernels: Sequence[Kernel]) -> float | None:
-        """What a part's kernels take by themselves, milliseconds; None without kernels, or where one has no trial."""
+        """Sum of a part's kernel times, milliseconds; None without kernels, or where one has no valid trial."""
         if not kernels or any(kernel.key not in self.best_ms for kernel in kernels):
             return None
         return sum(kernel.count * self.best_ms[kernel.key] for kernel in kernels)
 
     def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
-        """The best knobs of other tasks that differ from ``task`` only in what is done after the sum, fastest first.
+        """The best knobs of other tasks that differ from ``task`` only in their epilogue, fastest first.
 
         Args:
-            task: key of the kernel that is to be tuned.
+            task: key of the kernel to tune.
             shape: of that kernel.
-            most: how many at most.
+            most: maximum number.
         """
-        # Relative to its task's best: the epilogues themselves take different times.
+        # Relative to the task's best, because the epilogues take different times.
         tried = [
             (trial.best_ms / self.best_ms[other], trial.knobs)
             for other, trials in self.templated.items()
@@ -125,11 +125,11 @@ class TrialLog:
         return list(distinct.values())[:most]
 
     def trials_per_second(self) -> float | None:
-        """The rate of the newest trials, pauses between them left out; None before there is anything to go by."""
+        """The rate of the most recent trials, pauses excluded; None while there are too few."""
         times = self._times[-_RECENT:]
-        gaps = [later - sooner for sooner, later in pairwise(times)]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
         counted = [gap for gap in gaps if 0 <= gap < _PAUSE]
-        return len(counted) / sum(counted) if sum(counted) > 0 and len(counted) >= _LEAST_GAPS else None
+        return len(counted) / sum(counted) if sum(counted) > 0 and len(counted) >= _MIN_GAPS else None
 
     def append(
         self,
@@ -138,9 +138,9 @@ class TrialLog:
         knobs: Sequence[Knobs | None],
         timings: Sequence[KernelTiming],
     ) -> None:
-        """Writes one round: a line for each candidate. The target's lock must be held."""
+        """Appends one line per candidate. The target's lock must be held."""
         if self.path is None:
-            raise ValueError("a log without a file takes no trials")
+            raise ValueError("a log without a file is read-only")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = []
         for chosen, timing in zip(knobs, timings, strict=True):
@@ -157,14 +157,14 @@ class TrialLog:
             lines.append(json.dumps(record))
             self._count(record)
         with storage_errors(self.path, "append to"):
-            if not self._mended:  # a line that an earlier crash tore must spoil none of ours
+            if not self._mended:  # a line torn by an earlier crash must not corrupt ours
                 mend_last_line(self.path)
                 self._mended = True
             append_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """The fields of knobs or of a shape, if they are small whole numbers, words and switches."""
+    """The fields of knobs or a shape, checked to be small integers, strings and booleans."""
     for name, field in value.items():
         if not isinstance(field, str | int) or (isinstance(field, int) and not 0 <= field < 1 << 31):
             raise ValueError(f"{name} is {str(field)[:40]}")

@@ -1,8 +1,8 @@
-"""One round of trials: waits for its builds, then times them on a device. A device's fault is never a kernel's.
+"""Runs a round of trials: waits for its builds, then times them on a device. A device fault never blames a kernel.
 
-A round is timed in one session, and each trial is told as soon as it is known, so that it can be recorded before the
-next one is timed. If the session breaks, those kernels that were not timed yet are timed one by one, on whichever
-device is free; only a kernel that breaks its session every time is given up as crashing.
+A round is timed in one session, and each trial is reported as soon as it is timed, so that it is recorded before the
+next one starts. If the session breaks, the remaining kernels are timed one by one on any free device; a kernel is given
+up as crashing only if it breaks its session every time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult, Built
-from tvmfbnet.autotune.candidate import Candidate
+from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.task_scheduler import TaskState
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice
@@ -27,22 +27,22 @@ from tvmfbnet.rpc.session import KernelJob, KernelTiming, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, await_key, query_tracker
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# A kernel whose session breaks this often with nothing else in it, on devices that live on, is taken to be the cause.
+# A kernel that breaks this many sessions of its own, on devices that survive, is taken to be the cause.
 _MAX_CRASHES = 3
-# The same, whatever became of the devices: a kernel may also take its device down.
+# The same, whether or not the devices survive: a kernel may also take its device down.
 _ATTEMPTS = 12
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 
 @dataclass
 class Activity:
-    """What the rounds of a run have cost so far; several threads add to it.
+    """Statistics of a run's rounds so far; thread-safe.
 
     Attributes:
-        seconds: by what they went to.
-        trials: candidates done.
-        busy: devices that are timing at this moment.
-        faults: sessions that broke or missed their deadline, by device and what happened.
+        seconds: spent, by activity.
+        trials: finished candidates.
+        busy: devices timing right now.
+        faults: sessions that broke or missed their deadline, by device and kind.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"build": 0.0, "measure": 0.0})
@@ -52,22 +52,22 @@ class Activity:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, what: str, seconds: float) -> None:
-        """Counts time spent."""
+        """Adds seconds to an activity."""
         with self._lock:
             self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
     def count(self, trials: int = 0, busy: int = 0) -> None:
-        """Counts events."""
+        """Adds to the trials and busy devices."""
         with self._lock:
             self.trials, self.busy = self.trials + trials, self.busy + busy
 
     def note(self, fault: RemoteError) -> None:
-        """Counts a fault to its device."""
+        """Counts a fault of a device."""
         with self._lock:
             self.faults[fault.device or "no device", fault.happening] += 1
 
     def faults_by_device(self) -> dict[str, dict[str, int]]:
-        """What happened to which device, and how often."""
+        """Counts of each device's faults by kind."""
         with self._lock:
             return {
                 device: {what: count for (where, what), count in sorted(self.faults.items()) if where == device}
@@ -83,23 +83,23 @@ class OpenRound:
         state: the task's.
         candidates: what is built and timed.
         best_before_ms: the task's fastest trial before; None where there was none.
-        timings: what is known of the candidates so far, by their place.
+        timings: of the candidates so far, by their place.
     """
 
     state: TaskState
-    candidates: Sequence[Candidate]
+    candidates: Sequence[ScheduleCandidate]
     best_before_ms: float | None
     timings: dict[int, KernelTiming] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
-        """How many candidates are not known yet."""
+        """Number of candidates without a timing yet."""
         return len(self.candidates) - len(self.timings)
 
 
 @dataclass(frozen=True)
 class News:
-    """What a round's thread tells: one candidate's timing, or that the round has ended, and by what error if any."""
+    """A message from a round's thread: one candidate's timing, or the end of the round, with its error if any."""
 
     told_by: OpenRound
     place: int = -1
@@ -108,30 +108,30 @@ class News:
 
 
 def start_worker(worker: RemoteWorker, workers: queue.Queue[RemoteWorker]) -> None:
-    """Has a worker load what it needs while the first kernels are built, then offers it."""
-    with suppress(RemoteError):  # a call starts it again, and says what is wrong
+    """Starts a worker while the first kernels are built, then makes it available."""
+    with suppress(RemoteError):  # the first call starts it again, and reports the error
         worker.start()
     workers.put(worker)
 
 
 class StoppedError(Exception):
-    """The run ends before this round does."""
+    """The run ended before this round."""
 
 
-# Takes a candidate's place in its round and what came of it.
+# Called with a candidate's place in its round and its timing.
 Told = Callable[[int, KernelTiming], None]
 
 
 class RoundRunner:
-    """Where rounds are built and timed; used by several threads at once, one device each.
+    """Builds and times rounds; used by several threads at once, one device each.
 
     Args:
-        target: how to time, and how long to wait.
+        target: its timing policy and timeouts apply.
         endpoint: where the devices are.
-        pool: builds.
-        workers: one remote worker a device, shared by the threads.
-        folder: for the libraries on their way to a device.
-        activity: what is spent is counted there.
+        pool: of builders.
+        workers: one remote worker per device, shared by the threads.
+        folder: for libraries before their upload.
+        activity: collects the statistics.
     """
 
     def __init__(
@@ -150,11 +150,13 @@ class RoundRunner:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Ends the rounds in flight as soon as they notice: nothing more is told, nothing is tried again."""
+        """Stops the rounds in flight: nothing more is reported or retried."""
         self._stopped.set()
 
-    def time(self, candidates: Sequence[Candidate], builds: Sequence[Future[BuildResult] | None], told: Told) -> None:
-        """Waits for the builds, then times what was built; each candidate's outcome is told as soon as it is known.
+    def time(
+        self, candidates: Sequence[ScheduleCandidate], builds: Sequence[Future[BuildResult] | None], told: Told
+    ) -> None:
+        """Waits for the builds, then times them; each candidate's result is reported as soon as it is known.
 
         Raises:
             DeviceError: no device came back.
@@ -173,11 +175,11 @@ class RoundRunner:
 
     def _tell(self, told: Told, place: int, timing: KernelTiming) -> None:
         if self._stopped.is_set():
-            raise StoppedError  # whatever failed may have failed because the run ends
+            raise StoppedError  # any failure may be a consequence of the run ending
         self._activity.count(trials=1)
         told(place, timing)
 
-    def _job(self, candidate: Candidate, built: Built, name: str) -> KernelJob:
+    def _job(self, candidate: ScheduleCandidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
         return KernelJob(str(path), candidate.arguments, built.pool)
@@ -187,16 +189,16 @@ class RoundRunner:
         self._activity.count(busy=1)
         began = time.monotonic()
         try:
-            left = dict(jobs)
+            untimed = dict(jobs)
             places = list(jobs)
 
             def given(timed: tuple[int, KernelTiming]) -> None:
                 place = places[timed[0]]
-                del left[place]
+                del untimed[place]
                 self._tell(told, place, timed[1])
 
             if isinstance(self._attempt(list(jobs.values()), worker, given), RemoteError):
-                for place, job in left.items():
+                for place, job in untimed.items():
                     self._tell(told, place, self._time_alone(job, worker))
         finally:
             self._activity.count(busy=-1)
@@ -218,14 +220,14 @@ class RoundRunner:
             if crashes == _MAX_CRASHES and timings.illegal_instruction:
                 raise DeviceError(f"{timings}; {instructions_advice(self.target)}")
             if crashes == _MAX_CRASHES or attempts == _ATTEMPTS:
-                error = f"broke {attempts} sessions with nothing else in them: {timings}"
+                error = f"broke {attempts} sessions of its own: {timings}"
                 return KernelTiming(error=error, kind="crash")
-            time.sleep(min(_FIRST_PAUSE * 2**attempts, _LONGEST_PAUSE))  # a device that fails at once is free at once
+            time.sleep(min(_FIRST_PAUSE * 2**attempts, _LONGEST_PAUSE))  # a device that fails fast is free again fast
 
     def _blames_kernel(self, fault: RemoteError) -> bool:
-        """Whether the device outlived its session: else not the kernel but the device was at fault.
+        """Whether the device survived its session; if not, the device was at fault and not the kernel.
 
-        A device that lives ends a hung kernel's session itself and says so; from one that does not, there is no answer.
+        A live device ends a hung kernel's session itself and reports it; a dead one gives no answer.
         """
         if fault.stage != "run" or fault.kind in ("no answer", "took no file"):
             return False
@@ -238,16 +240,16 @@ class RoundRunner:
     def _attempt(
         self, jobs: Sequence[KernelJob], worker: RemoteWorker, given: Callable[[Any], None] = lambda timed: None
     ) -> list[KernelTiming] | RemoteError:
-        """One session; the fault when it broke, once a device is there again.
+        """Runs one session; if it breaks, waits for a device and returns the fault.
 
         Args:
-            jobs: what is timed.
+            jobs: to time.
             worker: talks to the device.
-            given: takes (index of a job, its timing) at once.
+            given: called with (job index, timing) immediately.
 
         Raises:
             DeviceError: no device came back in time.
-            StoppedError: the run ends, which may be why the session broke.
+            StoppedError: the run is ending, which may be why the session broke.
         """
         limits = self.target.timeouts
         seconds = limits.connect + limits.trial * len(jobs)

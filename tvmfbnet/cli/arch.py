@@ -49,7 +49,7 @@ def describe_command(
 
     Example: tvmfbnet arch describe fbnet_c --space fbnet --latency-table pixel3.csv
     """
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.errors import UserError
     from tvmfbnet.space.arch_text import resolve_arch
     from tvmfbnet.space.counts import describe_arch
@@ -61,7 +61,7 @@ def describe_command(
     if last_channels is not None:
         used = used.with_last_channels(last_channels)
     description = describe_arch(found, used)
-    remember(space=space)
+    note(space=space)
     table = _load(target, latency_table, used, used.parts_of(found), tuning_logs, device_model)
     if table is not None:
         _add_latency(description, table, found, used)

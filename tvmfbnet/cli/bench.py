@@ -42,7 +42,7 @@ def bench_command(
     """
     from contextlib import suppress
 
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.deploy.description import read_description
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.ready import require_ready
@@ -51,22 +51,22 @@ def bench_command(
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
-    remember(target=target, named=loaded.name, package=package)
+    note(target=target, named=loaded.name, package=package)
     described = read_description(package)
     with suppress(UserError):  # the space may be of a file, whose place the package does not know
-        remember(space=load_space(described.space).name)
+        note(space=load_space(described.space).name)
     require_ready(loaded)
 
     with loading():
         from tvmfbnet.deploy.bench import bench_package
         from tvmfbnet.deploy.package import load_package
-        from tvmfbnet.provisioning.loopback import reach
+        from tvmfbnet.provisioning.loopback import connect_device
 
     loaded = resolve(loaded)
     opened = load_package(package, loaded, force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms
-    with reach(loaded) as endpoint:
+    with connect_device(loaded) as endpoint:
         result = bench_package(opened, loaded, endpoint, sustained or 0.0, target_ms)
     if as_json:
         print_json(

@@ -36,7 +36,7 @@ def compile_command(
 
     Example: tvmfbnet compile ARCH --space fbnet_mini --target host --checkpoint training/net.pt --out package
     """
-    from tvmfbnet.advice import remember, tune
+    from tvmfbnet.advice import note, tune
     from tvmfbnet.errors import ArchError, UserError
     from tvmfbnet.preflight import check_all, require_file, require_writable_folder
     from tvmfbnet.provisioning.ready import require_ready
@@ -49,7 +49,7 @@ def compile_command(
         raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
     found, found_space = resolve_arch(arch, load_space(space))
     loaded = load_target(target)
-    remember(target=target, named=loaded.name, space=space, tuning_logs=tuning_logs, package=out)
+    note(target=target, named=loaded.name, space=space, tuning_logs=tuning_logs, package=out)
     check_all(
         lambda: require_writable_folder(out),
         *([] if checkpoint is None else [lambda: require_file(checkpoint, "trained weights (net.pt)")]),
@@ -72,7 +72,7 @@ def compile_command(
         if classes != found_space.classes and ",classes=" not in space:
             space = spelled_with_classes(space, classes)
             say(f"note: the net in {checkpoint} has {classes} classes; its space is {space}")
-            remember(space=space)
+            note(space=space)
             found, found_space = resolve_arch(arch, load_space(space))
         if format_arch(net.arch, net.space) != format_arch(found, found_space):
             raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")

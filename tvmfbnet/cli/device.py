@@ -48,14 +48,14 @@ def _reach(
     folder: Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")] = "",
 ) -> Reached:
     """SSH, adb, or this machine when there are neither."""
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.shells import AdbShell, LocalShell, SshShell
     from tvmfbnet.targets.definition import load_target
     from tvmfbnet.targets.toolchain import cache_folder
 
     loaded = load_target(target)
-    remember(target=target, named=loaded.name)
+    note(target=target, named=loaded.name)
     if ssh and (adb or serial):
         raise UserError("give --ssh or --adb, not both")
     if ssh:
@@ -91,12 +91,12 @@ def build_command(
 
     Example: tvmfbnet device build --target rpi4 --out device-rpi4
     """
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.provisioning.programs import build_programs
     from tvmfbnet.targets.definition import load_target
 
     loaded = load_target(target)
-    remember(target=target, named=loaded.name)
+    note(target=target, named=loaded.name)
     programs = build_programs(loaded, out, tvm_source)
     if as_json:
         print_json(

@@ -113,7 +113,7 @@ def validate(
     Resumes where it was stopped. Example: tvmfbnet latency validate --target host --space fbnet -n 40
     """
     from tvmfbnet import interrupts
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, load_table
     from tvmfbnet.preflight import check_all, require_writable_file
@@ -125,7 +125,7 @@ def validate(
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
     loaded_target, loaded_space = load_target(target), load_space(space)
-    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
+    note(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     check_all(
         *([] if figure is None else [lambda: require_writable_file(figure)]),
         *([] if stored else [lambda: require_ready(loaded_target)]),

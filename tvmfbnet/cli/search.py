@@ -95,7 +95,7 @@ def search_command(
 
     Example: tvmfbnet search --target host --space fbnet_mini --data fashion_mnist --latency-target 0.3ms --out runs/s1
     """
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.config import validate
     from tvmfbnet.data.places import check_data
     from tvmfbnet.errors import UserError
@@ -127,7 +127,7 @@ def search_command(
         print(commented_yaml(SearchConfig, settings), end="")
         return
     found_space = fit_classes(load_space(space), data)
-    remember(
+    note(
         target=target,
         named=None if target is None else measured_name(target),
         space=spelled_with_classes(space, found_space.classes),

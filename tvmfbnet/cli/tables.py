@@ -29,13 +29,13 @@ def stored_table(
     target: str, logs: Path | None, device_model: str | None = None, space: str | None = None
 ) -> LatencyTable:
     """As :func:`target_table`, and in whichever context it was measured."""
-    from tvmfbnet.advice import bring_table, remember
+    from tvmfbnet.advice import bring_table, note
     from tvmfbnet.errors import LatencyError
     from tvmfbnet.latency.repository import journal_path, load_table, table_path
     from tvmfbnet.targets.definition import list_targets, measured_name
 
     name = measured_name(target)
-    remember(target=target, named=name, space=space, tuning_logs=logs)
+    note(target=target, named=name, space=space, tuning_logs=logs)
     known = list_targets()
     there = journal_path(name, logs).exists() or table_path(name, logs).exists()
     if not there and target not in known and not target.endswith((".yaml", ".yml")):

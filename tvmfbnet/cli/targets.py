@@ -47,11 +47,11 @@ def check_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
 
     Example: tvmfbnet targets check host
     """
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.targets.definition import load_target
 
     found = load_target(target)
-    remember(target=target, named=found.name)
+    note(target=target, named=found.name)
 
     from dataclasses import asdict
 

@@ -90,7 +90,7 @@ def tune_command(
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
-    from tvmfbnet.advice import remember
+    from tvmfbnet.advice import note
     from tvmfbnet.latency.repository import target_folder
     from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.provisioning.ready import require_ready
@@ -100,7 +100,7 @@ def tune_command(
     from tvmfbnet.targets.definition import load_target
 
     loaded_target, loaded_space = load_target(target), load_space(space)
-    remember(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
+    note(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
     choose_parts(loaded_space, blocks, chosen)
     for other in learn_from or []:

@@ -1,1 +1,1 @@
-"""From a torch module to a library for a target: ONNX export, lowering to fused kernels, building them tuned."""
+"""Compiles a torch module to a library for a target: ONNX export, lowering to fused kernels, tuned builds."""

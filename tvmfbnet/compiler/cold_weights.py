@@ -1,8 +1,8 @@
-"""A kernel called several times in a row, each time with the next slice of a pool of weights.
+"""Calls a kernel repeatedly, each time with the next slice of a weight pool, to time it with cold weights.
 
-Tuning trials time kernels alone. In a hot loop a kernel finds its weights in the nearest cache, so the schedule that
-wins is the one that is fastest with hot weights; in a net they come from further away. Going around a pool that the
-nearest cache does not hold times, and so chooses, what a net will see.
+Tuning trials time kernels in isolation. In a hot loop the weights stay in the nearest cache, so the schedule that is
+fastest with hot weights wins; in a net they come from further away. Cycling through a pool that does not fit the
+nearest cache times, and so selects for, the conditions in a net.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from tvm.tirx import op
 
 from tvmfbnet.rpc.session import ROTATE, Pool
 
-# Output positions up to which the way that weights come from counts.
+# Number of output positions up to which the source of the weights matters.
 _FEW_USES = 8 * 8
-# What the exported function ``main`` is called in a library.
+# Symbol of the exported function ``main`` in a library.
 _MAIN_SYMBOL = "__tvm_ffi_main"
-# A slice starts at a cache line, as a tensor of its own would.
+# A slice starts at a cache line, as a separate tensor would.
 _LINE = 64
 
 
 def pool_for(mod: IRModule, pool_bytes: float) -> Pool | None:
-    """The pool that a kernel with prepacked weights should go around; None where its weights make no difference.
+    """The pool that a kernel with prepacked weights should cycle through; None if cold weights make no difference.
 
     Args:
-        mod: a scheduled kernel that takes its weights in the schedule's own layout.
-        pool_bytes: what the nearest cache surely does not hold.
+        mod: a scheduled kernel that takes its weights in the schedule's layout.
+        pool_bytes: pool size, well beyond the nearest cache.
     """
     main = mod["main"]
     free = [int(index) for index in main.attrs.get("layout_free_buffers", [])]
@@ -39,7 +39,7 @@ def pool_for(mod: IRModule, pool_bytes: float) -> Pool | None:
     weights, output = main.params[largest], main.params[len(main.params) - 1]
     one = _padded(_values(weights))
     slices = math.ceil(pool_bytes / (4 * one))
-    # A weight that serves many positions is loaded once and used often: where it comes from hardly matters.
+    # A weight used at many positions is loaded once and reused, so its source hardly matters.
     uses = math.prod(int(size) for size in output.shape[:-1])
     return Pool(largest, slices, slices * one) if slices > 1 and uses <= _FEW_USES else None
 
@@ -53,10 +53,10 @@ def _padded(values: int) -> int:
 
 
 def rotation_of(mod: IRModule, pool: Pool) -> IRModule:
-    """A module with ``rotate``, which takes the pool for weights and calls a kernel's ``main`` once a slice.
+    """A module with ``rotate``, which takes the pool as weights and calls a kernel's ``main`` once per slice.
 
-    It is to be built by itself and linked with the kernel: in one module LLVM inlines the kernel into it, forgets that
-    its arguments do not overlap, and the kernel runs at two thirds of its speed.
+    It must be built separately and linked with the kernel: in a single module LLVM inlines the kernel, loses the
+    information that its arguments do not alias, and the kernel runs at two thirds of its speed.
     """
     main = mod["main"]
     arguments = []
@@ -76,7 +76,7 @@ def rotation_of(mod: IRModule, pool: Pool) -> IRModule:
 
 
 def _tensor(argument: tirx.Buffer, like: tirx.Buffer, offset: tirx.PrimExpr | int) -> tirx.PrimExpr:
-    """A tensor on the stack: the argument's memory from ``offset`` on, in the shape that ``main`` takes."""
+    """A tensor on the stack: the argument's memory from ``offset`` on, in the shape that ``main`` expects."""
     first = [offset] + [0] * (len(argument.shape) - 1)
     shape = op.tvm_stack_make_shape(*like.shape)
     return op.tvm_stack_make_array(op.address_of(argument[tuple(first)]), shape, 0, len(like.shape), like.dtype, 0)

@@ -1,7 +1,7 @@
 """From torch to ONNX: parts of a space (untrained, with randomised batch norm folded in) and whole trained nets.
 
-Parts are exported with the interior layout at their borders, because that is how they meet their neighbours in a net:
-a part that was timed with transposes at its edges would pay for something that no net pays for.
+Parts are exported with the interior layout at their borders, as between neighbours in a net: timing a part with
+transposes at its borders would include a cost that no net has.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
-# torch.onnx.export costs about a second a call and little a block, so this many parts share one call.
-_PARTS_A_CALL = 24
+# torch.onnx.export costs about 1 s per call and little per block, so this many parts share a call.
+_PARTS_PER_CALL = 24
 
 
 def randomise_biases(module: nn.Module) -> None:
-    """Gives classifiers a random bias: theirs starts at zero, and the exporter would drop a sum with zeros."""
+    """Gives classifiers a random bias: theirs is initialised to zero, and the exporter would drop adding zeros."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.uniform_(child.bias, -0.5, 0.5)
@@ -51,7 +51,7 @@ class _InteriorPart(nn.Module):
         self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # contiguous() costs nothing in ONNX; without it torch decomposes pooling into a gather over the strides.
+        # contiguous() is free in ONNX; without it torch decomposes pooling into a gather over the strides.
         y = self.body(x.permute(0, 3, 1, 2).contiguous() if self.nhwc_in else x)
         return y.permute(0, 2, 3, 1) if self.nhwc_out else y  # type: ignore[no-any-return]
 
@@ -68,15 +68,15 @@ class _Bundle(nn.Module):
 
 
 def part_module(part: NetPart) -> nn.Module:
-    """The torch module that a part's ONNX model was made from (same weights, same layout), for comparing outputs."""
+    """The torch module behind a part's ONNX model (same weights, same layout), for parity checks."""
     return _InteriorPart(part).eval()
 
 
 def export_parts(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
-    """Exports parts to ONNX models, one each, from ``input`` to ``output``; weights depend on the part alone."""
+    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on the part."""
     models: dict[NetPart, onnx.ModelProto] = {}
-    for start in range(0, len(parts), _PARTS_A_CALL):
-        models.update(_export_bundle(parts[start : start + _PARTS_A_CALL]))
+    for start in range(0, len(parts), _PARTS_PER_CALL):
+        models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL]))
     return models
 
 
@@ -118,7 +118,7 @@ def _export(
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter logs and warns about its own internals, which a user can do nothing about."""
+    """Silences the exporter's logs and warnings about its internals, which users cannot act on."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Emitting a lowered part's calls into a larger function: what putting parts one after another is made of."""
+"""Splices a lowered part's calls into a larger function, to chain parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvm.tirx import PrimFunc
 
 @relax.expr_functor.mutator
 class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
-    """Rewrites one part's expressions: variables and kernels are replaced, constants scaled."""
+    """Rewrites one part's expressions: replaces variables and kernels, scales constants."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
         self.kernels: dict[str, tvm.ir.GlobalVar] = {}
 
     def replace(self, old: relax.Var, new: relax.Expr) -> None:
-        """From now on ``old`` means ``new``."""
+        """Replaces ``old`` by ``new`` from now on."""
         self._variables.append((old, new))
 
     def visit_var_(self, variable: relax.Var) -> relax.Expr:
@@ -36,7 +36,7 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
         return self.kernels.get(variable.name_hint, variable)
 
     def visit_generic_const_(self, constant: tvm.ir.GenericConst) -> relax.Expr:
-        """A constant of other values: equal ones would be stored once, and stay in the cache for the next use."""
+        """The scaled constant: equal ones would be stored once, and stay in the cache for the next use."""
         if self._scale == 1.0:
             return constant
         values = constant.value.numpy()
@@ -48,11 +48,11 @@ def splice(builder: relax.BlockBuilder, part: IRModule, value: relax.Expr, numbe
     """Emits the calls of a part's ``main`` with ``value`` as its input, kernels included; returns its output.
 
     Args:
-        builder: inside a dataflow block of the function that grows.
+        builder: inside a dataflow block of the larger function.
         part: a module of kernels whose ``main`` takes one tensor and is one dataflow of calls.
         value: the input.
-        number: weights are scaled by 1 + number / 1000, so that a part that is spliced several times has weights of
-            its own each time.
+        number: weights are scaled by 1 + number / 1000, so that each copy of a part that is spliced several times has
+            its own weights.
     """
     main, splicer = part["main"], _Splicer(1.0 + 1e-3 * number)
     (given,) = main.params

@@ -1,9 +1,9 @@
-"""Chains of lowered parts with clocks between them: how each part's time is read inside a net.
+"""Instrumented chains of lowered parts: times each part inside a net by reading a clock between parts.
 
-A part that is timed alone in a loop finds its weights, its input and its output in the caches; in a net the other
-layers have pushed them out since the last image. So parts are put together to whole nets, exactly as a compiled net
-calls their kernels, and a clock is read at every border. The clock is a kernel of the library itself, so any CPU behind
-any RPC server can be timed this way.
+A part timed alone in a loop finds its weights, input and output in the caches; in a net the other layers have evicted
+them since the last image. So parts are chained into whole nets, exactly as a compiled net calls their kernels, and a
+clock is read at every border. The clock is a kernel of the library itself, so this works for any CPU behind any RPC
+server.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from tvmfbnet.compiler.inline import splice
 from tvmfbnet.errors import UserError
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
-# clockid_t of CLOCK_MONOTONIC; Apple numbers it otherwise, and its CLOCK_UPTIME_RAW is the one with nanoseconds.
+# clockid_t of CLOCK_MONOTONIC; on Apple, CLOCK_UPTIME_RAW is the one with nanosecond resolution.
 _MONOTONIC, _APPLE_UPTIME_RAW = 1, 8
 
 
 def chain_nets(nets: Sequence[Sequence[IRModule]], target: tvm.target.Target) -> IRModule:
-    """One module with a function for each net, named by :func:`net_function`; what nets share is in it once.
+    """One module with a function per net, named by :func:`net_function`; nets share common kernels.
 
-    Each runs its parts one after another, from the first's input to the last's output. It returns the output and the
-    clock's readings: (parts + 2, 2) int64, seconds and nanoseconds before the first part, after each, and once more at
-    the end, so that the last two tell what reading the clock takes.
+    Each function runs its parts in sequence. It returns the output and clock readings: (parts + 2, 2) int64, seconds
+    and nanoseconds before the first part, after each part, and once more at the end, so that the last two give the cost
+    of reading the clock.
 
     Args:
-        nets: of each net the lowered parts (see :func:`tvmfbnet.compiler.lowering.lower`), each fitting the one before.
-        target: what they are compiled for; a CPU.
+        nets: the lowered parts of each net in order (see :func:`tvmfbnet.compiler.lowering.lower`).
+        target: to compile for; a CPU.
 
     Raises:
-        UserError: the target's kernels do not run one after another on a CPU.
+        UserError: the target is not a CPU.
     """
     if not compiles_for_cpu(target):
         raise UserError(f"only CPU targets have a clock to read between kernels, not {target.kind.name}")
@@ -69,21 +69,21 @@ def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule],
 
 
 def _fitting(value: relax.Expr, part: IRModule) -> relax.Expr:
-    """The value in the shape that a part takes: the pool leaves (1, C, 1, 1), the classifier takes (1, C)."""
+    """The value reshaped for a part: pooling returns (1, C, 1, 1), the classifier takes (1, C)."""
     (given,) = part["main"].params
     wanted = [int(size) for size in given.ty.shape.values]
     return value if [int(size) for size in value.ty.shape.values] == wanted else relax.op.reshape(value, wanted)
 
 
 def _read_clock(builder: relax.BlockBuilder, value: relax.Expr, target: tvm.target.Target) -> relax.Expr:
-    """Emits a reading of the clock; it takes ``value``, which must therefore be there before."""
+    """Emits a clock reading; its dependency on ``value`` orders it after that."""
     clockid = _APPLE_UPTIME_RAW if "apple" in str(target.attrs.get("mtriple", "")) else _MONOTONIC
     shape = tuple(int(size) for size in value.ty.shape.values)
     kernel = builder.add_func(_clock(shape, str(value.ty.dtype), clockid), "clock")
     return builder.emit(relax.call_tir(kernel, [value], relax.TensorType((1, 2), "int64")))
 
 
-@cache  # parsing takes TVM longer than everything else here
+@cache  # TVM's parsing takes longer than everything else here
 def _clock(shape: tuple[int, ...], dtype: str, clockid: int) -> PrimFunc:
     @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]
     def clock(value: T.Buffer(shape, dtype), reading: T.Buffer((1, 2), "int64")):  # type: ignore[no-untyped-def,valid-type]

@@ -1,4 +1,4 @@
-"""Loading TVM's tensor intrinsics, which MetaSchedule and some GPU schedules need, in seconds instead of minutes."""
+"""Loads TVM's tensor intrinsics, which MetaSchedule and some GPU schedules need, in seconds instead of minutes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import inspect
 
 
 def load_tensor_intrinsics() -> None:
-    """Imports TVM's tensor intrinsics in 2 s instead of 11 to 50, and minutes where many modules are loaded.
+    """Imports TVM's tensor intrinsics in 2 s instead of 11 to 50 s, or minutes with many loaded modules.
 
     Their registration calls ``inspect.stack``, which reads the source of every loaded module; it is only used for
-    error messages there, so an empty stack does while they load.
+    error messages there, so an empty stack suffices during the import.
     """
     stack = inspect.stack
     inspect.stack = lambda context=1: []

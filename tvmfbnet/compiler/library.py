@@ -1,4 +1,4 @@
-"""Linking what was built into a library file, with the toolchain that the target names."""
+"""Links built code into a library file, with the target's toolchain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
 
     link = partial(cc.create_shared)
     if target.triple:
-        # A library without kernels of its own names no machine, and TVM would take this one's for its constants.
+        # A library without kernels names no machine, and TVM would use this machine's for its constants.
         link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
     with scratch_folder() as workspace:
         executable.export_library(str(path), fcompile=link, workspace_dir=str(workspace), **linker(target))
@@ -33,9 +33,9 @@ def linker(target: Target, trial: bool = False) -> dict[str, Any]:
 
     Args:
         target: whose toolchain.
-        trial: for a kernel that is timed once and thrown away: no start files, no libraries, 15 ms less.
+        trial: for a kernel that is timed once and discarded: no start files or libraries, which saves 15 ms.
     """
-    # Kernels are C: with `zig c++` each first link for a system would build the C++ library as well.
+    # Kernels are C: with `zig c++` the first link for each system would also build the C++ library.
     compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
     if trial and target.toolchain.kind == "cxx":

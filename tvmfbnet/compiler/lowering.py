@@ -1,9 +1,9 @@
 """From an ONNX model to fused TIR kernels in the interior layout, and from those to an executable library.
 
-The order of the passes is what makes tuned kernels fit: a kernel's identity (its structural hash) must come out the
-same whether its block is lowered alone or inside a net, and prepacked weights must end as constants of the library.
+The pass order is what makes tuned kernels match: a kernel's identity (its structural hash) must be the same whether its
+block is lowered alone or inside a net, and prepacked weights must become constants of the library.
 
-TVM's unstable compiler API is named here and, for schedules, in :mod:`tvmfbnet.autotune.templates`, ``database`` and
+TVM's unstable compiler API is used here and, for schedules, in :mod:`tvmfbnet.autotune.templates`, ``database`` and
 ``evolution``; nowhere else.
 """
 
@@ -35,15 +35,15 @@ _CONV_LAYOUTS = {"relax.nn.conv2d": [INTERIOR_LAYOUT, "HWIO"]}
 
 @relax.expr_functor.mutator
 class _LayoutSimplifier(relax.PyExprMutator):  # type: ignore[misc]
-    """Removes data movement that the change of layout left behind, so that a part and a net get the same kernels.
+    """Removes data movement left by the layout conversion, so that a part and a net get the same kernels.
 
     A transpose of a transpose becomes one or none; a transpose that moves only axes of size 1 becomes a reshape, and a
-    reshape of a reshape becomes one (reshapes cost nothing); a mean of a transpose is taken before the transpose.
-    Weights are moved here and now: TVM's own constant folding compiles a kernel for each.
+    reshape of a reshape becomes one (reshapes are free); a mean of a transpose is computed before the transpose.
+    Weights are transposed immediately: TVM's own constant folding compiles a kernel for each.
     """
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        """Rewrites one call after its arguments were rewritten."""
+        """Rewrites one call after its arguments."""
         call = self.visit_expr_post_order(call)
         match _operator(call):
             case "relax.permute_dims":
@@ -104,7 +104,7 @@ def _operator(expression: Any) -> str:
 
 
 def _axes(call: relax.Call) -> list[int]:
-    """The permutation of a ``permute_dims`` call; none given means reversed."""
+    """The permutation of a ``permute_dims`` call; the default is reversal."""
     rank = len(call.args[0].ty.shape.values)
     return [int(axis) for axis in call.attrs.axes] if call.attrs.axes is not None else list(range(rank))[::-1]
 
@@ -118,7 +118,7 @@ def _simplify_layout(mod: IRModule) -> IRModule:
 
 
 def import_onnx(model: onnx.ModelProto) -> IRModule:
-    """Turns an ONNX model (NCHW, weights inside) into Relax with the interior layout and no needless transposes."""
+    """Imports an ONNX model (NCHW, with weights) into Relax in the interior layout, without redundant transposes."""
     mod = from_onnx(model, keep_params_in_input=False)
     mod = tvm.transform.Sequential(
         [
@@ -131,7 +131,7 @@ def import_onnx(model: onnx.ModelProto) -> IRModule:
 
 
 def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
-    """Lowers Relax operators to TIR and fuses them into kernels; weights are marked as free to be re-laid out."""
+    """Lowers Relax operators to TIR and fuses them into kernels; marks weights whose layout is free."""
     with target, tvm.transform.PassContext(opt_level=3):
         return tvm.transform.Sequential(
             [
@@ -156,9 +156,9 @@ class Kernel:
     """One fused kernel of a lowered module.
 
     Attributes:
-        key: structural hash of its TIR, equal wherever the same kernel occurs.
+        key: structural hash of its TIR, equal for all occurrences of the kernel.
         name: TVM's name for it, which lists the fused operators.
-        count: how many call sites share it.
+        count: number of call sites.
         mod: its TIR as a module with one function ``main``.
     """
 
@@ -169,12 +169,12 @@ class Kernel:
 
     @property
     def is_conv(self) -> bool:
-        """Whether it multiplies weights (a convolution or the classifier), as against moving or adding data."""
+        """Whether it multiplies by weights (a convolution or the classifier), as opposed to moving or adding data."""
         return "conv2d" in self.name or "matmul" in self.name
 
 
 def kernels_of(mod: IRModule, target: tvm.target.Target) -> list[Kernel]:
-    """The distinct kernels of a fused module: what the tuning database is asked for."""
+    """The distinct kernels of a fused module, as looked up in the tuning database."""
     tasks = ms.relax_integration.extract_tasks(mod, target)
     return [
         Kernel(kernel_key(task.dispatched[0]), task.task_name, int(task.weight), task.dispatched[0]) for task in tasks
@@ -188,7 +188,7 @@ def kernel_key(mod: IRModule) -> str:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of a module's conv kernels the tuning database knew, and the names of those it did not."""
+    """How many of a module's conv kernels have tuned schedules, and the names of those without."""
 
     needed: int
     found: int
@@ -224,7 +224,7 @@ def _lowering_passes() -> list[tvm.transform.Pass]:
 
 
 def _default_schedules(mod: IRModule) -> IRModule:
-    """Gives GPU kernels that nobody tuned a valid schedule; without one they cannot be built at all."""
+    """Gives untuned GPU kernels a valid schedule, without which they cannot be built."""
     load_tensor_intrinsics()
     rules = [dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction()]
     rules += [dlight.gpu.GeneralReduction(), dlight.gpu.Fallback()]
@@ -232,9 +232,9 @@ def _default_schedules(mod: IRModule) -> IRModule:
 
 
 def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | None) -> IRModule:
-    """Gives each kernel of a fused module its best schedule from the database, where there is one.
+    """Applies the best schedules from the database to the kernels of a fused module.
 
-    Weights that a schedule wants in another layout are re-laid out now, once, and become constants of the library.
+    Weights that a schedule prepacks are transformed once, now, and become constants of the library.
     """
     scope = database if database is not None else nullcontext()
     with target, scope, tvm.transform.PassContext(opt_level=3):
@@ -246,7 +246,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
 
 
 def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
-    """Builds a module whose kernels were scheduled by :func:`prepare`."""
+    """Builds a module scheduled by :func:`prepare`."""
     with target, tvm.transform.PassContext(opt_level=3):
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
@@ -255,13 +255,13 @@ def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutab
 def build(
     mod: IRModule, target: tvm.target.Target, database: ms.Database | None, copies: int = 1
 ) -> relax.VMExecutable:
-    """Builds a fused module, each kernel with its best schedule from the database where there is one.
+    """Builds a fused module with the best schedules from the database.
 
     Args:
         mod: from :func:`lower`.
-        target: what for.
-        database: the schedules that tuning found.
-        copies: compute ``main`` so often in a row, each time with weights of its own (see
+        target: to build for.
+        database: tuned schedules.
+        copies: run ``main`` this many times, each with its own weights (see
             :mod:`tvmfbnet.compiler.weight_copies`); for timing parts.
     """
     return build_prepared(repeat_main(prepare(mod, target, database), copies), target)

@@ -1,4 +1,4 @@
-"""Parallel outer loops for CPU kernels that nobody tuned: where a target has threads, these use them, too."""
+"""Parallel outer loops for untuned CPU kernels, so that they use the target's threads, too."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx import PrimFunc
 
-# Iterations below which starting the threads takes longer than they save.
+# Below this many iterations, launching threads costs more than it saves.
 _FEW_STEPS = 2**15
-# A parallel loop has so many iterations a thread, so that they divide about evenly.
+# Minimum iterations of a parallel loop per thread, so that they divide about evenly.
 _SHARES = 8
 
 
 def parallel_defaults(mod: IRModule, target: tvm.target.Target) -> IRModule:
-    """Makes the outer loops of all kernels without a schedule parallel, where they are long and the target has threads.
+    """Parallelises the outer loops of all unscheduled kernels with long loops, if the target has threads.
 
     Args:
         mod: a module of kernels.
-        target: a CPU; ``num-cores`` says how many threads there are.
+        target: a CPU; ``num-cores`` is its number of threads.
     """
     threads = int(target.attrs.get("num-cores", 1))
     if threads == 1:
@@ -50,12 +50,12 @@ def _parallel(function: PrimFunc, threads: int) -> PrimFunc:
             try:
                 schedule.parallel(schedule.fuse(*loops[:count]))
             except ScheduleError:
-                continue  # it must run in order
+                continue  # a sequential loop
     return schedule.mod["main"]
 
 
 def _spatial_loops(schedule: Schedule, block: Any) -> list[Any]:
-    """The outermost loops that stand for axes of the output; none where loops and axes are not one to one."""
+    """The outermost loops over output axes; none if loops and axes do not correspond one to one."""
     loops, axes = schedule.get_loops(block), schedule.get(block).iter_vars
     if len(loops) != len(axes):
         return []

@@ -1,4 +1,4 @@
-"""Shapes at the borders of parts, for those who need no more of the export: this module loads no torch."""
+"""Input shapes of parts, separate from the export because this module does not load torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A part several times in a row, each time with weights of its own: how a part's weights arrive in a net.
+"""Repeats a part with different copies of its weights, to time it with cold weights as in a net.
 
-Timed alone in a loop a part finds its weights in the cache next to the core; in a net the other layers have pushed
-them out since the last image. Going around enough copies of the weights does the same.
+A part timed alone in a loop finds its weights in the nearest cache; in a net the other layers have evicted them since
+the last image. Cycling through enough copies of the weights has the same effect.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from tvmfbnet.compiler.inline import splice
 
 
 def constant_bytes(mod: IRModule) -> int:
-    """Bytes of all constants that ``main`` uses."""
-    found: list[tvm.ir.GenericConst] = []
+    """Total bytes of the constants that ``main`` uses."""
+    constants: list[tvm.ir.GenericConst] = []
     relax.analysis.post_order_visit(
-        mod["main"], lambda node: found.append(node) if isinstance(node, tvm.ir.GenericConst) else None
+        mod["main"], lambda node: constants.append(node) if isinstance(node, tvm.ir.GenericConst) else None
     )
-    return sum(constant.value.numpy().nbytes for constant in found)
+    return sum(constant.value.numpy().nbytes for constant in constants)
 
 
 def repeat_main(mod: IRModule, copies: int) -> IRModule:
-    """Makes ``main`` compute its result ``copies`` times from the same input, each time with slightly other weights.
+    """Makes ``main`` compute its result ``copies`` times from the same input, with slightly different weights each.
 
-    It returns the last result, which is that of the weights it had.
+    It returns the last result, which uses the original weights.
 
     Args:
         mod: a module of kernels whose ``main`` is one dataflow of calls.
-        copies: how often, 1 or more.
+        copies: number of repetitions, at least 1.
     """
     if copies == 1:
         return mod

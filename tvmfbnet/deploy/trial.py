@@ -27,7 +27,7 @@ from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.profiling.parts import context_of, measurement
 from tvmfbnet.profiling.speed_probe import SpeedProbe, can_probe
 from tvmfbnet.progress import say, step
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch
@@ -57,7 +57,7 @@ def time_untrained(
     with (
         target_lock(make_folder(target_folder(target.name, root))),
         scratch_folder() as folder,
-        reach(target) as reached,
+        connect_device(target) as reached,
     ):
         context, endpoint = ask_context(target, reached)
         database = database_of(context, root)
@@ -94,7 +94,7 @@ def bench_with_probe(
     with (
         target_lock(make_folder(target_folder(target.name, root))),
         scratch_folder() as folder,
-        reach(target) as reached,
+        connect_device(target) as reached,
     ):
         context, endpoint = ask_context(target, reached)
         database, probe = database_of(context, root), None
@@ -115,7 +115,7 @@ def certify_and_time(
         ParityError: its outputs differ from PyTorch's.
         DeviceError: the device went away and did not come back.
     """
-    with reach(target) as endpoint:
+    with connect_device(target) as endpoint:
         with step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
         with device_timer(target, endpoint) as timer:

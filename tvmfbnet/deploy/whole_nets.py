@@ -32,7 +32,7 @@ from tvmfbnet.profiling.net_passes import NetPasses
 from tvmfbnet.profiling.parts import measurement
 from tvmfbnet.profiling.speed_probe import measure_speed_factor
 from tvmfbnet.progress import progress, step
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import ask_context, context_of, protocol_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
@@ -67,7 +67,7 @@ def measure_nets(
     by_name = {format_arch(arch, space): arch for arch in archs}
     recorded = _recorded(space, context_of(target), root)
     if any(name not in recorded for name in by_name):
-        with target_lock(make_folder(target_folder(target.name, root))), reach(target) as reached:
+        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as reached:
             context, endpoint = ask_context(target, reached)
             recorded = _recorded(space, context, root)  # another process may have measured some meanwhile
             due = {name: arch for name, arch in by_name.items() if name not in recorded}

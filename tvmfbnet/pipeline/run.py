@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from tvmfbnet.advice import remember
+from tvmfbnet.advice import note
 from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import StorageError
@@ -151,7 +151,7 @@ class Run:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
         self.target: Target = load_target(recipe.target)
-        remember(
+        note(
             **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
@@ -334,7 +334,7 @@ class Run:
     def _compile(self) -> None:
         from tvmfbnet.autotune.database import existing_database
         from tvmfbnet.deploy.package import certify, compile_net
-        from tvmfbnet.provisioning.loopback import reach
+        from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net
 
         target = resolve(self.target)
@@ -342,7 +342,7 @@ class Run:
         database = existing_database(target, self.logs_root)
         with step("compiling the net"):
             package = compile_net(net, target, database, self.folder / "package", about["class_names"])
-        with reach(target) as endpoint, step("checking parity with PyTorch on the device"):
+        with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
         predicted_ms = self._table().arch_ms(self._arch(), self.space)
         package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)

@@ -27,7 +27,7 @@ from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import measure_parts
 from tvmfbnet.progress import say, step
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.device_context import ask_context, context_of
 from tvmfbnet.space.arch import Arch
@@ -258,7 +258,7 @@ def tune_space(
     folder = make_folder(target_folder(target.name, root))
     with (
         target_lock(folder),
-        _alongside(reach(resolve(target))) as reached,  # a device starts while the space is lowered
+        _alongside(connect_device(resolve(target))) as reached,  # a device starts while the space is lowered
     ):
         plan = plan_space(space, target, blocks, arch, folder)
         with step("waiting for the device", patience=1.0):

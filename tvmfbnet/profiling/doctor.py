@@ -23,7 +23,7 @@ from tvmfbnet.profiling.canary import (
     run_canary,
     run_vectors,
 )
-from tvmfbnet.provisioning.loopback import reach
+from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.ways import device_command
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice, worker_for
@@ -114,7 +114,7 @@ def _cores_here(target: Target) -> Check:
 
 def _endpoint(target: Target, stack: ExitStack) -> Endpoint:
     if target.transport.kind == "local":
-        return stack.enter_context(reach(target))
+        return stack.enter_context(connect_device(target))
     return Endpoint(target.transport.host, target.transport.port, target.transport.key)
 
 

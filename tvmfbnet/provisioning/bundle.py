@@ -1,8 +1,8 @@
-"""The folder that a build of the device programs leaves: what is in it, whose it is, whether a device can use it.
+"""The output folder of a device program build: its contents, ownership, and compatibility with a device.
 
-A manifest in the folder names every file with its checksum. A build replaces what an earlier build's manifest names,
-unchanged since, and refuses a folder with anything else in it: the folder is one that a user named. A build that was
-interrupted while it replaced files leaves a manifest that names old and new ones, so that the next one can finish.
+A manifest in the folder lists every file with its checksum. A build replaces only unchanged files of an earlier build's
+manifest, and refuses a folder that contains anything else, because the user may have named it. A build that is
+interrupted while replacing files leaves a manifest with old and new files, so that the next build can finish.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tvmfbnet.targets.android import PAGE_BYTES, SYSTEM_LIBRARIES
 
 MANIFEST = "programs.json"
 _MOST_NAMED = 3
-# What writing the manifest leaves when it is killed.
+# Temporary file left behind if writing the manifest is killed.
 _UNFINISHED = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9a-f]+\.tmp")
 
-# What every Linux system with the GNU C library has; TVM's wheels need the C++ library of the system.
+# Present on every Linux system with glibc; TVM's wheels need the system's C++ library.
 _GNU_LIBRARIES = frozenset(
     (
         *("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libgcc_s.so.1", "libstdc++.so.6"),
@@ -38,10 +38,10 @@ _Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Manifest(BaseModel):
-    """What a build put into its folder.
+    """The files that a build put into its folder.
 
-    ``identity`` is what it was built from; ``files`` are names and SHA-256 sums; ``earlier`` holds those of
-    builds whose files may still lie there, until ``finished``.
+    ``identity`` describes the inputs of the build; ``files`` maps names to SHA-256 sums; ``earlier`` lists those of
+    previous builds whose files may remain until ``finished``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,15 +53,15 @@ class Manifest(BaseModel):
     finished: bool
 
     def known(self) -> dict[str, set[str]]:
-        """Every name that a build may have written, with the sums that its content may have."""
-        found = {name: set(sums) for name, sums in self.earlier.items()}
+        """Every file name that a build may have written, with its possible checksums."""
+        checksums = {name: set(sums) for name, sums in self.earlier.items()}
         for name, expected in self.files.items():
-            found.setdefault(name, set()).add(expected)
-        return found
+            checksums.setdefault(name, set()).add(expected)
+        return checksums
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none, or a file of that name that no build wrote."""
+    """The manifest of a folder; None if it is missing or was not written by a build."""
     path = folder / MANIFEST
     if path.is_symlink() or not path.is_file():
         return None
@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def is_complete(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds what was built from ``identity``, all of it and unchanged."""
+    """Whether a folder holds a complete, unchanged build of ``identity``."""
     manifest = read_manifest(folder)
     if manifest is None or not manifest.finished or manifest.identity != json.loads(json.dumps(identity)):
         return False
@@ -82,19 +82,19 @@ def is_complete(folder: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def refuse_foreign(folder: Path, ours: bool = False) -> None:
-    """Refuses a folder with anything in it that no build put there, or that was changed since.
+    """Refuses a folder with files that no build put there, or that were changed since.
 
     Args:
         folder: need not exist yet.
-        ours: it is one of the cache: a changed or damaged file there is replaced.
+        ours: whether it is in the cache, where changed or damaged files may be replaced.
 
     Raises:
-        StorageError: names what was found.
+        StorageError: names the foreign files.
     """
     if folder.is_symlink() and not folder.exists():
         raise StorageError(f"{folder} is a symbolic link that leads nowhere; give another folder")
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file and no folder; give another one")
+        raise StorageError(f"{folder} is a file, not a folder; give another one")
     if not folder.exists():
         return
     manifest = read_manifest(folder)
@@ -113,27 +113,27 @@ def refuse_foreign(folder: Path, ours: bool = False) -> None:
     if foreign:
         named = ", ".join(foreign[:_MOST_NAMED]) + (f" and {len(foreign) - _MOST_NAMED} more" * (len(foreign) > 3))
         raise StorageError(
-            f"{folder} holds what no earlier build of the device programs put there, or what was changed since "
+            f"{folder} holds files that no earlier build of the device programs put there, or that were changed since "
             f"({named}); nothing was touched: give an empty or new folder"
         )
 
 
 def _part(name: str) -> str:
-    """Where a file is written before it takes its name."""
+    """Temporary name of a file while it is written."""
     return f".{name}.part"
 
 
 def replace(folder: Path, result: Path, identity: dict[str, Any], ours: bool = False) -> None:
-    """Puts what was built into the folder, in place of what an earlier build left there.
+    """Moves a build result into the folder, replacing an earlier build.
 
     Args:
-        folder: of the result; made if need be.
-        result: folder that holds the new files and nothing else.
-        identity: what they were built from.
+        folder: of the result; created if missing.
+        result: folder with exactly the new files.
+        identity: describes the inputs of the build.
         ours: as for :func:`refuse_foreign`.
 
     Raises:
-        StorageError: something else lies in the folder, or it cannot be written.
+        StorageError: the folder contains other files, or cannot be written.
     """
     refuse_foreign(folder, ours)
     make_folder(folder)
@@ -153,7 +153,7 @@ def replace(folder: Path, result: Path, identity: dict[str, Any], ours: bool = F
             with part.open("xb") as stream:
                 stream.write((result / name).read_bytes())
             part.chmod((result / name).stat().st_mode & 0o777)
-            part.replace(folder / name)  # a program that runs keeps its own file
+            part.replace(folder / name)  # running programs keep the old file
         for name in sorted(earlier.keys() | manifest.files.keys()):
             (folder / _part(name)).unlink(missing_ok=True)
             if name not in manifest.files:
@@ -165,15 +165,15 @@ def replace(folder: Path, result: Path, identity: dict[str, Any], ours: bool = F
 
 
 def check_programs(folder: Path, system: str) -> None:
-    """Checks that a device can load what was built, so that a wrong bundle never reaches one.
+    """Checks that a device can load the build, so that a broken bundle never reaches one.
 
     Args:
-        folder: of the build's result.
-        system: ``android`` or ``aarch64-linux``; of another one nothing is known.
+        folder: of the build result.
+        system: ``android`` or ``aarch64-linux``; others are not checked.
 
     Raises:
-        UserError: another machine's files, a library that neither lies there nor belongs to the system, or segments
-            that a phone with pages of 16 KiB cannot load; every problem in one line.
+        UserError: files for another architecture, a library that is neither in the folder nor part of the system, or
+            segments that a phone with 16 KiB pages cannot load; every problem in one line.
     """
     if system not in ("android", "aarch64-linux"):
         return
@@ -189,10 +189,10 @@ def check_programs(folder: Path, system: str) -> None:
         raise UserError(f"the built device programs cannot be used on the device: {'; '.join(problems)}")
 
 
-def _problems(name: str, elf: Elf, found: frozenset[str], page: int) -> list[str]:
+def _problems(name: str, elf: Elf, available: frozenset[str], page: int) -> list[str]:
     if (elf.machine, elf.bits) != ("aarch64", 64):
         return [f"{name} is for {elf.machine} ({elf.bits} bits), not aarch64"]
-    missing = [library for library in elf.needed if library not in found]
+    missing = [library for library in elf.needed if library not in available]
     problems = [f"{name} needs {', '.join(missing)}, which is not beside it"] if missing else []
     if elf.alignments and min(elf.alignments) < page:
         problems.append(

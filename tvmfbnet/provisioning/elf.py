@@ -1,8 +1,7 @@
-"""Reading what matters of an ELF file: its machine, the libraries that it asks for, how its segments are aligned.
+"""A minimal ELF reader: machine, needed libraries, and segment alignment.
 
-A reader of our own, because the check of a device bundle must not depend on a ``readelf`` that this machine may lack.
-Format: System V ABI, chapters 4 and 5. Only 64-bit little-endian files are read further than their header; devices with
-others are not supported.
+A reader of our own, because the check of a device bundle must not depend on ``readelf`` being installed. Format: System
+V ABI, chapters 4 and 5. Only 64-bit little-endian files are read beyond their header; other devices are not supported.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from tvmfbnet.files import storage_errors
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 _LOAD, _DYNAMIC = 1, 2
 _NEEDED, _STRING_TABLE, _STRING_SIZE, _END = 1, 5, 10, 0
-# No dynamic section of a library is as large; a damaged file must not make us read for ever.
+# Beyond any real dynamic section; bounds the work on a damaged file.
 _MOST_ENTRIES = 4096
 
 
 class ElfError(UserError):
-    """A file is no ELF file, or a damaged one."""
+    """A file is not an ELF file, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Elf:
-    """What an ELF file says about itself.
+    """The facts read from an ELF file.
 
     Args:
         machine: as ``uname -m`` names it (``aarch64``), or ``machine N``.
         bits: 32 or 64.
-        needed: names of the libraries that the loader must find; empty for 32-bit files.
-        alignments: of each loadable segment, in bytes; empty for 32-bit files.
+        needed: libraries that the loader must find; empty for 32-bit files.
+        alignments: of the loadable segments, in bytes; empty for 32-bit files.
     """
 
     machine: str
@@ -43,7 +42,7 @@ class Elf:
 
 
 def is_elf(path: Path) -> bool:
-    """Whether a file begins as ELF files do; StorageError when it cannot be read."""
+    """Whether a file starts with the ELF magic; StorageError if it cannot be read."""
     with storage_errors(path, "read"), path.open("rb") as stream:
         return stream.read(4) == b"\x7fELF"
 
@@ -52,7 +51,7 @@ def read_elf(path: Path) -> Elf:
     """Reads a program or shared library.
 
     Raises:
-        ElfError: it is none, or damaged; names the file.
+        ElfError: not an ELF file, or damaged; names the file.
         StorageError: it cannot be read.
     """
     with storage_errors(path, "read"):

@@ -1,6 +1,6 @@
-"""Starting and stopping a tracker and servers on this machine's loopback, for targets with ``local`` transport.
+"""Starts and stops a tracker and servers on this machine's loopback, for targets with ``local`` transport.
 
-A server is the Python one, or our device program, which may be another machine's under an emulator.
+A server is either the Python one or our device program, which may run under an emulator.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tvmfbnet.targets.definition import Target, require_cores
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
-# Nobody else waits for a server that is only ours.
+# No other client waits for a private server.
 _MAX_SESSION_SECONDS = 86400
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at this moment."""
+    """A TCP port that is free right now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Refuses a port that something else listens on, in one line."""
+    """Raises a DeviceError if a port is in use."""
     if not port_is_free(host, port):
         raise DeviceError(
             f"cannot listen on {host}: port {port} is in use, or the address is not this machine's; "
@@ -47,12 +47,12 @@ def require_free_port(host: str, port: int) -> None:
 
 
 class Service:
-    """A child process that says ``ready`` and serves; ends with :meth:`stop`, or when this process dies.
+    """A child process that prints ``ready`` and serves until :meth:`stop`, or until this process dies.
 
     Args:
-        arguments: what ``python -m tvmfbnet.rpc.serve`` is given, its first word naming the service.
-        threads: worker threads of TVM's runtime inside it.
-        program: another program in place of ``serve``, with its arguments; it must end when its stdin closes.
+        arguments: of ``python -m tvmfbnet.rpc.serve``; the first one names the service.
+        threads: worker threads of its TVM runtime.
+        program: command to run instead of ``serve``; it must exit when its stdin closes.
     """
 
     def __init__(self, arguments: Sequence[str], threads: int = 1, program: Sequence[str] = ()) -> None:
@@ -78,14 +78,14 @@ class Service:
 
     @property
     def log(self) -> str:
-        """The last lines that the service wrote to stderr."""
+        """The last lines of the service's stderr."""
         return b"".join(self._errors).decode(errors="replace")
 
     def wait_until_ready(self) -> None:
-        """Returns when the service listens.
+        """Waits until the service listens.
 
         Raises:
-            DeviceError: it ended or said nothing for a minute; carries its last message.
+            DeviceError: it exited or printed nothing for a minute; carries its last message.
         """
         stdout, what = self.process.stdout, self._what
         if stdout is None:
@@ -104,18 +104,18 @@ class Service:
             raise DeviceError(f"the {what} did not start: {told}")
 
     def stop(self) -> None:
-        """Ends the process and everything that it started."""
+        """Kills the process and everything it started."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 def start_server(target: Target, endpoint: Endpoint) -> Service:
-    """Starts one server for ``target`` here, registered with the endpoint's tracker under its key.
+    """Starts a server for ``target`` on this machine, registered with the endpoint's tracker under its key.
 
     Raises:
-        UserError: a native server's programs cannot be built, its emulator is not installed, or the target names cores
-            that are not here.
+        UserError: a native server cannot be built, its emulator is not installed, or the target names cores that this
+            machine lacks.
     """
     require_cores(target)
     if target.transport.server == "native":
@@ -131,11 +131,11 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
 
 @contextmanager
 def local_device(target: Target) -> Iterator[Endpoint]:
-    """A tracker and one server for ``target`` on loopback, stopped on leaving."""
+    """Runs a tracker and a server for ``target`` on loopback for the block."""
     endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
     with ExitStack() as stack:
         with step("starting a tracker and a device server on this machine"):
-            # Both load at the same time; a server waits for its tracker.
+            # Both start in parallel; a server waits for its tracker.
             tracker = _start_tracker(endpoint)
             stack.callback(tracker.stop)
             server = start_server(target, endpoint)
@@ -152,7 +152,7 @@ def _start_tracker(endpoint: Endpoint) -> Service:
 
 @contextmanager
 def local_tracker(key: str) -> Iterator[Endpoint]:
-    """A tracker on a free port of loopback, stopped on leaving; the endpoint is its address and ``key``."""
+    """Runs a tracker on a free loopback port for the block; yields the endpoint of its address and ``key``."""
     endpoint = Endpoint(LOOPBACK, free_port(), key)
     tracker = _start_tracker(endpoint)
     try:
@@ -163,11 +163,11 @@ def local_tracker(key: str) -> Iterator[Endpoint]:
 
 
 @contextmanager
-def reach(target: Target) -> Iterator[Endpoint]:
-    """The endpoint of a target's devices: started here for ``local`` transport, else the tracker that the target names.
+def connect_device(target: Target) -> Iterator[Endpoint]:
+    """Connects to a target's devices: yields the endpoint of the target's tracker, or of a ``local`` one started here.
 
     Raises:
-        DeviceError: no tracker, or nobody serves the target's key.
+        DeviceError: no tracker, or no device serves the target's key.
     """
     if target.transport.kind == "local":
         with local_device(target) as endpoint:
@@ -177,14 +177,14 @@ def reach(target: Target) -> Iterator[Endpoint]:
 
 
 def require_served(target: Target, seconds: float) -> Endpoint:
-    """The endpoint of a target's devices at the tracker that it names, once one has registered there.
+    """Waits for a device at a target's tracker, and returns the endpoint.
 
     Args:
         target: with ``tracker`` transport.
-        seconds: how long a device has for that.
+        seconds: timeout for a device to register.
 
     Raises:
-        DeviceError: no tracker, or nobody serves the target's key; says how to start one.
+        DeviceError: no tracker, or no device serves the target's key; says how to start one.
     """
     transport = target.transport
     endpoint = Endpoint(transport.host, transport.port, transport.key)

@@ -1,4 +1,4 @@
-"""Which of the phones that adb sees is meant: by name, by ``ANDROID_SERIAL``, or one that is connected twice."""
+"""Selects one of the phones that adb lists: by serial, by ``ANDROID_SERIAL``, or one that is connected twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tvmfbnet.progress import say
 
 
 def listed_phones(output: str) -> list[tuple[str, str]]:
-    """The (serial, state) pairs of ``adb devices``; serials may hold blanks, as of phones paired over Wi-Fi."""
+    """The (serial, state) pairs of ``adb devices``; serials of phones paired over Wi-Fi may contain blanks."""
     pairs = [line.rpartition("\t") for line in output.splitlines()]
     return [(serial.strip(), state.strip()) for serial, tab, state in pairs if tab and serial.strip()]
 
@@ -24,12 +24,12 @@ def choose_phone(
 
     Args:
         phones: (serial, state) pairs.
-        serial: the one that the user named; empty: the only one.
-        named_by: where the user named it, for messages.
-        hardware_serial: asks a phone for its own number (``ro.serialno``), which is the same over USB and Wi-Fi.
+        serial: named by the user; empty for the only phone.
+        named_by: the source of ``serial``, for messages.
+        hardware_serial: asks a phone for ``ro.serialno``, which is the same over USB and Wi-Fi.
 
     Raises:
-        DeviceError: none, several, not the one that was named, or one that is not ready; says what to do.
+        DeviceError: no phone, several, not the named one, or not ready; says what to do.
     """
     listed = ", ".join(f"{name} ({state})" for name, state in phones) or "none"
     chosen = [(name, state) for name, state in phones if name == serial] if serial else list(phones)
@@ -57,7 +57,7 @@ def choose_phone(
 def _one_phone_twice(
     phones: list[tuple[str, str]], hardware_serial: Callable[[str], str] | None
 ) -> list[tuple[str, str]]:
-    """The USB connection of a phone that is connected over Wi-Fi as well; all of them when they are several phones."""
+    """The USB connection of a phone that is also connected over Wi-Fi; all connections if they are different phones."""
     if hardware_serial is None or any(state != "device" for _, state in phones):
         return phones
     try:

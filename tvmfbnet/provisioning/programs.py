@@ -1,7 +1,7 @@
-"""Building what runs on a device: the RPC server and the native runner, by CMake, for the system that a target names.
+"""Builds the device programs (RPC server and native runner) with CMake, for the system of a target.
 
-The result is one folder: two programs, TVM's runtime libraries, for OpenCL targets the plugin, for phones the NDK's C++
-library. It is kept in the cache and built anew when the sources, TVM's version or the toolchain change.
+The result is one folder: two programs, TVM's runtime libraries, the plugin for OpenCL targets, and the NDK's C++
+library for phones. It is cached, and rebuilt when the sources, TVM's version or the toolchain change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tvmfbnet.targets.tvm_runtime import fetch_wheels, host_wheels, installed_ve
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
-# How Ninja and make say how far they are: "[3/17] Building CXX object ...", "[ 12%] Building ...".
+# Progress lines of Ninja and make: "[3/17] Building CXX object ...", "[ 12%] Building ...".
 _COUNT = re.compile(r"\[ *([0-9]+(?:/[0-9]+|%))\] *(.*)")
 _TOLD_LINES = 400
 
@@ -55,7 +55,7 @@ class Programs:
 
     @property
     def files(self) -> list[Path]:
-        """Everything that the device needs, in a fixed order: what the build put there and nothing else.
+        """All files that the device needs, in a fixed order: exactly those of the build.
 
         Raises:
             StorageError: the folder holds no finished build.
@@ -67,12 +67,12 @@ class Programs:
 
     @property
     def bytes(self) -> int:
-        """Size of all of it."""
+        """Total size."""
         return sum(path.stat().st_size for path in self.files)
 
 
 def source_folder() -> Path:
-    """Where CMakeLists.txt and device/ lie: in the installed package, or the checkout."""
+    """Folder of CMakeLists.txt and device/: in the installed package, or the checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "device_sources"
     return inside if inside.is_dir() else package.parent
@@ -88,17 +88,17 @@ def _source_hash(folder: Path) -> str:
 
 
 def build_programs(target: Target, out: Path | None = None, tvm_source: Path | None = None) -> Programs:
-    """Builds the programs for a target, or returns those that were built before.
+    """Builds the programs for a target, or returns an existing build.
 
     Args:
-        target: names system and toolchain.
-        out: folder of the result; default in the cache.
+        target: determines system and toolchain.
+        out: folder of the result; in the cache by default.
         tvm_source: TVM's source tree, for Android.
 
     Raises:
-        UserError: a tool is missing (says what to install), the build failed, its result would not run on the
-            device, or the system has no programs.
-        StorageError: ``out`` holds something that no build put there; nothing in it is touched.
+        UserError: a tool is missing (says what to install), the build failed, the result would not run on the device,
+            or the system has no programs.
+        StorageError: ``out`` contains files that no build put there; nothing in it is touched.
     """
     generator = require_tools(target, tvm_source, out)
     settings = _settings(target, tvm_source)
@@ -115,11 +115,11 @@ def build_programs(target: Target, out: Path | None = None, tvm_source: Path | N
 
 
 def require_tools(target: Target, tvm_source: Path | None = None, out: Path | None = None) -> str:
-    """Refuses in a moment what :func:`build_programs` could not build; gives CMake's generator. Fetches nothing.
+    """Checks quickly whether :func:`build_programs` can build; returns the CMake generator. Downloads nothing.
 
     Raises:
         UserError: a tool is missing, or the system has no programs.
-        StorageError: ``out`` is not writable, or holds something else.
+        StorageError: ``out`` is not writable, or contains other files.
     """
     if target.system == "apple":
         raise UserError(
@@ -146,7 +146,7 @@ def require_tools(target: Target, tvm_source: Path | None = None, out: Path | No
 
 
 def _lock_path(folder: Path) -> Path:
-    """The lock of a result's folder, in the cache: beside a folder of the user it could be a file of theirs."""
+    """The lock of a result folder, kept in the cache: beside a user's folder it could clash with their files."""
     name = hashlib.sha256(str(folder.absolute().resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return make_folder(cache_folder() / "locks") / f"programs-{name}.lock"
 
@@ -165,7 +165,7 @@ def _settings(target: Target, tvm_source: Path | None) -> dict[str, str]:
         compiler = find_compiler(target, "c" if language == "c" else "c++")
         settings[f"CMAKE_{variable}_COMPILER"] = compiler.command
         settings[f"CMAKE_{variable}_FLAGS"] = " ".join(compiler.options)
-    # Stripped by the linker: `cmake --install --strip` would take this machine's strip for zig's output.
+    # Stripped by the linker: `cmake --install --strip` would run this machine's strip on zig's output.
     settings |= {"CMAKE_EXE_LINKER_FLAGS": "-s", "CMAKE_SHARED_LINKER_FLAGS": "-s"}
     return settings | {"TVM_WHEELS_DIR": str(fetch_wheels("aarch64-linux"))}
 
@@ -180,20 +180,20 @@ def _android_settings(target: Target, tvm_source: Path | None) -> dict[str, str]
             f"{'' if tvm_source is None else f'; {tvm_source} is not it'}"
         )
     android = {"ANDROID_ABI": "arm64-v8a", "ANDROID_PLATFORM": "android-24", "ANDROID_STL": "c++_shared"}
-    # Another NDK makes other programs: its revision is part of what they are built from.
+    # The NDK revision is part of the build's identity.
     android |= {"ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES": "ON", "TVMFBNET_NDK_REVISION": ndk.revision}
     return {"CMAKE_TOOLCHAIN_FILE": str(ndk.toolchain_file), "TVM_SOURCE_DIR": str(tvm_source.resolve()), **android}
 
 
 def _opencl_headers() -> Path:
-    """A folder with nothing but CL/: for a cross compiler, /usr/include holds the wrong machine's other headers."""
-    for found in (Path("/usr/include/CL"), Path("/usr/local/include/CL")):
-        if (found / "cl.h").is_file():
+    """An include folder with only CL/: /usr/include has headers of the wrong machine for a cross compiler."""
+    for headers in (Path("/usr/include/CL"), Path("/usr/local/include/CL")):
+        if (headers / "cl.h").is_file():
             link = make_folder(cache_folder() / "opencl-headers") / "CL"
             if not link.exists():
                 with storage_errors(link, "write"):
                     link.unlink(missing_ok=True)
-                    link.symlink_to(found)
+                    link.symlink_to(headers)
             return link.parent
     raise UserError("OpenCL's headers (CL/cl.h) were not found; install them (Debian: apt-get install opencl-headers)")
 
@@ -218,10 +218,10 @@ def _build(
 
 
 def _cmake(arguments: list[str], now: Reporter) -> None:
-    """Runs CMake, and shows how far it is."""
+    """Runs CMake and shows its progress."""
     said, told = deque[str](maxlen=_TOLD_LINES), deque([""], maxlen=1)
     now.look = lambda: told[-1]
-    late = threading.Event()
+    timed_out = threading.Event()
     with subprocess.Popen(
         ["cmake", *arguments],
         stdin=subprocess.DEVNULL,
@@ -232,7 +232,7 @@ def _cmake(arguments: list[str], now: Reporter) -> None:
     ) as process:
 
         def end() -> None:
-            late.set()
+            timed_out.set()
             process.kill()
 
         alarm = threading.Timer(_BUILD_SECONDS, end)
@@ -249,9 +249,9 @@ def _cmake(arguments: list[str], now: Reporter) -> None:
             raise
         finally:
             alarm.cancel()
-    if late.is_set():
+    if timed_out.is_set():
         raise UserError(f"building the device programs took longer than {_BUILD_SECONDS} s")
     if code != 0:
-        words = [line for line in said if line]
-        telling = [line for line in words if "error" in line.lower()] or words or ["no message"]
-        raise UserError(f"building the device programs failed: {' | '.join(telling[:3])}")
+        lines = [line for line in said if line]
+        errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
+        raise UserError(f"building the device programs failed: {' | '.join(errors[:3])}")

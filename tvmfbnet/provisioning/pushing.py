@@ -1,7 +1,7 @@
-"""Bringing the device programs to a device so that only whole, undamaged ones are ever started there.
+"""Pushes the device programs to a device such that only complete, undamaged ones are ever started.
 
-Files arrive in a folder beside the old ones, are checked there, and then take the old ones' place. A list of their
-checksums comes last and is what makes a folder startable: a push that was cut off leaves none.
+Files are uploaded to a folder beside the old ones, verified there, and then replace them. Their checksum list is
+installed last, and a folder without one is not startable: an interrupted push leaves none.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tvmfbnet.provisioning.shell_base import Shell
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import Target
 
-# On the device: `sha256sum` format; what an earlier push left, to be removed; where a push arrives.
+# On the device: checksums in `sha256sum` format; files of an earlier push, to be removed; the upload folder.
 _SUMS, _OLD, _INCOMING = "programs.sums", "programs.old", ".incoming"
 _OPENCL = "libtvm_runtime_opencl.so"
 _HASH_LETTERS = 64
 
 
 def push(shell: Shell, programs: Programs, folder: str = "") -> str:
-    """Copies the programs to the device and makes them runnable; returns the folder.
+    """Copies the programs to the device and makes them executable; returns the folder.
 
     Raises:
-        DeviceError: copying failed, or something else arrived than was sent.
+        DeviceError: copying failed, or the received files differ from those sent.
     """
     folder = prepare(shell, folder)
     with (
@@ -43,10 +43,10 @@ def push(shell: Shell, programs: Programs, folder: str = "") -> str:
 
 
 def prepare(shell: Shell, folder: str = "") -> str:
-    """Makes the folder that a push arrives in, empty, and returns the one that it will take its place in.
+    """Creates an empty upload folder for a push, and returns the destination folder.
 
     Raises:
-        DeviceError: the device is not reached, or that folder cannot be made or written there.
+        DeviceError: the device cannot be reached, or the folder cannot be created or written there.
     """
     folder = shell.folder(folder)
     incoming = quote(f"{folder}/{_INCOMING}")
@@ -55,7 +55,7 @@ def prepare(shell: Shell, folder: str = "") -> str:
 
 
 def _install_script(folder: str, programs: Programs) -> str:
-    """Checks what arrived, then puts it in place of what an earlier push left; removes nothing else."""
+    """A script that verifies the upload, then replaces the files of an earlier push; removes nothing else."""
     files = programs.files
     sizes = "\n".join(f"arrived {quote(path.name)} {path.stat().st_size}" for path in files)
     moves = "\n".join(f"mv -f {_INCOMING}/{quote(path.name)} {quote(path.name)}" for path in files)
@@ -88,7 +88,7 @@ def push_command(shell: Shell, target: Target, folder: str) -> str:
 
 
 def stop_command(shell: Shell, target: Target, folder: str) -> str:
-    """The command in back quotes that ends the server that runs in a folder of a device."""
+    """The command in back quotes that stops the server running in a folder of a device."""
     return _command("stop", shell, target, folder)
 
 
@@ -98,7 +98,7 @@ def _command(action: str, shell: Shell, target: Target, folder: str) -> str:
 
 
 def require_pushed(shell: Shell, target: Target, folder: str) -> None:
-    """Refuses a folder of the device that holds no whole, unchanged push, or one without what the target needs.
+    """Refuses a folder of the device without a complete, unchanged push of the programs that the target needs.
 
     Raises:
         DeviceError: says what to do.

@@ -1,7 +1,7 @@
-"""Scripts for shells that are not ours: the login shell of a device may be fish or csh, and its profile may print.
+"""Scripts for foreign shells: a device's login shell may be fish or csh, and its profile may print text.
 
-A script is sent as one word that every shell reads alike, and run by ``sh``. What it prints is put between marks, so
-that greetings before it and farewells after it are told apart from the answer.
+A script is sent as one word that every shell parses alike, and is run by ``sh``. Its output is enclosed in marks, which
+separate it from whatever the profile prints before and after.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 def for_any_shell(script: str) -> str:
-    """A command line that has ``sh`` run a script, whatever shell reads the line: sh, bash, zsh, fish, csh, mksh.
+    """A command line that runs a script in ``sh`` from any shell: sh, bash, zsh, fish, csh, mksh.
 
-    Quotes, backslashes, dollars, exclamation marks and line ends travel as octal numbers.
+    Quotes, backslashes, dollars, exclamation marks and newlines are encoded as octal escapes.
     """
     data = script.encode("utf-8", "surrogateescape")
     text = "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in data)
@@ -25,11 +25,11 @@ def for_any_shell(script: str) -> str:
 
 @dataclass(frozen=True)
 class MarkedScript:
-    """A script whose output, on both streams, is put between two marks.
+    """A script whose output, on both streams, is enclosed in two marks.
 
     Args:
-        script: what runs, in a shell of its own; its exit code is kept.
-        mark: occurs nowhere else.
+        script: runs in a subshell; its exit code is kept.
+        mark: a unique text.
     """
 
     script: str
@@ -37,7 +37,7 @@ class MarkedScript:
 
     @classmethod
     def of(cls, script: str) -> MarkedScript:
-        """With a mark of its own."""
+        """Wraps a script with a random mark."""
         return cls(script, f"tvmfbnet-{secrets.token_hex(8)}")
 
     @property
@@ -49,6 +49,6 @@ class MarkedScript:
         return f"printf {self.mark}{which}; printf {self.mark}{which} >&2"
 
     def inside(self, output: str) -> str | None:
-        """What a stream held between the marks; None when the script never began."""
-        _, begin, rest = output.partition(f"{self.mark}B")
-        return rest.partition(f"{self.mark}E")[0] if begin else None
+        """A stream's text between the marks; None if the script never started."""
+        _, begin, marked = output.partition(f"{self.mark}B")
+        return marked.partition(f"{self.mark}E")[0] if begin else None

@@ -1,7 +1,7 @@
-"""Starting, stopping and reading the server on a device, over any shell, and the tunnel that leads to it.
+"""Starts and stops the server on a device and its tunnel, over any shell, and reads the server's log.
 
-What was started is remembered in a folder of this machine, so that a later command ends it: also when the device, its
-SSH connection or adb went away in between.
+The state is saved in a folder of this machine, so that a later command can stop everything, even if the device, its SSH
+connection or adb was lost in between.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _STATE = "state.json"
 
 @dataclass(frozen=True)
 class Started:
-    """A server that was started.
+    """A started server.
 
     Args:
-        folder: of the device, where its programs are.
-        server_port: of the device.
-        local_port: of this machine, leads to the server.
-        tracker_port: where the device sees the tracker.
-        tracker: the tracker's ``host:port`` as this machine reaches it.
-        where: the device, in words.
+        folder: of the programs on the device.
+        server_port: on the device.
+        local_port: on this machine, forwarded to the server.
+        tracker_port: of the tracker as seen from the device.
+        tracker: the tracker's ``host:port`` as seen from this machine.
+        where: the device, for messages.
     """
 
     folder: str
@@ -54,13 +54,13 @@ class Started:
 
     @property
     def tunnel(self) -> Tunnel:
-        """The way to it."""
+        """The tunnel to it."""
         tracker = self.tracker or join_address("127.0.0.1", self.tracker_port)
         return Tunnel(self.tracker_port, tracker, self.server_port, self.local_port)
 
 
 def device_facts_by_shell(shell: Shell, target: Target, folder: str = "") -> dict[str, str]:
-    """What the pushed server says about the device; DeviceError when it does not run there."""
+    """The device facts reported by the pushed server; DeviceError if it does not run there."""
     folder = shell.folder(folder)
     emulator = _words(target.transport.emulator) if isinstance(shell, LocalShell) else ""
     said = shell.run(f"cd {shlex.quote(folder)} && {emulator}./{SERVER} --info")
@@ -84,19 +84,19 @@ def start(
     folder: str = "",
     device_tracker_port: int | None = None,
 ) -> Started:
-    """Starts the pushed server on the device, in the background, and the tunnel between its loopback and ours.
+    """Starts the pushed server on the device in the background, and the tunnel between its loopback and ours.
 
     Args:
-        shell: reaches the device.
+        shell: of the device.
         target: key, threads, cores, emulator; ``transport.host`` is where the tracker runs.
-        state: folder of this machine that remembers what was started; those of other devices lie beside it.
-        tracker_port: the tracker's.
-        server_port: the server's on the device's loopback.
-        folder: where the programs were pushed.
-        device_tracker_port: where the tunnel shows the tracker on the device; default the same port.
+        state: folder of this machine for the state of this server, beside those of other devices.
+        tracker_port: of the tracker.
+        server_port: of the server, on the device's loopback.
+        folder: of the pushed programs.
+        device_tracker_port: of the tracker on the device's side of the tunnel; the same port by default.
 
     Raises:
-        DeviceError: the system there is not fit, the programs are not there, no tracker, a server runs already, or it
+        DeviceError: an unsuitable system, missing programs, no tracker, a server that is already running, or one that
             does not start or register; carries its last message.
     """
     folder = shell.folder(folder)
@@ -121,7 +121,7 @@ def start(
     before = _registered(target, tracker_port, advertised)
     write_json(state / _STATE, asdict(started))
     words = " ".join(shlex.quote(word) for word in command)
-    # setsid: the server must outlive the shell that starts it; all streams closed, or ssh would wait for it.
+    # setsid: the server must outlive the shell that starts it; all streams are closed, or ssh would wait for it.
     detach = "if command -v setsid >/dev/null; then d=setsid; else d=nohup; fi"
     script = (
         f"cd {shlex.quote(folder)} || exit 1; {detach}; $d {words} </dev/null >/dev/null 2>{_LOG} & echo $! >{_PID}"
@@ -133,13 +133,13 @@ def start(
             shell.run(script)
             _await_registration(shell, target, folder, tracker_port, advertised, before)
     except BaseException:
-        stop(shell, state, folder)  # no tunnel to a server that is not there, and none after Ctrl-C
+        stop(shell, state, folder)  # leave no tunnel without a server, and nothing after a Ctrl-C
         raise
     return started
 
 
 def _registered(target: Target, tracker_port: int, address: str) -> int:
-    """How many servers are registered under the target's key at an address."""
+    """Number of servers registered under the target's key at an address."""
     servers = query_tracker(target.transport.host, tracker_port).servers
     return sum(1 for server in servers if (server["key"], address_text(server)) == (target.transport.key, address))
 
@@ -162,7 +162,7 @@ def _last_line(shell: Shell, folder: str) -> str:
 
 
 def _running(shell: Shell, folder: str) -> bool:
-    """Whether the process of the pid file is alive and is our server: numbers are used again."""
+    """Whether the process of the pid file is alive and is our server: process ids are reused."""
     script = (
         f"cd {shlex.quote(folder)} 2>/dev/null && pid=$(cat {_PID} 2>/dev/null) && "
         f"tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -q {SERVER} && echo running || true"
@@ -171,10 +171,10 @@ def _running(shell: Shell, folder: str) -> bool:
 
 
 def stop(shell: Shell, state: Path, folder: str = "") -> bool:
-    """Ends the device's server and the tunnel; returns whether one ran.
+    """Stops the device's server and the tunnel; returns whether a server was running.
 
     Raises:
-        DeviceError: the device is not reached; what this machine holds of the tunnel is ended all the same.
+        DeviceError: the device cannot be reached; this machine's end of the tunnel is closed anyway.
     """
     folder = shell.folder(folder)
     try:
@@ -190,19 +190,19 @@ def stop(shell: Shell, state: Path, folder: str = "") -> bool:
 
 
 def _read_state(file: Path) -> Started | None:
-    """What was started, as remembered; None when nothing is, or it cannot be read any more."""
+    """The saved state of a started server; None if there is none, or it is unreadable."""
     if not file.is_file():
         return None
     try:
         with storage_errors(file, "read"):
             return TypeAdapter(Started).validate_json(file.read_bytes())
     except ValidationError:
-        say(f"{file} is damaged, so a tunnel that it may name is left alone")
+        say(f"{file} is damaged; a tunnel that it may name stays open")
         return None
 
 
 def _forget(shell: Shell, file: Path) -> None:
-    """Ends a remembered tunnel and forgets it."""
+    """Closes a saved tunnel and deletes its state."""
     started = _read_state(file)
     if started is not None:
         shell.close_tunnel(started.tunnel)
@@ -211,7 +211,7 @@ def _forget(shell: Shell, file: Path) -> None:
 
 
 def _forget_dead(shell: Shell, target: Target, state: Path) -> None:
-    """Ends the tunnels of this device's earlier servers that run no more, whichever target they served."""
+    """Closes the tunnels of this device's earlier servers that are no longer running, for any target."""
     for file in sorted(state.parent.glob(f"*/{_STATE}")):
         started = _read_state(file)
         own = file.parent == state

@@ -1,4 +1,4 @@
-"""What a shell on a device is to the rest: scripts, files and a tunnel; and how the programs behind one are called."""
+"""The interface of a shell on a device (scripts, files and a tunnel), and the helpers that run programs for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RUN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a program: exit code, output, messages; what is no UTF-8 in them is replaced."""
+    """The result of a program: exit code, output, messages; invalid UTF-8 is replaced."""
 
     code: int
     output: str
@@ -34,16 +34,16 @@ def run_program(
     data: Path | None = None,
     watch: Callable[[Callable[[], int]], None] | None = None,
 ) -> Done:
-    """Runs a program to its end, with a file as its input; DeviceError when it takes too long.
+    """Runs a program with a file as its input; DeviceError on a timeout.
 
     Args:
         command: the program and its arguments.
-        seconds: its deadline.
-        where: the device in words, for messages.
-        data: the file.
-        watch: given what tells how many bytes of the file the program has read so far.
+        seconds: its timeout.
+        where: the device, for messages.
+        data: the input file.
+        watch: receives a function that returns the bytes of the file read so far.
     """
-    # Text that is no UTF-8 (a greeting in Latin-1) must not end the command.
+    # Invalid UTF-8 (a greeting in Latin-1) must not fail the command.
     options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": seconds}
     try:
         if data is None:
@@ -59,15 +59,15 @@ def run_program(
 
 
 def _bytes_read(stream: BinaryIO) -> int:
-    """Where in a file the program is that has it as its input: it shares that place with us."""
+    """The read position of a program in its input file, which shares our file offset."""
     try:
         return os.lseek(stream.fileno(), 0, os.SEEK_CUR)
-    except (OSError, ValueError):  # it is closed: the program has ended
+    except (OSError, ValueError):  # closed: the program has exited
         return 0
 
 
 def call(command: Sequence[str], seconds: float, where: str) -> str:
-    """A program's output; DeviceError with its last message when it fails or takes too long."""
+    """A program's output; DeviceError with its last message if it fails or times out."""
     done = run_program(command, seconds, where)
     if done.code != 0:
         raise failure(where, command[0], done)
@@ -75,20 +75,20 @@ def call(command: Sequence[str], seconds: float, where: str) -> str:
 
 
 def failure(where: str, program: str, done: Done) -> DeviceError:
-    """The error of a program that failed: its last message."""
+    """The error of a failed program, with its last message."""
     said = [line.strip() for line in (done.output + "\n" + done.messages).splitlines() if line.strip()]
     return DeviceError(f"{where}: {said[-1] if said else f'{program} failed with exit code {done.code}'}")
 
 
 @dataclass(frozen=True)
 class Tunnel:
-    """The two ways between a device's loopback and ours.
+    """Port forwarding in both directions between a device's loopback and ours.
 
     Args:
-        seen_port: where the device sees the tracker, on its loopback.
-        tracker: the tracker's ``host:port``, as this machine reaches it.
-        server_port: the server's, on the device's loopback.
-        local_port: where this machine sees the server, on its loopback.
+        seen_port: of the tracker, on the device's loopback.
+        tracker: the tracker's ``host:port`` as seen from this machine.
+        server_port: of the server, on the device's loopback.
+        local_port: of the server, on this machine's loopback.
     """
 
     seen_port: int
@@ -103,43 +103,43 @@ class Shell(ABC):
     where: str
     # The options that name this device on the command line.
     words: tuple[str, ...] = ()
-    # Where the programs go when the user names no folder.
+    # Default folder for the programs.
     default_folder: str
 
     def folder(self, name: str) -> str:
-        """A folder there as scripts are to name it: the default for an empty name, and never an option."""
+        """A folder on the device as used in scripts: the default for an empty name; never looks like an option."""
         name = name or self.default_folder
         return f"./{name}" if name.startswith("-") else name
 
     @abstractmethod
     def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
-        """Runs a shell script there and returns its output; DeviceError when it fails."""
+        """Runs a shell script on the device and returns its output; DeviceError on failure."""
 
     @abstractmethod
     def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
-        """Copies files into a folder there, which is made; ``now`` is told how far that is."""
+        """Copies files into a folder on the device, creating it; ``now`` shows the progress."""
 
     @abstractmethod
     def tracker_there(self, tunnel: Tunnel) -> str:
-        """The tracker's ``host:port`` as the device reaches it once the tunnel is open."""
+        """The tracker's ``host:port`` as seen from the device once the tunnel is open."""
 
     @abstractmethod
     def open_tunnel(self, tunnel: Tunnel) -> None:
-        """Opens both ways; DeviceError when one of them is not to be had."""
+        """Opens both directions; DeviceError if either fails."""
 
     @abstractmethod
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Ends what :meth:`open_tunnel` began and nothing else; no error when there is nothing to end."""
+        """Closes what :meth:`open_tunnel` opened, and nothing else; no error if nothing is open."""
 
 
 def show_files(now: Reporter | None, files: Sequence[Path], number: int, gone: Callable[[], int] = lambda: 0) -> None:
-    """Has a step show that file ``number`` (from 0) of some is on its way, and how many bytes have gone.
+    """Makes a step show the upload progress: file ``number`` (from 0) and the bytes sent.
 
     Args:
         now: the step.
-        files: all that are sent, in order.
-        number: the one that is on its way.
-        gone: tells how many bytes of it have gone so far.
+        files: to upload, in order.
+        number: of the current file.
+        gone: returns the bytes of it sent so far.
     """
     if now is None:
         return

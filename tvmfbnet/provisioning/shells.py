@@ -1,8 +1,7 @@
-"""Where a device's files and programs are: this machine, a board over SSH, a phone over adb, behind one interface.
+"""Shells of devices behind one interface: this machine, a board over SSH, a phone over adb.
 
-Everything is done with the system's own ``ssh`` and ``adb``, each call under a deadline, so keys, hosts and
-authorisation are those that the user has set up, and nothing asks for a password here. Nothing is expected of a
-board's login shell but that it runs ``sh``.
+All use the system's own ``ssh`` and ``adb``, each call with a timeout. So the user's keys, hosts and authorisation
+apply, and nothing prompts for a password. A board's login shell only needs to be able to run ``sh``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tvmfbnet.targets.toolchain import need_program
 
 _COPY_SECONDS = 600.0
 _LOOPBACK = "127.0.0.1"
-# Of 108 bytes, what ssh's own suffix leaves.
+# 108 bytes less ssh's own suffix.
 _LONGEST_SOCKET = 90
 
 
@@ -44,7 +43,7 @@ class LocalShell(Shell):
         self.default_folder = str(folder)
 
     def folder(self, name: str) -> str:
-        """As for any shell; the same one from wherever a later command is started."""
+        """As for any shell, but absolute, so that later commands find it from any working directory."""
         return str(Path(name or self.default_folder).expanduser().absolute())
 
     def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
@@ -59,14 +58,14 @@ class LocalShell(Shell):
                 shutil.copy2(file, make_folder(Path(folder)) / file.name)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
-        """Where it is: there is no tunnel."""
+        """The tracker's own address: there is no tunnel."""
         return tunnel.tracker
 
     def open_tunnel(self, tunnel: Tunnel) -> None:
-        """Nothing to do: it is the same loopback."""
+        """Does nothing: the loopback is the same."""
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
 class SshShell(Shell):
@@ -95,11 +94,11 @@ class SshShell(Shell):
         self._control = control
 
     def folder(self, name: str) -> str:
-        """As for any shell; ``~/`` is where SSH begins."""
+        """As for any shell; ``~/`` is dropped, because SSH starts there."""
         return super().folder(name.removeprefix("~/"))
 
     def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
-        """Runs a script over SSH, in sh, whatever the login shell is and says."""
+        """Runs a script over SSH in sh, whatever the login shell is and prints."""
         return self._run(script, seconds)
 
     def _run(
@@ -117,13 +116,13 @@ class SshShell(Shell):
             said = (done.output + done.messages).strip()[:80]
             raise DeviceError(f"{self.where}: the login shell there ran no command, and said {said!r}")
         if done.code != 0:
-            # What a profile said is not why the script failed; where none began, it is all that there is.
+            # A profile's output is not why the script failed, but if the script never started, there is nothing else.
             answer = done if output is None else Done(done.code, output, messages or "")
             raise failure(self.where, "ssh", answer)
         return output or ""
 
     def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
-        """Copies files through ``cat``: scp's helper on the other side fails where a profile prints a greeting."""
+        """Copies files through ``cat``: scp fails if the remote profile prints a greeting."""
         self.run(f"mkdir -p {quote(folder)}")
         for number, file in enumerate(files):
             watch = partial(show_files, now, files, number)
@@ -137,7 +136,7 @@ class SshShell(Shell):
         socket = make_folder(self._control) / f"tunnel-{tunnel.local_port}"
         if len(os.fsencode(socket)) <= _LONGEST_SOCKET:
             return socket
-        # Sockets have short names only. A folder that is ours alone: whoever may write there could stand in for ssh.
+        # Socket paths must be short. The folder must be private: anyone who can write there could impersonate ssh.
         name = hashlib.sha256(os.fsencode(self._control.absolute())).hexdigest()[:8]
         folder = Path("/tmp") / f"tvmfbnet-{os.getuid()}-{name}"
         with storage_errors(folder, "create folder"):
@@ -150,13 +149,13 @@ class SshShell(Shell):
         return folder / socket.name
 
     def open_tunnel(self, tunnel: Tunnel) -> None:
-        """One SSH connection in the background that carries both ways."""
-        self.close_tunnel(tunnel)  # one of an earlier start that had the same port
+        """Opens one background SSH connection for both directions."""
+        self.close_tunnel(tunnel)  # left from an earlier start with the same port
         socket = self._socket(tunnel)
         forwards = ["-R", f"{_LOOPBACK}:{tunnel.seen_port}:{tunnel.tracker}"]
         forwards += ["-L", f"{_LOOPBACK}:{tunnel.local_port}:{_LOOPBACK}:{tunnel.server_port}"]
         master = ["-M", "-S", str(socket), "-o", "ExitOnForwardFailure=yes", "-f", "-N"]
-        # Its output must not be ours: the connection stays, and with it the pipe that we would wait on.
+        # It must not inherit our output: the connection stays open, and so would the pipe that we wait on.
         log = Path(f"{socket}.log")
         with storage_errors(log, "write"), log.open("w", encoding="utf-8") as stream:
             command = ["ssh", *master, *self._options, *forwards, self.destination]
@@ -171,11 +170,11 @@ class SshShell(Shell):
             raise DeviceError(f"{self.where}: the tunnel did not open: {said[-1] if said else f'exit code {code}'}")
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Asks the background connection to end; one that is dead leaves its socket, which is cleared away."""
+        """Asks the background connection to exit, and removes the socket that a dead one leaves."""
         socket = self._socket(tunnel)
         if socket.exists():
             command = ["ssh", "-S", str(socket), "-O", "exit", *self._options, self.destination]
-            with suppress(DeviceError):  # it is dead, so there is nothing to end
+            with suppress(DeviceError):  # it is already dead
                 call(command, RUN_SECONDS, self.where)
         with storage_errors(socket, "remove"):
             socket.unlink(missing_ok=True)
@@ -200,7 +199,7 @@ class AdbShell(Shell):
         self.where, self.words = f"phone {self._serial}", ("--serial", self._serial)
 
     def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
-        """Runs a script in the phone's shell, which is always the same and prints nothing of its own."""
+        """Runs a script in the phone's shell, which is always the same and prints nothing by itself."""
         return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
 
     def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
@@ -211,7 +210,7 @@ class AdbShell(Shell):
             call([*self._adb, "push", str(file), f"{folder}/"], _COPY_SECONDS, self.where)
 
     def tracker_there(self, tunnel: Tunnel) -> str:
-        """The tunnel's end on the phone; adb leads to this machine only, so another's tracker is reached as it is."""
+        """The tunnel's end on the phone; adb forwards only to this machine, so other trackers keep their address."""
         return join_address(_LOOPBACK, tunnel.seen_port) if self._leads_here(tunnel) else tunnel.tracker
 
     @staticmethod
@@ -222,12 +221,12 @@ class AdbShell(Shell):
         return host == "localhost"
 
     def _reversed(self) -> dict[str, str]:
-        """Which ports of the phone lead to which of this machine."""
+        """Ports of the phone that are forwarded to this machine."""
         lines = call([*self._adb, "reverse", "--list"], RUN_SECONDS, self.where).splitlines()
         return {words[-2]: words[-1] for words in (line.rsplit(maxsplit=2) for line in lines) if len(words) >= 2}
 
     def _forwarded(self) -> dict[str, str]:
-        """Which ports of this machine lead to which of the phone."""
+        """Ports of this machine that are forwarded to the phone."""
         lines = call([*self._adb, "forward", "--list"], RUN_SECONDS, self.where).splitlines()
         entries = (line.rsplit(maxsplit=2) for line in lines)
         return {words[1]: words[2] for words in entries if len(words) == 3 and words[0] == self._serial}
@@ -246,9 +245,9 @@ class AdbShell(Shell):
         call([*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], RUN_SECONDS, self.where)
 
     def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Removes both, where they still lead where they led."""
+        """Removes both forwards, unless they were changed since."""
         there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
-        with suppress(DeviceError):  # a phone that is gone has no entries
+        with suppress(DeviceError):  # a disconnected phone has no entries
             if self._leads_here(tunnel) and self._reversed().get(there) == here:
                 call([*self._adb, "reverse", "--remove", there], RUN_SECONDS, self.where)
         with suppress(DeviceError):

@@ -1,4 +1,4 @@
-"""Whether a device's system can run what would be built for it: asked before anything is built, pushed or started."""
+"""Checks whether a device's system can run a target's programs, before anything is built, pushed or started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvmfbnet.provisioning.shell_base import Shell
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.targets.definition import Target
 
-# The program that starts programs there; without it the system says "not found" about a program that is there.
+# The dynamic loader; without it a system reports "not found" for an existing program.
 _LOADERS = {
     ("android", "aarch64"): "/system/bin/linker64",
     ("linux", "aarch64"): "/lib/ld-linux-aarch64.so.1",
@@ -19,8 +19,8 @@ _LOADERS = {
 }
 _PACKAGES_32 = ("armhf", "armel", "i386", "armeabi-v7a", "armeabi", "x86")
 
-# One line an answer; what a system does not know is left empty. The class of the system's own programs (1: 32-bit) is
-# for systems that have neither getconf nor dpkg.
+# One line per answer; unknown facts are empty. The ELF class of the system's own programs (1: 32-bit) is for systems
+# that have neither getconf nor dpkg.
 _PROBE = "\n".join(
     (
         'echo "system=$(uname -s)"',
@@ -36,14 +36,14 @@ _PROBE = "\n".join(
 
 @dataclass(frozen=True)
 class DeviceSystem:
-    """What a device's system says about itself; empty where it does not say.
+    """Facts about a device's system; empty where unknown.
 
     Args:
-        system: ``Linux``, ``Darwin``; Android is a Linux, too.
-        machine: the kernel's, as ``uname -m`` names it.
+        system: ``Linux`` (also on Android) or ``Darwin``.
+        machine: of the kernel, from ``uname -m``.
         userland: the name of a 32-bit userland, or ``32-bit``; empty for one as wide as the kernel.
-        cores: numbers of those that are there, such as ``0-3``.
-        loaders: those of :data:`_LOADERS` that are there.
+        cores: present cores, such as ``0-3``.
+        loaders: present loaders of :data:`_LOADERS`.
     """
 
     system: str = ""
@@ -54,7 +54,7 @@ class DeviceSystem:
 
 
 def read_system(shell: Shell) -> DeviceSystem:
-    """Asks a device; DeviceError when it is not reached."""
+    """Asks a device about its system; DeviceError if it cannot be reached."""
     pairs = [line.strip().partition("=") for line in shell.run(_PROBE).splitlines()]
     loaders = frozenset(value for name, _, value in pairs if name == "loader")
     said = {name: value.strip() for name, _, value in pairs}
@@ -74,38 +74,38 @@ def check_system(shell: Shell, target: Target, cores: bool = False) -> None:
     """Refuses a device whose system cannot run the target's programs.
 
     Args:
-        shell: reaches the device.
-        target: what would be built and run.
-        cores: whether to look for the target's cores as well: they matter where the server is started.
+        shell: of the device.
+        target: whose programs would run.
+        cores: whether to check the target's cores, too, as is needed before the server starts.
 
     Raises:
-        DeviceError: the device is not reached, or not fit: what it is, what is needed, what to do.
+        DeviceError: the device cannot be reached, or does not fit: what it is, what is needed, what to do.
     """
     if isinstance(shell, LocalShell) and target.transport.emulator:
-        return  # another machine's programs, run by the emulator
-    found = read_system(shell)
-    if not found.system:
-        return  # a system that answers nothing is left to try
-    problem = _problem(shell, target, found) or (_core_problem(target, found) if cores else "")
+        return  # the emulator runs another machine's programs
+    actual = read_system(shell)
+    if not actual.system:
+        return  # a system that reports nothing gets a try
+    problem = _problem(shell, target, actual) or (_core_problem(target, actual) if cores else "")
     if problem:
         raise DeviceError(f"{shell.where}: {problem}")
 
 
-def _problem(shell: Shell, target: Target, found: DeviceSystem) -> str:
-    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(found.machine, found.machine)
+def _problem(shell: Shell, target: Target, actual: DeviceSystem) -> str:
+    machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(actual.machine, actual.machine)
     wanted = target.triple.split("-")[0] or platform.machine()
-    if found.userland and "64" in machine:
-        name = f" ({found.userland})" if found.userland != "32-bit" else ""
+    if actual.userland and "64" in machine:
+        name = f" ({actual.userland})" if actual.userland != "32-bit" else ""
         return f"this system is 32-bit{name} under a 64-bit kernel; install a 64-bit system"
-    if found.system != "Linux":
-        return f"this system is {found.system}, and the device programs are for Linux and Android"
+    if actual.system != "Linux":
+        return f"this system is {actual.system}, and the device programs are for Linux and Android"
     if machine and machine != wanted:
         if isinstance(shell, LocalShell):
             return f"it is {machine}, and target {target.name} is for {wanted}: name the device with --ssh or --adb"
         advice = "install a 64-bit system" if machine.startswith("arm") else "take another target"
         return f"this system is {machine}, and target {target.name} is for {wanted}; {advice}"
     loader = _LOADERS.get(("android" if target.system == "android" else "linux", wanted), "")
-    if loader and loader not in found.loaders:
+    if loader and loader not in actual.loaders:
         return (
             f"this system has no {loader}, so it cannot run what is built for target {target.name}: "
             f"{'it is no Android' if target.system == 'android' else 'it lacks the GNU C library'}"
@@ -113,7 +113,7 @@ def _problem(shell: Shell, target: Target, found: DeviceSystem) -> str:
     return ""
 
 
-def _core_problem(target: Target, found: DeviceSystem) -> str:
-    if not (target.cores and found.cores) or set(parse_cores(target.cores)) <= set(parse_cores(found.cores)):
+def _core_problem(target: Target, actual: DeviceSystem) -> str:
+    if not (target.cores and actual.cores) or set(parse_cores(target.cores)) <= set(parse_cores(actual.cores)):
         return ""
-    return f"target {target.name} asks for cores {target.cores}, and there are {found.cores}: correct its `cores`"
+    return f"target {target.name} asks for cores {target.cores}, and there are {actual.cores}: correct its `cores`"

@@ -1,7 +1,7 @@
-"""How a target's device was last reached by `device push` or `device start`, so that advice can name the whole command.
+"""Saves how `device push` or `device start` last connected to a target's device, so that advice can be complete.
 
-A target says where its tracker is, not how its device is reached: over SSH with which options, or over adb. What a
-command was given is kept in the cache. Where nothing is, advice holds a placeholder in capitals.
+A target names its tracker, but not how to connect to its device: over SSH with which options, or over adb. The options
+of the last command are kept in the cache. Without any, advice contains a placeholder in capitals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tvmfbnet.targets.toolchain import cache_folder
 
 
 def remember_way(target: Target, words: Sequence[str]) -> None:
-    """Keeps the options that reach a target's device: ``["--ssh", "pi@raspberrypi"]``."""
+    """Saves the options that connect to a target's device: ``["--ssh", "pi@raspberrypi"]``."""
     write_json(_file(target), list(words))
 
 
@@ -27,7 +27,7 @@ def device_command(action: str, target: Target) -> str:
         return advice.command(f"device {action}", target=advice.target_as_given(target.name))
     try:
         words = read_model(_file(target), list[str])
-    except UserError:  # never reached from here, or the file is damaged: nothing depends on it
+    except UserError:  # never connected from here, or the file is damaged; nothing depends on it
         words = ["--adb"] if "android" in target.triple else ["--ssh", "USER@HOST"]
     return advice.command(f"device {action}", *words, target=advice.target_as_given(target.name))
 

@@ -13,10 +13,10 @@ def join_address(host: str, port: int) -> str:
 
 
 def split_address(text: str, what: str = "the address") -> tuple[str, int]:
-    """The reverse.
+    """Splits ``host:port`` or ``[host]:port``.
 
     Raises:
-        DeviceError: it is no such address; names ``what``.
+        DeviceError: malformed; names ``what``.
     """
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -31,17 +31,17 @@ def split_address(text: str, what: str = "the address") -> tuple[str, int]:
 
 
 def listen_at(host: str, port: int, backlog: int = 128) -> socket.socket:
-    """A listening socket that does not block.
+    """A non-blocking listening socket.
 
     Raises:
         DeviceError: this machine cannot listen there; says why.
     """
     reason = "the address is unknown"
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        found = []
-    for family, kind, protocol, _, address in found:
+        addresses = []
+    for family, kind, protocol, _, address in addresses:
         try:
             listener = socket.socket(family, kind, protocol)
         except OSError as error:

@@ -9,10 +9,10 @@ from tvmfbnet.machine import format_cores, parse_cores
 
 
 def apply_cores(text: str) -> None:
-    """Runs this process and its children on some cores only.
+    """Pins this process and its children to a list of cores.
 
     Raises:
-        DeviceError: this machine does not have all of them, or the text is no list of cores.
+        DeviceError: the machine lacks some of them, or the text is not a list of cores.
     """
     try:
         chosen = set(parse_cores(text))
@@ -23,7 +23,7 @@ def apply_cores(text: str) -> None:
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, chosen)
-        applied = os.sched_getaffinity(0) == chosen  # the kernel drops cores that do not exist without a word
+        applied = os.sched_getaffinity(0) == chosen  # the kernel silently drops cores that do not exist
     except OSError:
         applied = False
     if not applied:
@@ -31,4 +31,4 @@ def apply_cores(text: str) -> None:
             f"not all of the cores {format_cores(tuple(chosen))} can be used here; "
             f"this process may use {format_cores(tuple(before))}"
         )
-    os.environ["TVM_BIND_THREADS"] = "0"  # else TVM binds its threads to the fastest cores that it finds
+    os.environ["TVM_BIND_THREADS"] = "0"  # else TVM binds its threads to the fastest cores

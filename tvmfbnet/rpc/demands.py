@@ -1,7 +1,7 @@
-"""What a target demands of the device that it is given: threads, cores and model, checked in every session.
+"""A target's requirements on its device (threads, cores and model), checked in every session.
 
-A server that was started with other threads than the target's file says would give times of another machine; so it is
-refused before anything runs. What a server does not report (TVM's own does not) cannot be checked.
+A server with a different thread count than the target's would report latencies of a different setup, so it is refused
+before anything runs. Facts that a server does not report (TVM's own does not) cannot be checked.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from tvmfbnet.machine import parse_cores
 
 
 class UnfitDeviceError(Exception):
-    """The device is not as the target asks: one line that names both."""
+    """The device does not meet the target's requirements: one line that names both sides."""
 
 
 @dataclass(frozen=True)
 class Demands:
-    """What a device must be like.
+    """Requirements on a device.
 
     Attributes:
-        threads: of its server; 0 where they do not matter.
-        cores: that its server runs on, such as ``4-7``; any if empty.
-        model: of the device; any if empty.
+        threads: of its server; 0 for any.
+        cores: of its server, such as ``4-7``; empty for any.
+        model: of the device; empty for any.
     """
 
     threads: int = 0
@@ -31,14 +31,14 @@ class Demands:
     model: str = ""
 
     def check(self, facts: Mapping[str, str], key: str) -> None:
-        """Compares with what a device reports.
+        """Checks the facts that a device reports.
 
         Args:
-            facts: as :func:`tvmfbnet.rpc.device_facts.device_facts` gives them.
+            facts: from :func:`tvmfbnet.rpc.device_facts.device_facts`.
             key: that the device serves, for messages.
 
         Raises:
-            UnfitDeviceError: it is not as demanded; names both sides and what to do.
+            UnfitDeviceError: a requirement is not met; names both sides and what to do.
         """
         threads = facts.get("threads", "")
         if self.threads and threads and threads != str(self.threads):
@@ -54,7 +54,7 @@ class Demands:
             )
         model = facts.get("model") or facts.get("cpu_part", "")
         if self.model and model != self.model:
-            other = model or "one that does not say what it is"
+            other = model or "one that does not report its model"
             raise UnfitDeviceError(
                 f"key {key} is served by different devices, {self.model} and {other};"
                 " give each model a key of its own, so that their times do not mix"
@@ -64,5 +64,5 @@ class Demands:
 def _same_cores(reported: str, asked: str) -> bool:
     try:
         return set(parse_cores(reported)) == set(parse_cores(asked))
-    except ValueError:  # what a device says may be anything
+    except ValueError:  # a device may report anything
         return False

@@ -1,7 +1,7 @@
-"""The context of what is compiled and timed by this process: a resolved target, and what its device reports.
+"""Builds the context of compilation and timing in this process: a resolved target and the facts of its device.
 
-:func:`context_of` is the one function that builds it. Whoever compiles or reads asks no device; for a target that runs
-on this very machine, its model is known all the same. Whoever times asks with :func:`ask_context`.
+Only :func:`context_of` builds contexts. Compiling and reading ask no device, yet a target that runs on this machine
+still has a known model. Timing asks the device with :func:`ask_context`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tvmfbnet.targets.definition import ResolvedTarget, target_key
 
 
 def protocol_of(target: ResolvedTarget) -> str:
-    """How parts are timed on a target."""
+    """The protocol that times a target's parts."""
     return IN_NET if target.on_cpu else ROTATING
 
 
 def context_of(target: ResolvedTarget, facts: Mapping[str, Any] | None = None) -> Context:
-    """What this process compiles for, and times on.
+    """The context that this process compiles for and times on.
 
     Args:
         target: the target.
-        facts: what the device reported (:func:`tvmfbnet.rpc.device_facts.device_facts`); empty where it reports
-            nothing. None where no device was asked: then the context admits every device, but for a target that runs
-            on this machine only this machine's model.
+        facts: reported by the device (:func:`tvmfbnet.rpc.device_facts.device_facts`); may be empty. None if no device
+            was asked: then the context admits any device, except that a target that runs on this machine admits only
+            this machine's model.
     """
     asked: dict[str, Any] = {}
     if facts is not None:
@@ -57,10 +57,10 @@ def context_of(target: ResolvedTarget, facts: Mapping[str, Any] | None = None) -
 
 
 def ask_context(target: ResolvedTarget, endpoint: Endpoint) -> tuple[Context, Endpoint]:
-    """The context that whatever is timed at an endpoint belongs to, and the endpoint held to this device model.
+    """The context of timings at an endpoint, and the endpoint restricted to this device model.
 
     Raises:
-        DeviceError: the device did not answer, or runs with other threads or on other cores than the target asks for.
+        DeviceError: the device did not answer, or its threads or cores differ from the target's.
     """
     with step("asking the device what it is"), worker_for(target, endpoint) as worker:
         facts = worker.persist(device_facts, seconds=target.timeouts.connect + target.timeouts.session)
@@ -68,6 +68,6 @@ def ask_context(target: ResolvedTarget, endpoint: Endpoint) -> tuple[Context, En
     if not context.device_model:
         say(
             f"note: the device server of {target.name} does not report its model (TVM's plain server?): "
-            "its measurements are kept as of an unknown device"
+            "its measurements are stored under an unknown device"
         )
     return context, replace(endpoint, model=context.device_model or "")

@@ -1,4 +1,4 @@
-"""What a device tells about itself over RPC: model, cores, governor, temperature, threads in force."""
+"""Facts that a device reports over RPC: model, cores, governor, temperature, threads in use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tvmfbnet.rpc.session import Session
 
 
 def device_facts(session: Session) -> dict[str, str]:
-    """What the device tells about itself, ``threads`` being those in force; TVM's own server tells nothing else."""
+    """The device's facts; ``threads`` are those in use, and all that TVM's own server reports."""
     facts: dict[str, str] = {}
     with suppress(Exception):  # TVM raises several kinds for a function that is not there
-        found = json.loads(str(session.remote.get_function("tvmfbnet.device.info")()))
-        facts = {str(name): str(value) for name, value in found.items()}
+        reported = json.loads(str(session.remote.get_function("tvmfbnet.device.info")()))
+        facts = {str(name): str(value) for name, value in reported.items()}
     with suppress(Exception):
         facts["threads"] = str(int(session.remote.get_function("runtime.NumThreads")()))
     return facts

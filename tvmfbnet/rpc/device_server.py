@@ -1,8 +1,8 @@
 """The Python device server: serves one client at a time over TVM's RPC, each session in a forked child.
 
-TVM's own loop takes connections one after the other and waits for each for ever, dies of a session that crashed, and
-lets its session outlive it. This one is the twin of the native server (``device/server``): one loop, nothing in it
-waits, and only the session itself is TVM's.
+TVM's own loop handles one connection at a time without a timeout, dies with a crashing session, and leaves orphaned
+sessions behind. This one is the twin of the native server (``device/server``): a single non-blocking loop, in which
+only the session itself is TVM's.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from tvmfbnet.scratch import new_folder
 _ACCEPTED_AT_ONCE = 128
 _LONGEST_POLL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
-# A client that reads nothing must not hold the server up.
+# A client that does not read must not block the server.
 _TELL_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server is told.
+    """Settings of a server.
 
     Args:
-        host: address to listen on, and the one that clients are told.
+        host: address to listen on, and to advertise to clients.
         port: port to listen on.
-        key: what clients ask the tracker for.
+        key: that clients request from the tracker.
         tracker: the tracker's host and port.
         max_session: longest session in seconds, whatever the client asks for.
     """
@@ -57,7 +57,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fault:
-    """A session that a signal ended: which, whose session, when (monotonic clock)."""
+    """A session killed by a signal: the signal, the client, the time (monotonic clock)."""
 
     number: int
     peer: str
@@ -70,13 +70,13 @@ class Fault:
         return f"signal {self.number} ({name[:1].lower()}{name[1:]})"
 
     def json(self) -> str:
-        """As told to clients, with its age in seconds."""
+        """JSON for clients, with the age in seconds."""
         age = time.monotonic() - self.moment
         return json.dumps({"signal": self.number, "what": self.text, "peer": self.peer, "age_seconds": age})
 
 
 class _Session:
-    """One client's session: a child process in a folder of its own, ended when its time is up."""
+    """One client's session: a child process in a folder of its own, killed at its deadline."""
 
     def __init__(self, client: Client, max_seconds: float, serve: Callable[[socket.socket, str], None]) -> None:
         self._client = client
@@ -111,9 +111,9 @@ class _Session:
         os._exit(0)
 
     def ended(self) -> Fault | int | None:
-        """None while it runs; then its exit code, or the signal that ended it, of which the client is told."""
-        found, status = os.waitpid(self._child, os.WNOHANG)
-        if found == 0:
+        """None while it runs; then its exit code or fault. The client is told about a fault."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if pid == 0:
             return None
         self._kill_group()
         code = os.waitstatus_to_exitcode(status)
@@ -142,13 +142,13 @@ class _Session:
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child, signal.SIGKILL)  # with whatever the session itself started
+            os.killpg(self._child, signal.SIGKILL)  # including processes that the session started
 
     def _tell(self, message: str) -> None:
-        """As the answer to the call that the client waits for."""
+        """Sends a message as the answer to the client's pending call."""
         from tvm.rpc import _ffi_api
 
-        with suppress(Exception):  # the client is gone: there is nobody to tell
+        with suppress(Exception):  # the client is gone
             limit = struct.pack("@ll", _TELL_SECONDS, 0)
             self._client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             _ffi_api.ReturnException(self._client.connection.fileno(), message)
@@ -164,26 +164,26 @@ class _Session:
 
 
 class _Folder:
-    """What TVM's server asks for the place of a file: a plain name in the session's own folder."""
+    """TVM's server asks this for file paths: plain names in the session's own folder."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self.libs: list[Any] = []  # TVM keeps what it loads here
 
     def relpath(self, name: str) -> str:
-        """The path of a file; ValueError for a name that could lead out of the folder."""
+        """The path of a file; ValueError for a name that could escape the folder."""
         return str(Path(self._folder) / plain_name(name))
 
 
 def plain_name(name: str) -> str:
-    """The name of a file in a session's own folder; ValueError for one that could lead out of it."""
+    """A file name in a session's own folder; ValueError if it could escape the folder."""
     if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name or len(name) > 200:
         raise ValueError(f"the device takes plain file names only, not {printable(name)!r}")
     return name
 
 
 def _upload(name: str, data: bytes | bytearray) -> None:
-    """TVM's own writes half a file when the disk is full."""
+    """Replaces TVM's own upload, which writes truncated files on a full disk."""
     import tvm_ffi
 
     path = Path(str(tvm_ffi.get_global_func("tvm.rpc.server.workpath")(name)))
@@ -191,11 +191,11 @@ def _upload(name: str, data: bytes | bytearray) -> None:
 
 
 class DeviceServer:
-    """Listens, keeps itself registered, and runs one session after the other.
+    """Listens, stays registered, and runs one session at a time.
 
     Args:
-        settings: where, and for whom.
-        info: what ``tvmfbnet.device.info`` tells a client, as JSON.
+        settings: addresses, key and limits.
+        info: returns the JSON for ``tvmfbnet.device.info``.
 
     Raises:
         DeviceError: it cannot listen there.
@@ -218,7 +218,7 @@ class DeviceServer:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self, ended: Callable[[], bool]) -> None:
-        """Serves until ``ended`` says so, which is asked once a second at least."""
+        """Serves until ``ended`` returns True; it is polled at least once per second."""
         events: dict[int, int] = {}
         while not ended():
             watched = self._registration.watched
@@ -237,7 +237,7 @@ class DeviceServer:
         self.close()
 
     def close(self) -> None:
-        """Ends the session and leaves the tracker."""
+        """Ends the session and unregisters from the tracker."""
         if self._session is not None:
             self._session.kill()
         self._handshakes.close()
@@ -252,7 +252,7 @@ class DeviceServer:
             self._log("failed", f"session of {peer} failed with exit code {outcome}")
 
     def _poll(self) -> dict[int, int]:
-        """Waits until something happens and takes in who comes; the events by descriptor."""
+        """Waits for events and accepts connections; returns the events by descriptor."""
         poll = select.poll()
         for number in (self._woken, self._listener.fileno(), *self._handshakes.descriptors):
             poll.register(number, select.POLLIN)
@@ -276,7 +276,7 @@ class DeviceServer:
         return events
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):  # others are served in between
+        for _ in range(_ACCEPTED_AT_ONCE):  # then serve others
             try:
                 connection, address = self._listener.accept()
             except BlockingIOError:
@@ -297,12 +297,12 @@ class DeviceServer:
             self._log("no session", f"cannot start a session of {client.peer}: {error}")
 
     def _serve(self, connection: socket.socket, folder: str) -> None:
-        """In the session's process: TVM's server, with functions of our own for files and for what the device tells."""
+        """Runs in the session's process: TVM's server, with our functions for uploads and device facts."""
         import tvm_ffi
         from tvm.rpc import server
 
-        for mine in (self._handshakes, self._registration, self._listener):
-            mine.close()
+        for inherited in (self._handshakes, self._registration, self._listener):
+            inherited.close()
         environment: Any = _Folder(folder)
         register = tvm_ffi.register_global_func
         server._server_env(None, environment)

@@ -1,4 +1,4 @@
-"""TVM's handshakes of fresh connections: any number at once, none waited for, each with a deadline for all of it.
+"""TVM's handshakes with new connections: many at once, non-blocking, each with an overall deadline.
 
 The Python server's twin of ``device/server/handshake.cc``.
 """
@@ -26,7 +26,7 @@ _SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Client:
-    """Someone who showed the key: the connection, who it is, and the seconds that the session may take (0: any)."""
+    """An authenticated client: its connection, its address, and its session limit in seconds (0: none)."""
 
     connection: socket.socket
     peer: str
@@ -42,7 +42,7 @@ class _Pending:
 
 
 def asked_seconds(words: list[str]) -> float:
-    """What a client asks for with ``-timeout=SECONDS``; 0 for nothing, or nothing sane."""
+    """The session limit that a client requests with ``-timeout=SECONDS``; 0 if missing or invalid."""
     for word in words:
         if word.startswith("-timeout="):
             try:
@@ -54,11 +54,11 @@ def asked_seconds(words: list[str]) -> float:
 
 
 class Handshakes:
-    """Those who connected and did not show a key yet, the oldest first.
+    """Connections that have not sent a key yet, the oldest first.
 
     Args:
-        key: what this server serves.
-        log: where those turned away are noted.
+        key: that this server serves.
+        log: for rejected connections.
     """
 
     def __init__(self, key: str, log: ShortLog) -> None:
@@ -66,7 +66,7 @@ class Handshakes:
         self._pending: dict[int, _Pending] = {}
 
     def add(self, connection: socket.socket, address: Any) -> None:
-        """Takes a fresh connection; where there are too many, the oldest one goes."""
+        """Adds a new connection; with too many, drops the oldest."""
         if len(self._pending) >= _MOST_PENDING:
             self.drop_oldest()
         connection.setblocking(False)
@@ -74,7 +74,7 @@ class Handshakes:
         self._pending[connection.fileno()] = _Pending(connection, peer, time.monotonic() + _SECONDS)
 
     def drop_oldest(self) -> bool:
-        """Turns the oldest one away; False when there is none."""
+        """Drops the oldest connection; False when there is none."""
         for number in self._pending:
             self._drop(number, "too many connections that say nothing")
             return True
@@ -82,21 +82,21 @@ class Handshakes:
 
     @property
     def descriptors(self) -> list[int]:
-        """What to poll for input."""
+        """Descriptors to poll for input."""
         return list(self._pending)
 
     @property
     def deadline(self) -> float:
-        """When the next one's time is up, on the monotonic clock."""
+        """The earliest deadline, on the monotonic clock."""
         return next((pending.deadline for pending in self._pending.values()), math.inf)
 
     def expire(self) -> None:
-        """Turns away those whose time is up."""
+        """Drops connections past their deadline."""
         while self.deadline <= time.monotonic():
             self._drop(next(iter(self._pending)), "not a TVM client, or too slow a one")
 
     def serve(self, ready: Iterable[int], match_key: str) -> Client | None:
-        """Reads what arrived; whoever showed ``match_key`` becomes the client (nobody can, where it is empty)."""
+        """Reads from ready connections; one that sends ``match_key`` becomes the client (none can if it is empty)."""
         for number in ready:
             pending = self._pending.get(number)
             if pending is None or not self._read(number, pending):
@@ -104,11 +104,11 @@ class Handshakes:
             del self._pending[number]
             client = self._judge(pending, match_key)
             if client is not None:
-                return client  # what else arrived is read in the next round
+                return client  # other connections are read in the next round
         return None
 
     def close(self) -> None:
-        """Turns everyone away, without a word."""
+        """Closes all connections silently."""
         for pending in self._pending.values():
             pending.connection.close()
         self._pending.clear()
@@ -119,7 +119,7 @@ class Handshakes:
         self._log(reason, f"turned away {pending.peer}: {reason}")
 
     def _read(self, number: int, pending: _Pending) -> bool:
-        """Whether the whole handshake is there; never reads beyond it, for what follows is the session's."""
+        """Whether the handshake is complete; never reads beyond it, because the rest belongs to the session."""
         data = pending.received
         while True:
             wanted = _HEADER
@@ -149,7 +149,7 @@ class Handshakes:
         good = bool(match_key) and words[0] == f"client:{match_key}"
         served = f"server:{self._key}".encode()
         try:
-            # The kernel's buffer of a fresh connection takes these few bytes at once, or the client is gone.
+            # A new connection's send buffer takes these few bytes at once, or the client is gone.
             answer = struct.pack("<ii", _MAGIC, len(served)) + served if good else struct.pack("<i", _MISMATCH)
             sent = pending.connection.send(answer) == len(answer)
         except OSError:
@@ -165,7 +165,7 @@ class Handshakes:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """A client whose machine or network vanished sends nothing, not even an end: the kernel finds out."""
+    """Enables TCP keepalive, which detects clients whose machine or network vanished."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):

@@ -1,4 +1,4 @@
-"""What can be read about the machine that a latency was measured on: model, cores, governor, temperature."""
+"""Facts about the machine that a latency was measured on: model, cores, governor, temperature."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tvmfbnet.machine import core_numbers, format_cores
 
 
 def host_fingerprint() -> dict[str, Any]:
-    """This machine's fingerprint; whatever is not readable is left out."""
-    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "kernel": platform.release()}
-    found["userland_bits"] = 8 * struct.calcsize("P")  # a 64-bit kernel may carry a 32-bit userland
-    found["page_size"] = os.sysconf("SC_PAGESIZE")
-    found["cores"] = os.cpu_count()
+    """This machine's fingerprint; unreadable facts are omitted."""
+    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "kernel": platform.release()}
+    facts["userland_bits"] = 8 * struct.calcsize("P")  # a 64-bit kernel may carry a 32-bit userland
+    facts["page_size"] = os.sysconf("SC_PAGESIZE")
+    facts["cores"] = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):
-        found["allowed_cores"] = format_cores(core_numbers())
+        facts["allowed_cores"] = format_cores(core_numbers())
     model = _read("/proc/device-tree/model").strip("\0 ") or _cpu_model()
     if model:
-        found["model"] = model
+        facts["model"] = model
     for name, path in (
         ("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         ("frequency_khz", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
@@ -29,8 +29,8 @@ def host_fingerprint() -> dict[str, Any]:
     ):
         value = _read(path)
         if value:
-            found[name] = value
-    return found
+            facts[name] = value
+    return facts
 
 
 def _read(path: str) -> str:

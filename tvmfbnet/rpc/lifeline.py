@@ -1,8 +1,8 @@
-"""Binds a child process to the one that started it, from its first line on: nothing outlives its command.
+"""Ties a child process to its parent from the first line on, so that nothing outlives its command.
 
-The parent holds one end of a pipe and never writes; when it dies, however it dies, the pipe closes. On Linux the kernel
-itself then kills the child (and the group that it leads), so neither a slow import nor a library that holds Python's
-lock can put that off. Only the standard library is imported here, for this runs before anything else.
+The parent holds one end of a pipe and never writes to it; when the parent dies, however it dies, the pipe closes. On
+Linux the kernel then kills the child (and its process group), so neither a slow import nor a library that holds the GIL
+can delay it. Only the standard library is imported here, because this runs before anything else.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import threading
 import time
 from contextlib import suppress
 
-# How often a process looks whose child it is, for another process may hold the parent's end of the pipe.
+# How often a child checks its parent: another process may hold the parent's end of the pipe.
 _LOOK_SECONDS = 0.5
 
 
 def hold(pipe: int, parent: int, group: bool) -> None:
-    """Ends this process, now or later, when ``parent`` is gone.
+    """Kills this process when ``parent`` dies, or now if it is dead.
 
     Args:
-        pipe: the end of a pipe on which nothing is ever sent.
-        parent: process id of whoever started this process.
-        group: whether what this process started ends with it; it must lead a process group then.
+        pipe: read end of a pipe that never carries data.
+        parent: id of the parent process.
+        group: whether to kill the process group, too; this process must lead it.
     """
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp() if group else os.getpid())
         fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
-    if is_gone(pipe, parent):  # before the kernel was told to watch
+    if is_gone(pipe, parent):  # it died before the kernel was watching
         end(group)
     threading.Thread(target=_watch, args=(pipe, parent, group), daemon=True).start()
 
@@ -39,7 +39,7 @@ def hold(pipe: int, parent: int, group: bool) -> None:
 def is_gone(pipe: int, parent: int) -> bool:
     """Whether the parent is dead, or its end of the pipe closed."""
     poll = select.poll()
-    poll.register(pipe, 0)  # an end is reported unasked
+    poll.register(pipe, 0)  # POLLHUP is always reported
     return os.getppid() != parent or bool(poll.poll(0))
 
 
@@ -58,7 +58,7 @@ def _watch(pipe: int, parent: int, group: bool) -> None:
 
 
 def follow(parent: int) -> None:
-    """Ends this process soon after ``parent`` is gone: for workers of a pool of TVM's, which have no such pipe."""
+    """Kills this process soon after ``parent`` dies: for workers of TVM's pools, which have no such pipe."""
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 

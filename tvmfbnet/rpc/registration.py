@@ -1,7 +1,7 @@
-"""A server's side of TVM's tracker protocol: say who we are, offer ourselves, come back when the tracker does.
+"""The server side of TVM's tracker protocol: register, offer the device, and reconnect when the tracker comes back.
 
-Nothing here waits: the server's loop polls the connection, and a tracker that is frozen or hostile holds nobody up. The
-Python server's twin of ``device/server/tracker.cc``.
+Nothing here blocks: the server's loop polls the connection, so a frozen or hostile tracker delays nothing. The Python
+server's twin of ``device/server/tracker.cc``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tvmfbnet.rpc.shortlog import ShortLog, printable
 _MAGIC = 0x2F271
 _PUT, _UPDATE_INFO, _PENDING_KEYS = 3, 5, 7
 _ANSWER_LIMIT = 1 << 20
-# For a whole answer, however it trickles in; between upkeeps; between tries to connect.
+# Timeout of a complete answer; interval between upkeeps; interval between connection attempts.
 _ANSWER_SECONDS, _UPKEEP_SECONDS, _RETRY_SECONDS = 5.0, 2.0, 1.0
-# Rounds in which the tracker had given our match key away and nobody came, before a new one is offered.
+# Upkeeps in which the match key was given out but no client came, before a new one is offered.
 _TAKEN_ROUNDS = 3
 
 
@@ -45,9 +45,9 @@ class Registration:
 
     Args:
         tracker: its host and port.
-        key: what the server serves.
-        place: host and port where clients reach the server, as the tracker tells them.
-        log: where changes are noted.
+        key: that the server serves.
+        place: host and port that the tracker gives to clients.
+        log: for state changes.
     """
 
     def __init__(self, tracker: tuple[str, int], key: str, place: tuple[str, int], log: ShortLog) -> None:
@@ -56,19 +56,19 @@ class Registration:
         self._connection: socket.socket | None = None
         self._addresses: list[Any] = []
         self._out, self._in, self._taken = b"", bytearray(), 0
-        self.match_key = ""  # what the next client must show; empty while the server is not offered
-        self.deadline = 0.0  # when `step` has something to do even if nothing arrives, on the monotonic clock
+        self.match_key = ""  # required of the next client; empty while the device is not on offer
+        self.deadline = 0.0  # when `step` is due even without events, on the monotonic clock
 
     @property
     def watched(self) -> tuple[int, int] | None:
-        """Descriptor and events to poll for; None while there is no connection."""
+        """Descriptor and events to poll for; None without a connection."""
         if self._connection is None:
             return None
         sends = self._state is _State.CONNECTING or self._out
         return self._connection.fileno(), select.POLLIN | (select.POLLOUT if sends else 0)
 
     def step(self, events: int, free: bool) -> None:
-        """Moves on: ``events`` are what the poll found, ``free`` whether the server can take a client."""
+        """Advances the protocol, given the polled ``events`` and whether the server is ``free`` for a client."""
         late = time.monotonic() >= self.deadline
         if self._state is _State.DOWN:
             if late:
@@ -86,7 +86,7 @@ class Registration:
                 self._ask(_State.PENDING, [_PENDING_KEYS])
 
     def withdraw(self) -> None:
-        """The offer was taken: a session runs."""
+        """Withdraws the offer, because a session is running."""
         self.match_key = ""
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Registration:
         self._connect()
 
     def _connect(self) -> None:
-        """To the next address of the tracker's host."""
+        """Connects to the next address of the tracker's host."""
         self.close()
         while self._addresses:
             family, kind, protocol, _, address = self._addresses.pop(0)
@@ -133,12 +133,12 @@ class Registration:
         self._in.clear()
 
     def _offer(self) -> None:
-        # Before it is sent: a client may come before the tracker's answer does.
+        # Set before sending: a client may connect before the tracker answers.
         self.match_key, self._taken = f"{self._key}:{secrets.token_hex(8)}", 0
         self._ask(_State.OFFER, [_PUT, self._key, [self._place[1], self.match_key], self._place[0]])
 
     def _exchange(self, events: int) -> bool:
-        """Sends and receives; whether a whole answer is there."""
+        """Sends and receives; returns whether the answer is complete."""
         connection, broken = self._connection, events & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
         if connection is None:
             return False
@@ -157,7 +157,7 @@ class Registration:
                 part = connection.recv(min(wanted - len(self._in), 65536))
                 if not part:
                     raise ConnectionError
-                if self._state not in _ANSWERED:  # a tracker speaks when it was asked
+                if self._state not in _ANSWERED:  # a tracker only answers
                     raise ValueError
                 self._in += part
         except BlockingIOError:

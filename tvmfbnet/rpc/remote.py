@@ -1,8 +1,8 @@
-"""Jobs on a device: run or time a library over RPC, each in a worker process and under a deadline.
+"""Jobs on a device: running or timing a library over RPC, in a worker process and under a deadline.
 
-A frozen device or a lost network makes TVM's RPC client wait for ever, and a crashing driver may take the client down
-with it. So every remote call runs in a child process (:mod:`tvmfbnet.rpc.worker`), which does the jobs of
-:mod:`tvmfbnet.rpc.session`; this one never touches RPC.
+TVM's RPC client hangs forever on a frozen device or lost network, and a crashing driver may take it down. So every
+remote call runs in a child process (:mod:`tvmfbnet.rpc.worker`), which executes the jobs of
+:mod:`tvmfbnet.rpc.session`; the parent never touches RPC.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tvmfbnet.rpc.tracker import Endpoint, await_key
 from tvmfbnet.rpc.worker import Stage, Worker, WorkerDiedError, WorkerTimeoutError
 from tvmfbnet.targets.definition import Target
 
-# A new worker has this long to load TVM, which no device has a part in.
+# Timeout for a new worker to load TVM; no device is involved.
 _START_SECONDS = 120.0
-# Of a call's time, what the device is told.
+# Share of a call's timeout that the device is given.
 _SESSION_SHARE = 0.9
-# How often a measurement is begun before its failing is its own fault.
+# Attempts at a job before its failure counts.
 _TRIES = 3
-# How a call ends whose device is not as demanded.
+# Status of a call whose device does not meet the requirements.
 _UNFIT = "unfit"
 
 ResultT = TypeVar("ResultT")
@@ -38,9 +38,9 @@ ILLEGAL_INSTRUCTION = "illegal instruction"
 
 
 def instructions_advice(target: Target) -> str:
-    """What to do where a target's compiled code stops at an instruction that the device's CPU does not have."""
-    described = target.tvm if target.on_cpu else target.tvm.get("host", {})
-    mcpu = described.get("mcpu", "generic") if isinstance(described, dict) else "generic"
+    """Advice for compiled code that hits an instruction that the device's CPU lacks."""
+    cpu = target.tvm if target.on_cpu else target.tvm.get("host", {})
+    mcpu = cpu.get("mcpu", "generic") if isinstance(cpu, dict) else "generic"
     return (
         f"tvm.mcpu of target {target.name} ({mcpu}) names a CPU whose instructions are not all there: name an older "
         "one, or take the missing ones out with mattr, such as [-avx512f]"
@@ -48,13 +48,13 @@ def instructions_advice(target: Target) -> str:
 
 
 class RemoteError(DeviceError):
-    """A remote call that failed, and where: at which device, in which stage, how.
+    """A failed remote call: on which device, in which stage, and how.
 
     Args:
-        message: one line for a person.
-        device: its address as the tracker knows it; empty before one was given out.
+        message: one line for humans.
+        device: its address as registered with the tracker; empty before a device was assigned.
         stage: ``start`` (loading TVM here), ``queue`` (waiting for a free device), ``connect`` or ``run``.
-        kind: ``no answer``, ``broke``, ``took no file`` (a full disk), or ``failed`` where the job itself said so.
+        kind: ``no answer``, ``broke``, ``took no file`` (a full disk), or ``failed`` if the job itself raised.
     """
 
     def __init__(self, message: str, device: str, stage: str, kind: str) -> None:
@@ -63,12 +63,12 @@ class RemoteError(DeviceError):
 
     @property
     def illegal_instruction(self) -> bool:
-        """Whether the device's CPU lacks an instruction that a kernel was compiled to; the servers say so."""
+        """Whether the device's CPU lacks an instruction of the compiled code, as the servers report."""
         return ILLEGAL_INSTRUCTION in str(self).lower()
 
     @property
     def happening(self) -> str:
-        """What happened, in a word or two, for a report."""
+        """A short description for a report."""
         when = {"start": "here", "queue": "while waiting for one", "connect": "on connecting", "run": "in a session"}
         return f"{self.kind} {when[self.stage]}"
 
@@ -79,9 +79,9 @@ class RemoteWorker:
     Args:
         endpoint: tracker and key.
         device: ``cpu``, ``opencl`` or ``metal``.
-        session_seconds: after this the device itself ends a session; so long a call waits for a device to become free.
-        connect_seconds: how long opening a session may take.
-        demands: what the device must be like; nothing in particular by default.
+        session_seconds: limit after which the device ends a session; also how long a call waits for a free device.
+        connect_seconds: timeout for opening a session.
+        demands: requirements on the device; none by default.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class RemoteWorker:
 
     @property
     def address(self) -> str:
-        """The device that the last call was given."""
+        """The device of the last call."""
         return self._address
 
     def start(self) -> None:
-        """Starts the child process, if it does not run yet, and waits until it has loaded TVM."""
+        """Starts the child process if needed, and waits until it has loaded TVM."""
         self._stage, self._address = "start", ""
         if self._worker is None:
             try:
@@ -119,24 +119,24 @@ class RemoteWorker:
         seconds: float,
         given: Callable[[Any], None] = lambda part: None,
     ) -> ResultT:
-        """Runs ``job(session, *arguments)`` in the worker, within ``seconds`` of having been given a device.
+        """Runs ``job(session, *arguments)`` in the worker, within ``seconds`` of being assigned a device.
 
-        ``given`` is called with what the job hands over by ``session.give``, while it still runs.
+        ``given`` receives the partial results that the job passes to ``session.give`` while it runs.
 
         Raises:
-            RemoteError: the job failed, crashed its worker, or took longer.
-            DeviceError: the device is not as demanded.
+            RemoteError: the job failed, crashed its worker, or timed out.
+            DeviceError: the device does not meet the requirements.
         """
         self.start()
         connecting = min(self.connect_seconds, seconds)
         stages = (Stage("queue", self.session_seconds + seconds), Stage("connect", connecting), Stage("run", seconds))
         self._stage = "queue"
-        # The device ends a session itself a little before the client's time is up: so a hung kernel holds it no longer,
-        # and is told apart from a device that does not answer.
+        # The device ends a session a little before the client's deadline: so a hung kernel does not block it, and is
+        # told apart from a device that does not answer.
         limit = min(self.session_seconds, max(1, math.floor(_SESSION_SHARE * seconds)))
         worker = self._worker
         if worker is None:
-            raise RuntimeError("the worker was closed while it was being started")
+            raise RuntimeError("the worker was closed during its start")
         try:
             status, value = worker.call(
                 _run_job,
@@ -155,7 +155,7 @@ class RemoteWorker:
             self._worker = None
             raise self._fault(f"the connection to {self._where()} broke: the client crashed", "broke") from error
         except BaseException:
-            self.close()  # what it answers now would be taken for the answer of a later call
+            self.close()  # a late answer would be mistaken for that of a later call
             raise
         if status == _UNFIT:
             raise DeviceError(f"{value} (device {self._address}, tracker {self.endpoint.address})")
@@ -165,10 +165,10 @@ class RemoteWorker:
         return result
 
     def persist(self, job: Callable[..., ResultT], *arguments: Any, seconds: float) -> ResultT:
-        """As :meth:`call`, again where the device failed it, on whichever device is free: what it does is not lost.
+        """Like :meth:`call`, but retries a failed job on any free device.
 
         Raises:
-            RemoteError: it failed every time.
+            RemoteError: every attempt failed.
             DeviceError: no device came back.
         """
         for tries_left in reversed(range(_TRIES)):
@@ -204,13 +204,13 @@ class RemoteWorker:
 
 
 def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
-    """A worker with a target's deadlines, which takes only devices that are as the target asks."""
+    """A worker with a target's timeouts that accepts only devices that meet its requirements."""
     threads = target.threads if target.device == "cpu" else 0
     demands = Demands(threads, target.cores, endpoint.model)
     return RemoteWorker(endpoint, target.device, target.timeouts.session, target.timeouts.connect, demands)
 
 
-# What follows runs in the worker process.
+# The rest runs in the worker process.
 
 
 def _run_job(
@@ -235,4 +235,4 @@ def _run_job(
     except Exception as error:
         return "failed", f"{type(error).__name__}: {last_line(str(error))}"
     finally:
-        gc.collect()  # a session ends with its last reference, and TVM's objects hold cycles
+        gc.collect()  # a session ends with its last reference, and TVM's objects have cycles

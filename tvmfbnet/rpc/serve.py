@@ -1,8 +1,8 @@
 """Runs a tracker or a device server as a child process of ours: ``python -m tvmfbnet.rpc.serve tracker|server``.
 
-The process ends when its standard input closes, so it never outlives the command that started it, not even after
-``kill -9`` in the middle of its start. Both listen on loopback unless told otherwise: TVM RPC runs any code that it is
-sent. What takes long to load is loaded after the process was bound to its parent.
+The process exits when its standard input closes, so it never outlives the command that started it, not even after
+``kill -9`` during startup. Both listen on loopback by default, because TVM RPC runs any code that it receives. Slow
+imports happen after the process is tied to its parent.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ READY = "ready"
 
 
 def device_info(max_session: float) -> str:
-    """What the Python server tells about its device: JSON, the same names as the native server's, values all text."""
+    """The Python server's device facts: JSON with the same keys as the native server's, all values text."""
     import json
 
     from tvmfbnet.rpc.host_facts import host_fingerprint
     from tvmfbnet.targets.tvm_runtime import installed_versions
 
-    found = {"server": "TVM's Python server", **host_fingerprint(), "threads": os.environ.get("TVM_NUM_THREADS", "")}
-    found["tvm_version"] = installed_versions()["apache-tvm"]
-    found["ffi_version"] = installed_versions()["apache-tvm-ffi"].split(".post")[0]
-    found["max_session_seconds"] = f"{max_session:g}"
-    return json.dumps({key: str(value) for key, value in found.items() if str(value)})
+    facts = {"server": "TVM's Python server", **host_fingerprint(), "threads": os.environ.get("TVM_NUM_THREADS", "")}
+    facts["tvm_version"] = installed_versions()["apache-tvm"]
+    facts["ffi_version"] = installed_versions()["apache-tvm-ffi"].split(".post")[0]
+    facts["max_session_seconds"] = f"{max_session:g}"
+    return json.dumps({key: str(value) for key, value in facts.items() if str(value)})
 
 
 def _serve_tracker(options: argparse.Namespace) -> None:
@@ -64,20 +64,20 @@ def _say_ready() -> None:
 
 
 def _input_closed() -> bool:
-    """Whether standard input is at its end, without waiting for it."""
+    """Whether standard input is closed, without blocking."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
     return bool(poll.poll(0)) and not os.read(0, 4096)
 
 
 def _bind(parent: int) -> None:
-    """To the parent, by the pipe that standard input is."""
+    """Ties this process to its parent, through the pipe on standard input."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         lifeline.hold(0, parent or os.getppid(), group=os.getpgrp() == os.getpid())
 
 
 def main() -> None:
-    """Starts what was asked for, says ``ready`` on stdout, and serves until stdin closes or a signal ends it."""
+    """Starts the tracker or server, prints ``ready`` to stdout, and serves until stdin closes or a signal arrives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("tracker", "server"))
     parser.add_argument("--host", default="127.0.0.1")
@@ -100,7 +100,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
     sys.stderr.flush()
-    os._exit(0)  # TVM's threads may still run
+    os._exit(0)  # TVM's threads may still be running
 
 
 if __name__ == "__main__":

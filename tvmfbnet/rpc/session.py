@@ -1,6 +1,6 @@
-"""What runs in a worker process (:mod:`tvmfbnet.rpc.remote`): an open RPC session, and the jobs done in it.
+"""Code that runs in a worker process (:mod:`tvmfbnet.rpc.remote`): an open RPC session and its jobs.
 
-A job is a function whose first argument is the session. Anything that it raises is told to the process that asked.
+A job is a function whose first argument is the session. Its exceptions are reported to the calling process.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from tvmfbnet.rpc.tracker import Endpoint, request_device
 
 Array = npt.NDArray[Any]
 
-# However slow the device is, a chain is run so often.
-_LEAST_RUNS = 3
+# Minimum runs of a chain, however slow the device is.
+_MIN_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often a function is called when it is timed: ``repeats`` means, each over at least ``min_repeat_ms``."""
+    """How a function is timed: ``repeats`` averages, each over at least ``min_repeat_ms``, after ``warmup`` calls."""
 
     repeats: int
     min_repeat_ms: int
     warmup: int = 0
 
 
-# The function of a candidate's library that goes around a pool of weights (see :mod:`tvmfbnet.compiler.cold_weights`).
+# The function in a candidate's library that cycles through a weight pool (see :mod:`tvmfbnet.compiler.cold_weights`).
 ROTATE = "rotate"
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The weights of a rotating kernel: which argument they are, how many slices, and values (float32) in all."""
+    """The weight pool of a rotating kernel: argument index, number of slices, and total values (float32)."""
 
     argument: int
     slices: int
@@ -48,7 +48,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class KernelJob:
-    """One candidate kernel: its library, its arguments' (dtype, shape), and the pool that it goes around, if any."""
+    """One candidate kernel: its library, its arguments' (dtype, shape), and its weight pool, if any."""
 
     library: str
     arguments: tuple[tuple[str, tuple[int, ...]], ...]
@@ -57,7 +57,7 @@ class KernelJob:
 
 @dataclass(frozen=True)
 class KernelTiming:
-    """Timed repeats of one candidate in milliseconds, or why there are none (``error`` and its ``kind``)."""
+    """Timed repeats of one candidate in milliseconds, or the ``error`` and its ``kind``."""
 
     repeats_ms: tuple[float, ...] = ()
     error: str = ""
@@ -65,37 +65,37 @@ class KernelTiming:
 
     @classmethod
     def of(cls, repeats_ms: Sequence[float]) -> KernelTiming:
-        """What a device reported, milliseconds; a failed trial where one of them is no time that anything takes."""
-        wrong = impossible_time(repeats_ms)
-        return cls(tuple(repeats_ms)) if wrong is None else cls(error=wrong, kind="time")
+        """The timing that a device reported, milliseconds; a failed trial if any value is impossible."""
+        problem = impossible_time(repeats_ms)
+        return cls(tuple(repeats_ms)) if problem is None else cls(error=problem, kind="time")
 
     @property
     def best_ms(self) -> float | None:
-        """The fastest repeat, which other work on the device disturbed least; None where the trial failed."""
+        """The fastest repeat, least disturbed by background noise; None where the trial failed."""
         return min(self.repeats_ms, default=None)
 
 
 def impossible_time(latencies_ms: Sequence[float]) -> str | None:
-    """What is wrong with latencies in milliseconds that a device reported: none, zero, negative or no numbers."""
+    """The problem with latencies in milliseconds that a device reported: missing, zero, negative or not finite."""
     if not latencies_ms:
         return "the device reported no run time"
-    wrong = [value for value in latencies_ms if not (math.isfinite(value) and value > 0)]
-    return f"the device reported a run time of {wrong[0]:g} ms" if wrong else None
+    impossible = [value for value in latencies_ms if not (math.isfinite(value) and value > 0)]
+    return f"the device reported a run time of {impossible[0]:g} ms" if impossible else None
 
 
 class UploadError(Exception):
-    """A device took no file: its disk is full, or the connection broke meanwhile."""
+    """An upload failed: the device's disk is full, or the connection broke."""
 
 
 def last_line(message: str) -> str:
-    """The last line that says something: of a traceback, the one that names the failure."""
+    """The last nonempty line: of a traceback, the one that names the failure."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 @dataclass(frozen=True)
 class Session:
-    """An open RPC session and its device; ``give`` hands a part of the job's result over while the job still runs."""
+    """An open RPC session and its device; ``give`` delivers partial results while the job runs."""
 
     remote: Any
     device: Any
@@ -103,7 +103,7 @@ class Session:
     _uploads: Iterator[int] = field(default_factory=itertools.count)
 
     def load(self, library: str) -> Any:
-        """Uploads a library and loads it there, under a name of its own: one that is still loaded must not change."""
+        """Uploads a library under a unique name and loads it: the file of a loaded library must not change."""
         name = f"{next(self._uploads)}-{Path(library).name}"
         try:
             self.remote.upload(library, target=name)
@@ -125,7 +125,7 @@ class Session:
 
 
 def connect(tell: Callable[[str, str], None], endpoint: Endpoint, device: str, session_seconds: int) -> Session:
-    """Asks the tracker for a device and opens a session; tells how far it is."""
+    """Requests a device from the tracker and opens a session; reports each stage."""
     from tvm import rpc
 
     offer = request_device(endpoint)
@@ -146,7 +146,7 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
 
 
 def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
-    """Times a compiled function ``main`` on the device; milliseconds, one value a repeat."""
+    """Times a compiled function ``main`` on the device; milliseconds, one value per repeat."""
     module = _on_random_image(session, library, shape)
     if repeats.warmup:
         module.time_evaluator("timed", session.device, number=repeats.warmup)()
@@ -157,7 +157,7 @@ def time_library(session: Session, library: str, shape: tuple[int, ...], repeats
 
 
 def time_sustained(session: Session, library: str, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
-    """Runs a compiled function ``main`` on the device without a pause; milliseconds, one value a second."""
+    """Runs a compiled function ``main`` on the device continuously; milliseconds, one value per second."""
     module = _on_random_image(session, library, shape)
     evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
     values: list[float] = []
@@ -168,35 +168,35 @@ def time_sustained(session: Session, library: str, shape: tuple[int, ...], secon
 
 
 def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> Any:
-    """A module whose ``timed`` is the library's ``main`` on one image that lies on the device."""
+    """A module whose function ``timed`` runs the library's ``main`` on an image in device memory."""
     machine = session.virtual_machine(library)
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     machine.save_function("main", "timed", session.put(image), include_return=False)
     return machine.module
 
 
-# Of each run the clock's readings: seconds and nanoseconds.
+# The clock readings of each run: seconds and nanoseconds.
 Readings = list[tuple[tuple[int, int], ...]]
 
 
 def read_clocks(
     session: Session, library: str, shape: tuple[int, ...], functions: Sequence[str], runs: int, seconds: float
 ) -> list[Readings]:
-    """Runs chains with clocks (see :mod:`tvmfbnet.compiler.instrument`), one after the other; each one's readings.
+    """Runs instrumented chains (see :mod:`tvmfbnet.compiler.instrument`) in turn; returns the readings of each.
 
-    Each run comes right after another one of the same net, so that it finds the caches as in continuous use. A slow
-    device makes fewer than ``runs`` of each, three at least, so that all of them take no longer than ``seconds``.
+    Each run directly follows another run of the same net, so that the caches are as in continuous use. A slow device
+    does fewer than ``runs`` runs of each, but at least three, to stay within ``seconds``.
     """
     machine = session.virtual_machine(library)
     image = session.put(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-    # The evaluator calls once before it times, on the device, without a word to us in between.
+    # The evaluator makes an untimed call first, on the device, without a round trip in between.
     evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
     readings: list[Readings] = []
     for function in functions:
         machine.set_input(function, image)
         readings.append([])
         end = time.monotonic() + seconds / len(functions)
-        while len(readings[-1]) < runs and (len(readings[-1]) < _LEAST_RUNS or time.monotonic() < end):
+        while len(readings[-1]) < runs and (len(readings[-1]) < _MIN_RUNS or time.monotonic() < end):
             evaluator(function)
             clock = machine.get_outputs(function)[1].numpy()
             readings[-1].append(tuple((int(whole), int(nanoseconds)) for whole, nanoseconds in clock))
@@ -204,9 +204,9 @@ def read_clocks(
 
 
 def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) -> list[KernelTiming]:
-    """Times candidate kernels one after another in one session; a failing candidate does not end the others.
+    """Times candidate kernels in one session; a failing candidate does not affect the others.
 
-    Each timing is given as ``(index of its job, timing)`` as soon as it is there.
+    Each timing is given as ``(job index, timing)`` as soon as it is available.
     """
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
     pools: dict[int, Any] = {}
@@ -243,10 +243,10 @@ def _time_kernel(
         )
         return KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
     except UploadError:
-        raise  # no kernel's fault
+        raise  # not the kernel's fault
     except Exception as error:
-        # Asks the device: where the session is gone, that is the fault, not the kernel, and the first error tells most.
-        # Whether a CPU exists, or its queue is done, RPC says without asking; memory it has to ask for.
+        # Probe the device: if the session is gone, that is the fault, and the first error says most about it. Only an
+        # allocation really asks the device; whether a CPU exists, or its queue is done, RPC answers by itself.
         try:
             tvm.runtime.empty((1,), "uint8", session.device)
         except Exception:

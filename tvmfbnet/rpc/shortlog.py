@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause: one short line each, a few of a kind in ten seconds, the rest counted."""
+"""Rate-limited log for lines that strangers can trigger: short, a few per kind in ten seconds, the others counted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _LINES = 5
 
 
 def printable(text: str, limit: int = 80) -> str:
-    """Text from outside as it may stand in a line: control characters replaced, length limited."""
+    """Untrusted text made safe for a log line: control characters replaced, length limited."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
     return shown + "..." if len(text) > limit else shown
 
 
 class ShortLog:
-    """Writes to stderr; kinds are few and the program's own, so that what is remembered stays small."""
+    """Writes to stderr; kinds are few and fixed, so that the state stays small."""
 
     def __init__(self) -> None:
         self._windows: dict[str, list[float]] = {}
 
     def __call__(self, kind: str, message: str) -> None:
-        """One line of a kind, unless there were many just now."""
+        """Writes a line of a kind, unless there were too many recently."""
         window = self._windows.get(kind)
         now = time.monotonic()
         if window is None or now >= window[0]:
@@ -41,16 +41,16 @@ class ShortLog:
 
 
 class ShortHandler(logging.Handler):
-    """The same for libraries that log through Python's logging: one line a record, never a traceback."""
+    """The same for libraries that use Python's logging: one line per record, never a traceback."""
 
     def __init__(self, log: ShortLog) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the record's message, and what was raised in a few words."""
+        """Writes the record's message and its exception, if any, in one line."""
         raised = record.exc_info[1] if record.exc_info else None
         reason = f": {type(raised).__name__}: {raised}" if raised is not None else ""
-        # The name of a record's place in the source is its kind: a message holds what strangers send.
+        # The kind is the record's source location, because messages may contain untrusted text.
         kind = f"{record.name}:{record.pathname}:{record.lineno}"
         self._log(kind, " ".join(f"{record.getMessage().split(chr(10))[0]}{reason}".split()))

@@ -1,4 +1,4 @@
-"""The RPC tracker: asking it who serves which key, with a deadline, and never waiting for a key that nobody serves."""
+"""Client of the RPC tracker: queries with a deadline, which never wait for a key that nobody serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tvmfbnet.rpc.shortlog import printable
 
 AnswerT = TypeVar("AnswerT")
 
-# The tracker's protocol: a magic number both ways, then JSON messages after their length.
+# The tracker protocol: a magic number in both directions, then length-prefixed JSON messages.
 _MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6
 _HELLO_SECONDS = 5.0
@@ -29,9 +29,9 @@ _ANSWER_LIMIT = 1 << 22
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a device is asked for: a tracker's address and the key that its devices registered under.
+    """Where to request a device: a tracker's address and the key of its devices.
 
-    ``model`` is the only device model that is taken there; any if empty.
+    ``model`` is the only accepted device model; any if empty.
     """
 
     host: str
@@ -47,13 +47,13 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class TrackerStatus:
-    """What a tracker knows: one entry a registered server, and how many are free for each key."""
+    """A tracker's state: one entry per registered server, and the number of free devices per key."""
 
     servers: tuple[dict[str, Any], ...]
     free: dict[str, int]
 
     def serving(self, key: str) -> int:
-        """How many servers registered ``key``, busy ones included."""
+        """Number of servers registered under ``key``, including busy ones."""
         return sum(1 for server in self.servers if server["key"] == key)
 
 
@@ -64,7 +64,7 @@ def address_text(server: dict[str, Any]) -> str:
 
 
 def port_is_open(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Whether something accepts TCP connections there."""
+    """Whether the address accepts TCP connections."""
     try:
         with socket.create_connection((host, port), timeout=seconds):
             return True
@@ -81,7 +81,7 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
-# What a tracker answers, as far as it is used here; it may be anyone's.
+# The fields of a tracker's answer that are used here; the answer is untrusted.
 _Name = Annotated[str, StringConstraints(max_length=1024)]
 _Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 _Count = Annotated[int, Field(strict=True, ge=0, le=1 << 31)]
@@ -89,7 +89,7 @@ _Count = Annotated[int, Field(strict=True, ge=0, le=1 << 31)]
 
 class _ServerInfo(BaseModel):
     key: _Name
-    addr: Any = None  # one server's nonsense hides no other server
+    addr: Any = None  # one invalid server must not hide the others
 
 
 class _QueueInfo(BaseModel):
@@ -114,10 +114,10 @@ _OFFER_ANSWER: TypeAdapter[tuple[str, int, str]] = TypeAdapter(tuple[_Name, _Por
 
 
 def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
-    """Asks a tracker for its servers and queues. Speaks the tracker's protocol itself: TVM's client may wait for ever.
+    """Queries a tracker for its servers and queues. Implements the protocol itself: TVM's client may hang forever.
 
     Raises:
-        DeviceError: nothing listens there, what listens is not a tracker, or it takes longer than ``seconds``.
+        DeviceError: nothing listens there, it is not a tracker, or it takes longer than ``seconds``.
     """
     summary = _ask(host, port, [_SUMMARY], _SUMMARY_ANSWER, seconds)
     servers = tuple(
@@ -129,7 +129,7 @@ def query_tracker(host: str, port: int, seconds: float = 5.0) -> TrackerStatus:
 
 @dataclass(frozen=True)
 class Offer:
-    """A device that the tracker gave out: where it listens, and what it will know its client by."""
+    """A device assigned by the tracker: its address, and the match key that identifies its client."""
 
     host: str
     port: int
@@ -137,7 +137,7 @@ class Offer:
 
 
 def request_device(endpoint: Endpoint) -> Offer:
-    """Waits for a free device. For ever where there is none: only a process with a deadline may call this.
+    """Waits for a free device, possibly forever: only a process with a deadline may call this.
 
     Raises:
         DeviceError: the tracker is gone.
@@ -147,7 +147,7 @@ def request_device(endpoint: Endpoint) -> Offer:
 
 
 def _ask(host: str, port: int, question: list[Any], form: TypeAdapter[AnswerT], seconds: float | None) -> AnswerT:
-    """A tracker's answer to one question; without ``seconds`` it may begin at any time, but take no longer then."""
+    """A tracker's answer to one question. Without ``seconds`` it may start at any time, then must arrive quickly."""
     where = join_address(host, port)
     stranger = DeviceError(f"what listens at {where} is not a TVM tracker")
     deadline = time.monotonic() + (_HELLO_SECONDS if seconds is None else seconds)
@@ -172,7 +172,7 @@ def _ask(host: str, port: int, question: list[Any], form: TypeAdapter[AnswerT], 
         ) from error
     except ConnectionRefusedError as error:
         raise DeviceError(no_tracker(host, port)) from error
-    except (ValueError, TypeError, RecursionError) as error:  # also pydantic's, and text that is no UTF-8
+    except (ValueError, TypeError, RecursionError) as error:  # includes validation errors and invalid UTF-8
         raise stranger from error
     except OSError as error:
         raise DeviceError(f"cannot ask the tracker at {where}: {error}") from error
@@ -180,7 +180,7 @@ def _ask(host: str, port: int, question: list[Any], form: TypeAdapter[AnswerT], 
 
 
 def no_tracker(host: str, port: int) -> str:
-    """The message that nothing listens at a tracker's address, with the command that starts one there."""
+    """The message for a missing tracker, with the command that starts one."""
     start = command("tracker", host="" if host == _DEFAULT_HOST else host, port=port)
     there = "" if host in (_DEFAULT_HOST, "localhost", "::1") else " on that machine"
     return f"no tracker at {join_address(host, port)}; start one{there} with {start}"
@@ -202,15 +202,15 @@ def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
 
 
 def require_key(endpoint: Endpoint, seconds: float, remedy: str = "start the server on the device") -> None:
-    """Waits up to ``seconds`` until a server has registered the key; TVM itself would wait for ever.
+    """Waits up to ``seconds`` for a server to register the key; TVM itself would wait forever.
 
     Args:
         endpoint: tracker and key.
-        seconds: how long; no tracker at all is an error at once.
-        remedy: what to do where nobody serves the key, for the message.
+        seconds: timeout; a missing tracker is an immediate error.
+        remedy: what to do if no device serves the key, for the message.
 
     Raises:
-        DeviceError: no tracker, or nobody serves the key; says which keys are served instead.
+        DeviceError: no tracker, or no device serves the key; lists the served keys.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -227,7 +227,7 @@ def require_key(endpoint: Endpoint, seconds: float, remedy: str = "start the ser
 
 
 def await_key(endpoint: Endpoint, seconds: float) -> None:
-    """As :func:`require_key` in the middle of a run: a tracker that went away may come back within ``seconds`` as well.
+    """Like :func:`require_key`, for use during a run: also waits up to ``seconds`` for a lost tracker to come back.
 
     Raises:
         DeviceError: tracker or devices did not come back.

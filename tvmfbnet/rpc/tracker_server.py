@@ -1,8 +1,8 @@
-"""TVM's tracker in this process, for as long as it is wanted, hardened against whoever connects.
+"""TVM's tracker, running in this process and hardened against untrusted clients.
 
-The queues and the protocol are TVM's. What is ours: messages are checked before TVM's handlers see them (some that they
-take would break every later summary, or leave a dead device in a queue), connections have a limit and those that never
-speak an age, and a bad message costs one short line in place of a traceback.
+Queues and protocol are TVM's. On top of them, messages are validated before TVM's handlers see them (some would break
+all later summaries, or leave a dead device in a queue), the number of connections is limited, silent ones time out, and
+a bad message costs one short line instead of a traceback.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tvmfbnet.rpc.shortlog import ShortHandler, ShortLog
 _MAGIC = struct.pack("<i", tracker.RPC_TRACKER_MAGIC)
 _MOST_CONNECTIONS = 1000
 _MOST_KEYS = 1000
-_MOST_PENDING = 1000  # offers, or questions, of one connection
+_MOST_PENDING = 1000  # offers, or requests, per connection
 _SILENT_SECONDS = 5.0
 _MESSAGE_LIMIT = 1 << 14
 _NAME_LIMIT = 1024
-# As many bytes may wait for someone who does not read.
+# Bytes buffered for a client that does not read.
 _UNREAD_LIMIT = 1 << 22
 _LOOK_SECONDS = 0.5
 
@@ -50,7 +50,7 @@ def _is_host(value: Any) -> bool:
 
 
 def _is_put(words: Sequence[Any]) -> bool:
-    """``[PUT, key, [port, match key], host]``, the match key being one of that key: TVM removes it by that."""
+    """``[PUT, key, [port, match key], host]``, where the match key belongs to the key: TVM removes offers by it."""
     if len(words) not in (3, 4) or not isinstance(words[2], list) or len(words[2]) != 2:
         return False
     key, (port, match_key) = words[1], words[2]
@@ -95,7 +95,7 @@ _CHECKS: dict[int, Callable[[Sequence[Any]], bool]] = {
 
 
 def is_message(value: Any) -> bool:
-    """Whether TVM's handlers can take this message without harm to others. STOP is none: a signal ends this tracker."""
+    """Whether TVM's handlers can safely process this message. STOP is rejected: a signal ends this tracker."""
     if not isinstance(value, list) or not value or type(value[0]) is not int:
         return False
     check = _CHECKS.get(value[0])
@@ -103,14 +103,14 @@ def is_message(value: Any) -> bool:
 
 
 class _Connection(tracker.TCPEventHandler):  # type: ignore[misc]
-    """One connection. Its first bytes may trickle in; whatever is wrong ends it with one line."""
+    """One connection. Its first bytes may arrive slowly; any error closes it with one log line."""
 
     def __init__(self, owner: _Tracker, sock: socket.socket, address: Any) -> None:
         self.greeted, self.since, self.waiting = False, time.monotonic(), 0
         super().__init__(owner, sock, address)
 
     def on_message(self, message: bytes) -> None:
-        """Takes what arrived."""
+        """Processes received bytes."""
         self._data += message
         try:
             if not self.greeted:
@@ -131,7 +131,7 @@ class _Connection(tracker.TCPEventHandler):  # type: ignore[misc]
                 del self._data[: 4 + size]
                 self._take(text)
         except OSError:
-            self.close()  # it left meanwhile
+            self.close()  # the client disconnected
         return None
 
     def _take(self, text: bytes) -> None:
@@ -152,17 +152,17 @@ class _Connection(tracker.TCPEventHandler):  # type: ignore[misc]
         if sum(map(len, self._pending_write)) > _UNREAD_LIMIT:
             return self.refuse("does not read its answers")
         if words[0] == TrackerCode.UPDATE_INFO:
-            words[1] = {name: words[1][name] for name in ("key", "addr")}  # told to everyone who asks, so no more
+            words[1] = {name: words[1][name] for name in ("key", "addr")}  # relayed to all clients, so nothing else
         try:
             self._request(words) if words[0] == TrackerCode.REQUEST else self.call_handler(words)
         except Exception as error:
             return self.refuse(f"could not be served ({type(error).__name__})")
-        # What was given out or withdrawn is no offer any more; TVM keeps all for the life of the connection.
+        # Drop offers that were assigned or withdrawn; TVM keeps them for the life of the connection.
         self.put_values[:] = [value for value in self.put_values if value[-1] in self.pending_matchkeys]
         return None
 
     def _request(self, words: Sequence[Any]) -> None:
-        """As TVM's, and counted; whoever leaves takes the question along (see :meth:`_Tracker.close`)."""
+        """Like TVM's, but counted; a closing connection drops its requests (see :meth:`_Tracker.close`)."""
         self.waiting += 1
 
         def answer(value: Any) -> bool:
@@ -178,26 +178,26 @@ class _Connection(tracker.TCPEventHandler):  # type: ignore[misc]
         self._tracker.request(words[1], self, words[3], answer)
 
     def refuse(self, why: str) -> None:
-        """Closes the connection and notes why."""
+        """Closes the connection and logs why."""
         self._tracker.log(why, f"closed the connection of {self._addr[0]}:{self._addr[1]}: it {why}")
         self.close()
 
     def on_error(self, err: Exception) -> None:
-        """The network's errors are nobody's fault."""
+        """Closes the connection silently after a network error."""
         self.close()
 
 
 class _Queue(tracker.PriorityScheduler):  # type: ignore[misc]
-    """Devices that are free, and the questions that wait for one."""
+    """Free devices, and the requests that wait for one."""
 
     def request(self, user: Any, priority: int, callback: Callable[[Any], bool]) -> None:
-        """Queues a question of a connection (``user``)."""
+        """Queues a request of a connection (``user``)."""
         heapq.heappush(self._requests, (-priority, self._request_cnt, user, callback))
         self._request_cnt += 1
         self._schedule()
 
     def forget(self, connection: _Connection) -> None:
-        """Drops what a connection asked."""
+        """Drops a connection's requests."""
         self._requests[:] = [item for item in self._requests if item[2] is not connection]
         heapq.heapify(self._requests)
 
@@ -213,7 +213,7 @@ class _Tracker(tracker.TrackerServerHandler):  # type: ignore[misc]
         self._look()
 
     def _on_event(self, _: Any) -> None:
-        for _number in range(128):  # others are served in between
+        for _number in range(128):  # then serve others
             try:
                 connection, address = self._sock.accept()
             except OSError:
@@ -225,7 +225,7 @@ class _Tracker(tracker.TrackerServerHandler):  # type: ignore[misc]
             _Connection(self, connection, address)
 
     def _drop_silent(self, seconds: float) -> bool:
-        """Ends the oldest connection that has said nothing for so long; whether there was one."""
+        """Closes the oldest connection that has been silent for ``seconds``; returns whether there was one."""
         silent = [one for one in self._connections if not one.greeted and time.monotonic() - one.since >= seconds]
         if silent:
             min(silent, key=lambda one: float(one.since)).refuse("says nothing")
@@ -241,7 +241,7 @@ class _Tracker(tracker.TrackerServerHandler):  # type: ignore[misc]
         return _Queue(key)
 
     def makes_room(self, key: str) -> bool:
-        """Whether there is a queue for this key, or room for one more after idle ones were forgotten."""
+        """Whether this key has a queue, or room for one after idle queues are dropped."""
         queues = self._scheduler_map
         if key not in queues and len(queues) >= _MOST_KEYS:
             for name in [name for name, queue in queues.items() if not queue._values and not queue._requests]:
@@ -249,7 +249,7 @@ class _Tracker(tracker.TrackerServerHandler):  # type: ignore[misc]
         return key in queues or len(queues) < _MOST_KEYS
 
     def close(self, conn: _Connection) -> None:
-        """Forgets a connection: its offers and its place among the servers."""
+        """Removes a connection with its requests and offers."""
         self._connections.discard(conn)
         if conn.waiting:
             for queue in self._scheduler_map.values():
@@ -261,12 +261,12 @@ class _Tracker(tracker.TrackerServerHandler):  # type: ignore[misc]
 
 
 def serve_tracker(host: str, port: int, ready: Callable[[], None]) -> None:
-    """Runs a tracker until this process is told to end (SIGINT, SIGTERM, SIGHUP).
+    """Runs a tracker until SIGINT, SIGTERM or SIGHUP.
 
     Args:
         host: address to listen on.
         port: TCP port.
-        ready: called when it listens.
+        ready: called once it listens.
 
     Raises:
         DeviceError: it cannot listen there.

@@ -1,4 +1,4 @@
-"""Loading TVM without torch, which it loads where it finds it: that takes four times as long as TVM itself."""
+"""Loads TVM without torch, which TVM imports if installed and which takes four times as long as TVM itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 
 def leave_out_torch() -> None:
-    """For a process that never needs torch; before TVM is imported there."""
-    sys.modules["torch"] = None  # type: ignore[assignment] # an import of it fails, which TVM takes for not installed
+    """Blocks torch in a process that never needs it; call before importing TVM."""
+    sys.modules["torch"] = None  # type: ignore[assignment] # makes its import fail, so TVM sees it as missing
 
 
 def load_tvm_without_torch() -> None:
-    """Imports TVM, if that was not done, and leaves it to others to import torch when they need it."""
+    """Imports TVM, if needed, without torch; later imports of torch work as usual."""
     if "torch" in sys.modules or "tvm" in sys.modules:
         return
     leave_out_torch()

@@ -1,14 +1,13 @@
-"""A child process that runs one function at a time and is dead when its time is up.
+"""A child process that runs one function at a time and is killed at its deadline.
 
-TVM's RPC client waits for ever for a frozen device or a lost network, holds Python's lock meanwhile, and may be taken
-down by a crashing driver. So remote calls run in this process. Its deadline is kept twice: by an alarm of the system,
-which ends it whatever its threads are doing, and by the parent, which kills it in case it is stopped. It never
-outlives its parent (:mod:`tvmfbnet.rpc.lifeline`), and is in a process group of its own, so that a Ctrl-C reaches
-the parent alone, which then decides what to keep.
+TVM's RPC client hangs forever on a frozen device or lost network, holding the GIL, and may be taken down by a crashing
+driver. So remote calls run in this process. The deadline is enforced twice: by a system alarm, which kills the child
+whatever its threads are doing, and by the parent, in case the child is stopped. The child never outlives its parent
+(:mod:`tvmfbnet.rpc.lifeline`), and has a process group of its own, so that only the parent gets a Ctrl-C and decides
+what to keep.
 
-A message is its length in eight bytes and a pickle. The parent sends ``(function, arguments, stages)``; the child
-answers with any number of ``("stage", name, note)`` and ``("part", value)``, and at last ``("done", value)`` or
-``("failed", text)``.
+A message is an 8-byte length and a pickle. The parent sends ``(function, arguments, stages)``; the child answers with
+any number of ``("stage", name, note)`` and ``("part", value)``, then ``("done", value)`` or ``("failed", text)``.
 """
 
 from __future__ import annotations
@@ -30,38 +29,38 @@ from tvmfbnet.rpc import lifeline
 from tvmfbnet.rpc.without_torch import leave_out_torch
 
 _HEADER = struct.Struct("<q")
-# How long a child that closed its pipe may take to be gone.
+# Time for a child to exit after it closed its pipe.
 _END_SECONDS = 1.0
 
 
 class WorkerTimeoutError(Exception):
-    """The child was killed because its time was up."""
+    """The child was killed at its deadline."""
 
 
 class WorkerDiedError(Exception):
-    """The child ended by itself, without an answer."""
+    """The child died without an answer."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of a call with a deadline of its own: its name, and the seconds it may last."""
+    """A stage of a call: its name, and its timeout in seconds."""
 
     name: str
     seconds: float
 
 
 class Worker:
-    """The parent's end. Not for several threads at once.
+    """The parent's end. Not thread-safe.
 
     Args:
-        start_seconds: how long the child may take to load what it needs.
+        start_seconds: timeout for the child to load its modules.
 
     Raises:
-        LateError, GoneError: it did not start.
+        WorkerTimeoutError, WorkerDiedError: it did not start.
     """
 
     def __init__(self, start_seconds: float) -> None:
-        # Standard input carries the calls; this pipe carries nothing, and ends with this process.
+        # Standard input carries the calls; this pipe carries no data, and closes when this process dies.
         pipe, self._lifeline = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -88,20 +87,20 @@ class Worker:
         told: Told,
         given: Callable[[Any], None] = lambda part: None,
     ) -> Any:
-        """Runs ``job(tell, give, *arguments)``: calls ``tell(stage, note)`` when a stage begins.
+        """Runs ``job(tell, give, *arguments)``; the job calls ``tell(stage, note)`` when a stage starts.
 
-        With ``give(part)`` it hands over pieces of its result as soon as they are there.
+        It calls ``give(part)`` to deliver partial results early.
 
         Args:
-            job: runs in the child; its answer is ``("done", value)`` or ``("failed", text)``.
+            job: runs in the child; returns ``("done", value)`` or ``("failed", text)``.
             arguments: of the job.
-            stages: in their order; the first begins at once.
-            told: is called with every stage's name and note as the child tells them.
-            given: is called with every part as the child gives it.
+            stages: in order; the first starts immediately.
+            told: called with each stage's name and note.
+            given: called with each partial result.
 
         Raises:
-            LateError: a stage lasted too long; the child is dead.
-            GoneError: the child crashed.
+            WorkerTimeoutError: a stage took too long; the child was killed.
+            WorkerDiedError: the child crashed.
         """
         import cloudpickle
 
@@ -147,14 +146,14 @@ class Worker:
             if not part:
                 with suppress(subprocess.TimeoutExpired):
                     self.process.wait(_END_SECONDS)
-                late = self.process.poll() == -signal.SIGALRM
+                timed_out = self.process.poll() == -signal.SIGALRM
                 self.close()
-                raise WorkerTimeoutError if late else WorkerDiedError
+                raise WorkerTimeoutError if timed_out else WorkerDiedError
             parts += part
         return bytes(parts)
 
     def _wait(self, pipe: int, event: int, deadline: float) -> None:
-        """Until the pipe can be used, or its other end is gone."""
+        """Waits until the pipe is ready or its other end is closed."""
         poll = select.poll()
         poll.register(pipe, event)
         if not poll.poll(max(0.0, 1e3 * (deadline - time.monotonic()))):
@@ -178,22 +177,22 @@ class Worker:
 Told = Callable[[str, str], None]
 
 
-# What follows runs in the child.
+# The rest runs in the child.
 
 
 def main() -> None:
-    """Loads TVM, says so, then answers until the parent closes the pipe; dies with the parent at any moment."""
+    """Loads TVM, reports ready, then answers calls until the parent closes the pipe; dies with the parent."""
     lifeline.hold(int(sys.argv[2]), int(sys.argv[1]), group=False)
     leave_out_torch()
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)  # drivers print where they like
+    os.dup2(nothing, 1)  # drivers may print to stdout
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     import cloudpickle
     import tvm.rpc  # noqa: F401 - what every job needs
 
-    gc.freeze()  # what is loaded stays; looking through it after every call would cost more than the call
+    gc.freeze()  # loaded modules stay; scanning them after every call would cost more than the call
     _answer(out, b"ready")
     while (head := _exactly(_HEADER.size)) is not None:
         data = _exactly(_HEADER.unpack(head)[0])
@@ -221,7 +220,7 @@ def _answer(out: int, data: bytes) -> None:
 
 
 def _exactly(size: int) -> bytes | None:
-    """So many bytes of standard input; None at its end."""
+    """Exactly ``size`` bytes of standard input; None at its end."""
     parts = bytearray()
     while len(parts) < size:
         part = os.read(0, size - len(parts))

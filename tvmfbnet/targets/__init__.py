@@ -1,1 +1,1 @@
-"""Target definitions: what to compile for, with which toolchain, how to reach the device and how to measure on it."""
+"""Target definitions: what to compile for, with which toolchain, and how to connect to the device and measure on it."""

@@ -1,7 +1,7 @@
-"""The Android NDK on this machine: where it is, how old, where its C++ library lies; what Android itself provides.
+"""The Android NDK on this machine (its folder, revision and C++ library), and the libraries that Android provides.
 
-What runs on a phone must bring the NDK's C++ library along, because Android has none that programs may use, and must be
-aligned for memory pages of 16 KiB, which newer phones have. NDKs before r27 have no switch for the latter.
+Programs for a phone must ship the NDK's C++ library, because Android has none that programs may use, and must be
+aligned for the 16 KiB memory pages of newer phones. NDKs before r27 have no option for that.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tvmfbnet.files import storage_errors
 
 OLDEST_RELEASE = 27
 PAGE_BYTES = 16384
-# What every program and library for a phone is linked with; CMake's side of it is device/cmake/android.cmake.
+# Linker option of every program and library for a phone; CMake's counterpart is device/cmake/android.cmake.
 PAGE_OPTION = f"-Wl,-z,max-page-size={PAGE_BYTES}"
 CXX_LIBRARY = "libc++_shared.so"
 _ADVICE = f"unpack r{OLDEST_RELEASE} or later (developer.android.com/ndk) and set ANDROID_NDK_HOME to its folder"
 
-# developer.android.com/ndk/guides/stable_apis: what every phone of API level 24 has for programs to link.
+# System libraries that programs may link on API level 24 (developer.android.com/ndk/guides/stable_apis).
 SYSTEM_LIBRARIES = frozenset(
     f"lib{name}.so"
     for name in (
@@ -48,25 +48,25 @@ SYSTEM_LIBRARIES = frozenset(
 
 @dataclass(frozen=True)
 class Ndk:
-    """An NDK that is new enough: its folder, and its revision such as ``27.0.12077973``."""
+    """A supported NDK: its folder, and its revision such as ``27.0.12077973``."""
 
     folder: Path
     revision: str
 
     @property
     def toolchain_file(self) -> Path:
-        """What CMake is given."""
+        """CMake's toolchain file."""
         return self.folder / "build" / "cmake" / "android.toolchain.cmake"
 
 
 def find_ndk(why: str) -> Ndk:
-    """The NDK that ``$ANDROID_NDK_HOME`` names.
+    """The NDK in ``$ANDROID_NDK_HOME``.
 
     Args:
-        why: begins the message when it is not fit: who needs it.
+        why: who needs it; begins the error message.
 
     Raises:
-        UserError: none, not an NDK, too old, or without its C++ library for 64-bit ARM; says what to do.
+        UserError: missing, not an NDK, too old, or without its C++ library for 64-bit ARM; says what to do.
     """
     named = os.environ.get("ANDROID_NDK_HOME", "")
     if not named:
@@ -91,7 +91,7 @@ def _revision(properties: Path, why: str) -> str:
         raise UserError(f"{why} needs the Android NDK: {_ADVICE}; {properties} does not exist, so its age is unknown")
     with storage_errors(properties, "read"):
         text = properties.read_text(encoding="utf-8", errors="replace")
-    found = re.search(r"^\s*Pkg\.Revision\s*=\s*([0-9]{1,4}(\.[0-9A-Za-z-]+)*)\s*$", text, re.MULTILINE)
-    if found is None:
+    revision = re.search(r"^\s*Pkg\.Revision\s*=\s*([0-9]{1,4}(\.[0-9A-Za-z-]+)*)\s*$", text, re.MULTILINE)
+    if revision is None:
         raise UserError(f"{why} needs the Android NDK: {_ADVICE}; {properties} names no Pkg.Revision")
-    return found.group(1)
+    return revision.group(1)

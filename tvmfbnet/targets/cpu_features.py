@@ -1,13 +1,13 @@
-"""Which instructions this machine's CPU really has, as against those that LLVM expects of a CPU of its name.
+"""The actual features of this machine's CPU, relative to those that LLVM assumes for a CPU of its name.
 
-A virtual machine may hide features of the CPU that it runs on: AVX-512 above all. LLVM knows CPUs by family and model,
-names the CPU all the same, and compiled code stops at an illegal instruction.
+A virtual machine may hide features of its CPU, above all AVX-512. LLVM identifies CPUs by family and model and still
+names the full CPU, and the compiled code dies with an illegal instruction.
 """
 
 from __future__ import annotations
 
-# Features that a compiler uses only where a program names them: system calls' own, hints, transactions, keys. Whether
-# a virtual machine passes them on changes no kernel, so it must not change a target either.
+# Features that a compiler uses only on explicit request: system instructions, hints, transactions, keys. Whether a
+# virtual machine exposes them changes no kernel, so it must not change a target either.
 _NEVER_EMITTED = frozenset(
     {
         *("adx", "aes", "pclmul", "prfchw", "vaes", "vpclmulqdq"),
@@ -20,36 +20,36 @@ _NEVER_EMITTED = frozenset(
 
 
 def native_cpu() -> tuple[str, tuple[str, ...]]:
-    """LLVM's name of this machine's CPU, and how its features differ from those of the name: ``-avx512f``, ``+avx``.
+    """LLVM's name of this machine's CPU, and how its features differ from those of that name: ``-avx512f``, ``+avx``.
 
-    Loads TVM. The list is as short as it can be: a feature that goes with another is not named.
+    Loads TVM. The list is minimal: features implied by another are omitted.
     """
     from tvm.target.codegen import llvm_get_system_cpu
     from tvm_ffi import get_global_func
 
     name = str(llvm_get_system_cpu())
-    found = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")() or {}
-    real = {str(feature): bool(there) for feature, there in found.items()}
+    host_features = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")() or {}
+    real = {str(feature): bool(there) for feature, there in host_features.items()}
     return name, differences(name, real)
 
 
 def differences(mcpu: str, real: dict[str, bool]) -> tuple[str, ...]:
-    """What to add to a CPU's name, and to take from it, to describe a CPU with the features ``real``.
+    """The features to add to and remove from a CPU's name to describe a CPU with the features ``real``.
 
     Args:
         mcpu: LLVM's name of a CPU of this machine's kind.
-        real: whether each feature is there; what is not in it counts as the name says.
+        real: whether each feature is present; others are as the name implies.
     """
     named = _features(mcpu, ())
     absent = {name for name, there in real.items() if not there and name in named} - _NEVER_EMITTED
     present = {name for name, there in real.items() if there and name not in named} - _NEVER_EMITTED
     chosen: list[str] = []
     while left := absent & _features(mcpu, chosen):
-        # The one whose loss takes most of the others along: without AVX-512's foundation there is nothing else of it.
+        # The one whose removal also removes most of the others: all of AVX-512 depends on its foundation.
         chosen.append(min((f"-{name}" for name in sorted(left)), key=lambda mark: _count(absent, mcpu, chosen, mark)))
     for name in sorted(present):
-        known = _features(mcpu, chosen)
-        if name not in known and not absent & (_features(mcpu, [*chosen, f"+{name}"]) - known):
+        enabled = _features(mcpu, chosen)
+        if name not in enabled and not absent & (_features(mcpu, [*chosen, f"+{name}"]) - enabled):
             chosen.append(f"+{name}")
     return tuple(chosen)
 
@@ -59,7 +59,7 @@ def _count(wanted: set[str], mcpu: str, chosen: list[str], mark: str) -> int:
 
 
 def _features(mcpu: str, mattr: list[str] | tuple[str, ...]) -> set[str]:
-    """The features that LLVM turns on for a CPU's name and attributes."""
+    """The features that LLVM enables for a CPU's name and attributes."""
     import tvm
     from tvm.target.codegen import llvm_get_cpu_features
 

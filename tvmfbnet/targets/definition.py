@@ -1,6 +1,6 @@
-"""Target definitions: what to compile for, with which toolchain, how to reach the device and how to measure on it.
+"""Target definitions: what to compile for, with which toolchain, and how to connect to the device and measure on it.
 
-A target is one YAML file in ``targets/``; users put theirs beside the shipped ones, in ``./targets``, or name a path.
+A target is one YAML file in ``targets/``; users put theirs beside the shipped ones, in ``./targets``, or pass a path.
 No TVM here: the TVM target stays plain data until the compiler needs it.
 """
 
@@ -30,22 +30,24 @@ class Toolchain(Config):
     kind: Literal["cxx", "zig", "ndk"] = Field(default="cxx", description="what links kernels into a library")
     command: str = Field(default="c++", description="the C++ compiler of kind cxx")
     triple: str = Field(default="", description="what zig links for, such as aarch64-linux-gnu.2.28")
-    options: tuple[str, ...] = Field(default=(), description="more options of the linker call")
+    options: tuple[str, ...] = Field(default=(), description="extra options of the linker call")
 
 
 class Transport(Config):
-    """How the device is reached: ``local`` starts a tracker and a server on loopback; ``tracker`` is one that runs.
+    """How to connect to the device: ``local`` starts tracker and server on loopback; ``tracker`` uses a running one.
 
     For ``local``, ``server`` is TVM's own (``python``) or our device program (``native``), and ``emulator`` is a
     command that runs another machine's programs here.
     """
 
     kind: Literal["local", "tracker"] = Field(
-        default="tracker", description="local: tracker and server are started here; tracker: one that runs"
+        default="tracker", description="local: start a tracker and a server on this machine; tracker: use a running one"
     )
     host: str = Field(default="127.0.0.1", description="address of the tracker")
     port: int = Field(default=9190, ge=1, le=65535, description="port of the tracker")
-    key: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="what the target's devices register under")
+    key: str = Field(
+        min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="key under which the target's devices register"
+    )
     server: Literal["python", "native"] = Field(
         default="python", description="for local: TVM's own server, or our device program"
     )
@@ -59,38 +61,38 @@ class TimingPolicy(Config):
 
     warmup: int = Field(default=3, ge=0, le=10_000, description="untimed calls before the first repeat")
     repeats: int = Field(
-        default=10, ge=3, le=10_000, description="timed repeats; their median is the latency, their spread is kept"
+        default=10, ge=3, le=10_000, description="timed repeats; the latency is their median, stored with their spread"
     )
-    min_repeat_ms: int = Field(default=20, ge=1, le=60_000, description="least time of a repeat, milliseconds")
+    min_repeat_ms: int = Field(default=20, ge=1, le=60_000, description="minimum time of a repeat, milliseconds")
     chain_rounds: int = Field(
         default=2,
         ge=1,
         le=1000,
-        description="on CPUs: how often a part is timed inside nets, each time among other neighbours",
+        description="on CPUs: how often a part is timed inside nets, each time with different neighbours",
     )
     chain_runs: int = Field(
-        default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets in a visit"
+        default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets per measurement pass"
     )
     visits: int = Field(
         default=4,
         ge=1,
         le=1000,
-        description="measurement passes: how often a net is timed, others in between",
+        description="measurement passes: how often a net is timed, with others in between",
     )
     rotate_mb: float = Field(
         default=16,
         ge=0,
         le=4096,
-        description="on GPUs: MiB of weight copies that the timing of a part goes around",
+        description="on GPUs: MiB of weight copies that the timing of a part cycles through",
     )
     trial_rotate_mb: float = Field(
         default=8,
         ge=0,
         le=4096,
-        description="on CPUs: MiB of weight copies that the timing of a trial goes around",
+        description="on CPUs: MiB of weight copies that the timing of a trial cycles through",
     )
     trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
-    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="least time of a trial's repeat, milliseconds")
+    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="minimum time of a trial's repeat, milliseconds")
     cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="cooldown before a measurement, seconds")
     drift_limit: float = Field(
         default=0.1, gt=0, le=100, description="largest relative drift of the canary kernel before a cooldown"
@@ -99,7 +101,7 @@ class TimingPolicy(Config):
         default=600,
         ge=0,
         le=86_400,
-        description="longest cooldown in all, seconds, waiting for the canary; then unsteady parts are only marked",
+        description="longest total cooldown, seconds, waiting for the canary; then unsteady parts are only marked",
     )
 
 
@@ -113,17 +115,19 @@ class Timeouts(Config):
 
 
 class Target(Config):
-    """One target: everything that ``targets/NAME.yaml`` says."""
+    """One target: the content of ``targets/NAME.yaml``."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100, description="what its measurements are kept under"
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        max_length=100,
+        description="name of its measurements",
     )
     description: str = Field(description="one line for people")
-    exercised: bool = Field(description="whether a run on such a device has been done and recorded")
+    exercised: bool = Field(description="whether a run on such a device was done and recorded")
     tvm: dict[str, Any] = Field(description="TVM target: kind, mtriple, mcpu, ...; mcpu: native means this machine's")
     toolchain: Toolchain = Toolchain()
     transport: Transport
-    device: Literal["cpu", "opencl", "metal"] = Field(default="cpu", description="what computes")
+    device: Literal["cpu", "opencl", "metal"] = Field(default="cpu", description="compute device")
     threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="worker threads on the device")
     cores: str = Field(default="", max_length=400, description="cores to run on, such as 4-7; empty: all")
     dtype: Literal["float32"] = Field(default="float32", description="of weights and activations")
@@ -141,7 +145,7 @@ class Target(Config):
     @field_validator("tvm", mode="before")
     @classmethod
     def _check_plain(cls, value: Any) -> Any:
-        """Before anything else walks through it: YAML can say cycles, and billions of values in a few lines."""
+        """Runs before anything else walks the value: YAML can express cycles, and billions of values in a few lines."""
         return plain_target(value)
 
     @field_validator("cores")
@@ -184,7 +188,7 @@ class Target(Config):
         """The kind of system that the device's programs are built for.
 
         Raises:
-            UserError: a kind that nothing is known about.
+            UserError: an unsupported system.
         """
         if not self.triple:
             return "host"
@@ -204,7 +208,7 @@ class Target(Config):
 
 
 def _shipped() -> Shipped:
-    """``./targets``, then those beside this file when installed, or of the repository when run from a checkout."""
+    """``./targets``, then those beside this file if installed, or of the repository in a checkout."""
     package = Path(__file__).resolve().parent
     ours = package if any(package.glob("*.yaml")) else package.parent.parent / "targets"
     return Shipped("target", (Path("targets"), ours))
@@ -219,17 +223,17 @@ def load_target(name_or_file: str) -> Target:
     """Reads a target by name, or from a ``.yaml`` file.
 
     Raises:
-        UserError: no such target (says what there is), or the file is malformed (says every problem).
+        UserError: unknown target (lists the known ones), or a malformed file (lists every problem).
     """
     path = _shipped().path(name_or_file)
     return validate(Target, read_yaml(path), str(path))
 
 
 def measured_name(name_or_file: str) -> str:
-    """The name that a target's measurements are kept under: what its file says; else that of an imported table.
+    """The name under which a target's measurements are stored: from its file, or that of an imported table.
 
     Args:
-        name_or_file: a ``.yaml`` file, a known target, or the name that a foreign table was imported under.
+        name_or_file: a ``.yaml`` file, a known target, or the name of an imported table.
 
     Raises:
         UserError: the file is missing or malformed.
@@ -239,9 +243,9 @@ def measured_name(name_or_file: str) -> str:
 
 
 class ResolvedTarget(Target):
-    """A target as it is compiled for: nothing is left to the machine. Whatever compiles, tunes or times takes one.
+    """A target with all machine-dependent settings filled in, as compiling, tuning and timing require.
 
-    Made by :func:`resolve` alone.
+    Created only by :func:`resolve`.
     """
 
     def for_tvm(self) -> Any:
@@ -252,11 +256,11 @@ class ResolvedTarget(Target):
 
 
 def resolve(target: Target) -> ResolvedTarget:
-    """The target as it is compiled for: what the file leaves to the machine is filled in.
+    """Fills in a target's machine-dependent settings.
 
     ``mcpu: native`` becomes LLVM's name of this machine's CPU, with ``mattr`` where a virtual machine hides some of its
-    features; ``num-cores``, by which TVM makes loops parallel, becomes the target's threads. Loads TVM where the CPU is
-    native, so only those who compile call it.
+    features; ``num-cores``, by which TVM parallelises loops, becomes the target's threads. Loads TVM if the CPU is
+    native, so only code that compiles should call it.
     """
     if isinstance(target, ResolvedTarget):
         return target
@@ -271,21 +275,21 @@ def resolve(target: Target) -> ResolvedTarget:
     return ResolvedTarget.model_validate({**dict(target), "tvm": tvm_target})
 
 
-def _native(described: dict[str, Any]) -> dict[str, Any]:
-    """What ``mcpu: native`` stands for; what the file says of features counts more."""
+def _native(tvm_target: dict[str, Any]) -> dict[str, Any]:
+    """The settings behind ``mcpu: native``; features in the file take precedence."""
     from tvmfbnet.targets.cpu_features import native_cpu
 
-    mcpu, different = native_cpu()
-    asked = described.get("mattr", [])
-    mattr = [*different, *(asked if isinstance(asked, list) else [asked])]
+    mcpu, differences = native_cpu()
+    given = tvm_target.get("mattr", [])
+    mattr = [*differences, *(given if isinstance(given, list) else [given])]
     return {"mcpu": mcpu, "mattr": mattr} if mattr else {"mcpu": mcpu}
 
 
 def require_cores(target: Target) -> None:
-    """Refuses cores that this machine does not have, or does not let this process use; for a target that runs here.
+    """Refuses a local target whose cores this machine lacks, or does not let this process use.
 
     Raises:
-        UserError: says which there are.
+        UserError: lists the usable cores.
     """
     here = core_numbers()
     absent = tuple(core for core in target.core_numbers if core not in here)
@@ -297,10 +301,10 @@ def require_cores(target: Target) -> None:
 
 
 def target_key(target: ResolvedTarget) -> str:
-    """What a resolved target is: 16 hex digits of all that changes the code made for it, or how fast that runs.
+    """The identity of a resolved target: a digest (16 hex digits) of everything that affects its code or its speed.
 
-    How the device is reached, how often it is timed and how the target is described change neither. The toolchain only
-    links, except where TVM writes C for it to compile.
+    Connection, timing policy and description affect neither. The toolchain only links, except where TVM generates C for
+    it to compile.
     """
     identity: dict[str, Any] = {
         "tvm": target.tvm,

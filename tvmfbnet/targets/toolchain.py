@@ -1,6 +1,6 @@
-"""Finding the compilers that a target names, and saying exactly what to install when one is missing.
+"""Finds the compilers of a target, and says exactly what to install if one is missing.
 
-Linking kernels, building the device programs and the doctor all ask here, so that they cannot disagree.
+Linking, the device program build and the doctor all use this module, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tvmfbnet.files import make_folder, storage_errors, write_text
 from tvmfbnet.targets.android import PAGE_OPTION
 from tvmfbnet.targets.definition import Target
 
-# Debian's package for a compiler command that is not on PATH.
+# Debian packages of commands.
 _PACKAGES = {
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "aarch64-linux-gnu-gcc": "g++-aarch64-linux-gnu",
@@ -34,24 +34,24 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Compiler:
-    """A compiler driver: the command to start, and the options that make it produce code for the target."""
+    """A compiler driver: the command, and the options that make it compile for the target."""
 
     command: str
     options: tuple[str, ...] = ()
 
 
 def need_program(name: str, why: str) -> str:
-    """The full path of a program; UserError that says what to install when it is not on PATH."""
-    found = shutil.which(name)
-    if found is None:
+    """The full path of a program; if it is not on PATH, a UserError that says what to install."""
+    path = shutil.which(name)
+    if path is None:
         package = _PACKAGES.get(Path(name).name)
         install = f"install it (Debian: apt-get install {package})" if package else "install it or correct the path"
         raise UserError(f"{name}, which {why}, was not found; {install} and try again")
-    return found
+    return path
 
 
 def cache_folder() -> Path:
-    """Where built programs and unpacked wheels are kept: ``$XDG_CACHE_HOME/tvmfbnet`` or ``~/.cache/tvmfbnet``."""
+    """The cache of built programs and unpacked wheels: ``$XDG_CACHE_HOME/tvmfbnet`` or ``~/.cache/tvmfbnet``."""
     root = os.environ.get("XDG_CACHE_HOME", "")
     return make_folder((Path(root) if root else Path.home() / ".cache") / "tvmfbnet")
 
@@ -63,7 +63,7 @@ def find_compiler(target: Target, language: Literal["c", "c++"] = "c++") -> Comp
         UserError: it is not installed; says what to install.
     """
     chain = target.toolchain
-    # A kernel's library must load on phones with pages of 16 KiB as well.
+    # Kernel libraries must also load on phones with 16 KiB pages.
     pages = (PAGE_OPTION,) if "android" in target.triple else ()
     if chain.kind == "zig":
         return Compiler(_zig_wrapper("c++" if language == "c++" else "cc"), ("-target", chain.triple, *pages))
@@ -83,11 +83,11 @@ def find_compiler(target: Target, language: Literal["c", "c++"] = "c++") -> Comp
 
 
 def _zig_wrapper(subcommand: str) -> str:
-    """A one-line script that is a compiler in a single word: TVM and CMake do not take ``zig c++``."""
-    found = importlib.util.find_spec("ziglang")
-    if found is None or found.origin is None:
+    """A one-line script that wraps zig as a single command: TVM and CMake do not accept ``zig c++``."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
         raise UserError("this target links with zig, which was not found; pip install ziglang and try again")
-    zig = Path(found.origin).parent / "zig"
+    zig = Path(spec.origin).parent / "zig"
     script = cache_folder() / f"zig-{subcommand}"
     text = f'#!/bin/sh\nexec "{zig}" {subcommand} "$@"\n'
     if not script.is_file() or script.read_text(encoding="utf-8") != text:

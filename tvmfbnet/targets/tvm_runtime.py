@@ -1,4 +1,4 @@
-"""TVM's runtime for a device's system: the installed wheels, or the same versions' for another machine."""
+"""TVM's runtime for a device: the installed wheels, or the same versions for another platform."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tvmfbnet.progress import step
 from tvmfbnet.targets.toolchain import cache_folder
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
-# What a device program needs of the wheels: headers, and the libraries that it links.
+# Wheel contents that device programs need: headers and libraries.
 _WANTED = (
     "tvm/include/",
     "tvm_ffi/include/",
@@ -38,22 +38,22 @@ def installed_versions() -> dict[str, str]:
 
 
 def host_wheels() -> Path:
-    """The folder that holds the installed ``tvm`` and ``tvm_ffi``; TVM is not loaded."""
+    """The folder with the installed ``tvm`` and ``tvm_ffi``; does not load TVM."""
     folders = set()
     for name in ("tvm", "tvm_ffi"):
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
             raise UserError(f"the Python package {name} is not installed: pip install {' '.join(PACKAGES)}")
-        folders.add(Path(found.origin).parent.parent)
+        folders.add(Path(spec.origin).parent.parent)
     if len(folders) != 1:
         raise UserError(f"tvm and tvm_ffi lie in different folders ({', '.join(map(str, folders))}); install both anew")
     return folders.pop()
 
 
 def fetch_wheels(system: str) -> Path:
-    """A folder with the same versions' headers and libraries for another system, fetched with pip the first time.
+    """A folder with headers and libraries of the same versions for another system, downloaded with pip on first use.
 
-    Where this environment has no pip, the one that Python carries along for new environments does it, uninstalled.
+    If this environment has no pip, the wheel that Python bundles for new environments is run directly.
 
     Raises:
         UserError: there is no pip, or it could not fetch them.
@@ -67,16 +67,16 @@ def fetch_wheels(system: str) -> Path:
 
 
 def carried_pip() -> Path | None:
-    """The wheel of pip that Python carries along for new environments; it runs as it is. None where there is none."""
-    found = importlib.util.find_spec("ensurepip")
+    """The pip wheel that Python bundles for new environments, which runs without installation; None if missing."""
+    spec = importlib.util.find_spec("ensurepip")
     folders = [Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "/usr/share/python-wheels")]  # Debian's, Fedora's
-    if found is not None and found.origin is not None:
-        folders.insert(0, Path(found.origin).parent / "_bundled")
+    if spec is not None and spec.origin is not None:
+        folders.insert(0, Path(spec.origin).parent / "_bundled")
     return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
 
 
 def _pip(words: list[str], what: str) -> None:
-    """Runs pip, whichever there is; ``what`` names in messages what it fetches."""
+    """Runs the installed or bundled pip; ``what`` names the download in messages."""
     done = _run([sys.executable, "-m", "pip", *words], what)
     missing = "No module named pip" in done.stderr
     if done.returncode != 0 and missing:

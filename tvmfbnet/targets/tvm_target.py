@@ -1,7 +1,6 @@
-"""What holds for every TVM target, whatever TVM makes of it: whether it is a CPU's, and that it is small, plain data.
+"""Properties of TVM targets as plain data: whether a target is a CPU, and that it is small.
 
-No TVM here. Whether something is a CPU is asked in one place, by :data:`CPU_KINDS`: other kinds get GPU schedules, and
-are timed as GPUs are.
+No TVM here. :data:`CPU_KINDS` is the single definition of a CPU: other kinds get GPU schedules and GPU timing.
 """
 
 from __future__ import annotations
@@ -9,22 +8,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# Kinds of TVM targets whose kernels run on a CPU, one after another, and are called as functions.
+# Kinds of TVM targets whose kernels run on a CPU, sequentially, and are called as functions.
 CPU_KINDS = ("llvm", "c")
 # A TVM target is a few names and numbers, perhaps with a host inside.
 _MOST_DEPTH, _MOST_VALUES, _MOST_CHARACTERS = 6, 256, 1000
 
 
 def compiles_for_cpu(compiled_for: Any) -> bool:
-    """Whether kernels run on a CPU, of a target as TVM holds it (``tvm.target.Target``)."""
+    """Whether the kernels of a ``tvm.target.Target`` run on a CPU."""
     return str(compiled_for.kind.name) in CPU_KINDS
 
 
 def plain_target(value: Any) -> Any:
-    """A TVM target as it was read, once it is sure to be small, plain data.
+    """Returns a TVM target unchanged after checking that it is small, plain data.
 
     Raises:
-        ValueError: it is nested deeply (perhaps in itself), holds too much, or something that JSON has no word for.
+        ValueError: it is deeply nested (or recursive), too large, or contains values that JSON lacks.
     """
     waiting, seen = [(value, 0)], 0
     while waiting:
@@ -43,11 +42,11 @@ def plain_target(value: Any) -> Any:
                 raise ValueError(f"holds a text of {len(item)} characters; a TVM target is a few names and numbers")
         elif isinstance(item, (int, float)):
             if not _is_finite(item):
-                raise ValueError("holds a number that is infinite, none, or of more than 64 bits")
+                raise ValueError("holds a number that is not finite or has more than 64 bits")
         else:
             raise ValueError(f"holds a {type(item).__name__}; write texts, numbers, true and false only")
         if isinstance(item, dict) and not all(isinstance(key, str) for key in item):
-            raise ValueError("holds a key that is no text")
+            raise ValueError("holds a key that is not text")
     return value
 
 
