@@ -13,13 +13,12 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
 
 from tvmfbnet.advice import remember
-from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
+from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
@@ -37,74 +36,19 @@ from tvmfbnet.latency.repository import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
+from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
-from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.shipped import Shipped
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
-from tvmfbnet.training.config import TrainConfig
 
-
-class TuneConfig(Config):
-    """How much tuning and measuring a run pays for."""
-
-    trials: int | None = Field(
-        default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
-    )
-    quality: Literal["quick", "normal", "best"] = Field(
-        default="normal", description="without trials: 8, 24 or 96 trials a task"
-    )
-    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
-    seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
-
-
-class Recipe(Config):
-    """One whole run. Shipped recipes are in ``tvmfbnet/pipeline/recipes``; copy one and edit it."""
-
-    description: str = Field(description="one line for people")
-    target: str = Field(description="a target's name or .yaml file")
-    space: str = Field(description="a search space's name or .yaml file")
-    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
-    tune: TuneConfig = TuneConfig()
-    latency_target_share: float | None = Field(
-        default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
-    )
-    search: SearchConfig
-    train: TrainConfig
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Recipe:
-        if self.latency_target_share is not None and self.search.latency_target_ms is not None:
-            raise ValueError("give latency_target_share or search.latency_target_ms, not both")
-        if self.latency_target_share is None:
-            self.search.require_consistent_target()
-        return self
-
-
-def list_recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    return _SHIPPED.names()
-
-
-def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
-    """A shipped recipe by name, or one from a ``.yaml`` file; also gives its name.
-
-    Raises:
-        UserError: no such recipe, or it is malformed (says every problem).
-    """
-    path = _SHIPPED.path(name_or_file)
-    return path.stem, validate(Recipe, read_yaml(path), str(path))
-
-
-_SHIPPED = Shipped("recipe", (Path(__file__).parent / "recipes",))
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}

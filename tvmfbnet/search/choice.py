@@ -13,7 +13,7 @@ from tvmfbnet.errors import StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose, sample_distinct
+from tvmfbnet.search.derive import ScoredArch, propose, sample_distinct
 from tvmfbnet.search.finalists import Finalists
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.result import read_result, reopen
@@ -55,7 +55,7 @@ def final_judge(searcher: Searcher) -> Judge:
     return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
 
 
-def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
+def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[ScoredArch, ...]:
     """Samples archs from the learned theta and validates them, first on few images; most accurate first.
 
     Where the settings ask for finalists, some archs are trained and compared in the end.
@@ -83,7 +83,7 @@ def sample_run(
     target_ms: float | None = None,
     validate: bool = False,
     data_spec: str | None = None,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Distinct archs from the distribution that a finished search learned, most probable first.
 
     Args:
@@ -117,7 +117,7 @@ def sample_run(
 
 def choose_again(
     run: Path, factor: float = 1.0, target_ms: float | None = None, data_spec: str | None = None
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
 
     Args:

@@ -29,7 +29,7 @@ class LatencyController:
 
     def __init__(self, target_ms: float, strength: float, steps: int) -> None:
         self.target_ms, self.strength, self.steps = target_ms, strength, steps
-        self.price = 0.0
+        self.multiplier = 0.0
 
     def excess(self, expected_ms: torch.Tensor) -> torch.Tensor:
         """How far a mean latency lies above what is aimed at, as a share of it; negative below."""
@@ -38,10 +38,10 @@ class LatencyController:
     def term(self, expected_ms: torch.Tensor) -> torch.Tensor:
         """What is added to cross entropy, scalar."""
         excess = self.excess(expected_ms)
-        return self.price * excess + 0.5 * self.strength * excess.square()
+        return self.multiplier * excess + 0.5 * self.strength * excess.square()
 
     def update(self, expected_ms: float) -> None:
         """Moves the price after a step of theta."""
         excess = expected_ms / (AIM * self.target_ms) - 1.0
         limited = max(-_LARGEST_EXCESS, min(_LARGEST_EXCESS, excess))
-        self.price = max(0.0, self.price + self.strength * limited / self.steps)
+        self.multiplier = max(0.0, self.multiplier + self.strength * limited / self.steps)

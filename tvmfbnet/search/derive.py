@@ -22,7 +22,7 @@ BUDGET_STEPS = 4000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredArch:
     """An arch that the search proposes.
 
     Args:
@@ -161,7 +161,7 @@ def propose(
     samples: int,
     generator: torch.Generator,
     tolerance: float = 0.03,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Distinct archs sampled from theta, most probable first, not validated yet; never none.
 
     With a target they are sampled from those whose latency is at most ``tolerance`` below it. Where a space has no
@@ -188,7 +188,7 @@ def sample_distinct(
     target_ms: float | None,
     count: int,
     generator: torch.Generator,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Draws from theta until ``count`` different archs have come that meet the target; most probable first.
 
     A distribution that is nearly certain may give fewer: drawing stops after a hundred draws an arch.
@@ -201,7 +201,7 @@ def sample_distinct(
     return _candidates(list(dict.fromkeys(drawn))[:count], rows, space, costs, target_ms)
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+def pareto_front(candidates: Sequence[ScoredArch]) -> list[ScoredArch]:
     """Those validated candidates that no other one beats in latency without losing accuracy, fastest first."""
     best = -math.inf
     front = []
@@ -214,11 +214,11 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _candidates(
     choices: Iterable[Choice], log_probabilities: torch.Tensor, space: Space, costs: Costs, target_ms: float | None
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Describes those of ``choices`` that meet the target, most probable first."""
     table = log_probabilities.tolist()
     found = [
-        Candidate(
+        ScoredArch(
             _arch_string(choice, space),
             math.exp(log_probability(table, choice)),
             costs.arch_ms(choice),

@@ -26,7 +26,7 @@ from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, log_probability, propose
+from tvmfbnet.search.derive import ScoredArch, log_probability, propose
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
@@ -76,7 +76,7 @@ class Finalists:
         self._identity = identity
         self._reached = _reached_before(file, identity)
 
-    def choose(self, favourites: Sequence[Candidate]) -> list[Candidate]:
+    def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:
         """The trained archs, best first, with the accuracy that training and model together give them.
 
         The first round trains some of the supernet's favourites and as many archs of the pool.
@@ -104,7 +104,7 @@ class Finalists:
         found = [replace(known[arch], accuracy=(self._reached[arch] + expected[arch]) / 2) for arch in trained]
         return sorted(found, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
 
-    def _pool(self) -> list[Candidate]:
+    def _pool(self) -> list[ScoredArch]:
         """Archs within the target in random order: one half as theta draws them, the other with equal probability."""
         config, space = self._searcher.config, self._searcher.space
         generator = torch.Generator().manual_seed(config.seed)

@@ -13,7 +13,7 @@ from tvmfbnet.data.loader import in_order
 from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.progress import progress
-from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
@@ -46,7 +46,7 @@ class Judge:
         calibration, images = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
         return cls(searcher.supernet, searcher.data, calibration, images)
 
-    def rank(self, candidates: Sequence[Candidate], what: str) -> list[Candidate]:
+    def rank(self, candidates: Sequence[ScoredArch], what: str) -> list[ScoredArch]:
         """The candidates with their accuracy, most accurate first; among equals the faster."""
         ranked = []
         with progress(what, len(candidates)) as reporter:

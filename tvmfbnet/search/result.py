@@ -25,7 +25,7 @@ from tvmfbnet.training.memory import memory_advice
 
 
 class Best(Stored):
-    """The found arch: see :class:`tvmfbnet.search.derive.Candidate`.
+    """The found arch: see :class:`tvmfbnet.search.derive.ScoredArch`.
 
     Products of probabilities, and accuracies that a model has smoothed, may lie a little beyond 0 and 1.
     """

@@ -31,7 +31,7 @@ from tvmfbnet.search.choice import (
 )
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.forecast import SearchPlan, forecast, is_little
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.loggers import make_loggers
@@ -62,8 +62,8 @@ class SearchResult:
         notices: what to know about it, such as that it learned nothing.
     """
 
-    best: Candidate
-    candidates: tuple[Candidate, ...]
+    best: ScoredArch
+    candidates: tuple[ScoredArch, ...]
     theta: tuple[tuple[float, ...], ...]
     expected_ms: float
     measured_share: float
@@ -203,7 +203,7 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
 
 
 def _conclude(
-    searcher: Searcher, candidates: tuple[Candidate, ...], table: LatencyTable, data_spec: str, out: Path
+    searcher: Searcher, candidates: tuple[ScoredArch, ...], table: LatencyTable, data_spec: str, out: Path
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)

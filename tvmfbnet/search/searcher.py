@@ -272,7 +272,7 @@ class Searcher:
             "expected_ms": float(mixture_latency_ms(logs.exp(), self._cells_ms, self.costs.fixed_ms)),
             "entropy": sum(health.layer_entropy) / len(health.layer_entropy),
             **health.to_dict(),
-            "latency_price": self._controller.price if self._controller is not None else None,
+            "latency_price": self._controller.multiplier if self._controller is not None else None,
             "data_wait": waited / self._sums["seconds"] if self._sums["seconds"] > 0 else 0.0,
             "theta": [
                 row[: len(layer.blocks)]
@@ -291,7 +291,7 @@ class Searcher:
             "weight_batches": self._weight_batches.state_dict(),
             "theta_batches": self._theta_batches.state_dict(),
             "generator": self._generator.get_state(),
-            "price": self._controller.price if self._controller is not None else None,
+            "price": self._controller.multiplier if self._controller is not None else None,
             "rng": rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -320,8 +320,8 @@ class Searcher:
         self._generator.set_state(checked.generator)
         if self._controller is not None:
             if checked.price is None:
-                raise ValueError("the price of latency is missing")
-            self._controller.price = checked.price
+                raise ValueError("the Lagrange multiplier of latency is missing")
+            self._controller.multiplier = checked.price
         restore_rng(checked.rng)
         self.epoch, self.step = checked.epoch, checked.step
         self._sums, self.history = dict(checked.sums), list(state["history"])
