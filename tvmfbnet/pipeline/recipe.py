@@ -15,7 +15,7 @@ from tvmfbnet.training.config import TrainConfig
 
 
 class TuneConfig(Config):
-    """How much tuning and measuring a run pays for."""
+    """The run's budget for tuning and measuring."""
 
     trials: int | None = Field(
         default=None, ge=1, le=MOST_TRIALS, description="tuning trials in total; default 24 per task"

@@ -1,10 +1,10 @@
 """The whole run from a recipe: tune, search, train, compile, bench, report. Resumable at any point.
 
-A run is one folder. Each stage leaves its own files there and is entered in ``state.json`` when it has ended; a run
-that is started again goes on with the first stage that has not, and that stage goes on from its own checkpoints.
+A run is one folder. Each stage writes its own files there and is recorded in ``state.json`` when it completes. A rerun
+resumes with the first incomplete stage, which resumes from its own checkpoints.
 
-``identity.json`` says what the run is of: digests of what its space, target and data set *contain*. Their names and
-places may change, their contents may not.
+``identity.json`` identifies the run by digests of the *contents* of its space, target and data set. Their names and
+paths may change, their contents may not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from tvmfbnet.training.classes import fit_classes
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
-# How a target is reached and described; what is measured does not depend on it.
+# How to connect to a target, and its description: neither affects measurements.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
 
@@ -109,7 +109,7 @@ class Run:
         self._claim()
 
     def _check(self) -> None:
-        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        """Fails at once for anything that would fail a later stage, not after an hour of tuning."""
         recipe, space = self.recipe, self.space
         done = self._state()
         computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
@@ -133,17 +133,17 @@ class Run:
             write_json(mark, self._identity)
 
     def _require_own(self) -> None:
-        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        """Refuses a folder that holds another run: other settings, or other contents behind the recorded names."""
         path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
-            # Another name or place is no other run, where it is known that the content is the same.
+            # With recorded digests, another name or path does not make another run.
             names = {name: getattr(self.recipe, name) for name in _CONTENTS} if mark.exists() else {}
             if old.model_copy(update=names) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
-        for name, found in self._identity.items():
-            if recorded.get(name, found) != found:
+        for name, content in self._identity.items():
+            if recorded.get(name, content) != content:
                 raise StorageError(
                     f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
                     f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
@@ -166,7 +166,7 @@ class Run:
             "bench": self._bench,
         }
         for name in STAGES:
-            if name not in work:  # the report is written anew every time
+            if name not in work:  # the report is rewritten every time
                 continue
             if name in self._state():
                 say(f"{stage_progress(name)}: done before")
@@ -196,7 +196,7 @@ class Run:
             share=settings.measure_share,
             seed=settings.seed,
         )
-        # Frozen here, so that what the run was decided on stays with it.
+        # Frozen here: the run keeps the table that its decisions are based on.
         table = self._fresh_table()
         values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
         values["correction"] = table.correction
@@ -238,7 +238,7 @@ class Run:
             self._close_loop(table, config.latency_target_ms)
 
     def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
-        """Times the found net, and chooses again where it misses the target; leaves ``closed_loop.json``."""
+        """Times the found net, chooses again if it misses the target, and writes ``closed_loop.json``."""
         from tvmfbnet.deploy.trial import time_untrained
         from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
         from tvmfbnet.search.search import choose_again
@@ -252,15 +252,15 @@ class Run:
 
         def measure(text: str) -> Timed:
             arch = parse_arch(text, self.space)
-            found = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
-            return Timed(found.interval, found.speed)
+            latency = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            return Timed(latency.interval, latency.speed)
 
-        found = read_run_file(self.folder, "search/archs.json")[0]
-        loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
+        best = read_run_file(self.folder, "search/archs.json")[0]
+        loop = close_loop(proposal(best["arch"], best["accuracy"]), target_ms, measure, choose, tell=say)
         write_json(self.folder / "closed_loop.json", loop.to_dict())
 
     def _closed_loop(self) -> dict[str, Any] | None:
-        """What ``closed_loop.json`` tells; None where there was no latency target."""
+        """The content of ``closed_loop.json``; None without a latency target."""
         name = "closed_loop.json"
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else None
 

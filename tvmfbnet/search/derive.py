@@ -15,9 +15,9 @@ from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 
 Choice = tuple[int, ...]
-"""One candidate's index a layer."""
+"""One candidate's index per layer."""
 
-# Steps into which most_probable_within divides the latency budget; its answer is at most one part in so many from best.
+# Steps into which most_probable_within divides the latency budget; its result is within 1/BUDGET_STEPS of the optimum.
 BUDGET_STEPS = 4000
 
 
@@ -29,8 +29,8 @@ class ScoredArch:
         arch: canonical string.
         probability: of being sampled from theta.
         predicted_ms: from the latency table.
-        accuracy: top-1 on the images that trained theta, with the supernet's weights and renewed batch-norm
-            statistics, between 0 and 1; None when it was not validated.
+        accuracy: top-1 on the images that trained theta, with the supernet's weights and recalibrated
+            batch-norm statistics, between 0 and 1; None when it was not validated.
         spread_ms: one standard deviation of ``predicted_ms``, from the table's cells.
     """
 
@@ -63,7 +63,7 @@ def log_probability(log_probabilities: Sequence[Sequence[float]], choice: Choice
 
 
 def most_probable_within(log_probabilities: Sequence[Sequence[float]], costs: Costs, target_ms: float) -> Choice:
-    """The most probable arch within a latency target: a knapsack with one item a layer, by dynamic programming.
+    """The most probable arch within a latency target: a knapsack with one item per layer, by dynamic programming.
 
     Latencies are rounded up to 1/4000 of the budget, so the answer always meets the target; where rounding leaves no
     arch at all the fastest one is given.
@@ -122,7 +122,7 @@ def choices_between(
         return []
     unit = (high_ms - costs.fixed_ms) / BUDGET_STEPS
     steps = [[round(cell / unit) for cell in row] for row in costs.cells]
-    slack = len(steps) // 2 + 1  # what rounding may add up to
+    slack = len(steps) // 2 + 1  # largest accumulated rounding
     places = BUDGET_STEPS + slack + 1
     mass = torch.full((places,), -math.inf, dtype=torch.float64)
     mass[max(0, math.floor((low_ms - costs.fixed_ms) / unit) - slack) :] = 0.0
@@ -141,8 +141,8 @@ def choices_between(
         chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
         spent = spent + torch.tensor(row)[chosen]
         drawn.append(chosen)
-    found = dict.fromkeys(tuple(choice) for choice in torch.stack(drawn, dim=1).tolist())
-    return [choice for choice in found if low_ms <= costs.arch_ms(choice) <= high_ms]
+    distinct = dict.fromkeys(tuple(choice) for choice in torch.stack(drawn, dim=1).tolist())
+    return [choice for choice in distinct if low_ms <= costs.arch_ms(choice) <= high_ms]
 
 
 def _ahead(mass: torch.Tensor, step: int) -> torch.Tensor:
@@ -174,9 +174,9 @@ def propose(
         return _candidates(choices, rows, space, costs, None)
     while tolerance < 1:
         low = (1 - tolerance) * target_ms
-        found = choices_between(rows.tolist(), costs, low, target_ms, samples, generator)
-        if found:
-            return _candidates(found, rows, space, costs, target_ms)
+        within = choices_between(rows.tolist(), costs, low, target_ms, samples, generator)
+        if within:
+            return _candidates(within, rows, space, costs, target_ms)
         tolerance *= 2
     return _candidates([most_probable_within(rows.tolist(), costs, target_ms)], rows, space, costs, target_ms)
 
@@ -217,7 +217,7 @@ def _candidates(
 ) -> list[ScoredArch]:
     """Describes those of ``choices`` that meet the target, most probable first."""
     table = log_probabilities.tolist()
-    found = [
+    scored = [
         ScoredArch(
             _arch_string(choice, space),
             math.exp(log_probability(table, choice)),
@@ -226,7 +226,7 @@ def _candidates(
         )
         for choice in choices
     ]
-    fitting = (c for c in found if target_ms is None or c.predicted_ms <= target_ms)
+    fitting = (c for c in scored if target_ms is None or c.predicted_ms <= target_ms)
     return sorted(fitting, key=lambda c: (-c.probability, c.arch))
 
 
