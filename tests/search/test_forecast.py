@@ -10,7 +10,7 @@ from test_search_run import TINY, figures, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.durations import spell_seconds, warning_of_days
-from tvmfbnet.search import run as search_run
+from tvmfbnet.search import search as search_run
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.forecast import Forecast, SearchPlan, StepSeconds, forecast_search, is_little, shorter
