@@ -1,4 +1,4 @@
-"""Whether kernels would be faster with activations in blocked NCHWc than in NHWC: both tuned alike, timed in turn.
+"""Are kernels faster with blocked NCHWc activations than with NHWC? Both tuned with the same budget, timed in turn.
 
     python benchmarks/blocked_layout.py [--target host] [--trials 64] [--passes 2] [--turns 15] [--only dw]
 

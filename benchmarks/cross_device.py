@@ -1,4 +1,4 @@
-"""Are nets best on the device they were found for? One search a device, the nets exchanged (FBNet, Table 5).
+"""Are nets best on the device they were found for? One search per device, the nets exchanged (FBNet, Table 5).
 
 Each table is that of a space measured elsewhere (``--measured-space``, at its own resolution). The search runs the same
 space at ``--resolution`` on small images, which is what a machine without GPUs can do in minutes: layer by layer the
@@ -136,13 +136,13 @@ def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
     found, record = read_result(folder)
     with reopen(found, record) as searcher:
         data, calibration = searcher.data, searcher.weight_indices[: searcher.config.bn_images]
-        renewing = [pixels for pixels, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
+        calibrating = [pixels for pixels, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
         images = torch.arange(len(data.test))[:TEST_PICTURES]
         return {
             arch: validate_arch(
                 searcher.supernet,
                 parse_arch(arch, space),
-                renewing,
+                calibrating,
                 in_order(data, data.test, images, VALIDATION_BATCH),
             )
             for arch in archs

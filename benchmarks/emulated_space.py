@@ -68,7 +68,7 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
 
 
 def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[str, object]:
-    """Tunes (goes on where it was stopped), compares, and says what came of it."""
+    """Tunes (resumable), compares, and prints the result."""
     started = time.monotonic()
     outcome = tune_space(space, target, root, trials, quality="quick")
     plan = plan_space(space, target)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("target", help="qemu_arm, pocl, or any other that can be reached")
     parser.add_argument("--space", default="fbnet_mini")
     parser.add_argument("--trials", type=int, help="in all; default: one round a task")
-    parser.add_argument("--tuning-logs", type=Path, help="keep (or go on from) what was tuned; default: thrown away")
+    parser.add_argument("--tuning-logs", type=Path, help="keep (or resume from) tuning logs here; default: discarded")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="tvmfbnet-") as folder:
         root = options.tuning_logs or Path(folder)

@@ -289,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=60.0, help="stop injecting after so long")
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop injecting after this long")
     parser.add_argument("--tune", action="store_true", help="tune meanwhile, in place of measuring")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -164,7 +164,7 @@ class Fleet:
         self._tracker.stop()
 
     def await_devices(self, count: int = DEVICES) -> None:
-        """Until so many servers are registered."""
+        """Waits until that number of servers is registered."""
         deadline = time.monotonic() + 60
         while query_tracker(self.endpoint.host, self.endpoint.port).serving(KEY) < count:
             if time.monotonic() > deadline:

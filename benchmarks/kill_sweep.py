@@ -272,7 +272,7 @@ def _short(value: object) -> str:
 
 
 def rhythm(place: Place, seconds: float) -> None:
-    """Kills one tuning every so many seconds until it has ended by itself."""
+    """Kills one tuning at a fixed interval until it completes."""
     state = place.folder / "rhythm"
     state.mkdir()
     for life in range(1, 1000):

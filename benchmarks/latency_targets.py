@@ -1,7 +1,7 @@
 """Does a search end at its latency target? Five targets across the reachable range, each a search of its own.
 
 For each target: latency of the found arch by the table over the target (must lie in 0.97 to 1.00), the mean latency of
-archs drawn from theta over the target, and the price that the controller found for latency. With ``--measure`` the five
+archs drawn from theta over the target, and the controller's Lagrange multiplier. With ``--measure`` the five
 nets are then compiled with the kernels that were tuned for ``--target``, and timed there: measured over predicted.
 
     python benchmarks/latency_targets.py --space fbnet_mini --data fashion_mnist --latency-table table.csv --out out
@@ -39,7 +39,7 @@ def main() -> None:
     low, high = table.range_ms(space)
     settings = read_yaml(arguments.search) if arguments.search else SETTINGS
     print(f"{space.name}: reachable are {low:.4g} to {high:.4g} ms")
-    print(f"{'target ms':>10} {'found/target':>13} {'mean/target':>12} {'price':>7} {'accuracy':>9}  arch")
+    print(f"{'target ms':>10} {'found/target':>13} {'mean/target':>12} {'lambda':>7} {'accuracy':>9}  arch")
     found = {}
     for share in SHARES:
         target = low + share * (high - low)
@@ -48,18 +48,18 @@ def main() -> None:
         )
         out = arguments.out / f"share{share:g}"
         result = search(space, arguments.data, table, config, out)
-        price = read_json(out / "history.json")[-1]["latency_price"]
+        multiplier = read_json(out / "history.json")[-1]["latency_price"]
         best = result.best
         found[best.arch] = best.predicted_ms
         ratios = f"{best.predicted_ms / target:13.4f} {result.expected_ms / target:12.4f}"
-        print(f"{target:10.4g} {ratios} {price:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)
+        print(f"{target:10.4g} {ratios} {multiplier:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)
     if arguments.measure:
         from tvmfbnet.deploy.whole_nets import measure_nets  # tvm, which a foreign table does without
         from tvmfbnet.targets.definition import load_target
 
         archs = [parse_arch(arch, space) for arch in found]
         measured = measure_nets(space, load_target(arguments.target), archs, arguments.tuning_logs)
-        print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'at table pace':>14}")
+        print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'at table speed':>14}")
         for arch, predicted in found.items():
             net = measured[arch]
             ratios = f"{net.latency_ms / predicted:7.3f} {net.at_table_pace_ms / predicted:14.3f}"

@@ -4,10 +4,10 @@
 
 The other target is this host limited to older instructions (`--other-cpu x86-64-v3`: AVX2, half as many registers of
 half the width as AVX-512), tuned on the same blocks first unless `--out` holds its log already (as `other`). Then the
-real host is tuned from nothing with 8 trials a task and round, on both sides in turn, each seed in a folder of its own.
-What either side found after so many rounds is built again and timed in turn, task by task, all seeds together. Prints
+real host is tuned from nothing with 8 trials per task and round, on both sides in turn, each seed in its own folder.
+Each side's best kernels after some rounds are rebuilt and timed in turn, task by task, all seeds together. Prints
 the geometric mean over tasks of time with / time without, each task weighted by the cells it serves, for each seed, and
-how far either is from the fastest kernel that any of them found. Killed, it goes on.
+how far either is from the fastest kernel that any of them found. Resumable: rerun the same command.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def compare(plan: Plan, found: dict[tuple[str, int, int], dict[str, Knobs]], opt
         above = [100 * (np.exp(np.average(side, weights=cells)) - 1) for side in excess]
         worst = [100 * (np.exp(side.max()) - 1) for side in excess]
         print(
-            f"{BATCH * rounds} trials a task: with / without {np.exp(np.log(each).mean()):.3f} (seeds: {every}); "
+            f"{BATCH * rounds} trials per task: with / without {np.exp(np.log(each).mean()):.3f} (seeds: {every}); "
             f"above the fastest found {above[0]:.1f} % without, {above[1]:.1f} % with; worst task {worst[0]:.0f} % and "
             f"{worst[1]:.0f} %",
             flush=True,

@@ -4,7 +4,7 @@
 
 The target's tuning logs must hold a tuned space (`tvmfbnet tune`). The nets are those of `tvmfbnet latency validate`
 with the same seed; those that the journal lacks are timed. The two other protocols are timed here and stay out of the
-journal. Prints bias, mean error and rank correlation of each protocol's sums, nothing corrected.
+journal. Prints bias, MAPE and rank correlation of each protocol's sums, nothing corrected.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     for name, table in tables.items():
         found = study(replace(table, correction=""), space, measured).agreement
         print(
-            f"{name:30} bias {found.bias:+.2%}, mean error {found.mean_error:.2%}, Spearman {found.spearman:.4f}, "
+            f"{name:30} bias {found.bias:+.2%}, MAPE {found.mean_error:.2%}, Spearman {found.spearman:.4f}, "
             f"Kendall {found.kendall:.4f}, worst {found.worst_error:+.2%}"
         )
 

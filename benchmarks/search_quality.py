@@ -1,4 +1,4 @@
-"""Does the search find good nets? The found net against random archs of the same latency, all trained alike.
+"""Does the search find good nets? The found net against random archs of its latency, all trained in the same way.
 
 For each seed: a search at a latency target; then the found arch, ``--random`` archs drawn uniformly among those whose
 latency is within ``--band`` of the found one's, and the one with the fewest MACs among many such, are trained from
@@ -45,7 +45,7 @@ SEARCH = {
     **{"augment_shift": 0, "screened": 32, "screen_images": 512, "candidates": 8, "validation_images": 2000},
     **{"bn_images": 512, "finalists": 24, "finalist_steps": 150},
 }
-# The arch with the fewest MACs is the best of so many random ones of the latency.
+# The arch with the fewest MACs is the best of this many random ones of the same latency.
 MANY = 2000
 
 

@@ -39,7 +39,7 @@ from tvmfbnet.targets.definition import Target, load_target, resolve
 
 
 def target_with(threads: int) -> Target:
-    """This machine with so many threads: a target of its own, so that nothing of one is used for another."""
+    """This machine with a given number of threads: a target of its own, so that nothing of one is used for another."""
     host = load_target("host")
     transport = host.transport.model_copy(update={"key": f"threads{threads}"})
     return host.model_copy(update={"name": f"threads{threads}", "threads": threads, "transport": transport})

@@ -3,7 +3,7 @@
     python benchmarks/tuning_depth.py --space fbnet --target host --tuning-logs tuning_logs [--blocks 8] [--times 10]
 
 The target's tuning database must hold the space; it is copied to ``--out``, and the kernels of the sampled blocks are
-tuned on there until they had ``--times`` as many trials (killed, it goes on). Then each block is compiled with the
+tuned on there until they had ``--times`` as many trials (resumable). Then each block is compiled with the
 kernels of before and of after, and both are timed in turn, going around copies of their weights. Prints for each block
 trials, latencies and before / after, and the worst.
 """

@@ -17,7 +17,7 @@ from tvmfbnet.config import Config, validate
 from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.measurement import Measurement
-from tvmfbnet.pipeline.run import Recipe, load_recipe
+from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space
@@ -279,7 +279,7 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
 
 def test_help_names_the_real_defaults():
     from tvmfbnet.cli.tune import QualityChoice, tune_command
-    from tvmfbnet.pipeline.run import TuneConfig
+    from tvmfbnet.pipeline.recipe import TuneConfig
     from tvmfbnet.pipeline.tuning import TRIALS_A_TASK
 
     quick, normal, best = (TRIALS_A_TASK[name] for name in ("quick", "normal", "best"))

@@ -21,7 +21,7 @@ from tvmfbnet.latency.additivity import load_correction, save_study, study
 from tvmfbnet.latency.regressor import LatencyRegressor
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
-from tvmfbnet.pipeline.run import load_recipe
+from tvmfbnet.pipeline.recipe import load_recipe
 from tvmfbnet.report.page import _page, read_run
 from tvmfbnet.run_files import FILES, read_run_file
 from tvmfbnet.search.config import SearchConfig

@@ -125,7 +125,7 @@ class NoticeRecord(_Record):
     text: Name
 
 
-class SearchRecord(_Record):
+class SearchFile(_Record):
     """``search.json``: the fields that are read outside the search."""
 
     best: BestRecord
@@ -134,7 +134,7 @@ class SearchRecord(_Record):
     space: SpaceRecord | Name | None = None
 
 
-class SearchEpoch(_Record):
+class HistoryRow(_Record):
     """One epoch of ``search/history.json``."""
 
     epoch: Count
@@ -257,8 +257,8 @@ _SCHEMAS: dict[str, Any] = {
     "state.json": State,
     "table.json": TableRecord,
     "search/archs.json": Annotated[list[CandidateRecord], Field(min_length=1)],
-    "search/search.json": SearchRecord,
-    "search/history.json": Annotated[list[SearchEpoch], Field(min_length=1)],
+    "search/search.json": SearchFile,
+    "search/history.json": Annotated[list[HistoryRow], Field(min_length=1)],
     "train/history.json": Annotated[list[TrainEpoch], Field(min_length=1)],
     "closed_loop.json": ClosedLoopRecord,
     "bench.json": BenchRecord,

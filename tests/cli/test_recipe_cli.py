@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tvmfbnet.cli.recipe import app
-from tvmfbnet.pipeline.run import Recipe, list_recipes, load_recipe
+from tvmfbnet.pipeline.recipe import Recipe, list_recipes, load_recipe
 from tvmfbnet.settings import commented_yaml, reference_table
 from tvmfbnet.training.config import TrainConfig
 

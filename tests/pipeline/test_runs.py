@@ -15,7 +15,8 @@ import yaml
 from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.table import Cell, LatencyTable
-from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
+from tvmfbnet.pipeline.recipe import Recipe, load_recipe
+from tvmfbnet.pipeline.run import Run
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.search.search import search
 from tvmfbnet.space.registry import load_space

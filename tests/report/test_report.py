@@ -28,7 +28,7 @@ from tvmfbnet.report.page import write_report
 from tvmfbnet.report.pareto import pareto_figure
 from tvmfbnet.report.run_data import read_run
 from tvmfbnet.report.table_figure import latency_map
-from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch
@@ -475,12 +475,12 @@ def pareto_legend(candidates, target_ms):
 
 
 def test_the_legend_of_the_pareto_figure_names_what_is_drawn_and_nothing_else():
-    front = [Candidate("a", 0.1, 0.03, 0.7, 0.001), Candidate("b", 0.1, 0.04, 0.8, 0.001)]
-    beaten = Candidate("c", 0.1, 0.05, 0.6, 0.0)
+    front = [ScoredArch("a", 0.1, 0.03, 0.7, 0.001), ScoredArch("b", 0.1, 0.04, 0.8, 0.001)]
+    beaten = ScoredArch("c", 0.1, 0.05, 0.6, 0.0)
     spread, target = "spread of the predicted latency", "latency target 45 µs"
     assert pareto_legend([*front, beaten], 0.045) == ["Pareto front", "other sampled archs", spread, target]
     assert pareto_legend(front, 0.045) == ["Pareto front", spread, target]
-    assert pareto_legend([Candidate("a", 0.1, 0.03, 0.7)], None) == ["Pareto front"]
+    assert pareto_legend([ScoredArch("a", 0.1, 0.03, 0.7)], None) == ["Pareto front"]
     axes = pareto_figure([*front, beaten], 0.045).axes[0]
     assert axes.get_xlabel() == "predicted latency, µs" and axes.get_ylabel().endswith(", %")
 

@@ -16,7 +16,8 @@ from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
-from tvmfbnet.pipeline.run import Recipe, Run
+from tvmfbnet.pipeline.recipe import Recipe
+from tvmfbnet.pipeline.run import Run
 from tvmfbnet.space.counts import count_part
 
 APP = typer.Typer()

@@ -9,7 +9,7 @@ import torch
 
 from tvmfbnet.search.controller import AIM, LatencyController
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, choices_between, pareto_front, propose
+from tvmfbnet.search.derive import ScoredArch, choices_between, pareto_front, propose
 
 CELLS = ((1.0, 2.0, 3.0, 0.0), (0.5, 4.0, 1.0, 0.2), (2.0, 2.5, 0.1, 0.3))
 
@@ -20,7 +20,7 @@ def random_case(draw, layers=3, candidates=4):
     return Costs(cells, fixed_ms=0.7), torch.tensor(logs, dtype=torch.float64).log_softmax(dim=1)
 
 
-def test_a_missed_target_pulls_more_the_longer_it_is_missed_and_a_kept_one_lowers_the_price():
+def test_a_missed_target_pulls_more_the_longer_it_is_missed_and_a_kept_one_lowers_the_multiplier():
     controller = LatencyController(10.0, strength=5.0, steps=10)
     slopes = []
     for expected in (9.85, 12.0, 12.0):
@@ -31,7 +31,7 @@ def test_a_missed_target_pulls_more_the_longer_it_is_missed_and_a_kept_one_lower
     assert abs(slopes[0]) < 1e-6 and 0 < slopes[1] < slopes[2]
     for _ in range(1000):
         controller.update(5.0)
-    assert controller.price == 0.0
+    assert controller.multiplier == 0.0
 
 
 def test_the_controller_settles_at_the_target_whatever_the_trade_off_is_worth():
@@ -101,6 +101,6 @@ def test_an_archs_spread_adds_its_cells_in_squares(tiny_space):
 
 def test_the_front_holds_what_nothing_beats():
     points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9), (5.0, None)]
-    candidates = [Candidate(str(i), 0.1, ms, accuracy) for i, (ms, accuracy) in enumerate(points)]
+    candidates = [ScoredArch(str(i), 0.1, ms, accuracy) for i, (ms, accuracy) in enumerate(points)]
     assert [c.arch for c in pareto_front(candidates)] == ["0", "2", "4"]
     assert pareto_front([]) == []

@@ -11,7 +11,7 @@ from terminals import Watched, lines, rows_of_one_run, write_files
 
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.pipeline.run import load_recipe
+from tvmfbnet.pipeline.recipe import load_recipe
 from tvmfbnet.search.search import search
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space

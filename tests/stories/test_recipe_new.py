@@ -6,7 +6,7 @@ import pytest
 import yaml
 from newcomer import TARGET, make_photos, tvmfbnet
 
-from tvmfbnet.pipeline.run import Recipe
+from tvmfbnet.pipeline.recipe import Recipe
 
 # As small as a space can be, for the test's sake; its classes are those of the images.
 SPACE = """

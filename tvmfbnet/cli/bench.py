@@ -29,14 +29,14 @@ def bench_command(
     ] = None,
     sustained: Annotated[
         float | None,
-        typer.Option(parser=parse_duration, metavar="DURATION", help="Then run without a pause for so long: 60s."),
+        typer.Option(parser=parse_duration, metavar="DURATION", help="Then run without a pause for this long: 60s."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Time it although it failed the parity check.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Time a package on the device; on this machine's own CPU also under ONNX Runtime, with as many threads.
 
-    A phone that is warm is slower: --sustained says what is left after running that long.
+    Phones throttle when warm: --sustained reports the sustained latency after running that long.
 
     Example: tvmfbnet bench runs/demo/package --target host --sustained 60s
     """
@@ -84,7 +84,7 @@ def bench_command(
 def bench_table(
     result: BenchResult, target_ms: float | None, predicted_ms: float | None
 ) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
-    """Heads and rows of what was timed, beside the target and the prediction; every ratio says what it is of."""
+    """Table heads and rows of the timed runtimes, beside the target and the prediction; every ratio names its base."""
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.latency.verdict import CONFIDENCE
 

@@ -154,7 +154,7 @@ def start_command(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start the pushed server and the tunnel to it; both go on until `device stop`. Nothing listens beyond loopback.
+    """Start the pushed server and the tunnel to it; both run until `device stop`. Nothing listens beyond loopback.
 
     Example: tvmfbnet device start --target rpi4 --ssh pi@raspberrypi
     """
@@ -200,7 +200,7 @@ def logs_command(
 
 
 def _state(device: Reached) -> Path:
-    """The folder that remembers what was started on a device."""
+    """The folder that records the processes started on a device."""
     from tvmfbnet.files import make_folder
     from tvmfbnet.targets.toolchain import cache_folder
 

@@ -229,7 +229,7 @@ def _percent(ratio: float | None) -> str:
 
 
 def _print_drift(drift: Mapping[str, Any]) -> None:
-    """Says once what drift was and what it means for the latencies; nothing where it is not known."""
+    """Reports drift and its effect on the latencies once; silent if unknown."""
     if drift["lowest"] is not None:
         low, high = _percent(drift["lowest"]), _percent(drift["highest"])
         print(
@@ -244,7 +244,7 @@ def _print_drift(drift: Mapping[str, Any]) -> None:
 
 
 def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:
-    """Predicts what is missing; with too few measurements to learn from, the table stays as it is."""
+    """Predicts missing cells; with too few measurements to learn from, the table stays as it is."""
     from tvmfbnet.errors import LatencyError
     from tvmfbnet.latency.regressor import complete
 

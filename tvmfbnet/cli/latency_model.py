@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Scheme(StrEnum):
-    """How blocks are held out for the score."""
+    """How the score holds out blocks."""
 
     random = "random"
     shape_out = "shape-out"
@@ -82,7 +82,7 @@ def fit(
         f"{loaded.name}: {figures['n']} samples, {scheme}, from {'shapes' if kernel_ms is None else 'tuned kernels'}",
         ("figure", "value"),
         [
-            ("mean error", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),
+            ("MAPE", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),
             ("within 10 %", f"{figures['within_10']:.1%}"),
             ("rank correlation", f"{figures['spearman']:.3f}"),
             ("inside the 90 % interval", f"{figures['coverage_90']:.1%}"),
@@ -214,15 +214,15 @@ def _print_study(found: Study, target: str, paces: Sequence[float], as_json: boo
         )
         for name, some in (("sum of blocks", found.agreement), ("corrected", found.corrected))
     ]
-    columns = ("prediction", "bias", "mean error", "Spearman", "Kendall", "worst")
+    columns = ("prediction", "bias", "MAPE", "Spearman", "Kendall", "worst")
     print_table(f"{target}: {len(found.records)} whole nets of {found.space}", columns, rows)
     if pace is not None:
         print(
-            f"the nets' own blocks, timed with them, took {pace:.3f} times what the table says: "
-            "the device's speed factor, taken out of the nets' latencies"
+            f"the nets' own blocks, timed with them, took {pace:.3f}x the table's latency: "
+            "the device's speed factor, divided out of the nets' latencies"
         )
     print(f"worst for the sum: {found.agreement.worst}")
     tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
-    print(f"mean errors in cross-validation: {tried}")
+    print(f"MAPE in cross-validation: {tried}")
     said = found.correction.describe()
     print(f"correction: {found.correction.kind}: {said}" if said else "the data supports no correction")

@@ -14,7 +14,7 @@ app = typer.Typer(help="Recipes of whole runs: list the shipped ones, show one, 
 @app.command("list")
 def list_command(as_json: JsonFlag = False) -> None:
     """List the shipped recipes. Example: tvmfbnet recipe list."""
-    from tvmfbnet.pipeline.run import list_recipes, load_recipe
+    from tvmfbnet.pipeline.recipe import list_recipes, load_recipe
 
     recipes = [(name, load_recipe(name)[1]) for name in list_recipes()]
     if as_json:
@@ -30,7 +30,7 @@ def show_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Show (and check) a recipe with every default filled in. Example: tvmfbnet recipe show demo --json."""
-    from tvmfbnet.pipeline.run import load_recipe
+    from tvmfbnet.pipeline.recipe import load_recipe
 
     content = load_recipe(recipe)[1].model_dump(mode="json")
     if as_json:
@@ -52,7 +52,7 @@ def new_command(
 
     Example: tvmfbnet recipe new --like demo --target rpi4
     """
-    from tvmfbnet.pipeline.run import Recipe, load_recipe
+    from tvmfbnet.pipeline.recipe import Recipe, load_recipe
     from tvmfbnet.settings import commented_yaml
 
     chosen = load_recipe(like)[1].model_dump(mode="json", exclude_unset=True)

@@ -29,7 +29,8 @@ def run_command(
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline.run import Recipe, Run, load_recipe
+    from tvmfbnet.pipeline.recipe import Recipe, load_recipe
+    from tvmfbnet.pipeline.run import Run
 
     name, loaded = load_recipe(recipe)
     if print_config:

@@ -71,12 +71,12 @@ def search_command(
         str | None,
         typer.Option(metavar="LATENCY", help="The most accurate net up to this: 8ms, or 50% of the slowest."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one goes on.")] = Path("search"),
+    out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one resumes.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, warm-up included.")] = None,
     warmup_epochs: Annotated[int | None, typer.Option(help="First epochs, which train weights only.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
-    train_images: Annotated[int | None, typer.Option(help="Use only so many training images.")] = None,
+    train_images: Annotated[int | None, typer.Option(help="Number of training images to use.")] = None,
     loss: Annotated[str | None, typer.Option(help="additive or multiplicative.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -151,7 +151,7 @@ def search_command(
         return
 
     with loading("PyTorch"):
-        from tvmfbnet.search.search import search  # torch: only once everything else is known to be right
+        from tvmfbnet.search.search import search  # torch: only after all checks passed
         from tvmfbnet.training.workers import is_first
 
     result = search(found_space, data, table, checked, out)

@@ -1,4 +1,4 @@
-"""``tvmfbnet spaces``: what search spaces there are and what is in one."""
+"""``tvmfbnet spaces``: list search spaces and show one."""
 
 from __future__ import annotations
 

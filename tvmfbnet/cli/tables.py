@@ -71,7 +71,7 @@ def target_table(
         if today != table.context:
             say(
                 f"warning: the latencies of {load_target(target).name} were measured in another context than today's "
-                f"({today.difference(table.context)}); run {tune(table.context.target)} to measure anew"
+                f"({today.difference(table.context)}); run {tune(table.context.target)} to measure again"
             )
     return table
 

@@ -1,4 +1,4 @@
-"""``tvmfbnet targets``: what can be compiled for, and whether one of them can be reached right now."""
+"""``tvmfbnet targets``: list targets, and check whether one can be reached right now."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def train_command(
     check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
 
     with loading("PyTorch"):
-        from tvmfbnet.training.train import train  # torch: only once everything else is known to be right
+        from tvmfbnet.training.train import train  # torch: only after all checks passed
         from tvmfbnet.training.workers import is_first
 
     result = train(found, found_space, data, checked, out)

@@ -54,10 +54,10 @@ def tune_command(
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Tune at most so long: 45min, 2h."),
+        typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Time budget for tuning: 45min, 2h."),
     ] = None,
     quality: Annotated[
-        QualityChoice, typer.Option(help="Without --trials: 8, 24 or 96 trials a task.")
+        QualityChoice, typer.Option(help="Without --trials: 8, 24 or 96 trials per task.")
     ] = QualityChoice.normal,
     more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",

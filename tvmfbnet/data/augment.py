@@ -12,7 +12,7 @@ import torch
 
 FLIP, AREA, TOP, LEFT, BRIGHTNESS, CONTRAST, SATURATION, OPERATION, STRENGTH, ERASE, ERASE_TOP, ERASE_LEFT = range(12)
 DRAWS = 12
-"""Numbers a image needs; the names before say what each is for."""
+"""Random numbers per image; the names above are their indices."""
 
 # The strongest changes that TrivialAugment makes.
 _DEGREES, _SHEAR_DEGREES, _SHIFT_SHARE, _FACTOR = 30.0, 17.0, 0.25, 0.9

@@ -1,9 +1,9 @@
 """What a data set is, wherever it lies: a digest of its content, for a run to be sure that it continues on the same.
 
-Data sets that are held in memory are known by all their pixels and labels, so packed and unpacked files are the same.
-A folder of image files may be as large as ImageNet, so it is known by less: the name (class folder and file name, below
-``train`` and ``val``) and size of every file, and the content of some: the first MiB of up to 512 files a part, spread
-evenly over the sorted names. A folder of up to 512 files a part is thereby read whole, but for what lies behind the
+Data sets in memory are identified by all their pixels and labels, so packed and unpacked files are the same.
+A folder of image files may be as large as ImageNet, so less identifies it: the name (class folder and file name, below
+``train`` and ``val``) and size of every file, and the first MiB of up to 512 files per part, spread evenly over the
+sorted names. A folder of up to 512 files per part is thereby read whole, but for what lies behind the
 first MiB of a file. Where the folder lies, how its path is spelled, and when its files were written do not count.
 """
 

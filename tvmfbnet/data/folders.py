@@ -29,7 +29,7 @@ from tvmfbnet.progress import progress, say
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _THREADS = 4
-# So many files are checked in a second or two.
+# Takes a second or two to check.
 _QUICK = 10_000
 # Unreadable files that a message names.
 _NAMED = 50
@@ -66,7 +66,7 @@ def load_folders(
     Args:
         folder: the data set.
         height, width, channels: what images are brought to when they are loaded; 1 or 3 channels.
-        subset: a number of classes, or a file that names some, one a line; all of them if None.
+        subset: a number of classes, or a file that names them, one per line; all of them if None.
         check: whether every file is looked at, which takes minutes for millions.
 
     Raises:

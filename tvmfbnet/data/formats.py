@@ -54,7 +54,7 @@ def read_cifar_batch(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def read_image(path: Path, channels: int) -> torch.Tensor:
     """Decodes an image file to uint8 (channels, height, width), the way up that its EXIF orientation says.
 
-    16-bit greyscale is scaled to 8 bits. Palettes are resolved, CMYK becomes RGB. What is transparent is laid on white.
+    16-bit greyscale is scaled to 8 bits. Palettes are resolved, CMYK becomes RGB. Transparency becomes white.
     Of several frames or pages the first counts. With one channel, colours become luma (ITU-R 601-2).
 
     Raises:
@@ -77,7 +77,7 @@ def reason(error: Exception) -> str:
 
 
 def _to_8_bits(image: PilImage) -> PilImage:
-    """The image upright, with 8 bits a channel and nothing transparent: mode L, RGB or CMYK."""
+    """The image upright, with 8 bits per channel and nothing transparent: mode L, RGB or CMYK."""
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)

@@ -21,10 +21,10 @@ _READER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
 
 
 class Loader:
-    """Goes through some images of a data set again and again, shuffled anew for each pass.
+    """Iterates over a subset of a data set without end, reshuffled for each pass.
 
     Order and augmentation come from one own generator, so two loaders with the same seed give the same batches, and
-    :meth:`state_dict` in the middle of a pass is enough to go on exactly there. A last incomplete batch is left out
+    :meth:`state_dict` in the middle of a pass is enough to resume exactly there. A last incomplete batch is left out
     (batch statistics over a handful of images are noise), unless it is the only one.
 
     Several processes may share a batch: all draw the same order and changes, and each loads its own part.

@@ -183,7 +183,7 @@ def find_cifar10(folder: Path | None) -> Path:
         )
     for name in (*(f"data_batch_{number}.bin" for number in range(2, 6)), "test_batch.bin"):
         if not (home / name).is_file():
-            raise DataError(f"{home} lacks {name}: unpack cifar-10-binary.tar.gz there anew")
+            raise DataError(f"{home} lacks {name}: unpack cifar-10-binary.tar.gz there again")
     return home
 
 
@@ -198,7 +198,7 @@ def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]
     Args:
         folder: the data set, with ``train`` and ``val`` (or ``test``).
         channels: of the images that are asked for: 1 or 3.
-        subset: a number of classes, or a file that names some, one a line; all of them if None.
+        subset: a number of classes, or a file that names them, one per line; all of them if None.
 
     Raises:
         DataError: folders are missing or do not hold the same classes, or there is no such subset.

@@ -7,7 +7,7 @@ channels it computes what each block's own does. What remains is one matrix prod
 batch norm, weight in the mixture and sum over the blocks are one operation (:mod:`tvmfbnet.nets.joint_batchnorm`). In
 training on a CPU all of it is one operation that hardly keeps anything (:mod:`tvmfbnet.nets.fused_mbconv`).
 
-Nothing is stored twice: weights and statistics stay those of the blocks and are joined anew in each step, which costs
+Nothing is stored twice: weights and statistics stay those of the blocks and are joined again in each step, which costs
 little beside the convs. All images are channels last, so that a slice of channels is a matrix without a copy.
 """
 
@@ -65,13 +65,13 @@ def merged_mixture(
         others = [band for band in bands if band not in fused]
         if others:
             hidden = [h for band in others for h in _inner(_of(blocks, band), given)]
-            rest = [block for band in others for block in _of(blocks, band)]
-            parts.append(_projected(rest, hidden, torch.cat([_weights(band, mix) for band in others])))
+            unfused = [block for band in others for block in _of(blocks, band)]
+            parts.append(_projected(unfused, hidden, torch.cat([_weights(band, mix) for band in others])))
         total = sum(parts[1:], start=parts[0])
         if convs[0].has_residual:  # all or none: it depends on the layer alone
             passed = torch.cat([_weights(band, mix) for band in bands]).sum()
-            alike = total.dtype == x.dtype == passed.dtype  # under autocast images are bfloat16, weights are not
-            total = torch.addcmul(total, x, passed) if alike else total + passed * x
+            same_dtype = total.dtype == x.dtype == passed.dtype  # under autocast images are bfloat16, weights are not
+            total = torch.addcmul(total, x, passed) if same_dtype else total + passed * x
     for index, block in enumerate(blocks):
         if not isinstance(block, FBNetBlock):
             out = mix[index] * block(x)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics: making them anew for a net that took its weights from elsewhere."""
+"""Batch-norm recalibration for a net that inherits its weights from another one."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ class _Band(torch.autograd.Function):
         size = z.element_size()
         scratch = z.new_empty(_largest(_images(shape, channels, size), _rows(pixels, channels, size)), channels)
         sums = _Sums(torch.empty_like(scratch))
-        for some, inner in _images(shape, channels, size):
-            y = _as_images(_expand(inputs[some], matrix, scratch), shape.height, shape.width)
+        for span, inner in _images(shape, channels, size):
+            y = _as_images(_expand(inputs[span], matrix, scratch), shape.height, shape.width)
             portion = _as_rows(F.conv2d(y, kernels, None, shape.stride, kernels.shape[-1] // 2, groups=channels))
             sums.add(portion)
             z[inner] = portion
@@ -138,17 +138,17 @@ class _Band(torch.autograd.Function):
         raw = z.new_empty(pixels, len(projections) * cout)
         narrow = z.new_empty(_largest(_rows(pixels, channels, size), _rows(pixels, raw.shape[1], size)), raw.shape[1])
         sums = _Sums(narrow)
-        for some in _rows(pixels, channels, size):
-            hidden = torch.addcmul(shift2, z[some], scale2, out=scratch[: _length(some)]).relu_()
-            _project(hidden, projections, raw[some])
-            sums.add(raw[some])
+        for span in _rows(pixels, channels, size):
+            hidden = torch.addcmul(shift2, z[span], scale2, out=scratch[: _length(span)]).relu_()
+            _project(hidden, projections, raw[span])
+            sums.add(raw[span])
         stats3 = sums.finish()
         scale3 = weight3 * (stats3.var + eps).rsqrt()
         shift3 = (bias3 - stats3.mean * scale3).view(-1, cout).sum(dim=0)
         total = z.new_empty(pixels, cout)
-        for some in _rows(pixels, raw.shape[1], size):
-            scaled = torch.mul(raw[some], scale3, out=narrow[: _length(some)])
-            torch.sum(scaled.view(-1, len(projections), cout), dim=1, out=total[some])
+        for span in _rows(pixels, raw.shape[1], size):
+            scaled = torch.mul(raw[span], scale3, out=narrow[: _length(span)])
+            torch.sum(scaled.view(-1, len(projections), cout), dim=1, out=total[span])
         total += shift3
         stats = (stats2.mean, stats2.var, stats3.mean, stats3.var)
         ctx.mark_non_differentiable(*stats)
@@ -168,11 +168,11 @@ class _Band(torch.autograd.Function):
         (pixels, channels), cout, size = z.shape, grad.shape[1], z.element_size()
         narrow = z.new_empty(_largest(_rows(pixels, channels, size), _rows(pixels, raw.shape[1], size)), raw.shape[1])
         last = _Norm(weight3, mean3, var3, ctx.eps, pixels)
-        for some in _rows(pixels, raw.shape[1], size):
+        for span in _rows(pixels, raw.shape[1], size):
             sides = (-1, len(projections), cout)
-            product = narrow[: _length(some)]
-            torch.mul(raw[some].view(sides), grad[some, None], out=product.view(sides))
-            last.add(grad[some].sum(dim=0).repeat(len(projections)), product.sum(dim=0))
+            product = narrow[: _length(span)]
+            torch.mul(raw[span].view(sides), grad[span, None], out=product.view(sides))
+            last.add(grad[span].sum(dim=0).repeat(len(projections)), product.sum(dim=0))
         last.finish()
         if not any(ctx.needs_input_grad[:6]) and not needs["projections"]:
             return (None,) * 6 + (last.weight_grad, last.bias_grad, None, None) + (None,) * len(projections)
@@ -185,33 +185,33 @@ class _Band(torch.autograd.Function):
             for _ in range(2)
         )
         projection_grads = [torch.zeros_like(p) for p in projections] if needs["projections"] else []
-        for some in _rows(pixels, channels, size):
-            raw_grad = last.input_grad(grad[some], raw[some], narrow)
-            hidden = torch.addcmul(shift2, z[some], middle.scale, out=wide[: _length(some)]).relu_()
-            portion = hidden_grad[some]
+        for span in _rows(pixels, channels, size):
+            raw_grad = last.input_grad(grad[span], raw[span], narrow)
+            hidden = torch.addcmul(shift2, z[span], middle.scale, out=wide[: _length(span)]).relu_()
+            portion = hidden_grad[span]
             for place, (start, end) in enumerate(_borders(projections)):
                 mine = raw_grad[:, place * cout : (place + 1) * cout]
                 torch.mm(mine, projections[place].t(), out=portion[:, start:end])
                 if projection_grads:
                     projection_grads[place].addmm_(hidden[:, start:end].t(), mine)
             _through_relu(portion, hidden)
-            middle.add(portion.sum(dim=0), torch.mul(portion, z[some], out=hidden).sum(dim=0))
+            middle.add(portion.sum(dim=0), torch.mul(portion, z[span], out=hidden).sum(dim=0))
         middle.finish()
 
         x_grad = grad.new_empty(len(inputs), inputs.shape[1] - 1) if needs["x"] else None
         matrix_grad, kernels_grad = torch.zeros_like(matrix), torch.zeros_like(kernels)
-        for some, inner in _images(shape, channels, size):
+        for span, inner in _images(shape, channels, size):
             z_grad = _as_images(middle.input_grad(hidden_grad[inner], z[inner], scratch), *shape.inner[1:])
-            y = _expand(inputs[some], matrix, wide)
+            y = _expand(inputs[span], matrix, wide)
             seen = _as_images(y, shape.height, shape.width)
             if needs["kernels"]:
                 kernels_grad += weight_gradient(seen, z_grad, kernels.shape[-1], shape.stride)
             if needs["x"] or needs["matrix"]:
                 y_grad = _as_rows(input_gradient(seen, kernels, z_grad, shape.stride))
                 _through_relu(y_grad, y)
-                matrix_grad.addmm_(inputs[some].t(), y_grad)
+                matrix_grad.addmm_(inputs[span].t(), y_grad)
                 if x_grad is not None:
-                    torch.mm(y_grad, matrix[:-1].t(), out=x_grad[some])
+                    torch.mm(y_grad, matrix[:-1].t(), out=x_grad[span])
         before = (x_grad, None, matrix_grad, kernels_grad, middle.weight_grad, middle.bias_grad)
         after = tuple(projection_grads) if projection_grads else (None,) * len(projections)
         return (*before, last.weight_grad, last.bias_grad, None, None, *after)
@@ -274,14 +274,14 @@ def _borders(projections: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
         start += len(projection)
 
 
-def _length(some: slice) -> int:
-    return int(some.stop - some.start)
+def _length(span: slice) -> int:
+    return int(span.stop - span.start)
 
 
 def _largest(images: Iterable[slice | tuple[slice, slice]], rows: Iterable[slice]) -> int:
     """Rows of the largest portion."""
-    slices = [some for item in images for some in (item if isinstance(item, tuple) else (item,))]
-    return max(_length(some) for some in [*slices, *rows])
+    slices = [span for item in images for span in (item if isinstance(item, tuple) else (item,))]
+    return max(_length(span) for span in [*slices, *rows])
 
 
 def _rows(pixels: int, channels: int, size: int) -> Iterator[slice]:

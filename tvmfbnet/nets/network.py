@@ -12,11 +12,11 @@ from tvmfbnet.space.space import Space
 
 
 class ArchNet(nn.Module):
-    """The net of one arch: stem, one block a layer (``nn.Identity`` where nothing is computed), head.
+    """The net of one arch: stem, one block per layer (``nn.Identity`` where nothing is computed), head.
 
     Args:
         space: the macro-architecture; its ``last_channels`` and ``classes`` shape the head.
-        arch: one block a layer.
+        arch: one block per layer.
         dropout: probability before the classifier.
     """
 

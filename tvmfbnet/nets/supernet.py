@@ -1,9 +1,9 @@
 """The supernet: every candidate block of every layer at once, mixed by weights drawn from theta (FBNet, section 3.2).
 
 Layer l computes ``sum_i m[l, i] * block_i(x)``. During the search m is a Gumbel-softmax sample of theta; during warm-up
-it is one block a layer, and then only that block runs. Probabilities of an arch multiply over layers.
+it is one block per layer, and then only that block runs. Probabilities of an arch multiply over layers.
 
-Cheaper forms run one or two blocks a layer and still give theta a gradient: :meth:`Supernet.draw`.
+Cheaper forms run one or two blocks per layer and still give theta a gradient: :meth:`Supernet.draw`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Closing the loop between predicted and measured latency: the found net is timed, and chosen again if need be.
+"""Closing the loop between predicted and measured latency: time the found net, choose again if needed.
 
 A latency table adds up parts; a whole net may run faster or slower than their sum (caches, threads, memory). Where the
 verdict on a net (:mod:`tvmfbnet.latency.verdict`) is not *met*, the ratio of its latency, as measured, to the table's
-corrects the table, and archs are chosen anew from the same theta. The loop aims below the target by the measurement's
+corrects the table, and archs are chosen again from the same theta. The loop aims below the target by the measurement's
 noise, as only then a verdict can be *met*. Nothing is trained for this: latency does not depend on weights.
 
 A slower net than the one that was timed is only ever chosen on the evidence of the measured latency, and of the
 device's speed factor (:mod:`tvmfbnet.latency.speed`) where that makes the choice more careful: a device that is faster
-now than when the table was timed will not stay so. A factor that is not well known stops that choice. Where noise
-leaves more open than whether the target is met, nothing is chosen on it.
+now than when the table was timed will not stay so. An uncertain factor stops that choice, and so does noise that
+leaves more open than whether the target is met.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tvmfbnet.latency.units import latency_text
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
 
 ROUNDS = 4
-# A latency that is known less well than this decides about no other net.
+# A noisier latency than this does not choose another net.
 _LARGEST_NOISE = 0.25
-# However noisy the device: so far below the target a net is aimed at, at most.
+# Upper limit of the safety margin below the target, however noisy the device.
 _LARGEST_MARGIN = 0.10
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What timing a net gave: its latency as measured (milliseconds), and the device's speed factor where known."""
+    """A net's measured latency (milliseconds), and the device's speed factor if known."""
 
     measured: Interval
     speed: SpeedFactor | None = None
@@ -120,7 +120,7 @@ class Turn:
 
     @property
     def next(self) -> str:
-        """What is done next, and why."""
+        """The next step, and why."""
         if self.decision.factor is None:
             return f"no other net: {self.decision.reason}"
         if self.ended:
@@ -154,7 +154,7 @@ class ClosedLoop:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """What was timed, in order."""
+        """The timed attempts, in order."""
         return tuple(turn.attempt for turn in self.turns)
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def close_loop(
         choose: factor on the table's latencies to the arch that is best under it; LatencyError where none meets the
             target.
         rounds: most archs that are timed.
-        tell: is given each turn, and in the end what is kept and why, as one line for people.
+        tell: called with one line per turn, and at the end with the arch that is kept and why.
     """
     turns: list[Turn] = []
     proposal, factor = first, 1.0
@@ -194,8 +194,8 @@ def close_loop(
         attempt = Attempt(proposal.arch, proposal.table_ms, proposal.accuracy, timed, target_ms)
         decision, ended, other = decide(attempt), "", None
         if decision.factor is not None:
-            known = {attempt.arch, *(turn.attempt.arch for turn in turns)}
-            other, ended = _another(choose, decision.factor, known, len(turns) + 1, rounds)
+            timed_archs = {attempt.arch, *(turn.attempt.arch for turn in turns)}
+            other, ended = _another(choose, decision.factor, timed_archs, len(turns) + 1, rounds)
         turns.append(Turn(len(turns) + 1, attempt, factor * proposal.table_ms, decision, ended))
         tell(turns[-1].describe())
         if other is None or decision.factor is None:
@@ -207,7 +207,7 @@ def close_loop(
 
 
 def _another(
-    choose: Callable[[float], Proposal], factor: float, known: set[str], done: int, rounds: int
+    choose: Callable[[float], Proposal], factor: float, timed_archs: set[str], done: int, rounds: int
 ) -> tuple[Proposal | None, str]:
     """The next arch to time, or why there is none."""
     if done >= rounds:
@@ -216,13 +216,13 @@ def _another(
         proposal = choose(factor)
     except LatencyError:  # even the fastest arch is too slow on the device
         return None, "then even the fastest net of the space would miss the target"
-    if proposal.arch in known:
+    if proposal.arch in timed_archs:
         return None, "the choice falls on a net that was timed already"
     return proposal, ""
 
 
 def next_factor(attempt: Attempt) -> float | None:
-    """What the table's latencies are multiplied with for the next choice; None where this arch is kept."""
+    """The factor on the table's latencies for the next choice; None to keep this arch."""
     return decide(attempt).factor
 
 
@@ -236,7 +236,7 @@ def decide(attempt: Attempt) -> Decision:
     margin = min(max(found.noise, FLOOR), _LARGEST_MARGIN)
     aim = 1.0 / (1.0 + margin)
     ratio = found.value / attempt.table_ms
-    if found.noise > _LARGEST_NOISE:  # what is certain at least may be acted on
+    if found.noise > _LARGEST_NOISE:  # the interval's lower bound is still evidence
         noisy = f"the measurement's noise is {found.noise:.0%}"
         if attempt.verdict.kind != MISSED:
             return Decision(None, f"{noisy}, too much to choose a net by")
@@ -256,11 +256,11 @@ def decide(attempt: Attempt) -> Decision:
     room = 1 - found.high / target_ms
     if speed is not None:
         if not speed.known:
-            return Decision(None, "it met the target; what is to spare may be the device's changing speed")
+            return Decision(None, "it met the target; the headroom may be the device's changing speed")
         ratio /= min(1.0, speed.value)
     # There is room only if a slower net than this one would be chosen.
     if attempt.table_ms * ratio / aim >= target_ms:
-        return Decision(None, "it met the target; what is to spare goes with the noise and the device's speed")
+        return Decision(None, "it met the target; noise and the device's speed use up the headroom")
     return Decision(ratio / aim, f"it met the target with {room:.0%} to spare, where a more accurate net may fit")
 
 

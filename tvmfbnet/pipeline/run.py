@@ -1,10 +1,10 @@
 """The whole run from a recipe: tune, search, train, compile, bench, report. Resumable at any point.
 
-A run is one folder. Each stage leaves its own files there and is entered in ``state.json`` when it has ended; a run
-that is started again goes on with the first stage that has not, and that stage goes on from its own checkpoints.
+A run is one folder. Each stage writes its own files there and is recorded in ``state.json`` when it completes. A rerun
+resumes with the first incomplete stage, which resumes from its own checkpoints.
 
-``identity.json`` says what the run is of: digests of what its space, target and data set *contain*. Their names and
-places may change, their contents may not.
+``identity.json`` identifies the run by digests of the *contents* of its space, target and data set. Their names and
+paths may change, their contents may not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
 
 from tvmfbnet.advice import note
-from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
+from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import (
@@ -37,78 +36,23 @@ from tvmfbnet.latency.repository import corrected, load_table, target_folder
 from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
+from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
-from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.shipped import Shipped
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
-from tvmfbnet.training.config import TrainConfig
 
-
-class TuneConfig(Config):
-    """How much tuning and measuring a run pays for."""
-
-    trials: int | None = Field(
-        default=None, ge=1, le=MOST_TRIALS, description="tuning trials in all; default 24 a task"
-    )
-    quality: Literal["quick", "normal", "best"] = Field(
-        default="normal", description="without trials: 8, 24 or 96 trials a task"
-    )
-    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
-    seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
-
-
-class Recipe(Config):
-    """One whole run. Shipped recipes are in ``tvmfbnet/pipeline/recipes``; copy one and edit it."""
-
-    description: str = Field(description="one line for people")
-    target: str = Field(description="a target's name or .yaml file")
-    space: str = Field(description="a search space's name or .yaml file")
-    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
-    tune: TuneConfig = TuneConfig()
-    latency_target_share: float | None = Field(
-        default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
-    )
-    search: SearchConfig
-    train: TrainConfig
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Recipe:
-        if self.latency_target_share is not None and self.search.latency_target_ms is not None:
-            raise ValueError("give latency_target_share or search.latency_target_ms, not both")
-        if self.latency_target_share is None:
-            self.search.require_consistent_target()
-        return self
-
-
-def list_recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    return _SHIPPED.names()
-
-
-def load_recipe(name_or_file: str) -> tuple[str, Recipe]:
-    """A shipped recipe by name, or one from a ``.yaml`` file; also gives its name.
-
-    Raises:
-        UserError: no such recipe, or it is malformed (says every problem).
-    """
-    path = _SHIPPED.path(name_or_file)
-    return path.stem, validate(Recipe, read_yaml(path), str(path))
-
-
-_SHIPPED = Shipped("recipe", (Path(__file__).parent / "recipes",))
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
-# How a target is reached and described; what is measured does not depend on it.
+# How to connect to a target, and its description: neither affects measurements.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
 
@@ -165,7 +109,7 @@ class Run:
         self._claim()
 
     def _check(self) -> None:
-        """Refuses in a moment what some later stage would fail for: now, not after an hour of tuning."""
+        """Fails at once for anything that would fail a later stage, not after an hour of tuning."""
         recipe, space = self.recipe, self.space
         done = self._state()
         computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
@@ -189,17 +133,17 @@ class Run:
             write_json(mark, self._identity)
 
     def _require_own(self) -> None:
-        """Refuses a folder that holds another run: other settings, or other contents behind the names known so far."""
+        """Refuses a folder that holds another run: other settings, or other contents behind the recorded names."""
         path, mark = self.folder / "recipe.yaml", self.folder / "identity.json"
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
-            # Another name or place is no other run, where it is known that the content is the same.
+            # With recorded digests, another name or path does not make another run.
             names = {name: getattr(self.recipe, name) for name in _CONTENTS} if mark.exists() else {}
             if old.model_copy(update=names) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
-        for name, found in self._identity.items():
-            if recorded.get(name, found) != found:
+        for name, content in self._identity.items():
+            if recorded.get(name, content) != content:
                 raise StorageError(
                     f"{self.folder} holds a run whose {_CONTENTS[name]} had another content than "
                     f"{getattr(self.recipe, name)} has now; restore it, or choose another --out"
@@ -222,7 +166,7 @@ class Run:
             "bench": self._bench,
         }
         for name in STAGES:
-            if name not in work:  # the report is written anew every time
+            if name not in work:  # the report is rewritten every time
                 continue
             if name in self._state():
                 say(f"{stage_progress(name)}: done before")
@@ -252,7 +196,7 @@ class Run:
             share=settings.measure_share,
             seed=settings.seed,
         )
-        # Frozen here, so that what the run was decided on stays with it.
+        # Frozen here: the run keeps the table that its decisions are based on.
         table = self._fresh_table()
         values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
         values["correction"] = table.correction
@@ -294,7 +238,7 @@ class Run:
             self._close_loop(table, config.latency_target_ms)
 
     def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
-        """Times the found net, and chooses again where it misses the target; leaves ``closed_loop.json``."""
+        """Times the found net, chooses again if it misses the target, and writes ``closed_loop.json``."""
         from tvmfbnet.deploy.trial import time_untrained
         from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
         from tvmfbnet.search.search import choose_again
@@ -308,15 +252,15 @@ class Run:
 
         def measure(text: str) -> Timed:
             arch = parse_arch(text, self.space)
-            found = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
-            return Timed(found.interval, found.speed)
+            latency = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            return Timed(latency.interval, latency.speed)
 
-        found = read_run_file(self.folder, "search/archs.json")[0]
-        loop = close_loop(proposal(found["arch"], found["accuracy"]), target_ms, measure, choose, tell=say)
+        best = read_run_file(self.folder, "search/archs.json")[0]
+        loop = close_loop(proposal(best["arch"], best["accuracy"]), target_ms, measure, choose, tell=say)
         write_json(self.folder / "closed_loop.json", loop.to_dict())
 
     def _closed_loop(self) -> dict[str, Any] | None:
-        """What ``closed_loop.json`` tells; None where there was no latency target."""
+        """The content of ``closed_loop.json``; None without a latency target."""
         name = "closed_loop.json"
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else None
 

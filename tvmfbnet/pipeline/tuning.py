@@ -42,7 +42,7 @@ TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
 
 @dataclass(frozen=True)
 class TuneOutcome:
-    """What was done: the tuning report, how many parts were timed now and how many parts there are to time."""
+    """The outcome: the tuning report, the number of parts timed in this run, and the number of parts in total."""
 
     report: TuningReport
     timed: int
@@ -51,7 +51,7 @@ class TuneOutcome:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a tuning run will take.
+    """The expected cost of a tuning run.
 
     Attributes:
         distinct_blocks: how many blocks there are.
@@ -171,7 +171,7 @@ def plan_space(
 
 
 def default_trials(plan: Plan, quality: Quality = "normal") -> int:
-    """A budget by how good the kernels shall be: one, three or twelve rounds a task on average."""
+    """The budget for a quality level: one, three or twelve rounds per task on average."""
     return TRIALS_A_TASK[quality] * len(plan.tasks)
 
 
@@ -202,7 +202,7 @@ def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
         stopped = True
         raise
     finally:
-        # After a Ctrl-C nobody waits for what is still being started: it ends with this process.
+        # After Ctrl-C, do not wait for a device that is still starting: it ends with this process.
         if not (stopped and not entering.done()) and entering.exception() is None:
             context.__exit__(None, None, None)
         thread.shutdown(wait=not stopped, cancel_futures=True)
@@ -242,14 +242,14 @@ def tune_space(
         trials: budget in trials, those of earlier runs included; default by ``quality``.
         blocks: glob on block names.
         share: of the distinct blocks to time, 0 to 1: those that tell most about the others, which are left to the
-            regressor. What was timed before counts in.
+            regressor. Earlier measurements count.
         seed: of the choice of blocks and the search of schedules.
-        batch: candidates a round.
+        batch: candidates per round.
         quality: how much to spend where ``trials`` does not say.
-        seconds: stop tuning after so long, whatever is left of the trials; every task still gets its first round.
+        seconds: time budget for tuning, whatever is left of the trials; every task still gets its first round.
         more: spend the budget on top of what earlier runs spent, instead of up to it.
         arch: only the blocks of this arch.
-        lessons: trials of other targets to learn from (see :func:`tvmfbnet.autotune.transfer.read_lessons`).
+        sources: trials of other targets to transfer from (see :mod:`tvmfbnet.autotune.transfer`).
 
     Raises:
         UserError: the toolchain or the device is not there, said before anything is lowered.
@@ -262,21 +262,21 @@ def tune_space(
     ):
         plan = plan_space(space, target, blocks, arch, folder)
         with step("waiting for the device", patience=1.0):
-            found = reached()
-        context, endpoint = ask_context(plan.target, found)
+            address = reached()
+        context, endpoint = ask_context(plan.target, address)
         granted = default_trials(plan, quality) if trials is None else trials
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
         _say_plan(plan, log, granted, seconds, more, share)
 
-        def rest(left: int, rate: Rate) -> float:
+        def remaining_seconds(left: int, rate: Rate) -> float:
             return plan.estimated_seconds(left, rate.trials_per_second, rate.slowness, share)
 
         budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
-        estimate = RunningEstimate(rest, say) if seconds is None else None
+        estimate = RunningEstimate(remaining_seconds, say) if seconds is None else None
         report = tune(plan, endpoint, folder, budget, seed, batch, sources=sources, context=context, estimate=estimate)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
-        kernel_ms = {part: ms for part, some in plan.kernels.items() if (ms := log.kernels_ms(some)) is not None}
+        kernel_ms = {part: ms for part, keys in plan.kernels.items() if (ms := log.kernels_ms(keys)) is not None}
         save_kernel_times(kernels_path(target.name, root), context, kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(

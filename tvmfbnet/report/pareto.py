@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.report.canvas import BLUE, GREY, MIDDLE, RED, WIDE, legend_below, save, tidy
-from tvmfbnet.search.derive import Candidate, pareto_front
+from tvmfbnet.search.derive import ScoredArch, pareto_front
 
 
-def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> Figure:
+def pareto_figure(candidates: Sequence[ScoredArch], target_ms: float | None) -> Figure:
     """A point with its latency spread for each validated arch, a line for the front, and the target."""
     figure = WIDE.figure(4.2)
     axes = figure.add_subplot()
@@ -45,17 +45,17 @@ def pareto_figure(candidates: Sequence[Candidate], target_ms: float | None) -> F
     return figure
 
 
-def _points(axes: Axes, archs: Sequence[Candidate], unit: Unit, colour: str) -> None:
+def _points(axes: Axes, archs: Sequence[ScoredArch], unit: Unit, colour: str) -> None:
     """Points with error bars for the spread of their latencies, where known."""
     bars = [unit.per_ms * c.spread_ms for c in archs]
     options: dict[str, Any] = {"xerr": bars, "capsize": 2, "elinewidth": 0.9} if any(bars) else {}
     axes.errorbar(*_place(archs, unit), fmt="o", color=colour, markersize=4.5, **options)
 
 
-def _place(archs: Sequence[Candidate], unit: Unit) -> tuple[list[float], list[float]]:
+def _place(archs: Sequence[ScoredArch], unit: Unit) -> tuple[list[float], list[float]]:
     return [unit.per_ms * c.predicted_ms for c in archs], [100 * (c.accuracy or 0.0) for c in archs]
 
 
-def write_pareto_figure(candidates: Sequence[Candidate], target_ms: float | None, path: Path) -> None:
+def write_pareto_figure(candidates: Sequence[ScoredArch], target_ms: float | None, path: Path) -> None:
     """Writes the figure in the format of the file's suffix; StorageError if that is impossible."""
     save(pareto_figure(candidates, target_ms), path)

@@ -13,7 +13,7 @@ from tvmfbnet.errors import StorageError
 from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, propose, sample_distinct
+from tvmfbnet.search.derive import ScoredArch, propose, sample_distinct
 from tvmfbnet.search.finalists import Finalists
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.result import read_result, reopen
@@ -22,7 +22,7 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.training.identity import identity_of
 from tvmfbnet.training.workers import is_first
 
-# Settings that change how a search is run, but not what comes out of it.
+# Settings that affect how a search runs, not its result.
 _FREE_SETTINGS = frozenset(
     {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
 )
@@ -30,8 +30,8 @@ _FILES = ("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.js
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
-    """The folder for this search alone, without what a killed one left half-written."""
+def locked_folder(out: Path) -> Iterator[None]:
+    """Locks the folder for this search and removes partial files that a killed one left."""
     make_folder(out)
     with folder_lock(out, "a search") if is_first() else nullcontext():
         if is_first():
@@ -40,7 +40,7 @@ def held(out: Path) -> Iterator[None]:
 
 
 def identity_of_searcher(searcher: Searcher) -> dict[str, Any]:
-    """What must be the same for a search to be continued."""
+    """Everything that must match for a search to resume."""
     return identity_of_search(searcher.config, searcher.space, searcher.costs, searcher.data.fingerprint)
 
 
@@ -55,7 +55,7 @@ def final_judge(searcher: Searcher) -> Judge:
     return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
 
 
-def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[Candidate, ...]:
+def choose(searcher: Searcher, costs: Costs, target_ms: float | None, out: Path) -> tuple[ScoredArch, ...]:
     """Samples archs from the learned theta and validates them, first on few images; most accurate first.
 
     Where the settings ask for finalists, some archs are trained and compared in the end.
@@ -83,7 +83,7 @@ def sample_run(
     target_ms: float | None = None,
     validate: bool = False,
     data_spec: str | None = None,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Distinct archs from the distribution that a finished search learned, most probable first.
 
     Args:
@@ -91,13 +91,13 @@ def sample_run(
         count: how many; fewer come back where the distribution hardly gives more.
         seed: of the sampling.
         target_ms: leave out slower archs.
-        validate: also give each one's accuracy, with the supernet's weights and renewed batch-norm statistics.
+        validate: also give each one's accuracy, with the supernet's weights and recalibrated batch norm.
         data_spec: where the search's data set lies now, if it has moved.
 
     Raises:
-        StorageError: no finished search there, or its checkpoint is gone.
+        StorageError: no finished search there, or its checkpoint is missing.
         DataError: validation was asked for and the search's data set is missing, or another one was given.
-        LatencyError: the target cannot be reached.
+        LatencyError: the target cannot be met.
     """
     folder, record = read_result(run)
     space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
@@ -117,7 +117,7 @@ def sample_run(
 
 def choose_again(
     run: Path, factor: float = 1.0, target_ms: float | None = None, data_spec: str | None = None
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """The choice among archs of a finished search, repeated as if all latencies were ``factor`` times the table's.
 
     Args:
@@ -139,5 +139,5 @@ def choose_again(
     if target is None:
         raise StorageError(f"the search in {folder} had no latency target to meet")
     costs.require_reachable(target)
-    with held(folder), reopen(folder, record, data_spec) as searcher:
+    with locked_folder(folder), reopen(folder, record, data_spec) as searcher:
         return list(choose(searcher, costs, target, folder))

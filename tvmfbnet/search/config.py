@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # loads torch
     from tvmfbnet.data.augment import Augment
 
 
-# Below this, theta divided by the temperature leaves what 32 bits can hold.
+# Below this, theta divided by the temperature overflows 32 bits.
 _LEAST_TEMPERATURE = 1e-4
 
 
@@ -35,10 +35,10 @@ _SHORT = 30
 
 
 class SearchConfig(Config):
-    """FBNet's training scheme (section 3.3 and 4.1 of the paper) and what was added to it.
+    """FBNet's training scheme (section 3.3 and 4.1 of the paper) and our additions.
 
     Each epoch trains the weights w on ``weight_share`` of the training images, then, after the warm-up, theta on the
-    rest. The division is fixed for the run.
+    others. The split is fixed for the run.
     """
 
     epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images, warm-up included")
@@ -54,7 +54,7 @@ class SearchConfig(Config):
         None, ge=2, le=MOST_BATCH, description="images in a step that trains theta; batch_size if unset"
     )
     train_images: int | None = Field(
-        None, ge=10, le=MOST_IMAGES, description="use only so many training images, chosen at random"
+        None, ge=10, le=MOST_IMAGES, description="number of training images to use, chosen at random; all if unset"
     )
     weight_share: float = Field(0.8, gt=0, lt=1, description="share of the training images that train w")
 
@@ -64,7 +64,7 @@ class SearchConfig(Config):
     weight_steps: Form = Field(
         "mixture",
         description="how w learns after the warm-up: through the Gumbel-softmax mixture of all blocks (the paper), or "
-        "at a fraction of the cost through one block a layer sampled from softmax(theta), or two",
+        "at a fraction of the cost through one block per layer sampled from softmax(theta), or two",
     )
     theta_steps: Form = Field("mixture", description="how theta learns: the same three forms")
     save_memory: bool = Field(False, description="recompute mixtures in the backward pass: slower, far less memory")
@@ -101,7 +101,7 @@ class SearchConfig(Config):
         10.0,
         gt=0,
         le=1e6,
-        description="how strongly latency above the target pulls; its price is found by the controller",
+        description="penalty strength for latency above the target (mu); the controller adapts the Lagrange multiplier",
     )
     target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below the target archs are looked for")
 
@@ -113,10 +113,12 @@ class SearchConfig(Config):
 
     samples: int = Field(200, ge=1, le=MOST_SAMPLES, description="archs sampled from the learned distribution")
     screened: int = Field(
-        32, ge=1, le=MOST_SAMPLES, description="of these, so many of the most probable are judged on few images"
+        32, ge=1, le=MOST_SAMPLES, description="how many of these, the most probable, are judged on few images"
     )
     screen_images: int = Field(512, ge=2, le=MOST_IMAGES, description="the few images")
-    candidates: int = Field(10, ge=1, le=MOST_SAMPLES, description="so many of the best of those are validated on all")
+    candidates: int = Field(
+        10, ge=1, le=MOST_SAMPLES, description="how many of those, the best, are validated on all images"
+    )
     bn_images: int = Field(1024, ge=2, le=MOST_IMAGES, description="images that recalibrate a candidate's batch norm")
     validation_images: int | None = Field(
         None, ge=1, le=MOST_IMAGES, description="most images that rank a candidate; all if unset"
@@ -126,8 +128,8 @@ class SearchConfig(Config):
         0,
         ge=0,
         le=1000,
-        description="so many archs of the target are trained from scratch for a short while, and the best of "
-        "them is found; 0: what archs reach with the supernet's weights decides",
+        description="how many archs that meet the target are trained briefly from scratch to pick the best; "
+        "0: accuracy with the supernet's weights decides",
     )
     finalist_steps: int = Field(
         150, ge=1, le=MOST_STEPS, description="steps of such a training, with the settings of w"

@@ -1,4 +1,4 @@
-"""The latency table as the search needs it: a matrix of milliseconds and a constant, and what targets they reach."""
+"""The latency table as the search needs it: a matrix of milliseconds, a constant, and the range of feasible targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Costs:
         fixed_ms: stem, head and call overhead, which every arch pays.
         spreads: one standard deviation of each cell; zeros if not given.
         predicted: which cells were predicted, not measured; none if not given.
-        fixed_spread_ms: one standard deviation of what every arch pays.
+        fixed_spread_ms: one standard deviation of the fixed cost.
         fixed_predicted_ms: how much of that was predicted.
     """
 
@@ -46,13 +46,13 @@ class Costs:
         matrix = table.matrix(space)
         rows = zip(matrix, space.layers, strict=True)
         cells = tuple(tuple(float(cell) for cell in row[: len(layer.blocks)]) for row, layer in rows)
-        found = [[table.lookup(layer.cell(block)) for block in layer.blocks] for layer in space.layers]
+        looked_up = [[table.lookup(layer.cell(block)) for block in layer.blocks] for layer in space.layers]
         fixed = [table.lookup(part) for part in space.fixed_parts()]
         return cls(
             cells,
             float(table.fixed_ms(space)),
-            tuple(tuple(float(cell.spread_ms) for cell in row) for row in found),
-            tuple(tuple(cell.source == PREDICTED for cell in row) for row in found),
+            tuple(tuple(float(cell.spread_ms) for cell in row) for row in looked_up),
+            tuple(tuple(cell.source == PREDICTED for cell in row) for row in looked_up),
             math.sqrt(sum(float(cell.spread_ms) ** 2 for cell in fixed)),
             sum(float(cell.latency_ms) for cell in fixed if cell.source == PREDICTED),
         )

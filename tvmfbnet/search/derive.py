@@ -15,22 +15,22 @@ from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 
 Choice = tuple[int, ...]
-"""One candidate's index a layer."""
+"""One candidate's index per layer."""
 
-# Steps into which most_probable_within divides the latency budget; its answer is at most one part in so many from best.
+# Steps into which most_probable_within divides the latency budget; its result is within 1/BUDGET_STEPS of the optimum.
 BUDGET_STEPS = 4000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredArch:
     """An arch that the search proposes.
 
     Args:
         arch: canonical string.
         probability: of being sampled from theta.
         predicted_ms: from the latency table.
-        accuracy: top-1 on the images that trained theta, with the supernet's weights and renewed batch-norm
-            statistics, between 0 and 1; None when it was not validated.
+        accuracy: top-1 on the images that trained theta, with the supernet's weights and recalibrated
+            batch-norm statistics, between 0 and 1; None when it was not validated.
         spread_ms: one standard deviation of ``predicted_ms``, from the table's cells.
     """
 
@@ -63,7 +63,7 @@ def log_probability(log_probabilities: Sequence[Sequence[float]], choice: Choice
 
 
 def most_probable_within(log_probabilities: Sequence[Sequence[float]], costs: Costs, target_ms: float) -> Choice:
-    """The most probable arch within a latency target: a knapsack with one item a layer, by dynamic programming.
+    """The most probable arch within a latency target: a knapsack with one item per layer, by dynamic programming.
 
     Latencies are rounded up to 1/4000 of the budget, so the answer always meets the target; where rounding leaves no
     arch at all the fastest one is given.
@@ -122,7 +122,7 @@ def choices_between(
         return []
     unit = (high_ms - costs.fixed_ms) / BUDGET_STEPS
     steps = [[round(cell / unit) for cell in row] for row in costs.cells]
-    slack = len(steps) // 2 + 1  # what rounding may add up to
+    slack = len(steps) // 2 + 1  # largest accumulated rounding
     places = BUDGET_STEPS + slack + 1
     mass = torch.full((places,), -math.inf, dtype=torch.float64)
     mass[max(0, math.floor((low_ms - costs.fixed_ms) / unit) - slack) :] = 0.0
@@ -141,8 +141,8 @@ def choices_between(
         chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
         spent = spent + torch.tensor(row)[chosen]
         drawn.append(chosen)
-    found = dict.fromkeys(tuple(choice) for choice in torch.stack(drawn, dim=1).tolist())
-    return [choice for choice in found if low_ms <= costs.arch_ms(choice) <= high_ms]
+    distinct = dict.fromkeys(tuple(choice) for choice in torch.stack(drawn, dim=1).tolist())
+    return [choice for choice in distinct if low_ms <= costs.arch_ms(choice) <= high_ms]
 
 
 def _ahead(mass: torch.Tensor, step: int) -> torch.Tensor:
@@ -161,7 +161,7 @@ def propose(
     samples: int,
     generator: torch.Generator,
     tolerance: float = 0.03,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Distinct archs sampled from theta, most probable first, not validated yet; never none.
 
     With a target they are sampled from those whose latency is at most ``tolerance`` below it. Where a space has no
@@ -174,9 +174,9 @@ def propose(
         return _candidates(choices, rows, space, costs, None)
     while tolerance < 1:
         low = (1 - tolerance) * target_ms
-        found = choices_between(rows.tolist(), costs, low, target_ms, samples, generator)
-        if found:
-            return _candidates(found, rows, space, costs, target_ms)
+        within = choices_between(rows.tolist(), costs, low, target_ms, samples, generator)
+        if within:
+            return _candidates(within, rows, space, costs, target_ms)
         tolerance *= 2
     return _candidates([most_probable_within(rows.tolist(), costs, target_ms)], rows, space, costs, target_ms)
 
@@ -188,7 +188,7 @@ def sample_distinct(
     target_ms: float | None,
     count: int,
     generator: torch.Generator,
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Draws from theta until ``count`` different archs have come that meet the target; most probable first.
 
     A distribution that is nearly certain may give fewer: drawing stops after a hundred draws an arch.
@@ -201,7 +201,7 @@ def sample_distinct(
     return _candidates(list(dict.fromkeys(drawn))[:count], rows, space, costs, target_ms)
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+def pareto_front(candidates: Sequence[ScoredArch]) -> list[ScoredArch]:
     """Those validated candidates that no other one beats in latency without losing accuracy, fastest first."""
     best = -math.inf
     front = []
@@ -214,11 +214,11 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _candidates(
     choices: Iterable[Choice], log_probabilities: torch.Tensor, space: Space, costs: Costs, target_ms: float | None
-) -> list[Candidate]:
+) -> list[ScoredArch]:
     """Describes those of ``choices`` that meet the target, most probable first."""
     table = log_probabilities.tolist()
-    found = [
-        Candidate(
+    scored = [
+        ScoredArch(
             _arch_string(choice, space),
             math.exp(log_probability(table, choice)),
             costs.arch_ms(choice),
@@ -226,7 +226,7 @@ def _candidates(
         )
         for choice in choices
     ]
-    fitting = (c for c in found if target_ms is None or c.predicted_ms <= target_ms)
+    fitting = (c for c in scored if target_ms is None or c.predicted_ms <= target_ms)
     return sorted(fitting, key=lambda c: (-c.probability, c.arch))
 
 

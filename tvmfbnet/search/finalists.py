@@ -1,8 +1,8 @@
-"""The last choice made by training: some archs are trained from scratch for a short while, and the best one is found.
+"""The last choice, made by training: a few archs are trained briefly from scratch, and the best one wins.
 
-A supernet's weights serve all archs at once, and what an arch reaches with them says little about which of several
+A supernet's weights serve all archs at once, and an arch's accuracy with them says little about which of several
 archs of one latency learns best by itself. A short training says far more, though each one is noisy. So archs are
-trained in rounds. After each round a linear model is fitted to what they reached (ridge regression: Bishop 2006,
+trained in rounds. After each round a linear model is fitted to their accuracies (ridge regression: Bishop 2006,
 section 3.3), and the next round takes those archs of the target's window that it expects most of. The winner is the one
 that the model and its own training together think best of, as the model averages the noise of the trainings.
 """
@@ -26,7 +26,7 @@ from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.progress import progress, say
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate, log_probability, propose
+from tvmfbnet.search.derive import ScoredArch, log_probability, propose
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
@@ -76,7 +76,7 @@ class Finalists:
         self._identity = identity
         self._reached = _reached_before(file, identity)
 
-    def choose(self, favourites: Sequence[Candidate]) -> list[Candidate]:
+    def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:
         """The trained archs, best first, with the accuracy that training and model together give them.
 
         The first round trains some of the supernet's favourites and as many archs of the pool.
@@ -85,8 +85,8 @@ class Finalists:
         share = math.ceil(count / ROUNDS)
         pool = self._pool()
         drawn = [c for c in pool if c.arch not in {f.arch for f in favourites}]
-        known = {candidate.arch: candidate for candidate in [*pool, *favourites]}
-        features = dict(zip(known, features_of([parse_arch(arch, space) for arch in known], space), strict=True))
+        by_arch = {candidate.arch: candidate for candidate in [*pool, *favourites]}
+        features = dict(zip(by_arch, features_of([parse_arch(arch, space) for arch in by_arch], space), strict=True))
         trained: list[str] = []
         chosen = [c.arch for c in [*favourites[: share // 2], *drawn][:share]]
         steps, best = self._searcher.config.finalist_steps, ""
@@ -99,12 +99,12 @@ class Finalists:
                     best = f"best {max(self._reached[arch] for arch in trained):.1%}"
                     reporter.update(len(trained) * steps, best)
                 expected = self._expected(trained, features)
-                others = sorted((arch for arch in known if arch not in trained), key=lambda a: -expected[a])
+                others = sorted((arch for arch in by_arch if arch not in trained), key=lambda a: -expected[a])
                 chosen = others[: min(share, count - len(trained))]
-        found = [replace(known[arch], accuracy=(self._reached[arch] + expected[arch]) / 2) for arch in trained]
-        return sorted(found, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
+        finalists = [replace(by_arch[arch], accuracy=(self._reached[arch] + expected[arch]) / 2) for arch in trained]
+        return sorted(finalists, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
 
-    def _pool(self) -> list[Candidate]:
+    def _pool(self) -> list[ScoredArch]:
         """Archs within the target in random order: one half as theta draws them, the other with equal probability."""
         config, space = self._searcher.config, self._searcher.space
         generator = torch.Generator().manual_seed(config.seed)
@@ -164,7 +164,7 @@ class Finalists:
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
             optimiser.step()
-            if step + 1 < config.finalist_steps:  # the last one is told with what it led to
+            if step + 1 < config.finalist_steps:  # the last one is reported with its accuracy
                 stepped()
         return accuracy(net, self._judge.validation(), device)
 
@@ -186,7 +186,7 @@ def _reached_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
 
 
 def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:
-    """What the model knows of archs, (archs, features), each feature with mean 0 and deviation 1.
+    """The model's features of archs, (archs, features), each feature with mean 0 and deviation 1.
 
     For the whole net the logarithms of parameters and MACs and the depth; for each layer whether it is skipped, the
     logarithms of its block's expansion and groups, its kernel, and whether it has squeeze-and-excitation.

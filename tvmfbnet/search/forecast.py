@@ -1,6 +1,6 @@
 """How long a search will take: its steps of each kind, counted, times what such a step takes here, measured.
 
-Steps cost very different times: in the warm-up one block a layer runs, in a mixture all of them. So each kind of step
+Steps cost very different times: in the warm-up one block per layer runs, in a mixture all of them. So each kind of step
 is tried a few times before a search starts, on a supernet of its own, and on few images where a whole batch would take
 long. A search that is over in moments anyway is not measured.
 """
@@ -40,7 +40,7 @@ class SearchPlan:
     """What a search will do.
 
     Attributes:
-        warmup_steps: of w, through one block a layer.
+        warmup_steps: of w, through one block per layer.
         weight_steps: of w after the warm-up.
         theta_steps: of theta.
         finalist_steps: of all trainings of finalists together.
@@ -89,7 +89,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """What one step on a whole batch takes, in seconds: through one block a layer, of w after the warm-up, of theta."""
+    """Seconds per step on a whole batch: through one block per layer, of w after the warm-up, of theta."""
 
     single: float
     weight: float

@@ -1,4 +1,4 @@
-"""Ranking archs by what they achieve with the supernet's weights, after renewing their batch-norm statistics."""
+"""Ranks archs by accuracy with the supernet's weights, after batch-norm recalibration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvmfbnet.data.loader import in_order
 from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.progress import progress
-from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
@@ -31,7 +31,7 @@ class Judge:
     Attributes:
         supernet: gives the weights.
         data: the images.
-        calibration: those that renew the statistics, from the part that trained w.
+        calibration: images for batch-norm recalibration, from the part that trained w.
         judged: those that accuracy is measured on, from the other part.
     """
 
@@ -42,11 +42,11 @@ class Judge:
 
     @classmethod
     def of(cls, searcher: Searcher, bn_images: int, judged: int | None) -> Judge:
-        """A judge for a search's archs that uses so many images; all of theta's if ``judged`` is None."""
+        """A judge for a search's archs; it judges on ``judged`` images, all of theta's if None."""
         calibration, images = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
         return cls(searcher.supernet, searcher.data, calibration, images)
 
-    def rank(self, candidates: Sequence[Candidate], what: str) -> list[Candidate]:
+    def rank(self, candidates: Sequence[ScoredArch], what: str) -> list[ScoredArch]:
         """The candidates with their accuracy, most accurate first; among equals the faster."""
         ranked = []
         with progress(what, len(candidates)) as reporter:
@@ -57,7 +57,7 @@ class Judge:
 
     @property
     def space(self) -> Space:
-        """What the archs are of."""
+        """The archs' search space."""
         return self.supernet.space
 
     @cached_property
@@ -80,7 +80,7 @@ def validate_arch(
     calibration: Iterable[torch.Tensor],
     validation: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> float:
-    """Accuracy of an arch with the supernet's weights, after renewing its batch-norm statistics.
+    """Accuracy of an arch with the supernet's weights, after batch-norm recalibration.
 
     Args:
         supernet: gives the weights; stays as it is.

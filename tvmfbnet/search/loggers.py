@@ -1,6 +1,6 @@
 """Where a search's figures go while it runs: a CSV file, TensorBoard, both or nowhere.
 
-Loggers only ever see the history, a list of one record an epoch that the checkpoint holds too. So a search that was
+Loggers only ever see the history, a list of one record per epoch that the checkpoint holds too. So a search that was
 killed and continued leaves the same logs as one that was not.
 """
 
@@ -22,7 +22,7 @@ class Logger(Protocol):
     """Is shown the whole history after each epoch."""
 
     def log(self, history: Sequence[Record]) -> None:
-        """Writes what is new."""
+        """Writes new records."""
         ...
 
 
@@ -36,13 +36,13 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
 
 
 class CsvLogger:
-    """``metrics.csv``: one row an epoch."""
+    """``metrics.csv``: one row per epoch."""
 
     def __init__(self, out: Path) -> None:
         self._path = out / "metrics.csv"
 
     def log(self, history: Sequence[Record]) -> None:
-        """Writes the whole file anew, atomically."""
+        """Rewrites the whole file, atomically."""
         rows = [dict(scalars(record)) for record in history]
         names = dict.fromkeys(name for row in rows for name in row)
         text = io.StringIO()
@@ -67,7 +67,7 @@ class TensorBoardLogger:
                 "loggers: tensorboard needs the package tensorboard; pip install 'tvmfbnet[tensorboard]', "
                 "or use csv alone"
             ) from error
-        # purge_step hides what a killed run may have written beyond its last checkpoint.
+        # purge_step hides events that a killed run wrote after its last checkpoint.
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
         self._done = done
 

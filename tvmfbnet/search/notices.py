@@ -1,4 +1,4 @@
-"""What a search must say of itself although it ended well: that it learned little or nothing, and what to do about it.
+"""Warnings of a search that completed but learned little or nothing, with a remedy for each.
 
 Such a search finds an arch that meets the target like any other one; only its theta and its accuracies show that the
 arch might as well have been drawn by lot. Three signs are looked for, each with a threshold of its own:
@@ -25,7 +25,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.health import Health
 from tvmfbnet.space.space import Space
 
-# A favourite is so many times as probable as each other block of its layer.
+# Ratio of a favourite's probability to that of each other block of its layer.
 _FAVOURED = 2.0
 FEW_IMAGES = 100
 
@@ -36,7 +36,7 @@ class Notice:
 
     Attributes:
         kind: ``uniform_theta``, ``few_images`` or ``chance_accuracy``.
-        text: what was seen and what to do, one line.
+        text: the finding and the remedy, one line.
     """
 
     kind: str
@@ -50,17 +50,17 @@ class Notice:
 def notices_of(
     health: Health, space: Space, accuracy: float | None, chance: Chance, config: SearchConfig
 ) -> list[Notice]:
-    """What to say of a search that has ended.
+    """The notices of a completed search.
 
     Args:
         health: of its last theta.
-        space: what was searched.
+        space: the search space.
         accuracy: of the found arch, between 0 and 1; None where it was not judged.
         chance: on the images that archs are judged on.
         config: the settings.
     """
-    found = few_images(chance.images, config), _uniform_theta(health, space, config)
-    notices = [notice for notice in found if notice is not None]
+    candidates = few_images(chance.images, config), _uniform_theta(health, space, config)
+    notices = [notice for notice in candidates if notice is not None]
     if accuracy is not None and chance.explains(accuracy):
         text = (
             f"the supernet learned nothing: the found net's accuracy of {chance.describe(accuracy)}; train longer "
@@ -105,7 +105,7 @@ def layers_without_favourite(entropies: Sequence[float], space: Space) -> tuple[
 
     Args:
         entropies: of each layer's distribution, in nats.
-        space: what was searched.
+        space: the search space.
     """
     searched = [(entropy, len(layer.blocks)) for entropy, layer in zip(entropies, space.layers, strict=True)]
     searched = [(entropy, count) for entropy, count in searched if count > 1]

@@ -1,4 +1,4 @@
-"""A finished search: its outcome ``search.json``, and how it is opened again to sample more archs or to choose anew."""
+"""A finished search: its outcome ``search.json``, and how to reopen it to sample more archs or choose again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tvmfbnet.training.memory import memory_advice
 
 
 class Best(Stored):
-    """The found arch: see :class:`tvmfbnet.search.derive.Candidate`.
+    """The found arch: see :class:`tvmfbnet.search.derive.ScoredArch`.
 
     Products of probabilities, and accuracies that a model has smoothed, may lie a little beyond 0 and 1.
     """
@@ -39,13 +39,13 @@ class Best(Stored):
 
 
 class SearchRecord(Stored):
-    """What ``search.json`` holds.
+    """The content of ``search.json``.
 
     Attributes:
         best: the found arch.
         expected_ms: mean latency of archs sampled from theta.
         latency_target_ms: the target, if there was one.
-        theta: one row a layer, as many numbers as it has candidates.
+        theta: one row per layer, as many numbers as it has candidates.
         health: figures of theta (:mod:`tvmfbnet.search.health`).
         space: :meth:`tvmfbnet.space.space.Space.to_dict`.
         costs: :meth:`tvmfbnet.search.costs.Costs.to_dict`.
@@ -117,7 +117,7 @@ def reopen(folder: Path, record: dict[str, Any], data_spec: str | None = None) -
         data_spec: where the data set lies now (a spec, or the folder alone), if it has moved.
 
     Raises:
-        StorageError: the search's checkpoint is gone or damaged.
+        StorageError: the search's checkpoint is missing or damaged.
         DataError: the data set is missing, or another one was given.
         OutOfMemoryError: says which settings need less.
     """

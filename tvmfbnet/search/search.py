@@ -1,6 +1,6 @@
 """A whole search in a folder: resumes where it stopped, then picks the net. What ``tvmfbnet search`` calls.
 
-Files: ``search.ckpt`` (to continue from), ``history.json`` (one record an epoch), ``archs.json`` (the validated
+Files: ``search.ckpt`` (to continue from), ``history.json`` (one record per epoch), ``archs.json`` (the validated
 candidates, best first) and ``search.json`` (the outcome: :mod:`tvmfbnet.search.result`). Started by torchrun, several
 processes share every batch (:mod:`tvmfbnet.training.workers`), and the first of them writes the files.
 """
@@ -24,14 +24,14 @@ from tvmfbnet.search.choice import (
     choose,
     choose_again,
     final_judge,
-    held,
     identity_of_search,
     identity_of_searcher,
+    locked_folder,
     sample_run,
 )
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import Candidate
+from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.forecast import SearchPlan, forecast, is_little
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.loggers import make_loggers
@@ -50,20 +50,20 @@ __all__ = ["SearchResult", "choose_again", "read_result", "reopen", "sample_run"
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Args:
         best: the most accurate candidate within the latency target.
         candidates: all validated candidates, most accurate first.
-        theta: final theta, one row a layer.
+        theta: final theta, one row per layer.
         expected_ms: mean latency of archs sampled from theta.
         measured_share: share of the best arch's latency that was measured, not predicted.
         out: the folder.
         notices: what to know about it, such as that it learned nothing.
     """
 
-    best: Candidate
-    candidates: tuple[Candidate, ...]
+    best: ScoredArch
+    candidates: tuple[ScoredArch, ...]
     theta: tuple[tuple[float, ...], ...]
     expected_ms: float
     measured_share: float
@@ -99,7 +99,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         if config.latency_target_ms > costs.slowest_ms:
             say(f"note: every net of this space meets the target; the slowest takes {costs.slowest_ms:.4g} ms")
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-    with memory_advice("the search", advice_for(config)), held(out):
+    with memory_advice("the search", advice_for(config)), locked_folder(out):
         path = out / "search.ckpt"
         if path.exists():  # of another search: said before the data set is read
             recorded = load_checkpoint(path, "search").get("identity")
@@ -159,16 +159,16 @@ def _train(searcher: Searcher, data_spec: str, out: Path) -> None:
 
 
 def _say_forecast(searcher: Searcher) -> None:
-    """Says how long the rest of a search will take; of one that is over in moments nothing is measured."""
+    """Says how long the remaining search will take; skips the measurement for one that ends in moments."""
     space, data, config, workers = searcher.space, searcher.data, searcher.config, searcher.workers
     plan = SearchPlan.of(config, len(data.train), searcher.epoch, searcher.step)
     if is_little(space, config, plan):
         say("search: less than a minute's work")
         return
-    found = forecast(space, data, searcher.costs, config, workers, plan)
-    say(f"search: {found.describe()}")
-    if found.warning:
-        say(found.warning)
+    expected = forecast(space, data, searcher.costs, config, workers, plan)
+    say(f"search: {expected.describe()}")
+    if expected.warning:
+        say(expected.warning)
 
 
 # Above this share of the time spent waiting for images, the loader holds the search up.
@@ -183,13 +183,13 @@ def _look_after(searcher: Searcher, checkpoint: Path) -> None:
     if last["phase"] == "warm-up" or not config.stop_on_collapse:
         return
     health = searcher.health()
-    found = collapse_of(
+    collapse = collapse_of(
         health, last["expected_ms"], config.latency_target_ms, last["temperature"], config.collapse_skip
     )
-    if found is not None:
+    if collapse is not None:
         raise CollapsedError(
-            f"the search collapsed in epoch {last['epoch']}: {found}; its checkpoint is {checkpoint} "
-            "(stop_on_collapse: false goes on from it)"
+            f"the search collapsed in epoch {last['epoch']}: {collapse}; its checkpoint is {checkpoint} "
+            "(stop_on_collapse: false resumes from it)"
         )
 
 
@@ -203,7 +203,7 @@ def _note(history: Sequence[dict[str, Any]]) -> str:
 
 
 def _conclude(
-    searcher: Searcher, candidates: tuple[Candidate, ...], table: LatencyTable, data_spec: str, out: Path
+    searcher: Searcher, candidates: tuple[ScoredArch, ...], table: LatencyTable, data_spec: str, out: Path
 ) -> SearchResult:
     last, best = searcher.history[-1], candidates[0]
     measured = table.measured_share(parse_arch(best.arch, searcher.space), searcher.space)

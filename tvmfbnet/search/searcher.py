@@ -1,7 +1,7 @@
 """The search itself: FBNet's alternating training of weights and theta, which can be stopped and continued anywhere.
 
 A :class:`Searcher` is a small state machine: :meth:`Searcher.advance` does one optimiser step, and
-:meth:`Searcher.state_dict` between any two steps is enough to go on exactly there, bit for bit on a CPU.
+:meth:`Searcher.state_dict` between any two steps is enough to resume exactly there, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Searcher:
         return True
 
     def try_step(self, kind: StepKind) -> float:
-        """Does one step of a kind out of turn and gives its seconds. For forecasts: no search goes on from here."""
+        """Times one step of a kind, in seconds. For forecasts only: the search cannot continue from here."""
         self.epoch = 0 if kind == "single" else self.config.warmup_epochs
         started = time.monotonic()
         if kind == "theta":
@@ -227,7 +227,7 @@ class Searcher:
         return DivergedError(
             f"the search diverged in step {self.done_steps + 1} of {self.total_steps}: {what}"
             + (f", first seen in {sick}" if sick else "")
-            + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); start anew with a lower weight_lr or "
+            + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); restart with a lower weight_lr or "
             "theta_lr, or set gradient_clip (the last good checkpoint is kept)"
         )
 
@@ -254,7 +254,7 @@ class Searcher:
 
     @torch.no_grad()
     def _summary(self) -> dict[str, Any]:
-        """What the history keeps of an epoch; theta's figures are null in the warm-up, which does not train it."""
+        """An epoch's history record; theta's figures are null in the warm-up, which does not train it."""
         warmup = self._is_warmup(self.epoch)
         logs = self.supernet.log_probabilities()
         health = self.health()
@@ -272,7 +272,7 @@ class Searcher:
             "expected_ms": float(mixture_latency_ms(logs.exp(), self._cells_ms, self.costs.fixed_ms)),
             "entropy": sum(health.layer_entropy) / len(health.layer_entropy),
             **health.to_dict(),
-            "latency_price": self._controller.price if self._controller is not None else None,
+            "latency_price": self._controller.multiplier if self._controller is not None else None,
             "data_wait": waited / self._sums["seconds"] if self._sums["seconds"] > 0 else 0.0,
             "theta": [
                 row[: len(layer.blocks)]
@@ -291,7 +291,7 @@ class Searcher:
             "weight_batches": self._weight_batches.state_dict(),
             "theta_batches": self._theta_batches.state_dict(),
             "generator": self._generator.get_state(),
-            "price": self._controller.price if self._controller is not None else None,
+            "price": self._controller.multiplier if self._controller is not None else None,
             "rng": rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -320,8 +320,8 @@ class Searcher:
         self._generator.set_state(checked.generator)
         if self._controller is not None:
             if checked.price is None:
-                raise ValueError("the price of latency is missing")
-            self._controller.price = checked.price
+                raise ValueError("the Lagrange multiplier of latency is missing")
+            self._controller.multiplier = checked.price
         restore_rng(checked.rng)
         self.epoch, self.step = checked.epoch, checked.step
         self._sums, self.history = dict(checked.sums), list(state["history"])

@@ -1,4 +1,4 @@
-"""What a search's checkpoint must hold: the schema that it is checked against before a search continues from it."""
+"""The schema of a search's checkpoint, checked before a search resumes from it."""
 
 from __future__ import annotations
 

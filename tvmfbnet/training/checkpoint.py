@@ -1,8 +1,8 @@
 """Checkpoints of long runs: plain tensors and numbers in one file, written atomically, refused clearly when unfit.
 
 Nothing is pickled but what torch loads with ``weights_only=True``, so a checkpoint cannot run code and does not rot
-with a class that is renamed. What is read is checked before it is believed: every byte by the file's checksums, the
-rest by a schema of what wrote it (:class:`State`).
+with a class that is renamed. Nothing read is trusted unchecked: checksums cover every byte, and the writer's schema
+(:class:`State`) covers the values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
     Args:
         path: the file.
         kind: what it is a checkpoint of ("search", "training", "net"); checked when it is loaded.
-        state: all there is to go on from.
+        state: everything needed to resume.
     """
     record = {"kind": kind, "version": VERSION, **state}
     try:
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     except Exception as error:  # both readers fail in any way at all on bytes that are no checkpoint
         if is_out_of_memory(error):
             raise
-        raise StorageError(f"{path} is not a readable checkpoint; remove it to start anew") from error
+        raise StorageError(f"{path} is not a readable checkpoint; remove it to start again") from error
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise StorageError(f"{path} is not a checkpoint of a {kind}")
     if record.get("version") != VERSION:
@@ -88,7 +88,7 @@ def _verify(path: Path) -> None:
 
 
 @contextmanager
-def damage_named(path: Path, advice: str = "remove it to start anew") -> Iterator[None]:
+def damage_named(path: Path, advice: str = "remove it to start again") -> Iterator[None]:
     """Turns whatever goes wrong while the content of a checkpoint is put to use into a StorageError that names it."""
     try:
         yield
@@ -152,10 +152,10 @@ def _short(value: object) -> str:
 def rng_state() -> dict[str, Any]:
     """The states of torch's, numpy's and Python's global random generators, fit for a checkpoint."""
     version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state(legacy=True)
+    name, keys, *position = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position],
         "python": [version, list(numbers), gauss],
     }
 
@@ -163,10 +163,10 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Sets the global random generators to what :func:`rng_state` gave."""
     torch.set_rng_state(state["torch"])
-    name, keys, *rest = state["numpy"]
-    if keys.shape != (624,) or not 0 <= rest[0] <= len(keys):  # numpy itself does not look
+    name, keys, *position = state["numpy"]
+    if keys.shape != (624,) or not 0 <= position[0] <= len(keys):  # numpy itself does not look
         raise ValueError("not a state of numpy's random generator")
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *position))
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
 

@@ -24,7 +24,7 @@ class TrainConfig(Config):
     )
     batch_size: int = Field(256, ge=2, le=MOST_BATCH, description="images in a step, all processes together")
     train_images: int | None = Field(
-        None, ge=10, le=MOST_IMAGES, description="use only so many training images, chosen at random"
+        None, ge=10, le=MOST_IMAGES, description="number of training images to use, chosen at random; all if unset"
     )
 
     lr: float = Field(0.2, gt=0, le=100, description="learning rate at its peak")

@@ -13,18 +13,18 @@ from tvmfbnet.training.device import place_batch
 @torch.no_grad()
 def accuracy(net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
     """Top-1 accuracy, between 0 and 1, of a net that is in eval mode on ``device``."""
-    right, total = count_correct(net, batches, device)
-    return right / total
+    correct, total = count_correct(net, batches, device)
+    return correct / total
 
 
 @torch.no_grad()
 def count_correct(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device
 ) -> tuple[int, int]:
-    """How many labels a net gets right, and how many there are."""
-    right = total = 0
+    """Number of correctly classified images, and of all images."""
+    correct = total = 0
     for batch in batches:
         pixels, labels = place_batch(*batch, device)
-        right += int((net(pixels).argmax(dim=1) == labels).sum())
+        correct += int((net(pixels).argmax(dim=1) == labels).sum())
         total += len(labels)
-    return right, total
+    return correct, total

@@ -15,7 +15,7 @@ _FORWARD = 1 / 3
 
 
 class Forecaster:
-    """Watches the first steps of a training and then says once how long the rest will take.
+    """Watches the first steps of a training and then says once how long the remaining steps will take.
 
     Args:
         config: the settings.

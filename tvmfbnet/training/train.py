@@ -1,6 +1,6 @@
 """A whole training in a folder: resumes where it stopped, ends with the net's weights. What ``tvmfbnet train`` calls.
 
-Files: ``train.ckpt`` (to continue from), ``history.json`` (one record an epoch) and ``net.pt`` (the result). Started
+Files: ``train.ckpt`` (to continue from), ``history.json`` (one record per epoch) and ``net.pt`` (the result). Started
 by torchrun, several processes share every batch (:mod:`tvmfbnet.training.workers`), and the first writes the files.
 """
 
@@ -66,7 +66,7 @@ class TrainResult:
     Args:
         test_accuracy: top-1 on the test images, between 0 and 1.
         checkpoint: file of the weights, for :func:`load_net`.
-        history: one record an epoch.
+        history: one record per epoch.
     """
 
     test_accuracy: float

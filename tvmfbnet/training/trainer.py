@@ -118,7 +118,7 @@ class Trainer:
         return self._ema.module if self._ema is not None else self.net
 
     def forecaster(self) -> Forecaster:
-        """What tells, from the first steps, how long the rest will take."""
+        """The forecast of the remaining time, from the first steps."""
         steps = self.total_steps - self.done_steps
         tested = len(self.data.test) / self._batches.batch_size
         return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type)
@@ -139,7 +139,7 @@ class Trainer:
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
-                "start anew with a lower lr (the last good checkpoint is kept)"
+                "restart with a lower lr (the last good checkpoint is kept)"
             )
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -177,9 +177,9 @@ class Trainer:
         """Top-1 accuracy of :attr:`result_net` on the test images, between 0 and 1."""
         indices = torch.arange(len(self.data.test))[self.workers.rank :: self.workers.size]
         batches = in_order(self.data, self.data.test, indices, TEST_BATCH)
-        right, total = count_correct(self.result_net.eval(), batches, self.device)
-        counts = self.workers.average({"right": right, "total": total})
-        return counts["right"] / counts["total"]
+        correct, total = count_correct(self.result_net.eval(), batches, self.device)
+        counts = self.workers.average({"correct": correct, "total": total})
+        return counts["correct"] / counts["total"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain data and tensors; called by all processes together."""
