@@ -283,6 +283,6 @@ def test_help_names_the_real_defaults():
     from tvmfbnet.pipeline.tuning import TRIALS_A_TASK
 
     quick, normal, best = (TRIALS_A_TASK[name] for name in ("quick", "normal", "best"))
-    assert f"default {normal} a task" in str(TuneConfig.model_fields["trials"].description)
+    assert f"default {normal} per task" in str(TuneConfig.model_fields["trials"].description)
     for text in (str(QualityChoice.__doc__), str(tune_command.__annotations__["quality"])):
         assert f"{quick}, {normal} or {best} trials" in text
