@@ -1,5 +1,7 @@
 """A device that is not as its target asks is noticed before anything is timed there, and both sides are named."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tvmfbnet.errors import DeviceError
@@ -55,3 +57,25 @@ def test_a_server_started_with_other_threads_than_the_target_says_is_refused_ove
             service.stop()
     assert context.device_threads == 2 and context.device_cores and bound.model == context.device_model
     assert context_of(started).admits(context) and not context_of(asked).admits(context)
+
+
+class _Remote:
+    """Of a session: it answers ``replies`` and fails for every other function, as a broken one does for all."""
+
+    def __init__(self, replies):
+        self.replies = replies
+
+    def get_function(self, name):
+        if name not in self.replies:
+            raise RuntimeError(f"no {name}")
+        return lambda: self.replies[name]
+
+
+def test_a_session_that_broke_is_a_fault_and_not_a_device_without_facts():
+    def facts(**replies):
+        return device_facts(SimpleNamespace(remote=_Remote({name.replace("_", "."): r for name, r in replies.items()})))
+
+    assert facts(runtime_NumThreads=2) == {"threads": "2"}, "TVM's own server"
+    assert facts(tvmfbnet_device_info='{"model": "m"}') == {"model": "m"}
+    with pytest.raises(RuntimeError, match="NumThreads"):
+        facts()

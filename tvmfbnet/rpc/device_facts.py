@@ -9,11 +9,18 @@ from tvmfbnet.rpc.session import Session
 
 
 def device_facts(session: Session) -> dict[str, str]:
-    """The device's facts; ``threads`` are those in use, and all that TVM's own server reports."""
+    """The device's facts; ``threads`` are those in use, and all that TVM's own server reports.
+
+    Raises:
+        Exception: of TVM, when the device answers nothing at all: the session is broken, which is no fact about it.
+    """
     facts: dict[str, str] = {}
     with suppress(Exception):  # TVM raises several kinds for a function that is not there
         reported = json.loads(str(session.remote.get_function("tvmfbnet.device.info")()))
         facts = {str(name): str(value) for name, value in reported.items()}
-    with suppress(Exception):
+    try:
         facts["threads"] = str(int(session.remote.get_function("runtime.NumThreads")()))
+    except Exception:
+        if not facts:
+            raise
     return facts
