@@ -12,8 +12,7 @@ from tvmfbnet.progress import loading, progress, say, step
 
 
 def shorten(monkeypatch, seconds):
-    monkeypatch.setattr(progress_module, "SHORTEST_SILENCE", seconds)
-    monkeypatch.setattr(progress_module, "LONGEST_SILENCE", seconds)
+    monkeypatch.setattr(progress_module, "SILENCE", seconds)
     monkeypatch.setattr(progress_module, "_PATIENCE", 2 * seconds)
 
 

@@ -25,13 +25,13 @@ def stderr(monkeypatch):
 
 
 def test_a_step_with_news_is_never_silent_for_five_seconds():
-    assert shown.SHORTEST_SILENCE < 5
+    assert shown.SILENCE < 5
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_step_is_named_as_it_begins_and_shows_how_far_it_is(stderr, monkeypatch, terminal):
     stream = stderr(terminal)
-    monkeypatch.setattr(shown, "SHORTEST_SILENCE", 0.05)
+    monkeypatch.setattr(shown, "SILENCE", 0.05)
     told = ["1 of 17: main.cc"]
     with step("building [the net]") as now:
         now.look = lambda: told[0]

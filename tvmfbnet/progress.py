@@ -32,8 +32,8 @@ console = Console(stderr=True, highlight=False)
 # Under torchrun only rank 0 prints.
 _SPEAKS = os.environ.get("RANK", "0") == "0"
 
-# Longest silence off a terminal, seconds: short in a young step, longer in logs of hours.
-SHORTEST_SILENCE, LONGEST_SILENCE = 4.0, 10.0
+# Longest silence off a terminal, seconds.
+SILENCE = 4.0
 # Seconds before a step that is usually instant gets a line.
 _PATIENCE = 3.0
 
@@ -125,10 +125,8 @@ class _Lines:
             while self._active:
                 work, first = self._active[-1]
                 now = time.monotonic()
-                most = LONGEST_SILENCE if work.look is None else SHORTEST_SILENCE  # a status text is news
-                silence = min(most, max(SHORTEST_SILENCE, (now - work.started) / 10))
                 # A young step reports after its patience, however recently another one did.
-                due = first if self._printed < work.started < first else max(first, self._printed + silence)
+                due = first if self._printed < work.started < first else max(first, self._printed + SILENCE)
                 if now >= due:
                     with suppress(OSError, ValueError):  # code that prints results will report that
                         self.print(work.describe())

@@ -27,7 +27,7 @@ esac
 
 @pytest.fixture
 def quick_heartbeat(monkeypatch):
-    monkeypatch.setattr(progress, "SHORTEST_SILENCE", 0.1)
+    monkeypatch.setattr(progress, "SILENCE", 0.1)
 
 
 @pytest.fixture
