@@ -50,7 +50,7 @@ class TuneOutcome:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class TuningForecast:
     """The expected cost of a tuning run.
 
     Attributes:
@@ -112,7 +112,7 @@ def forecast(
     more: bool = False,
     arch: Arch | None = None,
     share: float = 1.0,
-) -> Forecast:
+) -> TuningForecast:
     """Says what :func:`tune_space` with the same arguments will take; asks no device.
 
     Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
@@ -125,7 +125,7 @@ def forecast(
 
 def _forecast(
     plan: Plan, log: TrialLog, rate: Rate, granted: int, seconds: float | None, more: bool, share: float
-) -> Forecast:
+) -> TuningForecast:
     left = granted if more else max(0, granted - spent_on(plan, log))
     fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
     needed = max(left, BATCH * fresh)  # every task gets its first round
@@ -134,7 +134,7 @@ def _forecast(
         estimated = min(
             estimated, seconds + plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
         )
-    return Forecast(
+    return TuningForecast(
         distinct_blocks=plan.blocks,
         measured_blocks=blocks_to_measure(plan.blocks, share),
         tuning_tasks=len(plan.tasks),
