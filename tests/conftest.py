@@ -67,7 +67,7 @@ def tiny_space(tiny_space_file):
 def tiny_data(tmp_path):
     """Spec of a learnable data set of 120 + 40 images: the class is where the bright square is."""
     folder = tmp_path / "images"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 120), ("t10k", 40)):
         labels = torch.arange(count) % 10
