@@ -33,7 +33,7 @@ from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write, 
 from tvmfbnet.compiler.lowering import Kernel, kernel_key
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.latency.context import Context
-from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_file
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.progress import say
 from tvmfbnet.rpc.device_context import context_of
@@ -294,7 +294,7 @@ class _Scratch:
 def _mend(folder: Path) -> None:
     """Truncates torn last lines; a workload lost this way keeps an empty line if records refer to it."""
     for name in (_WORKLOADS, _KEYS, _RECORDS):
-        mend_last_line(folder / name)
+        mend_file(folder / name)
     count, last = _count_lines(folder / _WORKLOADS), -1
     for _, line in _numbered(folder / _RECORDS):
         number = line[1:].partition(b",")[0].strip()

@@ -18,7 +18,7 @@ from typing import Any
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.files import storage_errors
-from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_last_line
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_file
 from tvmfbnet.rpc.session import KernelTiming
 
 # The kind of a trial with an impossible reported time.
@@ -158,7 +158,7 @@ class TrialLog:
             self._count(record)
         with storage_errors(self.path, "append to"):
             if not self._mended:  # a line torn by an earlier crash must not corrupt ours
-                mend_last_line(self.path)
+                mend_file(self.path)
                 self._mended = True
             append_whole(self.path, "".join(f"{line}\n" for line in lines).encode())
 

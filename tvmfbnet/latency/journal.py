@@ -19,12 +19,10 @@ from pydantic import ValidationError
 
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder, storage_errors
-from tvmfbnet.latency.lines import UNREADABLE, BadLines, write_whole
+from tvmfbnet.latency.lines import UNREADABLE, BadLines, mend_last_line, write_whole
 from tvmfbnet.latency.measurement import SCHEMA_VERSION, Measurement, migrate
-from tvmfbnet.progress import say
 
 _LOCK_SECONDS = 60.0
-_CHUNK = 1 << 16
 # No version of this program will ever write a larger schema version: such a line is corrupt.
 _LAST_VERSION = 1000
 
@@ -52,7 +50,7 @@ class Journal:
             is_new = not self.path.exists()
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                self._repair(descriptor)
+                mend_last_line(descriptor, self.path, lambda line: self._parse(0, line))
                 write_whole(descriptor, line)
             finally:
                 os.close(descriptor)
@@ -99,22 +97,6 @@ class Journal:
         finally:
             lock.release()
 
-    def _repair(self, descriptor: int) -> None:
-        """Repairs the last line: completes it if only its newline is missing, else cuts it off."""
-        size = os.fstat(descriptor).st_size
-        good = _end_of_last_line(descriptor, size)
-        if good == size:
-            return
-        torn = os.pread(descriptor, size - good, good)
-        try:
-            self._parse(0, torn)
-        except UNREADABLE:
-            os.ftruncate(descriptor, good)
-            os.fsync(descriptor)
-            say(f"warning: {self.path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
-        else:
-            write_whole(descriptor, b"\n")
-
     def _parse(self, number: int, line: bytes) -> Measurement:
         """Parses one line; one of :data:`UNREADABLE` if it is corrupt, StorageError if a newer version wrote it."""
         value = json.loads(line)
@@ -125,18 +107,6 @@ class Journal:
                 f"reads up to {SCHEMA_VERSION}); update tvmfbnet"
             )
         return Measurement.model_validate(migrate(value) if isinstance(value, dict) else value)
-
-
-def _end_of_last_line(descriptor: int, size: int) -> int:
-    """Offset just after the last newline; 0 without one."""
-    end = size
-    while end > 0:
-        start = max(0, end - _CHUNK)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tvmfbnet.progress import say
@@ -13,6 +14,7 @@ from tvmfbnet.progress import say
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 _NAMED = 5
+_CHUNK = 1 << 16
 
 
 class BadLines:
@@ -68,25 +70,49 @@ def write_whole(descriptor: int, data: bytes, sync: bool = True) -> None:
         raise
 
 
-def mend_last_line(path: Path) -> None:
-    """Cuts off a torn last line with a warning; completes one that lacks only its newline.
-
-    For writers that hold the file's lock, before they append.
-    """
+def mend_file(path: Path) -> None:
+    """As :func:`mend_last_line`, of a file of JSON lines; without a file there is nothing to do."""
     if not path.is_file():
         return
-    with path.open("r+b") as stream:
-        data = stream.read()
-        good = data.rfind(b"\n") + 1
-        torn = data[good:]
-        if not torn:
-            return
-        try:
-            json.loads(torn)
-        except UNREADABLE:
-            stream.truncate(good)
-            say(f"warning: {path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
-        else:
-            stream.write(b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        mend_last_line(descriptor, path, json.loads)
+    finally:
+        os.close(descriptor)
+
+
+def mend_last_line(descriptor: int, path: Path, parse: Callable[[bytes], object]) -> None:
+    """Cuts off a torn last line with a warning; completes one that lacks only its newline. Reads no other line.
+
+    For writers that hold the file's lock, before they append.
+
+    Args:
+        descriptor: the file, open for reading and appending.
+        path: of the file, for the warning.
+        parse: raises one of :data:`UNREADABLE` for a torn line.
+    """
+    size = os.fstat(descriptor).st_size
+    good = _end_of_last_line(descriptor, size)
+    if good == size:
+        return
+    torn = os.pread(descriptor, size - good, good)
+    try:
+        parse(torn)
+    except UNREADABLE:
+        os.ftruncate(descriptor, good)
+        os.fsync(descriptor)
+        say(f"warning: {path} ended in a torn line ({len(torn)} bytes, a write was cut short); it is cut off")
+    else:
+        write_whole(descriptor, b"\n")
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """Offset just after the last newline; 0 without one."""
+    end = size
+    while end > 0:
+        start = max(0, end - _CHUNK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from tvmfbnet.files import make_folder, storage_errors, write_text
-from tvmfbnet.latency.lines import UNREADABLE, append_whole, mend_last_line
+from tvmfbnet.latency.lines import UNREADABLE, append_whole, mend_file
 from tvmfbnet.progress import say
 
 _LOCK_SECONDS = 60.0
@@ -58,7 +58,7 @@ class PassLog:
         line = json.dumps({"run": run, **record}, allow_nan=False).encode() + b"\n"
         make_folder(self.path.parent)
         with self._lock, storage_errors(self.path, "append to"):
-            mend_last_line(self.path)
+            mend_file(self.path)
             append_whole(self.path, line)
 
     def drop(self, run: str, which: Callable[[PassRecord], bool] = lambda record: True) -> None:

@@ -20,7 +20,7 @@ def device_facts(session: Session) -> dict[str, str]:
         facts = {str(name): str(value) for name, value in reported.items()}
     try:
         facts["threads"] = str(int(session.remote.get_function("runtime.NumThreads")()))
-    except Exception:
+    except Exception:  # of several kinds, too; a device that told the other facts may lack this one function
         if not facts:
             raise
     return facts
