@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from brief_target import brief_target
 
 from tvmfbnet.latency.journal import Journal
 
@@ -23,16 +24,7 @@ blocks: [k3_e1, skip]
 last_channels: 8
 """
 # Many short visits, so that a kill meets the timing and not what comes before it.
-TARGET = """
-name: mine
-description: this machine, visited often
-exercised: false
-tvm: {kind: llvm, mcpu: native, num-cores: 1}
-toolchain: {kind: cxx, command: c++}
-transport: {kind: local, key: mine}
-timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 20, drift_limit: 100,
-  trial_repeats: 1, trial_min_ms: 2}
-"""
+TARGET = brief_target(chain_runs=4, visits=20)
 VISITS, RUNS = 20, 4
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]

@@ -6,20 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from brief_target import brief_target
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 # This machine, measured as briefly as will do.
-TARGET = """
-name: mine
-description: this machine, timed briefly
-exercised: false
-tvm: {kind: llvm, mcpu: native, num-cores: 1}
-toolchain: {kind: cxx, command: c++}
-transport: {kind: local, key: mine}
-timing: {warmup: 1, repeats: 3, min_repeat_ms: 1, chain_rounds: 1, visits: 1, drift_limit: 100, rest_seconds: 0,
-  trial_repeats: 1, trial_min_ms: 1}
-"""
+TARGET = brief_target(min_repeat_ms=1, visits=1, rest_seconds=0, trial_min_ms=1)
 
 
 def tvmfbnet(folder, *words, codes=(0,)):

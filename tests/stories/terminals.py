@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from brief_target import brief_target
+
 from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -27,16 +29,7 @@ stages:
 blocks: [k3_e1, skip]
 last_channels: 8
 """
-TARGET = """
-name: mine
-description: this machine, timed briefly and often
-exercised: false
-tvm: {kind: llvm, mcpu: native, num-cores: 1}
-toolchain: {kind: cxx, command: c++}
-transport: {kind: local, key: mine}
-timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 12, drift_limit: 100,
-  trial_repeats: 1, trial_min_ms: 2}
-"""
+TARGET = brief_target(chain_runs=4, visits=12)
 
 
 def write_files(folder: Path) -> list[str]:
