@@ -98,11 +98,11 @@ class Layout:
     read: Callable[[np.ndarray], np.ndarray]
     lanes: list[int]
     left: list[Knobs] = field(default_factory=list)
-    found: list[tuple[float, Knobs]] = field(default_factory=list)
+    tried: list[tuple[float, Knobs]] = field(default_factory=list)
 
     def best(self, most: int) -> list[Knobs]:
         """The fastest of its search."""
-        return [knobs for _, knobs in sorted(self.found, key=lambda pair: pair[0])[:most]]
+        return [knobs for _, knobs in sorted(self.tried, key=lambda pair: pair[0])[:most]]
 
     def candidate(self, shape: KernelShape, knobs: Knobs) -> ScheduleCandidate:
         return ScheduleCandidate.of(self.apply(self.mod, shape, knobs), knobs)
@@ -113,12 +113,12 @@ def sides(case: Case, target: tvm.target.Target) -> dict[str, Layout]:
     image, weights, bias = arrays(case)
     empty = np.zeros((case.size, case.size, case.outputs))
     nhwc = [image[None], weights, bias.reshape(1, 1, 1, -1), empty[None]]
-    found = {"NHWC": Layout(interleaved(case, target), apply_knobs, nhwc, lambda out: out[0], [16, 8])}
+    layouts = {"NHWC": Layout(interleaved(case, target), apply_knobs, nhwc, lambda out: out[0], [16, 8])}
     for block in case.blocks:
         nchwc = [as_blocked(image, block), blocked_weights(case, block), bias.reshape(-1, block)]
         nchwc.append(as_blocked(empty, block))
-        found[f"NCHW{block}c"] = Layout(blocked(case, block), apply_blocked, nchwc, from_blocked, [block])
-    return found
+        layouts[f"NCHW{block}c"] = Layout(blocked(case, block), apply_blocked, nchwc, from_blocked, [block])
+    return layouts
 
 
 class Bench:
@@ -162,7 +162,7 @@ class Bench:
             for knobs in [left[index] for index in chosen]:
                 left.remove(knobs)
                 latency = self.timer(layout.candidate(shape, knobs))()
-                layout.found.append((latency, knobs))
+                layout.tried.append((latency, knobs))
                 cost_model.add(shape, knobs, latency)
 
     def check(self, layout: Layout, case: Case, candidate: ScheduleCandidate) -> None:
@@ -223,7 +223,7 @@ def compare(contest: Contest, options: argparse.Namespace, bench: Bench) -> floa
     )
     if options.verbose:
         for name, index, finals in zip(names, chosen, ways, strict=True):
-            print(f"    {name}: {len(contest.layouts[name].found)} trials, {finals[index].key}", flush=True)
+            print(f"    {name}: {len(contest.layouts[name].tried)} trials, {finals[index].key}", flush=True)
     return float(ratio)
 
 

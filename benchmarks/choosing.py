@@ -40,11 +40,11 @@ def errors(
     truth: dict[NetPart, float], measured: list[NetPart], nets: Sequence[Sequence[NetPart]], kernel_ms: Times
 ) -> list[float]:
     """Mean relative error of whole nets by the completed table, of its cells, and of its predictions alone."""
-    rest = [part for part in truth if part not in set(measured)]
+    unmeasured = [part for part in truth if part not in set(measured)]
     regressor = LatencyRegressor().fit(measured, [truth[part] for part in measured], kernel_ms)
-    predicted, _ = regressor.predict(rest)
-    table = {**truth, **dict(zip(rest, predicted, strict=True))}
-    error = np.abs(predicted / np.array([truth[part] for part in rest]) - 1.0)
+    predicted, _ = regressor.predict(unmeasured)
+    table = {**truth, **dict(zip(unmeasured, predicted, strict=True))}
+    error = np.abs(predicted / np.array([truth[part] for part in unmeasured]) - 1.0)
     of_nets = [abs(sum(table[part] for part in net) / sum(truth[part] for part in net) - 1.0) for net in nets]
     return [
         float(np.mean(of_nets)),
@@ -82,8 +82,8 @@ def study(table: LatencyTable, space: Space, counts: list[int], draws: int) -> N
     orders = [random.Random(seed).sample(blocks, len(blocks)) for seed in range(draws)]
     chosen, active, by_luck = list(fixed), [], []
     for count in counts:
-        known = {part: truth[part] for part in chosen}
-        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), known, uses, kernel_ms=kernel_ms)
+        measured_ms = {part: truth[part] for part in chosen}
+        chosen += choose_batch(blocks, count + len(fixed) - len(chosen), measured_ms, uses, kernel_ms=kernel_ms)
         active.append(errors(truth, chosen, nets, kernel_ms))
         lucky = [errors(truth, [*fixed, *order[:count]], nets, kernel_ms) for order in orders]
         by_luck.append(np.mean(lucky, axis=0))
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=8)
     parser.add_argument("--until", type=int, default=64)
     parser.add_argument("--space", default="fbnet", help="that the tables are of")
-    parser.add_argument("--last-channels", type=int, default=1984, help="of the head that the files price")
+    parser.add_argument("--last-channels", type=int, default=1984, help="outputs of the head in the files")
     parser.add_argument("--draws", type=int, default=5, help="random choices to average over")
     options = parser.parse_args()
     counts = list(range(options.first, options.until + 1, options.step))

@@ -48,14 +48,14 @@ SETTINGS = {
 # Nets of 22 layers; unclipped, one of four came off its course.
 TRAINING = {**TRAIN, "gradient_clip": 2.0}
 # Images that compare nets, of the part that no search sees.
-TEST_PICTURES = 4000
+TEST_IMAGES = 4000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="append", required=True, metavar="NAME=FILE.csv", help="two or more")
     parser.add_argument("--measured-space", default="fbnet")
-    parser.add_argument("--last-channels", type=int, default=1984, help="of the head that the tables price")
+    parser.add_argument("--last-channels", type=int, default=1984, help="outputs of the head in the tables")
     parser.add_argument("--resolution", default="32")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument("--channels", type=int, default=1)
@@ -100,7 +100,7 @@ def compare(
     everyone = list(dict.fromkeys([*archs.values(), *(match.arch for match in matches.values())]))
     judged_by = {name: judged(arguments.out / name, everyone, space) for name in names}
     accuracies = {
-        "supernets": {arch: statistics.mean(found[arch] for found in judged_by.values()) for arch in everyone},
+        "supernets": {arch: statistics.mean(accuracy[arch] for accuracy in judged_by.values()) for arch in everyone},
         "trained": {arch: trainings(arch, space, arguments) for arch in everyone},
     }
     nets = []
@@ -114,7 +114,7 @@ def compare(
     homes = []
     for name, other in pairs:
         ms, target, match = on[other][name], targets[name], matches[name, other]
-        gains = {kind: found[match.arch] - found[archs[other]] for kind, found in accuracies.items()}
+        gains = {kind: accuracy[match.arch] - accuracy[archs[other]] for kind, accuracy in accuracies.items()}
         print(
             f"on {name} the net of {other} takes {ms / target:.3f} of the target; an arch of {name}'s search at "
             f"{match.predicted_ms / ms:.3f} of that latency has "
@@ -133,11 +133,11 @@ def trainings(arch: str, space: Space, arguments: argparse.Namespace) -> float:
 
 def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
     """Accuracy of archs with the weights of a finished search's supernet, on test images."""
-    found, record = read_result(folder)
-    with reopen(found, record) as searcher:
+    result, record = read_result(folder)
+    with reopen(result, record) as searcher:
         data, calibration = searcher.data, searcher.weight_indices[: searcher.config.bn_images]
         calibrating = [pixels for pixels, _ in in_order(data, data.train, calibration, VALIDATION_BATCH)]
-        images = torch.arange(len(data.test))[:TEST_PICTURES]
+        images = torch.arange(len(data.test))[:TEST_IMAGES]
         return {
             arch: validate_arch(
                 searcher.supernet,

@@ -232,22 +232,22 @@ def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str,
         stuck = False
         injector.start()
         while injector.is_alive() and not stuck:
-            number, found, started = len(seconds), [], time.monotonic()
+            number, reports, started = len(seconds), [], time.monotonic()
             tuning = threading.Thread(
-                target=lambda number=number, found=found: found.append(
+                target=lambda number=number, reports=reports: reports.append(
                     tune(plan, fleet.endpoint, folder / f"faults-{number}", Budget(1), number)
                 ),
                 daemon=True,
             )
             tuning.start()
             tuning.join(LONGEST_TUNING_SECONDS)
-            stuck = not found
+            stuck = not reports
             if stuck:
                 break
             seconds.append(time.monotonic() - started)
-            for device, told_of in found[0].device_faults.items():
+            for device, told_of in reports[0].device_faults.items():
                 happenings.update({f"{device}: {what}": times for what, times in told_of.items()})
-            failures.update({**found[0].failures, "untuned": len(found[0].untuned)})
+            failures.update({**reports[0].failures, "untuned": len(reports[0].untuned)})
         injector.join()
         fleet.await_devices()
         for number in range(len(seconds)):

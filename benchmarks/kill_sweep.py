@@ -5,7 +5,7 @@
 Each command runs on a tiny space and this machine's CPU, with tuning logs and images of its own. First it runs without
 a kill: that gives the moments to choose from, and the result to compare with. Then, for each kill, a fresh copy of its
 state is taken, the command is started, its main process killed at a random moment, and started again until it ends by
-itself. Counted: trials, measurements and visits that were on the disk before the kill and are gone after it (``lost``),
+itself. Counted: trials, measurements and passes that were on the disk before the kill and are gone after it (``lost``),
 children that lived on (``left running``), temporary folders that the next start left (``left behind``), and results
 that differ from those of the run that nobody killed. ``measure`` is ``tune`` with kernels that are tuned already.
 
@@ -57,7 +57,7 @@ transport: {kind: local, key: mine}
 timing: {warmup: 1, repeats: 3, min_repeat_ms: 5, chain_rounds: 1, chain_runs: 4, visits: 8, drift_limit: 100,
   trial_repeats: 1, trial_min_ms: 2}
 """
-VISITS, RUNS = 8, 4
+PASSES, RUNS = 8, 4
 # A round for every kernel and some more, so that the budget can be met to the trial.
 TRIALS = 120
 SEARCH = "epochs: 4\nwarmup_epochs: 1\nbatch_size: 8\ncandidates: 2\nsamples: 20\nthreads: 1\ncheckpoint_steps: 3\n"
@@ -147,15 +147,15 @@ def lines(path: Path) -> list[bytes]:
 
 
 def recorded(state: Path) -> dict[str, list[bytes]]:
-    """What must never be lost: trials, measurements and visits on the disk."""
+    """What must never be lost: trials, measurements and measurement passes on the disk."""
     folder = state / "logs" / "mine"
-    files = {"trials": "database/trials.jsonl", "measurements": "latency.jsonl", "visits": "visits.jsonl"}
+    files = {"trials": "database/trials.jsonl", "measurements": "latency.jsonl", "passes": "visits.jsonl"}
     return {what: lines(folder / name) for what, name in files.items()}
 
 
 @contextmanager
 def watched(path: Path) -> Iterator[set[bytes]]:
-    """All lines that are seen in a file while the block runs: visits go once the journal has them."""
+    """All lines that are seen in a file while the block runs: passes go once the journal has them."""
     seen: set[bytes] = set()
     over = threading.Event()
 
@@ -177,11 +177,11 @@ def watched(path: Path) -> Iterator[set[bytes]]:
 def lost(before: dict[str, list[bytes]], after: dict[str, list[bytes]], seen: set[bytes]) -> int:
     """How much of what was recorded is not there any more, or was made again.
 
-    Visits go into measurements; here they are all of one library of nets, so there are never more than its share.
+    Passes go into measurements; here they are all of one library of nets, so there are never more than its share.
     """
     gone = sum(len(set(before[what]) - set(after[what])) for what in ("trials", "measurements"))
-    visits = {line for line in seen.union(before["visits"]) if b"nets_ms" in line}
-    return gone + max(0, len(visits) - VISITS)
+    passes = {line for line in seen.union(before["passes"]) if b"nets_ms" in line}
+    return gone + max(0, len(passes) - PASSES)
 
 
 def outcome(name: str, state: Path, place: Place) -> object:
@@ -190,13 +190,13 @@ def outcome(name: str, state: Path, place: Place) -> object:
         measured = Journal(state / "logs" / "mine" / "latency.jsonl").read()
         trials = [json.loads(line) for line in recorded(state)["trials"]]
         tried = [(trial["task"], json.dumps(trial["knobs"])) for trial in trials if trial["knobs"]]
-        whole = all((item.n + item.outliers) % (VISITS * RUNS) == 0 and item.tries == VISITS for item in measured)
+        whole = all((item.n + item.outliers) % (PASSES * RUNS) == 0 and item.tries == PASSES for item in measured)
         parts = sorted(item.part.name for item in measured)
-        return len(trials) - place.trials, len(tried) - len(set(tried)), parts, whole, recorded(state)["visits"]
+        return len(trials) - place.trials, len(tried) - len(set(tried)), parts, whole, recorded(state)["passes"]
     if name == "search":
-        found = json.loads((state / "out" / "search.json").read_text())
+        result = json.loads((state / "out" / "search.json").read_text())
         archs = [candidate["arch"] for candidate in json.loads((state / "out" / "archs.json").read_text())]
-        return archs, found["theta"]
+        return archs, result["theta"]
     if name == "train":
         record = torch.load(state / "out" / "net.pt", weights_only=True)
         return {key: value.numpy().tobytes() for key, value in _tensors(record).items()}
@@ -207,7 +207,7 @@ def _tensors(value: object, path: str = "") -> dict[str, torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return {path: value}
     if isinstance(value, dict):
-        return {name: one for key, some in value.items() for name, one in _tensors(some, f"{path}/{key}").items()}
+        return {name: one for key, inner in value.items() for name, one in _tensors(inner, f"{path}/{key}").items()}
     return {}
 
 
@@ -216,7 +216,7 @@ class Tally:
     """What the kills of one command cost."""
 
     kills: int = 0
-    too_late: int = 0
+    after_the_end: int = 0
     lost: int = 0
     left_running: int = 0
     left_behind: int = 0
@@ -246,22 +246,22 @@ def sweep(place: Place, name: str, begin: Path | None, kills: int, rng: random.R
         process = started(place, name, state, place.folder / "killed.log")
         try:
             process.wait(moment)
-            tally.too_late += 1  # it was quicker this time
+            tally.after_the_end += 1  # it was quicker this time
         except subprocess.TimeoutExpired:
             tally.left_running += kill(process)
             tally.kills += 1
         before = recorded(state)
         with watched(state / "logs" / "mine" / "visits.jsonl") as seen:
             to_the_end(place, name, state)
-        gone = lost(before, recorded(state), seen)
-        found = outcome(name, state, place)
-        tally.lost += gone
-        tally.other_result += found != expected
+        lost_lines = lost(before, recorded(state), seen)
+        result = outcome(name, state, place)
+        tally.lost += lost_lines
+        tally.other_result += result != expected
         tally.left_behind += len(list(place.temporary.glob("tvmfbnet-*")))
-        told = ", ".join(f"{len(some)} {what}" for what, some in before.items() if some)
+        told = ", ".join(f"{len(lines)} {what}" for what, lines in before.items() if lines)
         print(
-            f"  kill {number + 1} after {moment:.1f} s ({told or 'nothing recorded'}): lost {gone}, "
-            f"{'same result' if found == expected else f'OTHER RESULT {_short(found)} != {_short(expected)}'}",
+            f"  kill {number + 1} after {moment:.1f} s ({told or 'nothing recorded'}): lost {lost_lines}, "
+            f"{'same result' if result == expected else f'OTHER RESULT {_short(result)} != {_short(expected)}'}",
             flush=True,
         )
     return tally, reference
@@ -325,7 +325,7 @@ def main() -> None:
     )
     for name, tally in tallies.items():
         print(
-            f"{name:10}{tally.kills:8}{tally.too_late:10}{tally.lost:8}{tally.left_running:14}"
+            f"{name:10}{tally.kills:8}{tally.after_the_end:10}{tally.lost:8}{tally.left_running:14}"
             f"{tally.left_behind:13}{tally.other_result:14}"
         )
     bad = [one for one in tallies.values() if one.lost or one.left_running or one.left_behind or one.other_result]

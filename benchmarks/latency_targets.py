@@ -40,7 +40,7 @@ def main() -> None:
     settings = read_yaml(arguments.search) if arguments.search else SETTINGS
     print(f"{space.name}: reachable are {low:.4g} to {high:.4g} ms")
     print(f"{'target ms':>10} {'found/target':>13} {'mean/target':>12} {'lambda':>7} {'accuracy':>9}  arch")
-    found = {}
+    predicted_ms = {}
     for share in SHARES:
         target = low + share * (high - low)
         config = validate(
@@ -50,17 +50,17 @@ def main() -> None:
         result = search(space, arguments.data, table, config, out)
         multiplier = read_json(out / "history.json")[-1]["latency_price"]
         best = result.best
-        found[best.arch] = best.predicted_ms
+        predicted_ms[best.arch] = best.predicted_ms
         ratios = f"{best.predicted_ms / target:13.4f} {result.expected_ms / target:12.4f}"
         print(f"{target:10.4g} {ratios} {multiplier:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)
     if arguments.measure:
         from tvmfbnet.deploy.whole_nets import measure_nets  # tvm, which a foreign table does without
         from tvmfbnet.targets.definition import load_target
 
-        archs = [parse_arch(arch, space) for arch in found]
+        archs = [parse_arch(arch, space) for arch in predicted_ms]
         measured = measure_nets(space, load_target(arguments.target), archs, arguments.tuning_logs)
         print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'at table speed':>14}")
-        for arch, predicted in found.items():
+        for arch, predicted in predicted_ms.items():
             net = measured[arch]
             ratios = f"{net.latency_ms / predicted:7.3f} {net.at_table_pace_ms / predicted:14.3f}"
             print(f"{predicted:12.4g} {net.latency_ms:12.4g} {ratios}")

@@ -35,6 +35,8 @@ from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import Target, load_target
 
 SIDES = ("without", "with")
+# The best knobs of each task, by side, seed and rounds.
+Best = dict[tuple[str, int, int], dict[str, Knobs]]
 
 
 def other_target(host: Target, cpu: str, folder: Path) -> Path:
@@ -48,9 +50,9 @@ def other_target(host: Target, cpu: str, folder: Path) -> Path:
     return path
 
 
-def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> dict[tuple[str, int, int], dict[str, Knobs]]:
+def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> Best:
     """The best knobs of each task, by side, seed and rounds."""
-    found = {}
+    best = {}
     sources = read_sources([str(other)], plan.target, options.out)
     for seed in range(options.seeds):
         for rounds in sorted(options.rounds):
@@ -58,11 +60,11 @@ def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> dict[tup
                 folder = options.out / f"{side}{seed}"
                 with connect_device(plan.target) as endpoint:
                     budget = Budget(rounds * BATCH * len(plan.tasks))
-                    taught = sources if side == "with" else ()
-                    report = tune(plan, endpoint, folder, budget, seed, sources=taught)
+                    transferred = sources if side == "with" else ()
+                    report = tune(plan, endpoint, folder, budget, seed, sources=transferred)
                 print(f"seed {seed}, {side}: {report.trials} trials, {report.seconds:.0f} s now", flush=True)
-                found[side, seed, rounds] = best_knobs(folder / "database" / "trials.jsonl", budget.trials)
-    return found
+                best[side, seed, rounds] = best_knobs(folder / "database" / "trials.jsonl", budget.trials)
+    return best
 
 
 def best_knobs(path: Path, trials: int) -> dict[str, Knobs]:
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--target", default="host")
     parser.add_argument("--blocks", default="block/k3_e6/*")
     parser.add_argument("--other-cpu", default="x86-64-v3")
-    parser.add_argument("--other-rounds", type=int, default=3, help="trials of the other target, in rounds a task")
+    parser.add_argument("--other-rounds", type=int, default=3, help="trials of the other target, in rounds per task")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rounds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=5)
@@ -130,15 +132,15 @@ def main() -> None:
         with connect_device(plan.target) as endpoint:
             tune(plan, endpoint, options.out / "other", Budget(options.other_rounds * BATCH * len(plan.tasks)))
     plan = plan_space(space, host, options.blocks)
-    found = tune_sides(plan, other, options)
+    best_by_side = tune_sides(plan, other, options)
     if not options.tune_only:
-        compare(plan, found, options)
+        compare(plan, best_by_side, options)
 
 
-def compare(plan: Plan, found: dict[tuple[str, int, int], dict[str, Knobs]], options: argparse.Namespace) -> None:
-    tasks = [task for task in plan.tasks if all(task.kernel.key in best for best in found.values())]
+def compare(plan: Plan, best_by_side: Best, options: argparse.Namespace) -> None:
+    tasks = [task for task in plan.tasks if all(task.kernel.key in best for best in best_by_side.values())]
     ways = {
-        task: list({best[task.kernel.key].key: best[task.kernel.key] for best in found.values()}.values())
+        task: list({best[task.kernel.key].key: best[task.kernel.key] for best in best_by_side.values()}.values())
         for task in tasks
     }
     times = time_in_turn(plan, ways, options.turns)
@@ -146,14 +148,14 @@ def compare(plan: Plan, found: dict[tuple[str, int, int], dict[str, Knobs]], opt
     fastest = np.log([min(times[task.kernel.key]) for task in tasks])
     logs = {
         which: np.log([times[t.kernel.key][[k.key for k in ways[t]].index(best[t.kernel.key].key)] for t in tasks])
-        for which, best in found.items()
+        for which, best in best_by_side.items()
     }
     print(f"{len(tasks)} tasks, {sum(map(len, ways.values()))} kernels timed in turn")
     for rounds in sorted(options.rounds):
-        without, taught = (np.array([logs[side, seed, rounds] for seed in range(options.seeds)]) for side in SIDES)
-        each = np.exp(np.average(taught - without, axis=1, weights=cells))
+        without, transferred = (np.array([logs[side, seed, rounds] for seed in range(options.seeds)]) for side in SIDES)
+        each = np.exp(np.average(transferred - without, axis=1, weights=cells))
         every = ", ".join(f"{ratio:.3f}" for ratio in each)
-        excess = [side.mean(axis=0) - fastest for side in (without, taught)]
+        excess = [side.mean(axis=0) - fastest for side in (without, transferred)]
         above = [100 * (np.exp(np.average(side, weights=cells)) - 1) for side in excess]
         worst = [100 * (np.exp(side.max()) - 1) for side in excess]
         print(

@@ -50,7 +50,7 @@ def time_alone(plan: Plan, target: Target, database: TuningDatabase) -> dict[str
                 library = save_library(build(mod, compiled_for, database.records, copies), path, target)
                 latency = float(summarise(timer.time(library, part_input_shape(part)))["latency_ms"])
                 cells[name][part] = Cell(max(latency - overhead, 0.0) / copies)
-    return {name: LatencyTable(found, overhead, target.name) for name, found in cells.items()}
+    return {name: LatencyTable(parts, overhead, target.name) for name, parts in cells.items()}
 
 
 def main() -> None:
@@ -75,10 +75,10 @@ def main() -> None:
     nets = measure_nets(space, load_target(options.target), list(archs), options.tuning_logs)
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     for name, table in tables.items():
-        found = study(replace(table, correction=""), space, measured).agreement
+        agreement = study(replace(table, correction=""), space, measured).agreement
         print(
-            f"{name:30} bias {found.bias:+.2%}, MAPE {found.mean_error:.2%}, Spearman {found.spearman:.4f}, "
-            f"Kendall {found.kendall:.4f}, worst {found.worst_error:+.2%}"
+            f"{name:30} bias {agreement.bias:+.2%}, MAPE {agreement.mean_error:.2%}, "
+            f"Spearman {agreement.spearman:.4f}, Kendall {agreement.kendall:.4f}, worst {agreement.worst_error:+.2%}"
         )
 
 

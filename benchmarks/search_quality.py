@@ -62,8 +62,8 @@ def archs_between(space: Space, costs: Costs, low_ms: float, high_ms: float, cou
 
 def promised(folder: Path, archs: list[Arch]) -> list[float]:
     """Accuracy of archs with the weights of a finished search's supernet."""
-    found, record = read_result(folder)
-    with reopen(found, record) as searcher:
+    result, record = read_result(folder)
+    with reopen(result, record) as searcher:
         judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
         return [judge.accuracy(arch) for arch in archs]
 
@@ -75,14 +75,14 @@ def one_seed(space: Space, costs: Costs, table: Any, arguments: argparse.Namespa
     changes = {"latency_target_ms": target, "seed": seed, "threads": arguments.threads}
     config = validate(SearchConfig, {**settings, **changes}, "search settings")
     folder = arguments.out / f"search{seed}{arguments.label}"
-    found = search(space, arguments.data, table, config, folder).best
+    best = search(space, arguments.data, table, config, folder).best
     training_seed = 0 if arguments.same_rivals else seed
-    mine = trained(parse_arch(found.arch, space), space, arguments, training_seed)
-    low, high = (1 - arguments.band) * found.predicted_ms, (1 + arguments.band) * found.predicted_ms
+    mine = trained(parse_arch(best.arch, space), space, arguments, training_seed)
+    low, high = (1 - arguments.band) * best.predicted_ms, (1 + arguments.band) * best.predicted_ms
     widest = (_FOUND_ABOVE * (1 - arguments.band) * target, (1 + arguments.band) * target)
     drawn = archs_between(space, costs, *widest, MANY, training_seed)
     rivals = [
-        arch for arch in drawn if format_arch(arch, space) != found.arch and low <= table.arch_ms(arch, space) <= high
+        arch for arch in drawn if format_arch(arch, space) != best.arch and low <= table.arch_ms(arch, space) <= high
     ]
     small = trained(min(rivals, key=lambda arch: count_arch(arch, space).macs), space, arguments, training_seed)
     others = [trained(arch, space, arguments, training_seed) for arch in rivals[: arguments.random]]
@@ -92,7 +92,7 @@ def one_seed(space: Space, costs: Costs, table: Any, arguments: argparse.Namespa
     return {
         "seed": seed,
         "target_ms": target,
-        "predicted_ms": found.predicted_ms,
+        "predicted_ms": best.predicted_ms,
         "found": mine,
         "fewest_macs": small,
         "random": others,

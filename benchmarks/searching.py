@@ -41,7 +41,7 @@ def options(text: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--shrink", metavar="SIZE", help="search grey images of this size, at the latencies of the whole space"
     )
-    parser.add_argument("--last-channels", type=int, help="of the head that the table prices, with --shrink")
+    parser.add_argument("--last-channels", type=int, help="outputs of the head in the table, with --shrink")
     parser.add_argument("--search", type=Path, help="settings of the searches, YAML")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(out))
@@ -69,7 +69,7 @@ def shrunk(space: str, size: str, channels: int = 1, classes: int = 10) -> Space
 
 
 def carried_over(table: LatencyTable, measured: Space, searched: Space) -> LatencyTable:
-    """The table with each part of one space priced as its counterpart in the other: layer by layer, block by block."""
+    """The table of a second space: each part has its counterpart's latency, layer by layer and block by block."""
     twins: dict[NetPart, NetPart] = dict(zip(searched.fixed_parts(), measured.fixed_parts(), strict=True))
     for mine, theirs in zip(searched.layers, measured.layers, strict=True):
         for block in mine.blocks:

@@ -41,8 +41,8 @@ def main() -> None:
         last, seen = now, text.strip()
         if not data:
             break
-        found = [match[1].strip(" .(") for line in re.split(r"[\r\n]+", text) if (match := STEP.match(line))]
-        step = found[-1][:60] if found else step
+        steps = [match[1].strip(" .(") for line in re.split(r"[\r\n]+", text) if (match := STEP.match(line))]
+        step = steps[-1][:60] if steps else step
     code = process.wait()
     for name, seconds in sorted(longest.items(), key=lambda item: -item[1]):
         print(f"{seconds:6.1f} s  {name}")

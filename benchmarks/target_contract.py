@@ -118,7 +118,7 @@ class Bench:
                 result = bench_with_probe(package, arch, self.space, self.target, target_ms, self.logs)
             claimed = result.net.verdict(target_ms)
             truths = self.truths(package, claimed)
-        truth = min(truths, key=lambda found: found.measured.value)
+        truth = min(truths, key=lambda verdict: verdict.measured.value)
         first = loop.attempts[0]
         return {
             "arch": loop.kept.arch,
@@ -128,7 +128,7 @@ class Bench:
             "claimed": claimed.to_dict(),
             "speed_factor": None if result.net.speed is None else result.net.speed.to_dict(),
             "truth": truth.to_dict(),
-            "truths_ms": [found.measured.value for found in truths],
+            "truths_ms": [verdict.measured.value for verdict in truths],
         }
 
     def choice(self, seed: int, target_ms: float) -> Callable[[float], Proposal]:
@@ -143,9 +143,9 @@ class Bench:
         def choose(factor: float) -> Proposal:
             scaled = costs.scaled(factor)
             scaled.require_reachable(target_ms)
-            found = propose(theta.log_softmax(1), self.space, scaled, target_ms, 20, generator)[:5]
-            arch = max((parse_arch(item.arch, self.space) for item in found), key=self.size)
-            text = next(item.arch for item in found if parse_arch(item.arch, self.space) == arch)
+            proposed = propose(theta.log_softmax(1), self.space, scaled, target_ms, 20, generator)[:5]
+            arch = max((parse_arch(item.arch, self.space) for item in proposed), key=self.size)
+            text = next(item.arch for item in proposed if parse_arch(item.arch, self.space) == arch)
             return Proposal(text, self.table.arch_ms(arch, self.space), self.size(arch))
 
         return choose
@@ -156,18 +156,18 @@ class Bench:
 
     def measure(self, text: str, target_ms: float) -> Timed:
         """As a run does."""
-        found = time_untrained(parse_arch(text, self.space), self.space, self.target, target_ms, self.logs)
-        return Timed(found.interval, found.speed)
+        result = time_untrained(parse_arch(text, self.space), self.space, self.target, target_ms, self.logs)
+        return Timed(result.interval, result.speed)
 
     def truths(self, package: Package, claimed: Verdict) -> list[Verdict]:
         """The verdict without the load, again later where it contradicts what was claimed."""
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for pause in (2.0, *_LATER_SECONDS):
             time.sleep(pause)
-            found.append(Verdict(claimed.target_ms, self.quiet(package).interval))
-            if not (claimed.kind == MET and all(item.kind == MISSED for item in found)):
+            verdicts.append(Verdict(claimed.target_ms, self.quiet(package).interval))
+            if not (claimed.kind == MET and all(item.kind == MISSED for item in verdicts)):
                 break
-        return found
+        return verdicts
 
     def quiet(self, package: Package) -> NetLatency:
         """Two rounds of passes, pooled."""

@@ -69,16 +69,16 @@ def time_in_turn(
     packages: dict[int, Package], timers: dict[int, DeviceTimer], turns: int
 ) -> dict[tuple[str, int], list[float]]:
     """Milliseconds by runtime and threads: a median a turn."""
-    found: dict[tuple[str, int], list[float]] = {}
+    times: dict[tuple[str, int], list[float]] = {}
     for turn in range(turns):
         for threads, package in packages.items():
             target = timers[threads].target
             ours = timers[threads].time(package.library, package.input_shape)
             theirs = time_onnxruntime(package.model, package.input_shape, target)
-            found.setdefault(("tvmfbnet", threads), []).append(statistics.median(ours))
-            found.setdefault(("ONNX Runtime", threads), []).append(statistics.median(theirs))
+            times.setdefault(("tvmfbnet", threads), []).append(statistics.median(ours))
+            times.setdefault(("ONNX Runtime", threads), []).append(statistics.median(theirs))
         say(f"turn {turn + 1} of {turns}")
-    return found
+    return times
 
 
 def ratio(name: str, above: list[float], below: list[float]) -> str:
@@ -109,23 +109,23 @@ def main() -> None:
         for threads, target in targets.items():
             resolved = resolve(target)
             timers[threads] = stack.enter_context(device_timer(resolved, stack.enter_context(connect_device(resolved))))
-        found = time_in_turn(packages, timers, options.turns)
+        times = time_in_turn(packages, timers, options.turns)
         told = {threads: timer.fingerprint.get("threads") for threads, timer in timers.items()}
         shares = {threads: parallel_kernels(target, logs) for threads, target in targets.items()}
     print(f"{host_fingerprint().get('model')}, {len(core_numbers())} cores, load {os.getloadavg()[0]:.1f}")
     for threads, (parallel, tasks) in shares.items():
         print(f"{threads} thread(s), the server had {told[threads]}: {parallel} of {tasks} kernels run in parallel")
-    for (runtime, threads), values in found.items():
+    for (runtime, threads), values in times.items():
         print(f"{runtime}, {threads} thread(s): {statistics.median(values):.3f} ms, least {min(values):.3f}")
     first, *others = options.threads
     for runtime in ("tvmfbnet", "ONNX Runtime"):
         for threads in others:
             label = f"{runtime}, {first} to {threads} threads, faster by"
-            print(ratio(label, found[runtime, first], found[runtime, threads]))
+            print(ratio(label, times[runtime, first], times[runtime, threads]))
     for threads in options.threads:
         label = f"tvmfbnet to ONNX Runtime, {threads} thread(s)"
-        print(ratio(label, found["tvmfbnet", threads], found["ONNX Runtime", threads]))
-    print(json.dumps({f"{runtime} {threads}": values for (runtime, threads), values in found.items()}))
+        print(ratio(label, times["tvmfbnet", threads], times["ONNX Runtime", threads]))
+    print(json.dumps({f"{runtime} {threads}": values for (runtime, threads), values in times.items()}))
 
 
 if __name__ == "__main__":

@@ -114,10 +114,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     make_folder(path.parent)
     with storage_errors(path, "write"):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             write(temporary)
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -125,7 +125,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.chmod(stat.S_IMODE(path.stat().st_mode))
             temporary.replace(path)
         finally:
-            os.close(held)
+            os.close(descriptor)
             temporary.unlink(missing_ok=True)
 
 

@@ -54,13 +54,13 @@ def load_data(
 
 
 def _fashion_mnist(folder: Path | None, height: int, width: int) -> ImageData:
-    found = find_fashion_mnist(folder)
+    files = find_fashion_mnist(folder)
     sets = []
     for part in ("train", "t10k"):
-        pixels, labels = read_idx(found[f"{part}-images-idx3"]), read_idx(found[f"{part}-labels-idx1"])
+        pixels, labels = read_idx(files[f"{part}-images-idx3"]), read_idx(files[f"{part}-labels-idx1"])
         if pixels.dim() != 3 or labels.dim() != 1 or len(pixels) != len(labels):
             raise DataError(
-                f"{found[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
+                f"{files[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
             )
         sets.append(_in_memory(pixels.unsqueeze(1), labels.long(), height, width, "fashion_mnist"))
     return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,), FASHION_MNIST_CLASSES)

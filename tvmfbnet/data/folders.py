@@ -121,10 +121,10 @@ def _state_of(files: Sequence[Path]) -> str:
     digest, newest = hashlib.blake2b(digest_size=16), 0
     for file in files:
         with storage_errors(file, "read"):
-            found = file.stat()
-        state = f"{file}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"
+            status = file.stat()
+        state = f"{file}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
         digest.update(state.encode(errors="surrogateescape"))
-        newest = max(newest, found.st_ctime_ns)
+        newest = max(newest, status.st_ctime_ns)
     return digest.hexdigest() if newest < time.time_ns() - _TICK_NS else ""
 
 
@@ -134,9 +134,9 @@ def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tup
     labels: list[int] = []
     for label, name in enumerate(names):
         with storage_errors(folder / name, "read"):
-            found = sorted(visible_files(folder / name))
-        images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-        skipped.update(file.suffix.lower() for file in found if file.suffix.lower() not in IMAGE_SUFFIXES)
+            candidates = sorted(visible_files(folder / name))
+        images = [file for file in candidates if file.suffix.lower() in IMAGE_SUFFIXES]
+        skipped.update(file.suffix.lower() for file in candidates if file.suffix.lower() not in IMAGE_SUFFIXES)
         if not images:
             raise no_images(folder / name)
         files += images

@@ -46,8 +46,8 @@ class DataSpec:
         Raises:
             DataError: an unknown kind, an image folder without a folder, or a subset of another kind's classes.
         """
-        kind, _, rest = text.partition(":")
-        place, asked, subset = rest.partition("?classes=")
+        kind, _, folder_and_subset = text.partition(":")
+        place, asked, subset = folder_and_subset.partition("?classes=")
         if kind not in KINDS:
             raise DataError(f"unknown data set {text!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
         if kind == "imagefolder" and not place:
@@ -81,15 +81,15 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
     if spec.kind == "imagefolder":
         names = folder_classes(spec.images, channels, spec.subset)
         _require_images(spec.images, names)
-        found = len(names)
+        class_count = len(names)
     else:
         if spec.kind == "fashion_mnist":
             find_fashion_mnist(spec.folder)
         else:
             find_cifar10(spec.folder)
         require_shape(spec.kind, height, width, channels)
-        found = 10
-    require_classes(spec, found, classes)
+        class_count = 10
+    require_classes(spec, class_count, classes)
 
 
 def require_shape(kind: str, height: int, width: int, channels: int) -> None:
@@ -108,12 +108,12 @@ def require_shape(kind: str, height: int, width: int, channels: int) -> None:
         )
 
 
-def require_classes(spec: DataSpec, found: int, wanted: int | None) -> None:
+def require_classes(spec: DataSpec, class_count: int, wanted: int | None) -> None:
     """DataError where a data set has other classes than the space; a subset may have fewer."""
-    if wanted is not None and found != wanted and not (spec.subset is not None and found < wanted):
+    if wanted is not None and class_count != wanted and not (spec.subset is not None and class_count < wanted):
         raise DataError(
-            f"data set {spec.text} has {found} classes but the space classifies {wanted}: "
-            f"put `,classes={found}` behind the space"
+            f"data set {spec.text} has {class_count} classes but the space classifies {wanted}: "
+            f"put `,classes={class_count}` behind the space"
         )
 
 
@@ -138,8 +138,8 @@ def relocated(spec: str, place: str) -> str:
     """
     if place.partition(":")[0] in KINDS:
         return place
-    kind, _, rest = spec.partition(":")
-    _, subset_asked, subset = rest.partition("?classes=")
+    kind, _, folder_and_subset = spec.partition(":")
+    _, subset_asked, subset = folder_and_subset.partition("?classes=")
     return f"{kind}:{place}{subset_asked}{subset}"
 
 
@@ -157,7 +157,7 @@ def find_fashion_mnist(folder: Path | None) -> dict[str, Path]:
     """The four files by their names' beginnings; DataError where one is missing."""
     places = _search_places(folder, "fashion-mnist", SYSTEM_FASHION_MNIST)
     places += [place / "FashionMNIST" / "raw" for place in ([folder] if folder else [p.parent for p in places])]
-    found = {}
+    files_by_name = {}
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         files = [
             p / f"{name}-ubyte{end}" for p in places for end in (".gz", "") if (p / f"{name}-ubyte{end}").is_file()
@@ -167,8 +167,8 @@ def find_fashion_mnist(folder: Path | None) -> dict[str, Path]:
                 f"Fashion-MNIST is missing ({name}-ubyte.gz not in {', '.join(map(str, places))}): "
                 "apt install dataset-fashion-mnist, or put the four .gz files in a folder DIR and say fashion_mnist:DIR"
             )
-        found[name] = files[0]
-    return found
+        files_by_name[name] = files[0]
+    return files_by_name
 
 
 def find_cifar10(folder: Path | None) -> Path:

@@ -38,11 +38,11 @@ class Band:
 
 def bands_of(blocks: Sequence[nn.Module]) -> tuple[Band, ...]:
     """Divides the conv blocks of a layer in bands; ``skip`` is in none."""
-    found: dict[tuple[int, str], list[int]] = {}
+    indices_by_kind: dict[tuple[int, str], list[int]] = {}
     for index, block in enumerate(blocks):
         if isinstance(block, FBNetBlock):
-            found.setdefault((block.spec.kernel, block.spec.activation), []).append(index)
-    return tuple(Band(tuple(indices), *key) for key, indices in found.items())
+            indices_by_kind.setdefault((block.spec.kernel, block.spec.activation), []).append(index)
+    return tuple(Band(tuple(indices), *key) for key, indices in indices_by_kind.items())
 
 
 def merged_mixture(

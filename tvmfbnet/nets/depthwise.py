@@ -77,10 +77,10 @@ def input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, 
         return F.conv2d(y_grad, turned, None, 1, weight.shape[-1] // 2, groups=len(weight))
     pad = weight.shape[-1] // 2
     wanted = (True, False, False)
-    found: torch.Tensor = torch.ops.aten.convolution_backward(
+    gradient: torch.Tensor = torch.ops.aten.convolution_backward(
         y_grad, x, weight, None, [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], len(weight), wanted
     )[0]
-    return found
+    return gradient
 
 
 def weight_gradient(x: torch.Tensor, y_grad: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
@@ -94,8 +94,8 @@ def weight_gradient(x: torch.Tensor, y_grad: torch.Tensor, kernel: int, stride: 
     if stride == 2 and x.shape[3] % 2 == 0 and kernel == 5:
         # Output column w takes input columns 2w - 2 to 2w + 2: of the even ones three, of the odd ones two.
         halved, doubled = _half_as_wide(x), torch.cat([y_grad, y_grad], dim=1)
-        found = _narrow(halved, doubled, (kernel, _THREE), (2, 1), (rows, 1))
-        even, odd = found[:channels], found[channels:]
+        even_then_odd = _narrow(halved, doubled, (kernel, _THREE), (2, 1), (rows, 1))
+        even, odd = even_then_odd[:channels], even_then_odd[channels:]
         return torch.cat([even[..., :1], odd[..., :1], even[..., 1:2], odd[..., 1:2], even[..., 2:]], dim=3)
     if stride > 1:
         return _narrow(x, y_grad, (kernel, kernel), (stride, stride), (rows, pad))
@@ -131,7 +131,7 @@ def _narrow(
     """torch's weight gradient (C, 1, *kernel) of a depthwise conv."""
     shape = x.new_empty(x.shape[1], 1, *kernel)
     wanted = (False, True, False)
-    found: torch.Tensor = torch.ops.aten.convolution_backward(
+    gradient: torch.Tensor = torch.ops.aten.convolution_backward(
         y_grad, x, shape, None, list(stride), list(pad), [1, 1], False, [0, 0], x.shape[1], wanted
     )[1]
-    return found
+    return gradient

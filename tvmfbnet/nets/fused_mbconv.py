@@ -98,8 +98,8 @@ def fused_band(
     Returns:
         The sum (pixels behind the stride, cout); statistics that the two norms saw, without gradient.
     """
-    found = _Band.apply(x, inputs, matrix, kernels, *middle, *last, shape, eps, *projections)
-    return found[0], Statistics(found[1], found[2]), Statistics(found[3], found[4])
+    outputs = _Band.apply(x, inputs, matrix, kernels, *middle, *last, shape, eps, *projections)
+    return outputs[0], Statistics(outputs[1], outputs[2]), Statistics(outputs[3], outputs[4])
 
 
 class _Band(torch.autograd.Function):
@@ -244,10 +244,10 @@ class _Norm:
             x: the input.
             scratch: where the result is put.
         """
-        found = torch.addcmul(self._constant, x, self._slope, out=scratch[: len(x)])
-        sides = found.view(len(x), -1, grad.shape[1])
+        gradient = torch.addcmul(self._constant, x, self._slope, out=scratch[: len(x)])
+        sides = gradient.view(len(x), -1, grad.shape[1])
         sides.addcmul_(grad[:, None], self.scale.view(1, -1, grad.shape[1]))
-        return found
+        return gradient
 
 
 def _through_relu(grad: torch.Tensor, output: torch.Tensor) -> None:

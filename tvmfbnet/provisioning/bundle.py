@@ -98,8 +98,8 @@ def refuse_foreign(folder: Path, ours: bool = False) -> None:
     if not folder.exists():
         return
     manifest = read_manifest(folder)
-    known = manifest.known() if manifest is not None else {}
-    parts = {_part(name) for name in known} if manifest is not None and not manifest.finished else set()
+    checksums = manifest.known() if manifest is not None else {}
+    parts = {_part(name) for name in checksums} if manifest is not None and not manifest.finished else set()
     with storage_errors(folder, "read"):
         entries = sorted(folder.iterdir())
     foreign = []
@@ -107,7 +107,7 @@ def refuse_foreign(folder: Path, ours: bool = False) -> None:
         if path.is_file() and not path.is_symlink():
             if (manifest is not None and path.name in {MANIFEST, *parts}) or _UNFINISHED.fullmatch(path.name):
                 continue
-            if path.name in known and (ours or checksum(path) in known[path.name]):
+            if path.name in checksums and (ours or checksum(path) in checksums[path.name]):
                 continue
         foreign.append(path.name)
     if foreign:

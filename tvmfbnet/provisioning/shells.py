@@ -141,8 +141,8 @@ class SshShell(Shell):
         folder = Path("/tmp") / f"tvmfbnet-{os.getuid()}-{name}"
         with storage_errors(folder, "create folder"):
             folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise StorageError(
                 f"{folder} is not a folder of yours alone; remove it, or set XDG_CACHE_HOME to a short path"
             )

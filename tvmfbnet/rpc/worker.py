@@ -122,11 +122,11 @@ class Worker:
             raise WorkerDiedError
         out = self.process.stdin.fileno()
         os.set_blocking(out, False)
-        rest = memoryview(_HEADER.pack(len(data)) + data)
-        while rest:
+        unsent = memoryview(_HEADER.pack(len(data)) + data)
+        while unsent:
             self._wait(out, select.POLLOUT, deadline)
             try:
-                rest = rest[os.write(out, rest) :]
+                unsent = unsent[os.write(out, unsent) :]
             except OSError as error:
                 self.close()
                 raise WorkerDiedError from error
@@ -214,9 +214,9 @@ def main() -> None:
 
 
 def _answer(out: int, data: bytes) -> None:
-    rest = memoryview(_HEADER.pack(len(data)) + data)
-    while rest:
-        rest = rest[os.write(out, rest) :]
+    unsent = memoryview(_HEADER.pack(len(data)) + data)
+    while unsent:
+        unsent = unsent[os.write(out, unsent) :]
 
 
 def _exactly(size: int) -> bytes | None:

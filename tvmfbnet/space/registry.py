@@ -53,13 +53,13 @@ def _split(text: str) -> tuple[str, dict[str, int], str]:
     """
     whole, changes = text, {}
     while True:
-        rest, comma, change = text.rpartition(",")
+        before, comma, change = text.rpartition(",")
         name, _, number = change.partition("=")
         if not comma or name not in ("classes", "channels"):
             break
         if not _NUMBER.fullmatch(number) or name in changes:
             raise UserError(f"unknown change {change!r} of a space: write it once, as in fbnet@64,classes=3,channels=1")
-        text, changes[name] = rest, int(number)
+        text, changes[name] = before, int(number)
     name, _, size = text.rpartition("@")
     if name and "/" not in size and "." not in size:
         match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", size)

@@ -130,18 +130,18 @@ def require_same(path: Path, recorded: Mapping[str, Any], wanted: Mapping[str, A
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What of an identity has changed, in words; empty where nothing has. Long contents are named, not shown."""
-    found = []
+    changes = []
     for name in sorted(set(recorded) | set(wanted)):
         old, new = recorded.get(name), wanted.get(name)
         if old == new:
             continue
         if name == "data":
-            found.append("the data set had other content")
+            changes.append("the data set had other content")
         elif isinstance(old, dict | list) or isinstance(new, dict | list):
-            found.append(f"{name} had other content")
+            changes.append(f"{name} had other content")
         else:
-            found.append(f"{name} was {_short(old)}, now {_short(new)}")
-    return "; ".join(found)
+            changes.append(f"{name} was {_short(old)}, now {_short(new)}")
+    return "; ".join(changes)
 
 
 def _short(value: object) -> str:

@@ -47,6 +47,6 @@ class Forecaster:
         return [line, warning] if warning else [line]
 
     def _shorter(self) -> list[str]:
-        found = ["a GPU (--device cuda)"] if self._device == "cpu" else []
-        found.append(f"fewer epochs (it is {self._config.epochs})")
-        return [*found, "fewer train_images", "smaller images (`@96` behind the space)"]
+        ways = ["a GPU (--device cuda)"] if self._device == "cpu" else []
+        ways.append(f"fewer epochs (it is {self._config.epochs})")
+        return [*ways, "fewer train_images", "smaller images (`@96` behind the space)"]

@@ -71,9 +71,9 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
 
 
 def _asked(error: Exception) -> str:
-    found = _ASKED.search(str(error))
-    if found is None:
+    asked = _ASKED.search(str(error))
+    if asked is None:
         return ""
-    if found[2].lower() != "bytes":
-        return f" (asked for {found[1]} {found[2]} more)"
-    return f" (asked for {float(found[1]) / 2**30:.2g} GiB more)"
+    if asked[2].lower() != "bytes":
+        return f" (asked for {asked[1]} {asked[2]} more)"
+    return f" (asked for {float(asked[1]) / 2**30:.2g} GiB more)"

@@ -110,8 +110,8 @@ class Workers:
         if self.size == 1:
             return dict(figures)
         own = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.device)
-        found = self._fabric.all_reduce(own, reduce_op=operation)
-        return dict(zip(figures, found.tolist(), strict=True))
+        reduced = self._fabric.all_reduce(own, reduce_op=operation)
+        return dict(zip(figures, reduced.tolist(), strict=True))
 
     def require_equal(self, what: str, number: int) -> None:
         """UserError where the processes do not have the same number, below 2^40: they would drift apart or hang."""
