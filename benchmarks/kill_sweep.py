@@ -5,7 +5,7 @@
 Each command runs on a tiny space and this machine's CPU, with tuning logs and images of its own. First it runs without
 a kill: that gives the moments to choose from, and the result to compare with. Then, for each kill, a fresh copy of its
 state is taken, the command is started, its main process killed at a random moment, and started again until it ends by
-itself. Counted: trials, measurements and passes that were on the disk before the kill and are gone after it (``lost``),
+itself. Counted: trials, measurements and passes that were on the disk before the kill and missing after it (``lost``),
 children that lived on (``left running``), temporary folders that the next start left (``left behind``), and results
 that differ from those of the run that nobody killed. ``measure`` is ``tune`` with kernels that are tuned already.
 
@@ -320,8 +320,7 @@ def main() -> None:
             tallies[name], ended = sweep(place, name, begin, options.kills, rng)
             tuned = ended if name == "tune" else tuned
     print(
-        f"{'command':10}{'kills':>8}{'too late':>10}{'lost':>8}"
-        f"{'left running':>14}{'left behind':>13}{'other result':>14}"
+        f"{'command':10}{'kills':>8}{'ended':>10}{'lost':>8}{'left running':>14}{'left behind':>13}{'other result':>14}"
     )
     for name, tally in tallies.items():
         print(

@@ -1,4 +1,4 @@
-"""Is loading images the bottleneck? Images a second from the loader, and through a supernet's step, in turns.
+"""Is loading images the bottleneck? Images per second from the loader, and through a supernet's step, in turns.
 
 python benchmarks/loader_throughput.py --space fbnet_mini --data fashion_mnist
 python benchmarks/loader_throughput.py --space fbnet --data "imagefolder:/data/imagenet?classes=100" --batch 32
@@ -51,8 +51,8 @@ def main() -> None:
             stepping.append(stepped - loaded)
             waiting.append(time.perf_counter() - stepped)
     load, step, wait = (statistics.median(times) for times in (loading, stepping, waiting))
-    print(f"loader alone: {arguments.batch / load:8.0f} images a second")
-    print(f"{arguments.form + ' step:':13} {arguments.batch / step:8.0f} images a second (step/load {step / load:.2f})")
+    print(f"loader alone: {arguments.batch / load:8.0f} images/s")
+    print(f"{arguments.form + ' step:':13} {arguments.batch / step:8.0f} images/s (step/load {step / load:.2f})")
     print(f"waiting for a batch that is loaded ahead takes {wait / step:.1%} of a step")
 
 

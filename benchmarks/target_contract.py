@@ -64,7 +64,7 @@ while True: pass
 """
 # Mean seconds that a spinning program stays on, and off.
 _MEAN_SECONDS = 4.0
-# A truth that contradicts the verdict is looked at again after so many seconds each.
+# Pauses before a truth that contradicts the verdict is measured again.
 _LATER_SECONDS = (10.0, 30.0, 60.0)
 
 

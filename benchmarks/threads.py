@@ -2,7 +2,7 @@
 
     python benchmarks/threads.py fbnet_c --space fbnet --threads 1 2 [--trials-a-task 8] [--turns 10] [--logs DIR]
 
-Tunes the net's kernels once for each number of threads (a few trials a kernel; DIR keeps them for a second run),
+Tunes the net's kernels once for each number of threads (a few trials per kernel; DIR keeps them for a second run),
 compiles it with random weights, then times every package on a server of its own, and ONNX Runtime, all in turn in one
 run. Prints medians, and of the ratios within a turn the median with the 10th and 90th percentile.
 """

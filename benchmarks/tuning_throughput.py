@@ -1,9 +1,9 @@
-"""Valid trials a second of tuning, against TVM's stock ``tune_relax``, on the same kernels and machine.
+"""Valid trials per second of tuning, against TVM's stock ``tune_relax``, on the same kernels and machine.
 
     python benchmarks/tuning_throughput.py [--space fbnet] [--blocks 'block/k3_e6/*'] [--trials 128] [--rounds 1]
 
 Each side runs in a process of its own, start-up included, one after the other, ``--rounds`` times in turn: ours through
-a tracker and an RPC server, then stock with 64 and with 16 candidates a round and its default builder and runner.
+a tracker and an RPC server, then stock with 64 and with 16 candidates per round and its default builder and runner.
 Lowering the blocks is the same for both and left out. Prints each rate, their ratios, and what a trial of ours costs
 by stage.
 """
@@ -96,7 +96,7 @@ def compare(options: argparse.Namespace) -> None:
     import tvm
 
     plan = plan_space(load_space(options.space), load_target(options.target), options.blocks)
-    print(f"{len(plan.tasks)} kernels, {options.trials} trials a side", flush=True)
+    print(f"{len(plan.tasks)} kernels, {options.trials} trials per side", flush=True)
     common = ["--space", options.space, "--target", options.target, "--blocks", options.blocks]
     common += ["--trials", str(options.trials)]
     with TemporaryDirectory() as folder:

@@ -33,8 +33,8 @@ last_channels: 8
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered():
-    """What a command that a test calls in this process remembers for its advice is not the next one's."""
+def _no_saved_words():
+    """A command that a test calls in this process leaves nothing for the advice of the next one."""
     advice._given.set({})
 
 

@@ -36,8 +36,8 @@ def loopback_sshd(folder, login=""):
     daemon = subprocess.Popen([SSHD, "-D", "-f", folder / "config", "-E", folder / "log"])
     try:
         wait_until_open(port)
-        known = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-        yield [f"Port={port}", f"IdentityFile={folder}/user", "IdentitiesOnly=yes", *known]
+        no_host_check = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        yield [f"Port={port}", f"IdentityFile={folder}/user", "IdentitiesOnly=yes", *no_host_check]
     finally:
         daemon.terminate()
         daemon.wait()

@@ -29,9 +29,9 @@ def parse(words):
     command, context = typer.main.get_command(app), None
     context = command.make_context("tvmfbnet", list(words))
     while getattr(command, "commands", None):
-        rest = [*context._protected_args, *context.args]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+        words_left = [*context._protected_args, *context.args]
+        name, command, words_left = command.resolve_command(context, words_left)
+        context = command.make_context(name, words_left, parent=context)
 
 
 def advised(text):
@@ -62,14 +62,14 @@ ALLOWED = ("# Run it: tvmfbnet run FILE.yaml", "`tvmfbnet spaces show FILE.yaml`
 
 
 def test_no_text_names_a_command_by_hand():
-    found = [
+    by_hand = [
         f"{file.relative_to(PACKAGE)}:{node.lineno}: {node.value!r}"
         for file in sources()
         for node in spoken_texts(ast.parse(file.read_text(encoding="utf-8")))
         for match in re.finditer(r"tvmfbnet ([a-z]+)", node.value)
         if match[1] in TOPS
     ]
-    assert not [line for line in found if not any(text in line for text in ALLOWED)]
+    assert not [line for line in by_hand if not any(text in line for text in ALLOWED)]
 
 
 def calls():
@@ -94,9 +94,9 @@ def test_every_call_names_a_command_and_options_that_there_are():
             command = typer.main.get_command(app)
             for word in name.split():
                 command = command.commands[word]
-            known = {option for parameter in command.params for option in parameter.opts}
+            options = {option for parameter in command.params for option in parameter.opts}
             asked = {f"--{keyword.arg.replace('_', '-')}" for keyword in call.keywords if keyword.arg}
-            assert asked <= known | ({"--folder"} if name == "device logs" else set()), f"{where}: {asked - known}"
+            assert asked <= options | ({"--folder"} if name == "device logs" else set()), f"{where}: {asked - options}"
             checked += 1
     assert checked >= 8
 
@@ -171,9 +171,9 @@ SPACE, BOARD = ("--space", "my space.yaml"), ("--target", "my board.yaml")
 )
 def test_the_commands_of_errors_that_users_meet_are_read_by_the_command_line(words, commands):
     error = error_of(*words)
-    found = advised(error)
-    assert len(found) == len(commands), error
-    for told, wanted in zip(found, commands, strict=True):
+    commands_told = advised(error)
+    assert len(commands_told) == len(commands), error
+    for told, wanted in zip(commands_told, commands, strict=True):
         assert told[: len(wanted)] == wanted, error
         parse(told)
 

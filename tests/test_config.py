@@ -30,12 +30,12 @@ def config_models() -> list[type[Config]]:
     for module in pkgutil.walk_packages(tvmfbnet.__path__, "tvmfbnet."):
         if "config" in module.name or module.name.split(".")[-1] in ("schema", "target", "pipeline"):
             importlib.import_module(module.name)
-    found, left = [], [Config]
+    models, left = [], [Config]
     while left:
         subclasses = left.pop().__subclasses__()
-        found += subclasses
+        models += subclasses
         left += subclasses
-    return [model for model in found if model.__module__.startswith("tvmfbnet.") and model is not Measurement]
+    return [model for model in models if model.__module__.startswith("tvmfbnet.") and model is not Measurement]
 
 
 def numbers(kind: Any, limits: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -78,11 +78,11 @@ def test_every_number_of_every_configuration_has_bounds():
 
 def test_a_number_without_bounds_would_be_found():
     class Loose(Config):
-        some: int = 0
+        one: int = 0
         many: tuple[Annotated[int, annotated_types.Ge(0)], ...] = ()
 
     fields = Loose.model_fields
-    assert [bounded(limits) for _, limits in numbers(fields["some"].annotation, ())] == [(False, False)]
+    assert [bounded(limits) for _, limits in numbers(fields["one"].annotation, ())] == [(False, False)]
     assert [bounded(limits) for _, limits in numbers(fields["many"].annotation, ())] == [(True, False)]
 
 
@@ -164,8 +164,8 @@ def test_yaml_that_means_nothing_here_is_one_line(tmp_path, text, said):
 
 def test_dates_are_texts_and_exponents_need_no_point(tmp_path):
     (tmp_path / "a.yaml").write_text("a: 2024-13-45\nb: 2024-01-02\nc: 1e-3\nd: -2E+2\ne: 12e03\n")
-    found = read_yaml(tmp_path / "a.yaml")
-    assert found == {"a": "2024-13-45", "b": "2024-01-02", "c": 1e-3, "d": -200.0, "e": 12000.0}
+    values = read_yaml(tmp_path / "a.yaml")
+    assert values == {"a": "2024-13-45", "b": "2024-01-02", "c": 1e-3, "d": -200.0, "e": 12000.0}
 
 
 def test_anchors_and_merges_of_a_sane_size_work(tmp_path):

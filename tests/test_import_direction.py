@@ -66,26 +66,26 @@ def package_of(file: Path) -> str:
 def breaches(file: str, package: str, source: str) -> list[str]:
     names = imported_names(source)
     tops = {name.split(".")[0] for name in names}
-    found = []
+    breached = []
     if package in MAY_IMPORT:
         allowed = MAY_IMPORT[package] | ROOT_MODULES | {package}
-        found += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - allowed)]
+        breached += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - allowed)]
     if package in ROOT_MODULES:
-        found += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - ROOT_MODULES)]
+        breached += [f"{file} imports tvmfbnet.{other}" for other in sorted(packages_of(names) - ROOT_MODULES)]
     if package not in TVM_PACKAGES and tops & {"tvm", "tvm_ffi"}:
-        found.append(f"{file} names tvm")
+        breached.append(f"{file} names tvm")
     if package in NO_TORCH_PACKAGES and tops & {"torch", "torchvision", "timm"}:
-        found.append(f"{file} names torch")
-    return found
+        breached.append(f"{file} names torch")
+    return breached
 
 
 def test_imports_point_one_way():
-    found = [
+    breached = [
         breach
         for file in sources()
         for breach in breaches(str(file.relative_to(PACKAGE)), package_of(file), file.read_text(encoding="utf-8"))
     ]
-    assert not found, "\n".join(found)
+    assert not breached, "\n".join(breached)
 
 
 def test_every_package_has_a_rule():

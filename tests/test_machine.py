@@ -66,7 +66,7 @@ def test_cores_are_shown_as_a_person_writes_them():
     assert format_cores((5, 0, 4, 2)) == "0,2,4-5"
 
 
-def test_a_machine_is_described_by_what_it_told_and_nothing_is_made_up():
+def test_a_machine_is_described_by_what_it_reported_alone():
     facts = {"model": "Raspberry Pi 4", "machine": "aarch64", "cores": "4", "system": "Linux", "kernel": "6.1"}
     assert describe_machine(facts) == "Raspberry Pi 4, aarch64, 4 cores, Linux 6.1"
     assert describe_machine({"cpu_part": "0xd08", "system": "Linux"}) == "0xd08, Linux"

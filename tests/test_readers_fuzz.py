@@ -319,9 +319,9 @@ def test_corrections(tmp_path, data):
     archs = [
         format_arch(Arch(tuple(layer.blocks[n % len(layer.blocks)] for layer in SPACE.layers)), SPACE) for n in range(6)
     ]
-    found = study(TABLE, SPACE, {arch: 1.0 + number for number, arch in enumerate(archs)})
-    save_study(found, TABLE, tmp_path / "c.json")
-    assert load_correction(tmp_path / "c.json", TABLE) == found.correction
+    validation = study(TABLE, SPACE, {arch: 1.0 + number for number, arch in enumerate(archs)})
+    save_study(validation, TABLE, tmp_path / "c.json")
+    assert load_correction(tmp_path / "c.json", TABLE) == validation.correction
     value = json.loads((tmp_path / "c.json").read_text())
 
     def use(path: Path) -> None:

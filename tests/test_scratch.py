@@ -67,6 +67,6 @@ def test_the_start_of_a_process_is_no_time_of_a_clock_that_can_be_set():
     first = started(os.getpid())
     time.sleep(0.02)
     assert first == started(os.getpid()) is not None
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert started(gone.pid) is None
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert started(ended.pid) is None

@@ -151,7 +151,7 @@ void Tracker::take_pending(const std::string& pending) {
   if (!offered() || pending.find(json_quote(match_key_)) != std::string::npos) {
     taken_rounds_ = 0;
   } else if (++taken_rounds_ >= kTakenRounds) {
-    log_warning("a client was sent here and did not come; offering this device anew");
+    log_warning("a client was sent here and did not come; offering this device again");
     offer();
   }
 }

@@ -22,7 +22,7 @@ def test_a_pass_shows_each_image_once_and_leaves_out_only_the_incomplete_batch(d
     assert len(loader) == 6
     seen = torch.cat([loader.next()[1] for _ in range(6)]).tolist()
     assert len(seen) == len(set(seen)) == 48
-    assert torch.cat([loader.next()[1] for _ in range(6)]).tolist() != seen, "the next pass is shuffled anew"
+    assert torch.cat([loader.next()[1] for _ in range(6)]).tolist() != seen, "the next pass is shuffled again"
 
 
 def test_a_restored_loader_goes_on_exactly_there(data):

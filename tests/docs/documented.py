@@ -33,7 +33,7 @@ def pages() -> list[str]:
 
 def command_lines(page: str) -> list[CommandLine]:
     """All command lines in indented or fenced code of one page, continued lines joined."""
-    found, fenced, joined, start = [], False, "", 0
+    lines, fenced, joined, start = [], False, "", 0
     for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1):
         if line.startswith("```"):
             fenced = not fenced
@@ -47,9 +47,9 @@ def command_lines(page: str) -> list[CommandLine]:
             continue
         words = shlex.split(joined, comments=True) if is_command(joined) else []
         if words:
-            found.append(CommandLine(page, start, shlex.join(words)))
+            lines.append(CommandLine(page, start, shlex.join(words)))
         joined = ""
-    return found
+    return lines
 
 
 def is_command(text: str) -> bool:

@@ -80,26 +80,28 @@ def smaller(words, walk):
 def run_line(line: CommandLine, walk: Walk):
     """Runs one command line of a page."""
     match line.words:
-        case ["tvmfbnet", "tracker", *rest]:
-            words = tvmfbnet(*smaller(["tracker", *rest], walk))
+        case ["tvmfbnet", "tracker", *options]:
+            words = tvmfbnet(*smaller(["tracker", *options], walk))
             walk.start(words, lambda: port_is_open("127.0.0.1", walk.port))
-        case ["tvmfbnet", "run", *rest]:  # 3: the target was missed or cannot be decided; the run itself went well
-            walk.run(tvmfbnet(*smaller(["run", *rest], walk)), check=(0, 3))
-        case ["tvmfbnet", *rest]:
-            walk.run(tvmfbnet(*smaller(rest, walk)))
-        case ["torchrun", *rest]:
-            own = rest.index("tvmfbnet") + 1
+        case ["tvmfbnet", "run", *options]:  # 3: the target was missed or cannot be decided; the run itself went well
+            walk.run(tvmfbnet(*smaller(["run", *options], walk)), check=(0, 3))
+        case ["tvmfbnet", *options]:
+            walk.run(tvmfbnet(*smaller(options, walk)))
+        case ["torchrun", *options]:
+            own = options.index("tvmfbnet") + 1
             shutil.rmtree(walk.folder / "runs", ignore_errors=True)
-            walk.run([sys.executable, "-m", "torch.distributed.run", *rest[:own], *smaller(rest[own:], walk)])
-        case ["tvmfbnet-run", *rest]:
+            walk.run([sys.executable, "-m", "torch.distributed.run", *options[:own], *smaller(options[own:], walk)])
+        case ["tvmfbnet-run", *options]:
             walk.run(tvmfbnet("compile", ARCH, "--space", "tiny.yaml", "--target", "rpi5", "--out", "package"))
-            walk.run([walk.runner(), *("0" if word == "7" else word for word in rest)])
-        case ["python", "-m", "tvm.exec.rpc_server", *rest]:
-            serve_by_python(rest, walk)
-        case ["python", script, *rest] if script.startswith("benchmarks/"):
+            walk.run([walk.runner(), *("0" if word == "7" else word for word in options)])
+        case ["python", "-m", "tvm.exec.rpc_server", *options]:
+            serve_by_python(options, walk)
+        case ["python", script, *options] if script.startswith("benchmarks/"):
             # They take minutes to hours: only that they start and have the options that are shown is seen here.
             shown = walk.run([sys.executable, ROOT / script, "--help"])
-            assert {word for word in rest if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", shown)), line.text
+            assert {word for word in options if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", shown)), (
+                line.text
+            )
         case _:
             pytest.fail(f"{line.page} line {line.number} shows a command that no test runs: {line.text}")
 
@@ -198,9 +200,9 @@ def parse(words):
     command, context = typer.main.get_command(app), None
     context = command.make_context("tvmfbnet", list(words))
     while getattr(command, "commands", None):
-        rest = [*context._protected_args, *context.args]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+        words_left = [*context._protected_args, *context.args]
+        name, command, words_left = command.resolve_command(context, words_left)
+        context = command.make_context(name, words_left, parent=context)
 
 
 @pytest.mark.parametrize(("name", "text"), sorted(help_texts(typer.main.get_command(app))))

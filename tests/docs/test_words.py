@@ -9,6 +9,11 @@ from documented import ROOT
 CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs")
 # The glossary names the retired words; the other two are generated from texts in the code.
 EXEMPT = {"docs/glossary.md", "docs/reference/settings.md", "docs/reference/commands.md"}
+# A rate is "images/s" or "one per layer", not "images a second" or "one a layer".
+RATE = (
+    r"(?:one|two|trials|candidates|images|kernels|values|blocks?)\s+an?\s+"
+    r"(?:task|second|round|layer|line|kernel|side|channel|image|block|step|part|net)"
+)
 
 
 def retired_words():
@@ -33,7 +38,7 @@ def prose(text):
 
 def retired_in(text):
     """The retired words in a text's prose, as they are spelled there."""
-    words = "|".join(r"\s+".join(map(re.escape, word.split())) for word in retired_words())
+    words = "|".join([RATE, *(r"\s+".join(map(re.escape, word.split())) for word in retired_words())])
     return [match[0] for match in re.finditer(rf"(?i)(?<!\w)(?:{words})(?!\w)", prose(text))]
 
 
@@ -44,4 +49,5 @@ def test_no_retired_word_is_used(file):
 
 def test_a_retired_word_would_be_found():
     assert retired_in("It is right on 9 of 10 Pictures.") == ["is right on", "Pictures"]
+    assert retired_in("Trials a second, and\nfour values a channel.") == ["Trials a second", "values a channel"]
     assert not retired_in("`timing.visits` and\n\n    visits.jsonl\n\n```\npictures\n```\n")

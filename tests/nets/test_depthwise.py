@@ -21,8 +21,8 @@ def test_outputs_and_gradients_are_torchs(kernel, stride, height, width):
     wanted = F.conv2d(x, weight, None, stride, kernel // 2, groups=20)
     assert torch.equal(y, wanted)
     gradient = torch.randn(y.shape, generator=generator)
-    found = torch.autograd.grad(y, [x, weight], gradient)
-    for mine, theirs in zip(found, torch.autograd.grad(wanted, [x, weight], gradient), strict=True):
+    gradients = torch.autograd.grad(y, [x, weight], gradient)
+    for mine, theirs in zip(gradients, torch.autograd.grad(wanted, [x, weight], gradient), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -54,7 +54,7 @@ def step(net, form, precision, device):
     [("mixture", True), ("mixture", False), ("two_path", True), ("sampled", True), ("warm-up", True)],
 )
 def test_bfloat16_computes_about_what_float32_does_in_every_form(space, form, merged, save_memory, device):
-    device, found = torch.device(device), []
+    device, steps = torch.device(device), []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         net = Supernet(space, merged=merged, save_memory=save_memory)
@@ -62,8 +62,8 @@ def test_bfloat16_computes_about_what_float32_does_in_every_form(space, form, me
             for norm in net.modules():
                 if isinstance(norm, nn.BatchNorm2d):
                     norm.weight.fill_(0.7)
-        found.append(step(place_net(net, device).train(), form, precision, device))
-    (loss, gradients, statistics), (rough_loss, rough_gradients, rough_statistics) = found
+        steps.append(step(place_net(net, device).train(), form, precision, device))
+    (loss, gradients, statistics), (rough_loss, rough_gradients, rough_statistics) = steps
     assert rough_loss == pytest.approx(loss, rel=0.02) and rough_loss != loss
     assert torch.isfinite(rough_gradients).all()
     assert F.cosine_similarity(gradients, rough_gradients, dim=0) > 0.98
@@ -99,7 +99,7 @@ class distributed_alone:  # noqa: N801
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_nets_own_step_in_bfloat16_is_about_the_one_in_float32(space, device):
-    device, found = torch.device(device), []
+    device, steps = torch.device(device), []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         net = place_net(build_net(Arch(tuple(layer.blocks[0] for layer in space.layers)), space), device).train()
@@ -108,9 +108,9 @@ def test_a_nets_own_step_in_bfloat16_is_about_the_one_in_float32(space, device):
         with computing_in(precision, device):
             logits = net(pixels).float()
         F.cross_entropy(30 * logits, torch.arange(BATCH, device=device) % space.classes).backward()
-        found.append((logits.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])))
-    assert F.cosine_similarity(*(item[1] for item in found), dim=0) > 0.98
-    torch.testing.assert_close(*(item[0] for item in found), rtol=0.1, atol=0.02)
+        steps.append((logits.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])))
+    assert F.cosine_similarity(*(item[1] for item in steps), dim=0) > 0.98
+    torch.testing.assert_close(*(item[0] for item in steps), rtol=0.1, atol=0.02)
 
 
 def test_auto_is_float32_on_a_cpu():

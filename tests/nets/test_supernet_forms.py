@@ -92,22 +92,22 @@ def test_channels_last_gives_the_plain_forms_outputs_and_gradients(space, merged
     place_net(other, torch.device("cpu"))
     placed = other(place_pixels(images(space), torch.device("cpu")), mix)
     placed.square().mean().backward()
-    found = {name: p.grad for name, p in other.named_parameters()}
+    placed_gradients = {name: p.grad for name, p in other.named_parameters()}
     assert_equal(
         (logits, {n: g for n, g in gradients.items() if n != "theta"}),
-        (placed, {n: g for n, g in found.items() if n != "theta"}),
+        (placed, {n: g for n, g in placed_gradients.items() if n != "theta"}),
     )
 
 
 def test_theta_alone_gets_the_plain_forms_gradient(space):
-    found = []
+    gradients = []
     for net in twins(space):
         for parameter in net.weight_parameters():
             parameter.requires_grad_(False)
         net(images(space), net.gumbel_mix(2.0, torch.Generator().manual_seed(0))).square().mean().backward()
         assert all(p.grad is None for p in net.weight_parameters())
-        found.append(net.theta.grad)
-    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-10)
+        gradients.append(net.theta.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", ["sampled", "two_path"])
@@ -153,11 +153,11 @@ def test_two_paths_with_all_of_the_probability_are_the_mixture(tmp_path):
         RICH_YAML.split("stages:")[0] + "stages: [{channels: 4, layers: 2, blocks: [k3_e1, k5_e1]}]\nlast_channels: 8\n"
     )
     plain, net = twins(load_space(str(path)))
-    found = []
+    steps = []
     for one, form in ((plain, "mixture"), (net, "two_path")):
         mix, _ = one.draw(form, 2.0, torch.Generator().manual_seed(0))
-        found.append(step(one, one.space, mix))
-    assert_equal(*found)
+        steps.append(step(one, one.space, mix))
+    assert_equal(*steps)
 
 
 def test_draws_are_repeatable_and_follow_theta():

@@ -87,15 +87,15 @@ class Connection:
         return stream
 
     def _run(self, stream: "Stream", service: bytes) -> None:
-        kind, _, rest = service.partition(b":")
+        kind, _, argument = service.partition(b":")
         if kind.split(b",")[0] == b"shell":
-            run_shell(stream, self._properties + rest)
+            run_shell(stream, self._properties + argument)
         elif kind == b"sync":
             run_sync(stream)
         elif kind == b"tcp":
-            pump(stream, socket.create_connection(("127.0.0.1", int(rest))))
+            pump(stream, socket.create_connection(("127.0.0.1", int(argument))))
         elif kind == b"reverse":
-            self._reverse(stream, rest)
+            self._reverse(stream, argument)
         stream.close()
 
     def _reverse(self, stream: "Stream", request: bytes) -> None:
@@ -103,7 +103,7 @@ class Connection:
         answer = b"OKAY"
         if what == b"forward":
             here, there = ports.split(b";")
-            if here in self._reversed:  # as adbd does, which binds anew
+            if here in self._reversed:  # as adbd does, which binds again
                 close(self._reversed.pop(here)[0])
             self._reversed[here] = (socket.create_server(("127.0.0.1", int(here[4:]))), there)
             in_background(self._accept_reversed, *self._reversed[here])
@@ -130,7 +130,7 @@ class Stream:
         self._connection, self.number, self._other = connection, number, other
         self._inbox: queue.Queue[bytes] = queue.Queue()
         self._acknowledged = threading.Semaphore(0)
-        self._rest, self._closed = b"", False
+        self._unread, self._closed = b"", False
 
     def take(self, command: int, first: int, data: bytes) -> None:
         self._other = first or self._other
@@ -148,10 +148,10 @@ class Stream:
         self._acknowledged.acquire()
 
     def read(self, most: int) -> bytes:
-        """Up to so many bytes; none at the end."""
-        if not self._rest:
-            self._rest = self._inbox.get()
-        part, self._rest = self._rest[:most], self._rest[most:]
+        """Up to ``most`` bytes; none at the end."""
+        if not self._unread:
+            self._unread = self._inbox.get()
+        part, self._unread = self._unread[:most], self._unread[most:]
         return part
 
     def write(self, data: bytes) -> None:
@@ -181,8 +181,8 @@ def run_sync(stream: Stream) -> None:
         data = exactly(stream.read, size) if name in (b"STAT", b"SEND", b"DATA") else b""
         if name == b"STAT":
             file = Path(data.decode())
-            found = file.stat() if file.exists() else None
-            answer = (found.st_mode, found.st_size, int(found.st_mtime)) if found else (0, 0, 0)
+            status = file.stat() if file.exists() else None
+            answer = (status.st_mode, status.st_size, int(status.st_mtime)) if status else (0, 0, 0)
             stream.write(b"STAT" + struct.pack("<3I", *answer))
         elif name == b"SEND":
             path, content = Path(data.rpartition(b",")[0].decode()), b""

@@ -75,11 +75,11 @@ def test_a_folder_with_anything_else_in_it_is_refused_and_nothing_in_it_is_touch
     out.mkdir()
     if built_before:
         replace(out, result, IDENTITY)
-    found = add(out)
+    foreign = add(out)
     before = content(out)
     with pytest.raises(StorageError, match="nothing was touched: give an empty or new folder") as caught:
         replace(out, result, {"sources": "2"})
-    assert f"({found})" in str(caught.value)
+    assert f"({foreign})" in str(caught.value)
     assert content(out) == before
     assert not (tmp_path / "elsewhere").exists() or (tmp_path / "elsewhere").read_text() == "mine"
 

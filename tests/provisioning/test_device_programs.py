@@ -175,9 +175,9 @@ def test_a_session_that_is_killed_or_too_long_ends_alone_and_leaves_no_file(runn
 
 
 def _sleep_there(session):
-    held = session.put(np.zeros(4, np.float32))
+    array = session.put(np.zeros(4, np.float32))
     time.sleep(8)  # the session is idle there, and longer than its time
-    return float(held.numpy()[0])
+    return float(array.numpy()[0])
 
 
 def test_a_full_disk_is_an_error_and_not_half_a_file(running):

@@ -15,7 +15,7 @@ from tvmfbnet.provisioning.shell_base import run_program, show_files
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.targets.definition import load_target
 
-# Speaks as Ninja does, at the pace of a compiler.
+# Speaks as Ninja does, as slowly as a compiler.
 CMAKE = """#!/bin/sh
 case $1 in
   -S) sleep 0.3; echo "-- The CXX compiler is fine";;
@@ -98,8 +98,8 @@ def test_how_much_of_a_file_a_program_has_read_is_known_meanwhile(tmp_path):
     file, seen = tmp_path / "file", []
     file.write_bytes(bytes(1_000_000))
 
-    def watch(gone):
-        seen.append(gone)
+    def watch(sent_bytes):
+        seen.append(sent_bytes)
 
     script = f"head -c 400000 >/dev/null; touch {tmp_path}/half; while [ ! -e {tmp_path}/on ]; do sleep 0.05; done"
     thread = threading.Thread(target=run_program, args=(["sh", "-c", script], 60, "here", file, watch))

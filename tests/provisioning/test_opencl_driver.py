@@ -68,8 +68,8 @@ void* loadOpenCLPointer(const char* name) {
 
 def real_library():
     folders = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
-    found = [Path(folder) / "libOpenCL.so.1" for folder in folders]
-    return next((path for path in found if path.exists()), None)
+    candidates = [Path(folder) / "libOpenCL.so.1" for folder in folders]
+    return next((path for path in candidates if path.exists()), None)
 
 
 @pytest.fixture

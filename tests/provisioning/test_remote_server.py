@@ -27,14 +27,14 @@ class Recorder(LocalShell):
 
 @pytest.fixture
 def started(tmp_path):
-    """Writes what is remembered of a server; gives its folder here."""
+    """Writes the record of a server; gives its folder here."""
 
-    def remember(name, folder, port, where=LocalShell.where):
+    def save(name, folder, port, where=LocalShell.where):
         state = tmp_path / "started" / name
         write_json(state / "state.json", asdict(Started(str(folder), 9090, port, 9190, "127.0.0.1:9190", where)))
         return state
 
-    return remember
+    return save
 
 
 @pytest.fixture

@@ -238,9 +238,9 @@ def test_stop_ends_the_tunnel_here_though_the_board_is_gone(ssh_options, tmp_pat
     started = Started(str(tmp_path), 9090, free_port(), free_port(), "127.0.0.1:9", shell.where)
     shell.open_tunnel(started.tunnel)
     write_json(state / "state.json", asdict(started))
-    gone = SshShell(shell.destination, [f"Port={free_port()}"], control(tmp_path))
+    unreachable = SshShell(shell.destination, [f"Port={free_port()}"], control(tmp_path))
     with pytest.raises(DeviceError, match="Connection refused"):
-        stop(gone, state)
+        stop(unreachable, state)
     assert not (state / "state.json").exists() and not list(control(tmp_path).iterdir())
     psutil.wait_procs(ssh_masters(tmp_path), timeout=10)
     assert not ssh_masters(tmp_path)

@@ -77,8 +77,8 @@ def test_a_system_that_cannot_run_the_programs_is_named(answers, message, tmp_pa
 
 def test_this_machine_passes_and_so_does_an_emulated_one(tmp_path):
     shell = LocalShell(tmp_path)
-    found = read_system(shell)
-    assert (found.system, found.machine, found.userland) == ("Linux", platform.machine(), "")
+    system = read_system(shell)
+    assert (system.system, system.machine, system.userland) == ("Linux", platform.machine(), "")
     check_system(shell, load_target("host"), cores=True)
     check_system(shell, load_target("qemu_arm"))
     with pytest.raises(DeviceError, match="name the device with --ssh or --adb"):

@@ -1,10 +1,10 @@
-"""How a device was reached is remembered, so that advice names the whole command."""
+"""How a device was reached is recorded, so that advice names the whole command."""
 
 import shlex
 
 import pytest
 
-from tvmfbnet.provisioning.ways import device_command, remember_way
+from tvmfbnet.provisioning.ways import device_command, save_connection
 from tvmfbnet.targets.definition import load_target
 
 
@@ -16,8 +16,8 @@ def _own_cache(tmp_path, monkeypatch):
 def test_the_way_that_was_used_last_is_advised_and_quoted():
     target, way = load_target("rpi4"), ["--ssh", "pi@board", "--ssh-option", "ProxyCommand=nc %h %p", "--folder", "a b"]
     assert device_command("start", target) == "`tvmfbnet device start --ssh USER@HOST --target rpi4`"
-    remember_way(target, ["--ssh", "pi@earlier"])
-    remember_way(target, way)
+    save_connection(target, ["--ssh", "pi@earlier"])
+    save_connection(target, way)
     words = shlex.split(device_command("logs", target).strip("`"))
     assert words == ["tvmfbnet", "device", "logs", *way, "--target", "rpi4"]
 

@@ -231,8 +231,8 @@ def test_the_summary_tells_the_result(page):
 def rows(text, heading):
     """The table below a heading of a page, name to value, tags taken out."""
     table = text[text.index(f"<h2>{heading}</h2>") :].split("</table>")[0]
-    found = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table)
-    return {html.unescape(re.sub("<[^>]*>", "", name)): html.unescape(re.sub("<[^>]*>", "", v)) for name, v in found}
+    cells = re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", table)
+    return {html.unescape(re.sub("<[^>]*>", "", name)): html.unescape(re.sub("<[^>]*>", "", v)) for name, v in cells}
 
 
 def test_the_page_says_what_the_net_is_and_when_where_and_of_what_it_was_made(page):
@@ -250,12 +250,12 @@ def test_the_page_says_what_the_net_is_and_when_where_and_of_what_it_was_made(pa
 
 def test_the_command_that_does_the_same_runs_the_recipe_of_the_run(page):
     run = page.parent.parent
-    program, command, recipe, *rest = shlex.split(
+    program, command, recipe, *options = shlex.split(
         rows(page.read_text(), "How it was made")["Command that does the same"]
     )
-    assert (program, command, rest[0]) == ("tvmfbnet", "run", "--out")
-    assert Path(recipe).samefile(run / "recipe.yaml") and rest[1] == str(run.with_name("demo-again"))
-    context = typer.main.get_command(app).commands["run"].make_context("run", [recipe, *rest])
+    assert (program, command, options[0]) == ("tvmfbnet", "run", "--out")
+    assert Path(recipe).samefile(run / "recipe.yaml") and options[1] == str(run.with_name("demo-again"))
+    context = typer.main.get_command(app).commands["run"].make_context("run", [recipe, *options])
     assert context.params["recipe"] == recipe
 
 
@@ -327,22 +327,22 @@ def test_nets_that_were_timed_are_told_as_measured_with_the_speed_factor_beside(
 
 
 @pytest.mark.parametrize(
-    "gone",
+    "missing",
     [
         {"table.json": ["latency_map"], "train/history.json": ["training"]},
         {"search/history.json": ["search", "theta"], "result.json": ["latency"]},
     ],
 )
-def test_what_is_missing_is_named_and_its_figure_left_out(tmp_path, gone):
-    run = write_run(tmp_path, without=gone)
-    absent = {name for names in gone.values() for name in names}
+def test_what_is_missing_is_named_and_its_figure_left_out(tmp_path, missing):
+    run = write_run(tmp_path, without=missing)
+    absent = {name for names in missing.values() for name in names}
     (run / "report").mkdir()
     for name in absent:
         (run / "report" / f"{name}.png").write_text("of an earlier report")
     text = write_report(run).read_text()
     assert {path.stem for path in (run / "report").glob("*.png")} == set(FIGURES) - absent
     assert text.count("Left out") == len(absent)
-    for path in gone:
+    for path in missing:
         assert f"this run has no {path} yet" in text
 
 
@@ -489,8 +489,8 @@ def test_the_figure_of_whole_nets_names_its_marks_and_units():
     space = load_space("fbnet_mini")
     table = LatencyTable({part: Cell(0.001 * (1 + len(part.block))) for part in space.distinct_parts()}, name="pi4")
     drawn = [Arch(tuple(layer.blocks[(shift + layer.index) % 8] for layer in space.layers)) for shift in range(8)]
-    found = study(table, space, {format_arch(arch, space): 1.1 * table.arch_ms(arch, space) for arch in drawn})
-    axes = additivity(found, "pi4").axes[0]
+    validation = study(table, space, {format_arch(arch, space): 1.1 * table.arch_ms(arch, space) for arch in drawn})
+    axes = additivity(validation, "pi4").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("measured latency, µs", "predicted latency, µs")
     marks = [text.get_text() for text in axes.get_legend().get_texts()]
     assert marks[0] == "predicted as measured" and marks[1].startswith("sum of blocks: MAPE ")

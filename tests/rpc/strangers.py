@@ -11,7 +11,7 @@ RPC_MAGIC, TRACKER_MAGIC = struct.pack("<i", 0xFF271), struct.pack("<i", 0x2F271
 
 
 class Crowd:
-    """Connections that say nothing and some that say a byte every now and then, renewed where they are closed."""
+    """Connections that say nothing and some that say a byte every now and then, opened again where they are closed."""
 
     def __init__(self, port, silent, slow, start):
         self._port, self._slow, self._start = port, slow, start

@@ -45,12 +45,12 @@ def children_at_work(parent, count):
     """The children, once they run for a while: past their start, in the middle of the work."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = [child for child in psutil.Process(parent).children() if child.cpu_times().user > 0.3]
-        if len(found) == count and all(child.status() == psutil.STATUS_SLEEPING for child in found):
-            before = [child.cpu_times().user for child in found]
+        busy = [child for child in psutil.Process(parent).children() if child.cpu_times().user > 0.3]
+        if len(busy) == count and all(child.status() == psutil.STATUS_SLEEPING for child in busy):
+            before = [child.cpu_times().user for child in busy]
             time.sleep(1.0)
-            if [child.cpu_times().user for child in found] == before:
-                return found
+            if [child.cpu_times().user for child in busy] == before:
+                return busy
         time.sleep(0.1)
     raise AssertionError(f"{count} busy children were expected")
 
@@ -64,12 +64,12 @@ def test_a_child_that_is_busy_ends_when_its_parent_is_killed(tmp_path, script, c
     finally:
         parent.kill()
         parent.wait()
-    gone, alive = psutil.wait_procs(children, timeout=5)
-    assert len(gone) == count and not alive
+    ended, alive = psutil.wait_procs(children, timeout=5)
+    assert len(ended) == count and not alive
 
 
 def giving(count):
-    """A job that gives so many parts."""
+    """A job that gives ``count`` parts."""
 
     def job(tell, give):
         for number in range(count):

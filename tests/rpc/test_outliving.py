@@ -16,7 +16,7 @@ from tvmfbnet.targets.definition import load_target
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
-GONE_SECONDS = 2.0
+ENDED_SECONDS = 2.0
 
 # A command that starts what commands start here: a tracker, a server of each kind, and a process that talks to them.
 COMMAND = """
@@ -53,18 +53,18 @@ time.sleep(600)
 
 def family(mark):
     """Every process that has the mark in its environment: the command and all that came of it."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("TVMFBNET_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
 
 
-def assert_all_gone(mark):
-    deadline = time.monotonic() + GONE_SECONDS
+def assert_all_ended(mark):
+    deadline = time.monotonic() + ENDED_SECONDS
     while left := family(mark):
         if time.monotonic() > deadline:
             told = []
@@ -74,7 +74,7 @@ def assert_all_gone(mark):
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            pytest.fail(f"outlived the command by {GONE_SECONDS} s: {told}")
+            pytest.fail(f"outlived the command by {ENDED_SECONDS} s: {told}")
         time.sleep(0.05)
 
 
@@ -108,7 +108,7 @@ def test_a_kill_of_the_parent_while_its_children_start_ends_them_all(command, de
     time.sleep(delay)
     process.kill()
     process.wait()
-    assert_all_gone(mark)
+    assert_all_ended(mark)
 
 
 def test_a_kill_of_the_parent_ends_a_process_that_holds_pythons_lock(command):
@@ -118,7 +118,7 @@ def test_a_kill_of_the_parent_ends_a_process_that_holds_pythons_lock(command):
     assert len(family(mark)) >= 5
     process.kill()
     process.wait()
-    assert_all_gone(mark)
+    assert_all_ended(mark)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -134,8 +134,8 @@ def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
     try:
         assert "tracker at" in process.stderr.readline()
         process.send_signal(number)
-        process.wait(timeout=GONE_SECONDS + 1)
-        assert_all_gone(mark)
+        process.wait(timeout=ENDED_SECONDS + 1)
+        assert_all_ended(mark)
         assert process.returncode == (-9 if number == signal.SIGKILL else 0)
     finally:
         process.kill()
@@ -167,7 +167,7 @@ def test_a_kill_of_the_parent_ends_a_builder_in_the_middle_of_a_long_build():
         assert len(family(mark)) >= 2
         process.kill()
         process.wait()
-        assert_all_gone(mark)
+        assert_all_ended(mark)
     finally:
         process.kill()
         for left in family(mark):

@@ -101,7 +101,7 @@ def test_a_remote_job_that_hangs_or_fails_is_an_error_and_the_device_goes_on(end
 
 @pytest.mark.rpc
 @pytest.mark.slow
-def test_a_busy_device_is_waited_for_only_so_long_and_blamed_for_nothing(endpoint):
+def test_waiting_for_a_busy_device_has_an_end_and_the_device_is_not_blamed(endpoint):
     with RemoteWorker(endpoint, "cpu", 60) as first, RemoteWorker(endpoint, "cpu", 1) as second:
         second.start()
         first.start()

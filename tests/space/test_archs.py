@@ -30,8 +30,8 @@ def test_params_and_macs_equal_the_published_nets_to_the_unit(name: str) -> None
         for key, other in (("cin", "cin"), ("cout", "cout"), ("height", "h_in"), ("stride", "stride")):
             assert row[key] == expected[other]
         assert (row["params"], row["macs"]) == (expected["params"], expected["macs"])
-    rest = [described["stem"], *described["head"]]
-    assert sum(row["params"] for row in described["layers"] + rest) == oracle["params"]
+    fixed = [described["stem"], *described["head"]]
+    assert sum(row["params"] for row in described["layers"] + fixed) == oracle["params"]
 
 
 def test_the_counts_of_a_grouped_block_by_hand() -> None:

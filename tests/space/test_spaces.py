@@ -237,11 +237,11 @@ def test_a_space_is_known_by_its_content_not_by_its_name() -> None:
     space = load_space("fbnet_mini")
     assert content_key(replace(space, name="other", description="other")) == content_key(space)
     assert content_key(Space.from_dict(json.loads(json.dumps(space.to_dict())))) == content_key(space)
-    first, *rest = space.layers
+    first, *later = space.layers
     others = [
         replace(space, classes=space.classes + 1),
         replace(space, height=space.height + 1),
-        replace(space, layers=(replace(first, blocks=first.blocks[::-1]), *rest)),
+        replace(space, layers=(replace(first, blocks=first.blocks[::-1]), *later)),
         load_space("fbnet"),
     ]
     assert len({content_key(other) for other in (space, *others)}) == len(others) + 1

@@ -28,14 +28,14 @@ def test_own_images_become_a_compiled_and_measured_net_without_a_space_file(tmp_
     assert "my photos has 3 classes" in done.stderr and "put `,classes=3` behind the space" in done.stderr
     assert re.search("search: (about|less than a minute)", done.stderr)
     assert "warning: theta learns and archs are compared on few" in done.stderr
-    found = json.loads(done.stdout)
-    assert found["notices"] and found["predicted_ms"] > 0
+    result = json.loads(done.stdout)
+    assert result["notices"] and result["predicted_ms"] > 0
 
-    done = tvmfbnet(tmp_path, "train", found["arch"], *space, *data, "--out", "trained", *quick, "--json")
+    done = tvmfbnet(tmp_path, "train", result["arch"], *space, *data, "--out", "trained", *quick, "--json")
     assert 0 <= json.loads(done.stdout)["test_accuracy"] <= 1 and "train: about " in done.stderr
 
     trained = ["--checkpoint", "trained/net.pt", "--out", "package"]
-    done = tvmfbnet(tmp_path, "compile", found["arch"], *space, *target, *trained, "--json")
+    done = tvmfbnet(tmp_path, "compile", result["arch"], *space, *target, *trained, "--json")
     packed = json.loads(done.stdout)
     assert packed["parity"] == "passed" and packed["latency_ms"] > 0 and packed["class_names"] == NAMES
     described = json.loads((tmp_path / "package/package.json").read_text())

@@ -29,13 +29,13 @@ def test_a_table_as_people_have_it_gives_an_arch_in_one_command(tmp_path, encodi
         *(tmp_path, "search", "--latency-table", "PIXEL3.CSV", "--space", "fbnet_mini@32,channels=3", *quick),
         *("--data", "imagefolder:photos", "--latency-target", "50%", "--json"),
     )
-    found = json.loads(done.stdout)
-    assert found["measured_share"] == 1.0, "every figure of the file is used"
+    result = json.loads(done.stdout)
+    assert result["measured_share"] == 1.0, "every figure of the file is used"
     record = json.loads((tmp_path / "search/search.json").read_text())
     costs = record["costs"]
     slowest_ms = costs["fixed_ms"] + sum(max(row) for row in costs["cells_ms"])
     assert record["latency_target_ms"] == pytest.approx(slowest_ms / 2, abs=1e-6)
-    assert 0.9 * slowest_ms / 2 < found["predicted_ms"] <= slowest_ms / 2
+    assert 0.9 * slowest_ms / 2 < result["predicted_ms"] <= slowest_ms / 2
     space = load_space(SPACE)
     stem_ms = (12.5 + count_part(space.stem).macs / 900) / 1000
     assert costs["fixed_ms"] > stem_ms and costs["fixed_ms"] < 10, "microseconds were read as such"

@@ -40,8 +40,8 @@ def test_two_tunes_of_one_target_measure_everything_once_and_the_second_says_for
     for other in (second, third):
         (line,) = [line for line in other.said if "waiting for it to end" in line]
         assert line.startswith(f"process {first.process.pid} (") and " tune " in line and str(logs) in line
-        found = json.loads(other.finish())
-        assert (found["new_trials"], found["measured_now"], found["trials"]) == (0, 0, told["trials"])
+        told_others = json.loads(other.finish())
+        assert (told_others["new_trials"], told_others["measured_now"], told_others["trials"]) == (0, 0, told["trials"])
     assert lines(trials) == tried and lines(journal) == measured
     rows = Counter(item.part for item in Journal(journal).read())
     assert rows == rows_of_one_run(tmp_path) and len(rows) == told["parts"]

@@ -138,9 +138,9 @@ def test_a_damaged_net_is_one_line_that_names_the_file(trained, damage):
 
 def moved(state, *path, value):
     """The state with one value of it, deep inside, replaced."""
-    first, *rest = path
+    first, *inner = path
     changed = dict(state) if isinstance(state, dict) else list(state)
-    changed[first] = moved(state[first], *rest, value=value) if rest else value
+    changed[first] = moved(state[first], *inner, value=value) if inner else value
     return changed
 
 
@@ -193,11 +193,11 @@ def test_a_flipped_byte_anywhere_is_found_or_without_effect(trained):
         changed[place] ^= 1 << (place % 8)
         (trained / "net.pt").write_bytes(changed)
         try:
-            found = load_net(trained / "net.pt")[0].state_dict()
+            tensors = load_net(trained / "net.pt")[0].state_dict()
         except StorageError:
             refused += 1
         else:
-            assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+            assert all(torch.equal(tensor, tensors[name]) for name, tensor in expected.items())
     assert refused > 20
     changed = bytearray(content)
     changed[content.index(expected["head_linear.weight"].numpy().tobytes())] ^= 64

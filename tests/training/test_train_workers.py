@@ -20,7 +20,7 @@ SETTINGS = {
     **{"dropout": 0.2, "lr": 0.05},
 }
 
-# What the command does, ended by the system after so many steps.
+# What the command does, ended by the system after a number of steps.
 PROGRAM = """
 import os, sys
 from tvmfbnet.cli.main import main
@@ -71,10 +71,10 @@ def training(tiny_space_file, tiny_data, tmp_path):
     return Training(tiny_space_file, tiny_data, tmp_path)
 
 
-def assert_same(found, expected):
+def assert_same(trained, expected):
     for name, tensor in expected[0].items():
-        torch.testing.assert_close(found[0][name], tensor, rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
-    for record, wanted in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(trained[0][name], tensor, rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for record, wanted in zip(trained[1], expected[1], strict=True):
         assert record == pytest.approx(wanted, rel=1e-3, abs=1e-3)
 
 

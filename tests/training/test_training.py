@@ -60,8 +60,8 @@ def test_training_learns_and_the_saved_net_gives_the_reported_accuracy(arch, tin
     assert metadata == {"arch": ARCH, "data": tiny_data, "test_accuracy": result.test_accuracy, "class_names": names}
     data = load_data(tiny_data, 28, 28, 1)
     with torch.no_grad():
-        right = net(data.normalise(data.test.pixels)).argmax(dim=1) == data.test.labels
-    assert right.float().mean().item() == pytest.approx(result.test_accuracy)
+        correct = net(data.normalise(data.test.pixels)).argmax(dim=1) == data.test.labels
+    assert correct.float().mean().item() == pytest.approx(result.test_accuracy)
     assert figures(json.loads((tmp_path / "history.json").read_text())) == figures(result.history)
     again = train(arch, tiny_space, tiny_data, config, tmp_path)
     assert again == result, "started again when done, it gives the same"

@@ -24,7 +24,7 @@ TvmSource = Annotated[Path | None, typer.Option(help="TVM's source tree, for And
 
 
 @dataclass(frozen=True)
-class Reached:
+class DeviceConnection:
     """The device that a command's options name: its target, a shell there, the folder that the user chose."""
 
     target: Target
@@ -33,11 +33,11 @@ class Reached:
 
     @property
     def words(self) -> list[str]:
-        """The options that reach it, but for the target."""
+        """The options that connect to it, but for the target."""
         return [*self.shell.words, *(["--folder", self.folder] if self.folder else [])]
 
 
-def _reach(
+def _connect(
     target: TargetOption,
     ssh: Annotated[str, typer.Option(metavar="USER@HOST", help="A board reached over SSH.")] = "",
     ssh_option: Annotated[list[str] | None, typer.Option(help="As for ssh -o, such as Port=2222.")] = None,
@@ -46,7 +46,7 @@ def _reach(
         str, typer.Option(help="The phone's serial number; else $ANDROID_SERIAL, else the only phone.")
     ] = "",
     folder: Annotated[str, typer.Option(help="Folder on the device; a sensible one if not given.")] = "",
-) -> Reached:
+) -> DeviceConnection:
     """SSH, adb, or this machine when there are neither."""
     from tvmfbnet.advice import note
     from tvmfbnet.errors import UserError
@@ -59,20 +59,20 @@ def _reach(
     if ssh and (adb or serial):
         raise UserError("give --ssh or --adb, not both")
     if ssh:
-        return Reached(loaded, SshShell(ssh, ssh_option or [], cache_folder() / "tunnels"), folder)
+        return DeviceConnection(loaded, SshShell(ssh, ssh_option or [], cache_folder() / "tunnels"), folder)
     if adb or serial:
-        return Reached(loaded, AdbShell(serial), folder)
-    return Reached(loaded, LocalShell(cache_folder() / "devices" / loaded.name), folder)
+        return DeviceConnection(loaded, AdbShell(serial), folder)
+    return DeviceConnection(loaded, LocalShell(cache_folder() / "devices" / loaded.name), folder)
 
 
 def _with_device(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of :func:`_reach`; its first argument is what they reach."""
-    shared = inspect.signature(_reach, eval_str=True).parameters
+    """Gives a command the options of :func:`_connect`; its first argument is what they connect to."""
+    shared = inspect.signature(_connect, eval_str=True).parameters
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        command(_reach(**{name: values.pop(name) for name in shared}), **values)
+        command(_connect(**{name: values.pop(name) for name in shared}), **values)
 
     parameters = [*shared.values(), *own]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def build_command(
 @app.command("push")
 @_with_device
 def push_command(
-    device: Reached,
+    device: DeviceConnection,
     tvm_source: TvmSource = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -122,7 +122,7 @@ def push_command(
     from tvmfbnet.provisioning.pushing import prepare, push
     from tvmfbnet.provisioning.remote_server import device_facts_by_shell
     from tvmfbnet.provisioning.system_check import check_system
-    from tvmfbnet.provisioning.ways import remember_way
+    from tvmfbnet.provisioning.ways import save_connection
 
     shell = device.shell
     require_tools(device.target, tvm_source)  # all of it before minutes go into building
@@ -132,7 +132,7 @@ def push_command(
     where = push(shell, build_programs(device.target, None, tvm_source), device.folder)
     with step("trying the server there"):
         facts = device_facts_by_shell(shell, device.target, where)
-    remember_way(device.target, device.words)
+    save_connection(device.target, device.words)
     if as_json:
         print_json({"where": shell.where, "folder": where, "device": facts})
     else:
@@ -144,7 +144,7 @@ def push_command(
 @app.command("start")
 @_with_device
 def start_command(
-    device: Reached,
+    device: DeviceConnection,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port on the device.")] = 9090,
     tracker_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The tracker's port; the target's if not given.")
@@ -161,13 +161,13 @@ def start_command(
     from dataclasses import asdict
 
     from tvmfbnet.provisioning.remote_server import start
-    from tvmfbnet.provisioning.ways import remember_way
+    from tvmfbnet.provisioning.ways import save_connection
     from tvmfbnet.rpc.addresses import join_address
 
     shell, target = device.shell, device.target
     tracker = tracker_port or target.transport.port
     started = start(shell, target, _state(device), tracker, port, device.folder, device_tracker_port)
-    remember_way(target, device.words)
+    save_connection(target, device.words)
     if as_json:
         print_json({"key": target.transport.key, **asdict(started)})
     else:
@@ -178,7 +178,7 @@ def start_command(
 @app.command("stop")
 @_with_device
 def stop_command(
-    device: Reached,
+    device: DeviceConnection,
 ) -> None:
     """Stop the server and close the tunnel. Example: tvmfbnet device stop --target rpi4 --ssh pi@raspberrypi."""
     from tvmfbnet.provisioning.remote_server import stop
@@ -190,7 +190,7 @@ def stop_command(
 @app.command("logs")
 @_with_device
 def logs_command(
-    device: Reached,
+    device: DeviceConnection,
     lines: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Lines from the end.")] = 50,
 ) -> None:
     """Show the server's log. Example: tvmfbnet device logs --target rpi4 --ssh pi@raspberrypi."""
@@ -199,7 +199,7 @@ def logs_command(
     print(logs(device.shell, device.folder, lines), end="")
 
 
-def _state(device: Reached) -> Path:
+def _state(device: DeviceConnection) -> Path:
     """The folder that records the processes started on a device."""
     from tvmfbnet.files import make_folder
     from tvmfbnet.targets.toolchain import cache_folder

@@ -50,7 +50,7 @@ class Images(ABC):
 class ImageData:
     """A data set, ready for a space: its images have the space's size and channels.
 
-    ``mean`` and ``std`` (one a channel, for pixels in 0..1) normalise a batch. ``class_names`` are those of a net's
+    ``mean`` and ``std`` (one per channel, for pixels in 0..1) normalise a batch. ``class_names`` are those of a net's
     outputs, in order; empty where nobody knows them.
     """
 
@@ -124,7 +124,7 @@ class FolderImages(Images):
     Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
 
     Args:
-        files: one an image.
+        files: one per image.
         root: the folder that holds a folder for each class.
         labels: int64 (n,).
         channels, height, width: of the images that are handed out.

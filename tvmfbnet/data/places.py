@@ -247,7 +247,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _subset(names: list[str], subset: str) -> list[str]:
-    """Some of the class names: so many, or those in a file; DataError when there are not such classes."""
+    """Some of the class names: a number of them, or those in a file; DataError when there are not such classes."""
     if subset.isascii() and subset.isdecimal():
         if not 2 <= int(subset) <= len(names):
             raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")

@@ -30,7 +30,7 @@ def joined_norm(
 
     Args:
         x: (N, sum of the norms' channels, H, W).
-        norms: one a block; all in the same mode.
+        norms: one per block; all in the same mode.
         orders: for each norm which of its channels stands at each place; None: in order.
         scale: a factor of the result for each norm, (len(norms),).
     """
@@ -121,7 +121,7 @@ class LayerInput:
 
         Args:
             weights: (channels, cin) of the conv.
-            norms: one a block.
+            norms: one per block.
             orders: see :func:`joined_norm`.
         """
         with full_precision(self.flat):

@@ -132,14 +132,14 @@ class Shell(ABC):
         """Closes what :meth:`open_tunnel` opened, and nothing else; no error if nothing is open."""
 
 
-def show_files(now: Reporter | None, files: Sequence[Path], number: int, gone: Callable[[], int] = lambda: 0) -> None:
+def show_files(now: Reporter | None, files: Sequence[Path], number: int, sent: Callable[[], int] = lambda: 0) -> None:
     """Makes a step show the upload progress: file ``number`` (from 0) and the bytes sent.
 
     Args:
         now: the step.
         files: to upload, in order.
         number: of the current file.
-        gone: returns the bytes of it sent so far.
+        sent: returns the bytes of it sent so far.
     """
     if now is None:
         return
@@ -147,5 +147,5 @@ def show_files(now: Reporter | None, files: Sequence[Path], number: int, gone: C
     before, total = sum(sizes[:number]), sum(sizes)
     name = files[number].name
     now.look = lambda: (
-        f"file {number + 1} of {len(files)} ({name}), {(before + gone()) / 1e6:.1f} of {total / 1e6:.1f} MB"
+        f"file {number + 1} of {len(files)} ({name}), {(before + sent()) / 1e6:.1f} of {total / 1e6:.1f} MB"
     )

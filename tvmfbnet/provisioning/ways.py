@@ -16,7 +16,7 @@ from tvmfbnet.targets.definition import Target
 from tvmfbnet.targets.toolchain import cache_folder
 
 
-def remember_way(target: Target, words: Sequence[str]) -> None:
+def save_connection(target: Target, words: Sequence[str]) -> None:
     """Saves the options that connect to a target's device: ``["--ssh", "pi@raspberrypi"]``."""
     write_json(_file(target), list(words))
 

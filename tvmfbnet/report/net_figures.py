@@ -51,10 +51,10 @@ def arch_drawing(
         rows[1 + layer.stage][1].append(part)
     rows.append(("head", list(space.head)))
     parts = [part for _, row in rows for part in row]
-    priced = None
+    complete_table = None
     if table is not None and not table.missing(parts) and table.arch_ms(arch, space) > table.overhead_ms:
-        priced = table
-    return _Drawing(rows, priced, target_ms, canvas).draw()
+        complete_table = table
+    return _Drawing(rows, complete_table, target_ms, canvas).draw()
 
 
 class _Drawing:

@@ -69,12 +69,12 @@ class Registration:
 
     def step(self, events: int, free: bool) -> None:
         """Advances the protocol, given the polled ``events`` and whether the server is ``free`` for a client."""
-        late = time.monotonic() >= self.deadline
+        expired = time.monotonic() >= self.deadline
         if self._state is _State.DOWN:
-            if late:
+            if expired:
                 self._begin()
         elif self._state is _State.CONNECTING:
-            self._connecting(events, late)
+            self._connecting(events, expired)
         else:
             if events and self._exchange(events):
                 self._take_answer()
@@ -118,12 +118,12 @@ class Registration:
             return
         self._lost("does not answer")
 
-    def _connecting(self, events: int, late: bool) -> None:
+    def _connecting(self, events: int, expired: bool) -> None:
         if self._connection is None:
             return
         if events and self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
             self._ask(_State.MAGIC, None)
-        elif events or late:
+        elif events or expired:
             self._connect()
 
     def _ask(self, state: _State, message: Any) -> None:
@@ -191,7 +191,7 @@ class Registration:
             return
         self._taken += 1
         if self._taken >= _TAKEN_ROUNDS:
-            self._log("offered anew", "a client was sent here and did not come; offering this device anew")
+            self._log("offered again", "a client was sent here and did not come; offering this device again")
             self._offer()
 
     def _lost(self, why: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arch:
-    """One block a layer, in the order of the layers."""
+    """One block per layer, in the order of the layers."""
 
     blocks: tuple[str, ...]
 
@@ -20,7 +20,7 @@ class NamedArch:
     """A published net of the ``fbnet`` space.
 
     Attributes:
-        blocks: its blocks, one a layer.
+        blocks: its blocks, one per layer.
         last_channels: width of the head's 1x1 conv it was published with.
     """
 

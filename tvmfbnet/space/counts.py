@@ -73,7 +73,7 @@ class Conv:
 
     @property
     def params(self) -> int:
-        """Learnable parameters: the kernel and BatchNorm's two a channel, or the classifier's bias."""
+        """Learnable parameters: the kernel and BatchNorm's two per channel, or the classifier's bias."""
         return self.weights + self.cout * (1 if self.kind == "linear" else 2)
 
 

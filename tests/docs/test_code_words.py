@@ -1,0 +1,112 @@
+"""Code uses the field's words, too: in comments, docstrings, messages and names, and names say what they hold."""
+
+import re
+
+import pytest
+from code_words import names_of, prose_of, python_files, source_of, variables_of, words_of
+from test_words import retired_in, retired_words
+
+# Names of variables that say nothing about what they hold.
+FILLERS = {"found", "some", "rest", "held", "known"}
+# Words that no name contains: the glossary's single words, and those below, which are good English in a sentence.
+RETIRED = {word: "see the glossary" for word in retired_words() if " " not in word} | {
+    "lesson": "transfer",
+    "expert": "ensemble",
+    "strike": "max_crashes",
+    "renews": "recalibrates",
+    "remember": "save",
+    "remembered": "saved",
+    "recall": "load",
+    "reach": "connect",
+    "reached": "connected",
+    "renew": "recalibrate",
+}
+# Whole names.
+RETIRED_NAMES = {
+    "right": "correct",
+    "late": "expired, timed_out",
+    "Late": "WorkerTimeoutError",
+    "Gone": "WorkerDiedError",
+    "start_alike": "shared_initialisation",
+    "rest_seconds": "cooldown",
+}
+# Names that belong to a file format or to another library.
+EXEMPT = {
+    "visits": "field of `timing` in target files",
+    "rest_seconds": "field of `timing` in target files",
+    "pace": "field of the journal's records",
+    "price": "field of search checkpoints",
+    "right": "field of training checkpoints; an operand's side",
+    "right_children": "field of xgboost's models",
+    "at_table_pace_ms": "of the latency package, see UNCHECKED",
+    "post_order_visit": "TVM's function",
+}
+# Methods of TVM's visitors.
+VISITOR = re.compile(r"visit_\w+_|visit_expr\w*")
+# Files about the words themselves.
+ABOUT_WORDS = {"tests/docs/test_words.py", "tests/docs/test_code_words.py"}
+# Packages whose names are not checked yet, here and under tests/.
+UNCHECKED = {"search", "latency", "deploy", "compiler", "autotune", "profiling", "pipeline", "cli", "targets"}
+
+FILES = [file for file in python_files() if file not in ABOUT_WORDS]
+CHECKED = [file for file in FILES if file.split("/")[1] not in UNCHECKED]
+
+
+def retired_names(source):
+    """Names with a retired word, each with its line and what to write instead."""
+    for name in names_of(source):
+        if name.text in EXEMPT or VISITOR.fullmatch(name.text):
+            continue
+        instead = RETIRED_NAMES.get(name.text) or next(
+            (RETIRED[word] for word in words_of(name.text) if word in RETIRED), None
+        )
+        if instead:
+            yield f"{name.line}: {name.text} ({instead})"
+
+
+def fillers(source):
+    return [f"{variable.line}: {variable.text}" for variable in variables_of(source) if variable.text in FILLERS]
+
+
+def retired_prose(source):
+    for text in prose_of(source):
+        # Not the keys of YAML in a string.
+        for word in retired_in(re.sub(r"\w+: *(?=[\d{\[])", "", text.text)):
+            yield f"{text.line}: {word}"
+
+
+@pytest.mark.parametrize("check", [retired_prose, retired_names, fillers])
+def test_code_uses_the_fields_words(check):
+    assert not [f"{file}:{told}" for file in CHECKED for told in check(source_of(file))]
+
+
+def test_every_kind_of_text_is_read():
+    source = '''
+"""What the unrest costs."""
+label = "two lessons"  # a picture
+# It is broken over
+# two lines: made
+# up.
+message = f"{visits} visits of {name}"
+key = "visits"
+
+
+def test_a_carrier_is_timed():
+    pass
+'''
+    words = [told.split(": ")[1] for told in retired_prose(source)]
+    assert words == ["unrest", "lessons", "picture", "made\nup", "visits", "carrier"]
+
+
+def test_every_kind_of_name_is_read():
+    source = "class StartLesson:\n    visits: int = 0\n\ndef remember_way(pace): right = too.visit_expr(x.blend)\n"
+    assert [told.split(" ")[1] for told in retired_names(source)] == ["StartLesson", "remember_way", "blend"]
+    source = "def f(found, *, known=1):\n    for rest in x: some = held\nwith y as held: z.found = 1\n"
+    source += "a, *rest = z(found=2)\n"
+    assert sorted(told.split(": ")[1] for told in fillers(source)) == ["found", "held", "known", "rest", "rest", "some"]
+
+
+def test_every_exemption_is_still_needed():
+    names = {name.text for file in FILES for name in names_of(source_of(file))}
+    assert not EXEMPT.keys() - names
+    assert not UNCHECKED - {file.split("/")[1] for file in FILES}
