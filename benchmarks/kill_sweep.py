@@ -147,7 +147,7 @@ def lines(path: Path) -> list[bytes]:
 
 
 def recorded(state: Path) -> dict[str, list[bytes]]:
-    """What must never be lost: trials, measurements and measurement passes on the disk."""
+    """Everything that must survive a kill: trials, measurements and measurement passes on the disk."""
     folder = state / "logs" / "mine"
     files = {"trials": "database/trials.jsonl", "measurements": "latency.jsonl", "passes": "visits.jsonl"}
     return {what: lines(folder / name) for what, name in files.items()}
@@ -185,7 +185,7 @@ def lost(before: dict[str, list[bytes]], after: dict[str, list[bytes]], seen: se
 
 
 def outcome(name: str, state: Path, place: Place) -> object:
-    """What must be the same with kills and without."""
+    """The result, which must be the same with and without kills."""
     if name in ("tune", "measure"):
         measured = Journal(state / "logs" / "mine" / "latency.jsonl").read()
         trials = [json.loads(line) for line in recorded(state)["trials"]]
@@ -213,7 +213,7 @@ def _tensors(value: object, path: str = "") -> dict[str, torch.Tensor]:
 
 @dataclass
 class Tally:
-    """What the kills of one command cost."""
+    """The cost of the kills of one command."""
 
     kills: int = 0
     after_the_end: int = 0

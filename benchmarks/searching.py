@@ -1,4 +1,4 @@
-"""What the benchmarks of the search share: the options that say what is searched and by which latencies."""
+"""Shared by the benchmarks of the search: options for space, data and latencies."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 _DEFAULT_SPACE = "fbnet"
 _NOTHING: Mapping[str, str] = {}
-# What the current command was given; main() runs each command in a context of its own.
+# The words of the current command; main() runs each command in a context of its own.
 _given: ContextVar[Mapping[str, str]] = ContextVar("given", default=_NOTHING)
 
 

@@ -176,7 +176,7 @@ def test_every_change_alters_images_and_is_settled_by_its_draws(tmp_path):
         different = [not torch.equal(a, b) for a, b in zip(changed, plain, strict=True)]
         assert sum(different) >= 4 and changed.dtype == torch.uint8, change
         backwards = data.train.load(indices.flip(0), augment, draws.flip(0))
-        assert torch.equal(backwards.flip(0), changed), "a image's change depends on its own numbers alone"
+        assert torch.equal(backwards.flip(0), changed), "an image's change depends on its own numbers alone"
     erased = data.train.load(indices, augment, draws)
     assert all(int((image.sum(dim=0) == 0).sum()) > 60 for image in erased), "a rectangle is blank"
 

@@ -1,7 +1,7 @@
-"""Random changes to training images, settled by numbers that the caller draws: torchvision's v2 operations.
+"""Random augmentation of training images with torchvision's v2 operations, driven by numbers that the caller draws.
 
 torchvision's own random transforms draw from the process's one generator, so with several decoding threads a run could
-not be repeated. Here a row of numbers in 0..1 settles all changes of a image.
+not be repeated. Here a row of numbers in 0..1 determines all changes to an image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ERASED_SIDE = 0.4
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to training images.
+    """Random augmentation of training images.
 
     Args:
         shift: largest shift in pixels, each way and in both directions; uncovered pixels are zero. Folders of photos
@@ -41,13 +41,13 @@ class Augment:
 
     @property
     def per_image(self) -> bool:
-        """Whether changes are asked for that each image gets on its own."""
+        """Whether any per-image change is enabled."""
         return bool(self.colour or self.trivial or self.erase)
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
-        """Random numbers in 0..1 that settle all changes of ``count`` images, one row each; None for no change.
+        """Random numbers in 0..1 that determine all changes to ``count`` images, one row per image; None for no change.
 
-        A image's changes depend on its own row alone, so images may be loaded in any order and by any process.
+        An image's changes depend on its own row alone, so any process may load images in any order.
         """
         if not (self.shift or self.flip or self.per_image):
             return None

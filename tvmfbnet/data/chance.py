@@ -1,4 +1,4 @@
-"""Whether an accuracy is better than chance: than that of a net which knows the most frequent class and no more.
+"""Whether an accuracy is better than chance: better than always answering the most frequent class.
 
 The bar is two standard errors above the share of the most frequent class, sqrt(p (1 - p) / n) each: a net that learned
 nothing lies above it in one of some forty evaluations.
@@ -16,10 +16,10 @@ _ERRORS = 2.0
 
 @dataclass(frozen=True)
 class Chance:
-    """What chance gives on some images.
+    """The accuracy of chance on a set of images.
 
     Attributes:
-        accuracy: of a net that always says the most frequent class, between 0 and 1.
+        accuracy: of always answering the most frequent class, between 0 and 1.
         images: how many there are.
     """
 
@@ -28,7 +28,7 @@ class Chance:
 
     @classmethod
     def of(cls, labels: torch.Tensor) -> Chance:
-        """On images with these labels, int64 (n,)."""
+        """For images with these labels, int64 (n,)."""
         return cls(int(torch.bincount(labels).max()) / len(labels), len(labels))
 
     def explains(self, accuracy: float) -> bool:

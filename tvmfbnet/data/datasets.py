@@ -77,12 +77,12 @@ def _cifar10(folder: Path | None, height: int, width: int) -> ImageData:
 
 
 def _in_memory(pixels: torch.Tensor, labels: torch.Tensor, height: int, width: int, name: str) -> TensorImages:
-    """Images that were read whole, padded to the size asked for, and known by their content before that."""
+    """Images in memory, padded to the requested size; their fingerprint is that of the unpadded ones."""
     return TensorImages(_pad(pixels, height, width, name), labels, of_tensors(pixels, labels))
 
 
 def _pad(pixels: torch.Tensor, height: int, width: int, name: str) -> torch.Tensor:
-    """Pads images evenly with zeros to the size asked for; larger images are refused."""
+    """Pads images evenly with zeros to the requested size; refuses larger images."""
     rows, columns = height - pixels.shape[2], width - pixels.shape[3]
     if rows < 0 or columns < 0:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What a data set is, wherever it lies: a digest of its content, for a run to be sure that it continues on the same.
+"""The identity of a data set, independent of its path: a digest of its content, so that a run resumes on the same data.
 
 Data sets in memory are identified by all their pixels and labels, so packed and unpacked files are the same.
 A folder of image files may be as large as ImageNet, so less identifies it: the name (class folder and file name, below
@@ -22,7 +22,7 @@ SAMPLED_BYTES = 2**20
 
 
 def joined_digest(parts: Iterable[str]) -> str:
-    """One digest of several texts, 32 hex digits; depends on where each one ends."""
+    """One digest of several texts, 32 hex digits; moving text from one to the next changes it."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part.encode("utf-8", "surrogateescape")

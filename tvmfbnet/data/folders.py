@@ -1,4 +1,4 @@
-"""A data set of image files, one folder a class: found, counted and checked before the first step.
+"""A data set of image files, one folder per class: listed, counted and checked before the first step.
 
 Cameras, editors and file managers leave things among images. Hidden files and folders (``._x.png``,
 ``.ipynb_checkpoints``) are skipped. Other files that are no images by name are skipped and counted in a note.
@@ -41,7 +41,7 @@ _LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class _Listing:
-    """The images of a data set as they lie there now; equal to another listing where no file was written in between.
+    """The image files of a data set at one moment; equal to a later listing if no file was written in between.
 
     Attributes:
         folder: the data set.
@@ -85,9 +85,9 @@ def load_folders(
 
 @lru_cache(maxsize=4)
 def _checked_images(listing: _Listing, height: int, width: int, channels: int) -> ImageData:
-    """The listed images, all of them readable; says what is skipped and what gets lost.
+    """The listed images, all of them readable; notes what is skipped and what is lost.
 
-    For one state of the files it is the same object, so that its fingerprint is made once, too.
+    One state of the files gives one object, so that its fingerprint is computed once, too.
     """
     folder, skipped = listing.folder, listing.skipped
     if skipped:
@@ -129,7 +129,7 @@ def _state_of(files: Sequence[Path]) -> str:
 
 
 def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tuple[list[Path], list[int]]:
-    """The image files of each class, in order, and their labels; counts by suffix what is no image."""
+    """The image files of each class, in order, and their labels; counts other files by suffix."""
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
@@ -145,7 +145,7 @@ def _images_of(folder: Path, names: Sequence[str], skipped: Counter[str]) -> tup
 
 
 def _check(files: Sequence[Path], folder: Path) -> None:
-    """Reads the header of every file; DataError names all that are no readable images."""
+    """Reads the header of every file; DataError names all unreadable images."""
     bad = []
     with ThreadPoolExecutor(_THREADS) as pool, ExitStack() as stack:
         reporter = stack.enter_context(progress("checking images", len(files))) if len(files) > _QUICK else None

@@ -52,10 +52,10 @@ def read_cifar_batch(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read_image(path: Path, channels: int) -> torch.Tensor:
-    """Decodes an image file to uint8 (channels, height, width), the way up that its EXIF orientation says.
+    """Decodes an image file to uint8 (channels, height, width), honouring its EXIF orientation.
 
     16-bit greyscale is scaled to 8 bits. Palettes are resolved, CMYK becomes RGB. Transparency becomes white.
-    Of several frames or pages the first counts. With one channel, colours become luma (ITU-R 601-2).
+    Of several frames or pages the first is used. With one channel, colours become luma (ITU-R 601-2).
 
     Raises:
         DataError: it cannot be decoded, or holds numbers that have no defined brightness (32-bit integers, floats).
@@ -72,7 +72,7 @@ def read_image(path: Path, channels: int) -> torch.Tensor:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with a file, in a few words."""
+    """A file's error in a few words."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
@@ -95,7 +95,7 @@ def _to_8_bits(image: PilImage) -> PilImage:
 
 
 def has_colour(path: Path) -> bool:
-    """Whether an image file that is readable is more than greyscale, by its header."""
+    """Whether a readable image file has colours, by its header."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -103,9 +103,9 @@ def has_colour(path: Path) -> bool:
 
 
 def fault_of_image(path: Path) -> str:
-    """Why an image file cannot be decoded, by its header and its end; empty where nothing speaks against it.
+    """Why an image file cannot be decoded, by its header and its end; empty if it looks sound.
 
-    A file whose end is not where it should be is decoded whole, to be sure.
+    A file with an unexpected end is decoded whole, to be sure.
     """
     from PIL import Image
 
@@ -119,7 +119,7 @@ def fault_of_image(path: Path) -> str:
 
 
 def _has_its_end(path: Path, kind: str) -> bool:
-    """Whether a JPEG or PNG file ends as it should; True for kinds that have no mark at their end."""
+    """Whether a JPEG or PNG file has its end marker; True for formats without one."""
     if kind not in ("JPEG", "PNG"):
         return True
     with path.open("rb") as stream:

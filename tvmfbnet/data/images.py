@@ -1,7 +1,7 @@
-"""What the rest of the package sees of a data set: images taken by index, in whole batches, as uint8 tensors.
+"""The interface of data sets: images by index, in whole batches, as uint8 tensors.
 
-Small data sets are decoded once and stay in memory; image folders are decoded batch by batch. Random augmentation is
-drawn from a generator that the caller owns, so that a run can be stopped and continued without a trace.
+Small data sets are decoded once and stay in memory; image folders are decoded batch by batch.
+Random augmentation comes from a generator that the caller owns, so that a stopped run resumes without a trace.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Images(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Of what these images are, wherever they lie: see :mod:`tvmfbnet.data.fingerprint`."""
+        """Identifies the images by their content: see :mod:`tvmfbnet.data.fingerprint`."""
 
     @abstractmethod
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
-        """The images at ``indices`` as uint8 (n, channels, height, width), changed as ``draws`` settle."""
+        """The images at ``indices`` as uint8 (n, channels, height, width), augmented by ``draws``."""
 
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
-        """The images at ``indices`` as uint8 (n, channels, height, width), changed at random as ``augment`` says."""
+        """The images at ``indices`` as uint8 (n, channels, height, width), augmented at random as ``augment`` says."""
         return self.load(indices, augment, augment.draw(len(indices), generator))
 
 
@@ -50,8 +50,8 @@ class Images(ABC):
 class ImageData:
     """A data set, ready for a space: its images have the space's size and channels.
 
-    ``mean`` and ``std`` (one per channel, for pixels in 0..1) normalise a batch. ``class_names`` are those of a net's
-    outputs, in order; empty where nobody knows them.
+    ``mean`` and ``std`` (one per channel, for pixels in 0..1) normalise a batch.
+    ``class_names`` are those of a net's outputs, in order; empty if unknown.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ImageData:
 
 
 class TensorImages(Images):
-    """Images that live in memory.
+    """Images in memory.
 
     Args:
         pixels: uint8 (n, channels, height, width), already of the final size.
@@ -118,10 +118,10 @@ def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
 
 
 class FolderImages(Images):
-    """Image files, decoded when they are asked for.
+    """Image files, decoded on demand.
 
-    Evaluation: the shorter side is scaled to 8/7 of the size asked for (256 for 224), then the centre is cut out.
-    Training: a random part of 25 to 100 % of the area, scaled to the size asked for (Szegedy et al. 2015).
+    Evaluation: the shorter side is scaled to 8/7 of the input size (256 for 224), then the centre is cropped.
+    Training: a random crop of 25 to 100 % of the area, scaled to the input size (Szegedy et al. 2015).
 
     Args:
         files: one per image.
@@ -145,7 +145,7 @@ class FolderImages(Images):
         return of_files(self.files, self._root)
 
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
-        """See :meth:`Images.load`; raises DataError for a file that is no image."""
+        """See :meth:`Images.load`; raises DataError if a file is not an image."""
         rows = draws.tolist() if draws is not None else [None] * len(indices)
         with ThreadPoolExecutor(max_workers=min(8, allowed_cores())) as pool:  # decoding leaves Python's lock
             load = pool.map(lambda index, row: self._load(self.files[index], augment, row), indices.tolist(), rows)
@@ -163,7 +163,7 @@ class FolderImages(Images):
         return augment_image(image, augment, draw) if draw is not None and augment.per_image else image
 
     def _cut(self, image: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
-        """A random part, or the centre where there is no draw, at the size asked for."""
+        """A random crop, or the centre without a draw, at the input size."""
         from torchvision.transforms.v2 import functional as tv
 
         size = [self.height, self.width]

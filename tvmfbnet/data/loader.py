@@ -23,7 +23,7 @@ _READER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
 class Loader:
     """Iterates over a subset of a data set without end, reshuffled for each pass.
 
-    Order and augmentation come from one own generator, so two loaders with the same seed give the same batches, and
+    Order and augmentation come from the loader's own generator: two loaders with one seed give the same batches, and
     :meth:`state_dict` in the middle of a pass is enough to resume exactly there. A last incomplete batch is left out
     (batch statistics over a handful of images are noise), unless it is the only one.
 
@@ -88,7 +88,7 @@ class Loader:
         return batch
 
     def _plan(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """This process's part of the next batch: which images, and the numbers that settle their changes."""
+        """This process's share of the next batch: the images, and the numbers that determine their augmentation."""
         if self._position + self.batch_size > len(self._order):
             self._order = self._indices[torch.randperm(len(self._indices), generator=self._generator)]
             self._position = 0
@@ -107,7 +107,7 @@ class Loader:
         return {"generator": self._generator.get_state(), "order": self._order.clone(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state; ValueError when it is not one of a loader of these images."""
+        """Restores a saved state; ValueError if it is not one of a loader of these images."""
         order, position = state["order"], state["position"]
         if not torch.is_tensor(order) or order.dtype != torch.int64 or not isinstance(position, int):
             raise ValueError("not a loader's state")

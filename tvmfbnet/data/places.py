@@ -1,6 +1,6 @@
-"""Where a data set's files are, and whether they can be what its name promises: asked in a moment, without torch.
+"""Locates a data set's files and checks them against its spec: quick, without torch.
 
-:func:`check_data` looks at names only: files, folders, classes. What is in the files is seen when they are loaded
+:func:`check_data` looks at names only: files, folders, classes. Loading checks their content
 (:mod:`tvmfbnet.data.datasets`).
 """
 
@@ -25,13 +25,13 @@ _CIFAR_SIDE = 32
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set as the user names it, taken apart.
+    """A parsed data set spec, as the user writes it.
 
     Attributes:
-        text: the whole.
+        text: the whole spec.
         kind: one of :data:`KINDS`.
-        folder: the one that it names; None where it names none.
-        subset: what stands behind ``?classes=``; None where nothing does.
+        folder: None if the spec names none.
+        subset: the text after ``?classes=``; None without it.
     """
 
     text: str
@@ -41,7 +41,7 @@ class DataSpec:
 
     @classmethod
     def of(cls, text: str) -> DataSpec:
-        """Takes a spec apart.
+        """Parses a spec.
 
         Raises:
             DataError: an unknown kind, an image folder without a folder, or a subset of another kind's classes.
@@ -60,14 +60,14 @@ class DataSpec:
 
     @property
     def images(self) -> Path:
-        """The folder of an image folder; DataError where there is none."""
+        """The folder of an image folder's spec; DataError if it names none."""
         if self.folder is None:
             raise DataError(f"data set {self.text} names no folder")
         return self.folder
 
 
 def check_data(text: str, height: int, width: int, channels: int, classes: int | None = None) -> None:
-    """Refuses a data set that is missing or cannot fit a space, as far as that is known without reading a file.
+    """Refuses a data set that is missing or cannot fit a space, without reading any image.
 
     Args:
         text: see :func:`tvmfbnet.data.datasets.load_data`.
@@ -93,7 +93,7 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
 
 
 def require_shape(kind: str, height: int, width: int, channels: int) -> None:
-    """DataError where the images of a data set with files of its own do not fit a space."""
+    """DataError if the images of Fashion-MNIST or CIFAR-10 do not fit a space."""
     own_channels = _CHANNELS[kind]
     if channels != own_channels:
         what = "is grey (1 channel)" if own_channels == 1 else f"has {own_channels} channels"
@@ -109,7 +109,7 @@ def require_shape(kind: str, height: int, width: int, channels: int) -> None:
 
 
 def require_classes(spec: DataSpec, class_count: int, wanted: int | None) -> None:
-    """DataError where a data set has other classes than the space; a subset may have fewer."""
+    """DataError if data set and space differ in the number of classes; a subset may have fewer."""
     if wanted is not None and class_count != wanted and not (spec.subset is not None and class_count < wanted):
         raise DataError(
             f"data set {spec.text} has {class_count} classes but the space classifies {wanted}: "
@@ -118,7 +118,7 @@ def require_classes(spec: DataSpec, class_count: int, wanted: int | None) -> Non
 
 
 def classes_of(text: str) -> int | None:
-    """How many classes a data set has, before any image is read; None for a subset of the classes of another one.
+    """The number of classes of a data set, before any image is read; None for a subset.
 
     Raises:
         DataError: unknown spec, or a folder that is missing.
@@ -133,7 +133,7 @@ def relocated(spec: str, place: str) -> str:
     """The spec of a data set that has moved.
 
     Args:
-        spec: what it was.
+        spec: the old spec.
         place: the new spec, or the new folder alone; kind and subset of the classes are then those of ``spec``.
     """
     if place.partition(":")[0] in KINDS:
@@ -144,7 +144,7 @@ def relocated(spec: str, place: str) -> str:
 
 
 def _search_places(folder: Path | None, subfolder: str, system: str | None = None) -> list[Path]:
-    """The folders where a data set may lie, in order; an explicit folder is the only one."""
+    """The folders to search for a data set, in order; an explicit folder is the only one."""
     if folder is not None:
         return [folder]
     places = [Path("datasets") / subfolder]
@@ -154,7 +154,7 @@ def _search_places(folder: Path | None, subfolder: str, system: str | None = Non
 
 
 def find_fashion_mnist(folder: Path | None) -> dict[str, Path]:
-    """The four files by their names' beginnings; DataError where one is missing."""
+    """The four files by the beginnings of their names; DataError if one is missing."""
     places = _search_places(folder, "fashion-mnist", SYSTEM_FASHION_MNIST)
     places += [place / "FashionMNIST" / "raw" for place in ([folder] if folder else [p.parent for p in places])]
     files_by_name = {}
@@ -172,7 +172,7 @@ def find_fashion_mnist(folder: Path | None) -> dict[str, Path]:
 
 
 def find_cifar10(folder: Path | None) -> Path:
-    """The folder that holds all six batches; DataError where one is missing."""
+    """The folder with all six batches; DataError if one is missing."""
     places = _search_places(folder, "cifar10")
     places += [place / "cifar-10-batches-bin" for place in places]
     home = next((place for place in places if (place / "data_batch_1.bin").is_file()), None)
@@ -218,7 +218,7 @@ def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]
 
 
 def _require_images(folder: Path, names: list[str]) -> None:
-    """DataError where a class folder holds no file that is an image by its name; the first one there is enough."""
+    """DataError if a class folder has no file with an image suffix; stops at the first one."""
     for part in (folder / "train", find_test_folder(folder)):
         for name in names:
             with storage_errors(part / name, "read"):
@@ -232,7 +232,7 @@ def no_images(folder: Path) -> DataError:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The class folders in a folder, in order; hidden ones are none. DataError where there are none."""
+    """The class folders in a folder, in order, without hidden ones; DataError if there are none."""
     if not folder.is_dir():
         raise DataError(f"data folder {folder} is missing: imagefolder:DIR needs DIR/train/CLASS/*.jpg and DIR/val")
     with storage_errors(folder, "read"):
@@ -247,7 +247,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _subset(names: list[str], subset: str) -> list[str]:
-    """Some of the class names: a number of them, or those in a file; DataError when there are not such classes."""
+    """A subset of the class names: a number of them, or those that a file lists; DataError for unknown ones."""
     if subset.isascii() and subset.isdecimal():
         if not 2 <= int(subset) <= len(names):
             raise DataError(f"?classes={subset}: there are {len(names)} classes; take 2 to {len(names)} of them")
@@ -263,7 +263,7 @@ def _subset(names: list[str], subset: str) -> list[str]:
 
 
 def _lines(path: Path, subset: str) -> Iterator[str]:
-    """The lines of a file of class names, which may hold blanks; with a byte order mark or without."""
+    """The lines of a file of class names; names may contain blanks, and the file may begin with a byte order mark."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -276,7 +276,7 @@ def _lines(path: Path, subset: str) -> Iterator[str]:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and the folders in it; links to folders are not followed, they might lead in circles."""
+    """The files in a folder and its subfolders; links to folders are not followed, for they might form a cycle."""
     for entry in folder.iterdir():
         if _is_hidden(entry):
             continue

@@ -126,7 +126,7 @@ def _fused(blocks: list[FBNetBlock], given: LayerInput, weights: torch.Tensor) -
 
 
 def _inner(blocks: list[FBNetBlock], given: LayerInput) -> list[torch.Tensor]:
-    """What each block of a band hands to its projection: slices (N, inner, H', W') of one tensor."""
+    """The inputs of the projections of a band's blocks: slices (N, inner, H', W') of one tensor."""
     count, _, height, width = given.shape
     act = blocks[0].act1
     # The activation comes before the view: in place on a view, autograd would copy the whole gradient.
@@ -174,7 +174,7 @@ def share_initialisation(blocks: Sequence[FBNetBlock]) -> None:
 
 
 def _shuffled(block: FBNetBlock) -> torch.Tensor | None:
-    """Which of the first conv's channels stands at each place after the channel shuffle; None without one."""
+    """The first conv's channel at each place after the channel shuffle; None without a shuffle."""
     groups, channels = block.spec.groups, block.conv_pw.out_channels
     if groups == 1:
         return None

@@ -35,7 +35,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """A depthwise conv that keeps the size (but for its stride), with fast gradients where they can be had.
+    """A depthwise conv that keeps the size (but for its stride), with fast gradients where possible.
 
     Args:
         x: (N, C, H, W).
@@ -71,7 +71,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, stride: int) -> torch.Tensor:
-    """Of a depthwise conv that keeps the size (but for its stride), like ``x``; all images channels last."""
+    """The input's gradient for a depthwise conv that keeps the size (but for its stride), like ``x``; channels last."""
     if stride == 1:
         turned = weight.flip(2, 3).contiguous(memory_format=torch.channels_last)
         return F.conv2d(y_grad, turned, None, 1, weight.shape[-1] // 2, groups=len(weight))
@@ -84,7 +84,7 @@ def input_gradient(x: torch.Tensor, weight: torch.Tensor, y_grad: torch.Tensor, 
 
 
 def weight_gradient(x: torch.Tensor, y_grad: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Of the same conv: (C, 1, kernel, kernel)."""
+    """The weight's gradient for the same conv: (C, 1, kernel, kernel)."""
     channels, pad = x.shape[1], kernel // 2
     rows = pad
     if x.shape[2] < kernel + pad:  # few rows: oneDNN's fast code does not pad them

@@ -67,7 +67,7 @@ class _Sums:
         self._count = total
 
     def finish(self) -> Statistics:
-        """Of all portions."""
+        """The statistics of all portions."""
         return Statistics(self._mean, self._squares / self._count)
 
 
@@ -232,7 +232,7 @@ class _Norm:
         self.weight_grad += (grad_times_input - self._mean * grad) * self._inverse
 
     def finish(self) -> None:
-        """All portions were added."""
+        """Called once all portions have been added."""
         self._slope = -self.scale * self._inverse * self.weight_grad / self._pixels
         self._constant = -self.scale * self.bias_grad / self._pixels - self._slope * self._mean
 
@@ -256,7 +256,7 @@ def _through_relu(grad: torch.Tensor, output: torch.Tensor) -> None:
 
 
 def _expand(inputs: torch.Tensor, matrix: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """The first conv and its ReLU, put in ``scratch``."""
+    """The first conv and its ReLU, written to ``scratch``."""
     return torch.mm(inputs, matrix, out=scratch[: len(inputs)]).relu_()
 
 

@@ -1,4 +1,4 @@
-"""A plain net built from an arch: what is trained, exported, compiled and deployed."""
+"""A plain net built from an arch, to be trained, exported, compiled and deployed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tvmfbnet.space.space import Space
 
 
 class ArchNet(nn.Module):
-    """The net of one arch: stem, one block per layer (``nn.Identity`` where nothing is computed), head.
+    """The net of one arch: stem, one block per layer (``nn.Identity`` for identity skips), head.
 
     Args:
         space: the macro-architecture; its ``last_channels`` and ``classes`` shape the head.

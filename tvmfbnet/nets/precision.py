@@ -19,7 +19,7 @@ def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def precision_on(device: torch.device) -> Precision:
-    """What ``auto`` means there: bfloat16 on a GPU that computes with it, float32 elsewhere."""
+    """The meaning of ``auto`` on a device: bfloat16 on a GPU that supports it, float32 elsewhere."""
     if device.type != "cuda":
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -36,5 +36,5 @@ def full_precision(x: torch.Tensor) -> torch.autocast:
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32 at least; the same tensor where it is already."""
+    """``x`` in float32 at least; the same tensor if it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The forms in which a supernet can take a step. Apart from the nets, so that settings can name them without torch."""
+"""The forms in which a supernet can take a step. A module of its own, so that settings can name them without torch."""
 
 from __future__ import annotations
 

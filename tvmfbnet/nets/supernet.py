@@ -28,7 +28,7 @@ from tvmfbnet.space.space import Layer, Space
 
 @dataclass(frozen=True)
 class Paths:
-    """Some candidates of one layer, the only ones that run.
+    """The candidates of one layer that run.
 
     Attributes:
         indices: which.
@@ -148,7 +148,7 @@ class Supernet(nn.Module):
         return self.head_linear(self.head_pool(self.head_conv(x)))  # type: ignore[no-any-return]
 
     def weight_parameters(self) -> list[nn.Parameter]:
-        """Everything that is learned except theta."""
+        """All learned parameters except theta."""
         return [parameter for name, parameter in self.named_parameters() if name != "theta"]
 
     def theta_parameters(self) -> list[nn.Parameter]:
@@ -194,7 +194,7 @@ class Supernet(nn.Module):
         return paths, soft
 
     def uniform_choice(self, generator: torch.Generator) -> list[int]:
-        """One candidate a layer, each with equal probability: a warm-up step's path."""
+        """One candidate per layer, drawn with equal probability: the path of a warm-up step."""
         return [int(torch.randint(len(layer.blocks), (), generator=generator)) for layer in self.space.layers]
 
     def choice_of(self, arch: Arch) -> list[int]:

@@ -29,7 +29,7 @@ def to_timm(state: Mapping[str, torch.Tensor], net: ArchNet) -> dict[str, torch.
 
 
 def from_timm(state: Mapping[str, torch.Tensor], net: ArchNet) -> dict[str, torch.Tensor]:
-    """Renames a timm state_dict for ``net.load_state_dict``; ArchError when the two nets have not the same pieces."""
+    """Renames a timm state_dict for ``net.load_state_dict``; ArchError if the two nets differ in structure."""
     return _renamed(state, {theirs: ours for ours, theirs in timm_keys(net).items()})
 
 

@@ -33,7 +33,7 @@ _UNFIT = "unfit"
 
 ResultT = TypeVar("ResultT")
 
-# What the C library calls SIGILL.
+# The C library's name for SIGILL.
 ILLEGAL_INSTRUCTION = "illegal instruction"
 
 

@@ -165,7 +165,7 @@ class SpaceConfig(Config):
 
 
 def _shape_problems(config: SpaceConfig) -> Iterator[str]:
-    """What is wrong with the layers that the stages make: grouped convs that do not divide, strides past the end."""
+    """The faults of the layers that the stages make: grouped convs that do not divide, strides past the end."""
     for layer in _layers(config):
         for name in layer.blocks:
             spec = parse_block(name)

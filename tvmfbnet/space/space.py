@@ -191,7 +191,7 @@ class Space:
         return ((layer, layer.cell(block)) for layer, block in zip(self.layers, arch.blocks, strict=True))
 
     def parts_of(self, arch: Arch) -> tuple[NetPart, ...]:
-        """What one arch computes, in order of execution: stem, blocks (identity skips left out), head."""
+        """The parts of one arch, in order of execution: stem, blocks (identity skips left out), head."""
         blocks = (part for _, part in self.cells_of(arch) if not part.is_identity)
         return (self.stem, *blocks, *self.head)
 
@@ -215,7 +215,7 @@ class Space:
 
 
 def content_key(space: Space) -> str:
-    """What a space is, whatever it is called: 16 hex digits of all that decides what its archs are and cost.
+    """The identity of a space, independent of its name: 16 hex digits of all that decides what its archs are and cost.
 
     Two spaces have one key exactly if they differ in name and description alone.
     """

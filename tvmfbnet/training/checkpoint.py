@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class State(BaseModel):
-    """Base of the schemas of what a checkpoint holds: every field there and of its type, no others, finite numbers."""
+    """Base of checkpoint schemas: every field present and of its type, no others, finite numbers."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
-    """Reads what :func:`save_checkpoint` wrote; StorageError when that is missing, damaged or something else."""
+    """Reads a checkpoint of :func:`save_checkpoint`; StorageError if it is missing, damaged or something else."""
     with storage_errors(path, "read"):
         path.open("rb").close()
     try:
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """Reads all parts of the file and compares their checksums, which torch writes but does not look at."""
+    """Reads all parts of the file and verifies their checksums, which torch writes but does not verify."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         if len({part.filename for part in parts}) != len(parts):
@@ -89,7 +89,7 @@ def _verify(path: Path) -> None:
 
 @contextmanager
 def damage_named(path: Path, advice: str = "remove it to start again") -> Iterator[None]:
-    """Turns whatever goes wrong while the content of a checkpoint is put to use into a StorageError that names it."""
+    """Turns any error while a checkpoint's content is used into a StorageError that names the file."""
     try:
         yield
     except Exception as error:
@@ -100,7 +100,7 @@ def damage_named(path: Path, advice: str = "remove it to start again") -> Iterat
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Takes an optimiser's moments from a checkpoint; its settings stay those it was made with.
+    """Loads an optimiser's moments from a checkpoint; its settings stay as constructed.
 
     Raises:
         ValueError: moments of other parameters or another optimiser.
@@ -129,7 +129,7 @@ def require_same(path: Path, recorded: Mapping[str, Any], wanted: Mapping[str, A
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What of an identity has changed, in words; empty where nothing has. Long contents are named, not shown."""
+    """The differences between two identities, in words; empty if there are none. Long values are named, not shown."""
     changes = []
     for name in sorted(set(recorded) | set(wanted)):
         old, new = recorded.get(name), wanted.get(name)
@@ -161,7 +161,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Sets the global random generators to what :func:`rng_state` gave."""
+    """Restores the global random generators from :func:`rng_state`."""
     torch.set_rng_state(state["torch"])
     name, keys, *position = state["numpy"]
     if keys.shape != (624,) or not 0 <= position[0] <= len(keys):  # numpy itself does not look

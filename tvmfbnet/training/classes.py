@@ -1,4 +1,4 @@
-"""A space for the classes of one's own data, whatever its file says: search, train and run share it."""
+"""Adapts a space to the number of classes of the data; search, train and run share it."""
 
 from __future__ import annotations
 

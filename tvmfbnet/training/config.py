@@ -58,7 +58,7 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _adapt_defaults(cls, value: Any) -> Any:
-        """Where ``epochs`` is set alone, the warm-up adapts, so that it never contradicts it."""
+        """If only ``epochs`` is set, the warm-up adapts to it."""
         epochs = given_whole(value, "epochs")
         if epochs is None or epochs >= _SHORT or "warmup_epochs" in value:
             return value

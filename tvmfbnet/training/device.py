@@ -13,7 +13,7 @@ NetT = TypeVar("NetT", bound=nn.Module)
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (a CUDA GPU when there is one), ``cpu``, ``cuda``, ``cuda:1``; UserError when it is not there."""
+    """``auto`` (a CUDA GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``; UserError if the device does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -32,7 +32,7 @@ class Forecaster:
         self._waiting = True
 
     def step(self, seconds: float) -> list[str]:
-        """Takes what a step took; the lines to say, once there is something to say."""
+        """Records a step's duration; returns the lines to print, if any."""
         if not self._waiting:
             return []
         self._seen.append(seconds)

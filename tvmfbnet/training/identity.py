@@ -1,6 +1,6 @@
-"""What a search or training is of: its settings and the *contents* of its space and data, not their names and places.
+"""The identity of a search or training: its settings and the *contents* of its space and data, not names and paths.
 
-A checkpoint and the files beside it carry this identity. They are continued only by a run that has the same one.
+A checkpoint and the files beside it carry this identity. Only a run with the same identity resumes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tvmfbnet.errors import DataError, StorageError
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import differences, require_same
 
-# What a space is called and how it is described changes nothing that is made of it.
+# A space's name and description change none of its results.
 _NAMES = frozenset({"name", "description"})
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
@@ -32,7 +32,7 @@ def identity_of(settings: Mapping[str, Any], space: Space, fingerprint: str, **m
 
 
 def require_identity(path: Path, recorded: Any, wanted: Mapping[str, Any], data_spec: str) -> None:
-    """Refuses to continue what another run has made.
+    """Refuses to resume another run's work.
 
     Args:
         path: the file that holds ``recorded``.
@@ -65,7 +65,7 @@ def require_identity(path: Path, recorded: Any, wanted: Mapping[str, Any], data_
 
 
 def require_settings(path: Path, recorded: Any, wanted: Mapping[str, Any], data_spec: str) -> None:
-    """As :func:`require_identity`, but for the data set: it is not read yet, which may take minutes.
+    """As :func:`require_identity` without the data set, whose reading may take minutes.
 
     Args:
         path, recorded, data_spec: as there.

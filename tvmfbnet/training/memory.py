@@ -1,7 +1,7 @@
-"""Memory of long training: what a step frees is kept for the next one, and running out of it is told with advice.
+"""Memory in training: freed memory is kept for the next step, and running out of it ends with advice.
 
-By itself the C library returns large blocks to the system as soon as they are freed, so that a supernet's step waits
-while the system clears the same gigabytes again and again.
+By default the C library returns large blocks to the system as soon as they are freed, and a supernet's step waits
+while the system zeroes gigabytes of fresh pages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECA
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees, until it ends; False where the C library is not glibc, and nothing is done.
+    """Makes this process keep freed memory; returns False and does nothing if the C library is not glibc.
 
     The process's resident memory then stays at its peak.
     """
@@ -54,7 +54,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_advice(doing: str, advice: str) -> Iterator[None]:
-    """Turns failed allocations in its block into an :class:`OutOfMemoryError` that says what needs less.
+    """Turns failed allocations in its block into an :class:`OutOfMemoryError` that names settings that need less.
 
     Args:
         doing: what ran out of memory: "the search".

@@ -1,4 +1,4 @@
-"""A whole training in a folder: resumes where it stopped, ends with the net's weights. What ``tvmfbnet train`` calls.
+"""A whole training in a folder: resumable, ends with the net's weights. ``tvmfbnet train`` calls it.
 
 Files: ``train.ckpt`` (to continue from), ``history.json`` (one record per epoch) and ``net.pt`` (the result). Started
 by torchrun, several processes share every batch (:mod:`tvmfbnet.training.workers`), and the first writes the files.
@@ -38,7 +38,7 @@ _FREE_SETTINGS = frozenset({"checkpoint_steps", "device", "threads"})
 
 
 class NetRecord(State):
-    """What ``net.pt`` holds besides its kind and version.
+    """The content of ``net.pt`` besides its kind and version.
 
     Attributes:
         arch: canonical string.
@@ -61,7 +61,7 @@ class NetRecord(State):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gave.
+    """The result of a training.
 
     Args:
         test_accuracy: top-1 on the test images, between 0 and 1.
@@ -75,7 +75,7 @@ class TrainResult:
 
 
 def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Path) -> TrainResult:
-    """Trains a net from scratch, or continues the training that ``out`` holds.
+    """Trains a net from scratch, or resumes the training in ``out``.
 
     Args:
         arch: the net.
@@ -108,7 +108,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
 
 
 def _with_subset(space: Space, data_spec: str) -> Space:
-    """The space with as many classes as a subset of the classes has; as it is without one."""
+    """The space with the number of classes of the subset; unchanged without a subset."""
     spec = DataSpec.of(data_spec)
     if spec.subset is None:
         return space
@@ -121,7 +121,7 @@ def _with_subset(space: Space, data_spec: str) -> Space:
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """The folder for this training alone, without what a killed one left half-written."""
+    """Reserves the folder for this training and removes files that a killed one left incomplete."""
     make_folder(out)
     with folder_lock(out, "a training") if is_first() else nullcontext():
         if is_first():
@@ -198,7 +198,7 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
 
 
 def _note(history: Sequence[dict[str, Any]]) -> str:
-    """The figures of the last whole epoch. They do not count epochs: the steps beside them are the one counter."""
+    """Loss and test accuracy of the last complete epoch; the steps shown beside them count the epochs."""
     if not history:
         return ""
     tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]

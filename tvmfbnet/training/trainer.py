@@ -1,4 +1,4 @@
-"""Training a net, step by step: a state machine that can be stopped and continued anywhere, bit for bit on a CPU."""
+"""Trains a net step by step: a state machine that resumes from any step, bit for bit on a CPU."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Epoch(State):
 
 
 class Sums(State):
-    """Sums over the steps of the epoch that is under way."""
+    """Sums over the steps of the current epoch."""
 
     loss: float
     right: float
@@ -114,7 +114,7 @@ class Trainer:
 
     @property
     def result_net(self) -> ArchNet:
-        """The net to keep: the moving average where there is one."""
+        """The resulting net: the moving average, if there is one."""
         return self._ema.module if self._ema is not None else self.net
 
     def forecaster(self) -> Forecaster:
@@ -127,7 +127,7 @@ class Trainer:
         """Does one step (and the test that closes an epoch); True when it was the last one of an epoch.
 
         Raises:
-            DivergedError: the loss is not finite; the state is then of no use any more.
+            DivergedError: the loss is not finite; the state is unusable then.
         """
         started = time.monotonic()
         self._schedule.step_update(self.done_steps)
@@ -196,7 +196,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state. The learning rate follows from the step.
+        """Restores a saved state. The learning rate follows from the step.
 
         Raises:
             ValueError: not a state of such a training (or another exception, where tensors do not fit).
@@ -216,7 +216,7 @@ class Trainer:
 
 
 def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels only, as is usual: norms and biases do better without."""
+    """Weight decay for matrices and kernels only, as usual: norms and biases do better without."""
     decayed = [parameter for parameter in net.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in net.parameters() if parameter.dim() <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -41,7 +41,7 @@ class SharedDropout(nn.Dropout):
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among its fellows.
+    """This process among those of the run.
 
     Attributes:
         rank: its number, from 0; number 0 writes the files.
@@ -61,7 +61,7 @@ class Workers:
 
     @classmethod
     def join(cls, device: str) -> Workers:
-        """The processes that torchrun started, or one alone where it started none.
+        """The processes that torchrun started, or this one alone.
 
         Raises:
             UserError: no such device here.
@@ -114,11 +114,11 @@ class Workers:
         return dict(zip(figures, reduced.tolist(), strict=True))
 
     def require_equal(self, what: str, number: int) -> None:
-        """UserError where the processes do not have the same number, below 2^40: they would drift apart or hang."""
+        """UserError if the processes have different numbers (below 2^40): they would diverge or hang."""
         if self.size > 1 and round(self.average({"number": float(number)})["number"]) != number:
             raise UserError(f"the {self.size} processes do not see the same {what}: let them share --out and --data")
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """A barrier: returns once all processes have called it."""
         if self.size > 1:
             self._fabric.barrier()
