@@ -11,8 +11,8 @@ CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs"
 EXEMPT = {"docs/glossary.md", "docs/reference/settings.md", "docs/reference/commands.md"}
 # A rate is "images/s" or "one per layer", not "images a second" or "one a layer".
 RATE = (
-    r"(?:one|two|trials|candidates|images|kernels|values|blocks?)\s+an?\s+"
-    r"(?:task|second|round|layer|line|kernel|side|channel|image|block|step|part|net)"
+    r"(?:one|two|one (?:folder|file|spelling|candidate|row)|trials|candidates|images|kernels|values|blocks?)\s+an?\s+"
+    r"(?:task|second|round|layer|line|kernel|side|channel|image|block|step|part|net|class|arch)"
 )
 
 

@@ -1,6 +1,6 @@
 """Archs, and the nets published with the FBNet paper.
 
-How an arch is written, and read for a space, is :mod:`tvmfbnet.space.arch_text`.
+Their text form is in :mod:`tvmfbnet.space.arch_text`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NamedArch:
 
     Attributes:
         blocks: its blocks, one per layer.
-        last_channels: width of the head's 1x1 conv it was published with.
+        last_channels: width of the head's 1x1 conv, as published.
     """
 
     blocks: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Archs as canonical strings: stages joined by ``/``, blocks by ``,``.
 
 ``k3_e1/k3_e6,skip,k3_e1`` is an arch of a space with two stages of one and three layers. The string is shell-safe,
-has one spelling an arch, and is what the product prints, stores and reads everywhere. Nets published with the FBNet
+has one spelling per arch, and is what the product prints, stores and reads everywhere. Nets published with the FBNet
 paper have names (``fbnet_a``) that resolve to it.
 """
 
@@ -20,8 +20,7 @@ def parse_arch(text: str, space: Space) -> Arch:
     """Reads an arch string for a space.
 
     Raises:
-        ArchError: it has not the space's stages and layers, or names a block that is unknown or no candidate
-            of its layer; the message says where.
+        ArchError: stages or layers are not the space's, or a block is unknown or no candidate of its layer; says where.
     """
     stages = [[block.strip() for block in stage.split(",")] for stage in text.strip().split("/")]
     sizes = space.stage_sizes
@@ -40,7 +39,7 @@ def parse_arch(text: str, space: Space) -> Arch:
 
 
 def check_arch(blocks: Sequence[str], space: Space) -> Arch:
-    """Makes an arch of a list of blocks; :class:`ArchError` where it does not fit the space."""
+    """An arch from a list of blocks; :class:`ArchError` if it does not fit the space."""
     if len(blocks) != len(space.layers):
         raise ArchError(
             f"the arch has {_count(len(blocks), 'block')}, space {space.name} has {len(space.layers)} layers"
@@ -70,7 +69,7 @@ def resolve_arch(text: str, space: Space) -> tuple[Arch, Space]:
     """Reads an arch string or the name of a published net.
 
     Returns:
-        The arch, and the space to build it in: a published net brings the ``last_channels`` it came with.
+        The arch, and the space to build it in: a published net brings its own ``last_channels``.
 
     Raises:
         ArchError: neither a known name nor an arch of the space.

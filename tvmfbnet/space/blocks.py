@@ -1,4 +1,4 @@
-"""Names of candidate blocks and what they mean.
+"""Names of candidate blocks and their meaning.
 
 A block is written ``k<kernel>_e<expansion>`` with ``_g<groups>`` appended where its 1x1 convs are grouped, or ``skip``
 (Table 2 of the FBNet paper, arXiv 1812.03443). Beyond the paper ``_se`` adds squeeze-and-excitation (Hu et al. 2018)
@@ -67,7 +67,7 @@ def parse_block(name: str) -> BlockSpec | None:
     """Reads a block name; ``None`` for ``skip``.
 
     Raises:
-        ArchError: the name is not of the form that is allowed; the message says which is.
+        ArchError: the name is malformed; says what is allowed.
     """
     if name == SKIP:
         return None

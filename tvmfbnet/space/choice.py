@@ -1,4 +1,4 @@
-"""Which parts of a space are meant: those whose names match a glob, or those that one arch uses."""
+"""Selects parts of a space: those whose names match a glob, or those that one arch uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates (MACs) of parts and archs, exact and without torch.
+"""Exact parameters and multiply-accumulates (MACs) of parts and archs, without torch.
 
 MACs count convs and the classifier, nothing else; parameters are everything learnable, BatchNorm's scale and shift
 included. The sums equal the figures published for FBNet-A and FBNet-C to the unit.
@@ -28,7 +28,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Conv:
-    """One conv (or the classifier) with the BatchNorm behind it: what a compiler fuses into one kernel.
+    """One conv (or the classifier) with the BatchNorm behind it, which a compiler fuses into one kernel.
 
     Attributes:
         kind: ``pointwise`` (1x1), ``depthwise``, ``dense`` (any other conv) or ``linear`` (fully connected).
@@ -81,7 +81,7 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
     """The convs of a part in order of execution; the pool and an identity skip have none.
 
     Raises:
-        ArchError: the part is of no known kind.
+        ArchError: the kind of part is unknown.
     """
     cin, cout, height, width, stride = part.cin, part.cout, part.height, part.width, part.stride
     if part.part == HEAD_POOL or part.is_identity:
@@ -112,7 +112,7 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
 
 
 def distinct_convs(space: Space) -> tuple[Conv, ...]:
-    """Every different conv of the space's blocks by first appearance: what tuning has to cover."""
+    """Every distinct conv of the space's blocks by first appearance: the work of tuning."""
     return tuple(dict.fromkeys(conv for part in space.distinct_blocks() for conv in convs_of(part)))
 
 

@@ -23,7 +23,7 @@ def list_spaces() -> list[str]:
 def load_space(name_or_file: str) -> Space:
     """Reads a shipped space by name, or a space file by path (it ends in ``.yaml`` or ``.yml``).
 
-    What stands behind either changes it: ``@`` and a size the input resolution (``fbnet@160``, ``fbnet@160x128`` for
+    A suffix changes it: ``@`` and a size the input resolution (``fbnet@160``, ``fbnet@160x128`` for
     height x width), then ``,classes=3`` and ``,channels=1`` the number of classes and of the image's channels.
 
     Raises:
@@ -37,7 +37,7 @@ def load_space(name_or_file: str) -> Space:
 
 
 def spelled_with_classes(name_or_file: str, classes: int) -> str:
-    """What names the same space with another number of classes: ``fbnet@64`` and 3 give ``fbnet@64,classes=3``."""
+    """The name of the same space with another number of classes: ``fbnet@64`` and 3 give ``fbnet@64,classes=3``."""
     if load_space(name_or_file).classes == classes:
         return name_or_file
     return f"{re.sub(r',classes=[0-9]+(?=$|,channels=)', '', name_or_file)},classes={classes}"
@@ -47,9 +47,9 @@ _NUMBER = re.compile(r"[0-9]{1,7}")
 
 
 def _split(text: str) -> tuple[str, dict[str, int], str]:
-    """Name or file, what is changed (``height``, ``width``, ``classes``, ``channels``), and the text that says so.
+    """Name or file, the changes (``height``, ``width``, ``classes``, ``channels``), and their text.
 
-    Folders may have ``@`` and commas in their names, too.
+    Names of folders may contain ``@`` and commas, too.
     """
     whole, changes = text, {}
     while True:

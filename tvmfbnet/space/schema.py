@@ -1,4 +1,4 @@
-"""The form of a search space file (YAML), checked whole before anything is built from it.
+"""The form of a search space file (YAML), validated as a whole before anything is built from it.
 
 A space file names the input, the stem, the stages (channels, layers, stride of the first layer) and the candidate
 blocks; shapes of all layers follow from these. The shipped files in ``definitions/`` are the documentation by example.
@@ -59,14 +59,14 @@ class BlockProduct(Config):
         return self
 
     def names(self) -> list[str]:
-        """The blocks' names; one that makes no sense is found when it is read as a block."""
+        """The blocks' names; parsing them as blocks finds invalid ones."""
         values = itertools.product(self.activations, self.squeeze_excite, self.kernels, self.expansions, self.groups)
         specs = (BlockSpec(kernel, expansion, groups, se, act) for act, se, kernel, expansion, groups in values)
         return [*(spec.name for spec in specs), *([SKIP] if self.skip else [])]
 
 
 def _spelled_out(value: Any) -> Any:
-    """A product of kernels, expansions and so on as the list of its blocks; anything else as it is."""
+    """Expands a product of kernels, expansions and so on to the list of its blocks; leaves anything else unchanged."""
     if not isinstance(value, dict):
         return value
     try:
@@ -196,7 +196,7 @@ def _layers(config: SpaceConfig) -> Iterator[Layer]:
 
 
 def build_space(value: Any, name: str, where: str) -> Space:
-    """Makes a space of the plain data of a space file.
+    """Builds a space from the plain data of a space file.
 
     Args:
         value: what the YAML file holds.

@@ -58,7 +58,7 @@ class NetPart:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is computed: ``skip`` where size and channels stay."""
+        """Whether it computes nothing: ``skip`` where size and channels stay."""
         return self.part == BLOCK and self.block == SKIP and self.stride == 1 and self.cin == self.cout
 
     @property
@@ -146,12 +146,12 @@ class Space:
 
     @property
     def size(self) -> int:
-        """How many archs there are."""
+        """The number of archs."""
         return math.prod(len(layer.blocks) for layer in self.layers)
 
     @cached_property
     def stage_sizes(self) -> tuple[int, ...]:
-        """How many layers each stage has."""
+        """The number of layers of each stage."""
         stages = [layer.stage for layer in self.layers]
         return tuple(stages.count(stage) for stage in range(stages[-1] + 1))
 
@@ -174,7 +174,7 @@ class Space:
         )
 
     def fixed_parts(self) -> tuple[NetPart, ...]:
-        """Stem and head: what every arch has."""
+        """Stem and head, which every arch has."""
         return (self.stem, *self.head)
 
     def distinct_blocks(self) -> tuple[NetPart, ...]:
@@ -183,7 +183,7 @@ class Space:
         return tuple(dict.fromkeys(part for part in parts if part is not None))
 
     def distinct_parts(self) -> tuple[NetPart, ...]:
-        """All there is to measure: the fixed parts, then the distinct blocks."""
+        """Everything that can be measured: the fixed parts, then the distinct blocks."""
         return (*self.fixed_parts(), *self.distinct_blocks())
 
     def cells_of(self, arch: Arch) -> Iterator[tuple[Layer, NetPart]]:
@@ -204,12 +204,12 @@ class Space:
         return replace(self, classes=classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data, for a checkpoint that must stand on its own."""
+        """All fields as plain data, for a self-contained checkpoint."""
         return {**asdict(self), "layers": [{**asdict(layer), "blocks": list(layer.blocks)} for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Space:
-        """Builds a space from what :meth:`to_dict` gave; raises ``TypeError`` or ``KeyError`` on other data."""
+        """Builds a space from :meth:`to_dict`'s data; raises ``TypeError`` or ``KeyError`` on other data."""
         layers = tuple(Layer(**{**layer, "blocks": tuple(layer["blocks"])}) for layer in value["layers"])
         return cls(**{**value, "layers": layers})
 

@@ -1,4 +1,4 @@
-"""A commented space file to start from, fit for an image size and a number of classes: ``tvmfbnet spaces new``."""
+"""A commented space file for an image size and a number of classes, to edit: ``tvmfbnet spaces new``."""
 
 from __future__ import annotations
 
