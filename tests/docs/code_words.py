@@ -35,6 +35,19 @@ def _is_python(file: Path) -> bool:
     return file.suffix == ".py" and "__pycache__" not in file.parts
 
 
+def other_files() -> list[str]:
+    """YAML, C++, CMake and shell files, whose comments and texts are checked."""
+    files = [file for folder in ("tvmfbnet", "targets", "device", "scripts") for file in (ROOT / folder).rglob("*")]
+    kinds = {".yaml", ".cc", ".h", ".cmake", ""}
+    kept = [file for file in files if file.is_file() and file.suffix in kinds and not _is_python(file)]
+    return sorted(str(file.relative_to(ROOT)) for file in kept if "__pycache__" not in file.parts)
+
+
+def comments_of(source: str) -> str:
+    """Comments that begin with ``#`` or ``//``, strings with blanks, and descriptions."""
+    return "\n".join(re.findall(r"(?://|#)[^\n]*|\"[^\"\n]* [^\"\n]*\"|description:[^\n]*", source))
+
+
 @cache
 def source_of(file: str) -> str:
     """The text of a file, by its path in the repository."""

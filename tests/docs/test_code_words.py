@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from code_words import names_of, prose_of, python_files, source_of, variables_of, words_of
+from code_words import comments_of, names_of, other_files, prose_of, python_files, source_of, variables_of, words_of
 from test_words import retired_in, retired_words
 
 # Names of variables that say nothing about what they hold.
@@ -78,6 +78,13 @@ def retired_prose(source):
 @pytest.mark.parametrize("check", [retired_prose, retired_names, fillers])
 def test_code_uses_the_fields_words(check):
     assert not [f"{file}:{told}" for file in CHECKED for told in check(source_of(file))]
+
+
+def test_comments_of_other_languages_use_the_fields_words():
+    assert len(other_files()) > 30
+    told = {file: retired_in(comments_of(source_of(file))) for file in other_files()}
+    assert not {file: words for file, words in told.items() if words}
+    assert retired_in(comments_of('int visits;  // a visit\nlog("no pace");')) == ["visit", "pace"]
 
 
 def test_every_kind_of_text_is_read():
