@@ -161,7 +161,7 @@ def test_files_are_looked_at_once_a_process_as_long_as_none_is_written(folder, m
     time.sleep(2 * folders._TICK_NS / 1e9)  # what was written just now is looked at each time
     first = load(folder)
     assert load(folder) is first and len(looked_at) == 16, "nor is its fingerprint made again"
-    assert capsys.readouterr().err.count("no images by their names") == 1
+    assert capsys.readouterr().err.count("have no image suffix") == 1
     image = folder / "val/dog/3.png"
     image.write_bytes(image.read_bytes())
     assert load(folder) is not first and len(looked_at) == 32

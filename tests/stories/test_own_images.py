@@ -25,7 +25,7 @@ def test_own_images_become_a_compiled_and_measured_net_without_a_space_file(tmp_
         *(tmp_path, "search", *target, *space, *data, "--latency-target", "60%", "--out", "found"),
         *(*quick, "--warmup-epochs", "1", "--json"),
     )
-    assert "my photos has 3 classes" in done.stderr and "put `,classes=3` behind the space" in done.stderr
+    assert "my photos has 3 classes" in done.stderr and "append `,classes=3` to the space" in done.stderr
     assert re.search("search: (about|less than a minute)", done.stderr)
     assert "warning: theta learns and archs are compared on few" in done.stderr
     result = json.loads(done.stdout)

@@ -34,7 +34,7 @@ def photos(tmp_path):
 def test_the_classes_of_the_data_win_but_for_a_subset(photos, capsys):
     space = load_space("fbnet")
     assert fit_classes(space, f"imagefolder:{photos}").classes == 3
-    assert "put `,classes=3` behind the space" in capsys.readouterr().err
+    assert "append `,classes=3` to the space" in capsys.readouterr().err
     assert fit_classes(space, f"imagefolder:{photos}?classes=2") is space
     assert classes_of("cifar10") == 10
     with pytest.raises(DataError, match="unknown data set"):
@@ -80,7 +80,7 @@ def test_own_photos_become_a_trained_net_without_a_space_file(photos, tmp_path):
     checkpoint = json.loads(done.stdout)["checkpoint"]
     compile_it = ["compile", arch, "--target", "host", "--checkpoint", checkpoint, "--build-only"]
     done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3,classes=5", "--out", tmp_path / "package")
-    assert done.returncode == 2 and "put `,classes=3` behind the space" in done.stderr
+    assert done.returncode == 2 and "append `,classes=3` to the space" in done.stderr
     done = tvmfbnet(*compile_it, "--space", "fbnet_mini,channels=3", "--out", tmp_path / "package")
     assert done.returncode == 0, done.stderr
     assert "has 3 classes; its space is fbnet_mini,channels=3,classes=3" in done.stderr

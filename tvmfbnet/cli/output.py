@@ -16,7 +16,7 @@ from rich.table import Table
 from tvmfbnet.errors import UserError
 
 MOST_SEED = 2**32 - 1
-SPACE_HELP = "Search space: a shipped name or a .yaml file; @64,classes=3,channels=1 behind it change it."
+SPACE_HELP = "Search space: a shipped name or a .yaml file; append @64,classes=3,channels=1 to change it."
 TORCH_DEVICE_HELP = "Where torch computes on this machine: auto, cpu, cuda, cuda:1. Not the device of --target."
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 

@@ -48,7 +48,7 @@ class _Listing:
         names: of the classes, in the order of the labels.
         state: digest of every file's path, size and times of change.
         parts: for training and for testing the folder, the files and their labels.
-        skipped: how many files of which suffix are no images by their names.
+        skipped: the number of other files by suffix.
     """
 
     folder: Path
@@ -92,14 +92,14 @@ def _checked_images(listing: _Listing, height: int, width: int, channels: int) -
     folder, skipped = listing.folder, listing.skipped
     if skipped:
         told = ", ".join(f"{count} {suffix or 'without an ending'}" for suffix, count in skipped.most_common(5))
-        say(f"note: {sum(skipped.values())} files under {folder} are no images by their names and are skipped: {told}")
+        say(f"note: {sum(skipped.values())} files under {folder} have no image suffix and are skipped: {told}")
     _check([file for _, files, _ in listing.parts for file in files], folder)
     _, files, labels = listing.parts[0]
     firsts = [files[labels.index(label)] for label in range(min(len(listing.names), _LOOKED_AT))]
     if channels == 1 and any(has_colour(file) for file in firsts):
         say(
             f"note: the images under {folder} have colours, and the space takes grey ones "
-            "(`,channels=3` behind the space keeps the colours)"
+            "(append `,channels=3` to the space to keep the colours)"
         )
     return _images(listing, height, width, channels)
 

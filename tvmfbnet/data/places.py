@@ -97,14 +97,12 @@ def require_shape(kind: str, height: int, width: int, channels: int) -> None:
     own_channels = _CHANNELS[kind]
     if channels != own_channels:
         what = "is grey (1 channel)" if own_channels == 1 else f"has {own_channels} channels"
-        raise DataError(
-            f"{kind} {what} but the space takes {channels}; put `,channels={own_channels}` behind the space"
-        )
+        raise DataError(f"{kind} {what} but the space takes {channels}; append `,channels={own_channels}` to the space")
     # IDX files say the size of their images themselves, and own ones may be of any.
     if kind == "cifar10" and min(height, width) < _CIFAR_SIDE:
         raise DataError(
             f"cifar10 images are {_CIFAR_SIDE}x{_CIFAR_SIDE}, larger than the space's input {height}x{width}; "
-            f"put `@{_CIFAR_SIDE}` behind the space"
+            f"append `@{_CIFAR_SIDE}` to the space"
         )
 
 
@@ -113,7 +111,7 @@ def require_classes(spec: DataSpec, class_count: int, wanted: int | None) -> Non
     if wanted is not None and class_count != wanted and not (spec.subset is not None and class_count < wanted):
         raise DataError(
             f"data set {spec.text} has {class_count} classes but the space classifies {wanted}: "
-            f"put `,classes={class_count}` behind the space"
+            f"append `,classes={class_count}` to the space"
         )
 
 
@@ -205,7 +203,7 @@ def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]
     """
     if channels not in (1, 3):
         raise DataError(
-            f"imagefolder gives 1 or 3 channels but the space takes {channels}; put `,channels=3` behind the space"
+            f"imagefolder gives 1 or 3 channels but the space takes {channels}; append `,channels=3` to the space"
         )
     names, test_folder = class_names(folder / "train"), find_test_folder(folder)
     different = sorted(set(names) ^ set(class_names(test_folder)))
@@ -270,7 +268,7 @@ def _lines(path: Path, subset: str) -> Iterator[str]:
         raise DataError(f"?classes={subset} is neither a number nor a readable file of class names") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"?classes={subset}: the file is not UTF-8 text; save it as UTF-8, a class name a line"
+            f"?classes={subset}: the file is not UTF-8 text; save it as UTF-8, one class name per line"
         ) from error
     return (line.strip() for line in text.splitlines() if line.strip())
 

@@ -172,7 +172,7 @@ def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space
             f"{name} {mine} in the checkpoint, {theirs} asked for" for name, mine, theirs in differing[:4]
         )
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        hint = f" (put `,classes={trained.classes}` behind the space)" if trained.classes != wanted.classes else ""
+        hint = f" (append `,classes={trained.classes}` to the space)" if trained.classes != wanted.classes else ""
         raise ArchError(f"{checkpoint} holds a net of space {trained.name}, not of {wanted.name}: {first}{more}{hint}")
 
 

@@ -202,7 +202,7 @@ def shorter(config: SearchConfig, space: Space, device: str, images: int) -> tup
     if space.classes > 100:
         found.append("some of the classes (`?classes=100` behind the data set)")
     if min(space.height, space.width) > 96:
-        found.append("smaller images (`@96` behind the space)")
+        found.append("smaller images (append `@96` to the space)")
     return tuple(found)
 
 

@@ -21,6 +21,6 @@ def fit_classes(space: Space, data: str) -> Space:
         return space
     say(
         f"note: {data} has {classes} classes and space {space.name} {space.classes}; nets get {classes} "
-        f"(in other commands put `,classes={classes}` behind the space)"
+        f"(in other commands append `,classes={classes}` to the space)"
     )
     return space.with_classes(classes)

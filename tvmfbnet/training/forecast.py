@@ -49,4 +49,4 @@ class Forecaster:
     def _shorter(self) -> list[str]:
         ways = ["a GPU (--device cuda)"] if self._device == "cpu" else []
         ways.append(f"fewer epochs (it is {self._config.epochs})")
-        return [*ways, "fewer train_images", "smaller images (`@96` behind the space)"]
+        return [*ways, "fewer train_images", "smaller images (append `@96` to the space)"]

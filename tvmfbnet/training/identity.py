@@ -45,14 +45,14 @@ def require_identity(path: Path, recorded: Any, wanted: Mapping[str, Any], data_
         DataError: only the data set differs.
     """
     if not isinstance(recorded, dict):
-        raise StorageError(f"{path} does not say what it was made of; use another --out, or remove it")
+        raise StorageError(f"{path} does not record its settings; use another --out, or remove it")
     old = {**recorded, "space": _content(recorded.get("space"))}
     if "precision" in wanted and "precision" not in old:
         old["precision"] = wanted["precision"]
     if not _FINGERPRINT.fullmatch(str(old.get("data"))):  # an earlier version knew a data set by its place alone
         if old.get("data") != data_spec:
             raise DataError(
-                f"{path} was written by an earlier version, which knew the data set by its place alone: give --data "
+                f"{path} was written by an earlier version, which identified data by its path alone: give --data "
                 f"{old.get('data')} to continue, or use another --out"
             )
         old["data"] = wanted["data"]
