@@ -172,4 +172,4 @@ def test_colours_that_a_grey_space_loses_are_told(folder, capsys):
     load(folder, channels=3)
     assert capsys.readouterr().err == ""
     load(folder, channels=1)
-    assert "have colours, and the space takes grey ones (`,channels=3`" in capsys.readouterr().err
+    assert "have colours, and the space takes grey ones (append `,channels=3`" in capsys.readouterr().err
