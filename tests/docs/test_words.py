@@ -7,8 +7,8 @@ from documented import ROOT
 
 # Folders and files whose words are checked.
 CHECKED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs")
-# The glossary names the retired words; the other two are generated from texts in the code.
-EXEMPT = {"docs/glossary.md", "docs/reference/settings.md", "docs/reference/commands.md"}
+# The glossary names the retired words.
+EXEMPT = {"docs/glossary.md"}
 # A rate is "images/s" or "one per layer", not "images a second" or "one a layer".
 RATE = (
     r"(?:one|two|one (?:folder|file|spelling|candidate|row)|trials|candidates|images|kernels|values|blocks?)\s+an?\s+"

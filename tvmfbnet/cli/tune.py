@@ -76,7 +76,7 @@ def tune_command(
         typer.Option(
             "--learn-from",
             metavar="TARGET",
-            help="Start with what another CPU target's trials taught (its folder in the tuning logs); repeatable.",
+            help="Transfer from another CPU target's trials (its folder in the tuning logs); repeatable.",
         ),
     ] = None,
     seed: Annotated[
