@@ -53,10 +53,16 @@ def require(*names: str) -> None:
     Raises:
         MissingExtraError: one is not; says what brings it.
     """
-    for extra in (_BY_NAME[name] for name in names):
-        for module in extra.modules:
-            if not _is_installed(module):
-                raise _missing(extra, module)
+    for name in names:
+        reason = missing(name)
+        if reason:
+            raise MissingExtraError(reason)
+
+
+def missing(name: str) -> str:
+    """What to say where a module of an extra is not installed; empty where all are."""
+    extra = _BY_NAME[name]
+    return next((_line(extra, module) for module in extra.modules if not _is_installed(module)), "")
 
 
 def _is_installed(module: str) -> bool:
@@ -76,10 +82,8 @@ def explained() -> Iterator[None]:
         # A missing part of an installed module is a broken installation, which its own message describes.
         if module not in _BY_MODULE or _is_installed(module):
             raise
-        raise _missing(_BY_MODULE[module], module) from error
+        raise MissingExtraError(_line(_BY_MODULE[module], module)) from error
 
 
-def _missing(extra: Extra, module: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"{extra.does} needs {module}, which is not installed: pip install 'tvmfbnet[{extra.name}]'"
-    )
+def _line(extra: Extra, module: str) -> str:
+    return f"{extra.does} needs {module}, which is not installed: pip install 'tvmfbnet[{extra.name}]'"

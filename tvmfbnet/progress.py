@@ -148,8 +148,8 @@ _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
-def observed(observer: Observer) -> Iterator[None]:
-    """Tells ``observer`` of all work in the block; the one that was in force before is in force again afterwards."""
+def observed(observer: Observer | None) -> Iterator[None]:
+    """Tells ``observer``, or nobody, of all work in the block; afterwards the one before is in force again."""
     token = _observer.set(observer)
     try:
         yield

@@ -112,7 +112,7 @@ class Run:
 
     def _check(self) -> None:
         """Fails at once for anything that would fail a later stage, not after an hour of tuning."""
-        require("report", *(["onnxruntime"] if self.target.transport.kind == "local" else []))
+        require("report")
         recipe, space = self.recipe, self.space
         done = self._state()
         computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
