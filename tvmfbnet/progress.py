@@ -166,11 +166,12 @@ def observing(callback: Callable[[Event], None]) -> Iterator[None]:
     Example:
         >>> import tvmfbnet as tf
         >>> from tvmfbnet.progress import progress
-        >>> events = []
-        >>> with tf.observing(events.append), progress("timing", 2) as reporter:
+        >>> def show(event: tf.Event) -> None:
+        ...     if isinstance(event, tf.WorkAdvanced):
+        ...         print(f"{event.work}: {event.done} of {event.total}")
+        >>> with tf.observing(show), progress("timing nets", 2) as reporter:
         ...     reporter.advance(2)
-        >>> [(type(event).__name__, event.done, event.total) for event in events]
-        [('WorkStarted', 0, 2), ('WorkAdvanced', 2, 2), ('WorkEnded', 2, 2)]
+        timing nets: 2 of 2
     """
     with observed(_Events(callback)):
         yield

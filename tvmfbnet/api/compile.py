@@ -93,10 +93,10 @@ def compile(
 
     Example:
         >>> import tvmfbnet as tf
-        >>> def latency_ms(trained: tf.TrainResult, found: tf.SearchResult) -> float:
-        ...     options = tf.CompileOptions(checkpoint=trained.checkpoint)
-        ...     package = tf.compile(found.best.arch, "fbnet_mini", "host", options, out="package")
-        ...     return package.bench().latency_ms
+        >>> arch, options = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3", tf.CompileOptions(build_only=True)
+        >>> package = tf.compile(arch, "fbnet_mini", "host", options, out="package")
+        >>> package.arch == arch, package.input_shape
+        (True, (1, 1, 32, 32))
     """
     return compile_and_time(
         arch, space, target, options, out=out, tuning_logs=tuning_logs, on_progress=on_progress

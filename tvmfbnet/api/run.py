@@ -39,8 +39,9 @@ def run(
 
     Example:
         >>> import tvmfbnet as tf
-        >>> def is_met() -> bool:
-        ...     return tf.run("demo").exit_code == 0
+        >>> result = tf.run("demo")  # doctest: +SKIP
+        >>> result.values["verdict"]  # doctest: +SKIP
+        'met'
     """
     name = None
     if isinstance(recipe, str | Path):

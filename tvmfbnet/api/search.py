@@ -51,9 +51,10 @@ def search(
 
     Example:
         >>> import tvmfbnet as tf
-        >>> def search_briefly(table: tf.LatencyTable) -> str:
-        ...     settings = tf.SearchConfig(epochs=3, latency_target_ms=0.3)
-        ...     return tf.search("fbnet_mini", "fashion_mnist", table, settings).best.arch
+        >>> settings = tf.SearchConfig(epochs=2, batch_size=32, latency_target_ms=0.5)
+        >>> found = tf.search("fbnet_mini", "fashion_mnist", "table.csv", settings, out="search")
+        >>> found.best.predicted_ms <= 0.5
+        True
     """
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(SearchConfig, settings, "search settings")

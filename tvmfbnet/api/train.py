@@ -49,8 +49,10 @@ def train(
 
     Example:
         >>> import tvmfbnet as tf
-        >>> def train_found(found: tf.SearchResult) -> float:
-        ...     return tf.train(found.best.arch, "fbnet_mini", "fashion_mnist", {"epochs": 30}).test_accuracy
+        >>> arch = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3"
+        >>> trained = tf.train(arch, "fbnet_mini", "fashion_mnist", {"epochs": 1}, out="training")
+        >>> trained.checkpoint.name, 0 <= trained.test_accuracy <= 1
+        ('net.pt', True)
     """
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(TrainConfig, settings, "training settings")

@@ -79,7 +79,24 @@ class Package:
 
     @classmethod
     def load(cls, folder: str | Path, target: Target | str | None = None, *, force: bool = False) -> Package:
-        """Opens a package; arguments and errors as of :func:`load_package`."""
+        """Opens a package that :func:`tvmfbnet.compile` or the command wrote.
+
+        Args:
+            folder: the package.
+            target: the target to run it on, or its name or file; None only to look at it.
+            force: open it even if its outputs differ from PyTorch's.
+
+        Raises:
+            StorageError: it is not a package, or incomplete.
+            PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
+            ParityError: its outputs differ from PyTorch's.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> package = tf.Package.load("package")  # doctest: +SKIP
+            >>> package.description.parity.verdict  # doctest: +SKIP
+            'passed'
+        """
         wanted = load_target(target) if isinstance(target, str) else target
         return load_package(Path(folder), None if wanted is None else resolve(wanted), force)
 
@@ -102,6 +119,11 @@ class Package:
         Raises:
             PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
             DeviceError: the device does not answer.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> tf.Package.load("package").bench(latency_target_ms=8.0).latency_ms  # doctest: +SKIP
+            6.41
         """
         from tvmfbnet.deploy.bench import bench_on_device
 

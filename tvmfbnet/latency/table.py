@@ -132,6 +132,14 @@ class LatencyTable:
         Raises:
             LatencyError: the source has nothing, or too little to predict the missing parts from.
             UserError: the source cannot be read; the message says what is wrong.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> space = tf.Space.load("fbnet_mini")
+            >>> table = tf.LatencyTable.load("table.csv", space)
+            >>> fastest_ms, slowest_ms = table.range_ms(space)
+            >>> 0 < fastest_ms < slowest_ms
+            True
         """
         from tvmfbnet.latency.repository import corrected, load_table
         from tvmfbnet.latency.table_io import read_table

@@ -73,7 +73,12 @@ def _target_key(target: Target) -> str:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run found: the content of its ``result.json``, and the report's page."""
+    """The result of a run.
+
+    Attributes:
+        values: the content of its ``result.json``: ``arch``, ``measured_ms``, ``test_accuracy``, ``verdict`` and so on.
+        report: the report's page.
+    """
 
     values: dict[str, Any]
     report: Path

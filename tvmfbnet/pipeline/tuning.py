@@ -44,7 +44,13 @@ TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
 
 @dataclass(frozen=True)
 class TuneResult:
-    """The outcome: the tuning report, the number of parts timed in this run, and the number of parts in total."""
+    """The result of tuning and timing.
+
+    Attributes:
+        report: trials, failures and seconds of the tuning.
+        timed: how many parts were timed in this call.
+        parts: how many parts there are.
+    """
 
     report: TuningReport
     timed: int

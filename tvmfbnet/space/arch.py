@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arch:
-    """One block a layer, in the order of the layers."""
+    """One block per layer, in the order of the layers."""
 
     blocks: tuple[str, ...]
 
