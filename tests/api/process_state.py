@@ -102,8 +102,10 @@ def search(tf, folder):
     settings = {"epochs": 2, "batch_size": 32, "samples": 4, "candidates": 2, "bn_images": 32, "threads": 1}
     space = tf.Space.load(SPACE)
     table = tf.LatencyTable.load(str(folder / "table.csv"))
-    found = tf.search(space, f"fashion_mnist:{folder}", table, settings, out=folder / "search")
-    assert found.best.predicted_ms > 0
+    result = tf.search(space, f"fashion_mnist:{folder}", table, settings, out=folder / "search")
+    assert result.best.predicted_ms > 0
+    settings = {"epochs": 1, "batch_size": 32, "threads": 1}
+    assert tf.train(ARCH, space, f"fashion_mnist:{folder}", settings, out=folder / "training").checkpoint.is_file()
 
 
 def compile_untrained(tf, folder):

@@ -19,15 +19,24 @@ HOW_TO = ROOT / "docs/how-to/python.md"
 REFERENCE = ROOT / "docs/reference/python.md"
 
 
+def blocks_of(page):
+    """The fenced Python of a page."""
+    return re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text())
+
+
+# The reference has signatures in such blocks; its examples are those of the docstrings.
+PAGES = [page for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if page != REFERENCE and blocks_of(page)]
+
+
 def examples():
     """Every docstring of the public API that has examples: of the package, its functions, classes and their methods."""
     finder, parser = doctest.DocTestFinder(), doctest.DocTestParser()
-    found = [parser.get_doctest(tf.__doc__, {}, "tvmfbnet", tf.__file__, 0)]
+    tests = [parser.get_doctest(tf.__doc__, {}, "tvmfbnet", tf.__file__, 0)]
     for name in tf.__all__:
         value = tf.public(name) if name != "__version__" else None
         if inspect.isclass(value) or inspect.isfunction(value):
-            found += [test for test in finder.find(value, name, globs={}) if test.examples]
-    return {test.name: test for test in found}
+            tests += [test for test in finder.find(value, name, globs={}) if test.examples]
+    return {test.name: test for test in tests}
 
 
 EXAMPLES = examples()
@@ -65,15 +74,10 @@ def code_of(test):
     return "".join(example.source for example in test.examples)
 
 
-def blocks_of(page):
-    """The fenced Python of a page."""
-    return re.findall(r"(?ms)^```python\n(.*?)^```$", page.read_text())
-
-
 @pytest.mark.slow
 def test_type_checkers_accept_every_example(tmp_path):
     codes = {f"docstring_{re.sub(r'[^a-z]', '_', name.lower())}": code_of(test) for name, test in EXAMPLES.items()}
-    codes["how_to"] = "".join(blocks_of(HOW_TO))
+    codes |= {f"page_{number}": "".join(blocks_of(page)) for number, page in enumerate(PAGES)}
     codes["wrong"] = 'import tvmfbnet as tf\ntf.search("fbnet_mini", 3, "table.csv").best.archs\n'
     for name, code in codes.items():
         ast.parse(code)
@@ -91,24 +95,23 @@ def test_type_checkers_accept_every_example(tmp_path):
     assert complaints == wrong, done.stdout
 
 
+# Settings that take long, and what the tests take instead.
+SMALLER = {"epochs=20": "epochs=2", "batch_size=128": "batch_size=32", "epochs=30": "epochs=1"}
+
+
 @pytest.mark.slow
 @pytest.mark.rpc
-def test_the_how_to_runs_from_top_to_bottom(folder):
-    code = "".join(blocks_of(HOW_TO))
-    for settings, smaller in {
-        "epochs=20": "epochs=2",
-        "batch_size=128": "batch_size=32",
-        "epochs=30": "epochs=1",
-    }.items():
-        assert settings in code
-        code = code.replace(settings, smaller)
-    environment = {**os.environ, "TVMFBNET_DEBUG": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder):
+    code = "".join(blocks_of(page))
+    for setting, value in SMALLER.items():
+        code = code.replace(setting, value)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"(?m)^[\d.]+ ms on this machine$", done.stdout), done.stdout
-    assert "search: 100%" in done.stdout and "has 1 stage" in done.stdout
+    if page == HOW_TO:
+        assert re.search(r"(?m)^[\d.]+ ms on this machine$", done.stdout), done.stdout
+        assert "search: 100%" in done.stdout and "has 1 stage" in done.stdout
+        assert all(setting in "".join(blocks_of(HOW_TO)) for setting in SMALLER)
 
 
 def test_the_reference_shows_the_examples():

@@ -74,11 +74,11 @@ def test_a_command_owns_its_process_and_keeps_freed_memory(tiny_space, tiny_spac
 def test_a_search_tells_its_steps_and_what_it_says_is_logged(tiny_space, tiny_data, tmp_path, silent, caplog, capsys):
     events = []
     with caplog.at_level(logging.INFO, logger="tvmfbnet"):
-        found = tf.search(
+        result = tf.search(
             tiny_space, tiny_data, table_of(tiny_space), SETTINGS, out=tmp_path / "out", on_progress=events.append
         )
     assert capsys.readouterr() == ("", "")
-    assert tf.parse_arch(found.best.arch, tiny_space).blocks
+    assert tf.parse_arch(result.best.arch, tiny_space).blocks
     steps = [event for event in events if not isinstance(event, tf.Message) and event.work == "search"]
     assert isinstance(steps[0], tf.WorkStarted) and isinstance(steps[-1], tf.WorkEnded)
     assert [event.done for event in steps[1:-1]] == list(range(1, steps[0].total + 1))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tvmfbnet as tf
+from tvmfbnet import errors
 
 PACKAGE = Path(tf.__file__).parent
 HEAVY = {"torch", "tvm", "numpy", "pydantic", "scipy", "xgboost", "yaml", "rich", "typer"}
@@ -70,6 +71,11 @@ def test_a_public_name_is_there_and_documented(name):
     elif name != "Event":  # a union of the events
         assert inspect.getdoc(value) and value.__name__ == name
         assert getattr(importlib.import_module(value.__module__), name) is value
+
+
+def test_every_error_of_the_package_is_public():
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert defined == {name for name in tf.__all__ if name.endswith("Error")}, "add it to tvmfbnet/__init__.py"
 
 
 @pytest.mark.parametrize("first", ["", "import tvmfbnet.search.config", "from tvmfbnet.search import config"])

@@ -161,23 +161,23 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
     from tvmfbnet.deploy.package import untrained_net
     from tvmfbnet.training.train import load_net
 
-    found_space = as_space(space)
+    net_space = as_space(space)
     spelled = space if isinstance(space, str) else space.name
     if checkpoint is None:
-        found, found_space = as_arch(arch, found_space)
-        return _Made(untrained_net(found, found_space), found, found_space, spelled, _spelled(arch, found_space))
+        net_arch, net_space = as_arch(arch, net_space)
+        return _Made(untrained_net(net_arch, net_space), net_arch, net_space, spelled, _spelled(arch, net_space))
     net, about = load_net(checkpoint)
     classes = net.space.classes
-    if classes != found_space.classes and ",classes=" not in spelled:
-        found_space = found_space.with_classes(classes)
+    if classes != net_space.classes and ",classes=" not in spelled:
+        net_space = net_space.with_classes(classes)
         spelled = spelled_with_classes(spelled, classes) if isinstance(space, str) else f"{spelled},classes={classes}"
         say(f"note: the net in {checkpoint} has {classes} classes; its space is {spelled}")
         advice.note(space=spelled)
-    found, found_space = as_arch(arch, found_space)
-    if format_arch(net.arch, net.space) != format_arch(found, found_space):
+    net_arch, net_space = as_arch(arch, net_space)
+    if format_arch(net.arch, net.space) != format_arch(net_arch, net_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
-    require_same_net(checkpoint, found, net.space, found_space)
-    return _Made(net, found, found_space, spelled, _spelled(arch, found_space), tuple(about["class_names"]))
+    require_same_net(checkpoint, net_arch, net.space, net_space)
+    return _Made(net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]))
 
 
 def _spelled(arch: Arch | str, space: Space) -> str:

@@ -52,24 +52,24 @@ def search(
     Example:
         >>> import tvmfbnet as tf
         >>> settings = tf.SearchConfig(epochs=2, batch_size=32, latency_target_ms=0.5)
-        >>> found = tf.search("fbnet_mini", "fashion_mnist", "table.csv", settings, out="search")
-        >>> found.best.predicted_ms <= 0.5
+        >>> result = tf.search("fbnet_mini", "fashion_mnist", "table.csv", settings, out="search")
+        >>> result.best.predicted_ms <= 0.5
         True
     """
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(SearchConfig, settings, "search settings")
-        found_space, folder = fit_classes(as_space(space), data), Path(out)
-        size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+        net_space, folder = fit_classes(as_space(space), data), Path(out)
+        size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
         check_all(
             lambda: check_data(data, *size),
             lambda: require_writable_folder(folder),
             lambda: require_torch_device(checked.device),
         )
-        latencies = table if isinstance(table, LatencyTable) else LatencyTable.load(table, found_space)
+        latencies = table if isinstance(table, LatencyTable) else LatencyTable.load(table, net_space)
         with loading("PyTorch"):
             from tvmfbnet.search.search import search as search_space  # torch: only after all checks passed
 
-        return search_space(found_space, data, latencies, checked, folder)
+        return search_space(net_space, data, latencies, checked, folder)
 
 
 def require_torch_device(name: str) -> None:

@@ -56,9 +56,9 @@ def train(
     """
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(TrainConfig, settings, "training settings")
-        found, found_space = as_arch(arch, fit_classes(as_space(space), data))
+        net_arch, net_space = as_arch(arch, fit_classes(as_space(space), data))
         folder = Path(out)
-        size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+        size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
         check_all(
             lambda: check_data(data, *size),
             lambda: require_writable_folder(folder),
@@ -67,4 +67,4 @@ def train(
         with loading("PyTorch"):
             from tvmfbnet.training.train import train as train_net  # torch: only after all checks passed
 
-        return train_net(found, found_space, data, checked, folder)
+        return train_net(net_arch, net_space, data, checked, folder)

@@ -53,8 +53,8 @@ def tune(
     """
     with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs)):
         chosen = as_settings(TuneOptions, options, "tuning options")
-        logs, loaded, found_space = as_path(tuning_logs), as_target(target), as_space(space)
-        _check(found_space, loaded, chosen)
+        logs, loaded, net_space = as_path(tuning_logs), as_target(target), as_space(space)
+        _check(net_space, loaded, chosen)
         from tvmfbnet.provisioning.ready import require_ready
 
         check_all(  # before TVM is loaded, and long before anything is lowered
@@ -64,7 +64,7 @@ def tune(
         with loading():
             from tvmfbnet.pipeline.tuning import tune_space
 
-        return tune_space(found_space, loaded, chosen, logs)
+        return tune_space(net_space, loaded, chosen, logs)
 
 
 def forecast_tuning(
@@ -89,12 +89,12 @@ def forecast_tuning(
     """
     with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs)):
         chosen = as_settings(TuneOptions, options, "tuning options")
-        loaded, found_space = as_target(target), as_space(space)
-        _check(found_space, loaded, chosen)
+        loaded, net_space = as_target(target), as_space(space)
+        _check(net_space, loaded, chosen)
         with loading():
             from tvmfbnet.pipeline.tuning import forecast
 
-        return forecast(found_space, loaded, chosen, as_path(tuning_logs))
+        return forecast(net_space, loaded, chosen, as_path(tuning_logs))
 
 
 def _check(space: Space, target: Target, options: TuneOptions) -> None:
