@@ -34,14 +34,16 @@ def table_of(space):
 def silent():
     """No observer and no handler, as in a program that imports the package."""
     logger = logging.getLogger("tvmfbnet")
-    handlers, level = list(logger.handlers), logger.level
+    handlers, level, propagates = list(logger.handlers), logger.level, logger.propagate
     for handler in handlers:
         if not isinstance(handler, logging.NullHandler):
             logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
+    logger.propagate = True
     with observed(None):
         yield
-    logger.handlers, logger.level = handlers, level
+    logger.handlers, logger.propagate = handlers, propagates
+    logger.setLevel(level)
 
 
 @pytest.mark.slow

@@ -56,15 +56,17 @@ def shown() -> Iterator[None]:
         yield
         return
     terminal = _Terminal()
-    handler, level = _Printing(terminal), logger.level
+    handler, level, propagates = _Printing(terminal), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # else a handler that another package gave the root logger prints it again
     try:
         with observed(terminal):
             yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagates
 
 
 class _Printing(logging.Handler):
