@@ -34,6 +34,7 @@ from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.lowering import fuse, kernels_of
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -254,4 +255,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.latency.active_learning import choose_batch
 from tvmfbnet.latency.kernel_sums import if_complete
 from tvmfbnet.latency.regressor import LatencyRegressor
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from searching import TRAIN, carried_over, shrunk, trained
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
 from tvmfbnet.data.loader import in_order
 from tvmfbnet.files import read_yaml, write_json
@@ -150,4 +151,5 @@ def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -23,11 +23,13 @@ import onnxruntime
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.deploy.package import relative_error
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.progress import progress
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_facts import device_facts
@@ -70,7 +72,7 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
 def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[str, object]:
     """Tunes (resumable), compares, and prints the result."""
     started = time.monotonic()
-    outcome = tune_space(space, target, root, trials, quality="quick")
+    outcome = tune_space(space, target, TuneOptions(trials=trials, quality="quick"), root)
     plan = plan_space(space, target)
     database = existing_database(target, root)
     errors, missing, facts = compare(plan, database)
@@ -110,4 +112,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -30,6 +30,7 @@ import cloudpickle
 import numpy as np
 from fleet import Fleet
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
@@ -304,4 +305,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -35,6 +35,7 @@ import psutil
 import torch
 from PIL import Image
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.latency.journal import Journal
 
 SPACE = """
@@ -332,4 +333,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from searching import options, space_and_table
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml
 from tvmfbnet.search.config import SearchConfig
@@ -67,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

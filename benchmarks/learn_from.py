@@ -26,6 +26,7 @@ from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.templates import apply_knobs, shape_of
 from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.provisioning.loopback import connect_device
@@ -167,4 +168,5 @@ def compare(plan: Plan, best_by_side: Best, options: argparse.Namespace) -> None
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

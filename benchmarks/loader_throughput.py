@@ -13,6 +13,7 @@ import time
 import torch
 from torch.nn import functional as F
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.loader import Loader
@@ -57,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

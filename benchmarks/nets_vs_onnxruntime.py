@@ -25,6 +25,7 @@ import tvm
 from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.counts import count_arch
@@ -95,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build
@@ -83,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.latency.cross_validation import SCHEMES, score
 from tvmfbnet.latency.table_io import read_table
 
@@ -40,4 +41,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -26,6 +26,7 @@ import torch
 from scipy.stats import kendalltau
 from searching import options, space_and_table, trained
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_yaml, write_json
 from tvmfbnet.search.config import SearchConfig
@@ -143,4 +144,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

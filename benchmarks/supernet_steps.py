@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.nets.sampling_modes import Form
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.registry import load_space
@@ -170,4 +171,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -34,6 +34,7 @@ from typing import Any
 import torch
 
 from tvmfbnet.autotune.database import existing_database
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.trial import bench_with_probe, time_untrained
 from tvmfbnet.files import write_json
@@ -43,6 +44,7 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import MET, MISSED, Verdict
 from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
 from tvmfbnet.pipeline.tuning import tune_space
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.provisioning.loopback import connect_device
@@ -191,7 +193,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped program stays behind
     space, target = load_space(arguments.space), resolve(load_target(arguments.target))
     if existing_database(target, arguments.tuning_logs) is None:
-        tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
+        options = TuneOptions(quality="quick", measure_share=arguments.share)
+        tune_space(space, target, options, arguments.tuning_logs)
     measured = load_table(target.name, arguments.tuning_logs, context_of(target))
     table = complete(measured, space.distinct_parts())
     table = corrected(table, target.name, space, arguments.tuning_logs)
@@ -218,4 +221,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

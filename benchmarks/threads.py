@@ -21,6 +21,7 @@ import numpy as np
 
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.autotune.engine import Budget, tune
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.files import make_folder
@@ -129,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -22,6 +22,7 @@ from tvmfbnet.autotune.database import TuningDatabase, database_folder
 from tvmfbnet.autotune.engine import Budget, tune
 from tvmfbnet.autotune.plan import make_plan
 from tvmfbnet.autotune.trial_log import TrialLog
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, kernels_of
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target
@@ -130,4 +131,5 @@ def compare(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from tvmfbnet import advice, progress
+from tvmfbnet.cli import terminal
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, load_target, resolve
 
 if TYPE_CHECKING:
-    from tvmfbnet.pipeline.tuning import TuneOutcome
+    from tvmfbnet.pipeline.tuning import TuneResult
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -36,6 +37,13 @@ last_channels: 8
 def _no_saved_words():
     """A command that a test calls in this process leaves nothing for the advice of the next one."""
     advice._given.set({})
+
+
+@pytest.fixture(autouse=True)
+def _shown_as_by_a_command():
+    """What library calls report is shown on stderr, as it is under the command line."""
+    with terminal.shown():
+        yield
 
 
 @pytest.fixture
@@ -88,14 +96,15 @@ class TunedSpace:
     space: Space
     target: Target
     root: Path
-    outcome: TuneOutcome
+    outcome: TuneResult
     measured_share: float
 
 
 @pytest.fixture(scope="session")
 def tuned_mini(tmp_path_factory):
     from tvmfbnet.pipeline.tuning import tune_space
+    from tvmfbnet.pipeline.tuning_options import TuneOptions
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
-    outcome = tune_space(space, target, root, trials=1, share=0.2, batch=2)
+    outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=0.2, batch=2), root)
     return TunedSpace(space, resolve(target), root, outcome, 0.2)

@@ -279,8 +279,8 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
 
 def test_help_names_the_real_defaults():
     from tvmfbnet.cli.tune import QualityChoice, tune_command
-    from tvmfbnet.pipeline.recipe import TuneConfig
     from tvmfbnet.pipeline.tuning import TRIALS_A_TASK
+    from tvmfbnet.pipeline.tuning_options import TuneConfig
 
     quick, normal, best = (TRIALS_A_TASK[name] for name in ("quick", "normal", "best"))
     assert f"default {normal} per task" in str(TuneConfig.model_fields["trials"].description)

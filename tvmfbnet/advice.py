@@ -8,7 +8,8 @@ the user spelled it. With nothing noted, as when the package is imported as a li
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 _DEFAULT_SPACE = "fbnet"
@@ -23,6 +24,17 @@ def note(**given: object) -> None:
     ``named`` is the name in the target's file, which deeper layers use. None values are ignored.
     """
     _given.set({**_given.get(), **{name: str(value) for name, value in given.items() if value is not None}})
+
+
+@contextmanager
+def noted(**given: object) -> Iterator[None]:
+    """Notes as :func:`note` does for the block alone; what is noted within it is forgotten as well."""
+    token = _given.set(_given.get())
+    try:
+        note(**given)
+        yield
+    finally:
+        _given.reset(token)
 
 
 def command(name: str, *arguments: object, **options: object) -> str:

@@ -75,6 +75,10 @@ class PackageError(UserError):
     """A package does not fit its intended use (another machine, TVM version or thread count); names both sides."""
 
 
+class MissingExtraError(UserError):
+    """An optional dependency is not installed; the message says which extra of the package brings it."""
+
+
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
 

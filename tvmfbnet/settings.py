@@ -9,6 +9,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -96,7 +97,7 @@ def values_of(field: FieldInfo) -> str:
     if choices:
         return ", ".join(choices)
     kind = kinds[0]
-    names = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
+    names = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text", Path: "path"}
     name = names.get(kind, "list" if get_origin(kind) in (tuple, list) else "mapping")
     bounds = {
         symbol: getattr(item, limit) for item in field.metadata for limit, symbol in _LIMITS if hasattr(item, limit)

@@ -22,6 +22,7 @@ from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.pipeline.tuning import forecast, plan_space
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.provisioning.loopback import Service, free_port
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.rpc.tracker import Endpoint, query_tracker
@@ -197,22 +198,22 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
 def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan, tmp_path):
     target = plan.target
     tasks = len(plan.tasks)
-    fresh = forecast(plan.space, target, tmp_path, trials=1)
+    fresh = forecast(plan.space, target, TuneOptions(trials=1), tmp_path)
     assert (fresh.tuning_tasks, fresh.trials, fresh.untouched) == (tasks, 8 * tasks, tasks)
     assert (fresh.asked, fresh.first_rounds) == (1, 8 * tasks)
     assert f"leaves 1 trials, but up to {8 * tasks} are done all the same" in fresh.describe()
     assert "--blocks" in fresh.describe() and "--arch" in fresh.describe()
     assert "built on this machine" in fresh.estimated_from and not fresh.rate_is_measured
-    assert "all the same" not in forecast(plan.space, target, tmp_path).describe()
+    assert "all the same" not in forecast(plan.space, target, root=tmp_path).describe()
     with fleet(1) as (endpoint, _):
         tune(plan, endpoint, tmp_path / "host", Budget(8 * tasks))
-    assert forecast(plan.space, target, tmp_path, trials=1).trials == 0
-    assert forecast(plan.space, target, tmp_path, trials=1).estimated_from == "this target's trials so far"
-    half = forecast(plan.space, target, tmp_path, trials=1, share=0.5)
+    assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).trials == 0
+    assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).estimated_from == "this target's trials so far"
+    half = forecast(plan.space, target, TuneOptions(trials=1, measure_share=0.5), tmp_path)
     assert half.measured_blocks == math.ceil(plan.blocks / 2) < fresh.measured_blocks == plan.blocks
-    assert half.estimated_seconds < forecast(plan.space, target, tmp_path, trials=1).estimated_seconds
+    assert half.estimated_seconds < forecast(plan.space, target, TuneOptions(trials=1), tmp_path).estimated_seconds
     assert f"({half.measured_blocks} of them to be timed)" in half.describe()
-    assert forecast(plan.space, target, tmp_path, trials=5, more=True).trials == 5
+    assert forecast(plan.space, target, TuneOptions(trials=5, more=True), tmp_path).trials == 5
 
 
 def test_a_kernel_whose_schedule_was_lost_is_tuned_again_although_every_way_was_tried(plan, tmp_path):

@@ -25,6 +25,7 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
 from tvmfbnet.compiler.lowering import build_prepared, kernels_of, lower, prepare
 from tvmfbnet.pipeline.tuning import tune_space
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.space.registry import load_space
@@ -264,7 +265,7 @@ def test_tuning_with_two_threads_times_parallel_candidates_and_compiles_what_it_
     target = host.model_copy(
         update={"name": "two", "threads": 2, "timing": host.timing.model_copy(update={"repeats": 3, "visits": 1})}
     )
-    outcome = tune_space(space, target, tmp_path, trials=1, share=0.0, batch=4)
+    outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=0.0, batch=4), tmp_path)
     assert not outcome.report.untuned
     (path,) = (tmp_path / "two").rglob("trials.jsonl")
     trials = [trial for trials in TrialLog(path).templated.values() for trial in trials]

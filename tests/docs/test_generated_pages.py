@@ -22,7 +22,7 @@ def load_script(name):
 settings_page = load_script("settings_page")
 
 
-@pytest.mark.parametrize("name", ["settings_page", "commands_page"])
+@pytest.mark.parametrize("name", ["settings_page", "commands_page", "python_page"])
 def test_a_generated_page_is_up_to_date(name):
     script = load_script(name)
     assert script.PAGE.read_text() == script.page(), f"run scripts/{name}"

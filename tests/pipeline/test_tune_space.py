@@ -11,6 +11,7 @@ from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.latency.kernel_sums import load_kernel_times
 from tvmfbnet.latency.repository import kernels_path
 from tvmfbnet.pipeline import tuning
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.registry import load_space
@@ -43,7 +44,7 @@ def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targe
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: SimpleNamespace())
     monkeypatch.setattr(tuning, "device_timer", endpoint)
     monkeypatch.setattr(tuning, "measure_parts", measure)
-    tuning.tune_space(load_space("fbnet_mini"), target, tmp_path, trials=1, seed=41)
+    tuning.tune_space(load_space("fbnet_mini"), target, TuneOptions(trials=1, seed=41), tmp_path)
     assert given == {"seed": 41, "context": context, "locked": True}
     assert load_kernel_times(kernels_path("host", tmp_path), context) == {}
     assert _free(FileLock(tmp_path / "host" / ".lock"))

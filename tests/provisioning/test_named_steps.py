@@ -7,7 +7,7 @@ import time
 import pytest
 from bundle_samples import fake_programs
 
-from tvmfbnet import progress
+from tvmfbnet.cli import terminal
 from tvmfbnet.errors import UserError
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.pushing import push
@@ -27,7 +27,7 @@ esac
 
 @pytest.fixture
 def quick_heartbeat(monkeypatch):
-    monkeypatch.setattr(progress, "SILENCE", 0.1)
+    monkeypatch.setattr(terminal, "SILENCE", 0.1)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def bench_command(
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
-    from tvmfbnet.targets.definition import load_target, resolve
+    from tvmfbnet.targets.definition import load_target
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
     loaded = load_target(target)
@@ -58,16 +58,12 @@ def bench_command(
     require_ready(loaded)
 
     with loading():
-        from tvmfbnet.deploy.bench import bench_package
-        from tvmfbnet.deploy.package import load_package
-        from tvmfbnet.provisioning.loopback import connect_device
+        from tvmfbnet.deploy.package import Package
 
-    loaded = resolve(loaded)
-    opened = load_package(package, loaded, force)
+    opened = Package.load(package, loaded, force=force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms
-    with connect_device(loaded) as endpoint:
-        result = bench_package(opened, loaded, endpoint, sustained or 0.0, target_ms)
+    result = opened.bench(latency_target_ms=target_ms, sustained_seconds=sustained or 0.0)
     if as_json:
         print_json(
             {

@@ -11,8 +11,8 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from tvmfbnet import __version__, interrupts
-from tvmfbnet.cli import arch, device, latency, recipe, spaces, streams, targets
+from tvmfbnet import __version__, extras, interrupts
+from tvmfbnet.cli import arch, device, latency, recipe, spaces, streams, targets, terminal
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     streams.prepare()
-    with interrupts.handled() as handler:
+    with interrupts.handled() as handler, terminal.as_command():
         code = _code_of(arguments)
         if handler.received:  # whatever a library made of it
             streams.flush()
@@ -127,8 +127,9 @@ def _call(arguments: list[str] | None) -> object:
     """Runs a command; an error over a closed pipe comes out as itself, where typer would end the process in silence."""
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        # What a command remembers for its advice is its own.
-        return contextvars.copy_context().run(app, args=arguments, standalone_mode=False)
+        with extras.explained():
+            # What a command remembers for its advice is its own.
+            return contextvars.copy_context().run(app, args=arguments, standalone_mode=False)
     except SystemExit as end:
         if isinstance(end.__context__, OSError):
             raise end.__context__ from None

@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from tvmfbnet.errors import UserError
+from tvmfbnet.extras import require
 
 MOST_SEED = 2**32 - 1
 SPACE_HELP = "Search space: a shipped name or a .yaml file; append @64,classes=3,channels=1 to change it."
@@ -31,6 +32,8 @@ def checked_figure(path: Path | None) -> Path | None:
         raise UserError(
             f"--figure {path}: a figure needs a name ending in {', '.join(_FIGURES[:-1])} or {_FIGURES[-1]}"
         )
+    if path is not None:
+        require("report")
     if path is not None and path.is_dir():
         raise UserError(f"--figure {path} is a folder; name a file in it")
     return path

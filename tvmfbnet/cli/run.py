@@ -29,16 +29,17 @@ def run_command(
 
     Example: tvmfbnet run demo
     """
-    from tvmfbnet.pipeline.recipe import Recipe, load_recipe
-    from tvmfbnet.pipeline.run import Run
-
-    name, loaded = load_recipe(recipe)
     if print_config:
+        from tvmfbnet.pipeline.recipe import Recipe, load_recipe
         from tvmfbnet.settings import commented_yaml
 
+        _, loaded = load_recipe(recipe)
         print(commented_yaml(Recipe, loaded.model_dump(mode="json", exclude_unset=True)), end="")
         return
-    result = Run(loaded, out or Path("runs") / name, tuning_logs).go()
+
+    from tvmfbnet.api.run import run
+
+    result = run(recipe, out=out, tuning_logs=tuning_logs)
     if as_json:
         print_json({**result.values, "report": str(result.report)})
     else:

@@ -10,7 +10,6 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, target_table
-from tvmfbnet.progress import loading
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
@@ -135,10 +134,6 @@ def search_command(
     )
     size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
     check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
-    if not dry_run and checked.device not in ("auto", "cpu"):
-        from tvmfbnet.training.device import pick_device
-
-        pick_device(checked.device)  # loads torch, which the search needs anyway
     table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:
@@ -150,11 +145,12 @@ def search_command(
         _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
         return
 
-    with loading("PyTorch"):
-        from tvmfbnet.search.search import search  # torch: only after all checks passed
-        from tvmfbnet.training.workers import is_first
+    from tvmfbnet.api.search import search
 
-    result = search(found_space, data, table, checked, out)
+    result = search(found_space, data, table, checked, out=out)
+
+    from tvmfbnet.training.workers import is_first  # torch, which the search has loaded
+
     if is_first():  # of several processes that torchrun started, one speaks
         _print(result, as_json)
 

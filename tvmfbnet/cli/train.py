@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json
-from tvmfbnet.progress import loading
 
 
 def train_command(
@@ -33,14 +32,10 @@ def train_command(
 
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
+    from tvmfbnet.api.train import train
     from tvmfbnet.config import validate
-    from tvmfbnet.data.places import check_data
     from tvmfbnet.files import read_yaml
-    from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.arch_text import resolve_arch
-    from tvmfbnet.space.registry import load_space
-    from tvmfbnet.training.classes import fit_classes
     from tvmfbnet.training.config import TrainConfig
 
     flags: dict[str, Any] = {
@@ -58,15 +53,10 @@ def train_command(
     if print_config:
         print(commented_yaml(TrainConfig, settings), end="")
         return
-    found, found_space = resolve_arch(arch, fit_classes(load_space(space), data))
-    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
-    check_all(lambda: check_data(data, *size), lambda: require_writable_folder(out))
+    result = train(arch, space, data, checked, out=out)
 
-    with loading("PyTorch"):
-        from tvmfbnet.training.train import train  # torch: only after all checks passed
-        from tvmfbnet.training.workers import is_first
+    from tvmfbnet.training.workers import is_first  # torch, which training has loaded
 
-    result = train(found, found_space, data, checked, out)
     if not is_first():  # of several processes that torchrun started, one speaks
         return
     if as_json:

@@ -90,57 +90,28 @@ def tune_command(
 
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
-    from tvmfbnet.advice import note
-    from tvmfbnet.latency.repository import target_folder
-    from tvmfbnet.preflight import check_all, require_writable_folder
-    from tvmfbnet.provisioning.ready import require_ready
-    from tvmfbnet.space.arch_text import resolve_arch
-    from tvmfbnet.space.choice import choose_parts
-    from tvmfbnet.space.registry import load_space
-    from tvmfbnet.targets.definition import load_target
+    from tvmfbnet.api.tune import forecast_tuning, tune
+    from tvmfbnet.pipeline.tuning_options import TuneOptions
 
-    loaded_target, loaded_space = load_target(target), load_space(space)
-    note(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
-    chosen, loaded_space = (None, loaded_space) if arch is None else resolve_arch(arch, loaded_space)
-    choose_parts(loaded_space, blocks, chosen)
-    for other in learn_from or []:
-        load_target(other)
-    if not dry_run:  # before TVM is loaded, and long before anything is lowered
-        check_all(
-            lambda: require_writable_folder(target_folder(loaded_target.name, tuning_logs)),
-            lambda: require_ready(loaded_target),
-        )
-
-    from tvmfbnet.progress import loading
-
-    with loading():
-        from tvmfbnet.autotune.transfer import read_sources
-        from tvmfbnet.pipeline.tuning import forecast, tune_space
-
-    sources = read_sources(learn_from or [], loaded_target, tuning_logs)
+    options = TuneOptions(
+        trials=trials,
+        quality=quality.value,
+        measure_share=measure,
+        seed=seed,
+        seconds=time_limit,
+        more=more,
+        blocks=blocks,
+        arch=arch,
+        learn_from=tuple(learn_from or ()),
+    )
     if dry_run:
-        planned = forecast(
-            loaded_space, loaded_target, tuning_logs, trials, blocks, quality.value, time_limit, more, chosen, measure
-        )
+        planned = forecast_tuning(space, target, options, tuning_logs=tuning_logs)
         if as_json:
             print_json(planned.to_dict())
         else:
             print(planned.describe())
         return
-    done = tune_space(
-        loaded_space,
-        loaded_target,
-        tuning_logs,
-        trials,
-        blocks,
-        measure,
-        seed,
-        quality=quality.value,
-        seconds=time_limit,
-        more=more,
-        arch=chosen,
-        sources=sources,
-    )
+    done = tune(space, target, options, tuning_logs=tuning_logs)
     report = done.report
     if as_json:
         print_json(

@@ -19,6 +19,8 @@ from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import step
+from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.session import last_line
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -47,6 +49,22 @@ class BenchResult:
     def latency_ms(self) -> float:
         """The latency as measured: median of the passes' medians."""
         return self.net.interval.value
+
+
+def bench_on_device(
+    package: Package,
+    target: ResolvedTarget,
+    sustained_seconds: float = 0.0,
+    latency_target_ms: float | None = None,
+) -> BenchResult:
+    """Connects to the target's device and times a package there; arguments as of :func:`bench_package`.
+
+    Without ``latency_target_ms`` the package is judged by what it was made to meet.
+    """
+    require_ready(target)
+    target_ms = package.description.latency_target_ms if latency_target_ms is None else latency_target_ms
+    with connect_device(target) as endpoint:
+        return bench_package(package, target, endpoint, sustained_seconds, target_ms)
 
 
 def bench_package(

@@ -7,9 +7,9 @@ says what the package was compiled for, whether its outputs match PyTorch's, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from tvmfbnet.deploy.description import (
 )
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
+from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.nets.bn_folding import randomise_bn
 from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.profiling.parts import context_of
@@ -42,7 +43,10 @@ from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import ResolvedTarget
+from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, resolve
+
+if TYPE_CHECKING:
+    from tvmfbnet.deploy.bench import BenchResult
 
 # Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
 PARITY_LIMIT = 1e-3
@@ -61,10 +65,80 @@ def untrained_net(arch: Arch, space: Space) -> ArchNet:
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled net on disk with its description."""
+    """A compiled net on disk with its description.
+
+    Attributes:
+        folder: of the files.
+        description: what it was compiled for, its parity and its latency.
+        target: what it was compiled or opened for; None where it was only opened to look at.
+    """
 
     folder: Path
     description: PackageDescription
+    target: ResolvedTarget | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path, target: Target | str | None = None, *, force: bool = False) -> Package:
+        """Opens a package that :func:`tvmfbnet.compile` or the command wrote.
+
+        Args:
+            folder: the package.
+            target: the target to run it on, or its name or file; None only to look at it.
+            force: open it even if its outputs differ from PyTorch's.
+
+        Raises:
+            StorageError: it is not a package, or incomplete.
+            PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
+            ParityError: its outputs differ from PyTorch's.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> package = tf.Package.load("package")  # doctest: +SKIP
+            >>> package.description.parity.verdict  # doctest: +SKIP
+            'passed'
+        """
+        wanted = load_target(target) if isinstance(target, str) else target
+        return load_package(Path(folder), None if wanted is None else resolve(wanted), force)
+
+    def bench(
+        self,
+        target: Target | str | None = None,
+        *,
+        latency_target_ms: float | None = None,
+        sustained_seconds: float = 0.0,
+        on_progress: OnProgress | None = None,
+    ) -> BenchResult:
+        """Times the package on its device; on this machine's own CPU also ONNX Runtime.
+
+        Args:
+            target: where to; by default what it was compiled or opened for.
+            latency_target_ms: judge the latency by this; by default by what it was made to meet.
+            sustained_seconds: then measure the sustained latency over this time; 0 for not at all.
+            on_progress: called with an event for everything that is reported meanwhile.
+
+        Raises:
+            PackageError: it was compiled for another machine, TVM or number of threads; names both sides.
+            DeviceError: the device does not answer.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> tf.Package.load("package").bench(latency_target_ms=8.0).latency_ms  # doctest: +SKIP
+            6.41
+        """
+        from tvmfbnet.deploy.bench import bench_on_device
+
+        with library_call(on_progress, package=self.folder):
+            return bench_on_device(self, self._opened_for(target), sustained_seconds, latency_target_ms)
+
+    def _opened_for(self, target: Target | str | None) -> ResolvedTarget:
+        """The target to run on; refused where the package does not fit it."""
+        if target is None and self.target is not None:
+            return self.target
+        wanted = self.description.target if target is None else target
+        resolved = resolve(load_target(wanted) if isinstance(wanted, str) else wanted)
+        if resolved != self.target:
+            require_fit(self.folder, self.description, resolved, tvm.__version__)
+        return resolved
 
     @property
     def arch(self) -> str:
@@ -96,7 +170,7 @@ class Package:
         """The package with fields of its description changed, on disk as well."""
         changed = self.description.model_copy(update=changes)
         write_json(self.folder / DESCRIPTION, changed.model_dump(mode="json"))
-        return Package(self.folder, changed)
+        return replace(self, description=changed)
 
 
 def compile_net(
@@ -145,7 +219,7 @@ def compile_net(
         kernels_missing=tuple(kernels.missing),
     )
     write_json(out / DESCRIPTION, described.model_dump(mode="json"))
-    return Package(out, described)
+    return Package(out, described, target)
 
 
 def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool = False) -> Package:
@@ -162,7 +236,7 @@ def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool
         ParityError: its outputs differ from PyTorch's.
     """
     described = read_description(folder)
-    package = Package(folder, described)
+    package = Package(folder, described, target)
     for file in (package.library, package.model):
         if not file.is_file():
             raise StorageError(f"package {folder} lacks {file.name}; compile the net again")

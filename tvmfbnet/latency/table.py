@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -109,6 +110,48 @@ class LatencyTable:
     correction: str = ""
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        space: Space | None = None,
+        *,
+        tuning_logs: Path | None = None,
+        device_model: str | None = None,
+    ) -> LatencyTable:
+        """The table of a target (``host``) or of a file (``pixel3.csv``).
+
+        Args:
+            source: a target's name, or a file.
+            space: with it, the table covers the whole space: missing parts are predicted, and a stored correction is
+                applied. Without it, the table has what the source has, as it is.
+            tuning_logs: folder of all targets' measurements; see :func:`tvmfbnet.latency.repository.logs_root`.
+            device_model: use only this device model's measurements.
+
+        Raises:
+            LatencyError: the source has nothing, or too little to predict the missing parts from.
+            UserError: the source cannot be read; the message says what is wrong.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> space = tf.Space.load("fbnet_mini")
+            >>> table = tf.LatencyTable.load("table.csv", space)
+            >>> fastest_ms, slowest_ms = table.range_ms(space)
+            >>> 0 < fastest_ms < slowest_ms
+            True
+        """
+        from tvmfbnet.latency.repository import corrected, load_table
+        from tvmfbnet.latency.table_io import read_table
+
+        is_file = str(source).endswith((".csv", ".parquet"))
+        table = read_table(Path(source)) if is_file else load_table(str(source), tuning_logs, None, device_model)
+        if space is None:
+            return table
+        from tvmfbnet.latency.regressor import complete
+
+        table = complete(table, space.distinct_parts())
+        return table if is_file else corrected(table, str(source), space, tuning_logs)
 
     @classmethod
     def from_measurements(

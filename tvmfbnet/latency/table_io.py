@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.errors import ArchError, ConfigError
+from tvmfbnet.extras import require
 from tvmfbnet.files import write_atomically, write_text
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
 from tvmfbnet.latency.table import MEASURED, PREDICTED, Cell, LatencyTable
@@ -83,6 +84,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
         for part, cell in cells.items()
     ]
     if is_parquet(path):
+        require("parquet")
         import pyarrow
         from pyarrow import parquet
 

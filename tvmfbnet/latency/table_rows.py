@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmfbnet.errors import ConfigError, UserError
+from tvmfbnet.extras import require
 from tvmfbnet.files import storage_errors
 
 _MOST_BYTES = 64 * 2**20
@@ -135,6 +136,7 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def _parquet(data: bytes, path: Path) -> Content:
+    require("parquet")
     import pyarrow
     from pyarrow import parquet
 

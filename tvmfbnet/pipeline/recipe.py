@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tvmfbnet.config import MOST_TRIALS, Config, Seed, validate
+from tvmfbnet.config import Config, validate
 from tvmfbnet.files import read_yaml
+from tvmfbnet.pipeline.tuning_options import TuneConfig
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.shipped import Shipped
 from tvmfbnet.training.config import TrainConfig
-
-
-class TuneConfig(Config):
-    """The run's budget for tuning and measuring."""
-
-    trials: int | None = Field(
-        default=None, ge=1, le=MOST_TRIALS, description="tuning trials in total; default 24 per task"
-    )
-    quality: Literal["quick", "normal", "best"] = Field(
-        default="normal", description="without trials: 8, 24 or 96 trials per task"
-    )
-    measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
-    seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
 
 
 class Recipe(Config):

@@ -21,6 +21,7 @@ from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import StorageError
+from tvmfbnet.extras import require
 from tvmfbnet.files import (
     clear_leftovers,
     digest,
@@ -37,6 +38,7 @@ from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.pipeline.recipe import Recipe
+from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
@@ -71,7 +73,12 @@ def _target_key(target: Target) -> str:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run found: the content of its ``result.json``, and the report's page."""
+    """The result of a run.
+
+    Attributes:
+        values: the content of its ``result.json``: ``arch``, ``measured_ms``, ``test_accuracy``, ``verdict`` and so on.
+        report: the report's page.
+    """
 
     values: dict[str, Any]
     report: Path
@@ -110,6 +117,7 @@ class Run:
 
     def _check(self) -> None:
         """Fails at once for anything that would fail a later stage, not after an hour of tuning."""
+        require("report")
         recipe, space = self.recipe, self.space
         done = self._state()
         computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
@@ -186,16 +194,8 @@ class Run:
         with loading():
             from tvmfbnet.pipeline.tuning import tune_space
 
-        settings = self.recipe.tune
-        tune_space(
-            self.space,
-            self.target,
-            self.logs_root,
-            trials=settings.trials,
-            quality=settings.quality,
-            share=settings.measure_share,
-            seed=settings.seed,
-        )
+        options = TuneOptions.model_validate(self.recipe.tune.model_dump())
+        tune_space(self.space, self.target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
         table = self._fresh_table()
         values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from tvmfbnet.autotune.database import open_database
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_read, folder_to_write
 from tvmfbnet.autotune.engine import BATCH, Budget, TuningReport, tune
 from tvmfbnet.autotune.estimate import Rate, RunningEstimate, rate_of
 from tvmfbnet.autotune.plan import Plan, make_plan
-from tvmfbnet.autotune.transfer import TransferSource
+from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
@@ -23,6 +23,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_sums import save_kernel_times
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.repository import journal_path, kernels_path, target_folder
+from tvmfbnet.pipeline.tuning_options import Quality, TuneOptions
 from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import measure_parts
@@ -31,18 +32,25 @@ from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.device_context import ask_context, context_of
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.choice import choose_parts
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import Target, resolve
 
-Quality = Literal["quick", "normal", "best"]
 T = TypeVar("T")
+DEFAULT_OPTIONS = TuneOptions()
 TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
 
 
 @dataclass(frozen=True)
-class TuneOutcome:
-    """The outcome: the tuning report, the number of parts timed in this run, and the number of parts in total."""
+class TuneResult:
+    """The result of tuning and timing.
+
+    Attributes:
+        report: trials, failures and seconds of the tuning.
+        timed: how many parts were timed in this call.
+        parts: how many parts there are.
+    """
 
     report: TuningReport
     timed: int
@@ -102,38 +110,27 @@ class TuningForecast:
 
 
 def forecast(
-    space: Space,
-    target: Target,
-    root: Path | None = None,
-    trials: int | None = None,
-    blocks: str = "*",
-    quality: Quality = "normal",
-    seconds: float | None = None,
-    more: bool = False,
-    arch: Arch | None = None,
-    share: float = 1.0,
+    space: Space, target: Target, options: TuneOptions = DEFAULT_OPTIONS, root: Path | None = None
 ) -> TuningForecast:
     """Says what :func:`tune_space` with the same arguments will take; asks no device.
 
     Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
     """
-    plan = plan_space(space, target, blocks, arch, target_folder(target.name, root), keeps=False)
+    arch, space = _chosen_arch(options, space)
+    plan = plan_space(space, target, options.blocks, arch, target_folder(target.name, root), keeps=False)
     log = log_of(target, root)
-    granted = default_trials(plan, quality) if trials is None else trials
-    return _forecast(plan, log, rate_of(plan, log, probes=True), granted, seconds, more, share)
+    return _forecast(plan, log, rate_of(plan, log, probes=True), options)
 
 
-def _forecast(
-    plan: Plan, log: TrialLog, rate: Rate, granted: int, seconds: float | None, more: bool, share: float
-) -> TuningForecast:
-    left = granted if more else max(0, granted - spent_on(plan, log))
+def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> TuningForecast:
+    granted, share = granted_trials(plan, options), options.measure_share
+    left = granted if options.more else max(0, granted - spent_on(plan, log))
     fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
     needed = max(left, BATCH * fresh)  # every task gets its first round
     estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
-    if seconds is not None:
-        estimated = min(
-            estimated, seconds + plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
-        )
+    if options.seconds is not None:
+        timing_seconds = plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
+        estimated = min(estimated, options.seconds + timing_seconds)
     return TuningForecast(
         distinct_blocks=plan.blocks,
         measured_blocks=blocks_to_measure(plan.blocks, share),
@@ -146,6 +143,11 @@ def _forecast(
         first_rounds=BATCH * fresh,
         asked=left,
     )
+
+
+def _chosen_arch(options: TuneOptions, space: Space) -> tuple[Arch | None, Space]:
+    """The arch whose blocks alone are tuned, if there is one, and the space with its head."""
+    return (None, space) if options.arch is None else resolve_arch(options.arch, space)
 
 
 def plan_space(
@@ -173,6 +175,11 @@ def plan_space(
 def default_trials(plan: Plan, quality: Quality = "normal") -> int:
     """The budget for a quality level: one, three or twelve rounds per task on average."""
     return TRIALS_A_TASK[quality] * len(plan.tasks)
+
+
+def granted_trials(plan: Plan, options: TuneOptions) -> int:
+    """The budget in trials, by number or by quality."""
+    return default_trials(plan, options.quality) if options.trials is None else options.trials
 
 
 def log_of(target: Target, root: Path | None = None) -> TrialLog:
@@ -208,71 +215,54 @@ def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
         thread.shutdown(wait=not stopped, cancel_futures=True)
 
 
-def _say_plan(plan: Plan, log: TrialLog, granted: int, seconds: float | None, more: bool, share: float) -> None:
+def _say_plan(plan: Plan, log: TrialLog, options: TuneOptions) -> None:
     """The plan, before anything is spent; where the target has no rate yet, its first rounds will tell."""
     rate = rate_of(plan, log, probes=False)
-    lines = _forecast(plan, log, rate, granted, seconds, more, share).describe().split("\n")
-    if not rate.is_own and seconds is None:
+    lines = _forecast(plan, log, rate, options).describe().split("\n")
+    if not rate.is_own and options.seconds is None:
         lines[1] = "how long that takes is told after the first rounds: this target has no rate of its own yet"
     for line in lines:
         say(line)
 
 
 def tune_space(
-    space: Space,
-    target: Target,
-    root: Path | None = None,
-    trials: int | None = None,
-    blocks: str = "*",
-    share: float = 1.0,
-    seed: int = 0,
-    batch: int = BATCH,
-    quality: Quality = "normal",
-    seconds: float | None = None,
-    more: bool = False,
-    arch: Arch | None = None,
-    sources: Sequence[TransferSource] = (),
-) -> TuneOutcome:
-    """Tunes every kernel that the chosen blocks need, then times a ``share`` of the blocks on the device.
+    space: Space, target: Target, options: TuneOptions = DEFAULT_OPTIONS, root: Path | None = None
+) -> TuneResult:
+    """Tunes every kernel that the chosen blocks need, then times a share of the blocks on the device.
+
+    The blocks that are timed tell most about the others, which are left to the regressor.
 
     Args:
         space: the space.
         target: the target, as its file says.
+        options: how much to spend, and on what.
         root: folder of all targets' logs.
-        trials: budget in trials, those of earlier runs included; default by ``quality``.
-        blocks: glob on block names.
-        share: of the distinct blocks to time, 0 to 1: those that tell most about the others, which are left to the
-            regressor. Earlier measurements count.
-        seed: of the choice of blocks and the search of schedules.
-        batch: candidates per round.
-        quality: how much to spend where ``trials`` does not say.
-        seconds: time budget for tuning, whatever is left of the trials; every task still gets its first round.
-        more: spend the budget on top of what earlier runs spent, instead of up to it.
-        arch: only the blocks of this arch.
-        sources: trials of other targets to transfer from (see :mod:`tvmfbnet.autotune.transfer`).
 
     Raises:
         UserError: the toolchain or the device is not there, said before anything is lowered.
     """
     require_ready(target)
+    arch, space = _chosen_arch(options, space)
+    sources = read_sources(options.learn_from, target, root)
     folder = make_folder(target_folder(target.name, root))
     with (
         target_lock(folder),
         _alongside(connect_device(resolve(target))) as reached,  # a device starts while the space is lowered
     ):
-        plan = plan_space(space, target, blocks, arch, folder)
+        plan = plan_space(space, target, options.blocks, arch, folder)
         with step("waiting for the device", patience=1.0):
             address = reached()
         context, endpoint = ask_context(plan.target, address)
-        granted = default_trials(plan, quality) if trials is None else trials
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
-        _say_plan(plan, log, granted, seconds, more, share)
+        _say_plan(plan, log, options)
 
         def remaining_seconds(left: int, rate: Rate) -> float:
-            return plan.estimated_seconds(left, rate.trials_per_second, rate.slowness, share)
+            return plan.estimated_seconds(left, rate.trials_per_second, rate.slowness, options.measure_share)
 
-        budget = Budget(granted + (spent_on(plan, log) if more else 0), seconds)
-        estimate = RunningEstimate(remaining_seconds, say) if seconds is None else None
+        spent = spent_on(plan, log) if options.more else 0
+        budget = Budget(granted_trials(plan, options) + spent, options.seconds)
+        estimate = RunningEstimate(remaining_seconds, say) if options.seconds is None else None
+        seed, batch = options.seed, options.batch
         report = tune(plan, endpoint, folder, budget, seed, batch, sources=sources, context=context, estimate=estimate)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
@@ -282,11 +272,11 @@ def tune_space(
             timed, parts = measure_share(
                 space,
                 {part: log.trials_of(kernels) for part, kernels in plan.kernels.items()},
-                share,
+                options.measure_share,
                 journal,
                 context,
                 measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log, seed, context),
                 seed=seed,
                 kernel_ms=kernel_ms,
             )
-    return TuneOutcome(report, timed, parts)
+    return TuneResult(report, timed, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvmfbnet.extras import require
 from tvmfbnet.preflight import check_all
 from tvmfbnet.provisioning.loopback import require_served
 from tvmfbnet.provisioning.programs import require_tools
@@ -21,9 +22,11 @@ def require_ready(target: Target, runs: bool = True) -> None:
         runs: whether its device is needed, too.
 
     Raises:
+        MissingExtraError: TVM is not installed.
         UserError: no compiler, no tracker, no device that serves the target's key, or a missing requirement of a local
             device; several problems in one line.
     """
+    require("tune")
     check_all(lambda: find_compiler(target), *([lambda: require_device(target)] if runs else []))
 
 

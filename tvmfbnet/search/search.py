@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet import process
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
@@ -107,7 +108,8 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         with step("reading the data set", patience=2.0):
             data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
             fingerprint = data.fingerprint
-        keep_freed_memory()
+        if process.is_owned():
+            keep_freed_memory()
         workers = Workers.join(config.device)
         workers.require_equal("data", int(fingerprint[:10], 16))
         with seeded(config.seed, config.threads):

@@ -21,6 +21,12 @@ def parse_arch(text: str, space: Space) -> Arch:
 
     Raises:
         ArchError: stages or layers are not the space's, or a block is unknown or no candidate of its layer; says where.
+
+    Example:
+        >>> import tvmfbnet as tf
+        >>> space = tf.Space.load("fbnet_mini")
+        >>> tf.parse_arch("k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3", space).blocks[:3]
+        ('k3_e1', 'skip', 'k5_e3')
     """
     stages = [[block.strip() for block in stage.split(",")] for stage in text.strip().split("/")]
     sizes = space.stage_sizes
@@ -60,7 +66,18 @@ def check_arch(blocks: Sequence[str], space: Space) -> Arch:
 
 
 def format_arch(arch: Arch, space: Space) -> str:
-    """The canonical string of an arch; :class:`ArchError` if it does not fit the space."""
+    """The canonical string of an arch.
+
+    Raises:
+        ArchError: it does not fit the space.
+
+    Example:
+        >>> import tvmfbnet as tf
+        >>> space = tf.Space.load("fbnet_mini")
+        >>> slowest = tf.Arch(tuple(layer.blocks[0] for layer in space.layers))
+        >>> tf.format_arch(slowest, space)
+        'k3_e1,k3_e1/k3_e1,k3_e1,k3_e1/k3_e1,k3_e1'
+    """
     remaining = iter(check_arch(arch.blocks, space).blocks)
     return "/".join(",".join(next(remaining) for _ in range(size)) for size in space.stage_sizes)
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tvmfbnet.files import digest
@@ -143,6 +144,23 @@ class Space:
     last_channels: int
     layers: tuple[Layer, ...]
     description: str = ""
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> Space:
+        """A shipped space by name, or a space file; ``@64,classes=3,channels=1`` behind it changes it.
+
+        Raises:
+            UserError: there is no space of that name, or the file is missing or malformed; lists all problems.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> space = tf.Space.load("fbnet_mini@64,classes=3")
+            >>> space.height, space.classes, len(space.layers)
+            (64, 3, 7)
+        """
+        from tvmfbnet.space.registry import load_space
+
+        return load_space(str(name_or_file))
 
     @property
     def size(self) -> int:

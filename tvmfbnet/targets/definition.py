@@ -135,6 +135,20 @@ class Target(Config):
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()
 
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> Target:
+        """A target by its name in ``./targets`` or among the shipped ones, or from a ``.yaml`` file.
+
+        Raises:
+            UserError: there is no target of that name, or the file is missing or malformed; lists all problems.
+
+        Example:
+            >>> import tvmfbnet as tf
+            >>> tf.Target.load("rpi4").system
+            'aarch64-linux'
+        """
+        return load_target(str(name_or_file))
+
     @field_validator("dtype", mode="before")
     @classmethod
     def _one_precision(cls, value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tvmfbnet import process
 from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
@@ -103,7 +104,8 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
         with step("reading the data set", patience=2.0):
             data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
             identity = identity_of(settings, space, data.fingerprint, arch=text)
-        keep_freed_memory()
+        if process.is_owned():
+            keep_freed_memory()
         return _train(arch, space, data, data_spec, config, identity, out)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import distributed, nn
 
 from tvmfbnet.errors import UserError
+from tvmfbnet.extras import require
 from tvmfbnet.nets.joint_batchnorm import SharedNorm
 from tvmfbnet.training.device import pick_device
 
@@ -69,6 +70,7 @@ class Workers:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls.alone(pick_device(device))
+        require("distributed")
         from lightning_fabric import Fabric
 
         kind = pick_device(device).type

@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from tvmfbnet import progress as shown
+from tvmfbnet.cli import terminal as shown
 from tvmfbnet.progress import progress, step
 
 

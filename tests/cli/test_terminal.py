@@ -8,12 +8,13 @@ import sys
 import time
 
 from tvmfbnet import progress as progress_module
+from tvmfbnet.cli import terminal
 from tvmfbnet.progress import loading, progress, say, step
 
 
 def shorten(monkeypatch, seconds):
-    monkeypatch.setattr(progress_module, "SILENCE", seconds)
-    monkeypatch.setattr(progress_module, "_PATIENCE", 2 * seconds)
+    monkeypatch.setattr(terminal, "SILENCE", seconds)
+    monkeypatch.setattr(progress_module, "PATIENCE", 2 * seconds)
 
 
 def test_in_a_pipe_work_says_when_it_begins_how_far_it_is_and_when_it_is_done(capsys, monkeypatch):
@@ -59,8 +60,8 @@ def test_what_is_over_soon_says_nothing_and_what_lasts_does(capsys, monkeypatch)
 
 
 def test_on_a_terminal_one_live_line_shows_the_elapsed_time():
-    code = "import time\nfrom tvmfbnet.progress import progress, step\n"
-    code += "with progress('compiling nets', 2) as r, step('waiting'):\n    time.sleep(1.5)\n    r.advance()\n"
+    code = "import time\nfrom tvmfbnet.cli.terminal import shown\nfrom tvmfbnet.progress import progress, step\n"
+    code += "with shown(), progress('compiling nets', 2) as r, step('waiting'):\n    time.sleep(1.5)\n    r.advance()\n"
     reader, writer = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], stderr=writer, env={**os.environ, "TERM": "xterm"})
     os.close(writer)

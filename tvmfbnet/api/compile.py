@@ -1,0 +1,206 @@
+"""``tvmfbnet.compile``: a net into a package for a target, checked and timed on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from tvmfbnet import advice
+from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
+from tvmfbnet.config import MOST_LATENCY_MS, Config
+from tvmfbnet.errors import ArchError
+from tvmfbnet.library_calls import OnProgress, library_call
+from tvmfbnet.preflight import check_all, require_file, require_writable_folder
+from tvmfbnet.progress import loading, say, step
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
+from tvmfbnet.space.registry import spelled_with_classes
+from tvmfbnet.space.space import Space
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
+
+if TYPE_CHECKING:
+    from tvmfbnet.deploy.package import Package
+    from tvmfbnet.latency.verdict import Verdict
+    from tvmfbnet.nets.network import ArchNet
+    from tvmfbnet.profiling.net_latency import NetLatency
+
+
+class CompileOptions(Config):
+    """What goes into a package, and how it is checked."""
+
+    checkpoint: Path | None = Field(None, description="trained weights (net.pt); random ones if unset")
+    build_only: bool = Field(False, description="do not run it on the device: neither parity nor latency is known")
+    latency_target_ms: float | None = Field(
+        None, gt=0, le=MOST_LATENCY_MS, description="latency that it is made to meet"
+    )
+    device_model: str | None = Field(None, description="schedules of this device model; the last measured if unset")
+
+    @model_validator(mode="after")
+    def _verdict_needs_a_run(self) -> CompileOptions:
+        if self.build_only and self.latency_target_ms is not None:
+            raise ValueError("a package that is only built is not timed, so there is no verdict on latency_target_ms")
+        return self
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled net.
+
+    Attributes:
+        package: on disk, with its description.
+        latency: as measured on the device; None where it was only built.
+        verdict: on the latency target; None without one.
+        space: how the net's space is spelled.
+    """
+
+    package: Package
+    latency: NetLatency | None
+    verdict: Verdict | None
+    space: str
+
+
+def compile(
+    arch: Arch | str,
+    space: Space | str,
+    target: Target | str,
+    options: CompileOptions | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    tuning_logs: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Package:
+    """Compiles a net with the schedules that tuning found, checks its output on the device and times it there.
+
+    Without tuned schedules it compiles as well, with a warning. Needs the extra ``tune``.
+
+    Args:
+        arch: an arch, its string, or a published net: ``fbnet_a``, ``fbnet_c``.
+        space: a space, or a shipped name or ``.yaml`` file. A trained net has the classes that it was trained on.
+        target: a target, or a shipped name or ``.yaml`` file.
+        options: weights, latency target and so on; a :class:`CompileOptions` or its fields.
+        out: folder of the package.
+        tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
+        on_progress: called with an event for everything that is reported meanwhile.
+
+    Raises:
+        ArchError: the arch does not fit the space, or the checkpoint holds another net.
+        ParityError: the device's output differs from PyTorch's.
+        UserError: bad options, or the toolchain or the device is not there.
+
+    Example:
+        >>> import tvmfbnet as tf
+        >>> arch, options = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3", tf.CompileOptions(build_only=True)
+        >>> package = tf.compile(arch, "fbnet_mini", "host", options, out="package")
+        >>> package.arch == arch, package.input_shape
+        (True, (1, 1, 32, 32))
+    """
+    return compile_and_time(
+        arch, space, target, options, out=out, tuning_logs=tuning_logs, on_progress=on_progress
+    ).package
+
+
+def compile_and_time(
+    arch: Arch | str,
+    space: Space | str,
+    target: Target | str,
+    options: CompileOptions | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    tuning_logs: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Compiled:
+    """As :func:`compile`; gives the latency and the verdict as well."""
+    with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs, package=out)):
+        chosen = as_settings(CompileOptions, options, "compile options")
+        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target)
+        as_arch(arch, as_space(space))
+        from tvmfbnet.provisioning.ready import require_ready
+
+        weights = chosen.checkpoint
+        check_all(
+            lambda: require_writable_folder(folder),
+            *([] if weights is None else [lambda: require_file(weights, "trained weights (net.pt)")]),
+            lambda: require_ready(loaded, runs=not chosen.build_only),
+        )
+        with loading():
+            from tvmfbnet.deploy.trial import certify_and_time
+
+        made = _made(arch, space, weights)
+        resolved = resolve(loaded)
+        package = _built(made, resolved, chosen, folder, logs)
+        latency = verdict = None
+        if not chosen.build_only:
+            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms)
+            verdict = None if chosen.latency_target_ms is None else latency.verdict(chosen.latency_target_ms)
+        return Compiled(package, latency, verdict, made.spelled)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The net to compile: its arch and space as asked for, how both are spelled, and the names of its classes."""
+
+    net: ArchNet
+    arch: Arch
+    space: Space
+    spelled: str
+    spelled_arch: str
+    class_names: tuple[str, ...] = ()
+
+
+def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Made:
+    """The net with its trained weights, or with random ones.
+
+    Raises:
+        ArchError: the checkpoint holds another net.
+    """
+    from tvmfbnet.deploy.description import require_same_net
+    from tvmfbnet.deploy.package import untrained_net
+    from tvmfbnet.training.train import load_net
+
+    net_space = as_space(space)
+    spelled = space if isinstance(space, str) else space.name
+    if checkpoint is None:
+        net_arch, net_space = as_arch(arch, net_space)
+        return _Made(untrained_net(net_arch, net_space), net_arch, net_space, spelled, _spelled(arch, net_space))
+    net, about = load_net(checkpoint)
+    classes = net.space.classes
+    if classes != net_space.classes and ",classes=" not in spelled:
+        net_space = net_space.with_classes(classes)
+        spelled = spelled_with_classes(spelled, classes) if isinstance(space, str) else f"{spelled},classes={classes}"
+        say(f"note: the net in {checkpoint} has {classes} classes; its space is {spelled}")
+        advice.note(space=spelled)
+    net_arch, net_space = as_arch(arch, net_space)
+    if format_arch(net.arch, net.space) != format_arch(net_arch, net_space):
+        raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
+    require_same_net(checkpoint, net_arch, net.space, net_space)
+    return _Made(net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]))
+
+
+def _spelled(arch: Arch | str, space: Space) -> str:
+    return arch if isinstance(arch, str) else format_arch(arch, space)
+
+
+def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Path, logs: Path | None) -> Package:
+    """The package, not run yet. Says which kernels will be slow."""
+    from tvmfbnet.autotune.database import existing_database
+    from tvmfbnet.deploy.package import compile_net
+    from tvmfbnet.deploy.trial import predicted_latency
+
+    database = existing_database(target, logs, options.device_model)
+    if database is None:
+        say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
+    with step("compiling the net"):
+        package = compile_net(made.net, target, database, out, made.class_names)
+    predicted_ms = predicted_latency(made.arch, made.space, target, logs)
+    package = package.with_description(latency_target_ms=options.latency_target_ms, predicted_ms=predicted_ms)
+    missing = package.kernels.missing
+    if database is not None and missing:
+        say(
+            f"warning: {len(missing)} of {package.kernels.needed} conv kernels were never tuned and will be slow; "
+            f"tune them with {advice.tune(target.name, arch=made.spelled_arch)}"
+        )
+    return package
