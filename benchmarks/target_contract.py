@@ -37,8 +37,8 @@ from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.trial import bench_with_probe, time_untrained
 from tvmfbnet.files import write_json
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import corrected, load_table
+from tvmfbnet.latency.sources.source import latency_table
+from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import MET, MISSED, Verdict
 from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
@@ -192,9 +192,7 @@ def main() -> None:
     space, target = load_space(arguments.space), resolve(load_target(arguments.target))
     if existing_database(target, arguments.tuning_logs) is None:
         tune_space(space, target, arguments.tuning_logs, share=arguments.share, quality="quick")
-    measured = load_table(target.name, arguments.tuning_logs, context_of(target))
-    table = complete(measured, space.distinct_parts())
-    table = corrected(table, target.name, space, arguments.tuning_logs)
+    table = latency_table(TargetSource(target.name, arguments.tuning_logs, context_of(target)), space)
     bench = Bench(space, target, table, arguments.tuning_logs, arguments.processes)
     runs = []
     print(f"{'target ms':>10} {'nets':>5} {'claimed':>26} {'measured ms':>12} {'truth':>26} {'quiet ms':>10}  speed")

@@ -209,9 +209,7 @@ class PartPredictor:
 def _samples(table: LatencyTable) -> dict[NetPart, float]:
     """The latencies of a table that predictions learn from: all that are not predictions themselves."""
     return {
-        part: cell.latency_ms
-        for part, cell in table.cells.items()
-        if cell.source != PREDICTED and not part.is_identity
+        part: cell.latency_ms for part, cell in table.cells.items() if cell.source != PREDICTED and not part.is_identity
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.config import MOST_LATENCY_MS
-from tvmfbnet.errors import ArchError, ConfigError
+from tvmfbnet.errors import ArchError, ConfigError, UserError
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
 from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
@@ -78,13 +78,15 @@ def write_table(table: LatencyTable, path: Path) -> None:
     """Writes a table atomically, with spread and source, so that :func:`read_table` restores the same values.
 
     Raises:
-        UserError: the suffix is none of a latency table.
+        UserError: the suffix is none of a latency table, or the table is corrected and the form cannot say so.
         StorageError: the file cannot be written.
     """
     form, cells = form_of(path), dict(table.cells)
     if form == "json":
         write_json(path, table_content(table, cells))
         return
+    if table.correction:
+        raise UserError(f"{path}: a corrected table can only be written as .json, which says that it is corrected")
     if table.overhead_ms:
         cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
     rows = [

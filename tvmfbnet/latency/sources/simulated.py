@@ -73,7 +73,10 @@ class SimulatedSource:
         """The latencies of ``parts``; an identity skip has no cell, as it computes nothing."""
         computing = [part for part in dict.fromkeys(parts) if not part.is_identity]
         if not computing:
-            raise LatencyError(f"{self.name} computes the latencies of given parts: name a space (--space)")
+            raise LatencyError(
+                f"{self.name} computes the latencies of a space's parts and has none of its own: "
+                "give --space, where the command takes one"
+            )
         cells = {
             part: Cell(float(ms), source=SIMULATED)
             for part, ms in zip(computing, _latencies_ms(self.processor, computing), strict=True)
