@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from latency_samples import measured_space, measurement
+from latency_samples import measured_space, measurement, tuned_kernels
 from typer.testing import CliRunner, Result
 
 from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import save_kernel_times
 from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import write_table
@@ -213,13 +212,24 @@ def test_latency_fit_knows_the_kernels_of_tuned_blocks_unless_told_otherwise(log
     by_shape = run_json(latency.app, "fit", *options)
     newest = Journal(journal_path("host", logs)).read()[-1].context
     table = load_table("host", logs)
-    save_kernel_times(
-        kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}
-    )
+    kernel_ms = {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}
+    tuned_kernels(kernels_path("host", logs), newest, kernel_ms)
     by_kernels = run_json(latency.app, "fit", *options)
     assert by_kernels["mape"] < 0.01 < by_shape["mape"]
     assert run_json(latency.app, "fit", *options, "--shapes-only") == by_shape
     assert "from tuned kernels" in " ".join(run(latency.app, "fit", *options).stdout.split())
+
+
+def test_latency_fit_uses_the_kernel_times_that_there_are(logs: Path) -> None:
+    options = ("--target", "host", "--tuning-logs", logs, "--splits", 3)
+    by_shape = run_json(latency.app, "fit", *options)
+    newest = Journal(journal_path("host", logs)).read()[-1].context
+    table = load_table("host", logs)
+    some = dict(list({part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}.items())[2:])
+    tuned_kernels(kernels_path("host", logs), newest, some)
+    assert run_json(latency.app, "fit", *options)["mape"] < by_shape["mape"]  # type: ignore[operator]
+    said = " ".join(run(latency.app, "fit", *options).stdout.split())
+    assert "from tuned kernels (16 samples) and shapes" in said
 
 
 def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
