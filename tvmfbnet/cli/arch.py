@@ -59,15 +59,15 @@ def describe_command(
 
     if target is not None and latency_table is not None:
         raise UserError("give either --target or --latency-table, not both")
-    found, used = resolve_arch(arch, load_space(space))
+    chosen, sized = resolve_arch(arch, load_space(space))
     if last_channels is not None:
-        used = used.with_last_channels(last_channels)
-    description = describe_arch(found, used)
+        sized = sized.with_last_channels(last_channels)
+    description = describe_arch(chosen, sized)
     note(space=space)
     if target is not None or latency_table is not None:
-        parts = used.parts_of(found)
-        table = space_table(used, target, latency_table, tuning_logs, device_model, parts=parts, named=space)
-        _add_latency(description, table, found, used)
+        parts = sized.parts_of(chosen)
+        table = space_table(sized, target, latency_table, tuning_logs, device_model, parts=parts, named=space)
+        _add_latency(description, table, chosen, sized)
     if as_json:
         print_json(description)
     else:

@@ -165,17 +165,17 @@ def validate(
     table = latency_table(TargetSource(name, tuning_logs, context), loaded_space, correct=False)
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     with step("comparing the nets with the sums of their blocks", patience=2.0):
-        found = study(table, loaded_space, measured, seed)
+        compared = study(table, loaded_space, measured, seed)
     if not stored:  # who only looks at what is there changes nothing
         with target_lock(target_folder(name, tuning_logs)):
-            save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))
+            save_study(compared, table, correction_path(name, loaded_space, table.context, tuning_logs))
     if figure is not None:
         from tvmfbnet.files import write_atomically
         from tvmfbnet.report.figures import additivity
 
-        drawn = additivity(found, name)
+        drawn = additivity(compared, name)
         write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix[1:].lower(), dpi=150))
-    _print_study(found, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
+    _print_study(compared, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
 
 
 def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
@@ -197,37 +197,37 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
         drawn = [parse_arch(candidate.arch, space) for candidate in sample_run(run, count // 2, seed)]
     rng = random.Random(seed)
     wanted = min(count, space.size)
-    found = dict.fromkeys(drawn)
-    while len(found) < wanted:
-        found.setdefault(Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)))
-    return list(found)
+    distinct = dict.fromkeys(drawn)
+    while len(distinct) < wanted:
+        distinct.setdefault(Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)))
+    return list(distinct)
 
 
-def _print_study(found: Study, target: str, paces: Sequence[float], as_json: bool) -> None:
+def _print_study(compared: Study, target: str, paces: Sequence[float], as_json: bool) -> None:
     pace = sum(paces) / len(paces) if paces else None
     if as_json:
-        print_json({"target": target, "pace": pace, **found.to_dict()})
+        print_json({"target": target, "pace": pace, **compared.to_dict()})
         return
     rows = [
         (
             name,
-            f"{some.bias:+.2%}",
-            f"{some.mean_error:.2%}",
-            f"{some.spearman:.4f}",
-            f"{some.kendall:.4f}",
-            f"{some.worst_error:+.2%}",
+            f"{agreement.bias:+.2%}",
+            f"{agreement.mean_error:.2%}",
+            f"{agreement.spearman:.4f}",
+            f"{agreement.kendall:.4f}",
+            f"{agreement.worst_error:+.2%}",
         )
-        for name, some in (("sum of blocks", found.agreement), ("corrected", found.corrected))
+        for name, agreement in (("sum of blocks", compared.agreement), ("corrected", compared.corrected))
     ]
     columns = ("prediction", "bias", "MAPE", "Spearman", "Kendall", "worst")
-    print_table(f"{target}: {len(found.records)} whole nets of {found.space}", columns, rows)
+    print_table(f"{target}: {len(compared.records)} whole nets of {compared.space}", columns, rows)
     if pace is not None:
         print(
             f"the nets' own blocks, timed with them, took {pace:.3f}x the table's latency: "
             "the device's speed factor, divided out of the nets' latencies"
         )
-    print(f"worst for the sum: {found.agreement.worst}")
-    tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
+    print(f"worst for the sum: {compared.agreement.worst}")
+    tried = ", ".join(f"{kind} {error:.2%}" for kind, error in compared.errors.items())
     print(f"MAPE in cross-validation: {tried}")
-    said = found.correction.describe()
-    print(f"correction: {found.correction.kind}: {said}" if said else "the data supports no correction")
+    said = compared.correction.describe()
+    print(f"correction: {compared.correction.kind}: {said}" if said else "the data supports no correction")

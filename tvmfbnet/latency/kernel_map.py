@@ -43,7 +43,7 @@ def save_kernels(path: Path, context: Context, log: Path, kernels: Mapping[NetPa
     stored[context.key] = {
         "context": context.to_dict(),
         "trials": log.relative_to(path.parent).as_posix(),
-        "parts": [{**part.to_dict(), **known} for part, known in parts.items()],
+        "parts": [{**part.to_dict(), **content} for part, content in parts.items()],
     }
     write_json(path, {"schema_version": SCHEMA_VERSION, "contexts": stored})
 
@@ -60,23 +60,23 @@ def load_kernel_times(path: Path, context: Context) -> dict[NetPart, float]:
     if entry is None:
         return {}
     best_ms = best_times(path.parent / entry["trials"]) if "trials" in entry else {}
-    times = {part: _sum_ms(known, best_ms) for part, known in _parts(entry).items()}
+    times = {part: _sum_ms(content, best_ms) for part, content in _parts(entry).items()}
     return {part: ms for part, ms in times.items() if math.isfinite(ms) and ms > 0}
 
 
-def _sum_ms(known: Mapping[str, Any], best_ms: Mapping[str, float]) -> float:
+def _sum_ms(content: Mapping[str, Any], best_ms: Mapping[str, float]) -> float:
     """Milliseconds of one part's kernels; infinite where one has no time."""
-    if "kernels" not in known:
-        return float(known["kernel_ms"])
-    return float(sum(count * best_ms.get(key, math.inf) for key, count in known["kernels"].items()))
+    if "kernels" not in content:
+        return float(content["kernel_ms"])
+    return float(sum(count * best_ms.get(key, math.inf) for key, count in content["kernels"].items()))
 
 
 def _parts(entry: Mapping[str, Any] | None) -> dict[NetPart, dict[str, Any]]:
     """What an entry knows of each part: its ``kernels``, or the ``kernel_ms`` of an earlier version."""
     parts: dict[NetPart, dict[str, Any]] = {}
     for record in [] if entry is None else entry["parts"]:
-        known = {name: record[name] for name in ("kernels", "kernel_ms") if name in record}
-        parts[NetPart.from_dict(record)] = known
+        content = {name: record[name] for name in ("kernels", "kernel_ms") if name in record}
+        parts[NetPart.from_dict(record)] = content
     return parts
 
 
@@ -89,11 +89,11 @@ def _entry(stored: Mapping[str, Any], context: Context) -> dict[str, Any] | None
         log = PurePosixPath(entry.get("trials", ""))
         if log.is_absolute() or ".." in log.parts:
             raise ValueError("the log lies elsewhere")
-        for known in _parts(entry).values():
-            if "kernels" in known:
-                _check_kernels(known["kernels"])
+        for content in _parts(entry).values():
+            if "kernels" in content:
+                _check_kernels(content["kernels"])
             else:
-                float(known["kernel_ms"])
+                float(content["kernel_ms"])
     except UNREADABLE:
         return None
     return dict(entry)
