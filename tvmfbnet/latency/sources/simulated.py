@@ -28,7 +28,7 @@ PREFIX = "simulated:"
 # An element that a channel shuffle moves is read and written once more.
 _SHUFFLE = 2.0
 
-Rate = Annotated[float, Field(gt=0, le=1e9)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e9)]
 Microseconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
