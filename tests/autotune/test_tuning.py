@@ -18,6 +18,7 @@ from tvmfbnet.autotune.knobs import KernelShape, Knobs
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.errors import UserError
+from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.trial_times import best_times
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.space.choice import choose_parts
@@ -193,11 +194,15 @@ def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     first.wait()
     before = trials.read_text().splitlines()
     assert before, "nothing was tuned before the kill"
+    assert (logs / "host" / "kernels.json").exists(), "written before the first trial"
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=400)
     outcome = json.loads(done.stdout)
     after = trials.read_text().splitlines()
     assert after[: len(before)] == before
     assert outcome["trials"] == len(after) > outcome["new_trials"]
     assert outcome["untuned"] == [] and outcome["measured_now"] == outcome["parts"]
+    table = load_table("host", logs)
+    assert set(table.kernel_ms) == set(table.cells), "the log and kernels.json tell what each tuned part's kernels take"
+    assert json.loads(after[0])["task"] in (logs / "host" / "kernels.json").read_text()
     again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=400).stdout)
     assert again["new_trials"] == 0 and again["measured_now"] == 0

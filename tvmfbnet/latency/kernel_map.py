@@ -1,8 +1,9 @@
 """Which kernels each part of a target consists of, and from that, what tuning knows of a part's latency.
 
-Only TVM can tell the kernels of a part, and searching on a table must work without TVM. So tuning writes them into
-``kernels.json``: for each context the keys and numbers of each part's kernels, and the log of their trials. The file
-holds no times. A part's kernel time is the sum over its kernels of their fastest trial, derived from the log
+Lowering decides which kernels a part has, and only TVM can ask it; searching on a table must work without TVM. So
+``kernels.json`` is a copy for those readers, which every tuning writes for all its parts before its first trial: for
+each context the keys and numbers of each part's kernels, and the log of their trials. The file holds no times. A part's
+kernel time is the sum over its kernels of their fastest trial, derived from the log
 (:mod:`tvmfbnet.latency.trial_times`) whenever a table is loaded, so it cannot disagree with it.
 
 The file can be deleted: the next tuning of a space writes the kernels of its parts again. Earlier versions stored sums
