@@ -313,6 +313,11 @@ def test_a_target_is_compared_with_a_simulated_processor(logs: Path) -> None:
         shown = run_json(latency.app, "compare", *pair, "--tuning-logs", logs)
         assert (shown["n"], shown["only_first"], shown["only_second"]) == (18, [], [])
         assert 0 < shown["spearman"] <= 1  # type: ignore[operator]
+        assert [shown[name] for name in ("first", "second")] == list(pair)
+        bases = {"host": "measured", SIMULATED: "simulated"}
+        assert [shown[f"{place}_basis"] for place in ("first", "second")] == [bases[name] for name in pair]
+        said = " ".join(run(latency.app, "compare", *pair, "--tuning-logs", logs).stdout.split())
+        assert said.count("is simulated by a model; no device took its latencies") == 1
     with pytest.raises(UserError, match="have no parts of their own"):
         run(latency.app, "compare", SIMULATED, SIMULATED)
 

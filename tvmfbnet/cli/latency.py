@@ -178,10 +178,10 @@ def compare(
     """
     from tvmfbnet.latency.comparison import compare_tables
     from tvmfbnet.latency.units import unit_for
-    from tvmfbnet.targets.definition import measured_name
 
-    compared = compare_tables(*_pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs)))
-    first, second = measured_name(first), measured_name(second)
+    tables = _pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs))
+    compared = compare_tables(*tables)
+    first, second = (table.name for table in tables)
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
@@ -192,7 +192,8 @@ def compare(
             "only_first": [part.name for part in compared.only_first],
             "only_second": [part.name for part in compared.only_second],
         }
-        print_json({"first": first, "second": second, **figures, "parts": parts, **absent})
+        bases = {"first_basis": tables[0].basis, "second_basis": tables[1].basis}
+        print_json({"first": first, "second": second, **bases, **figures, "parts": parts, **absent})
         return
     shown = compared.pairs[:count]
     unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
@@ -210,6 +211,9 @@ def compare(
         f"correlation {compared.spearman:.3f}; only in {first}: {len(compared.only_first)}, only in {second}: "
         f"{len(compared.only_second)}"
     )
+    for table in tables:
+        if table.is_simulated:
+            print(f"{table.name} is simulated by a model; no device took its latencies")
 
 
 def _exactly(space: Space, target: str, logs: Path | None, device_model: str | None, named: str) -> LatencyTable:
