@@ -145,7 +145,7 @@ def search_command(
         pick_device(checked.device)  # loads torch, which the search needs anyway
     # Missing cells of a target are predicted, those of a foreign table only if asked.
     missing = Missing.PREDICT if target is not None or predict_missing else Missing.REFUSE
-    table = space_table(found_space, target, latency_table, tuning_logs, device_model, named=space, missing=missing)
+    table = space_table(found_space, target, latency_table, tuning_logs, device_model, missing=missing)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
