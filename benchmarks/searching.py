@@ -10,8 +10,8 @@ from typing import Any
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml, write_json
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import load_table
+from tvmfbnet.latency.sources.source import latency_table
+from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.space.arch import Arch
@@ -56,7 +56,8 @@ def space_and_table(arguments: argparse.Namespace) -> tuple[Space, LatencyTable]
     if arguments.latency_table:
         table = read_table(arguments.latency_table)
     else:
-        table = complete(load_table(arguments.target, arguments.tuning_logs), space.distinct_parts())
+        # The plain table: these searches are judged by it, and by no net that was timed.
+        table = latency_table(TargetSource(arguments.target, arguments.tuning_logs), space, correct=False)
     if arguments.shrink is None:
         return space, table
     small = shrunk(arguments.space, arguments.shrink)

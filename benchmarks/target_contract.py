@@ -38,8 +38,8 @@ from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.trial import bench_with_probe, time_untrained
 from tvmfbnet.files import write_json
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import corrected, load_table
+from tvmfbnet.latency.sources.source import latency_table
+from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import MET, MISSED, Verdict
 from tvmfbnet.pipeline.closed_loop import Proposal, Timed, close_loop
@@ -195,9 +195,7 @@ def main() -> None:
     if existing_database(target, arguments.tuning_logs) is None:
         options = TuneOptions(quality="quick", measure_share=arguments.share)
         tune_space(space, target, options, arguments.tuning_logs)
-    measured = load_table(target.name, arguments.tuning_logs, context_of(target))
-    table = complete(measured, space.distinct_parts())
-    table = corrected(table, target.name, space, arguments.tuning_logs)
+    table = latency_table(TargetSource(target.name, arguments.tuning_logs, context_of(target)), space)
     bench = Bench(space, target, table, arguments.tuning_logs, arguments.processes)
     runs = []
     print(f"{'target ms':>10} {'nets':>5} {'claimed':>26} {'measured ms':>12} {'truth':>26} {'quiet ms':>10}  speed")

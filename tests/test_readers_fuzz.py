@@ -18,6 +18,8 @@ from tvmfbnet.config import validate
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.additivity import load_correction, save_study, study
+from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.kernel_map import load_kernel_times, save_kernels
 from tvmfbnet.latency.regressor import LatencyRegressor
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
@@ -196,6 +198,55 @@ def test_parquet_tables(tmp_path, data):
     read_or_refuse(read_table, tmp_path / "t.parquet")
     (tmp_path / "t.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[: data.draw(st.integers(0, 3000))])
     read_or_refuse(read_table, tmp_path / "t.parquet")
+
+
+@quick
+@given(data=st.data())
+def test_json_tables(tmp_path, data):
+    write_table(TABLE, tmp_path / "good.json")
+    good = json.loads((tmp_path / "good.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(data.draw(changed(good))), encoding="utf-8")
+    read_or_refuse(read_table, tmp_path / "t.json")
+    (tmp_path / "t.json").write_bytes(data.draw(damaged(json.dumps(good).encode())))
+    read_or_refuse(read_table, tmp_path / "t.json")
+
+
+PROCESSOR = {"name": "core", "gflops": 16, "gbps": 8.5, "kernel_us": 2, "call_us": 20, "element_bytes": 4}
+
+
+@quick
+@given(data=st.data())
+def test_simulated_processors(tmp_path, data):
+    def use(text: str) -> None:
+        table = LatencyTable.load(text, SPACE)
+        assert all(math.isfinite(cell.latency_ms) and cell.latency_ms >= 0 for cell in table.cells.values())
+
+    path = tmp_path / "core.yaml"
+    path.write_text(yaml.safe_dump(data.draw(changed(PROCESSOR))), encoding="utf-8")
+    read_or_refuse(use, f"simulated:{path}")
+    text = ",".join(f"{name}={value}" for name, value in PROCESSOR.items())
+    read_or_refuse(use, "simulated:" + data.draw(damaged(text.encode())).decode(errors="replace"))
+
+
+@few
+@given(data=st.data())
+def test_kernels_and_their_trials(tmp_path, data):
+    """Neither stops a table from being loaded: what they lack is predicted from shapes."""
+    path, log = tmp_path / "kernels.json", tmp_path / "database" / "trials.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    parts = list(TABLE.cells)[:5]
+    trials = [{"task": part.name, "kind": "", "best_ms": 0.5} for part in parts]
+    context = Context("host", "", "0.27.0", "", "{}", 1, "float32", "NHWC", "in_net")
+    log.write_text("".join(f"{json.dumps(trial)}\n" for trial in data.draw(changed(trials))), encoding="utf-8")
+    path.unlink(missing_ok=True)
+    save_kernels(path, context, log, {part: {part.name: 2} for part in parts})
+    good = json.loads(path.read_text())
+    times = load_kernel_times(path, context)
+    assert set(times) <= set(parts) and all(math.isfinite(ms) and ms > 0 for ms in times.values())
+    path.write_text(json.dumps(data.draw(changed(good))), encoding="utf-8")
+    load_kernel_times(path, context)
+    path.write_bytes(data.draw(damaged(json.dumps(good).encode())))
+    load_kernel_times(path, context)
 
 
 def run_values() -> dict[str, Any]:

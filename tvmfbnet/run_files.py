@@ -83,7 +83,7 @@ class CellRecord(_Record):
     stride: Size
     latency_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
     spread_ms: Milliseconds = 0.0
-    source: Literal["measured", "predicted"] = "measured"
+    source: Literal["measured", "predicted", "simulated"] = "measured"
     n: Count = 0
     trials: Count = 0
     canary_ratio: Annotated[float, Field(ge=0, le=1e9)] | None = None

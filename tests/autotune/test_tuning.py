@@ -18,6 +18,8 @@ from tvmfbnet.autotune.knobs import KernelShape, Knobs
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.errors import UserError
+from tvmfbnet.latency.repository import load_table
+from tvmfbnet.latency.trial_times import best_times
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.space.choice import choose_parts
 
@@ -69,14 +71,25 @@ def test_a_torn_trial_log_loses_only_its_torn_line(tmp_path):
     assert json.loads(path.read_text().splitlines()[-1])["error"] == "boom"
 
 
-def test_a_part_takes_what_its_kernels_do_each_as_often_as_it_is_called(tmp_path):
+def test_the_trials_of_some_kernels_are_counted(tmp_path):
     log = TrialLog(tmp_path / "trials.jsonl")
-    log.best_ms.update(once=0.5, twice=0.25)
     log.spent.update(once=8, twice=16)
-    once, twice, never = (SimpleNamespace(key=key, count=n) for key, n in (("once", 1), ("twice", 2), ("never", 1)))
-    assert log.kernels_ms([once, twice]) == 1.0
-    assert log.trials_of([once, twice, never]) == 24
-    assert log.kernels_ms([once, never]) is None and log.kernels_ms([]) is None
+    assert log.trials_of(SimpleNamespace(key=key) for key in ("once", "twice", "never")) == 24
+
+
+def test_whoever_reads_the_log_without_tvm_finds_the_same_times(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    records = [
+        ("a", "", 2.0),
+        ("a", "", 1.5),
+        ("a", "build", 1.0),
+        ("b", "", 0.0),
+        ("c", "", float("inf")),
+        ("d", "", 3),
+    ]
+    lines = [json.dumps({"task": task, "kind": kind, "best_ms": ms}) for task, kind, ms in records]
+    path.write_text("\n".join([*lines, '{"task": "e", "ki']))
+    assert best_times(path) == TrialLog(path).best_ms == {"a": 1.5}
 
 
 def test_the_log_gives_back_the_knobs_that_were_tried(tmp_path):
@@ -181,11 +194,15 @@ def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     first.wait()
     before = trials.read_text().splitlines()
     assert before, "nothing was tuned before the kill"
+    assert (logs / "host" / "kernels.json").exists(), "written before the first trial"
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=400)
     outcome = json.loads(done.stdout)
     after = trials.read_text().splitlines()
     assert after[: len(before)] == before
     assert outcome["trials"] == len(after) > outcome["new_trials"]
     assert outcome["untuned"] == [] and outcome["measured_now"] == outcome["parts"]
+    table = load_table("host", logs)
+    assert set(table.kernel_ms) == set(table.cells), "the log and kernels.json tell what each tuned part's kernels take"
+    assert json.loads(after[0])["task"] in (logs / "host" / "kernels.json").read_text()
     again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=400).stdout)
     assert again["new_trials"] == 0 and again["measured_now"] == 0

@@ -174,4 +174,4 @@ def test_a_figure_that_cannot_be_drawn_is_found_out_first(arguments, tmp_path, c
 def test_a_table_that_cannot_be_written_is_found_out_first(capsys):
     with pytest.raises(SystemExit):
         main(["latency", "export", "--target", "nowhere", "--out", "t.xlsx"])
-    assert "a .csv or a .parquet file" in capsys.readouterr().err
+    assert "a .csv, .parquet or .json file" in capsys.readouterr().err

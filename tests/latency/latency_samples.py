@@ -1,8 +1,11 @@
 """Measurements made up for tests; the figures are chosen, the records are what a device session would write."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.kernel_map import save_kernels
 from tvmfbnet.latency.measurement import OVERHEAD_PART, Measurement, summarise
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
@@ -50,3 +53,20 @@ def measured_space(name: str = "fbnet_mini", every: int = 1) -> list[Measurement
         measurement(OVERHEAD_PART, 0.2, overhead_ms=0),
         *(measurement(part, 0.3 + count_part(part).macs / 1e7, overhead_ms=0.2) for part in parts),
     ]
+
+
+def tuned_kernels(path: Path, context: Context, kernel_ms: Mapping[NetPart, float], log: str = "database") -> None:
+    """What tuning leaves of parts with one kernel each: the kernels in ``path``, and a trial of each in its log.
+
+    Args:
+        path: ``kernels.json`` of a target.
+        context: of the kernels.
+        kernel_ms: what each part's kernel takes.
+        log: the folder of the trials, beside ``path``.
+    """
+    trials = path.parent / log / "trials.jsonl"
+    trials.parent.mkdir(parents=True, exist_ok=True)
+    with trials.open("a") as stream:
+        for part, ms in kernel_ms.items():
+            stream.write(json.dumps({"task": part.name, "kind": "", "best_ms": ms}) + "\n")
+    save_kernels(path, context, trials, {part: {part.name: 1} for part in kernel_ms})

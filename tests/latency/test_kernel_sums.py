@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from latency_samples import CONTEXT, measurement
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.active_learning import choose_batch
 from tvmfbnet.latency.cross_validation import score
-from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import load_kernel_times, save_kernel_times
-from tvmfbnet.latency.regressor import LatencyRegressor, complete
-from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
+from tvmfbnet.latency.regressor import LatencyRegressor, PartPredictor, complete
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
@@ -89,32 +85,23 @@ def test_blocks_are_chosen_by_what_their_kernels_leave_open() -> None:
     assert choose_batch(PARTS, 10, kernel_ms=lacking) == choose_batch(PARTS, 10), "of all parts or of none"
 
 
-def test_times_are_kept_for_one_context_and_reach_the_table(tmp_path: Path) -> None:
-    record = measurement(PARTS[4])
-    journal = Journal(journal_path("host", tmp_path))
-    journal.append(record)
-    path = kernels_path("host", tmp_path)
-    assert load_kernel_times(path, record.context) == {} == load_table("host", tmp_path).kernel_ms
-    first, second = {PARTS[4]: 0.5, PARTS[5]: 0.25}, {PARTS[5]: 0.2, PARTS[6]: 0.1}
-    save_kernel_times(path, record.context, first)
-    save_kernel_times(path, record.context, second)
-    assert load_kernel_times(path, record.context) == {**first, **second} == load_table("host", tmp_path).kernel_ms
-    other = replace(CONTEXT, device_model="Another CPU")
-    assert load_kernel_times(path, other) == {}, "times of another context serve none but that one"
-    save_kernel_times(path, other, first)
-    assert load_kernel_times(path, other) == first
-    assert load_kernel_times(path, record.context) == {**first, **second}, "and are not thrown away for it"
-
-
 def test_parts_of_another_space_without_times_do_not_disable_the_kernels() -> None:
     foreign = replace(PARTS[0], cin=7, cout=7)
     assert choose_batch(PARTS, 10, {foreign: 1.0}, kernel_ms=KERNEL_MS) == choose_batch(PARTS, 10, kernel_ms=KERNEL_MS)
 
 
-@pytest.mark.parametrize("text", ["[" * 99_999, "[]", '{"schema_version": 99}', '{"schema_version": 1, "context": {}}'])
-def test_a_file_of_another_form_is_passed_over(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "kernels.json"
-    path.write_text(text)
-    assert load_kernel_times(path, CONTEXT) == {}
-    save_kernel_times(path, CONTEXT, {PARTS[0]: 1.0})
-    assert load_kernel_times(path, CONTEXT) == {PARTS[0]: 1.0}
+def test_held_out_blocks_without_kernel_times_are_scored_from_shapes_and_the_others_from_kernels() -> None:
+    parts = PARTS[::2]
+    latency = [latency_of(part) for part in parts]
+    half = {part: KERNEL_MS[part] for part in parts[::2]}
+    whole, partial, none = (score(parts, latency, splits=1, kernel_ms=times) for times in (KERNEL_MS, half, None))
+    assert whole["mape"] < 0.7 * partial["mape"] and partial["mape"] < 0.8 * none["mape"]
+
+
+def test_a_predictor_says_how_many_samples_teach_it_about_kernels() -> None:
+    parts, few = PARTS[:40], {part: KERNEL_MS[part] for part in PARTS[:7]}
+    latency = [latency_of(part) for part in parts]
+    assert PartPredictor(parts, latency, KERNEL_MS).tuned == 40
+    assert PartPredictor(parts, latency, few).tuned == 0, "too few to learn from"
+    by_few, by_shapes = (PartPredictor(parts, latency, times).predict(PARTS[40:50]) for times in (few, None))
+    assert np.array_equal(by_few, by_shapes)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from latency_samples import measured_space, measurement
+from latency_samples import measured_space, measurement, tuned_kernels
 from typer.testing import CliRunner, Result
 
 from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import save_kernel_times
 from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import write_table
@@ -213,13 +212,24 @@ def test_latency_fit_knows_the_kernels_of_tuned_blocks_unless_told_otherwise(log
     by_shape = run_json(latency.app, "fit", *options)
     newest = Journal(journal_path("host", logs)).read()[-1].context
     table = load_table("host", logs)
-    save_kernel_times(
-        kernels_path("host", logs), newest, {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}
-    )
+    kernel_ms = {part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}
+    tuned_kernels(kernels_path("host", logs), newest, kernel_ms)
     by_kernels = run_json(latency.app, "fit", *options)
     assert by_kernels["mape"] < 0.01 < by_shape["mape"]
     assert run_json(latency.app, "fit", *options, "--shapes-only") == by_shape
     assert "from tuned kernels" in " ".join(run(latency.app, "fit", *options).stdout.split())
+
+
+def test_latency_fit_uses_the_kernel_times_that_there_are(logs: Path) -> None:
+    options = ("--target", "host", "--tuning-logs", logs, "--splits", 3)
+    by_shape = run_json(latency.app, "fit", *options)
+    newest = Journal(journal_path("host", logs)).read()[-1].context
+    table = load_table("host", logs)
+    some = dict(list({part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}.items())[2:])
+    tuned_kernels(kernels_path("host", logs), newest, some)
+    assert run_json(latency.app, "fit", *options)["mape"] < by_shape["mape"]  # type: ignore[operator]
+    said = " ".join(run(latency.app, "fit", *options).stdout.split())
+    assert "from tuned kernels (16 samples) and shapes" in said
 
 
 def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
@@ -258,6 +268,10 @@ def test_two_targets_are_shown_side_by_side(logs: Path, tmp_path: Path) -> None:
         (spaces.app, ["show", "nonsense"], "unknown space 'nonsense'"),
         (arch.app, ["describe", "skip", "--space", "fbnet"], "unknown arch 'skip'"),
         (arch.app, ["describe", "fbnet_a", "--target", "a", "--latency-table", "b"], "not both"),
+        (arch.app, ["describe", "fbnet_a", "--latency-table", "host"], "a latency table is a .csv, .parquet or .json"),
+        (arch.app, ["describe", "fbnet_a", "--latency-table", "simulated:gbps=1"], "gflops: Field required"),
+        (latency.app, ["export", "--target", "simulated:gflops=1,gbps=1", "--out", "t.csv"], "give --space"),
+        (latency.app, ["fit", "--target", "simulated:gflops=1,gbps=1"], "has none of its own"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -268,6 +282,55 @@ def test_bad_input_is_one_clear_line(
         run(group, *arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SIMULATED = "simulated:gflops=16,gbps=8,call_us=20"
+
+
+def test_a_simulated_processor_serves_every_command_and_is_always_labelled(logs: Path, tmp_path: Path) -> None:
+    described = ("describe", MINI_ARCH, "--space", "fbnet_mini", "--latency-table", SIMULATED)
+    shown = run_json(arch.app, *described)
+    assert (shown["measured_share"], shown["source_shares"]) == (0.0, {"measured": 0, "predicted": 0, "simulated": 1})
+    assert {layer["source"] for layer in shown["layers"] if layer["latency_ms"]} == {"simulated"}  # type: ignore[attr-defined]
+    said = run(arch.app, *described)
+    assert "100% of it simulated" in said.stdout and "no device took them" in " ".join(said.stderr.split())
+
+    options = ("--target", SIMULATED, "--space", "fbnet_mini")
+    table = run_json(latency.app, "show", *options)
+    assert (table["measured"], table["predicted"], table["simulated"], table["missing"]) == (0, 0, 46, [])
+    assert "46 simulated, 0 predicted, 0 missing" in run(latency.app, "show", *options).stdout
+
+    run(latency.app, "export", *options, "--out", tmp_path / "sim.csv")
+    text = (tmp_path / "sim.csv").read_text()
+    assert ",simulated" in text and "measured" not in text
+    run(latency.app, "import", tmp_path / "sim.csv", "--target", "sim", "--tuning-logs", logs)
+    again = run_json(latency.app, "show", "--target", "sim", "--space", "fbnet_mini", "--tuning-logs", logs)
+    assert (again["cells"], again["simulated"]) == (table["cells"], 46)
+
+
+def test_a_target_is_compared_with_a_simulated_processor(logs: Path) -> None:
+    for pair in (("host", SIMULATED), (SIMULATED, "host")):
+        shown = run_json(latency.app, "compare", *pair, "--tuning-logs", logs)
+        assert (shown["n"], shown["only_first"], shown["only_second"]) == (18, [], [])
+        assert 0 < shown["spearman"] <= 1  # type: ignore[operator]
+        assert [shown[name] for name in ("first", "second")] == list(pair)
+        bases = {"host": "measured", SIMULATED: "simulated"}
+        assert [shown[f"{place}_basis"] for place in ("first", "second")] == [bases[name] for name in pair]
+        said = " ".join(run(latency.app, "compare", *pair, "--tuning-logs", logs).stdout.split())
+        assert said.count("is simulated by a model; no device took its latencies") == 1
+    with pytest.raises(UserError, match="have no parts of their own"):
+        run(latency.app, "compare", SIMULATED, SIMULATED)
+
+
+def test_a_tables_file_can_be_looked_at_without_importing_it(logs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    run(latency.app, "export", "--target", "host", "--out", file, "--tuning-logs", logs)
+    cells = run_json(latency.app, "show", "--target", file, "--space", "fbnet_mini")["cells"]
+    assert (
+        cells
+        == run_json(latency.app, "show", "--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)["cells"]
+    )
+    assert not list(tmp_path.glob("tuning_logs"))
 
 
 def test_describing_and_predicting_load_neither_torch_nor_tvm() -> None:

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +48,26 @@ def test_a_part_faster_than_an_empty_call_costs_nothing_not_less() -> None:
 def test_the_matrix_holds_every_candidate_and_agrees_with_arch_ms() -> None:
     table = LatencyTable.from_measurements(measured_space())
     matrix = table.matrix(SPACE)
-    assert matrix.shape == (7, 9)
-    assert matrix[1, 8] == 0.0  # an identity skip
-    assert matrix[2, 8] > 0.0  # a projecting one
+    assert [len(row) for row in matrix] == [len(layer.blocks) for layer in SPACE.layers] == [9] * 7
+    assert matrix[1][8] == 0.0  # an identity skip
+    assert matrix[2][8] > 0.0  # a projecting one
     chosen = [layer.blocks.index(block) for layer, block in zip(SPACE.layers, ARCH.blocks, strict=True)]
-    total = table.fixed_ms(SPACE) + sum(matrix[layer, block] for layer, block in enumerate(chosen))
+    total = table.fixed_ms(SPACE) + sum(matrix[layer][block] for layer, block in enumerate(chosen))
     assert total == pytest.approx(table.arch_ms(ARCH, SPACE))
     low, high = table.range_ms(SPACE)
     assert low < total < high
+
+
+def test_a_layer_with_fewer_candidates_has_a_shorter_row_and_no_padding() -> None:
+    table = LatencyTable.from_measurements(measured_space())
+    layers = (replace(SPACE.layers[0], blocks=SPACE.layers[0].blocks[:2]), *SPACE.layers[1:])
+    fewer = replace(SPACE, layers=layers)
+    assert table.matrix(fewer) == (table.matrix(SPACE)[0][:2], *table.matrix(SPACE)[1:])
+    fastest, slowest = table.range_ms(fewer)
+    assert slowest - table.range_ms(SPACE)[1] == pytest.approx(
+        max(table.matrix(fewer)[0]) - max(table.matrix(SPACE)[0])
+    )
+    assert fastest >= table.range_ms(SPACE)[0]
 
 
 def test_what_is_missing_is_listed_and_never_counted_as_zero() -> None:
@@ -212,6 +225,69 @@ def test_a_table_survives_its_file(tmp_path: Path, file: str) -> None:
         assert (found.latency_ms, found.spread_ms, found.source) == (cell.latency_ms, cell.spread_ms, cell.source)
 
 
+def test_a_json_table_keeps_all_of_a_cell_and_says_that_it_is_corrected(tmp_path: Path) -> None:
+    table = LatencyTable.from_measurements([measurement(canary_ratio=1.25, steady=False)])
+    table = replace(table, correction="x1.050", overhead_ms=-0.5)
+    write_table(table, tmp_path / "t.json")
+    back = read_table(tmp_path / "t.json")
+    assert (back.cells, back.overhead_ms, back.correction) == (table.cells, table.overhead_ms, table.correction)
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(UserError, match=r"only be written as \.json"):
+            write_table(table, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cells": []}, "cells"),
+        ({"cells": [{**PART.to_dict(), "latency_ms": 1.0}] * 2}, "cell 2: .* is given twice"),
+        ({"cells": [{**PART.to_dict(), "latency_ms": -1.0}]}, "from 0 to"),
+        ({"cells": [{**PART.to_dict(), "latency_ms": 1.0, "source": "guessed"}]}, "source"),
+        ({"cells": [{**PART.to_dict(), "block": "k4_e1", "latency_ms": 1.0}]}, "cell 1: .*k4_e1"),
+        ({"cells": [{**OVERHEAD_PART.to_dict(), "latency_ms": 1.0}]}, "overhead_ms has the overhead"),
+        ({"overhead_ms": "much"}, "overhead_ms"),
+    ],
+)
+def test_a_json_table_with_a_mistake_is_refused_with_its_place(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    good = {"target": "t", "overhead_ms": 0.1, "cells": [{**PART.to_dict(), "latency_ms": 1.0}]}
+    (tmp_path / "t.json").write_text(json.dumps({**good, **changes}))
+    with pytest.raises(UserError, match=said) as caught:
+        read_table(tmp_path / "t.json")
+    assert "\n" not in str(caught.value) and "t.json" in str(caught.value)
+
+
+def test_measured_and_simulated_latencies_never_share_a_table(tmp_path: Path) -> None:
+    cells = {PART: Cell(1.0), OTHER: Cell(1.0, source="simulated")}
+    with pytest.raises(LatencyError, match="mixes measured and simulated"):
+        LatencyTable(cells)
+    simulated = LatencyTable({part: replace(cell, source="simulated") for part, cell in cells.items()}, 0.1)
+    for name in ("t.csv", "t.parquet", "t.json"):
+        write_table(simulated, tmp_path / name)
+        assert read_table(tmp_path / name).is_simulated
+    assert "overhead,call,1,1,1,1,1,0.1,0.0,simulated" in (tmp_path / "t.csv").read_text()
+    mixed = (tmp_path / "t.csv").read_text().replace("1.0,0.0,simulated", "1.0,0.0,measured", 1)
+    (tmp_path / "t.csv").write_text(mixed)
+    content = json.loads((tmp_path / "t.json").read_text())
+    content["cells"][0]["source"] = "measured"
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    for name in ("t.csv", "t.json"):
+        with pytest.raises(ConfigError, match=f"{name}: 1 measured and 1 simulated latencies; keep them in two"):
+            read_table(tmp_path / name)
+
+
+def test_no_share_of_a_simulated_net_counts_as_measured() -> None:
+    cells = {part: Cell(1.0, source="simulated") for part in SPACE.distinct_parts()}
+    predicted = SPACE.fixed_parts()[0]
+    table = LatencyTable({**cells, predicted: Cell(1.0, source="predicted")}, 1.0)
+    shares = table.source_shares(ARCH, SPACE)
+    assert table.measured_share(ARCH, SPACE) == shares["measured"] == 0.0
+    assert shares["predicted"] == pytest.approx(1.0 / table.arch_ms(ARCH, SPACE))
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
 HEADER = "part,block,cin,cout,height,width,stride,latency_ms\n"
 
 
@@ -256,7 +332,7 @@ def test_problems_of_a_parquet_table_are_named_with_their_rows(tmp_path: Path) -
     with pytest.raises(ConfigError, match="not a Parquet file") as caught:
         read_table(tmp_path / "broken.parquet")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"\.csv or a \.parquet"):
+    with pytest.raises(UserError, match=r"\.csv, \.parquet or \.json"):
         read_table(tmp_path / "table.xlsx")
 
 

@@ -160,5 +160,5 @@ def test_lists_within_a_parquet_table_are_no_numbers(tmp_path):
 
 @pytest.mark.parametrize("name", ["t.xlsx", "t", "t.csv.gz"])
 def test_other_files_are_no_tables(tmp_path, name):
-    with pytest.raises(UserError, match=r"a \.csv or a \.parquet file"):
+    with pytest.raises(UserError, match=r"a \.csv, \.parquet or \.json file"):
         read_table(tmp_path / name)

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from tvmfbnet.autotune.trial_log import TrialLog
-from tvmfbnet.latency.kernel_sums import load_kernel_times
+from tvmfbnet.latency.kernel_map import load_kernel_times
 from tvmfbnet.latency.repository import kernels_path
 from tvmfbnet.pipeline import tuning
 from tvmfbnet.pipeline.tuning_options import TuneOptions

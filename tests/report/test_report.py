@@ -399,6 +399,22 @@ def all_measured(run):
     (run / "table.json").write_text(json.dumps(record))
 
 
+def test_a_simulated_table_is_told_as_such_wherever_its_latencies_are_shown(tmp_path):
+    run = write_run(tmp_path / "run", without=("bench.json",))
+    table = json.loads((run / "table.json").read_text())
+    for cell in table["cells"]:
+        cell["source"] = "predicted" if cell["source"] == "predicted" else "simulated"
+    (run / "table.json").write_text(json.dumps(table))
+    page = write_report(run).read_text()
+    assert "from simulated blocks: a model, no device" in page and "from measured blocks" not in page
+    assert "<dt>simulated</dt>" in page
+    texts = [*svg_texts(run / "report" / "latency_map.svg"), *svg_texts(run / "report" / "arch.svg")]
+    assert "simulated" in texts and "measured" not in texts
+    assert any(text.startswith("Simulated latency of each block") for text in texts)
+    assert any(text.startswith("simulated latency by the table") for text in texts)
+    assert any(text.startswith("Whole net: ") and text.endswith("(simulated)") for text in texts)
+
+
 def test_the_heat_map_tells_measured_predicted_and_free_apart(tmp_path):
     run = write_run(tmp_path, only=["table.json"])
     write_report(run)

@@ -117,6 +117,16 @@ def test_a_whole_search_from_a_foreign_table_never_loads_tvm(searching, tmp_path
     assert json.loads(done.stdout)["measured_share"] == 1.0
 
 
+def test_a_whole_search_on_a_simulated_processor_needs_no_device_and_no_tvm(searching, tmp_path):
+    words = [str(item) for item in searching]
+    words[words.index("--latency-table") + 1] = "simulated:gflops=0.1,gbps=0.1,call_us=10"
+    command = [sys.executable, "-c", WITHOUT_TVM, "search", *words, "--json", "--out", str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["measured_share"] == 0.0, "nothing was measured"
+    assert "are simulated by a model; no device took them" in " ".join(done.stderr.split())
+
+
 def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching, tiny_space, tmp_path):
     parts = tiny_space.distinct_parts()
     cells = {part: Cell(0.01 + count_part(part).macs / 1e6) for part in parts if part.block != "k5_e1_g2"}

@@ -6,6 +6,9 @@ version of a record. So ``database_keys.jsonl`` beside them maps records to work
 ``context.json`` says which context they belong to (:mod:`tvmfbnet.autotune.database_folders`). Damaged lines are
 skipped, and only their kernels are lost. Readers write nothing; a writer truncates a torn last line, holding the
 target's lock.
+
+The database owns the schedules. TVM's form has a copy of each schedule's time, which only orders the schedules of one
+kernel: what trials took is in the log of trials (:mod:`tvmfbnet.autotune.trial_log`).
 """
 
 from __future__ import annotations

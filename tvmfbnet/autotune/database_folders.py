@@ -39,8 +39,8 @@ def folder_to_write(folder: Path, context: Context) -> Path:
         folder: the target's folder in ``tuning_logs``.
         context: with what the device reported.
     """
-    for path, found in stored_contexts(folder).items():
-        if found == context:
+    for path, stored in stored_contexts(folder).items():
+        if stored == context:
             return path
     path = database_folder(folder)
     adopted = _begun(path) and _is_proven(folder, path, context)
@@ -66,12 +66,12 @@ def folder_to_read(folder: Path, wanted: Context, device_model: str | None = Non
         LatencyError: there is nothing of ``device_model``.
     """
     stored = stored_contexts(folder)
-    fitting = {path: found for path, found in stored.items() if found is not None and wanted.admits(found)}
+    fitting = {path: context for path, context in stored.items() if context is not None and wanted.admits(context)}
     if len(fitting) > 1 or device_model is not None:
         recorded = [item.context for item in Journal(folder / "latency.jsonl").read()]
         order = {context: number for number, context in enumerate(recorded)}
-        found = sorted(fitting.values(), key=lambda context: order.get(context, -1))
-        chosen = choose_context(found, wanted, device_model, str(folder))
+        by_age = sorted(fitting.values(), key=lambda context: order.get(context, -1))
+        chosen = choose_context(by_age, wanted, device_model, str(folder))
         fitting = {path: context for path, context in fitting.items() if context == chosen}
     for path in fitting:
         return path
@@ -118,9 +118,9 @@ def _whose(folder: Path, wanted: Context) -> str:
     """A phrase on how the contexts in a folder differ from the wanted one."""
     told = [
         "an unknown TVM and device (no valid context.json)"
-        if found is None
-        else f"another context ({wanted.difference(found)})"
-        for found in stored_contexts(folder).values()
+        if context is None
+        else f"another context ({wanted.difference(context)})"
+        for context in stored_contexts(folder).values()
     ]
     return " and ".join(dict.fromkeys(told))
 
@@ -151,7 +151,7 @@ def _is_for(line: bytes, asked: Mapping[str, Any]) -> bool:
         return True  # a broken record proves nothing
 
 
-def _within(asked: Any, found: Any) -> bool:
-    if isinstance(asked, dict) and isinstance(found, dict):
-        return all(name in found and _within(value, found[name]) for name, value in asked.items())
-    return bool(asked == found)
+def _within(asked: Any, recorded: Any) -> bool:
+    if isinstance(asked, dict) and isinstance(recorded, dict):
+        return all(name in recorded and _within(value, recorded[name]) for name, value in asked.items())
+    return bool(asked == recorded)

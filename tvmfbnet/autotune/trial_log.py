@@ -1,12 +1,12 @@
 """The log of every trial, failures and their reasons included. A resumed run counts its budget and learns from it.
 
-One JSON object per line in ``trials.jsonl`` beside the tuning database, flushed to disk after every trial.
+One JSON object per line in ``trials.jsonl`` beside the tuning database, flushed to disk after every trial. The log owns
+what trials took; how their lines are read is in :mod:`tvmfbnet.latency.trial_times`, which needs no TVM.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,8 @@ from typing import Any
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.files import storage_errors
-from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_file
+from tvmfbnet.latency.lines import append_whole, mend_file
+from tvmfbnet.latency.trial_times import read_trials, trial_ms
 from tvmfbnet.rpc.session import KernelTiming
 
 # The kind of a trial with an impossible reported time.
@@ -61,30 +62,16 @@ class TrialLog:
         self.templated: dict[str, list[Templated]] = defaultdict(list)
         self._times: list[float] = []
         self._mended = False
-        if path is not None and path.exists():
-            with storage_errors(path, "read"):
-                lines = path.read_bytes().split(b"\n")
-            bad = BadLines(path, "valid trial")
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    self._count_line(number, line, bad)
-            bad.conclude()
-
-    def _count_line(self, number: int, line: bytes, bad: BadLines) -> None:
-        try:
-            self._count(json.loads(line))
-        except UNREADABLE as error:
-            bad.skip(number, "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200])
+        if path is not None:
+            read_trials(path, self._count)
 
     def _count(self, record: dict[str, Any]) -> None:
-        task, kind, best = str(record["task"]), str(record["kind"]), record.get("best_ms")
+        task, kind, best = str(record["task"]), str(record["kind"]), trial_ms(record)
         knobs = Knobs(**_plain(record["knobs"])) if record.get("knobs") else None
         shape = KernelShape(**_plain(record["shape"])) if record.get("shape") else None
         seconds = datetime.fromisoformat(record["time"]).timestamp() if "time" in record else None
-        if best is not None:
-            best = float(best)
-            if kind or not (math.isfinite(best) and best > 0):
-                kind, best = kind or _NO_TIME, None
+        if best is None and record.get("best_ms") is not None:
+            kind = kind or _NO_TIME
         self.spent[task] += 1
         if kind:
             self.failures[kind] += 1
@@ -98,12 +85,6 @@ class TrialLog:
     def trials_of(self, kernels: Iterable[Kernel]) -> int:
         """Total trials of some kernels."""
         return sum(self.spent[kernel.key] for kernel in kernels)
-
-    def kernels_ms(self, kernels: Sequence[Kernel]) -> float | None:
-        """Sum of a part's kernel times, milliseconds; None without kernels, or where one has no valid trial."""
-        if not kernels or any(kernel.key not in self.best_ms for kernel in kernels):
-            return None
-        return sum(kernel.count * self.best_ms[kernel.key] for kernel in kernels)
 
     def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
         """The best knobs of other tasks that differ from ``task`` only in their epilogue, fastest first.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.space.arch import Arch
-    from tvmfbnet.space.space import NetPart, Space
+    from tvmfbnet.space.space import Space
 
 app = typer.Typer(
     help=(
@@ -38,7 +37,10 @@ def describe_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)] = "fbnet",
     target: Annotated[str | None, typer.Option(help="Predict its latency here: a name or a .yaml file.")] = None,
     latency_table: Annotated[
-        Path | None, typer.Option(help="Predict it from this table (.csv, .parquet) instead.")
+        str | None,
+        typer.Option(
+            metavar=TABLE_METAVAR, help="Predict it from this table instead, or simulate: simulated:gflops=16,gbps=8."
+        ),
     ] = None,
     device_model: DeviceModelOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
@@ -57,44 +59,19 @@ def describe_command(
 
     if target is not None and latency_table is not None:
         raise UserError("give either --target or --latency-table, not both")
-    found, used = resolve_arch(arch, load_space(space))
+    chosen, sized = resolve_arch(arch, load_space(space))
     if last_channels is not None:
-        used = used.with_last_channels(last_channels)
-    description = describe_arch(found, used)
+        sized = sized.with_last_channels(last_channels)
+    description = describe_arch(chosen, sized)
     note(space=space)
-    table = _load(target, latency_table, used, used.parts_of(found), tuning_logs, device_model)
-    if table is not None:
-        _add_latency(description, table, found, used)
+    if target is not None or latency_table is not None:
+        parts = sized.parts_of(chosen)
+        table = space_table(sized, target, latency_table, tuning_logs, device_model, parts=parts, named=space)
+        _add_latency(description, table, chosen, sized)
     if as_json:
         print_json(description)
     else:
         _print(description)
-
-
-def _load(
-    target: str | None,
-    file: Path | None,
-    space: Space,
-    parts: Sequence[NetPart],
-    logs: Path | None,
-    device_model: str | None,
-) -> LatencyTable | None:
-    """The table with all of ``parts``; those that were not measured are predicted."""
-    if target is None and file is None:
-        return None
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.repository import corrected
-    from tvmfbnet.latency.table_io import read_table
-    from tvmfbnet.progress import say
-    from tvmfbnet.targets.definition import measured_name
-
-    table = read_table(file) if file is not None else target_table(str(target), logs, device_model)
-    target = measured_name(target) if target is not None else None
-    missing = table.missing(parts)
-    if missing:
-        say(f"note: {len(missing)} of {len(parts)} parts were not measured; their latencies are predicted")
-    table = complete(table, parts)
-    return corrected(table, target, space, logs) if target is not None else table
 
 
 def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, space: Space) -> None:
@@ -102,7 +79,9 @@ def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, s
     description["predicted_ms"] = table.arch_ms(arch, space)
     if table.correction:
         description["correction"] = table.correction
-    description["measured_share"] = table.measured_share(arch, space)
+    shares = table.source_shares(arch, space)
+    description["measured_share"] = shares["measured"]
+    description["source_shares"] = shares
     for row, (_, part) in zip(description["layers"], space.cells_of(arch), strict=True):
         cell = table.lookup(part)
         row.update(latency_ms=cell.latency_ms, source=cell.source)
@@ -125,7 +104,7 @@ def _print(description: dict[str, Any]) -> None:
     head = f"last_channels {description['last_channels']}"
     print(f"{description['params']:,} parameters, {description['macs']:,} MACs ({head})")
     if timed:
-        share = f"{description['measured_share']:.0%} of it from measured cells"
-        print(f"predicted latency {latency_text(description['predicted_ms'])}, {share}")
-        if "correction" in description:
-            print(f"corrected by what whole nets took: {description['correction']}")
+        shares = description["source_shares"].items()
+        parts = ", ".join(f"{share:.0%} of it {source}" for source, share in shares if share > 0)
+        corrected = "; corrected by what whole nets took" if "correction" in description else ""
+        print(f"predicted latency {latency_text(description['predicted_ms'])}, {parts}{corrected}")

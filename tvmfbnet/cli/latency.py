@@ -10,18 +10,24 @@ import typer
 
 from tvmfbnet.cli.latency_model import fit, validate
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, latency_source, space_table, stored_table
 
 if TYPE_CHECKING:
+    from tvmfbnet.latency.sources.source import LatencySource
     from tvmfbnet.latency.table import LatencyTable
-    from tvmfbnet.space.space import NetPart
+    from tvmfbnet.space.space import Space
 
 app = typer.Typer(
     help="Latency tables: show, compare, export, import; fit the regressor; validate sums against nets.",
     no_args_is_help=True,
 )
 
-TargetOption = Annotated[str, typer.Option(help="Target: a name, a .yaml file, or an imported table's name.")]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        help="A target's name or .yaml file, an imported table's name, a table's file, or simulated:gflops=16,gbps=8."
+    ),
+]
 
 
 @app.command()
@@ -33,35 +39,37 @@ def show(
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what each part of a space costs, measured or predicted.
+    """Show what each part of a space costs: measured, predicted or simulated.
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
+    from tvmfbnet.latency.sources.source import Missing
+    from tvmfbnet.latency.table import SOURCES
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import measured_name
 
-    found = load_space(space)
-    loaded = target_table(target, tuning_logs, device_model, space)
+    shown = load_space(space)
+    wanted = Missing.LEAVE if measured_only else Missing.PREDICT_IF_POSSIBLE
+    # The cells as they are: a correction belongs to sums of cells.
+    table = space_table(shown, target, None, tuning_logs, device_model, named=space, missing=wanted, correct=False)
     target = measured_name(target)
-    parts = found.distinct_parts()
-    table = loaded if measured_only else _complete_if_possible(loaded, parts)
+    parts = shown.distinct_parts()
     missing = table.missing(parts)
     cells = table.to_records([part for part in parts if part not in missing])
-    measured = sum(cell["source"] == "measured" for cell in cells)
-    fastest_ms, slowest_ms = (None, None) if missing else table.range_ms(found)
+    counts: dict[str, int] = {source: sum(cell["source"] == source for cell in cells) for source in SOURCES}
+    fastest_ms, slowest_ms = (None, None) if missing else table.range_ms(shown)
     if as_json:
         print_json(
             {
                 "target": target,
-                "space": found.name,
+                "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
                 "fastest_ms": fastest_ms,
                 "slowest_ms": slowest_ms,
                 "cells": cells,
-                "measured": measured,
-                "predicted": len(cells) - measured,
+                **counts,
                 "missing": [part.name for part in missing],
                 "drift": _drift(cells),
             }
@@ -80,9 +88,9 @@ def show(
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
             row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
-    print_table(f"{target}: {found.name}", columns, rows)
+    print_table(f"{target}: {shown.name}", columns, rows)
     print(
-        f"{measured} measured, {len(cells) - measured} predicted, {len(missing)} missing; "
+        f"{counts[table.basis]} {table.basis}, {counts['predicted']} predicted, {len(missing)} missing; "
         f"call overhead {unit.text(table.overhead_ms)}"
     )
     if fastest_ms is not None and slowest_ms is not None:
@@ -94,33 +102,26 @@ def show(
 @app.command()
 def export(
     target: TargetOption,
-    out: Annotated[Path, typer.Option(help="The .csv or .parquet file to write.")],
+    out: Annotated[Path, typer.Option(help="The .csv, .parquet or .json file to write.")],
     space: Annotated[
         str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
     ] = None,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
 ) -> None:
-    """Write a latency table as CSV or Parquet. Example: tvmfbnet latency export --target host --out host.csv."""
-    from dataclasses import replace
-
-    from tvmfbnet.latency.regressor import complete
+    """Write a latency table as CSV, Parquet or JSON. Example: tvmfbnet latency export --target host --out host.csv."""
     from tvmfbnet.latency.table_io import write_table
-    from tvmfbnet.latency.table_rows import is_parquet
+    from tvmfbnet.latency.table_rows import form_of
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
-    is_parquet(out)  # a wrong ending is found out before anything is read or predicted
+    form_of(out)  # a wrong ending is found out before anything is read or predicted
     require_writable_file(out)
-    found = None if space is None else load_space(space)
-    table = target_table(target, tuning_logs, device_model, space)
-    if found is not None:
-        cells = complete(table, found.distinct_parts()).cells
-        wanted = dict.fromkeys(
-            [*found.fixed_parts(), *(item.cell(name) for item in found.layers for name in item.blocks)]
-        )
-        table = replace(table, cells={part: cells[part] for part in wanted if part in cells})
+    if space is None:
+        table = stored_table(target, tuning_logs, device_model)
+    else:
+        table = _exactly(load_space(space), target, tuning_logs, device_model, space)
     write_table(table, out)
     say(f"wrote {len(table.cells)} cells to {out}")
 
@@ -130,7 +131,8 @@ def import_command(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .csv or .parquet file; columns part,block,cin,cout,height,width,stride,latency_ms."
+            metavar="FILE",
+            help="A .csv, .parquet or .json file; columns part,block,cin,cout,height,width,stride,latency_ms.",
         ),
     ],
     target: Annotated[str, typer.Option(help="Name to keep the table under.")],
@@ -164,7 +166,7 @@ def import_command(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A target, its .yaml file, or an imported table's name.")],
+    first: Annotated[str, typer.Argument(help="A target, a table's file, or simulated:gflops=16,gbps=8.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=1_000_000, help="How many parts to list.")] = 15,
     tuning_logs: LogsOption = None,
@@ -176,23 +178,24 @@ def compare(
     """
     from tvmfbnet.latency.comparison import compare_tables
     from tvmfbnet.latency.units import unit_for
-    from tvmfbnet.targets.definition import measured_name
 
-    found = compare_tables(stored_table(first, tuning_logs), stored_table(second, tuning_logs))
-    first, second = measured_name(first), measured_name(second)
+    tables = _pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs))
+    compared = compare_tables(*tables)
+    first, second = (table.name for table in tables)
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
-            for p in found.pairs
+            for p in compared.pairs
         ]
-        figures = {"median_ratio": found.median_ratio, "spearman": found.spearman, "n": len(parts)}
+        figures = {"median_ratio": compared.median_ratio, "spearman": compared.spearman, "n": len(parts)}
         absent = {
-            "only_first": [part.name for part in found.only_first],
-            "only_second": [part.name for part in found.only_second],
+            "only_first": [part.name for part in compared.only_first],
+            "only_second": [part.name for part in compared.only_second],
         }
-        print_json({"first": first, "second": second, **figures, "parts": parts, **absent})
+        bases = {"first_basis": tables[0].basis, "second_basis": tables[1].basis}
+        print_json({"first": first, "second": second, **bases, **figures, "parts": parts, **absent})
         return
-    shown = found.pairs[:count]
+    shown = compared.pairs[:count]
     unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
     rows = [
         (
@@ -204,10 +207,38 @@ def compare(
     columns = ("part", f"{first}, {unit.name}", f"{second}, {unit.name}", f"{second} / {first}", "/ median ratio")
     print_table(f"{first} and {second}: the parts that differ most from the median ratio", columns, rows)
     print(
-        f"{len(found.pairs)} shared parts, median ratio {found.median_ratio:.3g} ({second} / {first}), rank "
-        f"correlation {found.spearman:.3f}; only in {first}: {len(found.only_first)}, only in {second}: "
-        f"{len(found.only_second)}"
+        f"{len(compared.pairs)} shared parts, median ratio {compared.median_ratio:.3g} ({second} / {first}), rank "
+        f"correlation {compared.spearman:.3f}; only in {first}: {len(compared.only_first)}, only in {second}: "
+        f"{len(compared.only_second)}"
     )
+    for table in tables:
+        if table.is_simulated:
+            print(f"{table.name} is simulated by a model; no device took its latencies")
+
+
+def _exactly(space: Space, target: str, logs: Path | None, device_model: str | None, named: str) -> LatencyTable:
+    """A table with exactly the parts of a space, plain: a correction belongs to sums of cells."""
+    from dataclasses import replace
+
+    table = space_table(space, target, None, logs, device_model, named=named, correct=False)
+    wanted = dict.fromkeys([*space.fixed_parts(), *(item.cell(name) for item in space.layers for name in item.blocks)])
+    return replace(table, cells={part: table.cells[part] for part in wanted if part in table.cells})
+
+
+def _pair(first: LatencySource, second: LatencySource) -> tuple[LatencyTable, LatencyTable]:
+    """The tables of two sources; one that computes its latencies is asked for the parts of the other."""
+    from tvmfbnet.errors import UserError
+
+    if first.computes and second.computes:
+        raise UserError(
+            f"{first.name} and {second.name} have no parts of their own: write one of them into a table first "
+            "(latency export --space)"
+        )
+    if first.computes:
+        other = second.load()
+        return first.load(list(other.cells)), other
+    table = first.load()
+    return table, second.load(list(table.cells))
 
 
 app.command()(fit)
@@ -241,14 +272,3 @@ def _print_drift(drift: Mapping[str, Any]) -> None:
             f"{drift['unsteady']} part(s), those with a drift in the table, were timed while the device kept changing "
             "its speed by more than the target's timing.drift_limit: trust them less"
         )
-
-
-def _complete_if_possible(table: LatencyTable, parts: Sequence[NetPart]) -> LatencyTable:
-    """Predicts missing cells; with too few measurements to learn from, the table stays as it is."""
-    from tvmfbnet.errors import LatencyError
-    from tvmfbnet.latency.regressor import complete
-
-    try:
-        return complete(table, parts)
-    except LatencyError:
-        return table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, target_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.additivity import Study
@@ -46,7 +46,8 @@ def fit(
     """Fit the latency regressor and score it on held-out blocks.
 
     For blocks that were tuned it knows what their kernels take by themselves, held-out ones included: that is what it
-    has for a block that was tuned but not timed. --shapes-only scores it as for blocks that were never tuned.
+    has for a block that was tuned but not timed. Other blocks it predicts from their shapes. --shapes-only scores it as
+    for blocks that were never tuned.
     Example: tvmfbnet latency fit --target host --json.
     """
     from tvmfbnet.errors import UserError
@@ -57,29 +58,30 @@ def fit(
         from tvmfbnet.latency.cross_validation import FIGURES
         from tvmfbnet.latency.cross_validation import Scheme as SchemeName
         from tvmfbnet.latency.cross_validation import score as score_regressor
-        from tvmfbnet.latency.kernel_sums import if_complete
-        from tvmfbnet.latency.regressor import LatencyRegressor
+        from tvmfbnet.latency.regressor import LatencyRegressor, PartPredictor
         from tvmfbnet.latency.table_io import read_table
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
     if out is not None:
         require_writable_file(out)
-    loaded = read_table(table) if table is not None else target_table(str(target), tuning_logs, device_model)
-    known = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
-    parts, latency_ms = list(known), list(known.values())
-    kernel_ms = None if shapes_only else if_complete(loaded.kernel_ms, parts)
+    loaded = read_table(table) if table is not None else stored_table(str(target), tuning_logs, device_model)
+    timed = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
+    parts, latency_ms = list(timed), list(timed.values())
+    kernel_ms = None if shapes_only else loaded.kernel_ms
     named: SchemeName = "random" if score is Scheme.random else "shape-out"
     with step("fitting and scoring the regressor"):
         figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
+        tuned = PartPredictor(parts, latency_ms, kernel_ms).tuned
         if out is not None:
             LatencyRegressor(seed).fit(parts, latency_ms).save(out)
     if as_json:
         print_json({name: figures[name] for name in FIGURES})
         return
     scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
+    learned = "tuned kernels" if tuned == figures["n"] else f"tuned kernels ({tuned} samples) and shapes"
     print_table(
-        f"{loaded.name}: {figures['n']} samples, {scheme}, from {'shapes' if kernel_ms is None else 'tuned kernels'}",
+        f"{loaded.name}: {figures['n']} samples, {scheme}, from {learned if tuned else 'shapes'}",
         ("figure", "value"),
         [
             ("MAPE", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),
@@ -140,14 +142,15 @@ def validate(
         from tvmfbnet.latency.additivity import net_measurements, save_study, study
         from tvmfbnet.latency.journal import Journal
         from tvmfbnet.latency.lock import target_lock
-        from tvmfbnet.latency.regressor import complete
         from tvmfbnet.latency.repository import correction_path, target_folder
+        from tvmfbnet.latency.sources.source import latency_table
+        from tvmfbnet.latency.sources.target import TargetSource
         from tvmfbnet.profiling.parts import context_of
 
     archs = _archs(loaded_space, count, run, seed)
 
     name, context = loaded_target.name, context_of(resolve(loaded_target))
-    table = load_table(name, tuning_logs, context)
+    load_table(name, tuning_logs, context)  # says at once that nothing was measured in this context
     if stored:
         nets = net_measurements(Journal(journal_path(name, tuning_logs)).read(), loaded_space, context)
     else:
@@ -156,21 +159,23 @@ def validate(
 
         nets = measure_nets(loaded_space, loaded_target, archs, tuning_logs)
     for item in nets.values():  # all of one device: the table is that one's
-        table = load_table(name, tuning_logs, replace(item.context, protocol=context.protocol))
+        context = replace(item.context, protocol=context.protocol)
         break
+    # The plain table: it is the one whose sums are compared.
+    table = latency_table(TargetSource(name, tuning_logs, context), loaded_space, correct=False)
     measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
     with step("comparing the nets with the sums of their blocks", patience=2.0):
-        found = study(complete(table, loaded_space.distinct_parts()), loaded_space, measured, seed)
+        compared = study(table, loaded_space, measured, seed)
     if not stored:  # who only looks at what is there changes nothing
         with target_lock(target_folder(name, tuning_logs)):
-            save_study(found, table, correction_path(name, loaded_space, table.context, tuning_logs))
+            save_study(compared, table, correction_path(name, loaded_space, table.context, tuning_logs))
     if figure is not None:
         from tvmfbnet.files import write_atomically
         from tvmfbnet.report.figures import additivity
 
-        drawn = additivity(found, name)
+        drawn = additivity(compared, name)
         write_atomically(figure, lambda path: drawn.savefig(path, format=figure.suffix[1:].lower(), dpi=150))
-    _print_study(found, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
+    _print_study(compared, name, [item.pace for item in nets.values() if item.pace is not None], as_json)
 
 
 def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
@@ -192,37 +197,37 @@ def _archs(space: Space, count: int, run: Path | None, seed: int) -> list[Arch]:
         drawn = [parse_arch(candidate.arch, space) for candidate in sample_run(run, count // 2, seed)]
     rng = random.Random(seed)
     wanted = min(count, space.size)
-    found = dict.fromkeys(drawn)
-    while len(found) < wanted:
-        found.setdefault(Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)))
-    return list(found)
+    distinct = dict.fromkeys(drawn)
+    while len(distinct) < wanted:
+        distinct.setdefault(Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)))
+    return list(distinct)
 
 
-def _print_study(found: Study, target: str, paces: Sequence[float], as_json: bool) -> None:
+def _print_study(compared: Study, target: str, paces: Sequence[float], as_json: bool) -> None:
     pace = sum(paces) / len(paces) if paces else None
     if as_json:
-        print_json({"target": target, "pace": pace, **found.to_dict()})
+        print_json({"target": target, "pace": pace, **compared.to_dict()})
         return
     rows = [
         (
             name,
-            f"{some.bias:+.2%}",
-            f"{some.mean_error:.2%}",
-            f"{some.spearman:.4f}",
-            f"{some.kendall:.4f}",
-            f"{some.worst_error:+.2%}",
+            f"{agreement.bias:+.2%}",
+            f"{agreement.mean_error:.2%}",
+            f"{agreement.spearman:.4f}",
+            f"{agreement.kendall:.4f}",
+            f"{agreement.worst_error:+.2%}",
         )
-        for name, some in (("sum of blocks", found.agreement), ("corrected", found.corrected))
+        for name, agreement in (("sum of blocks", compared.agreement), ("corrected", compared.corrected))
     ]
     columns = ("prediction", "bias", "MAPE", "Spearman", "Kendall", "worst")
-    print_table(f"{target}: {len(found.records)} whole nets of {found.space}", columns, rows)
+    print_table(f"{target}: {len(compared.records)} whole nets of {compared.space}", columns, rows)
     if pace is not None:
         print(
             f"the nets' own blocks, timed with them, took {pace:.3f}x the table's latency: "
             "the device's speed factor, divided out of the nets' latencies"
         )
-    print(f"worst for the sum: {found.agreement.worst}")
-    tried = ", ".join(f"{kind} {error:.2%}" for kind, error in found.errors.items())
+    print(f"worst for the sum: {compared.agreement.worst}")
+    tried = ", ".join(f"{kind} {error:.2%}" for kind, error in compared.errors.items())
     print(f"MAPE in cross-validation: {tried}")
-    said = found.correction.describe()
-    print(f"correction: {found.correction.kind}: {said}" if said else "the data supports no correction")
+    said = compared.correction.describe()
+    print(f"correction: {compared.correction.kind}: {said}" if said else "the data supports no correction")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, target_table
+from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 
 if TYPE_CHECKING:
-    from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.forecast import Forecast
     from tvmfbnet.search.search import SearchResult
@@ -59,7 +58,11 @@ def search_command(
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,
     latency_table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Use this table instead; needs no TVM at all.")
+        str | None,
+        typer.Option(
+            metavar=TABLE_METAVAR,
+            help="Use this table instead, or simulate a processor (simulated:gflops=16,gbps=8); needs no TVM at all.",
+        ),
     ] = None,
     predict_missing: Annotated[
         bool, typer.Option("--predict-missing", help="Predict the cells that --latency-table lacks.")
@@ -99,6 +102,7 @@ def search_command(
     from tvmfbnet.data.places import check_data
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
+    from tvmfbnet.latency.sources.source import Missing
     from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
@@ -107,7 +111,7 @@ def search_command(
     from tvmfbnet.training.classes import fit_classes
 
     if (target is None) == (latency_table is None):
-        raise UserError("give --target or --latency-table FILE, one of the two")
+        raise UserError("give --target or --latency-table, one of the two")
     flags: dict[str, Any] = {
         "epochs": epochs,
         "warmup_epochs": warmup_epochs,
@@ -134,7 +138,9 @@ def search_command(
     )
     size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
     check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
-    table = _table(target, latency_table, predict_missing, tuning_logs, found_space, device_model)
+    # Missing cells of a target are predicted, those of a foreign table only if asked.
+    missing = Missing.PREDICT if target is not None or predict_missing else Missing.REFUSE
+    table = space_table(found_space, target, latency_table, tuning_logs, device_model, missing=missing)
     fastest_ms, slowest_ms = table.range_ms(found_space)
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
@@ -153,31 +159,6 @@ def search_command(
 
     if is_first():  # of several processes that torchrun started, one speaks
         _print(result, as_json)
-
-
-def _table(
-    target: str | None, file: Path | None, predict: bool, logs: Path | None, space: Space, device_model: str | None
-) -> LatencyTable:
-    """The latency table; a target's missing cells are predicted, a foreign table's only if asked."""
-    from tvmfbnet.latency.regressor import complete
-    from tvmfbnet.latency.repository import corrected
-    from tvmfbnet.latency.table_io import read_table
-    from tvmfbnet.progress import say
-    from tvmfbnet.targets.definition import measured_name
-
-    table = read_table(file) if file is not None else target_table(target or "", logs, device_model)
-    target = measured_name(target) if target is not None else None
-    missing = table.missing(space.distinct_parts())
-    if file is not None and not predict:
-        table.require(missing)
-    if missing:
-        say(f"note: {len(missing)} of {len(space.distinct_parts())} parts were not measured; they are predicted")
-    table = complete(table, space.distinct_parts())
-    if target is not None:
-        table = corrected(table, target, space, logs)
-    if table.correction:
-        say(f"note: latencies are corrected by what whole nets took: {table.correction}")
-    return table
 
 
 def _print_plan(

@@ -1,7 +1,10 @@
-"""How commands that ask no device load a target's table: they say so where it was measured in another context."""
+"""How commands that ask no device get a latency table: from a target or another source, with a warning where a target's
+was measured in another context than today's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,8 +12,11 @@ import typer
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.context import Context
+    from tvmfbnet.latency.sources.source import LatencySource, Missing
     from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.space.space import NetPart, Space
 
+TABLE_METAVAR = "FILE|simulated:..."
 LogsOption = Annotated[
     Path | None,
     typer.Option(
@@ -25,55 +31,103 @@ DeviceModelOption = Annotated[
 ]
 
 
-def stored_table(
-    target: str, logs: Path | None, device_model: str | None = None, space: str | None = None
-) -> LatencyTable:
-    """As :func:`target_table`, and in whichever context it was measured."""
-    from tvmfbnet.advice import bring_table, note
-    from tvmfbnet.errors import LatencyError
-    from tvmfbnet.latency.repository import journal_path, load_table, table_path
-    from tvmfbnet.targets.definition import list_targets, measured_name
-
-    name = measured_name(target)
-    note(target=target, named=name, space=space, tuning_logs=logs)
-    known = list_targets()
-    there = journal_path(name, logs).exists() or table_path(name, logs).exists()
-    if not there and target not in known and not target.endswith((".yaml", ".yml")):
-        raise LatencyError(
-            f"nothing was measured for target {target}, and no target has that name (there are {', '.join(known)}); "
-            f"bring a table with {bring_table(target)}"
-        )
-    return load_table(name, logs, device_model=device_model)
-
-
-def target_table(
-    target: str, logs: Path | None, device_model: str | None = None, space: str | None = None
-) -> LatencyTable:
-    """The table of a target, or of what was imported under a name; TVM is not loaded.
+def latency_source(
+    text: str, logs: Path | None, device_model: str | None = None, space: str | None = None
+) -> LatencySource:
+    """The latency source that a user named with ``--target``: a target, or any other source.
 
     Args:
-        target: a name or a ``.yaml`` file.
+        text: a target's name, its ``.yaml`` file, the name of an imported table, a table's file, or
+            ``simulated:gflops=16,gbps=8``.
         logs: folder of all targets' logs.
         device_model: use only this device model's measurements.
         space: what the user named, for advice; None where the command has none.
 
     Raises:
-        UserError: nothing was measured or imported, or nothing on ``device_model``.
+        UserError: it names nothing: no target, no measurements, no imported table.
     """
+    from tvmfbnet.advice import bring_table, note
+    from tvmfbnet.errors import LatencyError
+    from tvmfbnet.latency.repository import journal_path, table_path
+    from tvmfbnet.latency.sources.registry import kind_of, source_of
+    from tvmfbnet.latency.sources.target import TargetSource
+    from tvmfbnet.shipped import is_file_name
+    from tvmfbnet.targets.definition import list_targets, measured_name
+
+    if kind_of(text) != "target":
+        return source_of(text)
+    name = measured_name(text)
+    note(target=text, named=name, space=space, tuning_logs=logs)
+    targets = list_targets()
+    is_stored = journal_path(name, logs).exists() or table_path(name, logs).exists()
+    if not is_stored and text not in targets and not is_file_name(text):
+        raise LatencyError(
+            f"nothing was measured for target {text}, and no target has that name (there are {', '.join(targets)}); "
+            f"bring a table with {bring_table(text)}"
+        )
+    return TargetSource(name, logs, device_model=device_model)
+
+
+def stored_table(text: str, logs: Path | None, device_model: str | None = None) -> LatencyTable:
+    """What a source has, as it is: nothing predicted, nothing corrected. Arguments as :func:`latency_source`."""
+    table = latency_source(text, logs, device_model).load()
+    warn_of_other_context(text, table)
+    return table
+
+
+def space_table(
+    space: Space,
+    target: str | None,
+    table: str | None,
+    logs: Path | None,
+    device_model: str | None = None,
+    *,
+    named: str | None = None,
+    parts: Sequence[NetPart] | None = None,
+    missing: Missing | None = None,
+    correct: bool = True,
+) -> LatencyTable:
+    """The table of a space for a command, from ``--target`` or ``--latency-table``; TVM is not loaded.
+
+    Args:
+        space: the space.
+        target: of :func:`latency_source`; None to use ``table``.
+        table: a table's file, or ``simulated:gflops=16,gbps=8``.
+        logs: folder of all targets' logs.
+        device_model: use only this device model's measurements.
+        named: the space as the user named it, for advice.
+        parts: as in :func:`~tvmfbnet.latency.sources.source.latency_table`, and so are the others.
+        missing: by default, missing parts are predicted.
+        correct: whether to apply a stored correction.
+
+    Raises:
+        UserError: the source has nothing, or not enough.
+    """
+    from tvmfbnet.latency.sources.registry import table_source
+    from tvmfbnet.latency.sources.source import Missing, latency_table
+
+    source = latency_source(target, logs, device_model, named) if target is not None else table_source(str(table))
+    made = latency_table(source, space, parts=parts, missing=missing or Missing.PREDICT, correct=correct)
+    if target is not None:
+        warn_of_other_context(target, made)
+    return made
+
+
+def warn_of_other_context(target: str, table: LatencyTable) -> None:
+    """Says how the context of a target's measurements differs from the one it would be measured in today."""
     from tvmfbnet.advice import tune
     from tvmfbnet.progress import say
+    from tvmfbnet.shipped import is_file_name
     from tvmfbnet.targets.definition import list_targets, load_target
 
-    table = stored_table(target, logs, device_model, space)
-    is_target = target.endswith((".yaml", ".yml")) or target in list_targets()
-    if table.context is not None and is_target:
-        today = _today(target, table.context)
-        if today != table.context:
-            say(
-                f"warning: the latencies of {load_target(target).name} were measured in another context than today's "
-                f"({today.difference(table.context)}); run {tune(table.context.target)} to measure again"
-            )
-    return table
+    if table.context is None or not (is_file_name(target) or target in list_targets()):
+        return
+    today = _today(target, table.context)
+    if today != table.context:
+        say(
+            f"warning: the latencies of {load_target(target).name} were measured in another context than today's "
+            f"({today.difference(table.context)}); run {tune(table.context.target)} to measure again"
+        )
 
 
 def _today(target: str, measured: Context) -> Context:

@@ -18,8 +18,9 @@ from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import corrected, journal_path, load_table, measured_table, target_folder
+from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
+from tvmfbnet.latency.sources.source import latency_table
+from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.profiling.device_timer import device_timer
@@ -81,10 +82,10 @@ def time_untrained(
 def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None) -> float | None:
     """A net's latency by the target's latency table, in milliseconds; None without a sufficient table."""
     try:
-        table = complete(load_table(target.name, root, context_of(target)), space.parts_of(arch))
+        table = latency_table(TargetSource(target.name, root, context_of(target)), space, parts=space.parts_of(arch))
     except LatencyError:
         return None
-    return corrected(table, target.name, space, root).arch_ms(arch, space)
+    return table.arch_ms(arch, space)
 
 
 def bench_with_probe(

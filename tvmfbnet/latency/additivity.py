@@ -25,7 +25,7 @@ from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, Measurement
 from tvmfbnet.latency.schemas import CorrectionRecord
-from tvmfbnet.latency.table import MEASURED, LatencyTable
+from tvmfbnet.latency.table import PREDICTED, LatencyTable
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 
@@ -221,8 +221,8 @@ def load_correction(path: Path, table: LatencyTable, remedy: str = "validate the
 
 
 def _checksum(table: LatencyTable) -> int:
-    """A checksum of the measured cells: a correction is only valid for the cells that it was fitted to."""
-    cells = sorted((part.name, cell.latency_ms) for part, cell in table.cells.items() if cell.source == MEASURED)
+    """A checksum of all cells but predictions: a correction is only valid for the cells that it was fitted to."""
+    cells = sorted((part.name, cell.latency_ms) for part, cell in table.cells.items() if cell.source != PREDICTED)
     return zlib.crc32(json.dumps([table.overhead_ms, cells]).encode())
 
 

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from tvmfbnet.latency.features import shapes
 from tvmfbnet.latency.gaussian_process import shape_of
-from tvmfbnet.latency.regressor import Z90, LatencyRegressor, usable
+from tvmfbnet.latency.regressor import Z90, PartPredictor, usable
 from tvmfbnet.space.blocks import SKIP
 from tvmfbnet.space.space import BLOCK, NetPart
 
@@ -55,8 +55,8 @@ def score(
         splits: random splits; layer shapes are all held out, once each.
         seed: of the splits, the regressor and the baseline.
         with_skips: whether projecting skips are held out and scored like blocks.
-        kernel_ms: summed latency of the kernels of all these parts, timed alone, for the regressor; the baseline never
-            gets it.
+        kernel_ms: summed latency of the kernels of those parts that were tuned, timed alone; the others are predicted
+            from shapes, and the baseline never gets it.
 
     Returns:
         ``mape`` (mean absolute relative error), ``within_10`` (share within 10 %), ``spearman`` (rank correlation),
@@ -71,7 +71,7 @@ def score(
     for held_out, scored in _splits(kept, scheme, splits, seed, with_skips):
         training = np.setdiff1d(np.arange(len(kept)), held_out)
         known, unknown = [kept[index] for index in training], [kept[index] for index in scored]
-        predicted, spread = LatencyRegressor(seed).fit(known, latency[training], kernel_ms).predict(unknown)
+        predicted, spread = PartPredictor(known, latency[training], kernel_ms, seed).predict(unknown)
         baseline = _plain_xgboost(known, latency[training], unknown, seed)
         rows.append(np.stack([latency[scored], predicted, spread, baseline]))
     return _figures(np.concatenate(rows, axis=1), len(kept))

@@ -2,26 +2,19 @@
 
 Tuning times each kernel in a loop. The sum over a part's kernels is not the part's latency (in a net, caches hold other
 data), but it is a far better predictor than the part's shape. So for a part that was tuned but not timed, the regressor
-starts from this sum instead of its physical base.
+starts from this sum instead of its physical base. Where the sums come from: :mod:`tvmfbnet.latency.kernel_map`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.files import write_json
-from tvmfbnet.latency.context import Context
-from tvmfbnet.latency.lines import UNREADABLE
 from tvmfbnet.latency.roofline import Base
-from tvmfbnet.progress import say
 from tvmfbnet.space.space import NetPart
 
 if TYPE_CHECKING:
@@ -29,7 +22,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SCHEMA_VERSION = 2
 # Prior standard deviation, in logarithms, of the common factor between kernel sums and latencies.
 _COMMON = 0.3
 
@@ -85,35 +77,3 @@ def to_records(kernel_ms: Mapping[NetPart, float]) -> list[dict[str, Any]]:
 def from_records(records: Sequence[Mapping[str, Any]]) -> dict[NetPart, float]:
     """What :func:`to_records` gave; KeyError, TypeError or ValueError on other data."""
     return {NetPart.from_dict(record): float(record["kernel_ms"]) for record in records}
-
-
-def save_kernel_times(path: Path, context: Context, kernel_ms: Mapping[NetPart, float]) -> None:
-    """Merges kernel times into a target's file, which keeps other contexts' times. The target's lock must be held."""
-    stored = _stored(path)
-    merged = {**load_kernel_times(path, context), **kernel_ms}
-    stored[context.key] = {"context": context.to_dict(), "parts": to_records(merged)}
-    write_json(path, {"schema_version": SCHEMA_VERSION, "contexts": stored})
-
-
-def load_kernel_times(path: Path, context: Context) -> dict[NetPart, float]:
-    """The kernel times in a target's file for a context; empty if there are none or the form is unknown."""
-    entry = _stored(path).get(context.key)
-    try:
-        if entry is None or entry["context"] != context.to_dict():
-            return {}
-        times = from_records(entry["parts"])
-    except UNREADABLE:
-        return {}
-    return {part: ms for part, ms in times.items() if math.isfinite(ms) and ms > 0}
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """The file's entries by context key; empty if it is missing or damaged, as the next tuning writes it again."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-        return dict(value["contexts"]) if value["schema_version"] == SCHEMA_VERSION else {}
-    except (OSError, *UNREADABLE):
-        say(f"warning: {path} is damaged and is not used; the next tuning writes it again")
-        return {}

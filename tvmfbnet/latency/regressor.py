@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tvmfbnet.latency.gaussian_process import shape_of
 from tvmfbnet.latency.kernel_sums import KernelBase
 from tvmfbnet.latency.roofline import COSTS
 from tvmfbnet.latency.schemas import RegressorRecord
-from tvmfbnet.latency.table import MEASURED, Cell, LatencyTable
+from tvmfbnet.latency.table import PREDICTED, LatencyTable
 from tvmfbnet.progress import step
 from tvmfbnet.space.space import BLOCK, NetPart
 
@@ -150,39 +151,87 @@ _FORM: dict[str, Any] = {
 }
 
 
-def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> LatencyTable:
-    """Fills the cells of ``parts`` that a table lacks with predictions from its measured cells.
+class PartPredictor:
+    """Predicts any part of one target: from its kernel times where tuning has them, from its shape otherwise.
 
-    Parts whose kernels were tuned are predicted from their kernel times, the others from their shapes.
+    A part's kernel times predict it far better than its shape, but not all parts were tuned. So there are two
+    regressors, each fitted when it is first needed: one to the measured parts with kernel times, one to all.
+
+    Args:
+        parts: what was measured.
+        latency_ms: one latency per part, call overhead subtracted.
+        kernel_ms: summed latency of the kernels of tuned parts, measured or not; the others' shapes must do, and so
+            must all shapes where fewer than 8 measured parts were tuned.
+        seed: of the regressors.
 
     Raises:
-        LatencyError: parts are missing and there are too few measured cells to learn from; lists the missing parts.
+        LatencyError: as :meth:`LatencyRegressor.fit`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[NetPart],
+        latency_ms: Sequence[float] | Array,
+        kernel_ms: Mapping[NetPart, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._parts, self._latency_ms = usable(parts, latency_ms)
+        self._kernel_ms = kernel_ms or {}
+        self._tuned = [index for index, part in enumerate(self._parts) if part in self._kernel_ms]
+        self.seed = seed
+
+    @property
+    def tuned(self) -> int:
+        """How many measured parts have kernel times that predictions use; 0 where they are too few to learn from."""
+        return len(self._tuned) if len(self._tuned) >= MIN_SAMPLES else 0
+
+    def predict(self, parts: Sequence[NetPart]) -> tuple[Array, Array]:
+        """Latency and its expected error (one standard deviation): two arrays (parts,), milliseconds."""
+        latency, spread = np.zeros(len(parts)), np.zeros(len(parts))
+        by_kernels = [index for index, part in enumerate(parts) if self.tuned and part in self._kernel_ms]
+        by_shapes = sorted({*range(len(parts))} - {*by_kernels})
+        if by_kernels:
+            latency[by_kernels], spread[by_kernels] = self._by_kernels.predict([parts[index] for index in by_kernels])
+        if by_shapes:
+            latency[by_shapes], spread[by_shapes] = self._by_shapes.predict([parts[index] for index in by_shapes])
+        return latency, spread
+
+    @cached_property
+    def _by_kernels(self) -> LatencyRegressor:
+        parts = [self._parts[index] for index in self._tuned]
+        return LatencyRegressor(self.seed).fit(parts, self._latency_ms[self._tuned], self._kernel_ms)
+
+    @cached_property
+    def _by_shapes(self) -> LatencyRegressor:
+        return LatencyRegressor(self.seed).fit(self._parts, self._latency_ms)
+
+
+def _samples(table: LatencyTable) -> dict[NetPart, float]:
+    """The latencies of a table that predictions learn from: all that are not predictions themselves."""
+    return {
+        part: cell.latency_ms for part, cell in table.cells.items() if cell.source != PREDICTED and not part.is_identity
+    }
+
+
+def can_complete(table: LatencyTable) -> bool:
+    """Whether a table has enough cells to predict others from."""
+    latencies_ms = _samples(table).values()
+    return len(latencies_ms) >= MIN_SAMPLES and any(ms > 0 for ms in latencies_ms)
+
+
+def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> LatencyTable:
+    """Fills the cells of ``parts`` that a table lacks with predictions from its other cells (:class:`PartPredictor`).
+
+    Raises:
+        LatencyError: parts are missing and there are too few cells to learn from; lists the missing parts.
     """
     if not table.missing(parts):
         return table
-    measured = {part: cell for part, cell in table.cells.items() if cell.source == MEASURED and not part.is_identity}
-    if len(measured) < MIN_SAMPLES:
+    samples = _samples(table)
+    if len(samples) < MIN_SAMPLES:
         table.require(parts)
-    tuned = {part: cell for part, cell in measured.items() if part in table.kernel_ms}
-    filled = table
     with step("predicting the latency of blocks that were not measured", patience=2.0):
-        if len(tuned) >= MIN_SAMPLES:
-            missing_tuned = [part for part in table.missing(parts) if part in table.kernel_ms]
-            filled = _filled(table, tuned, missing_tuned, seed, table.kernel_ms)
-        return _filled(filled, measured, filled.missing(parts), seed)
-
-
-def _filled(
-    table: LatencyTable,
-    measured: Mapping[NetPart, Cell],
-    parts: Sequence[NetPart],
-    seed: int,
-    kernel_ms: Mapping[NetPart, float] | None = None,
-) -> LatencyTable:
-    if not parts:
-        return table
-    latency_ms = [cell.latency_ms for cell in measured.values()]
-    return table.fill(LatencyRegressor(seed).fit(list(measured), latency_ms, kernel_ms), parts)
+        return table.fill(PartPredictor(list(samples), list(samples.values()), table.kernel_ms, seed), parts)
 
 
 def usable(parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> tuple[list[NetPart], Array]:

@@ -1,10 +1,18 @@
 """Where the measurements of a target are stored, and how its latency table is loaded from there.
 
-One folder per target: ``latency.jsonl`` is the journal of its measurements, ``table.csv`` an imported table; the
-journal takes precedence. ``kernels.json`` has the kernel times from tuning. ``correction-SPACE-KEY.json`` is the
-correction from comparing sums of blocks with whole nets, for one context and the content of one space. The folder of
-all targets is ``tuning_logs`` in the current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an
-argument names another.
+One folder per target, and each fact in it has one owner:
+
+* ``latency.jsonl``, the journal: every measurement of parts and nets (:mod:`tvmfbnet.latency.journal`).
+* ``table.csv``: an imported table; the journal takes precedence.
+* ``database*/trials.jsonl``: every tuning trial and what it took (:mod:`tvmfbnet.autotune.trial_log`).
+* ``database*/database_*``: the schedules, in TVM's form (:mod:`tvmfbnet.autotune.database`).
+* ``kernels.json``: which kernels each part consists of (:mod:`tvmfbnet.latency.kernel_map`).
+* ``correction-SPACE-KEY.json``: the correction from comparing sums of blocks with whole nets, for one context and the
+  content of one space (:mod:`tvmfbnet.latency.additivity`).
+
+A :class:`~tvmfbnet.latency.table.LatencyTable` is derived from these on every load: cells and overhead from the
+journal, kernel times from the trials of each part's kernels. The folder of all targets is ``tuning_logs`` in the
+current directory, unless the environment variable ``TVMFBNET_TUNING_LOGS`` or an argument names another.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.context import Context, choose_context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import load_kernel_times
+from tvmfbnet.latency.kernel_map import load_kernel_times
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
@@ -58,7 +66,7 @@ def table_path(target: str, root: Path | None = None) -> Path:
 
 
 def kernels_path(target: str, root: Path | None = None) -> Path:
-    """The kernel times of a target's tuned parts (:mod:`tvmfbnet.latency.kernel_sums`)."""
+    """The kernels of a target's tuned parts (:mod:`tvmfbnet.latency.kernel_map`)."""
     return target_folder(target, root) / _KERNELS
 
 

@@ -1,8 +1,9 @@
 """The latency table: the latency of every part of a space on one target, in milliseconds.
 
-A cell has a part's share of a net's latency and says whether it was measured or predicted; the overhead of calling the
-runtime is separate and added once per net. A part missing from the table is an error, never zero; only an identity
-skip, which computes nothing, costs 0 if the table has no cell for it.
+A cell has a part's share of a net's latency and says whether it was measured, predicted or simulated; the overhead of
+calling the runtime is separate and added once per net. A part missing from the table is an error, never zero; only an
+identity skip, which computes nothing, costs 0 if the table has no cell for it. One table never holds both measured and
+simulated cells.
 
 LATENCY(arch) = overhead + stem + sum over layers + head (equation 2 of the FBNet paper, arXiv 1812.03443).
 """
@@ -25,9 +26,13 @@ from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Source = Literal["measured", "predicted"]
+    from tvmfbnet.latency.sources.source import LatencySource
+
+Source = Literal["measured", "predicted", "simulated"]
 MEASURED: Source = "measured"
 PREDICTED: Source = "predicted"
+SIMULATED: Source = "simulated"
+SOURCES: tuple[Source, ...] = (MEASURED, PREDICTED, SIMULATED)
 
 _LISTED = 12
 
@@ -56,9 +61,9 @@ class Cell:
 
     Attributes:
         latency_ms: its share of a net's latency.
-        spread_ms: one standard deviation: over repeats if measured, expected error if predicted.
-        source: ``measured`` or ``predicted``.
-        n: timed repeats (0 if predicted or unknown).
+        spread_ms: one standard deviation: over repeats if measured, expected error if predicted, 0 if simulated.
+        source: ``measured`` on a device, ``predicted`` from other cells, or ``simulated`` by a model of a processor.
+        n: timed repeats (0 if not measured, or unknown).
         trials: tuning trials spent on it (0 if predicted or unknown).
         canary_ratio: the device's worst drift while the part was timed (1 is none); None if unknown.
         steady: whether the device kept its speed meanwhile, as far as known.
@@ -111,19 +116,25 @@ class LatencyTable:
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
 
+    def __post_init__(self) -> None:
+        if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:
+            raise LatencyError(
+                f"latency table {self.name or '(unnamed)'} mixes measured and simulated latencies; keep two tables"
+            )
+
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | LatencySource,
         space: Space | None = None,
         *,
         tuning_logs: Path | None = None,
         device_model: str | None = None,
     ) -> LatencyTable:
-        """The table of a target (``host``) or of a file (``pixel3.csv``).
+        """The table of a target (``host``), of a file (``pixel3.csv``) or of ``simulated:gflops=16,gbps=8``.
 
         Args:
-            source: a target's name, or a file.
+            source: as on the command line, or a :class:`~tvmfbnet.latency.sources.source.LatencySource`.
             space: with it, the table covers the whole space: missing parts are predicted, and a stored correction is
                 applied. Without it, the table has what the source has, as it is.
             tuning_logs: folder of all targets' measurements; see :func:`tvmfbnet.latency.repository.logs_root`.
@@ -141,17 +152,11 @@ class LatencyTable:
             >>> 0 < fastest_ms < slowest_ms
             True
         """
-        from tvmfbnet.latency.repository import corrected, load_table
-        from tvmfbnet.latency.table_io import read_table
+        from tvmfbnet.latency.sources.registry import source_of
+        from tvmfbnet.latency.sources.source import latency_table
 
-        is_file = str(source).endswith((".csv", ".parquet"))
-        table = read_table(Path(source)) if is_file else load_table(str(source), tuning_logs, None, device_model)
-        if space is None:
-            return table
-        from tvmfbnet.latency.regressor import complete
-
-        table = complete(table, space.distinct_parts())
-        return table if is_file else corrected(table, str(source), space, tuning_logs)
+        chosen = source_of(source, tuning_logs, device_model) if isinstance(source, str | Path) else source
+        return chosen.load() if space is None else latency_table(chosen, space)
 
     @classmethod
     def from_measurements(
@@ -253,20 +258,20 @@ class LatencyTable:
         }
         return replace(self, cells={**self.cells, **predicted})
 
-    def matrix(self, space: Space) -> NDArray[np.float64]:
-        """Latency of every candidate block of every layer.
+    def matrix(self, space: Space) -> tuple[tuple[float, ...], ...]:
+        """Latency in milliseconds of every candidate block of every layer.
 
-        Returns:
-            (layers, most candidates of any layer), float64, milliseconds. Rows of layers with fewer candidates are
-            padded with their slowest one, so that minimum, maximum and products with zero probability stay correct.
+        One row per layer and one value per candidate, in the order of :attr:`Layer.blocks`. Rows differ in length where
+        layers have different numbers of candidates: nothing is padded, as what a caller would pad with depends on what
+        it computes.
 
         Raises:
             LatencyError: parts are missing; lists them.
         """
         self.require(layer.cell(block) for layer in space.layers for block in layer.blocks)
-        rows = [[self.lookup(layer.cell(block)).latency_ms for block in layer.blocks] for layer in space.layers]
-        widest = max(len(row) for row in rows)
-        return np.array([row + [max(row)] * (widest - len(row)) for row in rows], dtype=np.float64)
+        return tuple(
+            tuple(self.lookup(layer.cell(block)).latency_ms for block in layer.blocks) for layer in space.layers
+        )
 
     def fixed_ms(self, space: Space) -> float:
         """Latency that all archs of the space share: overhead, stem and head."""
@@ -277,17 +282,31 @@ class LatencyTable:
         """Predicted latency of a net; :class:`LatencyError` lists every part that is missing."""
         return self.overhead_ms + sum(cell.latency_ms for cell in self._cells_of(arch, space))
 
-    def measured_share(self, arch: Arch, space: Space) -> float:
-        """Share (0 to 1) of a net's predicted latency that rests on measured cells; the overhead counts as measured."""
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its cells come from a model of a processor and not from a device."""
+        return any(cell.source == SIMULATED for cell in self.cells.values())
+
+    @property
+    def basis(self) -> Source:
+        """What predictions rest on, and the overhead counts as: ``measured`` or ``simulated``."""
+        return SIMULATED if self.is_simulated else MEASURED
+
+    def source_shares(self, arch: Arch, space: Space) -> dict[Source, float]:
+        """Share (0 to 1) of each source in a net's predicted latency; the overhead counts as the table's basis."""
         total = self.arch_ms(arch, space)
-        cells = self._cells_of(arch, space)
-        predicted = sum(cell.latency_ms for cell in cells if cell.source == PREDICTED)
-        return 1.0 - predicted / total if total > 0 else 1.0
+        predicted = sum(cell.latency_ms for cell in self._cells_of(arch, space) if cell.source == PREDICTED)
+        share = predicted / total if total > 0 else 0.0
+        return {**dict.fromkeys(SOURCES, 0.0), PREDICTED: share, self.basis: 1.0 - share}
+
+    def measured_share(self, arch: Arch, space: Space) -> float:
+        """Share (0 to 1) of a net's predicted latency that rests on measured cells; 0 for a simulated table."""
+        return self.source_shares(arch, space)[MEASURED]
 
     def range_ms(self, space: Space) -> tuple[float, float]:
         """Latency of the fastest and of the slowest arch of the space."""
-        matrix, fixed = self.matrix(space), self.fixed_ms(space)
-        return fixed + float(matrix.min(axis=1).sum()), fixed + float(matrix.max(axis=1).sum())
+        rows, fixed = self.matrix(space), self.fixed_ms(space)
+        return fixed + sum(map(min, rows)), fixed + sum(map(max, rows))
 
     def to_records(self, parts: Iterable[NetPart]) -> list[dict[str, Any]]:
         """The cells of ``parts`` as plain data, for JSON: the part's fields and the cell's."""

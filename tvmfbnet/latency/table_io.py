@@ -1,28 +1,32 @@
-"""Importing and exporting latency tables as CSV or Parquet.
+"""Importing and exporting latency tables as CSV, Parquet or JSON.
 
 Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source``; one row per part,
 sizes are those of its input. Latency and spread may be in other units, as the column's name says: ``latency_us``,
 ``spread_s``. Blocks need not be the paper's nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of a
 call. An identity skip may have a row of its own (some runtimes copy the tensor there), which is used. The file's
-suffix, ``.csv`` or ``.parquet``, decides its form. Unknown content is refused, never dropped.
+suffix, ``.csv``, ``.parquet`` or ``.json``, decides its form. Unknown content is refused, never dropped. JSON has the
+form of a run's ``table.json`` and keeps all of a cell: repeats, trials and drift as well.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from tvmfbnet.config import MOST_LATENCY_MS
-from tvmfbnet.errors import ArchError, ConfigError
+from tvmfbnet.errors import ArchError, ConfigError, UserError
 from tvmfbnet.extras import require
-from tvmfbnet.files import write_atomically, write_text
+from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
-from tvmfbnet.latency.table import MEASURED, PREDICTED, Cell, LatencyTable
-from tvmfbnet.latency.table_rows import Content, Row, is_parquet, number_of, read_content
+from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
+from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
+from tvmfbnet.run_files import TableRecord
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
@@ -40,10 +44,12 @@ def read_table(path: Path) -> LatencyTable:
     """Reads a table and names it after its file.
 
     Raises:
-        UserError: the suffix is neither ``.csv`` nor ``.parquet``.
+        UserError: the suffix is none of a latency table.
         StorageError: the file cannot be read.
         ConfigError: it is malformed; lists the problems with their lines.
     """
+    if form_of(path) == "json":
+        return _read_json(path)
     content = read_content(path)
     return _table_of(content, _factors(content, path), path)
 
@@ -73,17 +79,22 @@ def write_table(table: LatencyTable, path: Path) -> None:
     """Writes a table atomically, with spread and source, so that :func:`read_table` restores the same values.
 
     Raises:
-        UserError: the suffix is neither ``.csv`` nor ``.parquet``.
+        UserError: the suffix is none of a latency table, or the table is corrected and the form cannot say so.
         StorageError: the file cannot be written.
     """
-    cells = dict(table.cells)
+    form, cells = form_of(path), dict(table.cells)
+    if form == "json":
+        write_json(path, table_content(table, cells))
+        return
+    if table.correction:
+        raise UserError(f"{path}: a corrected table can only be written as .json, which says that it is corrected")
     if table.overhead_ms:
-        cells = {OVERHEAD_PART: Cell(table.overhead_ms), **cells}
+        cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
     rows = [
         {**part.to_dict(), "latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source}
         for part, cell in cells.items()
     ]
-    if is_parquet(path):
+    if form == "parquet":
         require("parquet")
         import pyarrow
         from pyarrow import parquet
@@ -96,6 +107,46 @@ def write_table(table: LatencyTable, path: Path) -> None:
     writer.writeheader()
     writer.writerows(rows)  # floats are written so that they read back equal
     write_text(path, text.getvalue())
+
+
+def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, Any]:
+    """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
+    values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
+    return {**values, "cells": table.to_records(parts)}
+
+
+def _read_json(path: Path) -> LatencyTable:
+    """A table from its ``.json`` form, as :func:`write_table` and a run write it."""
+    record = read_model(path, TableRecord)
+    cells: dict[NetPart, Cell] = {}
+    problems = []
+    for number, item in enumerate(record.cells, start=1):
+        values = item.model_dump()
+        try:
+            part = _checked(NetPart.from_dict(values))
+            if part.part == OVERHEAD or part in cells:
+                raise ValueError(f"{part.name} is given twice" if part in cells else "overhead_ms has the overhead")
+            if not 0 <= item.latency_ms <= MOST_LATENCY_MS:
+                raise ValueError(f"latency_ms must be from 0 to {MOST_LATENCY_MS:g}, but is {item.latency_ms:g}")
+        except ValueError as error:
+            problems.append(f"cell {number}: {error}")
+            continue
+        cells[part] = Cell(**{field.name: values[field.name] for field in fields(Cell)})
+    if problems:
+        raise ConfigError(str(path), problems)
+    _check_mixed(cells, path)
+    _warn_about_zeros(cells, path)
+    return LatencyTable(cells, record.overhead_ms, record.target, record.correction)
+
+
+def _check_mixed(cells: Mapping[NetPart, Cell], path: Path) -> None:
+    """Refuses a file that mixes what a device took with what a model says."""
+    count = Counter(cell.source for cell in cells.values())
+    if count[MEASURED] and count[SIMULATED]:
+        raise ConfigError(
+            str(path),
+            [f"{count[MEASURED]} measured and {count[SIMULATED]} simulated latencies; keep them in two tables"],
+        )
 
 
 def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: Path) -> LatencyTable:
@@ -118,6 +169,7 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
         raise ConfigError(str(path), ["there are no rows"])
     if problems:
         raise ConfigError(str(path), [f"{_places(rows)}: {problem}" for problem, rows in problems.items()])
+    _check_mixed(cells, path)
     _warn_about_zeros(cells, path)
     return LatencyTable(cells, overhead_ms or 0.0, path.stem)
 
@@ -139,21 +191,25 @@ def _read_row(row: Row, factors: Mapping[str, tuple[str, float]], comma: bool) -
     """One row; ``ValueError`` says what is wrong with it."""
     if row.problem:
         raise ValueError(row.problem)
-    fields = row.fields
-    sizes = [_number(fields, name, comma) for name in _SIZES]
+    sizes = [_number(row.fields, name, comma) for name in _SIZES]
     if any(size != int(size) or not 1 <= size <= _MOST_SIZE for size in sizes):
         raise ValueError(f"{', '.join(_SIZES)} must be whole numbers from 1 to {_MOST_SIZE}")
-    part = _checked(NetPart(fields["part"], fields["block"], *(int(size) for size in sizes)))
-    source = fields.get("source") or MEASURED
-    if source not in (MEASURED, PREDICTED):
-        raise ValueError(f"source must be {MEASURED} or {PREDICTED}, not {source!r}")
+    part = _checked(NetPart(row.fields["part"], row.fields["block"], *(int(size) for size in sizes)))
+    source = _source(row.fields.get("source") or MEASURED)
     values = {"spread": 0.0}
     for quantity, (column, factor) in factors.items():
-        if quantity == "latency" or fields[column]:
-            values[quantity] = _number(fields, column, comma) * factor
+        if quantity == "latency" or row.fields[column]:
+            values[quantity] = _number(row.fields, column, comma) * factor
             if values[quantity] > MOST_LATENCY_MS:
                 raise ValueError(f"{column} is more than {MOST_LATENCY_MS:g} ms")
     return part, Cell(values["latency"], values["spread"], source)
+
+
+def _source(text: str) -> Source:
+    for source in SOURCES:
+        if text == source:
+            return source
+    raise ValueError(f"source must be {', '.join(SOURCES[:-1])} or {SOURCES[-1]}, not {text!r}")
 
 
 def _checked(part: NetPart) -> NetPart:

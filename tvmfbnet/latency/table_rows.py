@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.extras import require
@@ -21,6 +22,8 @@ from tvmfbnet.files import storage_errors
 _MOST_BYTES = 64 * 2**20
 _MOST_ROWS = 200_000
 _SEPARATORS = (",", ";", "\t")
+Form = Literal["csv", "parquet", "json"]
+_FORMS: dict[str, Form] = {".csv": "csv", ".parquet": "parquet", ".json": "json"}
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?P<mark>[.,][0-9]*)?|(?P<bare>[.,][0-9]+))(?:[eE][+-]?[0-9]+)?")
 
 
@@ -48,11 +51,17 @@ class Content:
     comma: bool = False
 
 
-def is_parquet(path: Path) -> bool:
-    """Whether a table file is Parquet, by its suffix; :class:`UserError` if it is neither Parquet nor CSV."""
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(f"{path}: a latency table is a .csv or a .parquet file")
-    return path.suffix.lower() == ".parquet"
+def is_table_file(name: str) -> bool:
+    """Whether a name ends as the files of latency tables do."""
+    return name.lower().endswith(tuple(_FORMS))
+
+
+def form_of(path: Path) -> Form:
+    """The form of a table file, by its suffix; :class:`UserError` if it is none of a latency table."""
+    form = _FORMS.get(path.suffix.lower())
+    if form is None:
+        raise UserError(f"{path}: a latency table is a .csv, .parquet or .json file")
+    return form
 
 
 def read_content(path: Path) -> Content:
@@ -63,7 +72,7 @@ def read_content(path: Path) -> Content:
         StorageError: the file cannot be read.
         ConfigError: it is malformed, in an encoding other than UTF-8 and UTF-16, or far too large.
     """
-    parquet = is_parquet(path)
+    parquet = form_of(path) == "parquet"
     with storage_errors(path, "read"), path.open("rb") as stream:
         data = stream.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:

@@ -32,9 +32,11 @@ from tvmfbnet.files import (
     write_json,
     write_text,
 )
-from tvmfbnet.latency.regressor import complete
-from tvmfbnet.latency.repository import corrected, load_table, target_folder
+from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.latency.sources.source import latency_table
+from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable, target_by_share
+from tvmfbnet.latency.table_io import table_content
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.pipeline.recipe import Recipe
@@ -197,18 +199,15 @@ class Run:
         options = TuneOptions.model_validate(self.recipe.tune.model_dump())
         tune_space(self.space, self.target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
-        table = self._fresh_table()
-        values = {"target": self.target.name, "space": self.space.to_dict(), "overhead_ms": table.overhead_ms}
-        values["correction"] = table.correction
-        values["identity"] = self._table_identity()
-        write_json(self.folder / "table.json", {**values, "cells": table.to_records(self.space.distinct_parts())})
+        content = table_content(self._fresh_table(), self.space.distinct_parts())
+        about = {"target": self.target.name, "space": self.space.to_dict(), "identity": self._table_identity()}
+        write_json(self.folder / "table.json", {**content, **about})
 
     def _fresh_table(self) -> LatencyTable:
         from tvmfbnet.profiling.parts import context_of
 
         context = context_of(resolve(self.target))
-        table = complete(load_table(self.target.name, self.logs_root, context), self.space.distinct_parts())
-        return corrected(table, self.target.name, self.space, self.logs_root)
+        return latency_table(TargetSource(self.target.name, self.logs_root, context), self.space)
 
     def _table_identity(self) -> dict[str, Any]:
         contents = {name: self._identity[name] for name in ("space", "target")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -19,8 +20,9 @@ from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import make_folder
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
-from tvmfbnet.latency.kernel_sums import save_kernel_times
+from tvmfbnet.latency.kernel_map import load_kernel_times, save_kernels
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.repository import journal_path, kernels_path, target_folder
 from tvmfbnet.pipeline.tuning_options import Quality, TuneOptions
@@ -34,7 +36,7 @@ from tvmfbnet.rpc.device_context import ask_context, context_of
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.choice import choose_parts
-from tvmfbnet.space.space import Space
+from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.targets.definition import Target, resolve
 
 T = TypeVar("T")
@@ -198,6 +200,16 @@ def spent_on(plan: Plan, log: TrialLog) -> int:
     return log.trials_of(task.kernel for task in plan.tasks)
 
 
+def _save_kernels(plan: Plan, log: TrialLog, context: Context, path: Path) -> None:
+    """Stores which kernels the plan's parts have: without TVM nobody else can tell. The target's lock must be held."""
+    if log.path is not None:
+        kernels: dict[NetPart, Counter[str]] = {part: Counter() for part in plan.kernels}
+        for part, used in plan.kernels.items():
+            for kernel in used:
+                kernels[part][kernel.key] += kernel.count
+        save_kernels(path, context, log.path, kernels)
+
+
 @contextmanager
 def _alongside(context: AbstractContextManager[T]) -> Iterator[Callable[[], T]]:
     """Enters a context in a thread of its own; gives a function that waits for it and returns what it gives."""
@@ -254,6 +266,7 @@ def tune_space(
             address = reached()
         context, endpoint = ask_context(plan.target, address)
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
+        _save_kernels(plan, log, context, kernels_path(target.name, root))
         _say_plan(plan, log, options)
 
         def remaining_seconds(left: int, rate: Rate) -> float:
@@ -266,8 +279,6 @@ def tune_space(
         report = tune(plan, endpoint, folder, budget, seed, batch, sources=sources, context=context, estimate=estimate)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
-        kernel_ms = {part: ms for part, keys in plan.kernels.items() if (ms := log.kernels_ms(keys)) is not None}
-        save_kernel_times(kernels_path(target.name, root), context, kernel_ms)
         with device_timer(plan.target, endpoint) as timer:
             timed, parts = measure_share(
                 space,
@@ -277,6 +288,6 @@ def tune_space(
                 context,
                 measure=lambda chosen: measure_parts(plan, chosen, timer, database, journal, log, seed, context),
                 seed=seed,
-                kernel_ms=kernel_ms,
+                kernel_ms=load_kernel_times(kernels_path(target.name, root), context),
             )
     return TuneResult(report, timed, parts)

@@ -121,7 +121,7 @@ class _Drawing:
         if self.table is None:
             axes.set_xticks([])
         else:
-            axes.set_xlabel(f"latency by the table, {self.unit.name}", fontsize=MIDDLE)
+            axes.set_xlabel(f"{self._what()} by the table, {self.unit.name}", fontsize=MIDDLE)
         legend_below(figure, legend, self.canvas.columns)
         return figure
 
@@ -143,6 +143,10 @@ class _Drawing:
             left += width
         return left
 
+    def _what(self) -> str:
+        """What the table has: latencies that were measured or predicted from such, or simulated ones."""
+        return "simulated latency" if self.table is not None and self.table.is_simulated else "latency"
+
     def _predicted(self, part: NetPart) -> bool:
         return self.table is not None and self.table.lookup(part).source == PREDICTED
 
@@ -159,7 +163,8 @@ class _Drawing:
             axes.axvline(target, color=RED, linestyle="--", linewidth=1.4)
             farthest = max(end, target)
         total = sum(map(self.width, self.parts)) + self.unit.per_ms * self.table.overhead_ms
-        tidy(axes, f"Whole net: {self.unit.text(total / self.unit.per_ms)} by the table")
+        simulated = " (simulated)" if self.table.is_simulated else ""
+        tidy(axes, f"Whole net: {self.unit.text(total / self.unit.per_ms)} by the table{simulated}")
         axes.set(xlim=(0, farthest * 1.03), ylim=(-0.15, 1.15), yticks=[])
         axes.spines["left"].set_visible(False)
 

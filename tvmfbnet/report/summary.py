@@ -30,7 +30,7 @@ def net_rows(run: RunData) -> Rows:
         ("Top-1 accuracy, test images", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _latency(run.target_ms, unit)),
         ("Measured latency", _measured(result, unit)),
-        ("Predicted latency", _predicted(result, unit)),
+        ("Predicted latency", _predicted(result, unit, run.table is not None and run.table.is_simulated)),
         ("Correction from whole nets", (run.table.correction or None) if run.table else None),
         ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
@@ -98,14 +98,16 @@ def _measured(result: Mapping[str, Any], unit: Unit) -> str | None:
     return f"{text} ({low} to {high} {unit.name}, {bounds['confidence']:.0%} interval)"
 
 
-def _predicted(result: Mapping[str, Any], unit: Unit) -> str | None:
+def _predicted(result: Mapping[str, Any], unit: Unit, simulated: bool) -> str | None:
     predicted, measured, share = (result.get(name) for name in ("predicted_ms", "measured_ms", "measured_share"))
     if predicted is None:
         return None
     notes = []
     if measured:
         notes.append(f"{predicted / measured - 1:+.1%} against the measured one")
-    if share is not None:
+    if simulated:
+        notes.append("from simulated blocks: a model, no device")
+    elif share is not None:
         notes.append(f"{share:.0%} of it from measured blocks")
     return unit.text(predicted) + (f" ({', '.join(notes)})" if notes else "")
 

@@ -49,7 +49,7 @@ def latency_map(table: LatencyTable, space: Space, canvas: Canvas = WIDE) -> Fig
                 if (layer.index, block) in cells:
                     shown.cell(row, column, cells[layer.index, block])
         shown.label(rows, piece, most if len(pieces) > 1 else len(piece))
-    title = f"Latency of each block in each layer, {unit.name}"
+    title = f"{'Simulated latency' if table.is_simulated else 'Latency'} of each block in each layer, {unit.name}"
     figure.suptitle(title if canvas.narrow else f"{title} ({table.name})", fontsize=9.5, x=0.01, ha="left")
     legend_below(figure, marks, canvas.columns)
     return figure
@@ -99,7 +99,7 @@ def _map_marks(table: LatencyTable, parts: Sequence[NetPart]) -> list[Patch]:
     """A legend of the kinds of cells in the map."""
     sources = {table.cells[part].source for part in parts if part in table.cells}
     absent = [part for part in parts if part not in table.cells]
-    marks = [Patch(facecolor="#9ecae1", label="measured")] if sources - {PREDICTED} else []
+    marks = [Patch(facecolor="#9ecae1", label=table.basis)] if sources - {PREDICTED} else []
     marks += [predicted_patch("#9ecae1")] if PREDICTED in sources else []
     plain: dict[str, Any] = {"facecolor": _FREE, "edgecolor": _FREE_EDGE, "linestyle": ":"}
     if any(part.is_identity for part in absent):

@@ -26,11 +26,12 @@ TERMS = {
         "test images; for the supernet on images held out of the training data."
     ),
     "latency table": (
-        "The latency of each block in each layer on the target, measured or predicted; a net's predicted latency "
-        "is the sum over its parts plus the overhead of one call of the runtime."
+        "The latency of each block in each layer on the target: measured, predicted or simulated; a net's predicted "
+        "latency is the sum over its parts plus the overhead of one call of the runtime."
     ),
     "predicted": "Not timed: a block's latency comes from a regressor, a net's is the sum of its blocks.",
     "measured": "Timed on the device, in several measurement passes; never corrected.",
+    "simulated": "Computed by a model of a processor, with no device; never mixed with measured latencies.",
     "regressor": (
         "The model (gradient-boosted trees and a Gaussian process) that predicts the blocks that were not timed "
         "from those that were."
