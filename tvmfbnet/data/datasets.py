@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from tvmfbnet.data.fingerprint import of_tensors
+from tvmfbnet.data.clutter import brightness, render
+from tvmfbnet.data.clutter_options import ClutterOptions
+from tvmfbnet.data.fingerprint import joined_digest, of_tensors
 from tvmfbnet.data.folders import load_folders
 from tvmfbnet.data.formats import read_cifar_batch, read_idx
 from tvmfbnet.data.images import ImageData, TensorImages
@@ -48,12 +50,22 @@ def load_data(
         data = load_folders(asked.images, height, width, channels, asked.subset, check)
     else:
         require_shape(asked.kind, height, width, channels)
-        data = (_fashion_mnist if asked.kind == "fashion_mnist" else _cifar10)(asked.folder, height, width)
+        loaders = {"fashion_mnist": _fashion_mnist, "cluttered_fashion_mnist": _cluttered, "cifar10": _cifar10}
+        data = loaders[asked.kind](asked, height, width)
     require_classes(asked, data.classes, classes)
     return data
 
 
-def _fashion_mnist(folder: Path | None, height: int, width: int) -> ImageData:
+def _fashion_mnist(asked: DataSpec, height: int, width: int) -> ImageData:
+    train, test = (
+        _in_memory(pixels.unsqueeze(1), labels, height, width, "fashion_mnist")
+        for pixels, labels in _fashion_mnist_sets(asked.folder)
+    )
+    return ImageData("fashion_mnist", 10, train, test, (0.2860,), (0.3530,), FASHION_MNIST_CLASSES)
+
+
+def _fashion_mnist_sets(folder: Path | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Training and test set as they are stored: pixels uint8 (n, 28, 28), labels int64 (n,)."""
     files = find_fashion_mnist(folder)
     sets = []
     for part in ("train", "t10k"):
@@ -62,12 +74,28 @@ def _fashion_mnist(folder: Path | None, height: int, width: int) -> ImageData:
             raise DataError(
                 f"{files[f'{part}-images-idx3']} and its labels do not belong together; get the files again"
             )
-        sets.append(_in_memory(pixels.unsqueeze(1), labels.long(), height, width, "fashion_mnist"))
-    return ImageData("fashion_mnist", 10, sets[0], sets[1], (0.2860,), (0.3530,), FASHION_MNIST_CLASSES)
+        sets.append((pixels, labels.long()))
+    return sets
 
 
-def _cifar10(folder: Path | None, height: int, width: int) -> ImageData:
-    home = find_cifar10(folder)
+def _cluttered(asked: DataSpec, height: int, width: int) -> ImageData:
+    options = ClutterOptions.of(asked.options, asked.text)
+    (train_pixels, train_labels), (test_pixels, test_labels) = _fashion_mnist_sets(asked.folder)
+    order = torch.randint(len(train_labels), (options.images,), generator=torch.Generator().manual_seed(options.seed))
+    sets = []
+    for stream, (pixels, labels, shown) in enumerate(
+        ((train_pixels, train_labels, order), (test_pixels, test_labels, torch.arange(len(test_labels))))
+    ):
+        # By what they are made of: rounding may differ by one from one CPU to another.
+        digest = joined_digest([of_tensors(pixels, labels), options.describe(), f"{height}x{width}"])
+        images = render(pixels, shown, options, height, width, stream)
+        sets.append(TensorImages(images, labels[shown], digest))
+    mean, std = brightness(sets[0].pixels)
+    return ImageData(asked.kind, 10, sets[0], sets[1], (mean,), (std,), FASHION_MNIST_CLASSES)
+
+
+def _cifar10(asked: DataSpec, height: int, width: int) -> ImageData:
+    home = find_cifar10(asked.folder)
     batches = [read_cifar_batch(home / f"data_batch_{number}.bin") for number in range(1, 6)]
     pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     train = _in_memory(pixels, labels, height, width, "cifar10")

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
-KINDS = ("fashion_mnist", "cifar10", "imagefolder")
+KINDS = ("fashion_mnist", "cluttered_fashion_mnist", "cifar10", "imagefolder")
+SPECS = "fashion_mnist[:DIR], cluttered_fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR"
 # Of the data sets with files of their own: channels.
-_CHANNELS = {"fashion_mnist": 1, "cifar10": 3}
+_CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "cifar10": 3}
 _CIFAR_SIDE = 32
 
 
@@ -31,32 +33,37 @@ class DataSpec:
         text: the whole spec.
         kind: one of :data:`KINDS`.
         folder: None if the spec names none.
-        subset: the text after ``?classes=``; None without it.
+        options: what follows the ``?``, by name: an image folder takes ``classes``, cluttered Fashion-MNIST those of
+            :class:`tvmfbnet.data.clutter_options.ClutterOptions`, others none.
     """
 
     text: str
     kind: str
     folder: Path | None
-    subset: str | None
+    options: Mapping[str, str]
+
+    @property
+    def subset(self) -> str | None:
+        """The subset of an image folder's classes that is asked for: a number or a file; None for all of them."""
+        return self.options.get("classes")
 
     @classmethod
     def of(cls, text: str) -> DataSpec:
         """Parses a spec.
 
         Raises:
-            DataError: an unknown kind, an image folder without a folder, or a subset of another kind's classes.
+            DataError: an unknown kind, an image folder without a folder, or options that this kind does not have.
         """
-        kind, _, folder_and_subset = text.partition(":")
-        place, asked, subset = folder_and_subset.partition("?classes=")
+        kind, _, behind = text.partition("?")[0].partition(":")
         if kind not in KINDS:
-            raise DataError(f"unknown data set {text!r}: use fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+            raise DataError(f"unknown data set {text!r}: use {SPECS}")
+        behind = text[len(kind) + 1 :] if text[len(kind) :].startswith(":") else text[len(kind) :]
+        place, options = _place_and_options(behind, text, kind)
         if kind == "imagefolder" and not place:
             raise DataError(
                 "imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it"
             )
-        if asked and kind != "imagefolder":
-            raise DataError(f"data set {text}: only an imagefolder takes a subset of its classes")
-        return cls(text, kind, Path(place).expanduser() if place else None, subset if asked else None)
+        return cls(text, kind, Path(place).expanduser() if place else None, options)
 
     @property
     def images(self) -> Path:
@@ -64,6 +71,22 @@ class DataSpec:
         if self.folder is None:
             raise DataError(f"data set {self.text} names no folder")
         return self.folder
+
+
+def _place_and_options(behind: str, text: str, kind: str) -> tuple[str, dict[str, str]]:
+    """Parses ``DIR?name=value&name=value``; the file that ``classes`` names may hold any character."""
+    place, asked, tail = behind.partition("?classes=")
+    if asked:
+        if kind != "imagefolder":
+            raise DataError(f"data set {text}: only an imagefolder takes a subset of its classes")
+        return place, {"classes": tail}
+    if kind != "cluttered_fashion_mnist":
+        if behind.startswith("?"):
+            raise DataError(f"data set {text}: {kind} takes no options")
+        return place, {}
+    place, _, tail = place.partition("?")
+    pairs = [pair.partition("=") for pair in tail.split("&") if pair]
+    return place, {name: value for name, _, value in pairs}
 
 
 def check_data(text: str, height: int, width: int, channels: int, classes: int | None = None) -> None:
@@ -83,10 +106,11 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
         _require_images(spec.images, names)
         class_count = len(names)
     else:
-        if spec.kind == "fashion_mnist":
-            find_fashion_mnist(spec.folder)
-        else:
+        if spec.kind == "cifar10":
             find_cifar10(spec.folder)
+        else:
+            find_fashion_mnist(spec.folder)
+            ClutterOptions.of(spec.options, text)
         require_shape(spec.kind, height, width, channels)
         class_count = 10
     require_classes(spec, class_count, classes)
@@ -98,6 +122,11 @@ def require_shape(kind: str, height: int, width: int, channels: int) -> None:
     if channels != own_channels:
         what = "is grey (1 channel)" if own_channels == 1 else f"has {own_channels} channels"
         raise DataError(f"{kind} {what} but the space takes {channels}; append `,channels={own_channels}` to the space")
+    if kind == "cluttered_fashion_mnist" and min(height, width) < OBJECT_SIDE:
+        raise DataError(
+            f"cluttered_fashion_mnist needs an input of at least {OBJECT_SIDE}x{OBJECT_SIDE}, the space's is "
+            f"{height}x{width}; append `@64` to the space"
+        )
     # IDX files say the size of their images themselves, and own ones may be of any.
     if kind == "cifar10" and min(height, width) < _CIFAR_SIDE:
         raise DataError(
@@ -136,9 +165,9 @@ def relocated(spec: str, place: str) -> str:
     """
     if place.partition(":")[0] in KINDS:
         return place
-    kind, _, folder_and_subset = spec.partition(":")
-    _, subset_asked, subset = folder_and_subset.partition("?classes=")
-    return f"{kind}:{place}{subset_asked}{subset}"
+    kind = DataSpec.of(spec).kind
+    options = "&".join(f"{name}={value}" for name, value in DataSpec.of(spec).options.items())
+    return f"{kind}:{place}?{options}" if options else f"{kind}:{place}"
 
 
 def _search_places(folder: Path | None, subfolder: str, system: str | None = None) -> list[Path]:

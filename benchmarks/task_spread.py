@@ -1,0 +1,66 @@
+"""Do archs differ on a data set? The spread of random archs of one latency, against the noise of one arch's trainings.
+
+``--random`` archs within ``--band`` below a latency are trained once each, with one seed; one of them is trained
+``--noise`` times, each time with another seed. Printed are both standard deviations of the top-1 accuracy, their ratio,
+and how long a training takes. A search can only be judged on a data set where the ratio is well above 1.
+
+Every training leaves its result in a file of its own: kill it at any time and start the same command again.
+
+    python benchmarks/task_spread.py --space fbnet_mini@64 --data cluttered_fashion_mnist --latency-table table.csv
+    python benchmarks/task_spread.py --space fbnet_mini --data fashion_mnist --latency-table table.csv
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from searching import options, space_and_table, trained
+
+from tvmfbnet.files import write_json
+from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.derive import choices_between
+from tvmfbnet.space.arch import Arch
+
+
+def main() -> None:
+    parser = options(__doc__ or "", "task_spread")
+    parser.add_argument("--share", type=float, default=0.4, help="latency, as a share of the way to the slowest net")
+    parser.add_argument("--band", type=float, default=0.05)
+    parser.add_argument("--random", type=int, default=24)
+    parser.add_argument("--noise", type=int, default=6)
+    parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
+    arguments = parser.parse_args()
+    space, table = space_and_table(arguments)
+    costs = Costs.of(table, space)
+    high = costs.fastest_ms + arguments.share * (costs.slowest_ms - costs.fastest_ms)
+    uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
+    generator = torch.Generator().manual_seed(0)
+    choices = choices_between(uniform, costs, (1 - arguments.band) * high, high, arguments.random, generator)
+    archs = [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in choices]
+    seconds = []
+
+    def accuracy(arch: Arch, seed: int) -> float:
+        started = time.monotonic()
+        record = trained(arch, space, arguments, seed)
+        seconds.append(time.monotonic() - started)
+        print(f"{record['arch']} seed {seed}: {record['test_accuracy']:.2%} in {seconds[-1]:.0f} s", flush=True)
+        return float(record["test_accuracy"])
+
+    noise = [accuracy(archs[0], 1 + turn) for turn in range(arguments.noise)]
+    spread = [accuracy(arch, 0) for arch in archs]
+    deviations = {"spread": statistics.stdev(spread), "noise": statistics.stdev(noise)}
+    ratio = deviations["spread"] / deviations["noise"]
+    write_json(arguments.out / "result.json", {**deviations, "ratio": ratio, "accuracies": spread, "again": noise})
+    print(
+        f"{len(spread)} archs up to {high:.4g} ms: {statistics.mean(spread):.2%} +- {deviations['spread']:.2%}; one "
+        f"arch {len(noise)} times: {statistics.mean(noise):.2%} +- {deviations['noise']:.2%}; ratio {ratio:.1f}; "
+        f"median {statistics.median(seconds):.0f} s per training"
+    )
+
+
+if __name__ == "__main__":
+    main()
