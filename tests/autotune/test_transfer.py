@@ -15,7 +15,7 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.targets.definition import load_target
 
-AVX512, AVX2 = Registers(32, 16), Registers(16, 8)
+AVX512, AVX2 = Registers(32, 64), Registers(16, 32)
 NEW = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
 KNOWN = [replace(NEW, channels=width, group=width) for width in (32, 64, 96)]
 
@@ -30,7 +30,7 @@ transport: {kind: local, key: similar}
 
 def slowness(shape, knobs, registers):
     """Synthetic latency: large tiles and one loop order are fast, on all targets alike up to a factor."""
-    return 1.0 + 3.0 * registers.count / (32 * accumulators(knobs, registers)) + (knobs.order == "yxc")
+    return 1.0 + 3.0 * registers.count / (32 * accumulators(shape, knobs, registers)) + (knobs.order == "yxc")
 
 
 def source(registers, sign=1.0, milliseconds=50.0):

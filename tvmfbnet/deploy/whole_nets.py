@@ -162,7 +162,7 @@ def _speed_nets(
     passes: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
-    scheduled = schedule_parts(parts, target.for_tvm(), database)
+    scheduled = schedule_parts(parts, target, database)
     return ChainedNets(nets, scheduled, target, library, passes)
 
 
