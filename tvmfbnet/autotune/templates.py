@@ -71,7 +71,7 @@ def shape_of(mod: IRModule) -> KernelShape | None:
     if blocks.total is None:
         return replace(shape, element_bytes=element_bytes, sum_bytes=element_bytes)
     (written,) = schedule.get(blocks.total).writes
-    return replace(shape, element_bytes=element_bytes, sum_bytes=bytes_of(written.buffer.dtype))
+    return replace(shape, element_bytes=element_bytes, sum_bytes=bytes_of(written.source.dtype))
 
 
 def _loops_of(mod: IRModule, schedule: Schedule, blocks: _Blocks) -> KernelShape | None:

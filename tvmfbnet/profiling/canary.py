@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tvmfbnet.dtypes import random_tensor
+from tvmfbnet.dtypes import bytes_of, random_tensor
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.session import Repeats, Session, impossible_time
@@ -209,7 +209,9 @@ def build_canary(target: ResolvedTarget, library: Path, link: dict[str, Any]) ->
 
 
 def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
-    """Compiles a kernel that uses the widest vectors of a CPU target in its dtype; the canary is scalar.
+    """Compiles a kernel that multiplies and adds in the widest vectors of a CPU target; the canary is scalar.
+
+    It takes values of the target's dtype and computes in the dtype's accumulator.
 
     Takes the arguments of :func:`build_canary`; :func:`run_vectors` runs the kernel.
     """
@@ -218,11 +220,13 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
     from tvm.s_tir import Schedule
     from tvm.support import cc
 
-    dtype = target.data_type
-    one, other = (te.placeholder((CANARY_SIZE,), dtype.name, name) for name in ("one", "other"))
-    total = te.compute((CANARY_SIZE,), lambda i: one[i] * other[i] + one[i], name="total")
+    dtype, wide = target.data_type.name, target.data_type.accumulator
+    one, other = (te.placeholder((CANARY_SIZE,), dtype, name) for name in ("one", "other"))
+    total = te.compute(
+        (CANARY_SIZE,), lambda i: one[i].astype(wide) * other[i].astype(wide) + one[i].astype(wide), name="total"
+    )
     schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
-    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_BYTES // dtype.bytes])
+    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_BYTES // bytes_of(wide)])
     schedule.vectorize(lanes)
     compiled_for = target.for_tvm()
     tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
@@ -231,10 +235,10 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
 # What follows runs in the worker process.
 
 
-def run_vectors(session: Session, library: str, dtype: str) -> float:
-    """Runs the kernel of :func:`build_vectors` for a dtype; returns the largest relative error of its result."""
+def run_vectors(session: Session, library: str, dtype: str, accumulator: str) -> float:
+    """Runs the kernel of :func:`build_vectors` for these types; returns the largest relative error of its result."""
     one, other = (random_tensor((CANARY_SIZE,), dtype, seed) for seed in range(2))
-    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, dtype))]
+    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, accumulator))]
     session.load(library)["main"](*arguments)
     expected = one.astype(np.float64) * other + one
     return float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())

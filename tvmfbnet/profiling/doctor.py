@@ -273,7 +273,8 @@ def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArgume
         build_vectors(target, library, link(target))
         try:
             seconds = target.timeouts.connect + target.timeouts.session
-            error = worker.call(run_vectors, str(library), target.dtype, seconds=seconds)
+            types = target.data_type.name, target.data_type.accumulator
+            error = worker.call(run_vectors, str(library), *types, seconds=seconds)
         except RemoteError as failure:
             illegal = failure.illegal_instruction
             text = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)
