@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
+from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -133,7 +134,7 @@ def test_a_damaged_onnx_model_is_noticed_and_one_line_where_there_is_no_checksum
         load_package(package, host)
     change(package, model_sha256="")
     with pytest.raises(StorageError, match=r"ONNX Runtime cannot load .*net\.onnx"):
-        time_onnxruntime(load_package(package, host).model, (1, 1, 16, 16), host)
+        OnnxSession(load_package(package, host).model, InputSpec((1, 1, 16, 16), "float32"), 1, host.timing)
 
 
 def test_values_that_are_not_finite_on_either_side_are_no_parity():

@@ -226,7 +226,8 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
         (CANARY_SIZE,), lambda i: one[i].astype(wide) * other[i].astype(wide) + one[i].astype(wide), name="total"
     )
     schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
-    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_BYTES // bytes_of(wide)])
+    (loop,) = schedule.get_loops(schedule.get_sblock("total"))
+    _, lanes = schedule.split(loop, [None, _WIDEST_BYTES // bytes_of(wide)])
     schedule.vectorize(lanes)
     compiled_for = target.for_tvm()
     tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
