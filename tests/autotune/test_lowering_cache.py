@@ -62,9 +62,11 @@ def test_damaged_and_foreign_files_are_not_used(tiny_space, target, tmp_path):
 
 
 def test_what_another_compiler_lowered_is_dropped_and_a_reader_drops_nothing(tiny_space, target, tmp_path):
-    stale = tmp_path / "lowered" / "0123456789abcdef"
-    stale.mkdir(parents=True)
+    names = ("0123456789abcdef", "0123456789abcdef-float32", "0123456789abcdef-int8")
+    for name in names:
+        (tmp_path / "lowered" / name).mkdir(parents=True)
     lowered(tiny_space, target, tmp_path, writes=False)
-    assert [path.name for path in (tmp_path / "lowered").iterdir()] == [stale.name]
+    assert {path.name for path in (tmp_path / "lowered").iterdir()} == set(names)
     lowered(tiny_space, target, tmp_path)
-    assert not stale.exists() and len(list((tmp_path / "lowered").iterdir())) == 1
+    left = {path.name for path in (tmp_path / "lowered").iterdir()}
+    assert len(left) == 2 and left & set(names) == {names[2]}, "that of another dtype is not stale"
