@@ -88,8 +88,8 @@ def test_the_latency_model_weighs_memory_in_bytes():
     def latency_ms(table):
         return table.by_part(table.macs / 1e7 + (table.moved_bytes + table.weight_bytes) / 2e6) + 0.01
 
-    known, unknown = parts[::2], parts[1::2]
-    base = fit_base(known, latency_ms(conv_table(known, 8)), element_bytes=8)
-    error = np.exp(base.log_ms(unknown)) / latency_ms(conv_table(unknown, 8)) - 1.0
+    fitted, unseen = parts[::2], parts[1::2]
+    base = fit_base(fitted, latency_ms(conv_table(fitted, 8)), element_bytes=8)
+    error = np.exp(base.log_ms(unseen)) / latency_ms(conv_table(unseen, 8)) - 1.0
     assert np.abs(error).mean() < 0.05
     assert base.element_bytes == type(base).from_dict(base.to_dict()).element_bytes == 8

@@ -38,11 +38,11 @@ def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
         return shape.products * (1.0 + 3.0 / accumulators(shape, knobs, AVX512) + (knobs.order == "yxc"))
 
     cost_model = CostModel(AVX512)
-    known = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
+    trained_shapes = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
     new = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
     rows = cost_model.rows(new, all_knobs(new, AVX512))
     assert cost_model.predict_ms(new, rows) is None
-    for shape in known:
+    for shape in trained_shapes:
         for knobs in all_knobs(shape, AVX512)[::7]:
             cost_model.add(shape, knobs, invented_ms(shape, knobs))
     predicted = cost_model.predict_ms(new, rows)

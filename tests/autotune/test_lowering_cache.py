@@ -32,7 +32,9 @@ def lowered(space, target, folder, **more):
 
 
 def kernels(parts):
-    return {part: [(kernel.key, kernel.name, kernel.count) for kernel in some] for part, some in parts.kernels.items()}
+    return {
+        part: [(kernel.key, kernel.name, kernel.count) for kernel in listed] for part, listed in parts.kernels.items()
+    }
 
 
 def test_the_next_run_finds_what_was_lowered_and_starts_without_torch(tiny_space, tiny_space_file, target, tmp_path):
@@ -43,7 +45,7 @@ def test_the_next_run_finds_what_was_lowered_and_starts_without_torch(tiny_space
     command = [sys.executable, "-c", AGAIN, str(tiny_space_file), str(tmp_path)]
     count, *keys = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert int(count) == len(first)
-    assert keys == list(dict.fromkeys(kernel.key for some in first.kernels.values() for kernel in some))
+    assert keys == list(dict.fromkeys(kernel.key for listed in first.kernels.values() for kernel in listed))
 
 
 def test_damaged_and_foreign_files_are_not_used(tiny_space, target, tmp_path):

@@ -68,8 +68,8 @@ def lowered(space):
 
 @pytest.fixture(scope="module")
 def kernels(lowered):
-    found = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for(2))}
-    return [(kernel, shape) for kernel in found.values() if (shape := shape_of(kernel.mod))]
+    by_key = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for(2))}
+    return [(kernel, shape) for kernel in by_key.values() if (shape := shape_of(kernel.mod))]
 
 
 def starts_threads(executable_or_module):

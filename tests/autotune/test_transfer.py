@@ -64,25 +64,25 @@ def test_before_any_own_trial_a_source_ranks_but_predicts_no_latency():
 def test_predictions_are_on_the_own_targets_scale_and_the_sources_weight_fades():
     gaps = []
     for count in (60, 600):
-        alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
-        for cost_model in (alone, taught):
+        alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
+        for cost_model in (alone, transferred):
             own_trials(cost_model, count)
         ways = all_knobs(NEW, AVX512)
         expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
-        predicted = taught.predict_ms(NEW, taught.rows(NEW, ways))
+        predicted = transferred.predict_ms(NEW, transferred.rows(NEW, ways))
         assert np.median(predicted) == pytest.approx(np.median(expected), rel=0.3)  # the other is 50 times as slow
         gaps.append(np.abs(np.log(predicted / expected)).mean())
     assert 0 < gaps[1] < gaps[0] / 2
 
 
 def test_a_source_that_ranks_wrongly_here_is_ignored():
-    alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
-    for cost_model in (alone, taught):
+    alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
+    for cost_model in (alone, transferred):
         own_trials(cost_model, 60)
     ways = all_knobs(NEW, AVX512)
     expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
-    np.testing.assert_array_equal(taught.predict_ms(NEW, taught.rows(NEW, ways)), expected)
-    np.testing.assert_array_equal(np.argsort(taught.slowness(taught.rows(NEW, ways))), np.argsort(expected))
+    np.testing.assert_array_equal(transferred.predict_ms(NEW, transferred.rows(NEW, ways)), expected)
+    np.testing.assert_array_equal(np.argsort(transferred.slowness(transferred.rows(NEW, ways))), np.argsort(expected))
 
 
 def test_failed_trials_of_another_target_come_last():

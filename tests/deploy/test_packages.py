@@ -171,7 +171,7 @@ def test_a_compile_that_fails_half_way_leaves_no_older_description(compiled, pac
 
 
 def save_net(net, path):
-    record = {"arch": format_arch(net.arch, net.space), "space": net.space.to_dict(), "data": "made up"}
+    record = {"arch": format_arch(net.arch, net.space), "space": net.space.to_dict(), "data": "invented"}
     save_checkpoint(path, "net", {**record, "test_accuracy": 0.5, "state_dict": net.state_dict()})
 
 

@@ -219,7 +219,7 @@ def compile_net(
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
         kernels_needed=kernels.needed,
-        kernels_found=kernels.found,
+        kernels_found=kernels.tuned,
         kernels_missing=tuple(kernels.missing),
     )
     write_json(out / DESCRIPTION, described.model_dump(mode="json"))

@@ -67,8 +67,8 @@ def measure_nets(
     by_name = {format_arch(arch, space): arch for arch in archs}
     recorded = _recorded(space, context_of(target), root)
     if any(name not in recorded for name in by_name):
-        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as reached:
-            context, endpoint = ask_context(target, reached)
+        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as connected:
+            context, endpoint = ask_context(target, connected)
             recorded = _recorded(space, context, root)  # another process may have measured some meanwhile
             due = {name: arch for name, arch in by_name.items() if name not in recorded}
             if due:
