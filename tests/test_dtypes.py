@@ -57,8 +57,10 @@ def test_an_unknown_dtype_is_one_line_that_lists_the_known_ones(tmp_path, capsys
             require_dtype(value)
     with pytest.raises(UserError, match="dtype 'bfloat16' is not supported"):
         dtype_named("bfloat16")
-    with pytest.raises(ValueError, match="words is not a numeric type"):
-        bytes_of("words")
+    for name in ("words", "object", "U5", "f4,f4", "(3,)f4,", "", 7):
+        with pytest.raises(ValueError, match="is not a numeric type"):
+            bytes_of(name)
+    assert [bytes_of(name) for name in ("bool", "int8", "float16", "int32", "float64")] == [1, 1, 2, 4, 8]
     (tmp_path / "half.yaml").write_text(brief_target() + "dtype: float16\n")
     with pytest.raises(SystemExit) as end:
         main(["targets", "show", str(tmp_path / "half.yaml")])

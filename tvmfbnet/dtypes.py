@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from tvmfbnet.errors import UserError
 
+# Numpy's kinds of truth values, integers and floats.
+_NUMERIC = "biuf"
+
 
 @dataclass(frozen=True)
 class DType:
@@ -55,9 +58,12 @@ def bytes_of(name: object) -> int:
         ValueError: numpy has no such type.
     """
     try:
-        return np.dtype(str(name)).itemsize
-    except TypeError as error:
-        raise ValueError(f"{name} is not a numeric type") from error
+        dtype = np.dtype(str(name))
+    except (TypeError, SyntaxError) as error:
+        raise ValueError(f"{str(name)[:40]!r} is not a numeric type") from error
+    if dtype.kind not in _NUMERIC:
+        raise ValueError(f"{str(name)[:40]!r} is not a numeric type")
+    return dtype.itemsize
 
 
 FLOAT32 = DType(

@@ -114,12 +114,27 @@ def test_a_damaged_description_is_one_clear_line(package, host, content, told):
 
 
 @pytest.mark.parametrize(
-    "values", [{"threads": "many"}, {"input_shape": []}, {"parity": {"verdict": "fine"}}, {"tvm_target": "llvm"}]
+    "values",
+    [
+        {"threads": "many"},
+        {"input_shape": []},
+        {"parity": {"verdict": "fine"}},
+        {"tvm_target": "llvm"},
+        {"input_dtype": "words"},
+    ],
 )
 def test_a_field_of_the_wrong_kind_is_named(package, host, values):
     change(package, **values)
     with pytest.raises(StorageError, match=next(iter(values))):
         load_package(package, host)
+
+
+def test_a_package_of_before_there_were_dtypes_is_float32(package, host):
+    path = package / "package.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in values.items() if name not in ("dtype", "input_dtype")}))
+    described = load_package(package, host).description
+    assert (described.dtype, described.input_dtype) == ("float32", "float32")
 
 
 def test_another_library_under_a_package_is_noticed(package, host):

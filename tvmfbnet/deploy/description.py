@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
-from tvmfbnet.dtypes import FLOAT32
+from tvmfbnet.dtypes import FLOAT32, bytes_of
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
@@ -77,6 +77,12 @@ class PackageDescription(Stored):
     predicted_ms: _Latency | None = Field(
         default=None, description="latency by the target's table at compile time; None without a table"
     )
+
+    @field_validator("input_dtype")
+    @classmethod
+    def _check_numeric(cls, value: str) -> str:
+        bytes_of(value)
+        return value
 
 
 def read_description(folder: Path) -> PackageDescription:
