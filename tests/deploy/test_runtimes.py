@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
+from tvmfbnet import extras
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.package import compile_net, relative_error, untrained_net
-from tvmfbnet.deploy.runtimes import onnx_runtime
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from tvmfbnet.deploy.runtimes.registry import DEFAULTS, OURS, RUNTIMES, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles
@@ -143,14 +143,12 @@ def test_the_defaults_are_left_out_where_they_cannot_run():
 
 
 def test_onnx_runtime_that_is_not_installed_is_no_default_and_says_how_to_install_it(monkeypatch, compiled):
-    def absent(name):
-        raise onnx_runtime.PackageNotFoundError(name)
-
-    monkeypatch.setattr(onnx_runtime, "version", absent)
+    is_installed = extras._is_installed
+    monkeypatch.setattr(extras, "_is_installed", lambda module: module != "onnxruntime" and is_installed(module))
     runtime, host = OnnxRuntime(), load_target("host")
-    assert runtime.version == "" and "pip install onnxruntime" in runtime.unavailable(host)
+    assert runtime.unavailable(host).endswith("pip install 'tvmfbnet[onnxruntime]'")
     assert rivals(None, host) == []
-    with pytest.raises(RuntimeUnavailableError, match="pip install onnxruntime"):
+    with pytest.raises(RuntimeUnavailableError, match="which is not installed: pip install"):
         runtime.open(files_of(compiled[1]), compiled[2], NOWHERE)
 
 

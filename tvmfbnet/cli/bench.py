@@ -40,10 +40,10 @@ def bench_command(
     force: Annotated[bool, typer.Option("--force", help="Time it although it failed the parity check.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time a package on the device, in turn with other runtimes on the same machine, with as many threads.
+    """Time a package on the device, beside other runtimes.
 
-    Without --runtime that is ONNX Runtime on this machine's own CPU. A runtime counts only if its output equals the
-    package's.
+    They take turns, with as many threads. Without --runtime it is ONNX Runtime, on this machine's own CPU. A runtime counts
+    only if its output equals the package's.
 
     Phones throttle when warm: --sustained reports the sustained latency after running that long.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tvmfbnet.deploy.runtimes.runtime import Array, NetFiles
 from tvmfbnet.errors import RuntimeUnavailableError, StorageError
+from tvmfbnet.extras import missing
 from tvmfbnet.rpc.session import InputSpec, last_line
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.targets.definition import ResolvedTarget, Target, TimingPolicy
@@ -103,8 +104,8 @@ class OnnxRuntime:
 
     def unavailable(self, target: Target) -> str | None:
         """It runs on this machine alone."""
-        if not self.version:
-            return "onnxruntime is not installed (pip install onnxruntime)"
+        if reason := missing("onnxruntime"):
+            return reason
         if target.transport.kind != "local":
             return f"it runs on this machine only, and target {target.name} is a device behind a tracker"
         if target.transport.emulator:
