@@ -42,8 +42,8 @@ def bench_command(
 ) -> None:
     """Time a package on the device, beside other runtimes.
 
-    They take turns, with as many threads. Without --runtime it is ONNX Runtime, on this machine's own CPU. A runtime counts
-    only if its output equals the package's.
+    They take turns, with as many threads. Without --runtime it is ONNX Runtime, on this machine's own CPU. A runtime
+    counts only if its output equals the package's.
 
     Phones throttle when warm: --sustained reports the sustained latency after running that long.
 
