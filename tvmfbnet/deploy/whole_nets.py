@@ -183,7 +183,7 @@ def _in_turn(
     speed_nets: ChainedNets | None,
     passes: NetPasses,
 ) -> dict[str, HonestTiming]:
-    """Times nets in turn, in as many passes as the target's ``timing.visits``; regularly, the speed nets as well.
+    """Times nets in turn, in as many passes as the target's timing policy says; regularly, the speed nets as well.
 
     Each pass is on disk before the next one starts; passes of an earlier run are not repeated.
     """
