@@ -13,7 +13,7 @@ from tvmfbnet.cli.latency import app as latency_app
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
-from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
+from tvmfbnet.errors import ConfigError, ConstraintError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.pipeline.recipe import Recipe
@@ -70,7 +70,7 @@ def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_f
 
 
 def test_an_unreachable_target_is_refused_with_the_range(searching, tmp_path):
-    with pytest.raises(LatencyError, match=r"0\.01 ms: reachable are 0\.0\d+ to 0\.\d+ ms"):
+    with pytest.raises(ConstraintError, match=r"0\.01 ms: reachable are 0\.0\d+ to 0\.\d+ ms"):
         run("search", *searching, "--out", tmp_path / "s", "--latency-target", "10us")
 
 

@@ -7,10 +7,11 @@ import torch
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import DivergedError
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.searcher import Searcher
 
-COSTS = Costs(((1.0, 2.0, 1.0, 0.0), (0.5, 2.0, 1.0, 0.2), (0.5, 2.0, 1.0, 0.2)), fixed_ms=1.0)
+COSTS = AdditiveCosts(LATENCY, ((1.0, 2.0, 1.0, 0.0), (0.5, 2.0, 1.0, 0.2), (0.5, 2.0, 1.0, 0.2)), fixed=1.0)
 TINY = {"epochs": 4, "warmup_epochs": 1, "batch_size": 16, "threads": 1, "device": "cpu", "temperature_decay": 0.5}
 
 
@@ -81,7 +82,7 @@ def test_temperature_falls_from_epoch_to_epoch_and_history_records_it(make):
 
 @pytest.mark.parametrize("form", ["additive", "multiplicative"])
 def test_latency_pulls_theta_towards_cheap_blocks(make, form):
-    costs = Costs(tuple((9.0, 9.0, 0.01, 9.0) for _ in range(3)), fixed_ms=0.1)
+    costs = AdditiveCosts(LATENCY, tuple((9.0, 9.0, 0.01, 9.0) for _ in range(3)), fixed=0.1)
     searcher = run_to_end(make(costs=costs, loss=form, alpha=50.0, theta_lr=0.1))
     assert searcher.supernet.probabilities().argmax(dim=1).tolist() == [2, 2, 2]
 

@@ -7,6 +7,7 @@ long. A search that is over in moments anyway is not measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,12 @@ from tvmfbnet.durations import spell_seconds, warning_of_days
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.plan import BACKWARD, SearchPlan, StepKind
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.result import advice_for
-from tvmfbnet.search.searcher import Searcher, StepKind
+from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.search.strategies import strategy_named
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import seeded
@@ -29,62 +33,8 @@ from tvmfbnet.training.workers import Workers
 # On a CPU the first steps that are tried have so many images, and so many times more as long as they are quick
 # (seconds of one step of each kind together): small batches alone would tell of overhead, large ones take minutes.
 _FEW, _MORE, _QUICK_SECONDS = 8, 4, 0.7
-# Forward and backward cost about three times what forward alone costs.
-_BACKWARD = 3
 # Less work than this, in multiply-accumulates, is done in moments.
 _LITTLE_WORK = 2e10
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """What a search will do.
-
-    Attributes:
-        warmup_steps: of w, through one block per layer.
-        weight_steps: of w after the warm-up.
-        theta_steps: of theta.
-        finalist_steps: of all trainings of finalists together.
-        judged_images: images that go through an arch when archs are judged, all archs together.
-        batch: images in a step of w.
-    """
-
-    warmup_steps: int
-    weight_steps: int
-    theta_steps: int
-    finalist_steps: int
-    judged_images: int
-    batch: int
-
-    @classmethod
-    def of(cls, config: SearchConfig, images: int, epoch: int = 0, step: int = 0) -> SearchPlan:
-        """What is left to do.
-
-        Args:
-            config: the settings.
-            images: training images of the data set.
-            epoch: whole epochs that are done.
-            step: steps of the epoch after them that are done.
-        """
-        used = min(images, config.train_images or images)
-        for_weights = round(used * config.weight_share)
-        for_theta = used - for_weights
-        batch = min(config.batch_size, for_weights)
-        weight_steps = for_weights // batch
-        theta_steps = for_theta // min(config.theta_batch_size or config.batch_size, for_theta)
-        counts = {"warmup": 0, "weight": 0, "theta": 0}
-        for number in range(epoch, config.epochs):
-            done = step if number == epoch else 0
-            warmup = number < config.warmup_epochs
-            counts["warmup" if warmup else "weight"] += max(0, weight_steps - done)
-            counts["theta"] += 0 if warmup else theta_steps - max(0, done - weight_steps)
-        validated = min(for_theta, config.validation_images or for_theta)
-        screened = min(config.samples, config.screened)
-        judged = min(screened, config.candidates) * (min(config.bn_images, for_weights) + validated)
-        if screened > config.candidates:
-            judged += screened * (min(config.screen_images, for_weights) + min(config.screen_images, for_theta))
-        judged += config.finalists * validated
-        trained = config.finalists * config.finalist_steps
-        return cls(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch)
 
 
 @dataclass(frozen=True)
@@ -117,7 +67,7 @@ class Forecast:
 
     @property
     def _judging(self) -> float:
-        return self.plan.judged_images / self.plan.batch * self.step.single / _BACKWARD
+        return self.plan.judged_images / self.plan.batch * self.step.single / BACKWARD
 
     @property
     def seconds(self) -> float:
@@ -155,18 +105,19 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
     with memory_advice("the search", advice_for(config)):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes, check=False)
         alone = Workers.alone(pick_device(config.device))
-        return forecast(space, data, Costs.of(table, space), config, alone, SearchPlan.of(config, len(data.train)))
+        plan = strategy_named(config.strategy).plan(config, len(data.train))
+        return forecast(space, data, latency_costs(table, space), config, alone, plan)
 
 
 def forecast(
-    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, plan: SearchPlan
+    space: Space, data: ImageData, costs: AdditiveCosts, config: SearchConfig, workers: Workers, plan: SearchPlan
 ) -> Forecast:
     """What the work of ``plan`` would take here; all processes call it together."""
     # Several processes must decide alike, and each has a clock of its own.
     batch = _FEW if workers.size == 1 and workers.device.type == "cpu" else config.batch_size
     with step_shown("trying steps, for a forecast", patience=2.0), seeded(config.seed, config.threads):
         while True:
-            step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size))
+            step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size), plan.step_kinds)
             if batch >= config.batch_size or took > _QUICK_SECONDS:
                 break
             batch *= _MORE
@@ -174,15 +125,21 @@ def forecast(
 
 
 def _try_steps(
-    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, batch: int
+    space: Space,
+    data: ImageData,
+    costs: AdditiveCosts,
+    config: SearchConfig,
+    workers: Workers,
+    batch: int,
+    kinds: Sequence[StepKind],
 ) -> tuple[StepSeconds, float]:
-    """Tries steps on so many images: their seconds scaled to a whole batch, and as they were, summed."""
+    """Tries steps on ``batch`` images: their seconds scaled to a whole batch (0 if not tried), and unscaled, summed."""
     theta_batch = config.theta_batch_size or config.batch_size
     changes = {"epochs": 2, "warmup_epochs": 1, "weight_lr": 1e-4}
     changes |= {"batch_size": batch, "theta_batch_size": batch if batch < config.batch_size else theta_batch}
     searcher = Searcher(space, data, costs, config.model_copy(update=changes), workers)
-    tried: dict[StepKind, float] = {}
-    for kind in ("single", "weight", "theta"):
+    tried: dict[StepKind, float] = {"single": 0.0, "weight": 0.0, "theta": 0.0}
+    for kind in kinds:
         took = searcher.try_step(kind)  # the first one also allocates
         tried[kind] = took if took > 1 and workers.size == 1 else min(took, searcher.try_step(kind))
     for_weights, for_theta = len(searcher.weight_indices), len(searcher.theta_indices)
@@ -212,5 +169,5 @@ def is_little(space: Space, config: SearchConfig, plan: SearchPlan) -> bool:
     layers = [[count_part(layer.cell(block)).macs for block in layer.blocks] for layer in space.layers]
     one, all_of_them = fixed + sum(max(row) for row in layers), fixed + sum(sum(row) for row in layers)
     single = plan.warmup_steps + plan.finalist_steps
-    work = _BACKWARD * plan.batch * (single * one + (plan.weight_steps + plan.theta_steps) * all_of_them)
+    work = BACKWARD * plan.batch * (single * one + (plan.weight_steps + plan.theta_steps) * all_of_them)
     return work + plan.judged_images * one < _LITTLE_WORK
