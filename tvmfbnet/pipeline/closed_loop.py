@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvmfbnet.errors import LatencyError
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.units import latency_text
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
@@ -182,8 +182,8 @@ def close_loop(
         first: what the search found.
         target_ms: the latency target.
         measure: arch to what timing it gave.
-        choose: factor on the table's latencies to the arch that is best under it; LatencyError where none meets the
-            target.
+        choose: factor on the table's latencies to the arch that is best under it; ConstraintError where none meets
+            the constraints.
         rounds: most archs that are timed.
         tell: called with one line per turn, and at the end with the arch that is kept and why.
     """
@@ -214,8 +214,8 @@ def _another(
         return None, f"this was the last of {rounds} turns"
     try:
         proposal = choose(factor)
-    except LatencyError:  # even the fastest arch is too slow on the device
-        return None, "then even the fastest net of the space would miss the target"
+    except ConstraintError as error:  # such as: even the fastest arch is too slow on the device
+        return None, f"then {error}"
     if proposal.arch in timed_archs:
         return None, "the choice falls on a net that was timed already"
     return proposal, ""
