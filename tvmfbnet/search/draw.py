@@ -21,10 +21,12 @@ from tvmfbnet.search.knapsack import least_choice
 
 # Steps into which most_probable_within divides the budget; its result is within 1/BUDGET_STEPS of the optimum.
 BUDGET_STEPS = 4000
-# Steps of a grid with two dimensions.
-_TWO_STEPS = (600, 200)
+# Steps of a grid with two dimensions. Most mass lies just beyond tight bounds, so little rounding is allowed for.
+_TWO_STEPS, _SIGMAS = (600, 300), 3.0
+# Where archs are rejected, drawing is repeated so often to make up for them.
+_ROUNDS = 8
 # Archs that are drawn to find one that meets a constraint which is not additive, each time from a flatter distribution.
-_TRIES = 20_000
+_TRIES = 4_000
 _FLATTER = (1.0, 0.5, 0.2, 0.0)
 
 
@@ -66,21 +68,36 @@ def log_probability(log_probabilities: Sequence[Sequence[float]], choice: Choice
 def choices_between(
     log_probabilities: Sequence[Sequence[float]], windows: Sequence[Window], count: int, generator: torch.Generator
 ) -> list[Choice]:
-    """Distinct archs drawn from P(a), given that they lie in all ``windows``.
+    """Distinct archs drawn from P(a), given that they lie in all ``windows``: those of :func:`draws_between`."""
+    return list(dict.fromkeys(draws_between(log_probabilities, windows, count, generator)))
+
+
+def draws_between(
+    log_probabilities: Sequence[Sequence[float]], windows: Sequence[Window], count: int, generator: torch.Generator
+) -> list[Choice]:
+    """Archs drawn from P(a), given that they lie in all ``windows``, repeats included.
 
     Args:
         log_probabilities: (layers, candidates).
         windows: the grid is finest for the first additive one.
-        count: draws; fewer archs come back, none where there is none.
+        count: draws; fewer archs come back where many are rejected, none where there is none.
         generator: source of randomness, on the CPU.
     """
     summed = [window for window in windows if isinstance(window.model, AdditiveCosts)]
     gridded = summed[:1] + [window for window in summed[1:] if window.high < window.model.most][:1]
-    if gridded:
-        drawn = _drawn_on_grid(log_probabilities, gridded, count, generator)
-    else:
-        drawn = sample_choices(_padded(log_probabilities), count, generator)
-    return [choice for choice in dict.fromkeys(drawn) if all(window.holds(choice) for window in windows)]
+    grid = _Grid.of(log_probabilities, gridded) if gridded else None
+    if gridded and grid is None:
+        return []
+    kept: list[Choice] = []
+    for _ in range(1 if len(windows) == len(summed) == 1 else _ROUNDS):
+        if grid is None:
+            drawn = sample_choices(_padded(log_probabilities), count, generator)
+        else:
+            drawn = grid.draw(count, generator)
+        kept += [choice for choice in drawn if all(window.holds(choice) for window in windows)]
+        if len(kept) >= count:
+            break
+    return kept[:count]
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> torch.Tensor:
@@ -97,46 +114,72 @@ class _Axis:
     start: int
 
     @classmethod
-    def of(cls, window: Window, resolution: int) -> _Axis | None:
-        """None where not even the fixed part fits."""
+    def of(cls, window: Window, resolution: int, sigmas: float = math.inf) -> _Axis | None:
+        """None where not even the fixed part fits.
+
+        Args:
+            window: what is divided into steps.
+            resolution: how many steps.
+            sigmas: accumulated rounding up to so many standard deviations is allowed for.
+        """
         model = window.model
         if not isinstance(model, AdditiveCosts) or window.high <= model.fixed:
             return None
         unit = (window.high - model.fixed) / resolution
         steps = [[round(cell / unit) for cell in row] for row in model.cells]
         slack = len(steps) // 2 + 1  # largest accumulated rounding
+        if sigmas < math.inf:
+            slack = min(slack, math.ceil(sigmas * math.sqrt(len(steps) / 12)))
         start = max(0, math.floor((window.low - model.fixed) / unit) - slack)
         return cls(steps, resolution + slack + 1, start)
 
 
-def _drawn_on_grid(
-    log_probabilities: Sequence[Sequence[float]], windows: Sequence[Window], count: int, generator: torch.Generator
-) -> list[Choice]:
-    resolutions = (BUDGET_STEPS,) if len(windows) == 1 else _TWO_STEPS
-    axes = [_Axis.of(window, steps) for window, steps in zip(windows, resolutions, strict=True)]
-    grid = [axis for axis in axes if axis is not None]
-    if len(grid) < len(windows):
-        return []
-    mass = torch.full([axis.places for axis in grid], -math.inf, dtype=torch.float64)
-    mass[tuple(slice(axis.start, None) for axis in grid)] = 0.0
-    layers = [list(zip(*rows, strict=True)) for rows in zip(*(axis.steps for axis in grid), strict=True)]
-    later = [mass]
-    for row, logs in zip(reversed(layers), reversed(log_probabilities), strict=True):
-        reach = [_ahead(later[-1], steps) + log for steps, log in zip(row, logs, strict=False)]
-        later.append(torch.stack(reach).logsumexp(dim=0))
-    later.reverse()
-    if later[0].flatten()[0] == -math.inf:
-        return []
-    spent = [torch.zeros(count, dtype=torch.int64) for _ in grid]
-    drawn = []
-    for row, logs, mass in zip(layers, log_probabilities, later[1:], strict=True):
-        reach = [_ahead(mass, steps)[tuple(spent)] + log for steps, log in zip(row, logs, strict=False)]
-        weights = torch.stack(reach, dim=1).softmax(dim=1)
-        chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
-        taken = torch.tensor(row)[chosen]
-        spent = [place + taken[:, axis] for axis, place in enumerate(spent)]
-        drawn.append(chosen)
-    return [tuple(choice) for choice in torch.stack(drawn, dim=1).tolist()]
+@dataclass(frozen=True)
+class _Grid:
+    """The mass that the layers from l on can bring into the windows, for every l and every cost so far.
+
+    Attributes:
+        log_probabilities: (layers, candidates).
+        layers: for each layer and candidate its cost in steps, per dimension.
+        later: log of the mass behind each layer, by place.
+    """
+
+    log_probabilities: Sequence[Sequence[float]]
+    layers: list[list[tuple[int, ...]]]
+    later: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, log_probabilities: Sequence[Sequence[float]], windows: Sequence[Window]) -> _Grid | None:
+        """Of one or two additive windows; None where no arch lies in them."""
+        if len(windows) == 1:
+            axes = [_Axis.of(windows[0], BUDGET_STEPS)]
+        else:
+            axes = [_Axis.of(window, steps, _SIGMAS) for window, steps in zip(windows, _TWO_STEPS, strict=True)]
+        fitting = [axis for axis in axes if axis is not None]
+        if len(fitting) < len(axes):
+            return None
+        mass = torch.full([axis.places for axis in fitting], -math.inf, dtype=torch.float64)
+        mass[tuple(slice(axis.start, None) for axis in fitting)] = 0.0
+        layers = [list(zip(*rows, strict=True)) for rows in zip(*(axis.steps for axis in fitting), strict=True)]
+        later = [mass]
+        for row, logs in zip(reversed(layers), reversed(log_probabilities), strict=True):
+            reach = [_ahead(later[-1], steps) + log for steps, log in zip(row, logs, strict=False)]
+            later.append(torch.stack(reach).logsumexp(dim=0))
+        later.reverse()
+        return None if later[0].flatten()[0] == -math.inf else cls(log_probabilities, layers, later)
+
+    def draw(self, count: int, generator: torch.Generator) -> list[Choice]:
+        """``count`` archs, layer by layer; some lie outside by what the grid rounds."""
+        spent = [torch.zeros(count, dtype=torch.int64) for _ in self.later[0].shape]
+        drawn = []
+        for row, logs, mass in zip(self.layers, self.log_probabilities, self.later[1:], strict=True):
+            reach = [_ahead(mass, steps)[tuple(spent)] + log for steps, log in zip(row, logs, strict=False)]
+            weights = torch.stack(reach, dim=1).softmax(dim=1)
+            chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
+            taken = torch.tensor(row)[chosen]
+            spent = [place + taken[:, axis] for axis, place in enumerate(spent)]
+            drawn.append(chosen)
+        return [tuple(choice) for choice in torch.stack(drawn, dim=1).tolist()]
 
 
 def _ahead(mass: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
