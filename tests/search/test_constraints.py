@@ -17,6 +17,7 @@ from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.derive import propose, sample_distinct
 from tvmfbnet.search.draw import Window, choices_between, draws_between, log_probability, most_probable_within
 from tvmfbnet.search.knapsack import least_choice
+from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.search.quantities.latency import LATENCY
 
 ARCHS = list(itertools.product(range(4), repeat=3))
@@ -69,7 +70,7 @@ def test_a_constraint_is_read_and_written_in_one_form(text, name, value, canonic
         (["params<=4.5MB"], "is no bound on params"),
         (["latency<=4.5M"], "is no bound on latency: write 8ms"),
         (["latency<=50%"], r"write a share of the slowest net's latency as --latency-target 50%"),
-        (["memory<=2MB"], "no quantity is called 'memory'; there are latency, params"),
+        (["memory<=2MB"], f"no quantity is called 'memory'; there are {', '.join(QUANTITIES)}"),
         (["params<=4M", "params<=5M"], r"params has two bounds, params<=4M and params<=5M: give one"),
     ],
 )

@@ -10,12 +10,12 @@ from test_search_run import TINY, figures, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.durations import spell_seconds, warning_of_days
+from tvmfbnet.search import forecast as forecast_module
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.forecast import Forecast, SearchPlan, StepSeconds, forecast_search, is_little, shorter
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.search import search
 from tvmfbnet.search.searcher import Searcher
-from tvmfbnet.search.strategies import differentiable
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.workers import Workers
 
@@ -78,7 +78,7 @@ def test_a_forecast_changes_nothing_of_a_search(tiny_space, tiny_data, tmp_path,
     config = SearchConfig(**TINY)
     plain = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "plain")
     assert "search: less than a minute's work" in capsys.readouterr().err
-    monkeypatch.setattr(differentiable, "is_little", lambda *_: False)
+    monkeypatch.setattr(forecast_module, "is_little", lambda *_: False)
     told = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "told")
     assert re.search(r"search: about .* \(6 steps of warm-up x .* \+ judging archs ", capsys.readouterr().err)
     assert told.theta == plain.theta and told.candidates == plain.candidates

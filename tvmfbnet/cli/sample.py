@@ -39,23 +39,24 @@ def sample_command(
 
     Example: tvmfbnet sample runs/s1 -n 20 --latency-target 0.3ms --figure front.svg
     """
-    from tvmfbnet.cli.search import bound_settings, constraint_columns, latency_target_ms
+    from tvmfbnet.cli.search import constraint_columns, given_bounds, latency_target_ms
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import loading
 
     with loading("PyTorch"):
-        from tvmfbnet.search.constraints import parse_bounds
         from tvmfbnet.search.derive import pareto_front
+        from tvmfbnet.search.quantities.latency import LATENCY
         from tvmfbnet.search.result import latency_of
         from tvmfbnet.search.search import read_result, sample_run
         from tvmfbnet.search.strategies import strategy_named
 
     if figure is not None:
         require_writable_file(figure)
-    given = bound_settings(constraint, latency_target)
-    limit, bounds = given["latency_target_ms"], parse_bounds(given["constraints"] or ())
+    given = given_bounds(constraint, latency_target)
+    limit = next((bound.value for bound in given if bound.quantity is LATENCY), None)
+    bounds = [bound for bound in given if bound.quantity is not LATENCY]
     record = read_result(run)[1]
     if latency_target is not None and "%" in latency_target:
         limit = latency_target_ms(latency_target, latency_of(record).most)

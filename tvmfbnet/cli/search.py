@@ -11,9 +11,11 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
+from tvmfbnet.search.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.search.constraints import Bound
     from tvmfbnet.search.derive import ScoredArch
     from tvmfbnet.search.forecast import Forecast
     from tvmfbnet.search.search import SearchResult
@@ -58,25 +60,36 @@ ConstraintOption = Annotated[
 ]
 
 
-def bound_settings(constraints: list[str] | None, latency_target: str | None) -> dict[str, Any]:
-    """The settings that ``--constraint`` and ``--latency-target`` stand for; None where a flag says nothing.
+def given_bounds(constraints: list[str] | None, latency_target: str | None) -> tuple[Bound, ...]:
+    """What ``--constraint`` and ``--latency-target`` bound; ConstraintError where one quantity is bounded twice.
 
-    A target that is a share is only checked here: it needs a table.
+    A target that is a share is taken of 1 ms: without a table it can only be checked.
     """
     from tvmfbnet.errors import ConstraintError
-    from tvmfbnet.search.constraints import parse_bounds
+    from tvmfbnet.search.constraints import Bound, parse_bounds
     from tvmfbnet.search.quantities.latency import LATENCY
 
     bounds = parse_bounds(constraints or ())
-    target_ms = latency_target_ms(latency_target, 1.0) if latency_target is not None else None
-    by_constraint = next((bound for bound in bounds if bound.quantity is LATENCY), None)
-    if by_constraint is not None and target_ms is not None:
-        raise ConstraintError(f"latency has two bounds, {by_constraint.text} and --latency-target: give one")
-    others = [bound.text for bound in bounds if bound is not by_constraint]
-    return {
-        "latency_target_ms": target_ms if by_constraint is None else by_constraint.value,
-        "constraints": others or None,
-    }
+    if latency_target is None:
+        return bounds
+    if any(bound.quantity is LATENCY for bound in bounds):
+        raise ConstraintError("latency has two bounds, by --constraint and by --latency-target: give one")
+    return (Bound(LATENCY, latency_target_ms(latency_target, 1.0)), *bounds)
+
+
+def with_bounds(settings: dict[str, Any], constraints: list[str] | None, latency_target: str | None) -> dict[str, Any]:
+    """The settings with the flags' bounds, each of which goes before that of the settings on the same quantity."""
+    from tvmfbnet.search.constraints import parse_bounds
+    from tvmfbnet.search.quantities.latency import LATENCY
+
+    bounds = {bound.quantity.name: bound for bound in given_bounds(constraints, latency_target)}
+    texts = settings.get("constraints", [])
+    if not bounds or not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return settings
+    merged = {**{bound.quantity.name: bound for bound in parse_bounds(texts)}, **bounds}
+    latency = merged.pop(LATENCY.name, None)
+    target = {} if latency is None else {"latency_target_ms": latency.value}
+    return {**settings, **target, "constraints": [bound.text for bound in merged.values()]}
 
 
 def search_command(
@@ -103,7 +116,7 @@ def search_command(
     ] = None,
     constraint: ConstraintOption = None,
     strategy: Annotated[
-        str | None, typer.Option(metavar="NAME", help="How archs are searched: differentiable (default) or random.")
+        str | None, typer.Option(metavar="NAME", help=f"How archs are searched: {', '.join(STRATEGY_NAMES)}.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one resumes.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
@@ -154,10 +167,10 @@ def search_command(
         "threads": threads,
         "device": device,
         "strategy": strategy,
-        **bound_settings(constraint, latency_target),
     }
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
+    settings = with_bounds(settings, constraint, latency_target)
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
     if print_config:
         print(commented_yaml(SearchConfig, settings), end="")

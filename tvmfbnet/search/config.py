@@ -48,8 +48,7 @@ class SearchConfig(Config):
 
     strategy: StrategyName = Field(
         "differentiable",
-        description="how archs are searched: by theta of a trained supernet, or random archs, each trained briefly, at "
-        "an equal budget of training images",
+        description="how archs are searched; all at an equal budget of training images",
     )
     epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images, warm-up included")
     warmup_epochs: int = Field(

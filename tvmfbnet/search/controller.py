@@ -13,11 +13,12 @@ nearest alone. Cross entropy may still prefer smaller nets, as the multiplier is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.losses import expected_cost
@@ -109,3 +110,59 @@ def penalised(
     for index, (controller, cost) in enumerate(zip(controllers, expected, strict=True)):
         loss = loss + controller.term(cost, pulls_up=index == nearest)
     return loss
+
+
+@dataclass(frozen=True)
+class Steering:
+    """All constraints that have a gradient, and those of them that theta learns under: all or, by the settings, none.
+
+    Probabilities are always theta's, (layers, candidates).
+    """
+
+    bounded: tuple[Steered, ...]
+    active: tuple[Steered, ...]
+
+    @classmethod
+    def of(cls, constraints: Sequence[Constraint], config: SearchConfig, steps: int, device: torch.device) -> Steering:
+        """Of a search's constraints; ``steps`` are theta's in an epoch."""
+        additive = [item for item in constraints if isinstance(item.model, AdditiveCosts)]
+        bounded = tuple(Steered.of(item, config.target_strength, steps, device) for item in additive)
+        return cls(bounded, () if config.mode == "penalty" else bounded)
+
+    def penalised(self, cross_entropy: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+        """Theta's loss, scalar."""
+        expected = [steered.expected(probabilities) for steered in self.active]
+        return penalised(cross_entropy, [steered.controller for steered in self.active], expected)
+
+    def update(self, probabilities: torch.Tensor) -> None:
+        """Updates all multipliers after a step of theta."""
+        for steered in self.active:
+            steered.controller.update(float(steered.expected(probabilities)))
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """The Lagrange multipliers by quantity."""
+        return {steered.constraint.quantity.name: steered.controller.multiplier for steered in self.active}
+
+    def restore(self, multipliers: Mapping[str, float | None]) -> None:
+        """Goes back to saved multipliers; ValueError where one is missing."""
+        for steered in self.active:
+            multiplier = multipliers.get(steered.constraint.quantity.name)
+            if multiplier is None:
+                raise ValueError(f"the Lagrange multiplier of {steered.constraint.quantity.name} is missing")
+            steered.controller.multiplier = multiplier
+
+    def figures(self, probabilities: torch.Tensor, but: str) -> dict[str, float]:
+        """Mean cost and Lagrange multiplier of every quantity except ``but``."""
+        values = {}
+        for steered in self.active:
+            name = steered.constraint.quantity.name
+            if name != but:
+                values[f"expected_{name}"] = float(steered.expected(probabilities))
+                values[f"{name}_multiplier"] = steered.controller.multiplier
+        return values
+
+    def largest_use(self, probabilities: torch.Tensor) -> float | None:
+        """Mean cost as a share of the bound, of the constraint that is used most; None without constraints."""
+        shares = [float(item.expected(probabilities)) / item.constraint.bound for item in self.bounded]
+        return max(shares, default=None)

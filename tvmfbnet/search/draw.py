@@ -173,7 +173,7 @@ class _Grid:
         spent = [torch.zeros(count, dtype=torch.int64) for _ in self.later[0].shape]
         drawn = []
         for row, logs, mass in zip(self.layers, self.log_probabilities, self.later[1:], strict=True):
-            reach = [_ahead(mass, steps)[tuple(spent)] + log for steps, log in zip(row, logs, strict=False)]
+            reach = [_at(mass, spent, steps) + log for steps, log in zip(row, logs, strict=False)]
             weights = torch.stack(reach, dim=1).softmax(dim=1)
             chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
             taken = torch.tensor(row)[chosen]
@@ -189,6 +189,14 @@ def _ahead(mass: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
         kept = tuple(slice(0, places - step) for step, places in zip(steps, mass.shape, strict=True))
         moved[kept] = mass[tuple(slice(step, None) for step in steps)]
     return moved
+
+
+def _at(mass: torch.Tensor, places: Sequence[torch.Tensor], steps: Sequence[int]) -> torch.Tensor:
+    """``mass`` at several places, each moved by ``steps``; -inf beyond its end."""
+    moved = [place + step for place, step in zip(places, steps, strict=True)]
+    inside = torch.stack([place < size for place, size in zip(moved, mass.shape, strict=True)]).all(dim=0)
+    read = mass[tuple(place.clamp_max(size - 1) for place, size in zip(moved, mass.shape, strict=True))]
+    return read.masked_fill(~inside, -math.inf)
 
 
 def most_probable_within(log_probabilities: Sequence[Sequence[float]], constraints: Sequence[Constraint]) -> Choice:

@@ -15,6 +15,7 @@ from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.progress import say
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import AdditiveCosts
@@ -161,6 +162,19 @@ def shorter(config: SearchConfig, space: Space, device: str, images: int) -> tup
     if min(space.height, space.width) > 96:
         found.append("smaller images (append `@96` to the space)")
     return tuple(found)
+
+
+def say_forecast(
+    space: Space, data: ImageData, costs: AdditiveCosts, config: SearchConfig, workers: Workers, plan: SearchPlan
+) -> None:
+    """Says how long the work of ``plan`` will take; skips the measurement for what ends in moments."""
+    if is_little(space, config, plan):
+        say("search: less than a minute's work")
+        return
+    expected = forecast(space, data, costs, config, workers, plan)
+    say(f"search: {expected.describe()}")
+    if expected.warning:
+        say(expected.warning)
 
 
 def is_little(space: Space, config: SearchConfig, plan: SearchPlan) -> bool:

@@ -23,7 +23,7 @@ from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, latency_constraint, merged
-from tvmfbnet.search.controller import Steered, penalised
+from tvmfbnet.search.controller import Steering
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.health import Health, health_of
 from tvmfbnet.search.losses import expected_cost, penalised_loss
@@ -90,10 +90,7 @@ class Searcher:
         self.history: list[dict[str, Any]] = []
         self._sums = dict(_NO_SUMS)
         self._waited = 0.0
-        strength, theta_steps = config.target_strength, len(self._theta_batches)
-        additive = [item for item in self.constraints if isinstance(item.model, AdditiveCosts)]  # have a gradient
-        self._bounded = [Steered.of(item, strength, theta_steps, self.device) for item in additive]
-        self._steered = [] if config.mode == "penalty" else self._bounded
+        self._steering = Steering.of(self.constraints, config, len(self._theta_batches), self.device)
 
     def _loader(self, indices: torch.Tensor, batch_size: int, stream: int) -> Loader:
         seed = 3 * self.config.seed + stream
@@ -205,8 +202,7 @@ class Searcher:
         if not bool(torch.isfinite(self.supernet.theta).all()):
             raise self._diverged("theta is not finite")
         with torch.no_grad():
-            for steered in self._steered:
-                steered.controller.update(float(steered.expected(self.supernet.probabilities())))
+            self._steering.update(self.supernet.probabilities())
         self._count("theta", loss, logits, labels)
 
     def _theta_loss(self, cross_entropy: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
@@ -214,10 +210,8 @@ class Searcher:
 
         Constraints bind the archs that are sampled in the end, so they look at their mean, free of this step's noise.
         """
-        if self._steered:
-            probabilities = self.supernet.probabilities()
-            expected = [steered.expected(probabilities) for steered in self._steered]
-            return penalised(cross_entropy, [steered.controller for steered in self._steered], expected)
+        if self._steering.active:
+            return self._steering.penalised(cross_entropy, self.supernet.probabilities())
         config = self.config
         latency = expected_cost(soft, self._cells_ms, self.costs.fixed)
         return penalised_loss(
@@ -279,8 +273,8 @@ class Searcher:
             "expected_ms": float(expected_cost(logs.exp(), self._cells_ms, self.costs.fixed)),
             "entropy": sum(health.layer_entropy) / len(health.layer_entropy),
             **health.to_dict(),
-            "latency_price": self._multipliers().get(LATENCY.name),
-            **self._other_figures(logs.exp()),
+            "latency_price": self._steering.multipliers.get(LATENCY.name),
+            **self._steering.figures(logs.exp(), but=LATENCY.name),
             "data_wait": waited / self._sums["seconds"] if self._sums["seconds"] > 0 else 0.0,
             "theta": [
                 row[: len(layer.blocks)]
@@ -289,25 +283,10 @@ class Searcher:
             "seconds": self._sums["seconds"],
         }
 
-    def _multipliers(self) -> dict[str, float]:
-        return {steered.constraint.quantity.name: steered.controller.multiplier for steered in self._steered}
-
-    def _other_figures(self, probabilities: torch.Tensor) -> dict[str, float]:
-        """Mean cost and Lagrange multiplier of every constraint but latency's, which has names of its own."""
-        figures = {}
-        for steered in self._steered:
-            name = steered.constraint.quantity.name
-            if name != LATENCY.name:
-                figures[f"expected_{name}"] = float(steered.expected(probabilities))
-                figures[f"{name}_multiplier"] = steered.controller.multiplier
-        return figures
-
     @torch.no_grad()
     def largest_use(self) -> float | None:
         """Theta's mean cost as a share of the bound, of the constraint that is used most; None without constraints."""
-        probabilities = self.supernet.probabilities()
-        shares = [float(item.expected(probabilities)) / item.constraint.bound for item in self._bounded]
-        return max(shares, default=None)
+        return self._steering.largest_use(self.supernet.probabilities())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain data and tensors; called by all processes together."""
@@ -319,8 +298,8 @@ class Searcher:
             "weight_batches": self._weight_batches.state_dict(),
             "theta_batches": self._theta_batches.state_dict(),
             "generator": self._generator.get_state(),
-            "price": self._multipliers().get(LATENCY.name),
-            "multipliers": {name: value for name, value in self._multipliers().items() if name != LATENCY.name},
+            "price": self._steering.multipliers.get(LATENCY.name),
+            "multipliers": {name: value for name, value in self._steering.multipliers.items() if name != LATENCY.name},
             "rng": rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -347,12 +326,7 @@ class Searcher:
         self._weight_batches.load_state_dict(checked.weight_batches)
         self._theta_batches.load_state_dict(checked.theta_batches)
         self._generator.set_state(checked.generator)
-        multipliers = {**checked.multipliers, LATENCY.name: checked.price}
-        for steered in self._steered:
-            multiplier = multipliers.get(steered.constraint.quantity.name)
-            if multiplier is None:
-                raise ValueError(f"the Lagrange multiplier of {steered.constraint.quantity.name} is missing")
-            steered.controller.multiplier = multiplier
+        self._steering.restore({**checked.multipliers, LATENCY.name: checked.price})
         restore_rng(checked.rng)
         self.epoch, self.step = checked.epoch, checked.step
         self._sums, self.history = dict(checked.sums), list(state["history"])

@@ -22,7 +22,7 @@ from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.derive import ScoredArch, propose
 from tvmfbnet.search.finalists import Finalists
-from tvmfbnet.search.forecast import forecast, is_little
+from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
@@ -156,7 +156,8 @@ def _train(searcher: Searcher, problem: SearchProblem) -> None:
         say(resumed("search", out, searcher.done_steps, searcher.total_steps))
     searcher.workers.require_equal("checkpoint", searcher.done_steps)
     if not searcher.finished:
-        _say_forecast(searcher)
+        plan = SearchPlan.of(config, len(problem.data.train), searcher.epoch, searcher.step)
+        say_forecast(problem.space, problem.data, problem.latency, config, problem.workers, plan)
     first = searcher.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
     with (
@@ -180,19 +181,6 @@ def _train(searcher: Searcher, problem: SearchProblem) -> None:
                 _look_after(searcher, path)
             steps.end_if_interrupted()
             reporter.update(searcher.done_steps, _note(searcher.history))
-
-
-def _say_forecast(searcher: Searcher) -> None:
-    """Says how long the remaining search will take; skips the measurement for one that ends in moments."""
-    space, data, config, workers = searcher.space, searcher.data, searcher.config, searcher.workers
-    plan = SearchPlan.of(config, len(data.train), searcher.epoch, searcher.step)
-    if is_little(space, config, plan):
-        say("search: less than a minute's work")
-        return
-    expected = forecast(space, data, searcher.costs, config, workers, plan)
-    say(f"search: {expected.describe()}")
-    if expected.warning:
-        say(expected.warning)
 
 
 def _look_after(searcher: Searcher, checkpoint: Path) -> None:

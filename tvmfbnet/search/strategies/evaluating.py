@@ -23,6 +23,7 @@ from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, CostModel
 from tvmfbnet.search.derive import ScoredArch, choice_of, propose, score_choices
 from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.losses import expected_cost
 from tvmfbnet.search.plan import BACKWARD, SearchPlan
@@ -102,17 +103,24 @@ class EvaluatingStrategy(ABC):
 
     def plan(self, config: SearchConfig, images: int) -> SearchPlan:
         """As many short trainings as the budget allows."""
-        (budget, steps), judged = _budget(config, images), _judged(config, images)
-        whole = SearchPlan.of(config, images)
-        count = int(budget / (steps * whole.batch + judged / BACKWARD) * (1 + 1e-12))
-        return SearchPlan(0, 0, 0, count * steps, count * judged, whole.batch)
+        budget, _ = _budget(config, images)
+        return self._plan_of(config, images, int(budget / self._plan_of(config, images, 1).images * (1 + 1e-12)))
+
+    def _plan_of(self, config: SearchConfig, images: int, count: int) -> SearchPlan:
+        """So many evaluations."""
+        (_, steps), judged = _budget(config, images), _judged(config, images)
+        return SearchPlan(0, 0, 0, count * steps, count * judged, SearchPlan.of(config, images).batch)
 
     def search(self, problem: SearchProblem) -> Outcome:
         """Evaluates archs until the budget is spent, or there is no other one."""
         budget, evaluator = self._budget_and_evaluator(problem)
         count, done = Meter(evaluator, budget).affordable, len(evaluator.accuracies)
+        problem.workers.require_equal("evaluations", done)
         if done:
             say(resumed("search", problem.out, done * evaluator.steps, count * evaluator.steps))
+        if done < count:
+            left = self._plan_of(problem.config, len(problem.data.train), count - done)
+            say_forecast(problem.space, problem.data, problem.latency, problem.config, problem.workers, left)
         with progress("training archs", count * evaluator.steps) as reporter:
             meter = Meter(evaluator, budget, reporter)
             ranked = self.rank(_arch_problem(problem, problem.latency, problem.constraints, meter))
