@@ -59,7 +59,15 @@ def parse_bounds(texts: Iterable[str]) -> tuple[Bound, ...]:
 
 @dataclass(frozen=True)
 class ConstraintCheck:
-    """What an arch has of a bounded quantity, and whether that is within the bound."""
+    """What an arch has of a bounded quantity, and whether that is within the bound.
+
+    Attributes:
+        quantity: its name.
+        unit: of the next two; "" for plain numbers.
+        value: what the arch has.
+        bound: the most that it may have.
+        met: whether it has no more.
+    """
 
     quantity: str
     unit: str
