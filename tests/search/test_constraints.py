@@ -3,10 +3,12 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
-from cost_models import PeakCosts, latency, params, peak
+from cost_models import PEAK, PeakCosts, latency, params, peak
+from test_search_run import TINY, table_of
 
 from tvmfbnet.config import validate
 from tvmfbnet.errors import ConfigError, ConstraintError
@@ -14,11 +16,14 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, merged, parse_bound, parse_bounds, require_feasible
 from tvmfbnet.search.controller import LagrangeController, penalised
 from tvmfbnet.search.cost_model import AdditiveCosts
-from tvmfbnet.search.derive import propose, sample_distinct
+from tvmfbnet.search.derive import choice_of, propose, sample_distinct
 from tvmfbnet.search.draw import Window, choices_between, draws_between, log_probability, most_probable_within
 from tvmfbnet.search.knapsack import least_choice
 from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.search import sample_run, search
+from tvmfbnet.search.strategies import STRATEGY_NAMES
+from tvmfbnet.space.counts import count_part
 
 ARCHS = list(itertools.product(range(4), repeat=3))
 
@@ -225,3 +230,24 @@ def test_each_constraint_has_a_multiplier_and_the_nearest_one_alone_pulls_theta_
 
 def test_a_peak_is_no_sum():
     assert not isinstance(PeakCosts(((1.0,),)), AdditiveCosts)
+
+
+def test_a_search_under_a_constraint_that_does_not_add_up_finds_what_meets_it(
+    tiny_space, tiny_data, tmp_path, monkeypatch
+):
+    counts = [[float(count_part(layer.cell(block)).params) for block in layer.blocks] for layer in tiny_space.layers]
+    costs = PeakCosts(tuple(tuple(row) for row in counts))
+    registered = replace(PEAK, build=lambda sources: costs, load=lambda record, space: costs)
+    monkeypatch.setitem(QUANTITIES, "peak", registered)
+    monkeypatch.setattr(PeakCosts, "quantity", registered)
+    bound = sorted(value for row in counts for value in row)[-3]
+    for strategy in STRATEGY_NAMES:
+        config = SearchConfig(**TINY, strategy=strategy, finalist_steps=4, constraints=[f"peak<={bound:.0f}"])
+        result = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / strategy)
+        for candidate in [*result.candidates, *sample_run(tmp_path / strategy, 5, 0, bounds=config.bounds)]:
+            assert costs.value(choice_of(candidate.arch, tiny_space)) <= bound
+            assert [check.quantity for check in candidate.constraints] == ["peak"]
+    with pytest.raises(ConstraintError, match="a bound on peak of 1: reachable are"):
+        search(
+            tiny_space, tiny_data, table_of(tiny_space), SearchConfig(**TINY, constraints=["peak<=1"]), tmp_path / "x"
+        )

@@ -138,12 +138,14 @@ def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching,
     assert found["predicted_ms"] > 0
 
 
-def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path):
+def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path, caplog):
     words = ["search", *searching, "--out", tmp_path / "s", "--latency-target", "50%", "--dry-run"]
     plan = json.loads(run(*words, "--json").stdout)
     assert 0 < plan["fastest_ms"] < plan["slowest_ms"]
     assert plan["latency_target_ms"] == pytest.approx(plan["slowest_ms"] / 2)
-    assert "50% of the slowest net" in run(*words).stdout
+    shown = run(*words)
+    assert "50% of the slowest net" in shown.stdout
+    assert "the search would be refused: no net of this space meets a latency target" in caplog.text
     assert not (tmp_path / "s").exists()
     for share in ("0%", "101%", "-5%", "x%"):
         assert run("search", *searching, f"--latency-target={share}", "--dry-run").exit_code == 2

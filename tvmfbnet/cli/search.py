@@ -175,31 +175,31 @@ def search_command(
     if print_config:
         print(commented_yaml(SearchConfig, settings), end="")
         return
-    found_space = fit_classes(load_space(space), data)
+    net_space = fit_classes(load_space(space), data)
     note(
         target=target,
         named=None if target is None else measured_name(target),
-        space=spelled_with_classes(space, found_space.classes),
+        space=spelled_with_classes(space, net_space.classes),
         tuning_logs=tuning_logs,
     )
-    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
     check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
     # Missing cells of a target are predicted, those of a foreign table only if asked.
     missing = Missing.PREDICT if target is not None or predict_missing else Missing.REFUSE
-    table = space_table(found_space, target, latency_table, tuning_logs, device_model, missing=missing)
-    fastest_ms, slowest_ms = table.range_ms(found_space)
+    table = space_table(net_space, target, latency_table, tuning_logs, device_model, missing=missing)
+    fastest_ms, slowest_ms = table.range_ms(net_space)
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
     if dry_run:
         from tvmfbnet.search.forecast import forecast_search
 
-        found = forecast_search(found_space, data, table, checked)
-        _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
+        expected = forecast_search(net_space, data, table, checked)
+        _print_plan(net_space, checked, (fastest_ms, slowest_ms), expected, as_json)
         return
 
     from tvmfbnet.api.search import search
 
-    result = search(found_space, data, table, checked, out=out)
+    result = search(net_space, data, table, checked, out=out)
 
     from tvmfbnet.training.workers import is_first  # torch, which the search has loaded
 

@@ -232,15 +232,15 @@ def decide(attempt: Attempt) -> Decision:
     The multiple is never below what the latency as measured asks for, so no correction makes a net look faster than it
     was.
     """
-    found, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
-    margin = min(max(found.noise, FLOOR), _LARGEST_MARGIN)
+    measured, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
+    margin = min(max(measured.noise, FLOOR), _LARGEST_MARGIN)
     aim = 1.0 / (1.0 + margin)
-    ratio = found.value / attempt.table_ms
-    if found.noise > _LARGEST_NOISE:  # the interval's lower bound is still evidence
-        noisy = f"the measurement's noise is {found.noise:.0%}"
+    ratio = measured.value / attempt.table_ms
+    if measured.noise > _LARGEST_NOISE:  # the interval's lower bound is still evidence
+        noisy = f"the measurement's noise is {measured.noise:.0%}"
         if attempt.verdict.kind != MISSED:
             return Decision(None, f"{noisy}, too much to choose a net by")
-        return Decision(found.low / attempt.table_ms / aim, f"{noisy}, but even its lower bound misses the target")
+        return Decision(measured.low / attempt.table_ms / aim, f"{noisy}, but even its lower bound misses the target")
     if attempt.verdict.kind != MET:
         # Where noise alone leaves it open, a slower net would be no answer.
         if attempt.table_ms * ratio / aim <= target_ms:
@@ -253,7 +253,7 @@ def decide(attempt: Attempt) -> Decision:
         return Decision(ratio / aim, reason)
     if not attempt.verdict.has_room:
         return Decision(None, f"it met the target, with less than {ROOM:.0%} to spare")
-    room = 1 - found.high / target_ms
+    room = 1 - measured.high / target_ms
     if speed is not None:
         if not speed.known:
             return Decision(None, "it met the target; the headroom may be the device's changing speed")

@@ -9,9 +9,19 @@ from typing import Any
 
 import torch
 
-from tvmfbnet.search.constraints import Constraint, ConstraintCheck
-from tvmfbnet.search.cost_model import Choice, CostModel
+from tvmfbnet.progress import say
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.constraints import (
+    Constraint,
+    ConstraintCheck,
+    constraints_of,
+    latency_constraint,
+    merged,
+    require_feasible,
+)
+from tvmfbnet.search.cost_model import AdditiveCosts, Choice, CostModel, CostSources
 from tvmfbnet.search.draw import Window, choices_between, log_probability, most_probable_within, sample_choices
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import Space
@@ -46,6 +56,32 @@ class ScoredArch:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "constraints": [check.to_dict() for check in self.constraints]}
+
+
+def search_constraints(config: SearchConfig, latency: CostModel, sources: CostSources) -> tuple[Constraint, ...]:
+    """All constraints of a search; says which of them every arch meets.
+
+    Args:
+        config: the settings.
+        latency: of every arch.
+        sources: what the other cost models are built from.
+
+    Raises:
+        ConstraintError: no arch meets the constraints.
+    """
+    own = latency_constraint(latency, config.latency_target_ms)
+    constraints = merged(own, constraints_of(config.bounds, sources))
+    require_feasible(constraints)
+    if not all(isinstance(constraint.model, AdditiveCosts) for constraint in constraints):
+        # What is not additive is only known by trying: now, not after hours of training.
+        equal = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in sources.space.layers]
+        most_probable_within(equal, constraints)
+    for constraint in constraints:
+        if not constraint.may_bind:
+            most, is_latency = constraint.quantity.text(constraint.model.most), constraint.quantity is LATENCY
+            what = f"the slowest takes {most}" if is_latency else f"the largest has {most}"
+            say(f"note: every net of this space meets {'the target' if is_latency else constraint.text}; {what}")
+    return constraints
 
 
 def propose(

@@ -14,11 +14,13 @@ from typing import Any
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
+from tvmfbnet.search.derive import search_constraints
 from tvmfbnet.search.plan import BACKWARD, SearchPlan, StepKind
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.result import advice_for
@@ -58,11 +60,12 @@ class Forecast:
     @property
     def _parts(self) -> list[tuple[str, int, float]]:
         plan, step = self.plan, self.step
+        short = "of finalists" if "theta" in plan.step_kinds else "of short trainings"
         parts = [
             ("of warm-up", plan.warmup_steps, step.single),
             ("of weights", plan.weight_steps, step.weight),
             ("of theta", plan.theta_steps, step.theta),
-            ("of finalists", plan.finalist_steps, step.single),
+            (short, plan.finalist_steps, step.single),
         ]
         return [part for part in parts if part[1]]
 
@@ -92,7 +95,7 @@ class Forecast:
 
 
 def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig) -> Forecast:
-    """What a whole search would take; tries steps of each kind.
+    """What a whole search would take; tries steps of each kind, and says where constraints would be refused.
 
     Args:
         space: what would be searched.
@@ -103,11 +106,16 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
     Raises:
         UserError: as a search does.
     """
+    latency = latency_costs(table, space)
+    try:
+        search_constraints(config, latency, CostSources(space, table))
+    except ConstraintError as error:
+        say(f"warning: the search would be refused: {error}")
     with memory_advice("the search", advice_for(config)):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes, check=False)
         alone = Workers.alone(pick_device(config.device))
         plan = strategy_named(config.strategy).plan(config, len(data.train))
-        return forecast(space, data, latency_costs(table, space), config, alone, plan)
+        return forecast(space, data, latency, config, alone, plan)
 
 
 def forecast(
@@ -152,16 +160,16 @@ def _try_steps(
 
 def shorter(config: SearchConfig, space: Space, device: str, images: int) -> tuple[str, ...]:
     """The settings that make a search with these settings shorter."""
-    found = ["a GPU (--device cuda)"] if device == "cpu" else []
+    ways = ["a GPU (--device cuda)"] if device == "cpu" else []
     if "mixture" in (config.weight_steps, config.theta_steps):
-        found.append("weight_steps: sampled and theta_steps: sampled")
-    found.append(f"fewer epochs (it is {config.epochs})")
-    found.append(f"fewer train_images (it is {min(images, config.train_images or images):,})")
+        ways.append("weight_steps: sampled and theta_steps: sampled")
+    ways.append(f"fewer epochs (it is {config.epochs})")
+    ways.append(f"fewer train_images (it is {min(images, config.train_images or images):,})")
     if space.classes > 100:
-        found.append("some of the classes (`?classes=100` behind the data set)")
+        ways.append("some of the classes (`?classes=100` behind the data set)")
     if min(space.height, space.width) > 96:
-        found.append("smaller images (append `@96` to the space)")
-    return tuple(found)
+        ways.append("smaller images (append `@96` to the space)")
+    return tuple(ways)
 
 
 def say_forecast(

@@ -22,7 +22,7 @@ class SearchPlan:
         warmup_steps: of w, through one block per layer.
         weight_steps: of w after the warm-up.
         theta_steps: of theta.
-        finalist_steps: of all trainings of finalists together.
+        finalist_steps: of all short trainings together.
         judged_images: images that go through an arch when archs are judged, all archs together.
         batch: images in a step of w.
         theta_batch: images in a step of theta; as ``batch`` if 0.

@@ -7,7 +7,6 @@ processes work together (:mod:`tvmfbnet.training.workers`), and the first of the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +20,11 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say, step
 from tvmfbnet.search.choice import choose_again, sample_run
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.constraints import Constraint, constraints_of, latency_constraint, merged, require_feasible
-from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
-from tvmfbnet.search.derive import ScoredArch
-from tvmfbnet.search.draw import most_probable_within
+from tvmfbnet.search.cost_model import CostSources
+from tvmfbnet.search.derive import ScoredArch, search_constraints
 from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.problem import SearchProblem, identity_of_search, locked_folder, require_own
-from tvmfbnet.search.quantities.latency import LATENCY, latency_costs
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result
 from tvmfbnet.search.strategies import STRATEGY_NAMES, strategy_named
 from tvmfbnet.search.strategies.base import Outcome
@@ -92,7 +89,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
     except ValueError as error:
         raise ConfigError("search settings", [str(error)]) from error
     latency = latency_costs(table, space)
-    constraints = _constraints(config, latency, CostSources(space, table))
+    constraints = search_constraints(config, latency, CostSources(space, table))
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the search", advice_for(config)), locked_folder(out):
         # Said before the data set is read:
@@ -111,24 +108,6 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         with seeded(config.seed, config.threads):
             outcome = strategy_named(config.strategy).search(problem)
         return _conclude(problem, outcome, table)
-
-
-def _constraints(config: SearchConfig, latency: AdditiveCosts, sources: CostSources) -> tuple[Constraint, ...]:
-    """All constraints of a search; ConstraintError where no arch meets them."""
-    own = latency_constraint(latency, config.latency_target_ms)
-    constraints = merged(own, constraints_of(config.bounds, sources))
-    require_feasible(constraints)
-    if not all(isinstance(constraint.model, AdditiveCosts) for constraint in constraints):
-        # What is not additive is only known by trying: now, not after hours of training.
-        equal = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in sources.space.layers]
-        most_probable_within(equal, constraints)
-    for constraint in constraints:
-        if not constraint.may_bind:
-            most = constraint.quantity.text(constraint.model.most)
-            what = f"the slowest takes {most}" if constraint.quantity is LATENCY else f"the largest has {most}"
-            name = "the target" if constraint.quantity is LATENCY else constraint.text
-            say(f"note: every net of this space meets {name}; {what}")
-    return constraints
 
 
 def _require_own(out: Path, data_spec: str, identity: dict[str, object]) -> None:
