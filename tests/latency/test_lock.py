@@ -21,9 +21,10 @@ with target_lock(folder):
 """
 
 SECOND = """
-import sys
+import logging, sys
 from pathlib import Path
 from tvmfbnet.latency.lock import target_lock
+logging.basicConfig(level=logging.INFO)
 folder = Path(sys.argv[1])
 with target_lock(folder):
     print((folder / "done").read_text() if (folder / "done").exists() else "nothing")
