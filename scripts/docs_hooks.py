@@ -16,28 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pages of the site by their path in the repository, as far as that is not docs/PAGE.
 ROOT_PAGES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 SITE_PAGES = {**ROOT_PAGES, "README.md": "README.md"}
-# Pages that need not be there.
-ABSENT = [page for page in ("reference/python.md", "how-to/python.md") if not (ROOT / "docs" / page).exists()]
 log = logging.getLogger("mkdocs.hooks.tvmfbnet")
-
-
-def on_config(config: Any) -> Any:
-    """Leaves absent pages out of the navigation."""
-    config.nav = present(config.nav)
-    return config
-
-
-def present(entries: list[Any]) -> list[Any]:
-    """Navigation entries, nested ones included, without those of absent pages."""
-    kept = []
-    for entry in entries:
-        if isinstance(entry, dict):
-            ((title, content),) = entry.items()
-            if content in ABSENT:
-                continue
-            entry = {title: present(content) if isinstance(content, list) else content}
-        kept.append(entry)
-    return kept
 
 
 def on_files(files: Any, config: Any) -> Any:

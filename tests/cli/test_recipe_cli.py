@@ -35,12 +35,12 @@ def test_a_new_recipe_takes_another_target_space_and_data(tmp_path):
 def test_what_is_commented_out_is_the_default():
     text = commented_yaml(Recipe, {"description": "d", "target": "t", "space": "s", "data": "x"})
     uncommented = re.sub(r"^( *)#(\w+: )", r"\1\2", text, flags=re.M)
-    found = yaml.safe_load("\n".join(line for line in uncommented.splitlines() if not line.lstrip().startswith("#")))
+    defaults = yaml.safe_load("\n".join(line for line in uncommented.splitlines() if not line.lstrip().startswith("#")))
     whole = Recipe.model_validate(
         {"description": "d", "target": "t", "space": "s", "data": "x", "search": {}, "train": {}}
     )
-    assert Recipe.model_validate(found) == whole
-    assert set(found["train"]) == set(TrainConfig.model_fields)
+    assert Recipe.model_validate(defaults) == whole
+    assert set(defaults["train"]) == set(TrainConfig.model_fields)
 
 
 def test_recipes_are_listed_and_shown():

@@ -41,12 +41,12 @@ def printed(folder, words, terminal):
     shown = b""
     while True:
         try:
-            some = os.read(ours, 65536)
+            chunk = os.read(ours, 65536)
         except OSError:  # the other side is closed
             break
-        if not some:
+        if not chunk:
             break
-        shown += some
+        shown += chunk
     os.close(ours)
     assert process.wait() == 0
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
@@ -64,9 +64,9 @@ def test_archs_are_whole_in_every_command_that_shows_some(place, terminal):
         ["arch", "describe", "fbnet_c", "--space", SPACE, *table],
     ):
         text = printed(place, words, terminal)
-        found = re.findall(r"(?:k[0-9]_e[0-9]|skip)[a-z0-9_]*(?:[,/](?:k[0-9]_e[0-9]|skip)[a-z0-9_]*)+", text)
-        archs[words[0]] = [arch for arch in found if len(re.split("[,/]", arch)) == layers]
-        pieces = [arch for arch in found if len(re.split("[,/]", arch)) != layers]
+        shown_archs = re.findall(r"(?:k[0-9]_e[0-9]|skip)[a-z0-9_]*(?:[,/](?:k[0-9]_e[0-9]|skip)[a-z0-9_]*)+", text)
+        archs[words[0]] = [arch for arch in shown_archs if len(re.split("[,/]", arch)) == layers]
+        pieces = [arch for arch in shown_archs if len(re.split("[,/]", arch)) != layers]
         assert not pieces, f"{words[0]} cuts archs: {pieces}"
     assert len(archs["search"]) == 3 and len(archs["sample"]) == 3 and len(archs["arch"]) == 1
 

@@ -33,7 +33,7 @@ def prose(text):
     """The text without its code: fenced and indented blocks, and code spans."""
     text = re.sub(r"(?ms)^```.*?^```", "", text)
     text = re.sub(r"(?m)^(?: {4}|\t).*$", "", text)
-    return re.sub(r"`[^`]*`", "`code`", text)
+    return re.sub(r"``[^`]*``|`[^`]*`", "`code`", text)
 
 
 def retired_in(text):

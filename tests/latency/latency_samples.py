@@ -1,4 +1,4 @@
-"""Measurements made up for tests; the figures are chosen, the records are what a device session would write."""
+"""Synthetic measurements for tests; the figures are chosen, the records are what a device session would write."""
 
 import json
 from collections.abc import Mapping

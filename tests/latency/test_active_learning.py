@@ -28,11 +28,13 @@ def test_chosen_parts_leave_less_uncertainty_than_random_ones() -> None:
     assert uncertainty(chosen, BLOCKS) < 0.95 * min(by_luck)
 
 
-def test_what_is_known_is_not_chosen_again_and_the_rest_goes_on_from_it() -> None:
+def test_measured_blocks_are_not_chosen_again_and_the_next_batch_builds_on_them() -> None:
     first = choose_batch(BLOCKS, 6)
-    known = dict.fromkeys(first, 1.0)
-    assert choose_batch(BLOCKS, 10)[6:] == choose_batch(BLOCKS, 4, known), "below 8 samples the scales stay as they are"
-    assert len(choose_batch(BLOCKS, 1000, known)) == len(BLOCKS) - 6
+    measured = dict.fromkeys(first, 1.0)
+    assert choose_batch(BLOCKS, 10)[6:] == choose_batch(BLOCKS, 4, measured), (
+        "below 8 samples the scales stay as they are"
+    )
+    assert len(choose_batch(BLOCKS, 1000, measured)) == len(BLOCKS) - 6
 
 
 def test_identity_skips_are_never_chosen() -> None:

@@ -36,64 +36,67 @@ NETS = 40
 def nets(scale=lambda part: 1.0, offset: float = 0.0, noise: float = 0.005) -> dict[str, float]:  # type: ignore[no-untyped-def]
     """Random nets on a device whose parts take ``scale`` times their isolated latency."""
     rng = random.Random(1)
-    found = {}
-    while len(found) < NETS:
+    latencies = {}
+    while len(latencies) < NETS:
         arch = Arch(tuple(rng.choice(layer.blocks) for layer in SPACE.layers))
         parts = SPACE.parts_of(arch)
         total = TABLE.overhead_ms + offset + sum(TABLE.lookup(part).latency_ms * scale(part) for part in parts)
-        found[format_arch(arch, SPACE)] = total * (1 + rng.gauss(0, noise))
-    return found
+        latencies[format_arch(arch, SPACE)] = total * (1 + rng.gauss(0, noise))
+    return latencies
 
 
 def test_nets_that_are_the_sum_of_their_blocks_need_no_correction() -> None:
-    found = study(TABLE, SPACE, nets())
-    assert found.correction.kind == NONE and found.correction.describe() == ""
-    assert found.agreement.mean_error < 0.01 and abs(found.agreement.bias) < 0.005
-    assert found.agreement.spearman > 0.95 and found.agreement.kendall > 0.85
-    assert found.corrected.mean_error == pytest.approx(found.agreement.mean_error)
+    validation = study(TABLE, SPACE, nets())
+    assert validation.correction.kind == NONE and validation.correction.describe() == ""
+    assert validation.agreement.mean_error < 0.01 and abs(validation.agreement.bias) < 0.005
+    assert validation.agreement.spearman > 0.95 and validation.agreement.kendall > 0.85
+    assert validation.corrected.mean_error == pytest.approx(validation.agreement.mean_error)
 
 
 def test_a_net_wide_slowdown_is_a_scale() -> None:
-    found = study(TABLE, SPACE, nets(lambda part: 1.2, 0.2 * TABLE.overhead_ms))
-    assert found.correction.kind == SCALE
-    assert found.correction.scales == {0: pytest.approx(1.2, rel=0.01)}
-    assert found.agreement.bias == pytest.approx(1 / 1.2 - 1, abs=0.01)
-    assert found.corrected.mean_error < 0.01
+    validation = study(TABLE, SPACE, nets(lambda part: 1.2, 0.2 * TABLE.overhead_ms))
+    assert validation.correction.kind == SCALE
+    assert validation.correction.scales == {0: pytest.approx(1.2, rel=0.01)}
+    assert validation.agreement.bias == pytest.approx(1 / 1.2 - 1, abs=0.01)
+    assert validation.corrected.mean_error < 0.01
 
 
 def test_a_cost_that_every_net_pays_is_an_offset() -> None:
-    found = study(TABLE, SPACE, nets(offset=2.0))
-    assert found.correction.kind == SCALE_OFFSET
-    assert found.correction.offset_ms == pytest.approx(2.0, rel=0.1)
+    validation = study(TABLE, SPACE, nets(offset=2.0))
+    assert validation.correction.kind == SCALE_OFFSET
+    assert validation.correction.offset_ms == pytest.approx(2.0, rel=0.1)
 
 
 def test_nets_of_light_blocks_that_save_more_than_their_share_have_an_offset_below_zero() -> None:
     measured = nets(lambda part: 1.3)
     least = min(measured.values())
-    found = study(TABLE, SPACE, {arch: ms - 0.2 * least for arch, ms in measured.items()})
-    assert found.correction.kind == SCALE_OFFSET
-    assert found.correction.offset_ms == pytest.approx(-0.2 * least, rel=0.25)
-    assert found.corrected.mean_error < 0.01
-    assert found.correction.apply(TABLE).range_ms(SPACE)[0] > 0
+    validation = study(TABLE, SPACE, {arch: ms - 0.2 * least for arch, ms in measured.items()})
+    assert validation.correction.kind == SCALE_OFFSET
+    assert validation.correction.offset_ms == pytest.approx(-0.2 * least, rel=0.25)
+    assert validation.corrected.mean_error < 0.01
+    assert validation.correction.apply(TABLE).range_ms(SPACE)[0] > 0
 
 
 def test_layers_that_suffer_more_than_others_get_their_own_scale() -> None:
-    def late(part: NetPart) -> float:
+    def scale(part: NetPart) -> float:
         return 2.0 if part.height == SPACE.layers[-1].height else 1.0
 
-    found = study(TABLE, SPACE, nets(late))
-    assert found.correction.kind == RESOLUTIONS
-    assert found.correction.scales[SPACE.layers[-1].height] > found.correction.scales[SPACE.layers[0].height] + 0.5
-    assert found.corrected.mean_error < found.errors[SCALE] < found.agreement.mean_error
+    validation = study(TABLE, SPACE, nets(scale))
+    assert validation.correction.kind == RESOLUTIONS
+    assert (
+        validation.correction.scales[SPACE.layers[-1].height]
+        > validation.correction.scales[SPACE.layers[0].height] + 0.5
+    )
+    assert validation.corrected.mean_error < validation.errors[SCALE] < validation.agreement.mean_error
 
 
 def test_a_corrected_tables_sums_are_the_corrected_predictions() -> None:
     measured = nets(lambda part: 1.1 if part.height > 8 else 1.5, 0.3)
-    found = study(TABLE, SPACE, measured)
-    table = found.correction.apply(TABLE)
-    assert table.correction == found.correction.describe() != ""
+    validation = study(TABLE, SPACE, measured)
+    table = validation.correction.apply(TABLE)
+    assert table.correction == validation.correction.describe() != ""
     errors = [abs(table.arch_ms(parse_arch(text, SPACE), SPACE) / ms - 1) for text, ms in measured.items()]
-    assert np.mean(errors) < 0.012 < found.agreement.mean_error / 5
+    assert np.mean(errors) < 0.012 < validation.agreement.mean_error / 5
     assert {part: cell.source for part, cell in table.cells.items()} == dict.fromkeys(TABLE.cells, "measured")
     with pytest.raises(LatencyError, match="plain one"):
         study(table, SPACE, measured)
@@ -152,5 +155,5 @@ def test_only_nets_of_the_space_with_the_newest_kernels_count() -> None:
         net("d", 5.0, trials=128, time=new, threads=1),
         measurement(),
     ]
-    found = net_measurements(records, SPACE, records[0].context)
-    assert {arch: item.latency_ms for arch, item in found.items()} == {"a": 2.0}
+    newest = net_measurements(records, SPACE, records[0].context)
+    assert {arch: item.latency_ms for arch, item in newest.items()} == {"a": 2.0}

@@ -17,17 +17,19 @@ def test_nothing_that_is_scored_was_learned_from(scheme: str) -> None:
     parts = FBNET.distinct_parts()
     splits = list(_splits(parts, scheme, 8, 0, False))  # type: ignore[arg-type]
     scored = np.concatenate([scored for _, scored in splits])
-    assert all(set(scored) <= set(held) for held, scored in splits)
+    assert all(set(scored) <= set(left_out) for left_out, scored in splits)
     assert {parts[index].part for index in scored} == {"block"}
     assert "skip" not in {parts[index].block for index in scored}
     if scheme == "random":
-        assert len(splits) == 8 and {len(held) for held, _ in splits} == {19}
+        assert len(splits) == 8 and {len(left_out) for left_out, _ in splits} == {19}
     else:
         assert len(splits) == 12 and len(set(scored)) == len(scored) == 96
-        for held, _ in splits:  # the skip of a held-out shape is held out as well
-            shapes = {(parts[index].cin, parts[index].cout, parts[index].height, parts[index].stride) for index in held}
-            rest = [part for index, part in enumerate(parts) if index not in set(held) and part.part == "block"]
-            assert not shapes & {(part.cin, part.cout, part.height, part.stride) for part in rest}
+        for left_out, _ in splits:  # the skip of a held-out shape is held out as well
+            shapes = {
+                (parts[index].cin, parts[index].cout, parts[index].height, parts[index].stride) for index in left_out
+            }
+            learned = [part for index, part in enumerate(parts) if index not in set(left_out) and part.part == "block"]
+            assert not shapes & {(part.cin, part.cout, part.height, part.stride) for part in learned}
 
 
 def test_one_seed_gives_one_score_and_noise_is_not_predicted() -> None:

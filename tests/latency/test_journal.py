@@ -59,10 +59,10 @@ def test_several_writer_processes_lose_and_mix_nothing(journal: Journal) -> None
     for writer in writers:
         writer.communicate(timeout=120)
         assert writer.returncode == 0
-    found = [(str(item.fingerprint["writer"]), item.latency_ms) for item in journal.read()]
-    assert len(found) == count * len(names)
+    written = [(str(item.fingerprint["writer"]), item.latency_ms) for item in journal.read()]
+    assert len(written) == count * len(names)
     for name in names:  # each writer's lines are all there, in its order
-        assert [latency for writer, latency in found if writer == name] == [float(n + 1) for n in range(count)]
+        assert [latency for writer, latency in written if writer == name] == [float(n + 1) for n in range(count)]
 
 
 def test_a_killed_writer_loses_nothing_it_had_reported(journal: Journal) -> None:
@@ -72,11 +72,11 @@ def test_a_killed_writer_loses_nothing_it_had_reported(journal: Journal) -> None
     time.sleep(0.05)
     os.kill(writer.pid, signal.SIGKILL)
     reported += writer.communicate(timeout=60)[0].splitlines()
-    found = journal.read()
-    assert len(found) >= len(reported)
-    assert [item.latency_ms for item in found] == [float(number + 1) for number in range(len(found))]
+    records = journal.read()
+    assert len(records) >= len(reported)
+    assert [item.latency_ms for item in records] == [float(number + 1) for number in range(len(records))]
     journal.append(measurement())
-    assert len(journal.read()) == len(found) + 1
+    assert len(journal.read()) == len(records) + 1
 
 
 def test_a_torn_last_line_is_passed_over_by_readers_and_cut_off_by_the_next_writer(
@@ -218,7 +218,7 @@ def test_a_million_bad_lines_cost_a_handful_of_warnings(journal: Journal, capsys
     assert len(said) == 6 and "99995 more lines" in said[-1]
 
 
-def test_a_line_of_the_second_version_has_no_pace_and_its_latency_stays(journal: Journal) -> None:
+def test_a_line_of_the_second_version_has_no_speed_factor_and_its_latency_stays(journal: Journal) -> None:
     journal.append(measurement(latency_ms=3))
     second = {**json.loads(journal.path.read_text()), "schema_version": 2}
     del second["pace"]

@@ -67,9 +67,9 @@ def test_too_few_tuned_blocks_were_measured_to_learn_from_their_kernels() -> Non
 
 
 def test_a_regressor_that_knows_kernels_names_the_block_whose_kernels_it_lacks(tmp_path: Path) -> None:
-    known = PARTS[:40]
+    measured = PARTS[:40]
     times = {part: KERNEL_MS[part] for part in PARTS[:50]}
-    regressor = LatencyRegressor().fit(known, [latency_of(part) for part in known], times)
+    regressor = LatencyRegressor().fit(measured, [latency_of(part) for part in measured], times)
     with pytest.raises(LatencyError, match=PARTS[60].name.replace("/", ".")):
         regressor.predict([PARTS[60]])
     regressor.save(tmp_path / "model.json")

@@ -225,8 +225,8 @@ def test_latency_fit_uses_the_kernel_times_that_there_are(logs: Path) -> None:
     by_shape = run_json(latency.app, "fit", *options)
     newest = Journal(journal_path("host", logs)).read()[-1].context
     table = load_table("host", logs)
-    some = dict(list({part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}.items())[2:])
-    tuned_kernels(kernels_path("host", logs), newest, some)
+    most_parts = dict(list({part: cell.latency_ms / 1.2 for part, cell in table.cells.items()}.items())[2:])
+    tuned_kernels(kernels_path("host", logs), newest, most_parts)
     assert run_json(latency.app, "fit", *options)["mape"] < by_shape["mape"]  # type: ignore[operator]
     said = " ".join(run(latency.app, "fit", *options).stdout.split())
     assert "from tuned kernels (16 samples) and shapes" in said
@@ -361,7 +361,7 @@ def test_a_table_of_another_tvm_or_cpu_is_named_as_such_and_a_device_model_can_b
     assert shown.exit_code == 0
     told = " ".join(shown.stderr.split())
     assert "another context" in told and "device Some CPU instead of" in told and "tvmfbnet tune --target host" in told
-    found = run_json(latency.app, "show", *options, "--device-model", "Some CPU")
-    assert found["context"]["device_model"] == "Some CPU"  # type: ignore[index]
+    table = run_json(latency.app, "show", *options, "--device-model", "Some CPU")
+    assert table["context"]["device_model"] == "Some CPU"  # type: ignore[index]
     with pytest.raises(UserError, match="there are: Some CPU"):
         run(latency.app, "show", *options, "--device-model", "Pixel 3")

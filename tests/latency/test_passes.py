@@ -28,17 +28,17 @@ def test_a_restarted_run_has_its_nets_and_its_passes(tmp_path):
     made = PassesDone(begun(), log_in(tmp_path))
     for ms in (1.0, 2.0):
         made.add(0, timing(ms), {"model": "phone"})
-    (found,) = runs_begun(log_in(tmp_path), SHARED, {STEM: 3, BLOCK: 8})
-    assert found == begun()
-    again = PassesDone(found, log_in(tmp_path))
+    (run,) = runs_begun(log_in(tmp_path), SHARED, {STEM: 3, BLOCK: 8})
+    assert run == begun()
+    again = PassesDone(run, log_in(tmp_path))
     assert again.passes(0) == [timing(1.0), timing(2.0)] and again.passes(1) == []
     assert again.fingerprint(0) == {"model": "phone"} and again.recorded == set()
     again.mark_recorded(0)
-    assert PassesDone(found, log_in(tmp_path)).recorded == {0}
-    log_in(tmp_path).append(found.key, {"library": 0, "nets_ms": [[["soon"]]], "whole": {}})
-    log_in(tmp_path).append(found.key, {"library": 0, **timing(0.0).to_dict(), "fingerprint": {}})
-    assert PassesDone(found, log_in(tmp_path)).passes(0) == [timing(1.0), timing(2.0)], "damaged ones count"
-    log_in(tmp_path).drop(found.key)
+    assert PassesDone(run, log_in(tmp_path)).recorded == {0}
+    log_in(tmp_path).append(run.key, {"library": 0, "nets_ms": [[["soon"]]], "whole": {}})
+    log_in(tmp_path).append(run.key, {"library": 0, **timing(0.0).to_dict(), "fingerprint": {}})
+    assert PassesDone(run, log_in(tmp_path)).passes(0) == [timing(1.0), timing(2.0)], "damaged ones count"
+    log_in(tmp_path).drop(run.key)
     assert not (tmp_path / "visits.jsonl").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_torn_line_costs_that_pass_alone(tmp_path):
     log.append("a", {"visit": 2})
     log.append("b", {"visit": 3})
     assert log.runs() == {"a": [{"visit": 1}, {"visit": 2}], "b": [{"visit": 3}]}
-    log.drop("a", lambda visit: visit["visit"] == 1)
+    log.drop("a", lambda line: line["visit"] == 1)
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
         {"run": "a", "visit": 2},
         {"run": "b", "visit": 3},

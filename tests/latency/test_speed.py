@@ -17,11 +17,11 @@ def passes(factors, count=9, noise=0.005, seed=0):
     ]
 
 
-def test_a_device_that_slowed_down_alike_for_all_kernels_is_known_well():
-    found = speed_factor(passes([1.33] * 5), THEN, [1.0, 1.02])
-    assert found.known and found.value == pytest.approx(1.33, rel=0.01)
-    assert found.interval.low < 1.33 < found.interval.high and found.interval.noise < 0.03
-    told = found.to_dict()
+def test_an_equal_slowdown_of_all_kernels_gives_a_narrow_speed_factor():
+    speed = speed_factor(passes([1.33] * 5), THEN, [1.0, 1.02])
+    assert speed.known and speed.value == pytest.approx(1.33, rel=0.01)
+    assert speed.interval.low < 1.33 < speed.interval.high and speed.interval.noise < 0.03
+    told = speed.to_dict()
     assert (told["parts"], told["visits"], told["canary"], told["known"]) == (5, 9, [1.0, 1.02], True)
     assert told["parts_spread"] < 0.01
 
@@ -38,9 +38,9 @@ def test_a_device_that_slowed_down_alike_for_all_kernels_is_known_well():
     ids=["parts that do not agree", "passes that do not agree", "far too slow", "far too fast", "too few parts"],
 )
 def test_where_the_evidence_is_thin_the_factor_is_shown_but_not_used(now, then, doubt):
-    found = speed_factor(now, then, [1.0])
-    assert not found.known and doubt in found.doubt
-    assert "not used" in found.describe()
+    speed = speed_factor(now, then, [1.0])
+    assert not speed.known and doubt in speed.doubt
+    assert "not used" in speed.describe()
 
 
 def test_too_few_passes_and_no_parts_say_nothing_at_all():

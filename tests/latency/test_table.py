@@ -221,8 +221,8 @@ def test_a_table_survives_its_file(tmp_path: Path, file: str) -> None:
     assert back.overhead_ms == table.overhead_ms
     assert list(back.cells) == list(table.cells)
     for part, cell in table.cells.items():
-        found = back.cells[part]
-        assert (found.latency_ms, found.spread_ms, found.source) == (cell.latency_ms, cell.spread_ms, cell.source)
+        reread = back.cells[part]
+        assert (reread.latency_ms, reread.spread_ms, reread.source) == (cell.latency_ms, cell.spread_ms, cell.source)
 
 
 def test_a_json_table_keeps_all_of_a_cell_and_says_that_it_is_corrected(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_what_is_no_latency_table_is_refused_in_one_line(tmp_path: Path, text: s
 
 @pytest.mark.skipif(not DEVICE_TABLES.is_dir(), reason=f"real device tables are not at {DEVICE_TABLES}")
 @pytest.mark.parametrize("device", ["pixel3", "raspi4", "edgegpu"])
-def test_a_real_phones_table_prices_the_published_net(device: str) -> None:
+def test_a_real_phones_table_gives_the_latency_of_the_published_net(device: str) -> None:
     table = read_table(DEVICE_TABLES / f"fbnet224_{device}.csv")
     arch, space = resolve_arch("fbnet_c", load_space("fbnet"))
     assert len(table.cells) == 112

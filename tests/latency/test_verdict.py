@@ -25,16 +25,16 @@ def verdict(low, value, high, target=10.0, slowdown=1.0):
     ],
 )
 def test_wholly_at_or_below_is_met_wholly_above_is_missed_and_astride_is_undecided(bounds, kind, phrase, code):
-    found = verdict(*bounds)
-    assert (found.kind, found.phrase, found.exit_code) == (kind, phrase, code)
-    assert found.to_dict()["verdict"] == phrase and found.to_dict()["measured_ms"] == bounds[1]
-    assert bool(found.advice()) == (kind != "met")
+    judged = verdict(*bounds)
+    assert (judged.kind, judged.phrase, judged.exit_code) == (kind, phrase, code)
+    assert judged.to_dict()["verdict"] == phrase and judged.to_dict()["measured_ms"] == bounds[1]
+    assert bool(judged.advice()) == (kind != "met")
 
 
 def test_the_demo_that_was_twelve_per_cent_too_slow_is_missed_however_slow_the_device_was():
-    found = verdict(0.1262, 0.1273, 0.1284, target=0.1139, slowdown=1.328)
-    assert found.phrase == "missed by 11.8 %" and found.exit_code == 3
-    assert "1.33x slower" in found.advice(), "the speed factor is advice and decides nothing"
+    judged = verdict(0.1262, 0.1273, 0.1284, target=0.1139, slowdown=1.328)
+    assert judged.phrase == "missed by 11.8 %" and judged.exit_code == 3
+    assert "1.33x slower" in judged.advice(), "the speed factor is advice and decides nothing"
 
 
 def test_advice_names_noise_only_where_there_is_noise():
@@ -45,17 +45,17 @@ def test_advice_names_noise_only_where_there_is_noise():
 
 @pytest.mark.parametrize(("passes", "left_out"), [(6, 0), (8, 0), (9, 1), (11, 1), (12, 2), (18, 4), (27, 7)])
 def test_the_interval_is_that_of_a_median_whatever_the_noise(passes, left_out):
-    found = median_interval([float(2**number) for number in range(passes)], floor=0.0)
-    assert (found.low, found.high) == (2.0**left_out, 2.0 ** (passes - 1 - left_out))
-    assert found.value == statistics.median(2.0**number for number in range(passes))
+    interval = median_interval([float(2**number) for number in range(passes)], floor=0.0)
+    assert (interval.low, interval.high) == (2.0**left_out, 2.0 ** (passes - 1 - left_out))
+    assert interval.value == statistics.median(2.0**number for number in range(passes))
     # The widest that leaves at most 5 % out, by the binomial's own tail.
     tail = 2 * sum(math.comb(passes, k) for k in range(left_out + 1)) / 2**passes
     assert tail <= 0.05 < tail + 2 * math.comb(passes, left_out + 1) / 2**passes
 
 
 def test_the_interval_is_never_narrower_than_a_devices_slow_drift():
-    found = median_interval([5.0] * 9)
-    assert (found.low, found.value, found.high) == pytest.approx((5 * (1 - FLOOR), 5.0, 5 * (1 + FLOOR)))
+    interval = median_interval([5.0] * 9)
+    assert (interval.low, interval.value, interval.high) == pytest.approx((5 * (1 - FLOOR), 5.0, 5 * (1 + FLOOR)))
 
 
 @pytest.mark.parametrize("passes", [[], [1.0] * 5, [1.0] * 8 + [math.nan], [1.0] * 8 + [0.0], [math.inf] * 9])
@@ -67,10 +67,10 @@ def test_too_few_passes_and_times_that_are_none_say_nothing(passes):
 def test_a_net_is_not_called_too_slow_for_what_others_did_on_the_device():
     shared = median_interval([5.0] * 9)
     assert Verdict(1.2, shared).kind == "missed"
-    known = shared.reaching(1.1)  # single runs between the others' turns
-    assert Verdict(1.2, known).phrase == "undecided (noise 78.7 %)" and known.value == 5.0
-    assert "too noisy" in Verdict(1.2, known).advice()
-    assert Verdict(1.05, known).kind == "missed", "even those are too slow"
+    widened = shared.reaching(1.1)  # single runs between the others' turns
+    assert Verdict(1.2, widened).phrase == "undecided (noise 78.7 %)" and widened.value == 5.0
+    assert "too noisy" in Verdict(1.2, widened).advice()
+    assert Verdict(1.05, widened).kind == "missed", "even those are too slow"
     assert shared.reaching(4.6) == shared.reaching(None) == shared, "single runs of a quiet device are little faster"
     assert Verdict(4.9, shared.reaching(0.1)).kind != "met", "only the upper bound makes a met"
 
@@ -107,10 +107,10 @@ def called(noise, latency, rng, looks=3):
     passes = []
     for _ in range(looks):
         passes += [latency * value for value in noise(rng, 9)]
-        found = Verdict(1.0, median_interval(passes))
-        if found.kind != "undecided":
+        judged = Verdict(1.0, median_interval(passes))
+        if judged.kind != "undecided":
             break
-    return found.kind
+    return judged.kind
 
 
 def shares(noise, latency, count=1500):
@@ -122,9 +122,9 @@ def shares(noise, latency, count=1500):
 @pytest.mark.parametrize("noise", [quiet, restless, loaded_now_and_then, drifting])
 @pytest.mark.parametrize("latency", [1.002, 1.03, 1.1])
 def test_a_net_that_is_too_slow_is_called_met_in_less_than_one_in_thirty_cases(noise, latency):
-    found = shares(noise, latency)
+    called_shares = shares(noise, latency)
     # Right at the target an interval of 95 % errs on this side in 2.5 % of cases a look; the floor takes most of them.
-    assert found["met"] < (0.034 if latency < 1.01 else 0.015), found
+    assert called_shares["met"] < (0.034 if latency < 1.01 else 0.015), called_shares
 
 
 @pytest.mark.parametrize("noise", [quiet, drifting])
@@ -134,5 +134,5 @@ def test_clear_cases_are_decided_on_a_quiet_device(noise):
 
 
 def test_where_noise_is_larger_than_the_distance_to_the_target_nothing_is_claimed():
-    found = shares(restless, 1.0)
-    assert found["undecided"] > 0.85 and found["met"] < 0.05 and found["missed"] < 0.05
+    called_shares = shares(restless, 1.0)
+    assert called_shares["undecided"] > 0.85 and called_shares["met"] < 0.05 and called_shares["missed"] < 0.05

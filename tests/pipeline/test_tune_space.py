@@ -40,7 +40,7 @@ def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targe
     monkeypatch.setattr(tuning, "plan_space", lambda *_: plan)
     monkeypatch.setattr(tuning, "_say_plan", lambda *_: None)
     monkeypatch.setattr(tuning, "connect_device", endpoint)
-    monkeypatch.setattr(tuning, "ask_context", lambda _, found: (context, found))
+    monkeypatch.setattr(tuning, "ask_context", lambda _, address: (context, address))
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: SimpleNamespace())
     monkeypatch.setattr(tuning, "device_timer", endpoint)
     monkeypatch.setattr(tuning, "measure_parts", measure)

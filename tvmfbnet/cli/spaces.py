@@ -39,34 +39,34 @@ def show_command(
     from tvmfbnet.space.counts import distinct_convs
     from tvmfbnet.space.registry import load_space
 
-    found = load_space(space)
-    blocks, convs = len(found.distinct_blocks()), len(distinct_convs(found))
+    loaded = load_space(space)
+    blocks, convs = len(loaded.distinct_blocks()), len(distinct_convs(loaded))
     if as_json:
         print_json(
             {
-                "name": found.name,
-                "description": found.description,
-                "input": {"channels": found.input_channels, "height": found.height, "width": found.width},
-                "classes": found.classes,
-                "stem": {"channels": found.stem_channels, "stride": found.stem_stride},
-                "last_channels": found.last_channels,
-                "layers": [asdict(layer) for layer in found.layers],
-                "size": found.size,
+                "name": loaded.name,
+                "description": loaded.description,
+                "input": {"channels": loaded.input_channels, "height": loaded.height, "width": loaded.width},
+                "classes": loaded.classes,
+                "stem": {"channels": loaded.stem_channels, "stride": loaded.stem_stride},
+                "last_channels": loaded.last_channels,
+                "layers": [asdict(layer) for layer in loaded.layers],
+                "size": loaded.size,
                 "distinct_blocks": blocks,
                 "distinct_convs": convs,
             }
         )
         return
-    sets = {blocks: number for number, blocks in enumerate(dict.fromkeys(item.blocks for item in found.layers), 1)}
+    sets = {blocks: number for number, blocks in enumerate(dict.fromkeys(item.blocks for item in loaded.layers), 1)}
     rows = []
-    for item in found.layers:
+    for item in loaded.layers:
         shape = (f"{item.cin} -> {item.cout}", f"{item.height}x{item.width}", item.stride)
         rows.append((item.index, item.stage, *shape, sets[item.blocks]))
-    title = f"{found.name}: {found.description}".rstrip(": ")
+    title = f"{loaded.name}: {loaded.description}".rstrip(": ")
     print_table(title, ("layer", "stage", "channels", "input, pixels", "stride", "block set"), rows)
     for blocks_of_set, number in sets.items():
         print(f"block set {number}: {' '.join(blocks_of_set)}")
-    print(f"{found.size:,} archs of {blocks} distinct blocks ({convs} distinct fused convs)")
+    print(f"{loaded.size:,} archs of {blocks} distinct blocks ({convs} distinct fused convs)")
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -140,15 +140,15 @@ def _today(target: str, measured: Context) -> Context:
     from tvmfbnet.targets.tvm_runtime import installed_versions
 
     loaded, versions = load_target(target), installed_versions()
-    known: dict[str, Any] = {
+    today: dict[str, Any] = {
         "tvm_version": versions["apache-tvm"],
         "ffi_version": versions["apache-tvm-ffi"].split(".post")[0],
         "threads": loaded.threads,
     }
     if "native" not in loaded.tvm_json():  # else only TVM knows
         resolved = resolve(loaded)
-        known |= {"target_key": target_key(resolved), "tvm_target": resolved.tvm_json()}
+        today |= {"target_key": target_key(resolved), "tvm_target": resolved.tvm_json()}
     transport = loaded.transport
     if transport.kind == "local" and not transport.emulator and measured.device_model:
-        known["device_model"] = reported(host_fingerprint())["device_model"]
-    return replace(measured, **known)
+        today["device_model"] = reported(host_fingerprint())["device_model"]
+    return replace(measured, **today)

@@ -50,8 +50,8 @@ def check_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
     from tvmfbnet.advice import note
     from tvmfbnet.targets.definition import load_target
 
-    found = load_target(target)
-    note(target=target, named=found.name)
+    loaded = load_target(target)
+    note(target=target, named=loaded.name)
 
     from dataclasses import asdict
 
@@ -59,13 +59,13 @@ def check_command(target: TargetArgument, as_json: JsonFlag = False) -> None:
     from tvmfbnet.profiling.doctor import examine
 
     checks = []
-    for check in examine(found, linker):
+    for check in examine(loaded, linker):
         checks.append(check)
         if not as_json:
             advice = f"; {check.advice}" if check.advice else ""
             print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{advice}", flush=True)
     good = all(check.ok for check in checks)
     if as_json:
-        print_json({"target": found.name, "ok": good, "checks": [asdict(check) for check in checks]})
+        print_json({"target": loaded.name, "ok": good, "checks": [asdict(check) for check in checks]})
     if not good:
         raise typer.Exit(2)

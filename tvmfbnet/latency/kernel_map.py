@@ -1,6 +1,6 @@
-"""Which kernels each part of a target consists of, and from that, what tuning knows of a part's latency.
+"""The kernels of each part of a target, and from them the part's latency as far as tuning measured it.
 
-Lowering decides which kernels a part has, and only TVM can ask it; searching on a table must work without TVM. So
+Lowering decides the kernels of a part, and only TVM can ask it; searching on a table must work without TVM. So
 ``kernels.json`` is a copy for those readers, which every tuning writes for all its parts before its first trial: for
 each context the keys and numbers of each part's kernels, and the log of their trials. The file holds no times. A part's
 kernel time is the sum over its kernels of their fastest trial, derived from the log

@@ -67,8 +67,8 @@ def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
     absent += [] if "latency" in factors else ["latency_ms"]
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
-    known = {*_REQUIRED[:-1], "source", *(column for column, _ in factors.values())}
-    unknown = [name or "(without a name)" for name in content.columns if name not in known]
+    columns = {*_REQUIRED[:-1], "source", *(column for column, _ in factors.values())}
+    unknown = [name or "(without a name)" for name in content.columns if name not in columns]
     if unknown:
         named = ", ".join(_REQUIRED + _OPTIONAL)
         raise ConfigError(str(path), [f"unknown column(s) {', '.join(unknown)[:200]}; remove them; known are {named}"])

@@ -188,11 +188,11 @@ def log_of(target: Target, root: Path | None = None) -> TrialLog:
     """The trials that a target has had so far in today's context, for those who ask no device; writes nothing."""
     folder = target_folder(target.name, root)
     try:
-        found = folder_to_read(folder, context_of(resolve(target)))
+        database = folder_to_read(folder, context_of(resolve(target)))
     except StorageError as error:
         say(f"note: {error}")
-        found = None
-    return TrialLog(found / TRIALS if found is not None else None)
+        database = None
+    return TrialLog(database / TRIALS if database is not None else None)
 
 
 def spent_on(plan: Plan, log: TrialLog) -> int:
@@ -259,11 +259,11 @@ def tune_space(
     folder = make_folder(target_folder(target.name, root))
     with (
         target_lock(folder),
-        _alongside(connect_device(resolve(target))) as reached,  # a device starts while the space is lowered
+        _alongside(connect_device(resolve(target))) as connection,  # a device starts while the space is lowered
     ):
         plan = plan_space(space, target, options.blocks, arch, folder)
         with step("waiting for the device", patience=1.0):
-            address = reached()
+            address = connection()
         context, endpoint = ask_context(plan.target, address)
         log = TrialLog(folder_to_write(folder, context) / TRIALS)
         _save_kernels(plan, log, context, kernels_path(target.name, root))

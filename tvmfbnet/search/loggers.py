@@ -27,7 +27,7 @@ class Logger(Protocol):
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
-    """The numbers of an epoch's record by name; lists give one a layer (``layer_entropy/3``), theta is left out."""
+    """The numbers of an epoch's record by name; lists give one per layer (``layer_entropy/3``), theta is left out."""
     for name, value in record.items():
         if isinstance(value, int | float):
             yield name, value
