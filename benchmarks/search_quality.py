@@ -30,9 +30,10 @@ from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_yaml, write_json
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import choices_between
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.draw import Window, choices_between
 from tvmfbnet.search.judge import Judge
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.search import read_result, reopen, search
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
@@ -54,10 +55,12 @@ MANY = 2000
 _FOUND_ABOVE = 0.97
 
 
-def archs_between(space: Space, costs: Costs, low_ms: float, high_ms: float, count: int, seed: int) -> list[Arch]:
+def archs_between(
+    space: Space, costs: AdditiveCosts, low_ms: float, high_ms: float, count: int, seed: int
+) -> list[Arch]:
     """Different archs drawn uniformly among those whose latency lies between two bounds."""
     uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
-    drawn = choices_between(uniform, costs, low_ms, high_ms, count, torch.Generator().manual_seed(seed))
+    drawn = choices_between(uniform, [Window(costs, low_ms, high_ms)], count, torch.Generator().manual_seed(seed))
     return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
 
 
@@ -69,9 +72,11 @@ def promised(folder: Path, archs: list[Arch]) -> list[float]:
         return [judge.accuracy(arch) for arch in archs]
 
 
-def one_seed(space: Space, costs: Costs, table: Any, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+def one_seed(
+    space: Space, costs: AdditiveCosts, table: Any, arguments: argparse.Namespace, seed: int
+) -> dict[str, Any]:
     """Searches, trains everything and compares."""
-    target = costs.fastest_ms + arguments.share * (costs.slowest_ms - costs.fastest_ms)
+    target = costs.least + arguments.share * (costs.most - costs.least)
     settings = read_yaml(arguments.search) if arguments.search else SEARCH
     changes = {"latency_target_ms": target, "seed": seed, "threads": arguments.threads}
     config = validate(SearchConfig, {**settings, **changes}, "search settings")
@@ -121,7 +126,7 @@ def main() -> None:
     parser.add_argument("--label", default="", help="of the searches' folders: other searches against the same archs")
     arguments = parser.parse_args()
     space, table = space_and_table(arguments)
-    costs = Costs.of(table, space)
+    costs = latency_costs(table, space)
     results = []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         result = one_seed(space, costs, table, arguments, seed)

@@ -49,8 +49,9 @@ from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import context_of
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.constraints import Constraint, require_feasible
 from tvmfbnet.search.derive import propose
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_arch
@@ -140,12 +141,13 @@ class Bench:
         theta = torch.randn((len(self.space.layers), widest), generator=generator)
         for row, layer in zip(theta, self.space.layers, strict=True):
             row[len(layer.blocks) :] = -torch.inf
-        costs = Costs.of(self.table, self.space)
+        costs = latency_costs(self.table, self.space)
 
         def choose(factor: float) -> Proposal:
             scaled = costs.scaled(factor)
-            scaled.require_reachable(target_ms)
-            proposed = propose(theta.log_softmax(1), self.space, scaled, target_ms, 20, generator)[:5]
+            limits = [Constraint(scaled, target_ms)]
+            require_feasible(limits)
+            proposed = propose(theta.log_softmax(1), self.space, scaled, limits, 20, generator)[:5]
             arch = max((parse_arch(item.arch, self.space) for item in proposed), key=self.size)
             text = next(item.arch for item in proposed if parse_arch(item.arch, self.space) == arch)
             return Proposal(text, self.table.arch_ms(arch, self.space), self.size(arch))

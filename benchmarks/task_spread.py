@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from searching import options, space_and_table, trained
+from tvmfbnet.search.costs import Costs
 
 from tvmfbnet.files import write_json
-from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.derive import choices_between
 from tvmfbnet.space.arch import Arch
 

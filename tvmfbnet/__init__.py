@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ArchError,
         CollapsedError,
         ConfigError,
+        ConstraintError,
         DataError,
         DeviceError,
         DivergedError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from tvmfbnet.pipeline.tuning_options import TuneOptions
     from tvmfbnet.progress import Event, Message, WorkAdvanced, WorkEnded, WorkStarted, observing
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.search.constraints import ConstraintCheck
     from tvmfbnet.search.derive import ScoredArch
     from tvmfbnet.search.search import SearchResult
     from tvmfbnet.space.arch import Arch
@@ -65,6 +67,8 @@ __all__ = [
     "CollapsedError",
     "CompileOptions",
     "ConfigError",
+    "ConstraintCheck",
+    "ConstraintError",
     "DataError",
     "DeviceError",
     "DivergedError",
@@ -125,6 +129,7 @@ _HOMES = {
     "pipeline.tuning_options": ("TuneOptions",),
     "progress": ("Event", "Message", "WorkAdvanced", "WorkEnded", "WorkStarted", "observing"),
     "search.config": ("SearchConfig",),
+    "search.constraints": ("ConstraintCheck",),
     "search.derive": ("ScoredArch",),
     "search.search": ("SearchResult",),
     "space.arch": ("Arch",),

@@ -55,6 +55,10 @@ class StorageError(UserError):
     """A file or folder cannot be read or written (missing, read-only, disk full, corrupt)."""
 
 
+class ConstraintError(UserError):
+    """A constraint is malformed, or no arch of the space meets it, alone or together with the others."""
+
+
 class LatencyError(UserError):
     """The latency table lacks an entry, or measurements of different contexts would be mixed."""
 

@@ -100,6 +100,16 @@ class TableRecord(_Record):
     space: SpaceRecord | Name | None = None
 
 
+class ConstraintRecord(_Record):
+    """What an arch has of a bounded quantity; in ``result.json`` latency is as measured, ``met`` null if undecided."""
+
+    quantity: Name
+    unit: Annotated[str, Field(max_length=20)]
+    value: Annotated[float, Field(ge=0, le=1e18)]
+    bound: Annotated[float, Field(ge=0, le=1e18)]
+    met: bool | None
+
+
 class CandidateRecord(_Record):
     """One arch of ``archs.json``, or the best one of ``search.json``."""
 
@@ -108,6 +118,7 @@ class CandidateRecord(_Record):
     predicted_ms: Milliseconds
     accuracy: Share | None = None
     spread_ms: Milliseconds = 0.0
+    constraints: list[ConstraintRecord] = Field(default_factory=list)
 
 
 class BestRecord(_Record):
@@ -116,6 +127,7 @@ class BestRecord(_Record):
     arch: Name
     predicted_ms: Milliseconds
     accuracy: Share | None = None
+    constraints: list[ConstraintRecord] = Field(default_factory=list)
 
 
 class NoticeRecord(_Record):
@@ -132,6 +144,7 @@ class SearchFile(_Record):
     notices: list[NoticeRecord] = Field(default_factory=list)
     latency_target_ms: Milliseconds | None = None
     space: SpaceRecord | Name | None = None
+    strategy: Name = "differentiable"
 
 
 class HistoryRow(_Record):
@@ -247,6 +260,7 @@ class ResultRecord(_Verdict):
     threads: Count | None = None
     notices: list[NoticeRecord] = Field(default_factory=list)
     closed_loop: ClosedLoopRecord | None = None
+    constraints: list[ConstraintRecord] = Field(default_factory=list)
     machine: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvmfbnet.errors import LatencyError
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Proposal, Timed, close_loop, next_factor
@@ -25,7 +25,7 @@ def whole_loop(device, target=10.0, start="arch100", rounds=4, accuracy=lambda m
     def choose(scale):
         fitting = [name for name, ms in ARCHS.items() if ms * scale <= target]
         if not fitting:
-            raise LatencyError("none")
+            raise ConstraintError("no net of this space meets a latency target of 10 ms")
         name = max(fitting, key=ARCHS.__getitem__)
         return Proposal(name, ARCHS[name], accuracy(ARCHS[name]))
 
@@ -133,7 +133,7 @@ def test_each_turn_tells_predicted_measured_verdict_and_what_follows_and_the_end
     ("device", "reason", "kept"),
     [
         (lambda t: timed(0.97 * t), "less than 5% to spare", "turn 1: no other one was timed"),
-        (lambda t: timed(500 * t), "even the fastest net of the space would miss", "turn 1: no other"),
+        (lambda t: timed(500 * t), "but then no net of this space meets a latency target of 10 ms", "turn 1: no other"),
         (lambda t: timed(10.5), "this was the last of 4 turns", "turn 1: no net met the target; the fastest of 4"),
         (lambda t: timed(9.8, noise=0.5), "too much to choose a net by", "turn 1"),
         (lambda t: timed(9.0, noise=0.2), "only the measurement's noise leaves", "turn 1"),

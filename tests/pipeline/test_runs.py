@@ -19,6 +19,8 @@ from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.search.search import search
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target
 from tvmfbnet.training.checkpoint import load_checkpoint
@@ -269,9 +271,9 @@ def test_a_run_killed_in_tuning_search_and_training_ends_as_if_it_never_was(reci
     assert json.loads(again.stdout) == result and again.returncode == ended.returncode
 
 
-def small(recipe, target_ms):
-    """The recipe in as few epochs as there can be, for another latency target."""
-    search = {**recipe.search.model_dump(), "epochs": 3, "latency_target_ms": target_ms, "mode": "auto"}
+def small(recipe, target_ms, **changes):
+    """The recipe in as few epochs as there can be, for another latency target; ``changes``: of the search."""
+    search = {**recipe.search.model_dump(), "epochs": 3, "latency_target_ms": target_ms, "mode": "auto", **changes}
     train = {**recipe.train.model_dump(), "epochs": 1, "warmup_epochs": 0}
     return Recipe.model_validate(
         {**recipe.model_dump(), "latency_target_share": None, "search": search, "train": train}
@@ -291,6 +293,17 @@ def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(reci
     easy = Run(small(recipe, 1e4), tmp_path / "easy", logs).go()
     assert (easy.exit_code, easy.values["verdict"], easy.values["latency_target_ms"]) == (0, "met", 1e4)
     assert easy.values["speed_factor"] is None or easy.values["speed_factor"]["parts"] > 0
+
+    bounded = small(recipe, 1e4, strategy="random", constraints=["params<=1200"], finalist_steps=4)
+    both = Run(bounded, tmp_path / "both", logs).go()
+    latency, params = both.values["constraints"]
+    measured = {"value": both.values["measured_ms"], "bound": 1e4, "met": True}
+    assert latency == {"quantity": "latency", "unit": "ms", **measured}
+    space = load_space(recipe.space)
+    counted = count_arch(parse_arch(both.values["arch"], space), space).params
+    assert params == {"quantity": "params", "unit": "", "value": counted, "bound": 1200, "met": True}
+    page = both.report.read_text()
+    assert "of at most 1.2k: met</td>" in page and "<td>random</td>" in page and "Theta over the search" not in page
 
     # A table of a device that is a hundred times faster: it promises what no net keeps.
     hard, table = tmp_path / "hard", json.loads((tmp_path / "easy/table.json").read_text())

@@ -8,8 +8,9 @@ import pytest
 from test_search_run import TINY, table_of
 
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.finalists import Finalists, features_of, ridge
+from tvmfbnet.search.finalists import features_of, ridge
 from tvmfbnet.search.search import choose_again, search
+from tvmfbnet.search.short_training import ShortTraining
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space
@@ -70,7 +71,7 @@ def test_trainings_are_repeatable_and_those_that_were_done_are_not_done_again(
     tiny_space, tiny_data, tmp_path, aimed, monkeypatch
 ):
     whole = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "whole")
-    train, done = Finalists._train, []
+    train, done = ShortTraining._train, []
 
     def train_three(self, arch, stepped):
         if len(done) == 3:
@@ -78,11 +79,11 @@ def test_trainings_are_repeatable_and_those_that_were_done_are_not_done_again(
         done.append(arch)
         return train(self, arch, stepped)
 
-    monkeypatch.setattr(Finalists, "_train", train_three)
+    monkeypatch.setattr(ShortTraining, "_train", train_three)
     with pytest.raises(KeyboardInterrupt):
         search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "killed")
     assert set(json.loads((tmp_path / "killed/finalists.json").read_text())["accuracies"]) == set(done)
-    monkeypatch.setattr(Finalists, "_train", train)
+    monkeypatch.setattr(ShortTraining, "_train", train)
     again = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "killed")
     assert again.candidates == whole.candidates
     before = json.loads((tmp_path / "killed/finalists.json").read_text())["accuracies"]

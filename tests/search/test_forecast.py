@@ -10,10 +10,10 @@ from test_search_run import TINY, figures, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.durations import spell_seconds, warning_of_days
-from tvmfbnet.search import search as search_module
+from tvmfbnet.search import forecast as forecast_module
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
 from tvmfbnet.search.forecast import Forecast, SearchPlan, StepSeconds, forecast_search, is_little, shorter
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.search import search
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.registry import load_space
@@ -24,7 +24,7 @@ from tvmfbnet.training.workers import Workers
 def test_the_planned_steps_are_those_that_come(tiny_space, tiny_data, settings):
     config = SearchConfig(**{**TINY, **settings})
     data = load_data(tiny_data, 28, 28, 1, 10)
-    searcher = Searcher(tiny_space, data, Costs.of(table_of(tiny_space), tiny_space), config)
+    searcher = Searcher(tiny_space, data, latency_costs(table_of(tiny_space), tiny_space), config)
     while not searcher.finished:
         left = SearchPlan.of(config, len(data.train), searcher.epoch, searcher.step)
         planned = left.warmup_steps + left.weight_steps + left.theta_steps
@@ -78,7 +78,7 @@ def test_a_forecast_changes_nothing_of_a_search(tiny_space, tiny_data, tmp_path,
     config = SearchConfig(**TINY)
     plain = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "plain")
     assert "search: less than a minute's work" in capsys.readouterr().err
-    monkeypatch.setattr(search_module, "is_little", lambda *_: False)
+    monkeypatch.setattr(forecast_module, "is_little", lambda *_: False)
     told = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "told")
     assert re.search(r"search: about .* \(6 steps of warm-up x .* \+ judging archs ", capsys.readouterr().err)
     assert told.theta == plain.theta and told.candidates == plain.candidates
@@ -97,13 +97,13 @@ def test_several_processes_try_whole_batches_alike(tiny_space, tiny_data, monkey
     tried = []
     real = module._try_steps
 
-    def noted(space, data, costs, config, workers, batch):
+    def noted(space, data, costs, config, workers, batch, kinds):
         tried.append(batch)
-        return real(space, data, costs, config, Workers.alone(torch.device("cpu")), batch)
+        return real(space, data, costs, config, Workers.alone(torch.device("cpu")), batch, kinds)
 
     monkeypatch.setattr(module, "_try_steps", noted)
     data, config = load_data(tiny_data, 28, 28, 1, 10), SearchConfig(**{**TINY, "batch_size": 64})
-    costs, plan = Costs.of(table_of(tiny_space), tiny_space), SearchPlan.of(config, 120)
+    costs, plan = latency_costs(table_of(tiny_space), tiny_space), SearchPlan.of(config, 120)
     module.forecast(tiny_space, data, costs, config, Workers(0, 2, torch.device("cpu")), plan)
     assert tried == [64]
     module.forecast(tiny_space, data, costs, config, Workers.alone(torch.device("cpu")), plan)

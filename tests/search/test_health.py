@@ -11,12 +11,14 @@ from test_search_run import TINY, table_of
 
 from tvmfbnet.errors import CollapsedError, DivergedError, UserError
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.health import collapse_of, health_of
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.search import search
 from tvmfbnet.training.checkpoint import load_checkpoint
 
-COSTS = Costs(
+COSTS = AdditiveCosts(
+    LATENCY,
     ((1.0, 2.0, 1.0, 1.0), (0.5, 2.0, 1.0, 0.2), (1.0, 2.0, 1.0, 0.0)),
     1.0,
     predicted=((False,) * 4, (False,) * 4, (True, False, False, False)),
@@ -43,8 +45,8 @@ def test_only_a_collapse_is_called_one(tiny_space):
     sure = health_of(logs_of(*[[1 - 3e-6, 1e-6, 1e-6, 1e-6]] * 3), tiny_space, COSTS)
     assert collapse_of(uniform, 4.0, None, 5.0, 0.9) is None
     assert "skip has taken over" in collapse_of(skipping, 4.0, None, 5.0, 0.9)
-    assert collapse_of(skipping, 4.0, 4.1, 5.0, 0.9) is None, "a target that asks for it"
-    assert "lower theta_lr" in collapse_of(skipping, 4.0, 8.0, 5.0, 0.9)
+    assert collapse_of(skipping, 4.0, 0.97, 5.0, 0.9) is None, "a target that asks for it"
+    assert "lower theta_lr" in collapse_of(skipping, 4.0, 0.5, 5.0, 0.9)
     assert "settled on noise" in collapse_of(sure, 4.0, None, 5.0, 0.9)
     assert collapse_of(sure, 4.0, None, 0.5, 0.9) is None, "at the end it may be certain"
 

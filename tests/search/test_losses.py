@@ -5,8 +5,8 @@ import torch
 
 from tvmfbnet.search.losses import (
     LOSS_FORMS,
+    expected_cost,
     latency_term,
-    mixture_latency_ms,
     penalised_loss,
 )
 
@@ -57,4 +57,4 @@ def test_the_two_forms_are_those_of_the_paper_and_the_article():
 def test_mixture_latency_adds_what_every_arch_pays():
     mix = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
     cells = torch.tensor([[4.0, 8.0], [1.0, 100.0]])
-    assert mixture_latency_ms(mix, cells, 0.5).item() == pytest.approx(0.5 + 7.0 + 1.0)
+    assert expected_cost(mix, cells, 0.5).item() == pytest.approx(0.5 + 7.0 + 1.0)

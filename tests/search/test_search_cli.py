@@ -10,10 +10,11 @@ import typer
 from typer.testing import CliRunner
 
 from tvmfbnet.cli.latency import app as latency_app
+from tvmfbnet.cli.main import main
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
-from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
+from tvmfbnet.errors import ConfigError, ConstraintError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.pipeline.recipe import Recipe
@@ -70,7 +71,7 @@ def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_f
 
 
 def test_an_unreachable_target_is_refused_with_the_range(searching, tmp_path):
-    with pytest.raises(LatencyError, match=r"0\.01 ms: reachable are 0\.0\d+ to 0\.\d+ ms"):
+    with pytest.raises(ConstraintError, match=r"0\.01 ms: reachable are 0\.0\d+ to 0\.\d+ ms"):
         run("search", *searching, "--out", tmp_path / "s", "--latency-target", "10us")
 
 
@@ -137,12 +138,14 @@ def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching,
     assert found["predicted_ms"] > 0
 
 
-def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path):
+def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path, caplog):
     words = ["search", *searching, "--out", tmp_path / "s", "--latency-target", "50%", "--dry-run"]
     plan = json.loads(run(*words, "--json").stdout)
     assert 0 < plan["fastest_ms"] < plan["slowest_ms"]
     assert plan["latency_target_ms"] == pytest.approx(plan["slowest_ms"] / 2)
-    assert "50% of the slowest net" in run(*words).stdout
+    shown = run(*words)
+    assert "50% of the slowest net" in shown.stdout
+    assert "the search would be refused: no net of this space meets a latency target" in caplog.text
     assert not (tmp_path / "s").exists()
     for share in ("0%", "101%", "-5%", "x%"):
         assert run("search", *searching, f"--latency-target={share}", "--dry-run").exit_code == 2
@@ -219,3 +222,76 @@ def test_a_dry_run_says_how_long_a_search_takes_and_a_device_is_torchs(searching
         shown = " ".join(run(command, "--help").stdout.replace("│", " ").split())
         assert "Where torch computes on this machine" in shown and "Not the device of --target" in shown
     assert run("search", *searching, "--torch-device", "cpu", "--dry-run").exit_code == 0
+
+
+def test_constraints_and_a_strategy_are_given_on_the_command_line(searching, tmp_path):
+    limits = ["--constraint", "params<=1100", "--constraint", "latency<=0.095ms"]
+    for strategy in ("differentiable", "random"):
+        words = [*searching, "--strategy", strategy, *limits, "--out", tmp_path / strategy]
+        found = json.loads(run("search", *words, "--json").stdout)
+        assert found["strategy"] == strategy and found["spent_images"] > 0
+        checks = {check["quantity"]: check for check in found["constraints"]}
+        assert checks["params"]["bound"] == 1100 and checks["params"]["met"] and checks["params"]["value"] <= 1100
+        assert checks["latency"]["bound"] == 0.095 and checks["latency"]["value"] == found["predicted_ms"] <= 0.095
+        assert json.loads((tmp_path / strategy / "search.json").read_text())["latency_target_ms"] == 0.095
+        drawn = json.loads(run("sample", tmp_path / strategy, "-n", 4, "--constraint", "params<=1k", "--json").stdout)
+        assert drawn and all(item["constraints"][0]["value"] <= 1000 for item in drawn)
+        shown = run("sample", tmp_path / strategy, "-n", 4, "--constraint", "params<=1k").stdout
+        assert "params" in shown and ("supernet accuracy" in shown) == (strategy == "differentiable")
+        assert "params" in run("search", *words).stdout
+
+
+WRONG = {
+    "unreadable": (["--constraint", "params<4M"], "'params<4M' is no constraint: a constraint is written"),
+    "unknown": (["--constraint", "memory<=2MB"], "no quantity is called 'memory'; there are latency, "),
+    "unreachable": (
+        ["--constraint", "params<=20"],
+        "no net of this space meets a bound on params of 20: reachable are",
+    ),
+    "twice": (["--constraint", "params<=1k", "--constraint", "params<=2k"], "params has two bounds"),
+    "latency twice": (["--constraint", "latency<=1ms", "--latency-target", "2ms"], "latency has two bounds"),
+    "strategy": (["--strategy", "psychic"], "strategy: Input should be 'differentiable'"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_constraints_are_one_line_and_exit_code_2(searching, tmp_path, capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        main(["search", *map(str, searching), *words, "--out", str(tmp_path / "s")])
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said in lines[-1]
+    assert not [line for line in lines[:-1] if line.startswith("error")] and not (tmp_path / "s/search.json").exists()
+
+
+def test_a_dry_run_tells_of_constraints_and_of_the_archs_that_a_strategy_affords(searching, tmp_path):
+    words = ["search", *searching, "--out", tmp_path / "s", "--constraint", "params<=1100", "--dry-run"]
+    assert json.loads(run(*words, "--json").stdout)["constraints"] == ["params<=1.1k"]
+    shown = run(*words, "--strategy", "random").stdout
+    assert "constraints: params<=1.1k" in shown
+    assert re.search(r"strategy random: up to \d+ archs, each trained for \d+ steps", shown)
+    plan = json.loads(run(*words, "--strategy", "random", "--json").stdout)
+    assert plan["strategy"] == "random" and plan["steps"]["theta_steps"] == 0 < plan["steps"]["finalist_steps"]
+
+
+def test_a_recipes_constraints_are_checked_before_anything_is_tuned(tiny_space_file, tiny_data, tmp_path):
+    values = {"description": "d", "target": "host", "space": str(tiny_space_file), "data": tiny_data, "train": {}}
+    values |= {"search": {"epochs": 2, "constraints": ["params<=20"]}}
+    with pytest.raises(ConstraintError, match="a bound on params of 20: reachable are"):
+        Run(Recipe.model_validate(values), tmp_path / "run")
+    assert not (tmp_path / "run/recipe.yaml").exists()
+    with pytest.raises(ValueError, match=r"latency_target_share or search\.latency_target_ms, not both"):
+        Recipe.model_validate({**values, "latency_target_share": 0.5, "search": {"constraints": ["latency<=8ms"]}})
+
+
+def test_a_bound_on_the_command_line_goes_before_the_settings_one_on_the_same_quantity(searching, tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(file.read_text() + "constraints: [latency<=0.2ms, params<=1400]\n")
+
+    def bounds(*words):
+        plan = json.loads(run("search", *searching, *words, "--dry-run", "--json").stdout)
+        return plan["latency_target_ms"], plan["constraints"]
+
+    assert bounds() == (0.2, ["params<=1.4k"])
+    assert bounds("--constraint", "params<=1.2k") == (0.2, ["params<=1.2k"])
+    assert bounds("--constraint", "latency<=0.1ms") == (0.1, ["params<=1.4k"])
+    assert bounds("--latency-target", "0.1ms") == (0.1, ["params<=1.4k"])

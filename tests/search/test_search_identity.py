@@ -17,8 +17,8 @@ from test_search_run import TINY, table_of
 from tvmfbnet.errors import DataError, OutOfMemoryError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.result import read_result, reopen
-from tvmfbnet.search.search import choose_again, sample_run, search
+from tvmfbnet.search.result import read_result
+from tvmfbnet.search.search import choose_again, reopen, sample_run, search
 from tvmfbnet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -84,6 +84,25 @@ def test_a_search_of_an_earlier_version_continues_under_the_name_it_knows(search
     continued(tiny_space, tiny_data, searched)
     with pytest.raises(DataError, match=r"earlier version.*give --data"):
         continued(tiny_space, tiny_data + "/", searched)
+
+
+def test_a_search_from_before_constraints_and_strategies_is_read_and_continued(searched, tiny_space, tiny_data):
+    before = sample_run(searched, 3, 0, validate=True), choose_again(searched, target_ms=0.09)
+    record = json.loads((searched / "search.json").read_text())
+    for name in ("strategy", "cost_models", "spent_images"):
+        del record[name]
+    del record["best"]["constraints"]
+    for name in ("strategy", "constraints", "budget_images"):
+        del record["config"][name]
+    (searched / "search.json").write_text(json.dumps(record))
+    saved = load_checkpoint(searched / "search.ckpt", "search")
+    assert not {"strategy", "constraints", "budget_images"} & set(saved["identity"]), "as earlier versions wrote it"
+    del saved["searcher"]["multipliers"]
+    save_checkpoint(searched / "search.ckpt", "search", {name: saved[name] for name in ("identity", "searcher")})
+    assert (sample_run(searched, 3, 0, validate=True), choose_again(searched, target_ms=0.09)) == before
+    continued(tiny_space, tiny_data, searched)
+    with pytest.raises(StorageError, match="constraints was none, now params<=1k"):
+        continued(tiny_space, tiny_data, searched, constraints=["params<=1k"])
 
 
 def test_who_comes_second_to_a_folder_is_refused(searched, tiny_space, tiny_data):

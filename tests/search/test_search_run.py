@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tvmfbnet.errors import LatencyError, StorageError
+from tvmfbnet.errors import ConstraintError, LatencyError, StorageError
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.forecast import SearchPlan
@@ -110,7 +110,7 @@ def wait_for_the_middle_of_an_epoch(path, child):
 
 
 def test_an_unreachable_target_is_refused_before_anything_is_written(tiny_space, tiny_data, tmp_path):
-    with pytest.raises(LatencyError, match=r"reachable are .* to .* ms"):
+    with pytest.raises(ConstraintError, match=r"reachable are .* to .* ms"):
         search(tiny_space, tiny_data, table_of(tiny_space), SearchConfig(latency_target_ms=0.01), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -146,7 +146,7 @@ def test_the_choice_is_repeated_for_slower_blocks_and_for_another_target(tiny_sp
     elsewhere = choose_again(tmp_path, target_ms=low + 0.3 * (high - low))
     assert all(candidate.predicted_ms == pytest.approx(by_table(candidate.arch)) for candidate in elsewhere)
     assert all(candidate.predicted_ms <= low + 0.3 * (high - low) for candidate in elsewhere)
-    with pytest.raises(LatencyError, match="reachable are"):
+    with pytest.raises(ConstraintError, match="reachable are"):
         choose_again(tmp_path, target_ms=0.9 * low)
 
 

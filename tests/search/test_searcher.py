@@ -7,20 +7,23 @@ import torch
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import DivergedError
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.constraints import Constraint
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.quantities.params import PARAMS
 from tvmfbnet.search.searcher import Searcher
 
-COSTS = Costs(((1.0, 2.0, 1.0, 0.0), (0.5, 2.0, 1.0, 0.2), (0.5, 2.0, 1.0, 0.2)), fixed_ms=1.0)
+COSTS = AdditiveCosts(LATENCY, ((1.0, 2.0, 1.0, 0.0), (0.5, 2.0, 1.0, 0.2), (0.5, 2.0, 1.0, 0.2)), fixed=1.0)
 TINY = {"epochs": 4, "warmup_epochs": 1, "batch_size": 16, "threads": 1, "device": "cpu", "temperature_decay": 0.5}
 
 
 @pytest.fixture
 def make(tiny_space, tiny_data):
-    def build(costs=COSTS, past_bounds=None, **changes):
+    def build(costs=COSTS, past_bounds=None, limits=(), **changes):
         torch.manual_seed(0)
         data = load_data(tiny_data, 28, 28, 1, 10)
         config = SearchConfig(**{**TINY, **changes}).model_copy(update=past_bounds or {})
-        return Searcher(tiny_space, data, costs, config)
+        return Searcher(tiny_space, data, costs, config, constraints=limits)
 
     return build
 
@@ -81,7 +84,7 @@ def test_temperature_falls_from_epoch_to_epoch_and_history_records_it(make):
 
 @pytest.mark.parametrize("form", ["additive", "multiplicative"])
 def test_latency_pulls_theta_towards_cheap_blocks(make, form):
-    costs = Costs(tuple((9.0, 9.0, 0.01, 9.0) for _ in range(3)), fixed_ms=0.1)
+    costs = AdditiveCosts(LATENCY, tuple((9.0, 9.0, 0.01, 9.0) for _ in range(3)), fixed=0.1)
     searcher = run_to_end(make(costs=costs, loss=form, alpha=50.0, theta_lr=0.1))
     assert searcher.supernet.probabilities().argmax(dim=1).tolist() == [2, 2, 2]
 
@@ -97,6 +100,25 @@ def test_a_target_pulls_the_expected_latency_down_to_it(make):
     aimed = run_to_end(make(latency_target_ms=2.2, **settings))
     assert aimed.history[0]["expected_ms"] > 3.5
     assert 1.7 < aimed.history[-1]["expected_ms"] < 2.4, "met, and not much more than met"
+
+
+def test_a_bound_on_parameters_pulls_their_mean_down_to_it_without_a_latency_target(make):
+    cells = AdditiveCosts(PARAMS, ((100.0, 900.0, 500.0, 0.0),) * 3, fixed=200.0)
+    settings = {"epochs": 30, "temperature_decay": 0.75, "theta_lr": 0.1, "theta_batch_size": 8}
+    searcher = make(limits=[Constraint(cells, 800.0)], weight_steps="sampled", **settings)
+    history = run_to_end(searcher).history
+    assert history[0]["expected_params"] == pytest.approx(200 + 3 * 375)
+    assert 600 < history[-1]["expected_params"] < 850, "met, and not much more than met"
+    assert history[-1]["latency_price"] is None and history[1]["params_multiplier"] > 0
+    assert searcher.largest_use() == pytest.approx(history[-1]["expected_params"] / 800)
+
+
+def test_in_penalty_mode_a_bound_only_selects(make):
+    cells = AdditiveCosts(PARAMS, ((100.0, 900.0, 500.0, 0.0),) * 3, fixed=200.0)
+    bounded = run_to_end(make(limits=[Constraint(cells, 800.0)], mode="penalty"))
+    free = run_to_end(make(mode="penalty"))
+    assert torch.equal(bounded.supernet.theta, free.supernet.theta) and "expected_params" not in bounded.history[-1]
+    assert bounded.largest_use() > 1
 
 
 @pytest.mark.parametrize("form", ["mixture", "sampled", "two_path"])

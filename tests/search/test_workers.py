@@ -67,6 +67,18 @@ def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_pa
     assert one["history"][-1]["weight_loss"] == pytest.approx(two["history"][-1]["weight_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_two_processes_rank_random_archs_as_one_does(tiny_space_file, tiny_data, tmp_path):
+    for processes in (1, 2):
+        values = {"space": str(tiny_space_file), "data": tiny_data, "out": str(tmp_path / str(processes))}
+        program = tmp_path / f"search{processes}.py"
+        text = PROGRAM.format(folder=str(Path(__file__).parent), **values)
+        program.write_text(text.replace("finalists=5", 'strategy="random", finalists=0'))
+        run(processes, program)
+    one, two = ((tmp_path / name / "archs.json").read_text() for name in ("1", "2"))
+    assert one == two and len(json.loads(one)) > 3
+
+
 def test_the_parts_of_a_batch_are_the_batch(tiny_data):
     data, augment = load_data(tiny_data, 28, 28, 1), Augment(shift=3, flip=True, colour=0.4, trivial=True, erase=0.5)
     loaders = [Loader(data, data.train, torch.arange(100), 12, augment, 5, part) for part in ((0, 1), (0, 2), (1, 2))]

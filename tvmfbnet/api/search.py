@@ -29,7 +29,7 @@ def search(
     out: str | Path = "search",
     on_progress: OnProgress | None = None,
 ) -> SearchResult:
-    """Searches a space for the most accurate net that meets a latency target. Resumable: call it again.
+    """Searches a space for the most accurate net that meets all constraints. Resumable: call it again.
 
     Args:
         space: a space, or a shipped name or ``.yaml`` file; it gets as many classes as the data set has.
@@ -44,17 +44,18 @@ def search(
 
     Raises:
         ConfigError: bad settings; lists all problems.
-        LatencyError: the table lacks parts, or no arch meets the target.
+        LatencyError: the table lacks parts.
+        ConstraintError: no arch meets the latency target or the other constraints.
         DataError: the data set is missing or does not fit.
         StorageError: ``out`` is not writable, or holds a search with other settings.
         CollapsedError, DivergedError: the search failed; its last good checkpoint is kept.
 
     Example:
         >>> import tvmfbnet as tf
-        >>> settings = tf.SearchConfig(epochs=2, batch_size=32, latency_target_ms=0.5)
+        >>> settings = tf.SearchConfig(epochs=2, batch_size=32, latency_target_ms=0.5, constraints=("params<=120k",))
         >>> result = tf.search("fbnet_mini", "fashion_mnist", "table.csv", settings, out="search")
-        >>> result.best.predicted_ms <= 0.5
-        True
+        >>> [(check.quantity, check.met) for check in result.best.constraints]
+        [('latency', True), ('params', True)]
     """
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(SearchConfig, settings, "search settings")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.output import MOST_SEED, JsonFlag, checked_figure, print_json, print_table
+from tvmfbnet.cli.search import ConstraintOption
 
 
 def sample_command(
@@ -16,9 +17,10 @@ def sample_command(
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Leave out slower archs: 8ms, or 50% of the slowest net.")
     ] = None,
+    constraint: ConstraintOption = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the sampling.")] = 0,
     validate: Annotated[
-        bool, typer.Option(help="Also judge each arch with the supernet's weights; needs the search's data set.")
+        bool, typer.Option(help="Also judge each arch as the search does; needs the search's data set.")
     ] = True,
     data: Annotated[
         str | None, typer.Option(metavar="NEWPATH", help="Where the search's data set is now, if it was moved.")
@@ -31,32 +33,36 @@ def sample_command(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sample archs from a search's final theta: probability, predicted latency, supernet accuracy, Pareto front.
+    """Sample archs from a search's final theta: probability, predicted latency, accuracy, Pareto front.
 
     Most probable first. An arch is on the front when no other one here is both faster and as accurate.
 
     Example: tvmfbnet sample runs/s1 -n 20 --latency-target 0.3ms --figure front.svg
     """
-    from tvmfbnet.cli.search import latency_target_ms
+    from tvmfbnet.cli.search import constraint_columns, given_bounds, latency_target_ms
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import loading
 
     with loading("PyTorch"):
-        from tvmfbnet.search.costs import Costs
         from tvmfbnet.search.derive import pareto_front
+        from tvmfbnet.search.quantities.latency import LATENCY
+        from tvmfbnet.search.result import latency_of
         from tvmfbnet.search.search import read_result, sample_run
+        from tvmfbnet.search.strategies import strategy_named
 
     if figure is not None:
         require_writable_file(figure)
-    limit = None
-    if latency_target is not None:
-        slowest_ms = Costs.from_dict(read_result(run)[1]["costs"]).slowest_ms if "%" in latency_target else 1.0
-        limit = latency_target_ms(latency_target, slowest_ms)
+    given = given_bounds(constraint, latency_target)
+    limit = next((bound.value for bound in given if bound.quantity is LATENCY), None)
+    bounds = [bound for bound in given if bound.quantity is not LATENCY]
+    record = read_result(run)[1]
+    if latency_target is not None and "%" in latency_target:
+        limit = latency_target_ms(latency_target, latency_of(record).most)
     if figure is not None and not validate:
         raise UserError(f"--figure {figure}: a figure needs validated archs; leave out --no-validate")
-    drawn = sample_run(run, count, seed, limit, validate, data)
+    drawn = sample_run(run, count, seed, limit, validate, data, bounds)
     front = {candidate.arch for candidate in pareto_front(drawn)}
     if figure is not None:
         from tvmfbnet.report.pareto import write_pareto_figure
@@ -66,19 +72,19 @@ def sample_command(
         print_json([{**candidate.to_dict(), "on_front": candidate.arch in front} for candidate in drawn])
         return
     unit = unit_for(c.predicted_ms for c in drawn)
+    bounded, bounded_rows = constraint_columns(drawn)
     rows = [
         [
             c.arch,
             unit.number(c.predicted_ms),
             unit.number(c.spread_ms, 2),
+            *cells,
             f"{c.probability:.3g}",
             "" if c.accuracy is None else f"{c.accuracy:.2%}",
             "front" if c.arch in front else "",
         ]
-        for c in drawn
+        for c, cells in zip(drawn, bounded_rows, strict=True)
     ]
-    print_table(
-        "",
-        ["arch", f"predicted, {unit.name}", f"spread, {unit.name}", "probability", "supernet accuracy", "Pareto"],
-        rows,
-    )
+    label = strategy_named(record["strategy"]).accuracy_label
+    latencies = [f"predicted, {unit.name}", f"spread, {unit.name}"]
+    print_table("", ["arch", *latencies, *bounded, "probability", label, "Pareto"], rows)

@@ -1,8 +1,9 @@
-"""``tvmfbnet search``: the differentiable search for the most accurate net within a latency target."""
+"""``tvmfbnet search``: searches a space for the most accurate net within a latency target and other constraints."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,28 +11,30 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
+from tvmfbnet.search.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
     from tvmfbnet.search.config import SearchConfig
+    from tvmfbnet.search.constraints import Bound
+    from tvmfbnet.search.derive import ScoredArch
     from tvmfbnet.search.forecast import Forecast
     from tvmfbnet.search.search import SearchResult
     from tvmfbnet.space.space import Space
 
-MOST_LATENCY_MS = 1e7  # as of a search's settings, which are heavy to load for a parser
-_UNITS = {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "s": 1e3, "": 1.0}
-
 
 def parse_latency(text: str) -> float:
     """``8ms``, ``800us``, ``0.01s`` or a plain number of milliseconds; BadParameter otherwise."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|us|µs|μs|s|)\s*", text)
-    value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    from tvmfbnet.errors import ConstraintError
+    from tvmfbnet.search.quantities.latency import LATENCY
+
     if text.strip().endswith("%"):
         raise typer.BadParameter(
             f"{text[:40]!r} is no latency: write 8ms (search, sample and recipes take a share of the slowest net, 50%)"
         )
-    if not 0 < value <= MOST_LATENCY_MS:
-        raise typer.BadParameter(f"{text[:40]!r} is no latency: write 8ms, 800us or 0.008s")
-    return value
+    try:
+        return LATENCY.parse(text)
+    except ConstraintError:
+        raise typer.BadParameter(f"{text[:40]!r} is no latency: write {LATENCY.example}") from None
 
 
 def latency_target_ms(text: str, slowest_ms: float) -> float:
@@ -49,6 +52,44 @@ def latency_target_ms(text: str, slowest_ms: float) -> float:
     if not 0.0 < float(match[1]) <= 100.0:
         raise typer.BadParameter(f"{text!r} is no share of the slowest net's latency: write 1% to 100%, or a latency")
     return target_by_share(float(match[1]) / 100, slowest_ms)
+
+
+ConstraintOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="QUANTITY<=BOUND", help="Only nets within this, such as params<=4.5M; may be repeated."),
+]
+
+
+def given_bounds(constraints: list[str] | None, latency_target: str | None) -> tuple[Bound, ...]:
+    """What ``--constraint`` and ``--latency-target`` bound; ConstraintError where one quantity is bounded twice.
+
+    A target that is a share is taken of 1 ms: without a table it can only be checked.
+    """
+    from tvmfbnet.errors import ConstraintError
+    from tvmfbnet.search.constraints import Bound, parse_bounds
+    from tvmfbnet.search.quantities.latency import LATENCY
+
+    bounds = parse_bounds(constraints or ())
+    if latency_target is None:
+        return bounds
+    if any(bound.quantity is LATENCY for bound in bounds):
+        raise ConstraintError("latency has two bounds, by --constraint and by --latency-target: give one")
+    return (Bound(LATENCY, latency_target_ms(latency_target, 1.0)), *bounds)
+
+
+def with_bounds(settings: dict[str, Any], constraints: list[str] | None, latency_target: str | None) -> dict[str, Any]:
+    """The settings with the flags' bounds, each of which goes before that of the settings on the same quantity."""
+    from tvmfbnet.search.constraints import parse_bounds
+    from tvmfbnet.search.quantities.latency import LATENCY
+
+    bounds = {bound.quantity.name: bound for bound in given_bounds(constraints, latency_target)}
+    texts = settings.get("constraints", [])
+    if not bounds or not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return settings
+    merged = {**{bound.quantity.name: bound for bound in parse_bounds(texts)}, **bounds}
+    latency = merged.pop(LATENCY.name, None)
+    target = {} if latency is None else {"latency_target_ms": latency.value}
+    return {**settings, **target, "constraints": [bound.text for bound in merged.values()]}
 
 
 def search_command(
@@ -73,6 +114,10 @@ def search_command(
         str | None,
         typer.Option(metavar="LATENCY", help="The most accurate net up to this: 8ms, or 50% of the slowest."),
     ] = None,
+    constraint: ConstraintOption = None,
+    strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"How archs are searched: {', '.join(STRATEGY_NAMES)}.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one resumes.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, warm-up included.")] = None,
@@ -91,7 +136,7 @@ def search_command(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search a space for the most accurate net that meets a latency target.
+    """Search a space for the most accurate net that meets a latency target and other constraints.
 
     Flags go before the settings of --config; what neither names has FBNet's published value.
 
@@ -121,39 +166,40 @@ def search_command(
         "seed": seed,
         "threads": threads,
         "device": device,
-        "latency_target_ms": latency_target_ms(latency_target, 1.0) if latency_target is not None else None,
+        "strategy": strategy,
     }
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
+    settings = with_bounds(settings, constraint, latency_target)
     checked = validate(SearchConfig, settings, str(config) if config is not None else "search settings")
     if print_config:
         print(commented_yaml(SearchConfig, settings), end="")
         return
-    found_space = fit_classes(load_space(space), data)
+    net_space = fit_classes(load_space(space), data)
     note(
         target=target,
         named=None if target is None else measured_name(target),
-        space=spelled_with_classes(space, found_space.classes),
+        space=spelled_with_classes(space, net_space.classes),
         tuning_logs=tuning_logs,
     )
-    size = (found_space.height, found_space.width, found_space.input_channels, found_space.classes)
+    size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
     check_all(lambda: check_data(data, *size), *([] if dry_run else [lambda: require_writable_folder(out)]))
     # Missing cells of a target are predicted, those of a foreign table only if asked.
     missing = Missing.PREDICT if target is not None or predict_missing else Missing.REFUSE
-    table = space_table(found_space, target, latency_table, tuning_logs, device_model, missing=missing)
-    fastest_ms, slowest_ms = table.range_ms(found_space)
+    table = space_table(net_space, target, latency_table, tuning_logs, device_model, missing=missing)
+    fastest_ms, slowest_ms = table.range_ms(net_space)
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
     if dry_run:
         from tvmfbnet.search.forecast import forecast_search
 
-        found = forecast_search(found_space, data, table, checked)
-        _print_plan(found_space, checked, (fastest_ms, slowest_ms), found, as_json)
+        expected = forecast_search(net_space, data, table, checked)
+        _print_plan(net_space, checked, (fastest_ms, slowest_ms), expected, as_json)
         return
 
     from tvmfbnet.api.search import search
 
-    result = search(found_space, data, table, checked, out=out)
+    result = search(net_space, data, table, checked, out=out)
 
     from tvmfbnet.training.workers import is_first  # torch, which the search has loaded
 
@@ -167,6 +213,7 @@ def _print_plan(
     """What a search has to choose among, by what, and how long that takes."""
     fastest_ms, slowest_ms = range_ms
     plan = {"space": space.name, "archs": space.size, "fastest_ms": fastest_ms, "slowest_ms": slowest_ms}
+    plan |= {"strategy": config.strategy, "constraints": list(config.constraints)}
     plan |= {"latency_target_ms": config.latency_target_ms, "epochs": config.epochs, "batch_size": config.batch_size}
     if as_json:
         print_json({**plan, **forecast.to_dict()})
@@ -181,7 +228,13 @@ def _print_plan(
     )
     share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
     print("no latency target" if target_ms is None else f"latency target {unit.text(target_ms)}{share}")
-    print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
+    if config.constraints:
+        print(f"constraints: {', '.join(config.constraints)}")
+    if config.strategy == "differentiable":
+        print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
+    else:
+        archs = forecast.plan.finalist_steps // config.finalist_steps
+        print(f"strategy {config.strategy}: up to {archs:,} archs, each trained for {config.finalist_steps} steps")
     print(forecast.describe())
     if forecast.warning:
         print(forecast.warning)
@@ -194,6 +247,9 @@ def _print(result: SearchResult, as_json: bool) -> None:
                 "arch": result.best.arch,
                 "predicted_ms": result.best.predicted_ms,
                 "accuracy": result.best.accuracy,
+                "constraints": [check.to_dict() for check in result.best.constraints],
+                "strategy": result.strategy,
+                "spent_images": result.spent_images,
                 "measured_share": result.measured_share,
                 "expected_ms": result.expected_ms,
                 "candidates": [candidate.to_dict() for candidate in result.candidates],
@@ -203,12 +259,28 @@ def _print(result: SearchResult, as_json: bool) -> None:
         )
         return
     from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.search.strategies import strategy_named
 
     unit = unit_for(c.predicted_ms for c in result.candidates)
+    bounded, bounded_rows = constraint_columns(result.candidates)
     rows = [
-        [c.arch, unit.number(c.predicted_ms), f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
-        for c in result.candidates
+        [c.arch, unit.number(c.predicted_ms), *cells, f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
+        for c, cells in zip(result.candidates, bounded_rows, strict=True)
     ]
-    columns = ["arch", f"predicted, {unit.name}", "supernet accuracy", "probability"]
+    label = strategy_named(result.strategy).accuracy_label
+    columns = ["arch", f"predicted, {unit.name}", *bounded, label, "probability"]
     print_table("archs found, best first", columns, rows)
     print(f"found {result.best.arch}")
+
+
+def constraint_columns(archs: Sequence[ScoredArch]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of what archs have of each bounded quantity but latency, which has a column of its own."""
+    from tvmfbnet.search.quantities import QUANTITIES
+
+    names = dict.fromkeys(check.quantity for arch in archs for check in arch.constraints)
+    others = [QUANTITIES[name] for name in names if name != "latency"]
+    rows = []
+    for arch in archs:
+        checks = {check.quantity: check for check in arch.constraints}
+        rows.append([quantity.text(checks[quantity.name].value) for quantity in others])
+    return [quantity.name for quantity in others], rows

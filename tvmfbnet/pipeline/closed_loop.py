@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tvmfbnet.errors import LatencyError
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.units import latency_text
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
@@ -182,8 +182,8 @@ def close_loop(
         first: what the search found.
         target_ms: the latency target.
         measure: arch to what timing it gave.
-        choose: factor on the table's latencies to the arch that is best under it; LatencyError where none meets the
-            target.
+        choose: factor on the table's latencies to the arch that is best under it; ConstraintError where none meets
+            the constraints.
         rounds: most archs that are timed.
         tell: called with one line per turn, and at the end with the arch that is kept and why.
     """
@@ -214,8 +214,8 @@ def _another(
         return None, f"this was the last of {rounds} turns"
     try:
         proposal = choose(factor)
-    except LatencyError:  # even the fastest arch is too slow on the device
-        return None, "then even the fastest net of the space would miss the target"
+    except ConstraintError as error:  # such as: even the fastest arch is too slow on the device
+        return None, f"then {error}"
     if proposal.arch in timed_archs:
         return None, "the choice falls on a net that was timed already"
     return proposal, ""
@@ -232,15 +232,15 @@ def decide(attempt: Attempt) -> Decision:
     The multiple is never below what the latency as measured asks for, so no correction makes a net look faster than it
     was.
     """
-    found, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
-    margin = min(max(found.noise, FLOOR), _LARGEST_MARGIN)
+    measured, target_ms, speed = attempt.timed.measured, attempt.target_ms, attempt.timed.speed
+    margin = min(max(measured.noise, FLOOR), _LARGEST_MARGIN)
     aim = 1.0 / (1.0 + margin)
-    ratio = found.value / attempt.table_ms
-    if found.noise > _LARGEST_NOISE:  # the interval's lower bound is still evidence
-        noisy = f"the measurement's noise is {found.noise:.0%}"
+    ratio = measured.value / attempt.table_ms
+    if measured.noise > _LARGEST_NOISE:  # the interval's lower bound is still evidence
+        noisy = f"the measurement's noise is {measured.noise:.0%}"
         if attempt.verdict.kind != MISSED:
             return Decision(None, f"{noisy}, too much to choose a net by")
-        return Decision(found.low / attempt.table_ms / aim, f"{noisy}, but even its lower bound misses the target")
+        return Decision(measured.low / attempt.table_ms / aim, f"{noisy}, but even its lower bound misses the target")
     if attempt.verdict.kind != MET:
         # Where noise alone leaves it open, a slower net would be no answer.
         if attempt.table_ms * ratio / aim <= target_ms:
@@ -253,7 +253,7 @@ def decide(attempt: Attempt) -> Decision:
         return Decision(ratio / aim, reason)
     if not attempt.verdict.has_room:
         return Decision(None, f"it met the target, with less than {ROOM:.0%} to spare")
-    room = 1 - found.high / target_ms
+    room = 1 - measured.high / target_ms
     if speed is not None:
         if not speed.known:
             return Decision(None, "it met the target; the headroom may be the device's changing speed")

@@ -46,6 +46,9 @@ from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
+from tvmfbnet.search.constraints import ConstraintCheck, constraints_of, require_feasible
+from tvmfbnet.search.cost_model import CostSources
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
@@ -124,10 +127,13 @@ class Run:
         done = self._state()
         computing = {name: getattr(recipe, name).device for name in ("search", "train") if name not in done}
         logs = target_folder(self.target.name, self.logs_root)
+        # Bounds on other quantities are checked with the latency table.
+        bounds = [bound for bound in recipe.search.bounds if bound.quantity.follows_from_space]
         check_all(
             lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
             lambda: require_writable_folder(self.folder),
             self._require_own,
+            lambda: require_feasible(constraints_of(bounds, CostSources(space))),
             *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
             *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
             *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
@@ -306,9 +312,18 @@ class Run:
         value = read_run_file(self.folder, "search/search.json")["latency_target_ms"]
         return None if value is None else float(value)
 
+    def _as_measured(self, check: ConstraintCheck, bench: dict[str, Any]) -> dict[str, Any]:
+        """What the found net has of a bounded quantity: latency as measured, with its verdict (null: undecided)."""
+        values = check.to_dict()
+        if check.quantity == LATENCY.name:
+            met = {"met": True, "missed": False}.get(str(bench.get("verdict_kind")))
+            values |= {"value": bench["latency_ms"], "met": met}
+        return values
+
     def _conclude(self) -> RunResult:
         with loading("matplotlib"):
             from tvmfbnet.report.page import write_report
+            from tvmfbnet.search.result import checks_of
 
         arch, table = self._arch(), self._table()
         bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
@@ -335,6 +350,7 @@ class Run:
             "threads": package["threads"],
             "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
             "closed_loop": self._closed_loop(),
+            "constraints": [self._as_measured(check, bench) for check in checks_of(self.folder, package["arch"])],
             "machine": describe_machine(host_fingerprint()),
         }
         write_json(self.folder / "result.json", values)

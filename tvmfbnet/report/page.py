@@ -59,9 +59,11 @@ def _sections(run: RunData) -> list[_Section]:
     """All figures, in the order of the page."""
     space, table, arch, result = run.space, run.table, run.arch, run.result
     searched, trained = run.search_history, run.train_history
+    # Only the differentiable search has epochs to draw.
+    has_epochs = searched is not None or (run.search or {}).get("strategy", "differentiable") == "differentiable"
     needs_space = ("search space (search/search.json, table.json or result.json)", space)
     needs_arch = ("found net (result.json or search/search.json)", arch)
-    return [
+    sections = [
         _Section(
             "arch",
             "The found net, drawn",
@@ -105,6 +107,7 @@ def _sections(run: RunData) -> list[_Section]:
             partial(figures.training_curves, trained) if trained else None,
         ),
     ]
+    return [section for section in sections if has_epochs or section.name not in ("search", "theta")]
 
 
 def _section_html(section: _Section, run: Path, out: Path) -> str:

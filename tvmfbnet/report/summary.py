@@ -12,6 +12,7 @@ from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, RunData
 from tvmfbnet.run_files import stage_title
+from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.space.counts import count_arch
 
 Rows = list[tuple[str, str]]
@@ -21,7 +22,7 @@ _SEEDED = ("tune", "search", "train")
 def net_rows(run: RunData) -> Rows:
     """The found net in numbers, as name and value; unknown ones are left out."""
     best = (run.search or {}).get("best") or {}
-    result = {"arch": best.get("arch"), "predicted_ms": best.get("predicted_ms")} | dict(run.result or {})
+    result = {name: best.get(name) for name in ("arch", "predicted_ms", "constraints")} | dict(run.result or {})
     latencies = [result.get(f"{name}_ms") for name in ("predicted", "measured", "onnxruntime")]
     unit = unit_for([run.target_ms, *latencies])
     counts = count_arch(run.arch, run.space) if run.arch and run.space else None
@@ -31,6 +32,7 @@ def net_rows(run: RunData) -> Rows:
         ("Latency target", _latency(run.target_ms, unit)),
         ("Measured latency", _measured(result, unit)),
         ("Predicted latency", _predicted(result, unit, run.table is not None and run.table.is_simulated)),
+        *_constraints(result),
         ("Correction from whole nets", (run.table.correction or None) if run.table else None),
         ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
@@ -39,6 +41,17 @@ def net_rows(run: RunData) -> Rows:
         ("Parity: largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
         ("Kernels with a tuning record", _kernels(result)),
     )
+
+
+def _constraints(result: Mapping[str, Any]) -> Rows:
+    """One row per constraint: what the net has, the bound, and whether it is met."""
+    rows = []
+    for check in result.get("constraints") or []:
+        quantity = QUANTITIES.get(check["quantity"])
+        value, bound = (f"{check[n]:g}" if quantity is None else quantity.text(check[n]) for n in ("value", "bound"))
+        met = {True: "met", False: "missed", None: "undecided"}[check["met"]]
+        rows.append((f"Constraint on {check['quantity']}", f"{value} of at most {bound}: {met}"))
+    return rows
 
 
 def made_rows(run: RunData) -> Rows:
@@ -56,6 +69,7 @@ def made_rows(run: RunData) -> Rows:
         ("Machine that searched and trained", result.get("machine")),
         ("Data set", data and (str(data) + (_images(run) if run.space else ""))),
         ("Search space", run.space.name if run.space else result.get("space")),
+        ("Search strategy", (run.search or {}).get("strategy")),
         ("Seeds", _seeds(recipe)),
         ("TVM", facts.get("tvm_version")),
         ("TVM target", _tvm_target(result.get("tvm_target"))),

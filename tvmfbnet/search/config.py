@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import (
     MOST_BATCH,
@@ -19,12 +19,17 @@ from tvmfbnet.config import (
     Seed,
     given_whole,
 )
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.nets.sampling_modes import Form
+from tvmfbnet.search.constraints import Bound, parse_bounds
+from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.strategies import StrategyName
 
 if TYPE_CHECKING:  # loads torch
     from tvmfbnet.data.augment import Augment
 
 
+MOST_BUDGET = 10**15
 # Below this, theta divided by the temperature overflows 32 bits.
 _LEAST_TEMPERATURE = 1e-4
 
@@ -41,6 +46,10 @@ class SearchConfig(Config):
     others. The split is fixed for the run.
     """
 
+    strategy: StrategyName = Field(
+        "differentiable",
+        description="how archs are searched; all at an equal budget of training images",
+    )
     epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images, warm-up included")
     warmup_epochs: int = Field(
         10,
@@ -92,18 +101,21 @@ class SearchConfig(Config):
     latency_target_ms: float | None = Field(
         None, gt=0, le=MOST_LATENCY_MS, description="find the most accurate net up to this latency"
     )
+    constraints: tuple[str, ...] = Field(
+        (), description="further bounds on every net, such as [params<=4.5M]; latency<=8ms is the latency target"
+    )
     mode: Literal["auto", "penalty", "target"] = Field(
         "auto",
-        description="penalty: alpha and beta rule, a target only selects; target: only latency above it costs; "
-        "auto: target where one is given",
+        description="penalty: alpha and beta rule, constraints only select; target: only what exceeds the latency "
+        "target or another constraint costs; auto: target where one of them is given",
     )
     target_strength: float = Field(
         10.0,
         gt=0,
         le=1e6,
-        description="penalty strength for latency above the target (mu); the controller adapts the Lagrange multiplier",
+        description="penalty strength for what exceeds a constraint (mu); a controller adapts the Lagrange multiplier",
     )
-    target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below the target archs are looked for")
+    target_tolerance: float = Field(0.03, gt=0, lt=1, description="how far below a bound archs are looked for")
 
     augment_shift: int = Field(2, ge=0, le=1024, description="random shift of training images, pixels")
     augment_flip: bool = Field(True, description="mirror half of the training images")
@@ -134,6 +146,13 @@ class SearchConfig(Config):
     finalist_steps: int = Field(
         150, ge=1, le=MOST_STEPS, description="steps of such a training, with the settings of w"
     )
+    budget_images: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_BUDGET,
+        description="training images that a strategy which trains archs briefly may process; unset: as many as the "
+        "differentiable search of these settings would",
+    )
 
     collapse_skip: float = Field(0.9, gt=0, le=1, description="mean probability of skip that counts as a collapse")
     stop_on_collapse: bool = Field(True, description="stop, with a checkpoint, when the search has collapsed")
@@ -150,6 +169,7 @@ class SearchConfig(Config):
     @classmethod
     def _adapt_defaults(cls, value: Any) -> Any:
         """Where ``epochs`` is set alone, the settings that follow from it adapt, so that they never contradict it."""
+        value = _with_latency_target(value)
         epochs = given_whole(value, "epochs")
         if epochs is None:
             return value
@@ -159,6 +179,15 @@ class SearchConfig(Config):
         if epochs > _PAPER_EPOCHS and "temperature_decay" not in value:
             adapted["temperature_decay"] = math.exp(-0.045 * _PAPER_EPOCHS / epochs)
         return {**value, **adapted}
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """Every constraint in one form."""
+        try:
+            return tuple(bound.text for bound in parse_bounds(texts))
+        except ConstraintError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -173,14 +202,14 @@ class SearchConfig(Config):
         return self
 
     def require_consistent_target(self) -> None:
-        """ValueError where ``mode: target`` has no target; a recipe may only work it out once there is a table."""
-        if self.mode == "target" and self.latency_target_ms is None:
-            raise ValueError("mode target needs latency_target_ms")
+        """ValueError where ``mode: target`` has none; a recipe may only work it out once there is a table."""
+        if self.mode == "target" and self.latency_target_ms is None and not self.constraints:
+            raise ValueError("mode target needs latency_target_ms or constraints")
 
     @property
-    def aims_at_target(self) -> bool:
-        """Whether theta's loss is the one with a latency target."""
-        return self.latency_target_ms is not None and self.mode != "penalty"
+    def bounds(self) -> tuple[Bound, ...]:
+        """The bounds on other quantities than latency."""
+        return parse_bounds(self.constraints)
 
     @property
     def augment(self) -> Augment:
@@ -194,3 +223,22 @@ class SearchConfig(Config):
     def temperature_at(self, epoch: int) -> float:
         """Gumbel-softmax temperature of an epoch, counted from 0."""
         return self.temperature * self.temperature_decay**epoch
+
+
+def _with_latency_target(value: Any) -> Any:
+    """Settings in which a constraint on latency has become the latency target."""
+    texts = value.get("constraints") if isinstance(value, dict) else None
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    try:
+        bounds = parse_bounds(texts)
+    except ConstraintError:  # said by the field's own validator, with its name
+        return value
+    latency = next((bound for bound in bounds if bound.quantity is LATENCY), None)
+    if latency is None:
+        return value
+    target_ms = value.get("latency_target_ms")
+    if target_ms is not None and target_ms != latency.value:
+        raise ValueError(f"latency has two bounds, latency_target_ms {target_ms} and {latency.text}: give one")
+    others = [bound.text for bound in bounds if bound is not latency]
+    return {**value, "latency_target_ms": latency.value, "constraints": others}

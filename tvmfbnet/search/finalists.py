@@ -3,7 +3,7 @@
 A supernet's weights serve all archs at once, and an arch's accuracy with them says little about which of several
 archs of one latency learns best by itself. A short training says far more, though each one is noisy. So archs are
 trained in rounds. After each round a linear model is fitted to their accuracies (ridge regression: Bishop 2006,
-section 3.3), and the next round takes those archs of the target's window that it expects most of. The winner is the one
+section 3.3), and the next round takes those archs near a bound that it expects most of. The winner is the one
 that the model and its own training together think best of, as the model averages the noise of the trainings.
 """
 
@@ -18,40 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
-from tvmfbnet.data.loader import Loader
-from tvmfbnet.files import Stored, read_json, read_model, write_json
-from tvmfbnet.nets.network import build_net
-from tvmfbnet.nets.precision import computing_in
-from tvmfbnet.progress import progress, say
-from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.derive import ScoredArch, log_probability, propose
-from tvmfbnet.search.judge import Judge
+from tvmfbnet.progress import progress
+from tvmfbnet.search.constraints import Constraint
+from tvmfbnet.search.cost_model import CostModel
+from tvmfbnet.search.derive import ScoredArch, propose
+from tvmfbnet.search.draw import log_probability
 from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.search.short_training import ShortTraining
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.training.checkpoint import differences
-from tvmfbnet.training.device import place_batch, place_net
-from tvmfbnet.training.evaluation import accuracy
 
 # Archs that the model chooses the next round from.
 POOL = 1000
 ROUNDS = 4
-# Share of the steps in which the learning rate rises.
-_RISE = 0.1
 # Relative spread of a feature that is mere rounding.
 _SAME = 1e-9
-
-
-class Trained(Stored):
-    """``finalists.json``: the accuracy, between 0 and 1, that each arch reached, and what search that was for."""
-
-    identity: dict[str, Any]
-    accuracies: dict[str, float]
 
 
 class Finalists:
@@ -59,8 +44,8 @@ class Finalists:
 
     Args:
         searcher: a finished search.
-        costs: latencies that the target is for.
-        target_ms: the target, if there is one.
+        latency: of every arch, which may differ from the search's.
+        constraints: what every finalist must meet.
         identity: of the search (:func:`tvmfbnet.training.identity.identity_of`).
         file: where the trainings' accuracies are kept; what it holds of this very search is not trained again.
 
@@ -69,12 +54,19 @@ class Finalists:
     """
 
     def __init__(
-        self, searcher: Searcher, costs: Costs, target_ms: float | None, identity: dict[str, Any], file: Path
+        self,
+        searcher: Searcher,
+        latency: CostModel,
+        constraints: Sequence[Constraint],
+        identity: dict[str, Any],
+        file: Path,
     ) -> None:
-        self._searcher, self._costs, self._target_ms, self._file = searcher, costs, target_ms, file
-        self._judge = Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
-        self._identity = identity
-        self._reached = _reached_before(file, identity)
+        self._searcher, self._latency, self._constraints = searcher, latency, constraints
+        config = searcher.config
+        indices = (searcher.weight_indices, searcher.theta_indices[: config.validation_images])
+        self._trainings = ShortTraining(
+            searcher.space, searcher.data, indices, config, searcher.workers, identity, file
+        )
 
     def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:
         """The trained archs, best first, with the accuracy that training and model together give them.
@@ -94,95 +86,38 @@ class Finalists:
             while chosen:
                 for start in range(0, len(chosen), self._searcher.workers.size):
                     together = chosen[start : start + self._searcher.workers.size]
-                    self._reach(together, lambda: reporter.advance(note=best))  # noqa: B023
+                    self._trainings.evaluate(together, lambda: reporter.advance(note=best))  # noqa: B023
                     trained += together
-                    best = f"best {max(self._reached[arch] for arch in trained):.1%}"
+                    best = f"best {max(self._trainings.accuracies[arch] for arch in trained):.1%}"
                     reporter.update(len(trained) * steps, best)
                 expected = self._expected(trained, features)
                 others = sorted((arch for arch in by_arch if arch not in trained), key=lambda a: -expected[a])
                 chosen = others[: min(share, count - len(trained))]
-        finalists = [replace(by_arch[arch], accuracy=(self._reached[arch] + expected[arch]) / 2) for arch in trained]
+        reached = self._trainings.accuracies
+        finalists = [replace(by_arch[arch], accuracy=(reached[arch] + expected[arch]) / 2) for arch in trained]
         return sorted(finalists, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
 
     def _pool(self) -> list[ScoredArch]:
-        """Archs within the target in random order: one half as theta draws them, the other with equal probability."""
+        """Archs within the constraints in random order: half as theta draws them, half with equal probability."""
         config, space = self._searcher.config, self._searcher.space
         generator = torch.Generator().manual_seed(config.seed)
         with torch.no_grad():
             theta = self._searcher.supernet.log_probabilities().cpu()
         uniform = torch.zeros_like(theta).masked_fill(theta.isneginf(), float("-inf")).log_softmax(dim=1)
-        limits = (self._target_ms, POOL // 2, generator, config.target_tolerance)
-        found = {c.arch: c for logs in (uniform, theta) for c in propose(logs, space, self._costs, *limits)}
+        limits = (self._latency, self._constraints, POOL // 2, generator, config.target_tolerance)
+        proposed = {c.arch: c for logs in (uniform, theta) for c in propose(logs, space, *limits)}
         rows = theta.double().tolist()
         pool = []
-        for index in torch.randperm(len(found), generator=generator).tolist():
-            candidate = list(found.values())[index]
+        for index in torch.randperm(len(proposed), generator=generator).tolist():
+            candidate = list(proposed.values())[index]
             choice = tuple(self._searcher.supernet.choice_of(parse_arch(candidate.arch, space)))
             pool.append(replace(candidate, probability=math.exp(log_probability(rows, choice))))
         return pool
 
     def _expected(self, trained: Sequence[str], features: dict[str, NDArray[np.float64]]) -> dict[str, float]:
         inputs = np.stack([features[arch] for arch in trained])
-        model = ridge(inputs, np.array([self._reached[arch] for arch in trained]))
+        model = ridge(inputs, np.array([self._trainings.accuracies[arch] for arch in trained]))
         return dict(zip(features, model(np.stack(list(features.values()))).tolist(), strict=True))
-
-    def _reach(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
-        """Trains archs, each process one of them, unless the file holds them; the first process writes it."""
-        workers = self._searcher.workers
-        new = {arch: 0.0 for arch in archs if arch not in self._reached}
-        if not new:
-            return
-        if workers.rank < len(archs) and archs[workers.rank] in new:
-            new[archs[workers.rank]] = self._train(archs[workers.rank], stepped)
-        self._reached.update(workers.total(new))
-        if workers.rank == 0:
-            write_json(self._file, Trained(identity=self._identity, accuracies=self._reached).model_dump())
-
-    def _train(self, text: str, stepped: Callable[[], None]) -> float:
-        """The accuracy after one short training with the settings of the supernet's weights; tells of every step."""
-        searcher = self._searcher
-        config, device, data = searcher.config, searcher.device, searcher.data
-        torch.manual_seed(config.seed)
-        space = replace(searcher.space, classes=data.classes)
-        net = place_net(build_net(parse_arch(text, space), space), device)
-        batches = Loader(
-            data, data.train, searcher.weight_indices, config.batch_size, config.augment, 3 * config.seed + 1
-        )
-        optimiser = torch.optim.SGD(
-            net.parameters(), config.weight_lr, config.weight_momentum, weight_decay=config.weight_decay, nesterov=True
-        )
-        net.train()
-        for step in range(config.finalist_steps):
-            passed = (step + 1) / config.finalist_steps
-            rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
-            optimiser.param_groups[0]["lr"] = config.weight_lr * rate
-            pixels, labels = place_batch(*batches.next(), device)
-            with computing_in(config.precision, device):
-                logits = net(pixels).float()
-            loss = F.cross_entropy(logits, labels)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
-            optimiser.step()
-            if step + 1 < config.finalist_steps:  # the last one is reported with its accuracy
-                stepped()
-        return accuracy(net, self._judge.validation(), device)
-
-
-def _reached_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
-    """The accuracies that the file holds of this very search; says why there are none."""
-    if not file.exists():
-        return {}
-    content = read_json(file)
-    if isinstance(content, dict) and "identity" not in content:
-        say(f"note: {file} does not say what its archs were trained on; they are trained again")
-        return {}
-    trained = read_model(file, Trained)
-    changed = differences(trained.identity, identity)
-    if changed:
-        say(f"note: {file} is of another search ({changed}); its archs are trained again")
-        return {}
-    return dict(trained.accuracies)
 
 
 def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:

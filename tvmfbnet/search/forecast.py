@@ -7,18 +7,25 @@ long. A search that is over in moments anyway is not measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.durations import spell_seconds, warning_of_days
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.progress import say
 from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
+from tvmfbnet.search.derive import search_constraints
+from tvmfbnet.search.plan import BACKWARD, SearchPlan, StepKind
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.result import advice_for
-from tvmfbnet.search.searcher import Searcher, StepKind
+from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.search.strategies import strategy_named
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import seeded
@@ -29,62 +36,8 @@ from tvmfbnet.training.workers import Workers
 # On a CPU the first steps that are tried have so many images, and so many times more as long as they are quick
 # (seconds of one step of each kind together): small batches alone would tell of overhead, large ones take minutes.
 _FEW, _MORE, _QUICK_SECONDS = 8, 4, 0.7
-# Forward and backward cost about three times what forward alone costs.
-_BACKWARD = 3
 # Less work than this, in multiply-accumulates, is done in moments.
 _LITTLE_WORK = 2e10
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """What a search will do.
-
-    Attributes:
-        warmup_steps: of w, through one block per layer.
-        weight_steps: of w after the warm-up.
-        theta_steps: of theta.
-        finalist_steps: of all trainings of finalists together.
-        judged_images: images that go through an arch when archs are judged, all archs together.
-        batch: images in a step of w.
-    """
-
-    warmup_steps: int
-    weight_steps: int
-    theta_steps: int
-    finalist_steps: int
-    judged_images: int
-    batch: int
-
-    @classmethod
-    def of(cls, config: SearchConfig, images: int, epoch: int = 0, step: int = 0) -> SearchPlan:
-        """What is left to do.
-
-        Args:
-            config: the settings.
-            images: training images of the data set.
-            epoch: whole epochs that are done.
-            step: steps of the epoch after them that are done.
-        """
-        used = min(images, config.train_images or images)
-        for_weights = round(used * config.weight_share)
-        for_theta = used - for_weights
-        batch = min(config.batch_size, for_weights)
-        weight_steps = for_weights // batch
-        theta_steps = for_theta // min(config.theta_batch_size or config.batch_size, for_theta)
-        counts = {"warmup": 0, "weight": 0, "theta": 0}
-        for number in range(epoch, config.epochs):
-            done = step if number == epoch else 0
-            warmup = number < config.warmup_epochs
-            counts["warmup" if warmup else "weight"] += max(0, weight_steps - done)
-            counts["theta"] += 0 if warmup else theta_steps - max(0, done - weight_steps)
-        validated = min(for_theta, config.validation_images or for_theta)
-        screened = min(config.samples, config.screened)
-        judged = min(screened, config.candidates) * (min(config.bn_images, for_weights) + validated)
-        if screened > config.candidates:
-            judged += screened * (min(config.screen_images, for_weights) + min(config.screen_images, for_theta))
-        judged += config.finalists * validated
-        trained = config.finalists * config.finalist_steps
-        return cls(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch)
 
 
 @dataclass(frozen=True)
@@ -107,17 +60,18 @@ class Forecast:
     @property
     def _parts(self) -> list[tuple[str, int, float]]:
         plan, step = self.plan, self.step
+        short = "of finalists" if "theta" in plan.step_kinds else "of short trainings"
         parts = [
             ("of warm-up", plan.warmup_steps, step.single),
             ("of weights", plan.weight_steps, step.weight),
             ("of theta", plan.theta_steps, step.theta),
-            ("of finalists", plan.finalist_steps, step.single),
+            (short, plan.finalist_steps, step.single),
         ]
         return [part for part in parts if part[1]]
 
     @property
     def _judging(self) -> float:
-        return self.plan.judged_images / self.plan.batch * self.step.single / _BACKWARD
+        return self.plan.judged_images / self.plan.batch * self.step.single / BACKWARD
 
     @property
     def seconds(self) -> float:
@@ -141,7 +95,7 @@ class Forecast:
 
 
 def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig) -> Forecast:
-    """What a whole search would take; tries steps of each kind.
+    """What a whole search would take; tries steps of each kind, and says where constraints would be refused.
 
     Args:
         space: what would be searched.
@@ -152,21 +106,27 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
     Raises:
         UserError: as a search does.
     """
+    latency = latency_costs(table, space)
+    try:
+        search_constraints(config, latency, CostSources(space, table))
+    except ConstraintError as error:
+        say(f"warning: the search would be refused: {error}")
     with memory_advice("the search", advice_for(config)):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes, check=False)
         alone = Workers.alone(pick_device(config.device))
-        return forecast(space, data, Costs.of(table, space), config, alone, SearchPlan.of(config, len(data.train)))
+        plan = strategy_named(config.strategy).plan(config, len(data.train))
+        return forecast(space, data, latency, config, alone, plan)
 
 
 def forecast(
-    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, plan: SearchPlan
+    space: Space, data: ImageData, costs: AdditiveCosts, config: SearchConfig, workers: Workers, plan: SearchPlan
 ) -> Forecast:
     """What the work of ``plan`` would take here; all processes call it together."""
     # Several processes must decide alike, and each has a clock of its own.
     batch = _FEW if workers.size == 1 and workers.device.type == "cpu" else config.batch_size
     with step_shown("trying steps, for a forecast", patience=2.0), seeded(config.seed, config.threads):
         while True:
-            step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size))
+            step, took = _try_steps(space, data, costs, config, workers, min(batch, config.batch_size), plan.step_kinds)
             if batch >= config.batch_size or took > _QUICK_SECONDS:
                 break
             batch *= _MORE
@@ -174,15 +134,21 @@ def forecast(
 
 
 def _try_steps(
-    space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers, batch: int
+    space: Space,
+    data: ImageData,
+    costs: AdditiveCosts,
+    config: SearchConfig,
+    workers: Workers,
+    batch: int,
+    kinds: Sequence[StepKind],
 ) -> tuple[StepSeconds, float]:
-    """Tries steps on so many images: their seconds scaled to a whole batch, and as they were, summed."""
+    """Tries steps on ``batch`` images: their seconds scaled to a whole batch (0 if not tried), and unscaled, summed."""
     theta_batch = config.theta_batch_size or config.batch_size
     changes = {"epochs": 2, "warmup_epochs": 1, "weight_lr": 1e-4}
     changes |= {"batch_size": batch, "theta_batch_size": batch if batch < config.batch_size else theta_batch}
     searcher = Searcher(space, data, costs, config.model_copy(update=changes), workers)
-    tried: dict[StepKind, float] = {}
-    for kind in ("single", "weight", "theta"):
+    tried: dict[StepKind, float] = {"single": 0.0, "weight": 0.0, "theta": 0.0}
+    for kind in kinds:
         took = searcher.try_step(kind)  # the first one also allocates
         tried[kind] = took if took > 1 and workers.size == 1 else min(took, searcher.try_step(kind))
     for_weights, for_theta = len(searcher.weight_indices), len(searcher.theta_indices)
@@ -194,16 +160,29 @@ def _try_steps(
 
 def shorter(config: SearchConfig, space: Space, device: str, images: int) -> tuple[str, ...]:
     """The settings that make a search with these settings shorter."""
-    found = ["a GPU (--device cuda)"] if device == "cpu" else []
+    ways = ["a GPU (--device cuda)"] if device == "cpu" else []
     if "mixture" in (config.weight_steps, config.theta_steps):
-        found.append("weight_steps: sampled and theta_steps: sampled")
-    found.append(f"fewer epochs (it is {config.epochs})")
-    found.append(f"fewer train_images (it is {min(images, config.train_images or images):,})")
+        ways.append("weight_steps: sampled and theta_steps: sampled")
+    ways.append(f"fewer epochs (it is {config.epochs})")
+    ways.append(f"fewer train_images (it is {min(images, config.train_images or images):,})")
     if space.classes > 100:
-        found.append("some of the classes (`?classes=100` behind the data set)")
+        ways.append("some of the classes (`?classes=100` behind the data set)")
     if min(space.height, space.width) > 96:
-        found.append("smaller images (append `@96` to the space)")
-    return tuple(found)
+        ways.append("smaller images (append `@96` to the space)")
+    return tuple(ways)
+
+
+def say_forecast(
+    space: Space, data: ImageData, costs: AdditiveCosts, config: SearchConfig, workers: Workers, plan: SearchPlan
+) -> None:
+    """Says how long the work of ``plan`` will take; skips the measurement for what ends in moments."""
+    if is_little(space, config, plan):
+        say("search: less than a minute's work")
+        return
+    expected = forecast(space, data, costs, config, workers, plan)
+    say(f"search: {expected.describe()}")
+    if expected.warning:
+        say(expected.warning)
 
 
 def is_little(space: Space, config: SearchConfig, plan: SearchPlan) -> bool:
@@ -212,5 +191,5 @@ def is_little(space: Space, config: SearchConfig, plan: SearchPlan) -> bool:
     layers = [[count_part(layer.cell(block)).macs for block in layer.blocks] for layer in space.layers]
     one, all_of_them = fixed + sum(max(row) for row in layers), fixed + sum(sum(row) for row in layers)
     single = plan.warmup_steps + plan.finalist_steps
-    work = _BACKWARD * plan.batch * (single * one + (plan.weight_steps + plan.theta_steps) * all_of_them)
+    work = BACKWARD * plan.batch * (single * one + (plan.weight_steps + plan.theta_steps) * all_of_them)
     return work + plan.judged_images * one < _LITTLE_WORK

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.space.blocks import SKIP
 from tvmfbnet.space.space import Space
 
 # Mean normalised entropy below which theta has settled, and the temperature down to which that is too early.
 _SETTLED, _EARLY_TEMPERATURE = 0.05, 2.0
-# With a latency target, only a distribution that stays this far below it can have collapsed.
-_BELOW_TARGET = 0.8
+# With constraints, only a distribution that stays this far below all of them can have collapsed.
+_BELOW_BOUND = 0.8
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Health:
         return {**asdict(self), "layer_entropy": list(self.layer_entropy)}
 
 
-def health_of(log_probabilities: torch.Tensor, space: Space, costs: Costs) -> Health:
+def health_of(log_probabilities: torch.Tensor, space: Space, costs: AdditiveCosts) -> Health:
     """The figures of a theta whose log softmax is (layers, candidates), -inf where there is no candidate."""
     rows = log_probabilities.detach().exp().tolist()
     entropies, normalised, skips = [], [], []
-    predicted = costs.fixed_predicted_ms
-    expected = costs.fixed_ms
+    predicted = costs.fixed_predicted
+    expected = costs.fixed
     for layer, row, cells, guessed in zip(space.layers, rows, costs.cells, costs.predicted, strict=True):
         entropy = -sum(p * math.log(p) for p in row if p > 0)
         entropies.append(entropy)
@@ -70,19 +70,20 @@ def health_of(log_probabilities: torch.Tensor, space: Space, costs: Costs) -> He
 
 
 def collapse_of(
-    health: Health, expected_ms: float, target_ms: float | None, temperature: float, skip_limit: float
+    health: Health, expected_ms: float, use: float | None, temperature: float, skip_limit: float
 ) -> str | None:
     """What has collapsed and what to change, or None.
 
     Args:
         health: of the theta after an epoch.
         expected_ms: its mean latency.
-        target_ms: the latency target; a target that only skips can meet is no collapse.
+        use: its mean cost as a share of the bound, of the constraint that is used most; None without constraints. Near
+            a bound that only skips can meet there is no collapse.
         temperature: of the epoch.
         skip_limit: largest mean probability of ``skip``.
     """
-    if health.skip_mass > skip_limit and (target_ms is None or expected_ms < _BELOW_TARGET * target_ms):
-        cure = "lower alpha" if target_ms is None else "lower theta_lr"
+    if health.skip_mass > skip_limit and (use is None or use < _BELOW_BOUND):
+        cure = "lower alpha" if use is None else "lower theta_lr"
         return (
             f"skip has taken over (mean probability {health.skip_mass:.0%}, {health.expected_depth:.1f} layers left, "
             f"expected {expected_ms:.4g} ms): {cure} or lengthen the warm-up"

@@ -36,12 +36,12 @@ def penalised_loss(
     return cross_entropy + alpha * term if form == "additive" else cross_entropy * alpha * term
 
 
-def mixture_latency_ms(mix: torch.Tensor, cells_ms: torch.Tensor, fixed_ms: float) -> torch.Tensor:
-    """Stem, head and call overhead plus ``sum_l sum_i m[l, i] * LAT[l, i]``, in milliseconds.
+def expected_cost(mix: torch.Tensor, cells: torch.Tensor, fixed: float) -> torch.Tensor:
+    """What every arch has plus ``sum_l sum_i m[l, i] * COST[l, i]``, in the unit of the costs.
 
     Args:
         mix: (layers, candidates): a sampled mixture, or probabilities for the expectation.
-        cells_ms: (layers, candidates), 0 where there is no candidate.
-        fixed_ms: what every arch of the space pays.
+        cells: (layers, candidates), 0 where there is no candidate.
+        fixed: what every arch of the space has.
     """
-    return fixed_ms + (mix * cells_ms).sum()
+    return fixed + (mix * cells).sum()

@@ -62,8 +62,9 @@ def notices_of(
     candidates = few_images(chance.images, config), _uniform_theta(health, space, config)
     notices = [notice for notice in candidates if notice is not None]
     if accuracy is not None and chance.explains(accuracy):
+        learner = "the supernet" if config.strategy == "differentiable" else "the short training"
         text = (
-            f"the supernet learned nothing: the found net's accuracy of {chance.describe(accuracy)}; train longer "
+            f"{learner} learned nothing: the found net's accuracy of {chance.describe(accuracy)}; train longer "
             f"(epochs is {config.epochs}), with another weight_lr (it is {config.weight_lr:g}), or on more images"
         )
         notices.append(Notice("chance_accuracy", text))

@@ -1,27 +1,36 @@
-"""A finished search: its outcome ``search.json``, and how to reopen it to sample more archs or choose again."""
+"""A finished search: its outcome ``search.json``, and the cost models and constraints that it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tvmfbnet.config import validate as validate_config
-from tvmfbnet.data.datasets import load_data
-from tvmfbnet.data.images import ImageData
-from tvmfbnet.data.places import relocated
-from tvmfbnet.errors import DataError, StorageError
+from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.costs import Costs
-from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.search.constraints import Bound, Constraint, ConstraintCheck, latency_constraint, merged
+from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
+from tvmfbnet.search.derive import choice_of
+from tvmfbnet.search.quantities import quantity_named
+from tvmfbnet.search.quantities.latency import LATENCY, load_latency_costs
+from tvmfbnet.search.strategies import StrategyName
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, seeded
-from tvmfbnet.training.memory import memory_advice
+from tvmfbnet.training.checkpoint import damage_named
+
+
+class CheckRecord(Stored):
+    """What an arch has of a bounded quantity: see :class:`tvmfbnet.search.constraints.ConstraintCheck`."""
+
+    quantity: str
+    unit: str
+    value: float
+    bound: float
+    met: bool
 
 
 class Best(Stored):
@@ -35,6 +44,7 @@ class Best(Stored):
     predicted_ms: float = Field(ge=0)
     accuracy: float | None = Field(default=None, ge=-0.5, le=1.5)
     spread_ms: float = Field(default=0.0, ge=0)
+    constraints: list[CheckRecord] = Field(default_factory=list)
     measured_share: float
 
 
@@ -48,11 +58,14 @@ class SearchRecord(Stored):
         theta: one row per layer, as many numbers as it has candidates.
         health: figures of theta (:mod:`tvmfbnet.search.health`).
         space: :meth:`tvmfbnet.space.space.Space.to_dict`.
-        costs: :meth:`tvmfbnet.search.costs.Costs.to_dict`.
+        costs: latency: :meth:`tvmfbnet.search.cost_model.AdditiveCosts.to_dict`.
+        cost_models: the same of every other bounded quantity, by name.
         data: where the data set lay.
         fingerprint: of the data set; empty in files of earlier versions.
         config: the settings.
         notices: what to know about it (:mod:`tvmfbnet.search.notices`).
+        strategy: how archs were searched.
+        spent_images: what that cost, in training images; None in files of earlier versions.
     """
 
     best: Best
@@ -62,24 +75,23 @@ class SearchRecord(Stored):
     health: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any]
     costs: dict[str, Any]
+    cost_models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     data: str
     fingerprint: str = ""
     config: dict[str, Any]
     notices: list[dict[str, str]] = Field(default_factory=list)
+    strategy: StrategyName = "differentiable"
+    spent_images: float | None = Field(default=None, ge=0)
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""
-        space, costs = Space.from_dict(self.space), Costs.from_dict(self.costs)
+        space = Space.from_dict(self.space)
+        load_latency_costs(self.costs, space)
+        for name, record in self.cost_models.items():
+            quantity_named(name).load(record, space)
         parse_arch(self.best.arch, space)
-        widths = [len(layer.blocks) for layer in space.layers]
-        rows = {"theta": self.theta, "cells": costs.cells, "spreads": costs.spreads, "predicted": costs.predicted}
-        for name, table in rows.items():
-            if [len(row) for row in table] != widths:
-                raise ValueError(f"{name} does not have the shape of the space")
-        if not all(isinstance(cell, int | float) and cell >= 0 for row in costs.cells for cell in row):
-            raise ValueError("latencies are not all numbers")
-        if not all(isinstance(number, int | float) for number in (costs.fixed_ms, costs.fixed_spread_ms)):
-            raise ValueError("latencies are not all numbers")
+        if [len(row) for row in self.theta] != [len(layer.blocks) for layer in space.layers]:
+            raise ValueError("theta does not have the shape of the space")
 
 
 def read_result(run: Path) -> tuple[Path, dict[str, Any]]:
@@ -107,45 +119,39 @@ def advice_for(config: SearchConfig) -> str:
     )
 
 
-@contextmanager
-def reopen(folder: Path, record: dict[str, Any], data_spec: str | None = None) -> Iterator[Searcher]:
-    """A finished search as it was at its end.
+def config_of(folder: Path, record: Mapping[str, Any]) -> SearchConfig:
+    """The settings of a finished search."""
+    return validate_config(SearchConfig, record["config"], str(folder / "search.json"))
+
+
+def latency_of(record: Mapping[str, Any]) -> AdditiveCosts:
+    """The latencies of a finished search."""
+    return load_latency_costs(record["costs"], Space.from_dict(record["space"]))
+
+
+def constraint_from(record: Mapping[str, Any], bound: Bound) -> Constraint:
+    """A bound on archs of a finished search, by the cost model that the search had or, if it had none, a new one."""
+    space, name = Space.from_dict(record["space"]), bound.quantity.name
+    if bound.quantity is LATENCY:
+        return Constraint(latency_of(record), bound.value)
+    if name in record["cost_models"]:
+        return Constraint(bound.quantity.load(record["cost_models"][name], space), bound.value)
+    return Constraint(bound.quantity.build(CostSources(space)), bound.value)
+
+
+def constraints_from(folder: Path, record: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    """The constraints of a finished search, the latency target among them."""
+    others = [constraint_from(record, bound) for bound in config_of(folder, record).bounds]
+    return merged(latency_constraint(latency_of(record), record["latency_target_ms"]), others)
+
+
+def checks_of(run: Path, arch: str) -> list[ConstraintCheck]:
+    """What an arch of a finished search's space has of each bounded quantity.
 
     Args:
-        folder: the search's.
-        record: of :func:`tvmfbnet.search.result.read_result`.
-        data_spec: where the data set lies now (a spec, or the folder alone), if it has moved.
-
-    Raises:
-        StorageError: the search's checkpoint is missing or damaged.
-        DataError: the data set is missing, or another one was given.
-        OutOfMemoryError: says which settings need less.
+        run: the search's folder, or a run folder that holds it as ``search/``.
+        arch: arch string.
     """
-    config = validate_config(SearchConfig, record["config"], str(folder / "search.json"))
-    space, costs = Space.from_dict(record["space"]), Costs.from_dict(record["costs"])
-    with memory_advice("judging archs", advice_for(config)):
-        data = _reopened_data(folder, record, space, data_spec)
-        saved = load_checkpoint(folder / "search.ckpt", "search")
-        with seeded(config.seed, config.threads):
-            searcher = Searcher(space, data, costs, config)
-            with damage_named(folder / "search.ckpt", "search again"):
-                searcher.load_state_dict(saved["searcher"])
-            yield searcher
-
-
-def _reopened_data(folder: Path, record: dict[str, Any], space: Space, data_spec: str | None) -> ImageData:
-    """The data set of a finished search, where it lay or where it has moved to."""
-    spec = record["data"] if data_spec is None else relocated(record["data"], data_spec)
-    try:
-        data = load_data(spec, space.height, space.width, space.input_channels, space.classes)
-    except DataError as error:
-        if data_spec is not None:
-            raise
-        raise DataError(
-            f"{error} (the search had its data set there; if it has moved, say where with --data)"
-        ) from error
-    if record["fingerprint"] and data.fingerprint != record["fingerprint"]:
-        raise DataError(
-            f"{spec} is not the data set of the search in {folder} (its content differs): say with --data where that is"
-        )
-    return data
+    folder, record = read_result(run)
+    choice = choice_of(arch, Space.from_dict(record["space"]))
+    return [constraint.check(choice) for constraint in constraints_from(folder, record)]

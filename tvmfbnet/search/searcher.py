@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -21,18 +22,18 @@ from tvmfbnet.errors import DataError, DivergedError
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.controller import LatencyController
-from tvmfbnet.search.costs import Costs
+from tvmfbnet.search.constraints import Constraint, latency_constraint, merged
+from tvmfbnet.search.controller import Steering
+from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.health import Health, health_of
-from tvmfbnet.search.losses import mixture_latency_ms, penalised_loss
+from tvmfbnet.search.losses import expected_cost, penalised_loss
+from tvmfbnet.search.plan import StepKind
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.state import SearcherState
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.device import pick_device, place_batch, place_net
 from tvmfbnet.training.workers import Workers
-
-StepKind = Literal["single", "weight", "theta"]
-"""A step of w in the warm-up, of w after it, of theta."""
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
 
@@ -44,20 +45,28 @@ class Searcher:
         space: what may be searched.
         data: images of the space's size.
         costs: latency of every candidate.
-        config: the scheme's settings.
+        config: the scheme's settings, with the latency target.
         workers: the processes that share every batch; this one alone if None.
+        constraints: those on other quantities.
     """
 
     def __init__(
-        self, space: Space, data: ImageData, costs: Costs, config: SearchConfig, workers: Workers | None = None
+        self,
+        space: Space,
+        data: ImageData,
+        costs: AdditiveCosts,
+        config: SearchConfig,
+        workers: Workers | None = None,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self.space, self.data, self.costs, self.config = space, data, costs, config
+        self.constraints = merged(latency_constraint(costs, config.latency_target_ms), constraints)
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         # A subset of the classes may stand in for them all (FBNet, section 4.1); it has a classifier of its own.
         supernet = Supernet(replace(space, classes=data.classes), save_memory=config.save_memory)
         self.supernet = self.workers.share(place_net(supernet, self.device))
-        self._cells_ms = costs.matrix().to(self.device)
+        self._cells_ms = torch.tensor(costs.padded()).to(self.device)
         self.weight_indices, self.theta_indices = split_indices(
             len(data.train), config.weight_share, config.seed, config.train_images
         )
@@ -81,10 +90,7 @@ class Searcher:
         self.history: list[dict[str, Any]] = []
         self._sums = dict(_NO_SUMS)
         self._waited = 0.0
-        self._controller = None
-        if config.latency_target_ms is not None and config.aims_at_target:
-            theta_steps = len(self._theta_batches)
-            self._controller = LatencyController(config.latency_target_ms, config.target_strength, theta_steps)
+        self._steering = Steering.of(self.constraints, config, len(self._theta_batches), self.device)
 
     def _loader(self, indices: torch.Tensor, batch_size: int, stream: int) -> Loader:
         seed = 3 * self.config.seed + stream
@@ -195,24 +201,19 @@ class Searcher:
             parameter.requires_grad_(True)
         if not bool(torch.isfinite(self.supernet.theta).all()):
             raise self._diverged("theta is not finite")
-        if self._controller is not None:
-            with torch.no_grad():
-                self._controller.update(float(self._expected_ms()))
+        with torch.no_grad():
+            self._steering.update(self.supernet.probabilities())
         self._count("theta", loss, logits, labels)
 
-    def _expected_ms(self) -> torch.Tensor:
-        """Mean latency of archs sampled from theta, scalar."""
-        return mixture_latency_ms(self.supernet.probabilities(), self._cells_ms, self.costs.fixed_ms)
-
     def _theta_loss(self, cross_entropy: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-        """The paper's loss on the sampled mixture's latency, or the target's on the expected latency.
+        """The paper's loss on the sampled mixture's latency, or the constraints' on the expected costs.
 
-        A target binds the archs that are sampled in the end, so it looks at their mean, free of this step's noise.
+        Constraints bind the archs that are sampled in the end, so they look at their mean, free of this step's noise.
         """
-        if self._controller is not None:
-            return cross_entropy + self._controller.term(self._expected_ms())
+        if self._steering.active:
+            return self._steering.penalised(cross_entropy, self.supernet.probabilities())
         config = self.config
-        latency = mixture_latency_ms(soft, self._cells_ms, self.costs.fixed_ms)
+        latency = expected_cost(soft, self._cells_ms, self.costs.fixed)
         return penalised_loss(
             cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
         )
@@ -269,10 +270,11 @@ class Searcher:
             "weight_accuracy": self._sums["weight_right"] / steps,
             "theta_loss": None if warmup else self._sums["theta_loss"] / theta_steps,
             "theta_accuracy": None if warmup else self._sums["theta_right"] / theta_steps,
-            "expected_ms": float(mixture_latency_ms(logs.exp(), self._cells_ms, self.costs.fixed_ms)),
+            "expected_ms": float(expected_cost(logs.exp(), self._cells_ms, self.costs.fixed)),
             "entropy": sum(health.layer_entropy) / len(health.layer_entropy),
             **health.to_dict(),
-            "latency_price": self._controller.multiplier if self._controller is not None else None,
+            "latency_price": self._steering.multipliers.get(LATENCY.name),
+            **self._steering.figures(logs.exp(), but=LATENCY.name),
             "data_wait": waited / self._sums["seconds"] if self._sums["seconds"] > 0 else 0.0,
             "theta": [
                 row[: len(layer.blocks)]
@@ -280,6 +282,11 @@ class Searcher:
             ],
             "seconds": self._sums["seconds"],
         }
+
+    @torch.no_grad()
+    def largest_use(self) -> float | None:
+        """Theta's mean cost as a share of the bound, of the constraint that is used most; None without constraints."""
+        return self._steering.largest_use(self.supernet.probabilities())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain data and tensors; called by all processes together."""
@@ -291,7 +298,8 @@ class Searcher:
             "weight_batches": self._weight_batches.state_dict(),
             "theta_batches": self._theta_batches.state_dict(),
             "generator": self._generator.get_state(),
-            "price": self._controller.multiplier if self._controller is not None else None,
+            "price": self._steering.multipliers.get(LATENCY.name),
+            "multipliers": {name: value for name, value in self._steering.multipliers.items() if name != LATENCY.name},
             "rng": rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -318,10 +326,7 @@ class Searcher:
         self._weight_batches.load_state_dict(checked.weight_batches)
         self._theta_batches.load_state_dict(checked.theta_batches)
         self._generator.set_state(checked.generator)
-        if self._controller is not None:
-            if checked.price is None:
-                raise ValueError("the Lagrange multiplier of latency is missing")
-            self._controller.multiplier = checked.price
+        self._steering.restore({**checked.multipliers, LATENCY.name: checked.price})
         restore_rng(checked.rng)
         self.epoch, self.step = checked.epoch, checked.step
         self._sums, self.history = dict(checked.sums), list(state["history"])

@@ -35,6 +35,7 @@ class SearcherState(State):
     theta_batches: dict[str, Any]
     generator: torch.Tensor
     price: float | None
+    multipliers: dict[str, float] = Field(default_factory=dict)
     rng: dict[str, Any]
     epoch: int = Field(ge=0)
     step: int = Field(ge=0)

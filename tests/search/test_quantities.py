@@ -1,0 +1,93 @@
+"""Every registered quantity: its values for a space, how its bounds are written, and that it survives a file."""
+
+import json
+import random
+
+import pytest
+from test_search_run import table_of
+
+from tvmfbnet.errors import ConstraintError
+from tvmfbnet.search.constraints import parse_bound
+from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
+from tvmfbnet.search.quantities import QUANTITIES, quantity_named
+from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.quantities.params import params_costs
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.counts import count_arch
+from tvmfbnet.space.registry import list_spaces, load_space
+
+
+def random_choices(space, count):
+    draw = random.Random(0)
+    return [tuple(draw.randrange(len(layer.blocks)) for layer in space.layers) for _ in range(count)]
+
+
+def arch_of(choice, space):
+    return Arch(tuple(layer.blocks[index] for layer, index in zip(space.layers, choice, strict=True)))
+
+
+@pytest.fixture(params=QUANTITIES)
+def quantity(request):
+    return QUANTITIES[request.param]
+
+
+def test_a_model_keeps_within_its_range_and_survives_a_file(quantity, tiny_space):
+    sources = CostSources(tiny_space, table_of(tiny_space))
+    model = quantity.build(sources)
+    assert model.quantity is quantity and 0 < model.least < model.most
+    for choice in random_choices(tiny_space, 30):
+        assert model.least <= model.value(choice) <= model.most
+        assert model.spread(choice) >= 0 and 0 <= model.measured_share(choice) <= 1
+    loaded = quantity.load(json.loads(json.dumps(model.to_dict())), tiny_space)
+    assert loaded == model
+    if isinstance(model, AdditiveCosts):
+        assert all(model.value(c) == pytest.approx(model.fixed + sum(r[i] for r, i in zip(model.cells, c, strict=True)))
+                   for c in random_choices(tiny_space, 5))  # fmt: skip
+
+
+def test_a_model_of_another_space_or_a_damaged_one_is_refused(quantity, tiny_space):
+    record = quantity.build(CostSources(tiny_space, table_of(tiny_space))).to_dict()
+    cells = next(name for name in record if name.startswith("cells"))
+    for damage in ([[1.0]], [[-1.0] * len(row) for row in record[cells]], [["a"] * len(row) for row in record[cells]]):
+        with pytest.raises((ValueError, TypeError)):
+            quantity.load({**record, cells: damage}, tiny_space)
+
+
+def test_a_bound_is_read_back_as_it_is_written(quantity):
+    assert quantity.parse(quantity.example.split(",")[0]) > 0
+    for value in (0.0123, 7.0, 812.5, 4_512_345.0):
+        assert quantity.parse(quantity.exact(value)) == pytest.approx(value, rel=1e-9)
+        assert parse_bound(f"{quantity.name}<={quantity.exact(value)}").value == pytest.approx(value, rel=1e-9)
+    with pytest.raises(ConstraintError, match=f"is no bound on {quantity.name}: write"):
+        quantity.parse(f"{2 * quantity.largest:.0f}")
+
+
+def test_an_unknown_quantity_is_refused_with_those_there_are():
+    with pytest.raises(ConstraintError, match=f"there are {', '.join(QUANTITIES)}"):
+        quantity_named("joy")
+
+
+def test_values_are_shown_in_a_readable_unit():
+    params = QUANTITIES["params"]
+    assert [params.text(value) for value in (950, 12_345, 4_512_345)] == ["950", "12.35k", "4.512M"]
+    assert [LATENCY.text(value) for value in (0.08123, 8.0, 1234.0)] == ["0.08123 ms", "8 ms", "1234 ms"]
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_parameters_are_those_of_the_whole_arch_to_the_unit(name):
+    space = load_space(name)
+    model = params_costs(space)
+    for choice in random_choices(space, 20):
+        assert model.value(choice) == count_arch(arch_of(choice, space), space).params
+
+
+def test_latency_needs_a_table(tiny_space):
+    with pytest.raises(ConstraintError, match="needs a latency table"):
+        LATENCY.build(CostSources(tiny_space))
+
+
+def test_costs_that_were_not_all_measured_say_what_share_was(tiny_space):
+    guessed = ((True, False), (True, False))
+    model = AdditiveCosts(LATENCY, ((1.0, 2.0), (3.0, 4.0)), 4.0, predicted=guessed, fixed_predicted=2.0)
+    assert model.measured_share((0, 0)) == pytest.approx(1 - 6 / 8)
+    assert model.measured_share((1, 1)) == pytest.approx(1 - 2 / 10)

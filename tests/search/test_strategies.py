@@ -1,0 +1,349 @@
+"""What every search strategy promises, whichever it is: tested on each that is registered."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_search_run import TINY, table_of
+
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.errors import ConfigError, ConstraintError, StorageError
+from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.report.page import write_report
+from tvmfbnet.run_files import read_run_file
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.constraints import Constraint, parse_bound
+from tvmfbnet.search.derive import arch_string, choice_of
+from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.quantities.latency import latency_costs
+from tvmfbnet.search.quantities.params import params_costs
+from tvmfbnet.search.result import checks_of, read_result
+from tvmfbnet.search.search import choose_again, sample_run, search
+from tvmfbnet.search.short_training import ShortTraining
+from tvmfbnet.search.strategies import STRATEGY_NAMES, strategy_named
+from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.counts import count_arch, count_part
+from tvmfbnet.space.registry import load_space
+from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.train import train
+
+
+class Searched:
+    """A tiny search under a latency target and a bound on parameters that both exclude archs."""
+
+    def __init__(self, space, data, folder, strategy):
+        self.space, self.data, self.strategy, self.folder = space, data, strategy, folder
+        self.table = table_of(space)
+        self.latency, self.params = latency_costs(self.table, space), params_costs(space)
+        self.target_ms = self.latency.least + 0.7 * (self.latency.most - self.latency.least)
+        self.most_params = math.floor(self.params.least + 0.7 * (self.params.most - self.params.least))
+
+    def config(self, **changes):
+        settings = {**TINY, "strategy": self.strategy, "latency_target_ms": self.target_ms, "finalist_steps": 4}
+        settings |= {"target_tolerance": 0.2, "constraints": [f"params<={self.most_params}"]}
+        return SearchConfig(**{**settings, **changes})
+
+    def go(self, name="run/search", **changes):
+        return search(self.space, self.data, self.table, self.config(**changes), self.folder / name)
+
+    def of(self, arch):
+        """Latency by the table, and parameters as counted."""
+        parsed = parse_arch(arch, self.space)
+        return self.table.arch_ms(parsed, self.space), count_arch(parsed, self.space).params
+
+
+@pytest.fixture(params=STRATEGY_NAMES)
+def searched(request, tiny_space, tiny_data, tmp_path):
+    return Searched(tiny_space, tiny_data, tmp_path, request.param)
+
+
+def test_archs_meet_all_constraints_are_distinct_and_best_first(searched):
+    result = searched.go()
+    assert result.strategy == searched.strategy and result.candidates[0] == result.best
+    assert len({candidate.arch for candidate in result.candidates}) == len(result.candidates) > 1
+    accuracies = [candidate.accuracy for candidate in result.candidates]
+    assert accuracies == sorted(accuracies, reverse=True) and all(0 <= accuracy <= 1 for accuracy in accuracies)
+    for candidate in result.candidates:
+        latency_ms, params = searched.of(candidate.arch)
+        assert candidate.predicted_ms == pytest.approx(latency_ms) and latency_ms <= searched.target_ms
+        assert params <= searched.most_params
+        assert [(c.quantity, c.value, c.met) for c in candidate.constraints] == [
+            ("latency", pytest.approx(latency_ms), True),
+            ("params", params, True),
+        ]
+
+
+def test_its_records_are_read_by_all_that_come_after(searched):
+    result = searched.go()
+    run = searched.folder / "run"
+    (run / "recipe.yaml").write_text("space: tiny\n")
+    folder, record = read_result(run)
+    assert folder == run / "search" and record["strategy"] == searched.strategy
+    assert record["config"]["constraints"] == [f"params<={searched.params.quantity.exact(searched.most_params)}"]
+    assert record["best"]["constraints"] == [check.to_dict() for check in result.best.constraints]
+    assert [row["arch"] for row in read_run_file(run, "search/archs.json")] == [c.arch for c in result.candidates]
+    assert read_run_file(run, "search/search.json")["best"]["constraints"][1]["bound"] == searched.most_params
+    assert checks_of(run, result.best.arch) == list(result.best.constraints)
+    page = write_report(run).read_text()
+    value = searched.params.quantity.text(result.best.constraints[1].value)
+    assert f"<td>{value} of at most " in page and ": met</td>" in page and f"<td>{searched.strategy}</td>" in page
+    trained = TrainConfig(epochs=1, warmup_epochs=0, batch_size=16, device="cpu", threads=1)
+    train(parse_arch(result.best.arch, searched.space), searched.space, searched.data, trained, run / "train")
+    assert (run / "train/net.pt").is_file()
+
+
+def test_the_same_seed_gives_the_same_and_a_second_start_trains_nothing(searched, monkeypatch):
+    first = searched.go("first")
+    assert searched.go("second").candidates == first.candidates
+
+    def forbidden(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", forbidden)
+    assert searched.go("first") == first
+
+
+@pytest.mark.parametrize("after", [1, 7, 15])
+def test_interrupted_anywhere_it_ends_bit_equal(searched, monkeypatch, after):
+    whole = searched.go("whole")
+    count, real = [0], torch.nn.functional.cross_entropy
+
+    def interrupted(*arguments, **options):
+        count[0] += 1
+        if count[0] > after:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "cross_entropy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            searched.go("killed")
+    assert not (searched.folder / "killed/search.json").exists()
+    again = searched.go("killed")
+    assert again.candidates == whole.candidates and again.theta == whole.theta
+    for name in ("archs.json", "search.json"):
+        assert (searched.folder / "killed" / name).read_text() == (searched.folder / "whole" / name).read_text()
+
+
+def test_the_choice_is_repeated_for_other_latencies_and_keeps_the_other_constraints(searched):
+    searched.go()
+    run = searched.folder / "run"
+    slower = choose_again(run, 1.1)
+    assert slower
+    for candidate in slower:
+        latency_ms, params = searched.of(candidate.arch)
+        assert candidate.predicted_ms == pytest.approx(1.1 * latency_ms) and params <= searched.most_params
+        assert candidate.predicted_ms <= searched.target_ms and candidate.accuracy is not None
+    target_ms = 0.9 * searched.target_ms
+    assert all(candidate.predicted_ms <= target_ms for candidate in choose_again(run, target_ms=target_ms))
+    with pytest.raises(ConstraintError, match="reachable are"):
+        choose_again(run, 10.0)
+
+
+def test_more_archs_are_sampled_and_judged_without_a_trace(searched):
+    searched.go()
+    run = searched.folder / "run"
+    before = {path: path.read_bytes() for path in (run / "search").iterdir()}
+    bound = parse_bound(f"params<={searched.most_params}")
+    drawn = sample_run(run, 6, 0, searched.target_ms, validate=True, bounds=[bound])
+    assert drawn == sample_run(run, 6, 0, searched.target_ms, validate=True, bounds=[bound])
+    assert len({candidate.arch for candidate in drawn}) == 6
+    for candidate in drawn:
+        latency_ms, params = searched.of(candidate.arch)
+        assert latency_ms <= searched.target_ms and params <= searched.most_params and 0 <= candidate.accuracy <= 1
+    assert {path: path.read_bytes() for path in (run / "search").iterdir()} == before
+    free = sample_run(run, 30, 0)
+    assert any(searched.of(c.arch)[1] > searched.most_params for c in free), "no bound but those that were asked for"
+    with pytest.raises(ConstraintError, match="a bound on params of 1: reachable are"):
+        sample_run(run, 6, 0, bounds=[parse_bound("params<=1")])
+
+
+def test_no_more_than_the_budget_is_spent_and_a_larger_one_is_used(searched):
+    images = len(load_data(searched.data, 28, 28, 1, 10).train)
+    plan = strategy_named(searched.strategy).plan
+    spent = []
+    for epochs in (3, 5):
+        result = searched.go(f"{epochs}", epochs=epochs)
+        equal = strategy_named("differentiable").plan(searched.config(epochs=epochs), images).images
+        assert 0 < result.spent_images <= equal
+        assert result.spent_images <= plan(searched.config(epochs=epochs), images).images * (1 + 1e-9)
+        record = json.loads((searched.folder / f"{epochs}/search.json").read_text())
+        assert record["spent_images"] == result.spent_images
+        spent.append(result.spent_images)
+    assert spent[1] > spent[0]
+
+
+def test_a_search_under_another_strategy_or_other_constraints_is_refused_in_its_folder(searched):
+    searched.go()
+    other = next(name for name in STRATEGY_NAMES if name != searched.strategy)
+    state = strategy_named(searched.strategy).state_file
+    with pytest.raises(StorageError, match=rf"{state} .*strategy was {searched.strategy}, now {other}"):
+        searched.go(strategy=other)
+    with pytest.raises(StorageError, match=rf"{state} .*constraints was params<=\S+, now none"):
+        searched.go(constraints=[])
+    with pytest.raises(StorageError, match=rf"{state} .*constraints was params<=\S+, now params<=2k"):
+        searched.go(constraints=["params<=2k"])
+
+
+def test_parameters_alone_may_be_bounded(searched):
+    result = searched.go(latency_target_ms=None)
+    assert all([c.quantity for c in candidate.constraints] == ["params"] for candidate in result.candidates)
+    assert all(searched.of(candidate.arch)[1] <= searched.most_params for candidate in result.candidates)
+    with pytest.raises(StorageError, match="had no latency target"):
+        choose_again(searched.folder / "run")
+
+
+def test_without_constraints_any_arch_may_be_found(searched):
+    result = searched.go(latency_target_ms=None, constraints=[])
+    assert result.candidates and not result.best.constraints
+
+
+def test_contradicting_constraints_are_refused_before_anything_is_written(searched):
+    with pytest.raises(ConstraintError, match="reachable are"):
+        searched.go(constraints=["params<=5"])
+    # Where small blocks are slow ones, an arch that is fast has many parameters.
+    parts = searched.space.distinct_parts()
+    cells = {part: Cell(0.01 + 1.0 / (1 + count_part(part).params)) for part in parts}
+    searched.table = LatencyTable(cells, overhead_ms=0.005, name="opposed")
+    least_ms, least_params = latency_costs(searched.table, searched.space).least, searched.params.least
+    with pytest.raises(ConstraintError, match=r"meets latency<=\S+ and params<=\S+ together; with params<="):
+        searched.go(latency_target_ms=1.001 * least_ms, constraints=[f"params<={math.ceil(least_params)}"])
+    assert not (searched.folder / "run").exists()
+
+
+def test_a_damaged_state_is_one_line_that_names_the_file(searched):
+    searched.go()
+    file = searched.folder / "run/search" / strategy_named(searched.strategy).state_file
+    file.write_bytes(b"{torn")
+    with pytest.raises(StorageError, match=file.name) as caught:
+        searched.go()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_strategy_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=f"or '{STRATEGY_NAMES[-1]}'"):
+        SearchConfig(strategy="psychic")
+    with pytest.raises(ValueError, match="no strategy is called"):
+        strategy_named("psychic")
+
+
+# --- strategies that judge whole archs, on a table of truth instead of trainings ---
+
+EVALUATING = [name for name in STRATEGY_NAMES if isinstance(strategy_named(name), EvaluatingStrategy)]
+
+
+class TabularTruth:
+    """An evaluator that looks accuracies up: an additive truth with noise that is fixed for each arch."""
+
+    images, steps, together = 10.0, 1, 1
+
+    def __init__(self, space):
+        generator = np.random.default_rng(0)
+        self.space, self.asked = space, []
+        self.gains = [generator.normal(0, 0.01, len(layer.blocks)) for layer in space.layers]
+
+    def truth(self, arch):
+        choice = choice_of(arch, self.space)
+        return 0.7 + sum(gains[index] for gains, index in zip(self.gains, choice, strict=True))
+
+    def evaluate(self, archs, stepped=lambda: None):
+        self.asked += archs
+        noise = {arch: np.random.default_rng(list(arch.encode())).normal(0, 0.002) for arch in archs}
+        return {arch: min(1.0, self.truth(arch) + noise[arch]) for arch in archs}
+
+
+def tabular_problem(truth, evaluations, seed=0):
+    space = truth.space
+    latency = latency_costs(table_of(space), space)
+    target_ms = latency.least + 0.5 * (latency.most - latency.least)
+    params = params_costs(space)
+    constraints = (
+        Constraint(latency, target_ms),
+        Constraint(params, params.least + 0.8 * (params.most - params.least)),
+    )
+    return ArchProblem(space, latency, constraints, 0.03, seed, Meter(truth, 10.0 * evaluations))
+
+
+@pytest.mark.parametrize("name", EVALUATING)
+def test_on_a_table_the_best_of_what_was_asked_is_found_and_more_questions_find_better(name):
+    found = {}
+    for evaluations in (4, 48):
+        reached = []
+        for seed in range(5):
+            truth = TabularTruth(load_space("fbnet_mini"))
+            problem = tabular_problem(truth, evaluations, seed)
+            ranked = strategy_named(name).rank(problem)
+            assert len(truth.asked) == len(set(truth.asked)) == evaluations
+            assert problem.meter.spent_images == problem.meter.budget_images
+            assert ranked[0].accuracy == max(problem.meter.accuracies.values())
+            assert all(candidate.meets_all for candidate in ranked)
+            reached.append(truth.truth(ranked[0].arch))
+        found[evaluations] = np.mean(reached)
+    assert found[48] > found[4] + 0.005
+
+
+@pytest.mark.parametrize("name", EVALUATING)
+def test_a_budget_beyond_the_space_is_not_spent(name, tiny_space):
+    truth = TabularTruth(tiny_space)
+    problem = tabular_problem(truth, 1000)
+    ranked = strategy_named(name).rank(problem)
+    limits, whole = problem.constraints, np.ndindex(*(len(layer.blocks) for layer in tiny_space.layers))
+    fitting = {arch_string(choice, tiny_space) for choice in whole if all(limit.met(choice) for limit in limits)}
+    assert {candidate.arch for candidate in ranked} <= fitting and len(ranked) >= 0.9 * len(fitting)
+
+
+def test_a_meter_hands_out_no_more_than_its_budget_and_counts_an_arch_once():
+    truth = TabularTruth(load_space("fbnet_mini"))
+    archs = [candidate.arch for candidate in tabular_problem(truth, 3).random_archs(5)]
+    meter = Meter(truth, 35.0)
+    assert meter.affordable == 3
+    assert meter.evaluate(archs[:2]) == meter.evaluate(archs[1::-1]) and meter.spent_images == 20.0
+    with pytest.raises(ValueError, match="beyond the budget, which allows 1"):
+        meter.evaluate(archs)
+
+
+def test_random_archs_are_drawn_without_a_preference():
+    problem = tabular_problem(TabularTruth(load_space("fbnet_mini")), 1)
+    first = [[c.arch for c in tabular_problem(problem.meter._evaluator, 1, seed).random_archs(20)] for seed in range(8)]
+    assert len({arch for archs in first for arch in archs}) > 140, "another seed draws others"
+    starts = {archs[0].split("/")[0] for archs in first}
+    assert len(starts) > 2, "not in alphabetical order"
+
+
+def test_a_budget_too_small_for_one_training_is_refused(tiny_space, tiny_data, tmp_path):
+    searched = Searched(tiny_space, tiny_data, tmp_path, "random")
+    with pytest.raises(ConfigError, match=r"a budget of 20 images is too small to train one arch; raise budget_images"):
+        searched.go(budget_images=20)
+    few = searched.go("few", budget_images=100, finalist_steps=150)
+    assert len(few.candidates) == 1 and few.spent_images <= 100, "fewer steps than set, where not one is affordable"
+    many = searched.go("many", budget_images=1000)
+    assert 0.9 * 1000 < many.spent_images <= 1000 and len(many.candidates) > 10
+
+
+def test_a_short_training_is_the_same_whatever_was_trained_before(tiny_space, tiny_data, tmp_path):
+    searched = Searched(tiny_space, tiny_data, tmp_path, "random")
+    searched.go("one")
+    reached = json.loads((tmp_path / "one/evaluations.json").read_text())["accuracies"]
+    assert len(reached) > 2
+    searched.go("two", seed=1)
+    again = json.loads((tmp_path / "two/evaluations.json").read_text())["accuracies"]
+    assert set(again) != set(reached) or again != reached
+    real = ShortTraining._train
+    order = []
+
+    def backwards(self, archs, stepped=lambda: None):
+        for arch in reversed(list(archs)):
+            order.append(arch)
+            self.accuracies[arch] = real(self, arch, stepped)
+        return {arch: self.accuracies[arch] for arch in archs}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ShortTraining, "evaluate", backwards)
+        patched.setattr(ShortTraining, "together", 100)
+        searched.go("backwards")
+    assert order and set(order) == set(reached)
+    found = json.loads((tmp_path / "backwards/archs.json").read_text())
+    assert {row["arch"]: row["accuracy"] for row in found} == reached

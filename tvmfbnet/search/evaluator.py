@@ -1,0 +1,92 @@
+"""Evaluators tell how accurate whole archs are, at a cost; a meter lets a strategy spend no more than its budget.
+
+A strategy that judges whole archs asks a :class:`Meter` and does not know what lies behind it: a short training
+(:mod:`tvmfbnet.search.short_training`), or a table of trained archs in a benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from tvmfbnet.progress import Reporter
+
+
+def _ignore() -> None:
+    """Is told of steps and does nothing."""
+
+
+class Evaluator(Protocol):
+    """Gives the accuracy of archs.
+
+    The same arch always gets the same accuracy, whatever was asked before: a search that is killed repeats its
+    questions, and an evaluator that remembers its answers makes it resume bit-equal.
+    """
+
+    @property
+    def images(self) -> float:
+        """Cost of one arch, in training images."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps of one evaluation, for progress."""
+        ...
+
+    @property
+    def together(self) -> int:
+        """How many archs are best evaluated in one call."""
+        ...
+
+    def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = _ignore) -> Mapping[str, float]:
+        """Accuracy (0 to 1) of each arch string; ``stepped`` is called after steps of the work."""
+        ...
+
+
+class Meter:
+    """Hands questions on to an evaluator and counts their cost.
+
+    An answer that the evaluator remembers costs as much as a new one, so that a resumed search spends what an
+    uninterrupted one does. An arch that was asked for before through this meter costs nothing.
+
+    Args:
+        evaluator: gives the accuracies.
+        budget_images: the most that may be spent, in training images.
+        reporter: shows progress.
+    """
+
+    def __init__(self, evaluator: Evaluator, budget_images: float, reporter: Reporter | None = None) -> None:
+        self._evaluator, self.budget_images, self._reporter = evaluator, budget_images, reporter
+        self.accuracies: dict[str, float] = {}
+
+    @property
+    def spent_images(self) -> float:
+        """Cost so far."""
+        return len(self.accuracies) * self._evaluator.images
+
+    @property
+    def affordable(self) -> int:
+        """How many further archs the budget allows."""
+        whole = int(self.budget_images / self._evaluator.images * (1 + 1e-12))
+        return max(0, whole - len(self.accuracies))
+
+    def evaluate(self, archs: Sequence[str]) -> dict[str, float]:
+        """The accuracy of each arch.
+
+        Raises:
+            ValueError: they cost more than is left of the budget.
+        """
+        new = [arch for arch in dict.fromkeys(archs) if arch not in self.accuracies]
+        if len(new) > self.affordable:
+            raise ValueError(f"{len(new)} evaluations are beyond the budget, which allows {self.affordable}")
+        for start in range(0, len(new), self._evaluator.together):
+            part = new[start : start + self._evaluator.together]
+            self.accuracies.update(self._evaluator.evaluate(part, self._stepped))
+            if self._reporter is not None:
+                best = f"best {max(self.accuracies.values()):.1%}"
+                self._reporter.update(len(self.accuracies) * self._evaluator.steps, best)
+        return {arch: self.accuracies[arch] for arch in archs}
+
+    def _stepped(self) -> None:
+        if self._reporter is not None:
+            self._reporter.advance(note=self._reporter.note)

@@ -1,0 +1,17 @@
+"""The quantities that constraints may bound. To add one: a file here that defines it, and its line in the registry."""
+
+from __future__ import annotations
+
+from tvmfbnet.errors import ConstraintError
+from tvmfbnet.search.cost_model import Quantity
+from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.quantities.params import PARAMS
+
+QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in (LATENCY, PARAMS)}
+
+
+def quantity_named(name: str) -> Quantity:
+    """A registered quantity; ConstraintError lists those there are."""
+    if name not in QUANTITIES:
+        raise ConstraintError(f"no quantity is called {name[:40]!r}; there are {', '.join(QUANTITIES)}")
+    return QUANTITIES[name]

@@ -1,0 +1,156 @@
+"""An evaluator: archs are trained from scratch for a few steps, with the settings of the supernet's weights.
+
+A short training says far more about an arch than its accuracy with a supernet's weights, though each one is noisy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from tvmfbnet.data.images import ImageData
+from tvmfbnet.data.loader import Loader, in_order
+from tvmfbnet.files import Stored, read_json, read_model, write_json
+from tvmfbnet.nets.network import build_net
+from tvmfbnet.nets.precision import computing_in
+from tvmfbnet.progress import say
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.judge import VALIDATION_BATCH
+from tvmfbnet.search.plan import BACKWARD
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.space import Space
+from tvmfbnet.training.checkpoint import differences
+from tvmfbnet.training.device import place_batch, place_net
+from tvmfbnet.training.evaluation import accuracy
+from tvmfbnet.training.workers import Workers
+
+# Share of the steps in which the learning rate rises.
+_RISE = 0.1
+
+
+class Trained(Stored):
+    """The accuracy, between 0 and 1, that each arch reached, and what search that was for."""
+
+    identity: dict[str, Any]
+    accuracies: dict[str, float]
+
+
+class ShortTraining:
+    """Trains archs, each process one of them, and keeps their accuracies in a file.
+
+    Args:
+        space: the archs' space.
+        data: the images.
+        indices: those that archs are trained on, and those that they are judged on.
+        config: the settings of the trainings.
+        workers: the processes; the first one writes.
+        identity: of the search (:func:`tvmfbnet.training.identity.identity_of`).
+        file: what it holds of this very search is not trained again.
+        steps: of one training; the settings' ``finalist_steps`` if None.
+        keep: write new accuracies to the file.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        data: ImageData,
+        indices: tuple[torch.Tensor, torch.Tensor],
+        config: SearchConfig,
+        workers: Workers,
+        identity: dict[str, Any],
+        file: Path,
+        steps: int | None = None,
+        keep: bool = True,
+    ) -> None:
+        self._space, self._data, self._config, self._workers = space, data, config, workers
+        self._training_indices, self._judged = indices
+        self._identity, self._file, self._keep = identity, file, keep
+        self._steps = config.finalist_steps if steps is None else steps
+        self.accuracies = _trained_before(file, identity)
+
+    @property
+    def images(self) -> float:
+        """Cost of one training and its judgement, in training images."""
+        batch = min(self._config.batch_size, len(self._training_indices))
+        return self._steps * batch + len(self._judged) / BACKWARD
+
+    @property
+    def steps(self) -> int:
+        """Steps of one training."""
+        return self._steps
+
+    @property
+    def together(self) -> int:
+        """One arch per process."""
+        return self._workers.size
+
+    def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = lambda: None) -> Mapping[str, float]:
+        """Trains those archs that the file does not hold; ``stepped`` is called after every step but a last one."""
+        for start in range(0, len(archs), self.together):
+            self._reach(archs[start : start + self.together], stepped)
+        return {arch: self.accuracies[arch] for arch in archs}
+
+    def _reach(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
+        new = {arch: 0.0 for arch in archs if arch not in self.accuracies}
+        if not new:
+            return
+        rank = self._workers.rank
+        if rank < len(archs) and archs[rank] in new:
+            new[archs[rank]] = self._train(archs[rank], stepped)
+        self.accuracies.update(self._workers.total(new))
+        if rank == 0 and self._keep:
+            write_json(self._file, Trained(identity=self._identity, accuracies=self.accuracies).model_dump())
+
+    def _train(self, text: str, stepped: Callable[[], None]) -> float:
+        """The accuracy after one short training; tells of every step."""
+        config, device, data = self._config, self._workers.device, self._data
+        torch.manual_seed(config.seed)
+        space = replace(self._space, classes=data.classes)
+        net = place_net(build_net(parse_arch(text, space), space), device)
+        batches = Loader(
+            data, data.train, self._training_indices, config.batch_size, config.augment, 3 * config.seed + 1
+        )
+        optimiser = torch.optim.SGD(
+            net.parameters(), config.weight_lr, config.weight_momentum, weight_decay=config.weight_decay, nesterov=True
+        )
+        net.train()
+        for step in range(self._steps):
+            passed = (step + 1) / self._steps
+            rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
+            optimiser.param_groups[0]["lr"] = config.weight_lr * rate
+            pixels, labels = place_batch(*batches.next(), device)
+            with computing_in(config.precision, device):
+                logits = net(pixels).float()
+            loss = F.cross_entropy(logits, labels)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
+            optimiser.step()
+            if step + 1 < self._steps:  # the last one is reported with its accuracy
+                stepped()
+        return accuracy(net, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
+
+
+def _trained_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
+    """The accuracies that the file holds of this very search; says why there are none."""
+    if not file.exists():
+        return {}
+    content = read_json(file)
+    if isinstance(content, dict) and "identity" not in content:
+        say(f"note: {file} does not say what its archs were trained on; they are trained again")
+        return {}
+    trained = read_model(file, Trained)
+    changed = differences(trained.identity, identity)
+    if changed:
+        say(f"note: {file} is of another search ({changed}); its archs are trained again")
+        return {}
+    return dict(trained.accuracies)
