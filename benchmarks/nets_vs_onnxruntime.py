@@ -90,7 +90,7 @@ def main() -> None:
         share = 2 * count_arch(arch, space).macs / np.median(ours) / 1e6 / peak
         print(
             f"{name}: {np.median(ours):.3f} ms, ONNX Runtime {np.median(theirs):.3f} ms, ratio {middle:.3f} "
-            f"({low:.3f} to {high:.3f}); {package.kernels.found} of {package.kernels.needed} conv kernels found, "
+            f"({low:.3f} to {high:.3f}); {package.kernels.tuned} of {package.kernels.needed} conv kernels found, "
             f"compiled in {seconds:.0f} s, {share:.0%} of the matrix-multiply speed"
         )
 

@@ -22,8 +22,8 @@ import numpy as np
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.autotune.engine import Budget, tune
 from tvmfbnet.cli.terminal import as_command
-from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.machine import core_numbers
@@ -32,6 +32,7 @@ from tvmfbnet.profiling.device_timer import DeviceTimer, device_timer
 from tvmfbnet.progress import say
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.host_facts import host_fingerprint
+from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
@@ -71,11 +72,19 @@ def time_in_turn(
 ) -> dict[tuple[str, int], list[float]]:
     """Milliseconds by runtime and threads: a median a turn."""
     times: dict[tuple[str, int], list[float]] = {}
+    rivals = {
+        threads: OnnxSession(
+            package.model,
+            InputSpec(package.input_shape, package.description.input_dtype),
+            threads,
+            timers[threads].target.timing,
+        )
+        for threads, package in packages.items()
+    }
     for turn in range(turns):
         for threads, package in packages.items():
-            target = timers[threads].target
             ours = timers[threads].time(package.library, package.input_shape)
-            theirs = time_onnxruntime(package.model, package.input_shape, target)
+            theirs = rivals[threads].time_pass()
             times.setdefault(("tvmfbnet", threads), []).append(statistics.median(ours))
             times.setdefault(("ONNX Runtime", threads), []).append(statistics.median(theirs))
         say(f"turn {turn + 1} of {turns}")

@@ -83,6 +83,10 @@ class MissingExtraError(UserError):
     """An optional dependency is not installed; the message says which extra of the package brings it."""
 
 
+class RuntimeUnavailableError(UserError):
+    """A runtime cannot run a net here: not installed, another machine, or operators that it lacks in this dtype."""
+
+
 class DivergedError(UserError):
     """A search or training went NaN or infinite; the last good checkpoint is kept."""
 

@@ -22,8 +22,8 @@ namespace {
 
 constexpr const char* kHelp = R"(tvmfbnet-run: runs a compiled package and times it.
   --package DIR        the folder that `tvmfbnet compile` wrote (package.json and the library)
-  --input FILE         raw little-endian float32 values in the input's shape; zeros if not given
-  --output FILE        where the raw float32 output goes; not written if not given
+  --input FILE         raw little-endian values of the package's input_dtype in the input's shape; zeros if not given
+  --output FILE        where the raw output of that type goes; not written if not given
   --repeats N          timed repeats; 0 only runs the net once; default 10
   --min-repeat-ms MS   each repeat calls the net for at least this long; default 20
   --warmup N           calls before the first repeat; default 3
@@ -34,25 +34,24 @@ Prints one JSON object: latency_ms (median), min_ms, p10_ms, p90_ms, repeats_ms,
 second and the median of the last quarter, and the device.
 )";
 
-std::vector<float> read_input(const std::string& file, int64_t count) {
-  std::vector<float> values(static_cast<size_t>(count), 0.0f);
-  if (file.empty()) return values;
+std::vector<char> read_input(const std::string& file, int64_t wanted) {
+  std::vector<char> bytes(static_cast<size_t>(wanted), 0);
+  if (file.empty()) return bytes;
   std::ifstream stream(file, std::ios::binary | std::ios::ate);
   if (!stream) throw UsageError("cannot read " + file);
-  auto wanted = count * static_cast<int64_t>(sizeof(float));
   if (static_cast<int64_t>(stream.tellg()) != wanted) {
     throw UsageError(file + " holds " + std::to_string(stream.tellg()) + " bytes, but the net's input takes " +
                      std::to_string(wanted));
   }
   stream.seekg(0);
-  stream.read(reinterpret_cast<char*>(values.data()), wanted);
+  stream.read(bytes.data(), wanted);
   if (!stream) throw UsageError("cannot read " + file);
-  return values;
+  return bytes;
 }
 
-void write_output(const std::string& file, const std::vector<float>& values) {
+void write_output(const std::string& file, const std::vector<char>& bytes) {
   std::ofstream stream(file, std::ios::binary | std::ios::trunc);
-  stream.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+  stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   stream.close();
   if (!stream) {
     std::remove(file.c_str());
@@ -138,14 +137,14 @@ int run(int argc, char** argv) {
   long sustained = options.number("sustained", 0, 0, 86400);
   load_plugins();
   Package package = load_package(options.text("package", ""));
-  std::vector<float> input = read_input(options.text("input", ""), package.input_values);
+  std::vector<char> input = read_input(options.text("input", ""), package.input_values * package.value_bytes());
   Net net(package);
   net.set_input(input);
   net.call();
-  std::vector<float> output = net.output();
+  std::vector<char> output = net.output();
   if (options.has("output")) write_output(options.text("output", ""), output);
   std::vector<double> times = time_net(&net, repeats > 0 ? warmup : 0, repeats, min_repeat_ms);
-  print_result(package, times, run_sustained(&net, sustained), output.size());
+  print_result(package, times, run_sustained(&net, sustained), output.size() / static_cast<size_t>(package.value_bytes()));
   return 0;
 }
 

@@ -1,5 +1,6 @@
 #include "net.h"
 
+#include <tvm/ffi/dtype.h>
 #include <tvm/runtime/device_api.h>
 #include <tvm/runtime/memory/memory_manager.h>
 
@@ -14,8 +15,6 @@ namespace ffi = tvm::ffi;
 using tvm::runtime::DeviceAPI;
 using tvm::runtime::Tensor;
 using tvm::runtime::memory::AllocatorType;
-
-constexpr DLDataType kFloat{kDLFloat, 32, 1};
 
 DLDevice device_named(const std::string& name) {
   DLDevice device{name == "opencl" ? kDLOpenCL : name == "metal" ? kDLMetal : kDLCPU, 0};
@@ -54,11 +53,9 @@ Net::Net(const Package& package)
       device_(device_named(package.device)),
       machine_(load_machine(package.library, device_)),
       main_(need(machine_, "main", package.library)),
-      input_(Tensor::Empty(ffi::Shape(package.input_shape.begin(), package.input_shape.end()), kFloat, device_)) {}
+      input_(Tensor::Empty(ffi::Shape(package.input_shape.begin(), package.input_shape.end()), package.type, device_)) {}
 
-void Net::set_input(const std::vector<float>& values) {
-  input_.CopyFromBytes(values.data(), values.size() * sizeof(float));
-}
+void Net::set_input(const std::vector<char>& bytes) { input_.CopyFromBytes(bytes.data(), bytes.size()); }
 
 void Net::call() {
   ffi::Any result = main_(input_);
@@ -69,14 +66,14 @@ void Net::call() {
   DeviceAPI::Get(device_)->StreamSync(device_, nullptr);
 }
 
-std::vector<float> Net::output() const {
-  DLDataType type = output_->dtype;
-  if (type.code != kFloat.code || type.bits != kFloat.bits || type.lanes != 1) {
-    throw UsageError(package_.library + " gives values that are not float32");
+std::vector<char> Net::output() const {
+  DLDataType type = output_->dtype, told = package_.type;
+  if (type.code != told.code || type.bits != told.bits || type.lanes != told.lanes) {
+    throw UsageError(package_.library + " gives values that are not " + std::string(ffi::DLDataTypeToString(told)));
   }
-  std::vector<float> values(static_cast<size_t>(output_.numel()));
-  output_.CopyToBytes(values.data(), values.size() * sizeof(float));
-  return values;
+  std::vector<char> bytes(static_cast<size_t>(output_.numel() * package_.value_bytes()));
+  output_.CopyToBytes(bytes.data(), bytes.size());
+  return bytes;
 }
 
 }  // namespace tvmfbnet

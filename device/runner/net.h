@@ -17,11 +17,11 @@ class Net {
   explicit Net(const Package& package);
 
   // Copies the input to the device.
-  void set_input(const std::vector<float>& values);
+  void set_input(const std::vector<char>& bytes);
   // One inference; returns when the device is done.
   void call();
-  // The last call's output.
-  std::vector<float> output() const;
+  // The last call's output, raw; of the input's type.
+  std::vector<char> output() const;
 
  private:
   Package package_;

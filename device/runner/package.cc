@@ -1,5 +1,6 @@
 #include "package.h"
 
+#include <tvm/ffi/dtype.h>
 #include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/string.h>
 #include <unistd.h>
@@ -31,6 +32,16 @@ std::string device_of(const std::string& kind, const std::string& file) {
   if (kind == "llvm" || kind == "c") return "cpu";
   if (kind == "opencl" || kind == "metal") return kind;
   throw UsageError(file + ": this program cannot run nets for '" + kind + "'");
+}
+
+// A type by name, such as float32: whole bytes, no vectors.
+DLDataType type_named(const String& name, const std::string& file) {
+  try {
+    DLDataType type = tvm::ffi::StringToDLDataType(name);
+    if (type.lanes == 1 && type.bits >= 8 && type.bits % 8 == 0) return type;
+  } catch (const tvm::ffi::Error&) {
+  }
+  throw UsageError(file + ": 'input_dtype' is not a type that this program knows: " + std::string(name));
 }
 
 // How deep lists and objects lie in each other: the parser calls itself for each.
@@ -79,6 +90,10 @@ Package load_package(const std::string& folder) {
   package.arch = std::string(field<String>(*object, "arch", file));
   auto compiled_for = field<json::Object>(*object, "tvm_target", file);
   package.device = device_of(std::string(field<String>(compiled_for, "kind", file)), file);
+  // Packages of before float32 was one of several types do not say.
+  if (object->find(String("input_dtype")) != object->end()) {
+    package.type = type_named(field<String>(*object, "input_dtype", file), file);
+  }
   for (const json::Value& size : field<json::Array>(*object, "input_shape", file)) {
     auto number = size.try_cast<int64_t>();
     if (!number.has_value() || *number < 1 || *number > kMostValues / package.input_values) {

@@ -39,8 +39,8 @@ def kernel(size: int) -> Kernel:
 KERNELS = [kernel(8 * size) for size in range(1, 6)]
 
 
-def candidate(found: Kernel, factor: int) -> ScheduleCandidate:
-    schedule = Schedule(found.mod)
+def candidate(entry: Kernel, factor: int) -> ScheduleCandidate:
+    schedule = Schedule(entry.mod)
     (loop,) = schedule.get_loops(schedule.get_sblock("c"))
     schedule.split(loop, [None, factor])
     return ScheduleCandidate.of(schedule)
@@ -48,9 +48,9 @@ def candidate(found: Kernel, factor: int) -> ScheduleCandidate:
 
 def fill(folder: Path, kernels: list[Kernel]) -> None:
     database = TuningDatabase(folder, repair=True)
-    for found in kernels:
+    for entry in kernels:
         for factor, ms in ((4, 2.0), (8, 1.0)):
-            database.add(candidate(found, factor), found, TARGET, ms * len(found.name))
+            database.add(candidate(entry, factor), entry, TARGET, ms * len(entry.name))
     database.flush()
 
 
@@ -58,12 +58,12 @@ def known(folder: Path) -> list[str]:
     """Names of the kernels that the compiler finds a schedule of; each must be its own."""
     database = TuningDatabase(folder)
     names = []
-    for found in KERNELS:
-        record = database.records.query_tuning_record(found.mod, TARGET, found.name)
+    for entry in KERNELS:
+        record = database.records.query_tuning_record(entry.mod, TARGET, entry.name)
         if record is not None:
-            times = [pytest.approx(factor * len(found.name) / 1e3) for factor in (1, 2)]
+            times = [pytest.approx(factor * len(entry.name) / 1e3) for factor in (1, 2)]
             assert float(record.run_secs[0]) in times
-            names.append(found.name)
+            names.append(entry.name)
     return names
 
 
@@ -72,7 +72,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-NAMES = [found.name for found in KERNELS]
+NAMES = [entry.name for entry in KERNELS]
 
 
 def damage_line(path: Path, number: int, *lines: bytes) -> None:
@@ -222,8 +222,8 @@ def test_logs_copied_from_another_cpu_are_refused_by_readers_and_kept_apart_by_w
     with pytest.raises(StorageError, match="Another CPU of the same make instead of"):
         existing_database(host, tmp_path)
     fill(open_database(here, tmp_path).folder, KERNELS[:2])
-    found = existing_database(host, tmp_path)
-    assert found is not None and [found.holds(one) for one in KERNELS[:3]] == [True, True, False]
+    stored = existing_database(host, tmp_path)
+    assert stored is not None and [stored.holds(one) for one in KERNELS[:3]] == [True, True, False]
     assert existing_database(host, tmp_path / "nowhere") is None
 
 

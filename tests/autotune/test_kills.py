@@ -23,9 +23,9 @@ stages:
 blocks: [k3_e1, skip]
 last_channels: 8
 """
-# Many short visits, so that a kill meets the timing and not what comes before it.
+# Many short passes, so that a kill meets the timing and not what comes before it.
 TARGET = brief_target(chain_runs=4, visits=20)
-VISITS, RUNS = 20, 4
+PASSES, RUNS = 20, 4
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
@@ -113,17 +113,17 @@ def measured(place, tuned):
     return SimpleNamespace(logs=tuned, first=first, second=second, outcome=finish(tuning(place, tuned)))
 
 
-def test_killed_while_blocks_are_timed_it_loses_the_visit_in_flight_at_most(measured):
+def test_killed_while_blocks_are_timed_it_loses_the_pass_in_flight_at_most(measured):
     journal, visits = measured.logs / "mine" / "latency.jsonl", measured.logs / "mine" / "visits.jsonl"
     assert measured.second[: len(measured.first)] == measured.first
     assert [line for line in measured.second if b"nets_ms" in line]
     outcome = measured.outcome
     assert outcome["new_trials"] == 0 and outcome["measured_now"] == outcome["parts"]
     assert not visits.exists() and not list((measured.logs / "mine").glob("carriers-*"))
-    found = [item for item in Journal(journal).read() if not item.arch]
-    assert len(found) == len({item.part for item in found}) == outcome["parts"]
-    # As in a run that nobody killed, each pools all visits, those of the killed runs included.
-    assert all((item.n + item.outliers) % (VISITS * RUNS) == 0 and item.tries == VISITS for item in found)
+    measured_parts = [item for item in Journal(journal).read() if not item.arch]
+    assert len(measured_parts) == len({item.part for item in measured_parts}) == outcome["parts"]
+    # As in a run that nobody killed, each pools all passes, those of the killed runs included.
+    assert all((item.n + item.outliers) % (PASSES * RUNS) == 0 and item.tries == PASSES for item in measured_parts)
 
 
 def test_what_is_measured_is_not_measured_again(place, measured):
@@ -133,7 +133,7 @@ def test_what_is_measured_is_not_measured_again(place, measured):
     assert (again["new_trials"], again["measured_now"]) == (0, 0) and lines(journal) == before
 
 
-def test_killed_while_whole_nets_are_timed_it_loses_the_visit_in_flight_at_most(place, measured):
+def test_killed_while_whole_nets_are_timed_it_loses_the_pass_in_flight_at_most(place, measured):
     journal, visits = measured.logs / "mine" / "latency.jsonl", measured.logs / "mine" / "visits.jsonl"
     before = lines(journal)
     validate = command(place, measured.logs, "latency", "validate", "-n", "5")
@@ -145,7 +145,7 @@ def test_killed_while_whole_nets_are_timed_it_loses_the_visit_in_flight_at_most(
     assert lines(journal)[: len(before)] == before and not visits.exists()
     nets = [item for item in Journal(journal).read() if item.arch]
     assert len(nets) == len({item.arch for item in nets}) == 5
-    assert all(item.tries == VISITS and item.n + item.outliers == VISITS * 3 for item in nets)
+    assert all(item.tries == PASSES and item.n + item.outliers == PASSES * 3 for item in nets)
 
 
 def test_a_ctrl_c_ends_a_tuning_within_seconds_and_blames_no_kernel(place, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
 
-AVX512, NEON = Registers(32, 16), Registers(32, 4)
+AVX512, NEON = Registers(32, 64), Registers(32, 16)
 
 SHAPES = [
     KernelShape("conv", 112, 112, 16, kernel=3, stride=2, reduction=3, group=16, padded=True, extra=2),
@@ -29,20 +29,20 @@ def test_tiles_divide_the_output_and_fit_the_registers(shape, registers):
         assert shape.width % knobs.columns == 0 and shape.height % knobs.rows == 0
         assert span % knobs.channels == 0 and knobs.channels % knobs.lanes == 0
         assert shape.reduction % knobs.unroll == 0
-        assert accumulators(knobs, registers) <= registers.count
+        assert accumulators(shape, knobs, registers) <= registers.count
         assert len(features(shape, knobs, registers)) == len(FEATURES)
 
 
 def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
     def invented_ms(shape, knobs):
-        return shape.products * (1.0 + 3.0 / accumulators(knobs, AVX512) + (knobs.order == "yxc"))
+        return shape.products * (1.0 + 3.0 / accumulators(shape, knobs, AVX512) + (knobs.order == "yxc"))
 
     cost_model = CostModel(AVX512)
-    known = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
+    trained_shapes = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
     new = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
     rows = cost_model.rows(new, all_knobs(new, AVX512))
     assert cost_model.predict_ms(new, rows) is None
-    for shape in known:
+    for shape in trained_shapes:
         for knobs in all_knobs(shape, AVX512)[::7]:
             cost_model.add(shape, knobs, invented_ms(shape, knobs))
     predicted = cost_model.predict_ms(new, rows)

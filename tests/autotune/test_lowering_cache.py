@@ -32,7 +32,9 @@ def lowered(space, target, folder, **more):
 
 
 def kernels(parts):
-    return {part: [(kernel.key, kernel.name, kernel.count) for kernel in some] for part, some in parts.kernels.items()}
+    return {
+        part: [(kernel.key, kernel.name, kernel.count) for kernel in listed] for part, listed in parts.kernels.items()
+    }
 
 
 def test_the_next_run_finds_what_was_lowered_and_starts_without_torch(tiny_space, tiny_space_file, target, tmp_path):
@@ -43,7 +45,7 @@ def test_the_next_run_finds_what_was_lowered_and_starts_without_torch(tiny_space
     command = [sys.executable, "-c", AGAIN, str(tiny_space_file), str(tmp_path)]
     count, *keys = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert int(count) == len(first)
-    assert keys == list(dict.fromkeys(kernel.key for some in first.kernels.values() for kernel in some))
+    assert keys == list(dict.fromkeys(kernel.key for listed in first.kernels.values() for kernel in listed))
 
 
 def test_damaged_and_foreign_files_are_not_used(tiny_space, target, tmp_path):
@@ -62,9 +64,11 @@ def test_damaged_and_foreign_files_are_not_used(tiny_space, target, tmp_path):
 
 
 def test_what_another_compiler_lowered_is_dropped_and_a_reader_drops_nothing(tiny_space, target, tmp_path):
-    stale = tmp_path / "lowered" / "0123456789abcdef"
-    stale.mkdir(parents=True)
+    names = ("0123456789abcdef", "0123456789abcdef-float32", "0123456789abcdef-int8")
+    for name in names:
+        (tmp_path / "lowered" / name).mkdir(parents=True)
     lowered(tiny_space, target, tmp_path, writes=False)
-    assert [path.name for path in (tmp_path / "lowered").iterdir()] == [stale.name]
+    assert {path.name for path in (tmp_path / "lowered").iterdir()} == set(names)
     lowered(tiny_space, target, tmp_path)
-    assert not stale.exists() and len(list((tmp_path / "lowered").iterdir())) == 1
+    left = {path.name for path in (tmp_path / "lowered").iterdir()}
+    assert len(left) == 2 and left & set(names) == {names[2]}, "that of another dtype is not stale"

@@ -68,8 +68,8 @@ def lowered(space):
 
 @pytest.fixture(scope="module")
 def kernels(lowered):
-    found = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for(2))}
-    return [(kernel, shape) for kernel in found.values() if (shape := shape_of(kernel.mod))]
+    by_key = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for(2))}
+    return [(kernel, shape) for kernel in by_key.values() if (shape := shape_of(kernel.mod))]
 
 
 def starts_threads(executable_or_module):
@@ -118,7 +118,7 @@ def test_one_thread_gets_no_parallel_loop(kernels):
 
 def test_one_loop_more_is_parallel_only_where_that_shares_the_work_more_evenly():
     shape = KernelShape("conv", 14, 14, 48, reduction=64, group=48)
-    registers = Registers(32, 16, threads=2)
+    registers = Registers(32, 64, threads=2)
     ways = [replace(Knobs(2, 7, 16, 16), parallel=count) for count in (1, 2, 3)]
     assert [chunks(shape, way) for way in ways] == [3, 21, 42]
     assert [evenness(shape, way, registers) for way in ways] == [0.75, 21 / 22, 1.0]
@@ -130,7 +130,7 @@ def test_one_loop_more_is_parallel_only_where_that_shares_the_work_more_evenly()
 
 def test_the_cost_model_learns_when_threads_pay():
     """Two threads speed up a large kernel and slow down a small one, on a synthetic machine with a launch cost."""
-    registers = Registers(32, 16, threads=2)
+    registers = Registers(32, 64, threads=2)
 
     def invented_ms(shape, knobs):
         share = 1 / (2 * evenness(shape, knobs, registers)) if knobs.parallel else 1.0
@@ -149,7 +149,7 @@ def test_the_cost_model_learns_when_threads_pay():
 
 
 def test_the_untrained_cost_model_takes_threads_for_large_kernels_only():
-    cost_model = CostModel(Registers(32, 16, threads=2))
+    cost_model = CostModel(Registers(32, 64, threads=2))
     large, small = KernelShape("conv", 56, 56, 64, reduction=64), KernelShape("conv", 4, 4, 16, reduction=16)
     serial, parallel = Knobs(2, 2, 16, 16, "yxc"), Knobs(2, 2, 16, 16, "yxc", parallel=1)
     assert cost_model.heuristic(large, parallel) < cost_model.heuristic(large, serial)

@@ -47,8 +47,8 @@ def lowered(tmp_path_factory, compiled_for):
 
 @pytest.fixture(scope="module")
 def kernels(lowered, compiled_for):
-    found = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for)}
-    return list(found.values())
+    by_key = {kernel.key: kernel for mod in lowered.values() for kernel in kernels_of(mod, compiled_for)}
+    return list(by_key.values())
 
 
 def output_of(mod, arguments, compiled_for):

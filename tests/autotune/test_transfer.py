@@ -15,7 +15,7 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.targets.definition import load_target
 
-AVX512, AVX2 = Registers(32, 16), Registers(16, 8)
+AVX512, AVX2 = Registers(32, 64), Registers(16, 32)
 NEW = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
 KNOWN = [replace(NEW, channels=width, group=width) for width in (32, 64, 96)]
 
@@ -30,7 +30,7 @@ transport: {kind: local, key: similar}
 
 def slowness(shape, knobs, registers):
     """Synthetic latency: large tiles and one loop order are fast, on all targets alike up to a factor."""
-    return 1.0 + 3.0 * registers.count / (32 * accumulators(knobs, registers)) + (knobs.order == "yxc")
+    return 1.0 + 3.0 * registers.count / (32 * accumulators(shape, knobs, registers)) + (knobs.order == "yxc")
 
 
 def source(registers, sign=1.0, milliseconds=50.0):
@@ -64,25 +64,25 @@ def test_before_any_own_trial_a_source_ranks_but_predicts_no_latency():
 def test_predictions_are_on_the_own_targets_scale_and_the_sources_weight_fades():
     gaps = []
     for count in (60, 600):
-        alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
-        for cost_model in (alone, taught):
+        alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
+        for cost_model in (alone, transferred):
             own_trials(cost_model, count)
         ways = all_knobs(NEW, AVX512)
         expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
-        predicted = taught.predict_ms(NEW, taught.rows(NEW, ways))
+        predicted = transferred.predict_ms(NEW, transferred.rows(NEW, ways))
         assert np.median(predicted) == pytest.approx(np.median(expected), rel=0.3)  # the other is 50 times as slow
         gaps.append(np.abs(np.log(predicted / expected)).mean())
     assert 0 < gaps[1] < gaps[0] / 2
 
 
 def test_a_source_that_ranks_wrongly_here_is_ignored():
-    alone, taught = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
-    for cost_model in (alone, taught):
+    alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
+    for cost_model in (alone, transferred):
         own_trials(cost_model, 60)
     ways = all_knobs(NEW, AVX512)
     expected = alone.predict_ms(NEW, alone.rows(NEW, ways))
-    np.testing.assert_array_equal(taught.predict_ms(NEW, taught.rows(NEW, ways)), expected)
-    np.testing.assert_array_equal(np.argsort(taught.slowness(taught.rows(NEW, ways))), np.argsort(expected))
+    np.testing.assert_array_equal(transferred.predict_ms(NEW, transferred.rows(NEW, ways)), expected)
+    np.testing.assert_array_equal(np.argsort(transferred.slowness(transferred.rows(NEW, ways))), np.argsort(expected))
 
 
 def test_failed_trials_of_another_target_come_last():

@@ -125,6 +125,29 @@ def test_a_table_without_the_spaces_head_says_so_and_names_the_way_out(desk, tin
 
 
 @pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize(
+    ("words", "changes", "said"),
+    [
+        (("host",), {}, "was compiled for board (aarch64-linux-gnu, cortex-a72), not for host (native)"),
+        (("rpi4",), {"threads": 4}, "was compiled for 4 thread(s), and target rpi4 uses 1"),
+        (("rpi4",), {"dtype": "float16"}, "computes in float16, and target rpi4 in float32"),
+        (("rpi4", "--runtime", "abacus"), {}, "unknown runtime 'abacus': known are tvm, onnxruntime"),
+        (("rpi4", "--runtime", "onnxruntime"), {}, "target rpi4 is a device behind a tracker"),
+    ],
+)
+def test_a_package_for_another_target_is_refused_before_anything_heavy_is_loaded(desk, words, changes, said):
+    described = {
+        **{"arch": ARCH, "space": "tiny", "input_shape": [1, 1, 28, 28], "target": "board", "tvm_version": "0.27.0"},
+        **{"tvm_target": load_target("rpi4").tvm, "threads": 1, "dtype": "float32"},
+        **{"kernels_needed": 0, "kernels_found": 0, "kernels_missing": [], **changes},
+    }
+    (desk / "package").mkdir()
+    (desk / "package/package.json").write_text(json.dumps(described))
+    error, loaded, _ = said_by("bench", "package", "--target", *words)
+    assert not loaded and said in error, error
+
+
+@pytest.mark.usefixtures("desk")
 def test_a_run_checks_its_whole_recipe_and_tells_all_that_is_wrong_at_once(desk):
     error, loaded, _ = said_by("run", "recipe.yaml")
     assert "images/val does not hold the same classes" in error and "no tracker at" in error, error

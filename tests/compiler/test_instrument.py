@@ -50,10 +50,10 @@ def test_a_chain_gives_what_its_parts_give_one_after_another(chained, target):
 
 def test_a_chain_calls_the_kernels_of_its_parts(chained, target):
     _, mods = chained
-    known = {kernel.key for mod in mods for kernel in kernels_of(mod, target)}
-    found = {kernel.key: kernel.name for kernel in kernels_of(chain_nets([mods], target), target)}
-    assert known <= set(found)
-    assert {found[key].rstrip("0123456789_") for key in set(found) - known} == {"clock", "gather_readings"}
+    part_keys = {kernel.key for mod in mods for kernel in kernels_of(mod, target)}
+    names = {kernel.key: kernel.name for kernel in kernels_of(chain_nets([mods], target), target)}
+    assert part_keys <= set(names)
+    assert {names[key].rstrip("0123456789_") for key in set(names) - part_keys} == {"clock", "gather_readings"}
 
 
 def test_nets_of_one_library_share_their_kernels_and_compute_their_own_results(tiny_space, target):

@@ -48,8 +48,8 @@ def test_a_part_has_no_transposes_at_its_borders_and_keeps_its_biases(lowered_pa
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_kernel_of_a_random_net_is_a_kernel_of_some_part(tiny_space, lowered_parts, seed):
-    known = {kernel.key for mod in lowered_parts.values() for kernel in kernels_of(mod, TARGET)}
+    keys = {kernel.key for mod in lowered_parts.values() for kernel in kernels_of(mod, TARGET)}
     net = untrained_net(random_arch(tiny_space, seed), tiny_space)
     kernels = kernels_of(lower(export_net(net.eval()), TARGET), TARGET)
-    assert [kernel.name for kernel in kernels if kernel.key not in known] == []
+    assert [kernel.name for kernel in kernels if kernel.key not in keys] == []
     assert sum(kernel.is_conv for kernel in kernels) >= 4

@@ -29,9 +29,9 @@ def test_a_compiled_block_computes_what_torch_and_onnx_runtime_compute():
         assert sum("matmul" in name for name in names) == 2, names  # squeeze and excite
         image = np.random.default_rng(0).standard_normal(part_input_shape(part)).astype(np.float32)
         machine = relax.VirtualMachine(build(mod, TARGET, None), tvm.cpu())
-        found = machine["main"](tvm.runtime.tensor(image, tvm.cpu())).numpy()
+        output = machine["main"](tvm.runtime.tensor(image, tvm.cpu())).numpy()
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         with torch.no_grad():
             expected = part_module(part)(torch.from_numpy(image)).numpy()
-        np.testing.assert_allclose(found, session.run(None, {"input": image})[0], atol=1e-4, rtol=1e-4)
-        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(output, session.run(None, {"input": image})[0], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(output, expected, atol=1e-4, rtol=1e-4)

@@ -39,7 +39,7 @@ def random_net(space, seed):
 def test_any_arch_of_a_tuned_space_finds_every_conv_kernel(tuned_mini, database, tmp_path, seed):
     package = compile_net(random_net(tuned_mini.space, seed), tuned_mini.target, database, tmp_path)
     assert package.kernels.missing == ()
-    assert package.kernels.found == package.kernels.needed >= 5
+    assert package.kernels.tuned == package.kernels.needed >= 5
 
 
 def test_compiling_a_net_of_another_resolution_warns_of_kernels_that_were_never_tuned(tuned_mini, tmp_path):
@@ -126,9 +126,9 @@ def test_nets_are_timed_once_and_compared_with_the_sum_of_their_blocks(tuned_min
     assert len([item for item in journal.read() if item.part.part == NET]) == 2, "a net that is there was timed again"
     figure = tmp_path / "additivity.png"
     options = ["validate", "--target", "host", "--space", space.name, "--tuning-logs", root, "-n", 5]
-    found = json.loads(validate(*options, "--figure", figure, "--json"))
-    assert found["n"] >= 5 and len(found["records"]) == found["n"]
-    assert set(found["agreement"]) == {"bias", "mean_error", "spearman", "kendall", "worst", "worst_error"}
+    study = json.loads(validate(*options, "--figure", figure, "--json"))
+    assert study["n"] >= 5 and len(study["records"]) == study["n"]
+    assert set(study["agreement"]) == {"bias", "mean_error", "spearman", "kendall", "worst", "worst_error"}
     assert figure.read_bytes().startswith(b"\x89PNG")
     correction = correction_path("host", space, load_table("host", root).context, root)
     assert correction.is_file()

@@ -11,12 +11,13 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.deploy.bench import time_onnxruntime
 from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
+from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -113,12 +114,27 @@ def test_a_damaged_description_is_one_clear_line(package, host, content, told):
 
 
 @pytest.mark.parametrize(
-    "values", [{"threads": "many"}, {"input_shape": []}, {"parity": {"verdict": "fine"}}, {"tvm_target": "llvm"}]
+    "values",
+    [
+        {"threads": "many"},
+        {"input_shape": []},
+        {"parity": {"verdict": "fine"}},
+        {"tvm_target": "llvm"},
+        {"input_dtype": "words"},
+    ],
 )
 def test_a_field_of_the_wrong_kind_is_named(package, host, values):
     change(package, **values)
     with pytest.raises(StorageError, match=next(iter(values))):
         load_package(package, host)
+
+
+def test_a_package_of_before_there_were_dtypes_is_float32(package, host):
+    path = package / "package.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in values.items() if name not in ("dtype", "input_dtype")}))
+    described = load_package(package, host).description
+    assert (described.dtype, described.input_dtype) == ("float32", "float32")
 
 
 def test_another_library_under_a_package_is_noticed(package, host):
@@ -133,7 +149,7 @@ def test_a_damaged_onnx_model_is_noticed_and_one_line_where_there_is_no_checksum
         load_package(package, host)
     change(package, model_sha256="")
     with pytest.raises(StorageError, match=r"ONNX Runtime cannot load .*net\.onnx"):
-        time_onnxruntime(load_package(package, host).model, (1, 1, 16, 16), host)
+        OnnxSession(load_package(package, host).model, InputSpec((1, 1, 16, 16), "float32"), 1, host.timing)
 
 
 def test_values_that_are_not_finite_on_either_side_are_no_parity():
@@ -170,7 +186,7 @@ def test_a_compile_that_fails_half_way_leaves_no_older_description(compiled, pac
 
 
 def save_net(net, path):
-    record = {"arch": format_arch(net.arch, net.space), "space": net.space.to_dict(), "data": "made up"}
+    record = {"arch": format_arch(net.arch, net.space), "space": net.space.to_dict(), "data": "invented"}
     save_checkpoint(path, "net", {**record, "test_accuracy": 0.5, "state_dict": net.state_dict()})
 
 

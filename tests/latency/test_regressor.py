@@ -23,9 +23,9 @@ MINI = load_space("fbnet_mini")
 def made_up_device(part: NetPart) -> float:
     """A device whose truth is known: MACs, traffic and a fixed cost, and a penalty that no sum explains."""
     table = conv_table([part])
-    traffic = float(table.elements[table.is_pointwise | table.is_depthwise].sum())
+    traffic = float(table.moved_bytes[table.is_pointwise | table.is_depthwise].sum())
     penalty = 1.3 if part.height >= 28 else 1.0
-    return penalty * (count_part(part).macs / 4e6 + traffic / 2e6 + 0.02)
+    return penalty * (count_part(part).macs / 4e6 + traffic / 8e6 + 0.02)
 
 
 def test_features_have_their_names_and_are_finite() -> None:
@@ -43,7 +43,7 @@ def test_the_convs_of_parts_are_counted_as_the_space_counts_them() -> None:
         table.by_part(table.macs)[~pool], [count_part(part).macs for part in parts if part.block != "avgpool"]
     )
     assert {KINDS[kind] for kind in table.kind} == set(KINDS)
-    assert (table.by_part(table.residual) > 0).tolist() == [part.has_residual for part in parts]
+    assert (table.by_part(table.residual_bytes) > 0).tolist() == [part.has_residual for part in parts]
 
 
 def test_the_base_models_slopes_are_those_of_its_latency() -> None:
@@ -62,7 +62,7 @@ def test_the_base_models_slopes_are_those_of_its_latency() -> None:
 def test_the_base_learns_a_roofline_and_starts_that_hide_behind_work_or_do_not(launch_ms: float) -> None:
     def device_ms(part: NetPart) -> float:
         table = conv_table([part])
-        convs = np.maximum(table.macs / 2e7, (4 * table.elements + 4 * table.weights) / 5e6)
+        convs = np.maximum(table.macs / 2e7, (table.moved_bytes + table.weight_bytes) / 5e6)
         return max(float(convs.sum()), launch_ms * len(table.macs)) + 0.01
 
     parts = FBNET.distinct_parts()

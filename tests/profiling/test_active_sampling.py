@@ -38,8 +38,8 @@ class Device:
         self.journal.append(Measurement.model_validate(fields))
 
     def measure(self, parts: Sequence[NetPart]) -> int:
-        held = {(item.part, item.trials) for item in self.journal.read()}
-        due = [part for part in parts if (part, self.trials[part]) not in held]
+        recorded = {(item.part, item.trials) for item in self.journal.read()}
+        due = [part for part in parts if (part, self.trials[part]) not in recorded]
         self.batches.append(due)
         for part in due:
             if self.stops_after == 0:

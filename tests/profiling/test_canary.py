@@ -68,10 +68,10 @@ def test_a_slow_first_canary_does_not_become_the_reference():
     timer = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
     assert timer.measure(measured((1.5, 1.0), (1.0, 1.0))).tries == 2
     assert timer.measure(measured((1.0, 1.05))).tries == 1
-    late = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
-    late.measure(measured((1.5, 1.5)))  # nobody can know yet
-    assert late.measure(measured((1.0, 1.0))).steady
-    assert late.measure(measured((1.5, 1.5), (1.0, 1.0))).tries == 2
+    slow_start = HonestTimer(drift_limit=0.1, sleep=lambda _: None)
+    slow_start.measure(measured((1.5, 1.5)))  # nobody can know yet
+    assert slow_start.measure(measured((1.0, 1.0))).steady
+    assert slow_start.measure(measured((1.5, 1.5), (1.0, 1.0))).tries == 2
 
 
 @pytest.mark.parametrize("repeat_ms", [0.0, -1.0, math.nan, math.inf])

@@ -35,20 +35,20 @@ def checks(target):
 
 
 def test_a_missing_toolchain_and_tracker_are_two_lines_with_what_to_do():
-    found = checks(target_at(free_port(), toolchain={"kind": "cxx", "command": "no-such-c++"}))
-    assert not found["toolchain"].ok and "no-such-c++" in found["toolchain"].advice
-    assert not found["tracker"].ok and "start one with `tvmfbnet tracker" in found["tracker"].advice
-    assert set(found) == {"toolchain", "tracker"}
+    seen = checks(target_at(free_port(), toolchain={"kind": "cxx", "command": "no-such-c++"}))
+    assert not seen["toolchain"].ok and "no-such-c++" in seen["toolchain"].advice
+    assert not seen["tracker"].ok and "start one with `tvmfbnet tracker" in seen["tracker"].advice
+    assert set(seen) == {"toolchain", "tracker"}
 
 
 def test_an_ndk_that_is_missing_or_too_old_is_named(monkeypatch, tmp_path):
     android = {"kind": "llvm", "mtriple": "aarch64-linux-android"}
     monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
-    found = checks(target_at(free_port(), tvm=android))["ndk"]
-    assert found.ok and found.found == "missing" and "unpack r27 or later" in found.advice  # a phone may be ready
+    seen = checks(target_at(free_port(), tvm=android))["ndk"]
+    assert seen.ok and seen.found == "missing" and "unpack r27 or later" in seen.advice  # a phone may be ready
     monkeypatch.setenv("ANDROID_NDK_HOME", str(make_ndk(tmp_path / "ndk", revision="25.2.9519653", library=False)))
-    found = checks(target_at(free_port(), tvm=android))["ndk"]
-    assert not found.ok and "is r25 (25.2.9519653)" in found.advice
+    seen = checks(target_at(free_port(), tvm=android))["ndk"]
+    assert not seen.ok and "is r25 (25.2.9519653)" in seen.advice
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_a_frozen_tracker_and_a_wrong_key_are_told_within_their_deadlines():
     tracker = Service(["tracker", "--host", "127.0.0.1", "--port", str(port)])
     try:
         tracker.wait_until_ready()
-        found = checks(target_at(port))
-        assert not found["key"].ok and "keys served: none" in found["key"].advice
+        seen = checks(target_at(port))
+        assert not seen["key"].ok and "keys served: none" in seen["key"].advice
         frozen = psutil.Process(tracker.process.pid)
         frozen.suspend()
         while frozen.status() != psutil.STATUS_STOPPED:  # on a busy machine its threads stop one after another
             time.sleep(0.05)
-        found = checks(target_at(port))
-        assert not found["tracker"].ok and "is it frozen?" in found["tracker"].advice
+        seen = checks(target_at(port))
+        assert not seen["tracker"].ok and "is it frozen?" in seen["tracker"].advice
     finally:
         tracker.stop()
 
@@ -125,10 +125,10 @@ def test_a_healthy_python_server_passes_and_another_machines_target_does_not():
         try:
             server.wait_until_ready()
             require_key(endpoint, 30)
-            found = checks(target_at(endpoint.port, tvm={"kind": "llvm", "mcpu": "native"}))
-            assert all(check.ok for check in found.values()), found
-            assert {"busy", "connect", "versions", "machine", "canary", "noise", "governor"} <= set(found)
-            assert "%" in found["noise"].found
+            seen = checks(target_at(endpoint.port, tvm={"kind": "llvm", "mcpu": "native"}))
+            assert all(check.ok for check in seen.values()), seen
+            assert {"busy", "connect", "versions", "machine", "canary", "noise", "governor"} <= set(seen)
+            assert "%" in seen["noise"].found
             with RemoteWorker(endpoint, "cpu", 60) as worker:
                 with pytest.raises(DeviceError, match="plain file names only"):
                     worker.call(put_file, "../evil", seconds=90)

@@ -14,7 +14,7 @@ class Device:
 
     def __init__(self, latencies_ms, single=None):
         self.target = load_target("host")
-        self.fingerprint = {"model": "made up"}
+        self.fingerprint = {"model": "invented"}
         self.latencies, self.single, self.passes, self.singles = list(latencies_ms), single, 0, 0
 
     def steadily(self, library, shape):
@@ -60,16 +60,16 @@ def test_a_clear_verdict_takes_one_look(tmp_path, pauses):
 
 def test_an_undecided_one_is_measured_again_later_and_all_passes_count(tmp_path, pauses):
     noisy = [0.8, 1.2] * 5
-    found = time(Device([*noisy[:PASSES], 0.9]), 1.0, pauses, tmp_path)
-    assert found.verdict(1.0).kind == "met" and found.interval.passes > PASSES
-    assert len(found.passes) == PASSES * (1 + len(pauses)) and pauses == sorted(pauses)
-    assert sum(min(one.sample.repeats_ms) == 1.2 for one in found.passes) == 4, "what was not liked is kept"
+    timed = time(Device([*noisy[:PASSES], 0.9]), 1.0, pauses, tmp_path)
+    assert timed.verdict(1.0).kind == "met" and timed.interval.passes > PASSES
+    assert len(timed.passes) == PASSES * (1 + len(pauses)) and pauses == sorted(pauses)
+    assert sum(min(one.sample.repeats_ms) == 1.2 for one in timed.passes) == 4, "what was not liked is kept"
 
 
 def test_what_stays_noisy_ends_undecided_after_a_bounded_number_of_looks(tmp_path, pauses):
     device = Device([0.8, 1.2] * 100)
-    found = time(device, 1.0, pauses, tmp_path)
-    assert found.verdict(1.0).phrase.startswith("undecided (noise 50.0 %)")
+    timed = time(device, 1.0, pauses, tmp_path)
+    assert timed.verdict(1.0).phrase.startswith("undecided (noise 50.0 %)")
     assert device.passes == ROUNDS * PASSES and len(pauses) == ROUNDS - 1 and pauses[0] < pauses[1]
 
 
@@ -83,20 +83,20 @@ def test_a_net_is_called_too_slow_only_after_single_runs_said_so_too(tmp_path, p
     alone = Device([5.0], single=4.9)
     assert time(alone, 1.0, pauses, tmp_path).verdict(1.0).phrase == "missed by 400.0 %" and alone.singles == 1
     shared = Device([5.0], single=0.95)
-    found = time(shared, 1.0, pauses, tmp_path)
-    assert found.verdict(1.0).kind == "undecided" and shared.passes == ROUNDS * PASSES
-    assert found.to_dict(shared.target)["latency_ms"] == 5.0, "the latency stays as measured"
-    assert found.to_dict(shared.target)["fastest_ms"] == 0.95
+    timed = time(shared, 1.0, pauses, tmp_path)
+    assert timed.verdict(1.0).kind == "undecided" and shared.passes == ROUNDS * PASSES
+    assert timed.to_dict(shared.target)["latency_ms"] == 5.0, "the latency stays as measured"
+    assert timed.to_dict(shared.target)["fastest_ms"] == 0.95
 
 
 def test_a_speed_factor_that_is_not_known_well_is_measured_longer_only_where_a_choice_rests_on_it(tmp_path, pauses):
     probe, device = Probe(enough=PASSES + 1), Device([0.5])
-    found = time(device, 1.0, pauses, tmp_path, probe=probe, choosing=True)
-    assert found.speed.known and device.passes == 2 * PASSES and len(pauses) == 1
+    timed = time(device, 1.0, pauses, tmp_path, probe=probe, choosing=True)
+    assert timed.speed.known and device.passes == 2 * PASSES and len(pauses) == 1
     for latency, choosing in ((0.97, True), (0.5, False), (1.2, True)):
         device = Device([latency])
-        found = time(device, 1.0, pauses, tmp_path, probe=Probe(enough=1000), choosing=choosing)
-        assert device.passes == PASSES and not found.speed.known
+        timed = time(device, 1.0, pauses, tmp_path, probe=Probe(enough=1000), choosing=choosing)
+        assert device.passes == PASSES and not timed.speed.known
     never = Device([0.5])
     time(never, 1.0, pauses, tmp_path, probe=Probe(enough=1000), choosing=True)
     assert never.passes == ROUNDS * PASSES

@@ -26,7 +26,7 @@ def test_all_blocks_of_a_space_are_met_in_few_nets():
     space = load_space("fbnet")
     due = set(space.distinct_blocks())
     nets = probe_networks(space, due, 2, due, 0)
-    # Nine candidates a layer where skip is a projection, eight conv blocks elsewhere.
+    # Nine candidates in a layer where skip is a projection, eight conv blocks elsewhere.
     assert len(nets) == 2 * 9
     met = places(space, nets)
     uses = Counter(layer.cell(block) for layer in space.layers for block in layer.blocks)
@@ -45,8 +45,8 @@ def test_neighbours_change_from_round_to_round():
 
 def test_one_block_needs_one_net_a_round_and_known_ones_around_it(tiny_space):
     block = tiny_space.distinct_blocks()[0]
-    known = {block, *tiny_space.distinct_blocks()[-3:]}
-    nets = probe_networks(tiny_space, {block}, 3, known, 0)
+    lowered = {block, *tiny_space.distinct_blocks()[-3:]}
+    nets = probe_networks(tiny_space, {block}, 3, lowered, 0)
     assert all(block in net for net in nets[:3])
 
 

@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import math
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -243,6 +246,26 @@ def test_the_runner_equals_pytorch_and_times_the_net(programs, compiled, tmp_pat
     assert 0 < printed["min_ms"] <= printed["latency_ms"] <= printed["p90_ms"] < 1000
 
 
+def test_the_runner_takes_values_of_the_type_that_the_package_names(programs, compiled, tmp_path):
+    folder = Path(shutil.copytree(compiled[1].folder, tmp_path / "package"))
+    described = json.loads((folder / "package.json").read_text())
+    size = 4 * math.prod(described["input_shape"])
+    (tmp_path / "image.bin").write_bytes(b"\0" * size)
+    command = [programs.runner, "--package", folder, "--input", tmp_path / "image.bin", "--repeats", "0"]
+
+    def run(**changes):
+        kept = {name: value for name, value in {**described, **changes}.items() if value is not None}
+        (folder / "package.json").write_text(json.dumps(kept))
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert run().returncode == 0
+    older = run(input_dtype=None)
+    assert older.returncode == 0, "a package that does not say is float32"
+    doubled = run(input_dtype="float64")
+    assert doubled.returncode == 2
+    assert f"holds {size} bytes, but the net's input takes {2 * size}" in doubled.stderr
+
+
 def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_path):
     _, package = compiled
     described = json.loads((package.folder / "package.json").read_text())
@@ -255,6 +278,7 @@ def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_pa
         "outside": json.dumps({"library": "../net.so", "arch": "a"}),
         "large": json.dumps({**described, "input_shape": [2**40, 2**40]}),
         "foreign": json.dumps(described),
+        "typeless": json.dumps({**described, "input_dtype": "words"}),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "package.json").write_text(text)
@@ -269,6 +293,7 @@ def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_pa
         (["--package", tmp_path / "deep"], "too large or too deep"),
         (["--package", tmp_path / "outside"], "'library' is not a file's name"),
         (["--package", tmp_path / "large"], "not a list of sizes, or too large"),
+        (["--package", tmp_path / "typeless"], "'input_dtype' is not a type that this program knows: words"),
         (["--package", tmp_path / "foreign"], "is no compiled net: it has no function"),
         (["--package", package.folder, "--input", tmp_path / "short.bin"], "holds 12 bytes, but the net's input takes"),
         (["--package", package.folder, "--output", "/nowhere/x", "--repeats", "0"], "cannot write /nowhere/x"),

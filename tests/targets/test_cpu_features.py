@@ -69,13 +69,13 @@ def test_features_beyond_the_name_are_added():
 def test_vector_registers_follow_the_features_that_are_on(mcpu, mattr, lanes, count):
     described = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "mattr": mattr}
     registers = registers_of(tvm.target.Target(described))
-    assert (registers.lanes, registers.count) == (lanes, count)
+    assert (registers.lanes(4), registers.count) == (lanes, count)
 
 
 def test_vector_registers_of_arm_are_neons():
     for mcpu in ("cortex-a72", "cortex-a76"):
         registers = registers_of(tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu}))
-        assert (registers.lanes, registers.count) == (4, 32)
+        assert (registers.lanes(4), registers.count) == (4, 32)
 
 
 def test_what_the_file_says_of_features_counts_more():
@@ -92,7 +92,7 @@ from tvmfbnet.targets.definition import load_target, resolve
 from tvmfbnet.autotune.templates import registers_of
 target = tvm.target.Target(resolve(load_target("host")).tvm)
 on = {str(name) for name in llvm_get_cpu_features(target)}
-print("native:", target.attrs["mcpu"], list(target.attrs["mattr"]), "avx512f" in on, registers_of(target).lanes)
+print("native:", target.attrs["mcpu"], list(target.attrs["mattr"]), "avx512f" in on, registers_of(target).lanes(4))
 """
 
 

@@ -129,7 +129,7 @@ class CostModel:
 
     def heuristic(self, shape: KernelShape, knobs: Knobs) -> float:
         """A heuristic score, lower is better: few loads per multiply-add, sums to hide its latency, busy threads."""
-        sums = accumulators(knobs, self.registers)
+        sums = accumulators(shape, knobs, self.registers)
         hidden = min(1.0, sums / 8)
         serial = loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
         return serial * parallel_share(shape, knobs, self.registers)

@@ -34,13 +34,17 @@ class Registers:
 
     Attributes:
         count: vector registers.
-        lanes: float32 lanes of each.
+        vector_bytes: size of each; 0 where kernels have no vectors.
         threads: worker threads that a kernel may use.
     """
 
     count: int
-    lanes: int
+    vector_bytes: int
     threads: int = 1
+
+    def lanes(self, element_bytes: int) -> int:
+        """Elements of that size in one register; 1 where kernels have no vectors."""
+        return max(1, self.vector_bytes // element_bytes)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class KernelShape:
         group: output channels per group; tiles must not cross group borders.
         padded: whether the input is padded.
         extra: elementwise inputs after the sum (bias, residual).
+        element_bytes: of a weight or activation.
+        sum_bytes: of an accumulator; wider than an element where products of small types are added up.
     """
 
     kind: Kind
@@ -68,6 +74,8 @@ class KernelShape:
     group: int = 1
     padded: bool = False
     extra: int = 0
+    element_bytes: int = 4
+    sum_bytes: int = 4
 
     @property
     def products(self) -> int:
@@ -124,7 +132,7 @@ def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
     if shape.kind == "move":
         serial = [
             Knobs(1, columns, lanes, lanes)
-            for lanes in _lanes(shape.channels, registers)
+            for lanes in _lanes(shape.channels, registers.lanes(shape.element_bytes))
             for columns in divisors(shape.width, 8)
         ]
     else:
@@ -178,43 +186,43 @@ def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> fl
     return 1.0 / (registers.threads * evenness(shape, knobs, registers)) + _LAUNCH_PRODUCTS / shape.products
 
 
-def _lanes(channels: int, registers: Registers) -> list[int]:
+def _lanes(channels: int, full: int) -> list[int]:
     """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
-    standard = [lanes for lanes in (registers.lanes, registers.lanes // 2, registers.lanes // 4) if lanes > 1]
+    standard = [lanes for lanes in (full, full // 2, full // 4) if lanes > 1]
     fitting = [lanes for lanes in standard if channels % lanes == 0]
-    return fitting or [divisors(channels, registers.lanes)[-1]]
+    return fitting or [divisors(channels, full)[-1]]
 
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
     unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
     # Stored padding is written as vectors.
-    paddings = _PADDINGS if shape.padded and registers.lanes > 1 else _PADDINGS[:1]
+    paddings = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
-    for lanes in _lanes(spans, registers):
+    for lanes in _lanes(spans, registers.lanes(shape.sum_bytes)):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         for tile, row, column in product(channels, rows, columns):
-            if row * column * vectors(tile, lanes, registers) > registers.count:
+            if row * column * vectors(shape, tile, lanes, registers) > registers.count:
                 continue
             for order, unroll, padding in product(orders, unrolls, paddings):
                 yield Knobs(row, column, tile, lanes, order, unroll, padding)
 
 
-def vectors(channels: int, lanes: int, registers: Registers) -> int:
-    """Registers used by one position of a tile."""
-    return (channels // lanes) * max(1, math.ceil(lanes / registers.lanes))
+def vectors(shape: KernelShape, channels: int, lanes: int, registers: Registers) -> int:
+    """Registers used by the sums of one position of a tile."""
+    return (channels // lanes) * max(1, math.ceil(lanes / registers.lanes(shape.sum_bytes)))
 
 
-def accumulators(knobs: Knobs, registers: Registers) -> int:
+def accumulators(shape: KernelShape, knobs: Knobs, registers: Registers) -> int:
     """Registers used by a tile's sums."""
-    return knobs.rows * knobs.columns * vectors(knobs.channels, knobs.lanes, registers)
+    return knobs.rows * knobs.columns * vectors(shape, knobs.channels, knobs.lanes, registers)
 
 
 def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
     """Whether a tile hides multiply-add latency; tiles of kernels too small for that need only match the kernel."""
-    most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes)
-    return accumulators(knobs, registers) >= min(4, most)
+    most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes(shape.sum_bytes))
+    return accumulators(shape, knobs, registers) >= min(4, most)
 
 
 FEATURES = (
@@ -231,27 +239,28 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
     """Features of a candidate for the cost model, in the order of :data:`FEATURES`."""
     window = shape.kernel**2 * shape.reduction
     positions = knobs.rows * knobs.columns
-    sums = accumulators(knobs, registers)
+    sums = accumulators(shape, knobs, registers)
     loads = loads_per_product(shape, knobs, registers)
     deep = shape.channels if shape.kind == "depthwise" else shape.reduction * (shape.channels // max(shape.group, 1))
     tile_height = (knobs.rows - 1) * shape.stride + shape.kernel
     tile_width = (knobs.columns - 1) * shape.stride + shape.kernel
     tile_depth = knobs.channels if shape.kind == "depthwise" else shape.reduction
+    kilobytes = shape.element_bytes / 1024
     return [
         *(float(knobs.rows), float(knobs.columns), float(knobs.channels), float(knobs.lanes), float(knobs.unroll)),
         *(float(_ORDERS.index(knobs.order)), float(_PADDINGS.index(knobs.padding)), float(sums), loads),
-        tile_height * tile_width * tile_depth / 256,
-        window * knobs.channels / 256,
+        tile_height * tile_width * tile_depth * kilobytes,
+        window * knobs.channels * kilobytes,
         math.log2(shape.height * shape.width * shape.channels / (positions * knobs.channels)),
         math.log2(shape.channels / knobs.channels),
-        knobs.lanes / registers.lanes,
+        knobs.lanes / registers.lanes(shape.sum_bytes),
         knobs.rows / shape.height,
         knobs.columns / shape.width,
         *(float(_KINDS.index(shape.kind)), float(shape.height), float(shape.width), float(shape.channels)),
         *(float(shape.kernel), float(shape.stride), float(shape.reduction), float(shape.group), float(shape.extra)),
         math.log2(shape.products),
-        window * shape.channels / 256,
-        shape.height * shape.width * shape.stride**2 * deep / 256,
+        window * shape.channels * kilobytes,
+        shape.height * shape.width * shape.stride**2 * deep * kilobytes,
         *(float(registers.threads), float(knobs.parallel), math.log2(chunks(shape, knobs))),
         evenness(shape, knobs, registers),
         parallel_share(shape, knobs, registers),
@@ -260,7 +269,7 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
 
 def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
-    wide = vectors(knobs.channels, knobs.lanes, registers)
+    wide = vectors(shape, knobs.channels, knobs.lanes, registers)
     positions = knobs.rows * knobs.columns
     if shape.kind in ("depthwise", "pool"):
         height = (knobs.rows - 1) * shape.stride + shape.kernel

@@ -1,9 +1,9 @@
 """An on-disk cache of lowered parts, so that a resumed run does not lower them again.
 
 Lowering a large space can outlast a preempted run. So each part is saved as soon as it is lowered, in files of its own
-in the target's folder, under a digest of everything that affects the result: the TVM target, library versions, and our
-sources of blocks and compiler. Stale entries never match, and are removed when new ones are written. Kernels and whole
-modules are stored separately: tuning needs no weights.
+in the target's folder, under the dtype and a digest of everything else that affects the result: TVM target, library
+versions, and our sources of blocks and compiler. Stale entries never match, and are removed when new ones are written.
+Kernels and whole modules are stored separately: tuning needs no weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tvmfbnet.targets.definition import ResolvedTarget
 # Parts exported per call; results are saved part by part.
 _PARTS_PER_CALL = 24
 _LIBRARIES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "onnxscript")
-_SOURCES = ("compiler/*.py", "nets/*.py", "space/*.py", "autotune/lowering_cache.py")
+_SOURCES = ("compiler/*.py", "nets/*.py", "space/*.py", "autotune/lowering_cache.py", "dtypes.py")
 
 
 class LoweredParts(Mapping[NetPart, IRModule]):
@@ -47,8 +47,8 @@ class LoweredParts(Mapping[NetPart, IRModule]):
     def __init__(
         self, parts: Sequence[NetPart], target: ResolvedTarget, folder: Path | None = None, writes: bool = True
     ):
-        self._compiled_for = target.for_tvm()
-        self._folder = None if folder is None else folder / _digest(target.tvm_json())
+        self._compiled_for, self._dtype = target.for_tvm(), target.data_type
+        self._folder = None if folder is None else folder / f"{_digest(target.tvm_json())}-{target.dtype}"
         self._writes = writes and folder is not None
         self._modules: dict[NetPart, IRModule] = {}
         self._mods: dict[str, IRModule] = {}
@@ -92,7 +92,7 @@ class LoweredParts(Mapping[NetPart, IRModule]):
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
         for start in range(0, len(parts), _PARTS_PER_CALL):
-            for part, model in export_parts(parts[start : start + _PARTS_PER_CALL]).items():
+            for part, model in export_parts(parts[start : start + _PARTS_PER_CALL], self._dtype).items():
                 self._modules[part] = lower(model, self._compiled_for)
                 yield part
 
@@ -141,8 +141,9 @@ class LoweredParts(Mapping[NetPart, IRModule]):
         return None
 
     def _drop_stale(self, folder: Path) -> None:
+        """Removes what other compilers lowered in this dtype; older versions did not name the dtype."""
         for other in folder.iterdir() if folder.is_dir() else ():
-            if other != self._folder:
+            if other != self._folder and other.name.partition("-")[2] in ("", self._dtype.name):
                 shutil.rmtree(other, ignore_errors=True)
 
 
@@ -156,7 +157,7 @@ def _load(text: str) -> IRModule:
 
 @cache
 def _digest(tvm_target: str) -> str:
-    """A digest of everything that affects how a part is lowered for a target."""
+    """A digest of everything but the dtype that affects how a part is lowered for a target."""
     sources = hashlib.sha256(tvm_target.encode())
     for library in _LIBRARIES:
         sources.update(f"{library} {version(library)}\n".encode())

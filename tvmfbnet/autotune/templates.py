@@ -9,7 +9,7 @@ time in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -19,10 +19,13 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
 _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
+# Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
+_VECTOR_BYTES = (64, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -44,25 +47,35 @@ def registers_of(target: tvm.target.Target) -> Registers:
     from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_triple, llvm_get_vector_width
 
     if target.kind.name != "llvm":
-        return Registers(16, 1)  # C has no vectors or parallel loops; its compiler vectorises scalars
+        return Registers(16, 0)  # C has no vectors or parallel loops; its compiler vectorises scalars
     threads = int(target.attrs.get("num-cores", 1))
     machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
     if machine not in ("x86_64", "i386", "i686"):
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
-        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 32, 4), threads)
+        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 8, 16), threads)
     # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
-        return Registers(32, 16, threads)
-    return Registers(16, 8 if "avx" in features else 4, threads)
+        return Registers(32, 64, threads)
+    return Registers(16, 32 if "avx" in features else 16, threads)
 
 
 def shape_of(mod: IRModule) -> KernelShape | None:
     """What a kernel computes; None where no template fits it."""
     schedule = Schedule(mod)
     blocks = _blocks(schedule)
-    if blocks is None:
+    shape = None if blocks is None else _loops_of(mod, schedule, blocks)
+    if blocks is None or shape is None:
         return None
+    element_bytes = bytes_of(ArgInfo.from_prim_func(mod["main"])[0].dtype)
+    if blocks.total is None:
+        return replace(shape, element_bytes=element_bytes, sum_bytes=element_bytes)
+    (written,) = schedule.get(blocks.total).writes
+    return replace(shape, element_bytes=element_bytes, sum_bytes=bytes_of(written.source.dtype))
+
+
+def _loops_of(mod: IRModule, schedule: Schedule, blocks: _Blocks) -> KernelShape | None:
+    """The shape apart from the sizes of its elements."""
     if blocks.total is None:
         *outer, width, channels = _output_shape(mod)
         return KernelShape("move", _product(outer), width, channels) if outer else None
@@ -167,7 +180,7 @@ def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs)
     schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
     _tile_sum(schedule, total, shape, knobs)
     for block in blocks.before:
-        _place_padding(schedule, block, outer, knobs)
+        _place_padding(schedule, block, outer, shape, knobs)
     ms.postproc.RewriteLayout().apply(schedule)
     # Loops outside the tile: the batch axis and those over tiles. The next one is the first of the reduction.
     outside = len(outer) + 1
@@ -226,7 +239,7 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
     schedule.vectorize(lanes)
 
 
-def _place_padding(schedule: Schedule, block: Any, outer: list[Any], knobs: Knobs) -> None:
+def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
     if knobs.padding == "inline":
         schedule.compute_inline(block)
         return
@@ -235,7 +248,8 @@ def _place_padding(schedule: Schedule, block: Any, outer: list[Any], knobs: Knob
         schedule.compute_at(block, at, preserve_unit_loops=True)
     innermost = schedule.get_loops(block)[-1]
     extent = int(schedule.get(innermost).extent)
-    lanes = next((lanes for lanes in (16, 8, 4) if extent % lanes == 0), 1)
+    widths = (width // shape.element_bytes for width in _VECTOR_BYTES)
+    lanes = next((lanes for lanes in widths if lanes > 1 and extent % lanes == 0), 1)
     if lanes > 1:
         _, inner = schedule.split(innermost, [None, lanes])
         schedule.vectorize(inner)

@@ -85,6 +85,7 @@ def _log_of(other: ResolvedTarget, root: Path | None) -> tuple[Path, dict[str, A
     """
     folder = target_folder(other.name, root)
     stored, wanted = stored_contexts(folder), context_of(other).compile_side
-    path = next((path for path, found in stored.items() if found and wanted.admits(found)), database_folder(folder))
+    admitted = (path for path, context in stored.items() if context and wanted.admits(context))
+    path = next(admitted, database_folder(folder))
     context = stored.get(path)
     return path / TRIALS, json.loads(context.tvm_target) if context is not None else other.tvm

@@ -1,4 +1,4 @@
-"""``tvmfbnet bench``: a package's latency on the device, beside ONNX Runtime's."""
+"""``tvmfbnet bench``: a package's latency on the device, beside that of other runtimes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,19 @@ def bench_command(
         float | None,
         typer.Option(parser=parse_duration, metavar="DURATION", help="Then run without a pause for this long: 60s."),
     ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also time this runtime, in turn; repeatable (default: onnxruntime where it can run)."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Time it although it failed the parity check.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time a package on the device; on this machine's own CPU also under ONNX Runtime, with as many threads.
+    """Time a package on the device, beside other runtimes.
+
+    They take turns, with as many threads. Without --runtime it is ONNX Runtime, on this machine's own CPU. A runtime
+    counts only if its output equals the package's.
 
     Phones throttle when warm: --sustained reports the sustained latency after running that long.
 
@@ -43,7 +52,8 @@ def bench_command(
     from contextlib import suppress
 
     from tvmfbnet.advice import note
-    from tvmfbnet.deploy.description import read_description
+    from tvmfbnet.deploy.description import read_description, require_same_kind
+    from tvmfbnet.deploy.runtimes.registry import rivals
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
@@ -53,8 +63,11 @@ def bench_command(
     loaded = load_target(target)
     note(target=target, named=loaded.name, package=package)
     described = read_description(package)
+    require_same_kind(package, described, loaded)
     with suppress(UserError):  # the space may be of a file, whose place the package does not know
         note(space=load_space(described.space).name)
+    chosen = None if runtime is None else tuple(runtime)
+    rivals(chosen, loaded)
     require_ready(loaded)
 
     with loading():
@@ -63,7 +76,7 @@ def bench_command(
     opened = Package.load(package, loaded, force=force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms
-    result = opened.bench(latency_target_ms=target_ms, sustained_seconds=sustained or 0.0)
+    result = opened.bench(latency_target_ms=target_ms, sustained_seconds=sustained or 0.0, runtimes=chosen)
     if as_json:
         print_json(
             {
@@ -84,22 +97,22 @@ def bench_table(
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.latency.verdict import CONFIDENCE
 
-    measured_ms, found = result.latency_ms, result.net.interval
-    warm_ms, other_ms = result.sustained_ms, result.onnxruntime_ms
-    unit = unit_for((target_ms, predicted_ms, measured_ms, warm_ms, other_ms))
+    measured_ms, interval = result.latency_ms, result.net.interval
+    warm_ms, others = result.sustained_ms, result.runtimes[1:]
+    unit = unit_for((target_ms, predicted_ms, measured_ms, warm_ms, *(other.latency_ms for other in others)))
     rows = [] if target_ms is None else [("latency target", unit.number(target_ms), "")]
     if predicted_ms is not None:
         off = f"{predicted_ms / measured_ms - 1:+.1%} against the measured latency"
         rows.append(("predicted when it was compiled", unit.number(predicted_ms), off))
-    bounds = f"{unit.number(found.low)} to {unit.number(found.high)}"
-    note = f"{bounds}: {CONFIDENCE:.0%} interval over {found.passes} passes"
+    bounds = f"{unit.number(interval.low)} to {unit.number(interval.high)}"
+    note = f"{bounds}: {CONFIDENCE:.0%} interval over {interval.passes} passes"
     rows.append(("measured", unit.number(measured_ms), note))
     if warm_ms is not None:
         name = f"measured after {result.values['sustained_seconds']:g} s without a pause"
         rows.append((name, unit.number(warm_ms), f"{warm_ms / measured_ms:.2f} of the measured latency"))
-    if other_ms is not None:
-        note = f"the package takes {measured_ms / other_ms:.2f} of its time"
-        rows.append(("ONNX Runtime, as many threads", unit.number(other_ms), note))
+    for other in others:
+        note = f"the package takes {measured_ms / other.latency_ms:.2f} of its time"
+        rows.append((f"{other.title}, as many threads", unit.number(other.latency_ms), note))
     return ("latency", unit.name, "note"), rows
 
 

@@ -56,7 +56,7 @@ def compile_command(
         print_json(
             {
                 **{"package": str(out), "arch": package.arch},
-                **{"kernels_needed": kernels.needed, "kernels_found": kernels.found},
+                **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
@@ -65,9 +65,9 @@ def compile_command(
             }
         )
     elif latency is None:
-        print(f"package {out}: {kernels.found} of {kernels.needed} conv kernels tuned, not run on the device")
+        print(f"package {out}: {kernels.tuned} of {kernels.needed} conv kernels tuned, not run on the device")
     else:
-        tuned = f"{kernels.found} of {kernels.needed} conv kernels tuned"
+        tuned = f"{kernels.tuned} of {kernels.needed} conv kernels tuned"
         print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
     if class_names and not as_json:
         print(

@@ -69,12 +69,13 @@ def fit(
     timed = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
     parts, latency_ms = list(timed), list(timed.values())
     kernel_ms = None if shapes_only else loaded.kernel_ms
+    size = loaded.data_type.bytes
     named: SchemeName = "random" if score is Scheme.random else "shape-out"
     with step("fitting and scoring the regressor"):
-        figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms)
+        figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms, element_bytes=size)
         tuned = PartPredictor(parts, latency_ms, kernel_ms).tuned
         if out is not None:
-            LatencyRegressor(seed).fit(parts, latency_ms).save(out)
+            LatencyRegressor(seed, size).fit(parts, latency_ms).save(out)
     if as_json:
         print_json({name: figures[name] for name in FIGURES})
         return

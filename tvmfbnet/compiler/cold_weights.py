@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.tirx import op
 
+from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.rpc.session import ROTATE, Pool
 
 # Number of output positions up to which the source of the weights matters.
@@ -37,8 +38,9 @@ def pool_for(mod: IRModule, pool_bytes: float) -> Pool | None:
         return None
     largest = max(free, key=lambda index: _values(main.params[index]))  # the others are biases
     weights, output = main.params[largest], main.params[len(main.params) - 1]
-    one = _padded(_values(weights))
-    slices = math.ceil(pool_bytes / (4 * one))
+    size = bytes_of(weights.dtype)
+    one = _padded(_values(weights), size)
+    slices = math.ceil(pool_bytes / (size * one))
     # A weight used at many positions is loaded once and reused, so its source hardly matters.
     uses = math.prod(int(size) for size in output.shape[:-1])
     return Pool(largest, slices, slices * one) if slices > 1 and uses <= _FEW_USES else None
@@ -48,8 +50,9 @@ def _values(buffer: tirx.Buffer) -> int:
     return math.prod(int(size) for size in buffer.shape)
 
 
-def _padded(values: int) -> int:
-    return math.ceil(4 * values / _LINE) * _LINE // 4
+def _padded(values: int, size: int) -> int:
+    """Values of a slice that ends at a cache line; ``size`` is the bytes of one."""
+    return math.ceil(size * values / _LINE) * _LINE // size
 
 
 def rotation_of(mod: IRModule, pool: Pool) -> IRModule:

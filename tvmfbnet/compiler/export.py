@@ -6,6 +6,7 @@ transposes at its borders would include a cost that no net has.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 import zlib
@@ -17,10 +18,12 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
-from tvmfbnet.compiler.shapes import part_input_shape
+from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
+from tvmfbnet.dtypes import FLOAT32, DType
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
@@ -38,7 +41,7 @@ def randomise_biases(module: nn.Module) -> None:
 class _InteriorPart(nn.Module):
     """A folded part whose activations are NHWC outside; the image before the stem stays NCHW."""
 
-    def __init__(self, part: NetPart) -> None:
+    def __init__(self, part: NetPart, dtype: DType) -> None:
         super().__init__()
         seed = zlib.crc32(part.name.encode())
         with torch.random.fork_rng(devices=[]):
@@ -46,7 +49,7 @@ class _InteriorPart(nn.Module):
             body = build_part(part)
             randomise_biases(body)
         randomise_bn(body, seed)
-        self.body = fold_bn(body)
+        self.body = folded_in(body, dtype)
         self.nhwc_in = part.part not in (STEM, HEAD_LINEAR)
         self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)
 
@@ -59,31 +62,39 @@ class _InteriorPart(nn.Module):
 class _Bundle(nn.Module):
     """Several parts side by side, each with its own input and output."""
 
-    def __init__(self, parts: Sequence[NetPart]) -> None:
+    def __init__(self, parts: Sequence[NetPart], dtype: DType) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(_InteriorPart(part) for part in parts)
+        self.parts = nn.ModuleList(_InteriorPart(part, dtype) for part in parts)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
 
 
-def part_module(part: NetPart) -> nn.Module:
+def part_module(part: NetPart, dtype: DType = FLOAT32) -> nn.Module:
     """The torch module behind a part's ONNX model (same weights, same layout), for parity checks."""
-    return _InteriorPart(part).eval()
+    return _InteriorPart(part, dtype).eval()
 
 
-def export_parts(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
-    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on the part."""
+def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
+    """A copy in eval mode with batch norms folded in the dtype's reference type, and then weights of the dtype."""
+    precise = copy.deepcopy(module).to(torch_type(dtype.reference))
+    return fold_bn(precise).to(torch_type(dtype.name))
+
+
+def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPart, onnx.ModelProto]:
+    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype."""
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):
-        models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL]))
+        models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL], dtype))
     return models
 
 
-def _export_bundle(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
-    inputs = tuple(torch.zeros(part_input_shape(part)) for part in parts)
+def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx.ModelProto]:
+    inputs = tuple(
+        torch.zeros(part_input_shape(part), dtype=torch_type(part_input_type(part, dtype))) for part in parts
+    )
     names = [f"input{index}" for index in range(len(parts))], [f"output{index}" for index in range(len(parts))]
-    extractor = Extractor(_export(_Bundle(parts).eval(), inputs, *names))
+    extractor = Extractor(_export(_Bundle(parts, dtype).eval(), inputs, *names))
     models = {}
     for part, source, result in zip(parts, *names, strict=True):
         model = extractor.extract_model([source], [result])
@@ -92,10 +103,12 @@ def _export_bundle(parts: Sequence[NetPart]) -> dict[NetPart, onnx.ModelProto]:
     return models
 
 
-def export_net(net: ArchNet) -> onnx.ModelProto:
+def export_net(net: ArchNet, dtype: DType = FLOAT32) -> onnx.ModelProto:
     """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes)."""
-    image = torch.zeros(1, net.space.input_channels, net.space.height, net.space.width)
-    return _export(fold_bn(net), (image,), ["input"], ["output"])
+    shape = (1, net.space.input_channels, net.space.height, net.space.width)
+    return _export(
+        folded_in(net, dtype), (torch.zeros(shape, dtype=torch_type(dtype.boundary)),), ["input"], ["output"]
+    )
 
 
 def _export(

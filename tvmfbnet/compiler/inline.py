@@ -15,7 +15,7 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
 
     def __init__(self, scale: float) -> None:
         super().__init__()
-        self._scale = np.float32(scale)
+        self._scale = scale
         self._variables: list[tuple[relax.Var, relax.Expr]] = []
         self.kernels: dict[str, tvm.ir.GlobalVar] = {}
 
@@ -40,8 +40,9 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
         if self._scale == 1.0:
             return constant
         values = constant.value.numpy()
-        changed = values * self._scale if values.dtype == np.float32 else values
-        return relax.const(changed, str(values.dtype))
+        if not np.issubdtype(values.dtype, np.floating):
+            return constant  # indices and shapes
+        return relax.const(values * values.dtype.type(self._scale), str(values.dtype))
 
 
 def splice(builder: relax.BlockBuilder, part: IRModule, value: relax.Expr, number: int = 0) -> relax.Expr:

@@ -191,7 +191,7 @@ class Coverage:
     """How many of a module's conv kernels have tuned schedules, and the names of those without."""
 
     needed: int
-    found: int
+    tuned: int
     missing: tuple[str, ...]
 
 

@@ -1,7 +1,8 @@
-"""Input shapes of parts, separate from the export because this module does not load torch."""
+"""Inputs of parts, separate from the export because this module does not load torch."""
 
 from __future__ import annotations
 
+from tvmfbnet.dtypes import DType
 from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart
 
 
@@ -12,3 +13,8 @@ def part_input_shape(part: NetPart) -> tuple[int, ...]:
     if part.part == HEAD_LINEAR:
         return (1, part.cin)
     return (1, part.height, part.width, part.cin)
+
+
+def part_input_type(part: NetPart, dtype: DType) -> str:
+    """Name of the type of a part's input as exported: the image's for the stem, else that of activations."""
+    return dtype.boundary if part.part == STEM else dtype.name

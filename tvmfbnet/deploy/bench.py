@@ -1,29 +1,62 @@
-"""Latency of a package on the device, beside ONNX Runtime's for the same net on the same machine."""
+"""Latency of a package on the device, beside that of other runtimes for the same net on the same machine.
+
+All are timed in turn, pass by pass. A runtime's time counts only if its output equals the package's.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from tvmfbnet.deploy.package import Package
-from tvmfbnet.errors import StorageError
+from tvmfbnet.deploy.package import Package, relative_error
+from tvmfbnet.deploy.runtimes.registry import OURS, rivals
+from tvmfbnet.deploy.runtimes.runtime import NetFiles, Runtime, RuntimeSession
+from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession
+from tvmfbnet.errors import ParityError, RuntimeUnavailableError
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.latency.verdict import Verdict
-from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.latency.verdict import Interval, Verdict, median_interval
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.profiling.speed_probe import SpeedProbe
-from tvmfbnet.progress import step
+from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.ready import require_ready
-from tvmfbnet.rpc.session import last_line
+from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.targets.definition import ResolvedTarget
+
+
+@dataclass(frozen=True)
+class RuntimeLatency:
+    """The latency of one net in one runtime.
+
+    Attributes:
+        name, title, version: of the runtime.
+        latency_ms: median over all repeats.
+        spread_ms: half the distance from the 10th to the 90th percentile of the repeats.
+        interval: the median over passes and its bounds.
+    """
+
+    name: str
+    title: str
+    version: str
+    latency_ms: float
+    spread_ms: float
+    interval: Interval
+
+    def to_dict(self, package_ms: float) -> dict[str, Any]:
+        """Plain data; ``ratio`` is the package's latency as a multiple of this one."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "latency_ms": self.latency_ms,
+            "spread_ms": self.spread_ms,
+            "interval": self.interval.to_dict(),
+            "ratio": package_ms / self.latency_ms,
+        }
 
 
 @dataclass(frozen=True)
@@ -32,7 +65,7 @@ class BenchResult:
 
     Attributes:
         net: the latency as measured, pass by pass, with its conditions.
-        onnxruntime_ms: ONNX Runtime's median; None if it cannot run on the device itself.
+        runtimes: the package's latency first, then those of the other runtimes.
         sustained_ms: sustained latency: the median over the last quarter of ``sustained_seconds`` without a pause, with
             a warm device; None if it was not asked for.
         verdict: on the latency target; None without one.
@@ -40,7 +73,7 @@ class BenchResult:
     """
 
     net: NetLatency
-    onnxruntime_ms: float | None
+    runtimes: tuple[RuntimeLatency, ...]
     sustained_ms: float | None
     verdict: Verdict | None
     values: dict[str, Any]
@@ -50,12 +83,38 @@ class BenchResult:
         """The latency as measured: median of the passes' medians."""
         return self.net.interval.value
 
+    @property
+    def onnxruntime_ms(self) -> float | None:
+        """ONNX Runtime's latency; None if it was not timed."""
+        return _latency_of("onnxruntime", self.runtimes)
+
+
+def _latency_of(name: str, runtimes: Sequence[RuntimeLatency]) -> float | None:
+    return next((runtime.latency_ms for runtime in runtimes if runtime.name == name), None)
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Another runtime with the net loaded, and its passes so far."""
+
+    runtime: Runtime
+    session: RuntimeSession
+    passes_ms: list[tuple[float, ...]] = field(default_factory=list)
+
+    def latency(self) -> RuntimeLatency:
+        repeats = summarise([value for timed in self.passes_ms for value in timed])
+        spread_ms = (float(repeats["p90_ms"]) - float(repeats["p10_ms"])) / 2
+        interval = median_interval([statistics.median(timed) for timed in self.passes_ms])
+        told = (self.runtime.name, self.runtime.title, self.runtime.version)
+        return RuntimeLatency(*told, float(repeats["latency_ms"]), spread_ms, interval)
+
 
 def bench_on_device(
     package: Package,
     target: ResolvedTarget,
     sustained_seconds: float = 0.0,
     latency_target_ms: float | None = None,
+    runtimes: Sequence[str] | None = None,
 ) -> BenchResult:
     """Connects to the target's device and times a package there; arguments as of :func:`bench_package`.
 
@@ -64,7 +123,7 @@ def bench_on_device(
     require_ready(target)
     target_ms = package.description.latency_target_ms if latency_target_ms is None else latency_target_ms
     with connect_device(target) as endpoint:
-        return bench_package(package, target, endpoint, sustained_seconds, target_ms)
+        return bench_package(package, target, endpoint, sustained_seconds, target_ms, runtimes=runtimes)
 
 
 def bench_package(
@@ -74,8 +133,9 @@ def bench_package(
     sustained_seconds: float = 0.0,
     latency_target_ms: float | None = None,
     probe: SpeedProbe | None = None,
+    runtimes: Sequence[str] | None = None,
 ) -> BenchResult:
-    """Times the package on the device; on this machine's own CPU also ONNX Runtime, in turn, with as many threads.
+    """Times the package on the device, and other runtimes in turn with it, with as many threads.
 
     Args:
         package: what to time.
@@ -84,59 +144,72 @@ def bench_package(
         sustained_seconds: afterwards, measure the sustained latency over this time; 0 for not at all.
         latency_target_ms: judge the latency by this; the net is timed again while the verdict is unclear.
         probe: measures the device's speed factor meanwhile.
+        runtimes: names of the other runtimes; None for the defaults that can run on the target.
+
+    Raises:
+        UserError: an unknown runtime.
+        RuntimeUnavailableError: a runtime that was asked for cannot run the net.
+        ParityError: its output differs from the package's.
     """
-    other: list[float] = []
+    asked = None if runtimes is None else tuple(runtimes)
+    others = rivals(asked, target)
+    files = NetFiles(package.library, package.model, InputSpec(package.input_shape, package.description.input_dtype))
+    with ExitStack() as stack:
+        ours = stack.enter_context(closing(OURS.open(files, target, endpoint)))
+        opened = _open_rivals(others, asked is not None, stack, ours, files, target, endpoint)
 
-    def time_other() -> None:
-        if target.transport.kind == "local":
-            other.extend(time_onnxruntime(package.model, package.input_shape, target))
+        def time_rivals() -> None:
+            for rival in opened:
+                rival.passes_ms.append(rival.session.time_pass())
 
-    with device_timer(target, endpoint) as timer:
-        net = measure_latency(package.library, package.input_shape, timer, latency_target_ms, probe, between=time_other)
+        shape = package.input_shape
+        net = measure_latency(package.library, shape, ours.timer, latency_target_ms, probe, between=time_rivals)
         lasting_ms: tuple[float, ...] = ()
         if sustained_seconds:
             with step(f"measuring sustained latency for {sustained_seconds:g} s"):
-                lasting_ms = timer.sustained(package.library, package.input_shape, sustained_seconds)
-    reference = float(summarise(other)["latency_ms"]) if other else None
+                lasting_ms = ours.timer.sustained(package.library, shape, sustained_seconds)
+    package_ms = net.interval.value
+    mine = RuntimeLatency(OURS.name, OURS.title, OURS.version, package_ms, net.spread_ms, net.interval)
+    timed = (mine, *(rival.latency() for rival in opened))
     warm = statistics.median(lasting_ms[-math.ceil(len(lasting_ms) / 4) :]) if lasting_ms else None
     verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)
     values = {
         **net.to_dict(target),
-        "onnxruntime_ms": reference,
+        "onnxruntime_ms": _latency_of("onnxruntime", timed),
+        "runtimes": [latency.to_dict(package_ms) for latency in timed],
         "sustained_ms": warm,
         "sustained_seconds": sustained_seconds,
         **({} if verdict is None else verdict.to_dict()),
     }
-    return BenchResult(net, reference, warm, verdict, values)
+    return BenchResult(net, timed, warm, verdict, values)
 
 
-def time_onnxruntime(model: Path, shape: tuple[int, ...], target: ResolvedTarget) -> list[float]:
-    """ONNX Runtime's latency on this machine by the target's timing policy: milliseconds of each repeat."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = target.threads
-    options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has its own exception types
-        raise StorageError(
-            f"ONNX Runtime cannot load {model} ({last_line(str(error))}); compile the net again"
-        ) from error
-    image = {"input": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    policy = target.timing
-    for _ in range(max(policy.warmup, 1)):
-        session.run(None, image)
-    calls = 1
-    while (elapsed := _time_calls(session, image, calls)) < policy.min_repeat_ms:
-        calls = max(calls * 2, int(calls * policy.min_repeat_ms / max(elapsed, 1e-3)))
-    return [_time_calls(session, image, calls) / calls for _ in range(policy.repeats)]
-
-
-def _time_calls(session: object, image: dict[str, np.ndarray], calls: int) -> float:
-    """Milliseconds for ``calls`` calls."""
-    run = session.run  # type: ignore[attr-defined]
-    started = time.perf_counter()
-    for _ in range(calls):
-        run(None, image)
-    return 1e3 * (time.perf_counter() - started)
+def _open_rivals(
+    runtimes: Sequence[Runtime],
+    asked_for: bool,
+    stack: ExitStack,
+    ours: TvmSession,
+    files: NetFiles,
+    target: ResolvedTarget,
+    endpoint: Endpoint,
+) -> list[_Rival]:
+    """Opens the other runtimes and compares their outputs; one that fails and was not asked for is left out."""
+    if not runtimes:
+        return []
+    opened, image = [], files.image.random()
+    expected = ours.run(image)
+    for runtime in runtimes:
+        try:
+            session = stack.enter_context(closing(runtime.open(files, target, endpoint)))
+            error, limit = relative_error(session.run(image), expected), target.data_type.parity_limit
+            if not error <= limit:
+                raise ParityError(
+                    f"{runtime.title}'s output differs from the package's by {error:.2e} relative (limit {limit:g})"
+                )
+        except (RuntimeUnavailableError, ParityError) as problem:
+            if asked_for:
+                raise
+            say(f"note: {runtime.title} is not timed: {problem}")
+        else:
+            opened.append(_Rival(runtime, session))
+    return opened

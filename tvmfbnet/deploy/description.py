@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
+from tvmfbnet.dtypes import FLOAT32, bytes_of
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import ResolvedTarget
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
+# What `mcpu: native` fills in.
+_NATIVE_FIELDS = ("mcpu", "mattr", "num-cores", "host")
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
 _Count = Annotated[int, Field(ge=0)]
@@ -53,7 +56,8 @@ class PackageDescription(Stored):
     tvm_target: dict[str, Any]
     tvm_version: str
     threads: int = Field(ge=1)
-    dtype: str
+    dtype: str = Field(default=FLOAT32.name, description="of weights and activations; older packages do not say")
+    input_dtype: str = Field(default=FLOAT32.name, description="of the input and the output")
     context: dict[str, Any] = Field(default_factory=dict)
     library: str = LIBRARY
     model: str = MODEL
@@ -74,6 +78,12 @@ class PackageDescription(Stored):
         default=None, description="latency by the target's table at compile time; None without a table"
     )
 
+    @field_validator("input_dtype")
+    @classmethod
+    def _check_numeric(cls, value: str) -> str:
+        bytes_of(value)
+        return value
+
 
 def read_description(folder: Path) -> PackageDescription:
     """Reads a package's description; :class:`StorageError` names the file and its first problems."""
@@ -92,13 +102,41 @@ def require_fit(folder: Path, described: PackageDescription, target: ResolvedTar
     Raises:
         PackageError: names every difference with both sides.
     """
+    _refuse_unfit(folder, described, target, dict(described.tvm_target), target.tvm, tvm_version)
+    if described.target != target.name:
+        say(
+            f"warning: package {folder} was compiled for {described.target}; {target.name} is the same except for its "
+            "name"
+        )
+
+
+def require_same_kind(folder: Path, described: PackageDescription, target: Target) -> None:
+    """As :func:`require_fit`, for what is known before TVM is loaded: a native CPU and TVM's version are not.
+
+    Raises:
+        PackageError: names every difference with both sides.
+    """
+    mine, theirs = dict(described.tvm_target), dict(target.tvm if target.is_native else resolve(target).tvm)
+    if target.is_native:
+        mine, theirs = ({name: side[name] for name in side if name not in _NATIVE_FIELDS} for side in (mine, theirs))
+    _refuse_unfit(folder, described, target, mine, theirs, described.tvm_version)
+
+
+def _refuse_unfit(
+    folder: Path,
+    described: PackageDescription,
+    target: Target,
+    mine: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    tvm_version: str,
+) -> None:
+    """Compares TVM targets, threads, dtype and version of TVM."""
     problems = []
-    sides = (described.tvm_target, target.tvm)
-    if sides[0] != sides[1]:
-        mine, theirs = machine_of(described.tvm_target), machine_of(target.tvm)
-        if mine == theirs:  # features, for example
-            mine, theirs = (_different(*pair) for pair in (sides, sides[::-1]))
-        problems.append(f"was compiled for {described.target} ({mine}), not for {target.name} ({theirs})")
+    if mine != theirs:
+        sides = machine_of(described.tvm_target), machine_of(target.tvm)
+        if sides[0] == sides[1]:  # features, for example
+            sides = _different(mine, theirs), _different(theirs, mine)
+        problems.append(f"was compiled for {described.target} ({sides[0]}), not for {target.name} ({sides[1]})")
     if described.threads != target.threads:
         problems.append(
             f"was compiled for {described.threads} thread(s), and target {target.name} uses {target.threads}"
@@ -110,11 +148,6 @@ def require_fit(folder: Path, described: PackageDescription, target: ResolvedTar
     if problems:
         raise PackageError(
             f"package {folder} {'; it '.join(problems)}: compile the net for --target {target.name} again"
-        )
-    if described.target != target.name:
-        say(
-            f"warning: package {folder} was compiled for {described.target}; {target.name} is the same except for its "
-            "name"
         )
 
 

@@ -6,6 +6,7 @@ says what the package was compiled for, whether its outputs match PyTorch's, and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,13 @@ from tvmfbnet.deploy.description import (
     require_fit,
     require_parity,
 )
+from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.nets.bn_folding import randomise_bn
 from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.profiling.parts import context_of
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
@@ -48,8 +51,6 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, res
 if TYPE_CHECKING:
     from tvmfbnet.deploy.bench import BenchResult
 
-# Largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
-PARITY_LIMIT = 1e-3
 _PARITY_IMAGES = 3
 
 
@@ -106,14 +107,16 @@ class Package:
         *,
         latency_target_ms: float | None = None,
         sustained_seconds: float = 0.0,
+        runtimes: Sequence[str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> BenchResult:
-        """Times the package on its device; on this machine's own CPU also ONNX Runtime.
+        """Times the package on its device, in turn with other runtimes on the same machine.
 
         Args:
             target: where to; by default what it was compiled or opened for.
             latency_target_ms: judge the latency by this; by default by what it was made to meet.
             sustained_seconds: then measure the sustained latency over this time; 0 for not at all.
+            runtimes: names of the other runtimes; by default ONNX Runtime where it can run.
             on_progress: called with an event for everything that is reported meanwhile.
 
         Raises:
@@ -128,7 +131,7 @@ class Package:
         from tvmfbnet.deploy.bench import bench_on_device
 
         with library_call(on_progress, package=self.folder):
-            return bench_on_device(self, self._opened_for(target), sustained_seconds, latency_target_ms)
+            return bench_on_device(self, self._opened_for(target), sustained_seconds, latency_target_ms, runtimes)
 
     def _opened_for(self, target: Target | str | None) -> ResolvedTarget:
         """The target to run on; refused where the package does not fit it."""
@@ -189,13 +192,13 @@ def compile_net(
         UserError: the toolchain is missing.
         StorageError: ``out`` is not writable.
     """
-    shape = (1, net.space.input_channels, net.space.height, net.space.width)
-    _expected(net, shape)
+    shape, dtype = (1, net.space.input_channels, net.space.height, net.space.width), target.data_type
+    _expected(net, shape, dtype)
     make_folder(out)
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
         (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = target.for_tvm()
-    model = export_net(net.eval())
+    model = export_net(net.eval(), dtype)
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, None if database is None else database.records)
     executable = build(lowered, compiled_for, None if database is None else database.records)
@@ -209,13 +212,14 @@ def compile_net(
         tvm_target=target.tvm,
         tvm_version=tvm.__version__,
         threads=target.threads,
-        dtype=target.dtype,
+        dtype=dtype.name,
+        input_dtype=dtype.boundary,
         context=vars(context_of(target)),
         class_names=tuple(class_names),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
         kernels_needed=kernels.needed,
-        kernels_found=kernels.found,
+        kernels_found=kernels.tuned,
         kernels_missing=tuple(kernels.missing),
     )
     write_json(out / DESCRIPTION, described.model_dump(mode="json"))
@@ -251,10 +255,10 @@ def load_package(folder: Path, target: ResolvedTarget | None = None, force: bool
     return package
 
 
-def parity_inputs(shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+def parity_inputs(shape: Sequence[int], dtype: DType = FLOAT32) -> list[npt.NDArray[Any]]:
     """The fixed random images of the parity check."""
-    generator = np.random.default_rng(0)
-    return [generator.standard_normal(tuple(shape)).astype(np.float32) for _ in range(_PARITY_IMAGES)]
+    images = random_tensor((_PARITY_IMAGES, *shape), dtype.boundary)
+    return list(images)
 
 
 def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Package:
@@ -267,28 +271,27 @@ def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: En
         ParityError: it failed, which the package says as well.
         DeviceError: the device did not answer; the package stays unchecked.
     """
+    limit = target.data_type.parity_limit
     try:
         error = check_parity(package, net, target, endpoint)
     except ParityError as problem:
-        package.with_description(parity=Parity(verdict="failed", limit=PARITY_LIMIT, reason=str(problem)))
+        package.with_description(parity=Parity(verdict="failed", limit=limit, reason=str(problem)))
         raise
-    return package.with_description(parity=Parity(verdict="passed", limit=PARITY_LIMIT, error=error))
+    return package.with_description(parity=Parity(verdict="passed", limit=limit, error=error))
 
 
-def check_parity(
-    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, limit: float = PARITY_LIMIT
-) -> float:
+def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> float:
     """Runs the package on the device and compares its outputs with PyTorch's; returns the largest relative error.
 
     Raises:
-        ParityError: the error is above ``limit``, or an output of either side is not finite.
+        ParityError: the error is above the limit of the target's dtype, or an output of either side is not finite.
         DeviceError: the device did not answer.
     """
-    worst = 0.0
+    worst, dtype = 0.0, target.data_type
     deadline = target.timeouts.connect + target.timeouts.session
-    expected = _expected(net, package.input_shape)
+    expected = _expected(net, package.input_shape, dtype)
     with worker_for(target, endpoint) as worker:
-        for image, output in zip(parity_inputs(package.input_shape), expected, strict=True):
+        for image, output in zip(parity_inputs(package.input_shape, dtype), expected, strict=True):
             got = worker.call(run_library, str(package.library), [image], seconds=deadline)
             if not np.isfinite(got).all():
                 raise ParityError(
@@ -296,6 +299,7 @@ def check_parity(
                     "must not be shipped"
                 )
             worst = max(worst, relative_error(got, output))
+    limit = dtype.parity_limit
     if not worst <= limit:
         raise ParityError(
             f"the compiled net differs from PyTorch by {worst:.2e} relative on the device (limit {limit:g}); "
@@ -304,10 +308,13 @@ def check_parity(
     return worst
 
 
-def _expected(net: ArchNet, shape: Sequence[int]) -> list[npt.NDArray[np.float32]]:
-    """PyTorch's outputs for the parity images; ParityError if one is not finite."""
+def _expected(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[npt.NDArray[Any]]:
+    """PyTorch's outputs for the parity images, in the dtype's reference type; ParityError if one is not finite."""
+    reference = torch_type(dtype.reference)
+    precise = copy.deepcopy(net).eval().to(reference)
     with torch.no_grad():
-        outputs = [net.eval()(torch.from_numpy(image)).numpy() for image in parity_inputs(shape)]
+        images = (torch.from_numpy(image).to(reference) for image in parity_inputs(shape, dtype))
+        outputs = [precise(image).numpy() for image in images]
     if not all(np.isfinite(output).all() for output in outputs):
         raise ParityError(
             f"net {format_arch(net.arch, net.space)} is refused: PyTorch's own output is not finite (NaN or infinity "

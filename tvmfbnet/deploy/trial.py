@@ -58,9 +58,9 @@ def time_untrained(
     with (
         target_lock(make_folder(target_folder(target.name, root))),
         scratch_folder() as folder,
-        connect_device(target) as reached,
+        connect_device(target) as connected,
     ):
-        context, endpoint = ask_context(target, reached)
+        context, endpoint = ask_context(target, connected)
         database = database_of(context, root)
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
@@ -95,9 +95,9 @@ def bench_with_probe(
     with (
         target_lock(make_folder(target_folder(target.name, root))),
         scratch_folder() as folder,
-        connect_device(target) as reached,
+        connect_device(target) as connected,
     ):
-        context, endpoint = ask_context(target, reached)
+        context, endpoint = ask_context(target, connected)
         database, probe = database_of(context, root), None
         if database is not None:
             table = measured_table(Journal(journal_path(target.name, root)).read(), context)

@@ -67,8 +67,8 @@ def measure_nets(
     by_name = {format_arch(arch, space): arch for arch in archs}
     recorded = _recorded(space, context_of(target), root)
     if any(name not in recorded for name in by_name):
-        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as reached:
-            context, endpoint = ask_context(target, reached)
+        with target_lock(make_folder(target_folder(target.name, root))), connect_device(target) as connected:
+            context, endpoint = ask_context(target, connected)
             recorded = _recorded(space, context, root)  # another process may have measured some meanwhile
             due = {name: arch for name, arch in by_name.items() if name not in recorded}
             if due:
@@ -162,7 +162,7 @@ def _speed_nets(
     passes: Sequence[ChainTiming],
 ) -> ChainedNets:
     parts = list(dict.fromkeys(part for net in nets for part in net))
-    scheduled = schedule_parts(parts, target.for_tvm(), database)
+    scheduled = schedule_parts(parts, target, database)
     return ChainedNets(nets, scheduled, target, library, passes)
 
 
@@ -183,7 +183,7 @@ def _in_turn(
     speed_nets: ChainedNets | None,
     passes: NetPasses,
 ) -> dict[str, HonestTiming]:
-    """Times nets in turn, in as many passes as the target's ``timing.visits``; regularly, the speed nets as well.
+    """Times nets in turn, in as many passes as the target's timing policy says; regularly, the speed nets as well.
 
     Each pass is on disk before the next one starts; passes of an earlier run are not repeated.
     """

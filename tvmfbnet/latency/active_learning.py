@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.latency.ensemble import fit_ensemble
 from tvmfbnet.latency.gaussian_process import Similarity, default_scales, noise_of
 from tvmfbnet.latency.kernel_sums import KernelBase, if_complete
@@ -36,6 +37,7 @@ def choose_batch(
     seed: int = 0,
     among: Collection[NetPart] | None = None,
     kernel_ms: Mapping[NetPart, float] | None = None,
+    element_bytes: int = FLOAT32.bytes,
 ) -> tuple[NetPart, ...]:
     """The ``count`` parts whose measurement lowers the uncertainty about all of ``parts`` most, most informative first.
 
@@ -47,6 +49,7 @@ def choose_batch(
         seed: of the fit to ``known`` (with 8 or more measurements; until then, a typical processor is assumed).
         among: restricts the choice to these; None for all of ``parts``.
         kernel_ms: summed latency of each part's kernels, timed alone; used only if it covers all of ``parts``.
+        element_bytes: of one activation or weight.
 
     Raises:
         LatencyError: latencies in ``known`` are negative or not finite.
@@ -57,7 +60,7 @@ def choose_batch(
     if times is not None:  # parts measured for another space may lack them, and are left out then
         measured = {part: ms for part, ms in measured.items() if part in times}
     every = list(dict.fromkeys([*wanted, *measured]))
-    log_ms, covariance, noise = _uncertainty(every, measured, seed, times)
+    log_ms, covariance, noise = _uncertainty(every, measured, seed, times, element_bytes)
     covered = set(parts)
     part_weights = np.array([(weights or {}).get(part, 1.0) if part in covered else 0.0 for part in every])
     importance = part_weights * np.exp(2.0 * log_ms)
@@ -81,14 +84,15 @@ def _uncertainty(
     measured: Mapping[NetPart, float],
     seed: int,
     kernel_ms: Mapping[NetPart, float] | None,
+    element_bytes: int,
 ) -> tuple[Array, Array, float]:
     """Expected log latencies, their covariance before any measurement, and the noise variance of a measurement."""
-    typical, scales = typical_base(every), default_scales()
+    typical, scales = typical_base(every, element_bytes), default_scales()
     base: Base | KernelBase = typical if kernel_ms is None else KernelBase(typical, kernel_ms)
     log_ms = base.log_ms(every)
     if len(measured) >= MIN_SAMPLES:
         kept, latency = usable(list(measured), list(measured.values()))
-        ensemble = fit_ensemble(kept, latency, seed, forests=1, kernel_ms=kernel_ms)
+        ensemble = fit_ensemble(kept, latency, seed, None, 1, kernel_ms, element_bytes)
         base, scales = ensemble.base, ensemble.process.scales
         log_ms = np.mean(ensemble.predict(every)[:2], axis=0)
     return log_ms, base.prior_covariance(every) + Similarity(every, every).covariance(scales), noise_of(scales)

@@ -88,6 +88,7 @@ class Context:
             "ffi_version": "tvm-ffi",
             "tvm_target": "target",
             "threads": "threads",
+            "dtype": "dtype",
             "device_model": "device",
             "device_threads": "device threads",
             "device_cores": "device cores",

@@ -16,6 +16,7 @@ import numpy as np
 import xgboost
 from scipy.stats import spearmanr
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.latency.features import shapes
 from tvmfbnet.latency.gaussian_process import shape_of
 from tvmfbnet.latency.regressor import Z90, PartPredictor, usable
@@ -45,6 +46,7 @@ def score(
     seed: int = 0,
     with_skips: bool = False,
     kernel_ms: Mapping[NetPart, float] | None = None,
+    element_bytes: int = FLOAT32.bytes,
 ) -> dict[str, float | int]:
     """Accuracy figures over all held-out blocks of all splits.
 
@@ -57,6 +59,7 @@ def score(
         with_skips: whether projecting skips are held out and scored like blocks.
         kernel_ms: summed latency of the kernels of those parts that were tuned, timed alone; the others are predicted
             from shapes, and the baseline never gets it.
+        element_bytes: of one activation or weight of the parts.
 
     Returns:
         ``mape`` (mean absolute relative error), ``within_10`` (share within 10 %), ``spearman`` (rank correlation),
@@ -71,7 +74,8 @@ def score(
     for held_out, scored in _splits(kept, scheme, splits, seed, with_skips):
         training = np.setdiff1d(np.arange(len(kept)), held_out)
         known, unknown = [kept[index] for index in training], [kept[index] for index in scored]
-        predicted, spread = PartPredictor(known, latency[training], kernel_ms, seed).predict(unknown)
+        predictor = PartPredictor(known, latency[training], kernel_ms, seed, element_bytes)
+        predicted, spread = predictor.predict(unknown)
         baseline = _plain_xgboost(known, latency[training], unknown, seed)
         rows.append(np.stack([latency[scored], predicted, spread, baseline]))
     return _figures(np.concatenate(rows, axis=1), len(kept))

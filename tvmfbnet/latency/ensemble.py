@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xgboost
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.latency.features import loads, shapes
 from tvmfbnet.latency.gaussian_process import GaussianProcess, fit_scales
 from tvmfbnet.latency.kernel_sums import KernelBase
@@ -57,6 +58,11 @@ class Ensemble:
     forests: tuple[xgboost.Booster, ...]
     process: GaussianProcess
 
+    @property
+    def physical(self) -> Base:
+        """The physical base model, also where kernel times are the base."""
+        return self.base.physical if isinstance(self.base, KernelBase) else self.base
+
     def predict(self, parts: Sequence[NetPart]) -> tuple[Array, Array, Array]:
         """Log latency by the trees and by the process, and the process's standard deviation: three arrays (parts,)."""
         base = self.base.log_ms(parts)
@@ -97,6 +103,7 @@ def fit_ensemble(
     start: Ensemble | None = None,
     forests: int = FORESTS,
     kernel_ms: Mapping[NetPart, float] | None = None,
+    element_bytes: int = FLOAT32.bytes,
 ) -> Ensemble:
     """Fits base model, trees and process.
 
@@ -108,10 +115,11 @@ def fit_ensemble(
         forests: how many; fewer are faster and slightly worse.
         kernel_ms: summed latency of each part's kernels, timed alone, for these parts and those to be predicted; None
             if unknown.
+        element_bytes: of one activation or weight.
     """
     # A part faster than an empty call was clamped to 0 ms; relative errors need something above.
     latency = np.maximum(latency, 0.1 * float(latency[latency > 0].min()))
-    physical = fit_base(parts, latency, None if start is None else _physical(start.base))
+    physical = fit_base(parts, latency, None if start is None else start.physical, element_bytes)
     base: Base | KernelBase = physical if kernel_ms is None else KernelBase(physical, kernel_ms)
     residuals = np.log(latency) - base.log_ms(parts)
     data = xgboost.DMatrix(_inputs(parts, base), residuals)
@@ -121,10 +129,6 @@ def fit_ensemble(
     centre = float(np.median(residuals))
     scales = fit_scales(parts, residuals - centre) if start is None else start.process.scales
     return Ensemble(base, centre, trained, GaussianProcess(parts, residuals - centre, scales))
-
-
-def _physical(base: Base | KernelBase) -> Base:
-    return base.physical if isinstance(base, KernelBase) else base
 
 
 def _inputs(parts: Sequence[NetPart], base: Base | KernelBase) -> Array:

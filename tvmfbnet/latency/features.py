@@ -1,7 +1,8 @@
 """Features of a part for the regressor: amounts of work for the base model, shapes for the trees, coordinates for the
 Gaussian process.
 
-All follow from the part alone (no device, no measurement).
+All follow from the part and the bytes of its elements (no device, no measurement). Memory is in bytes where the base
+model weighs it against arithmetic. Shapes and coordinates count elements: in one dtype that is the same up to a factor.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import Conv, convs_of
 from tvmfbnet.space.space import BLOCK, NetPart
@@ -45,6 +47,7 @@ class ConvTable:
 
     Attributes:
         parts: number of parts.
+        element_bytes: of one activation or weight.
         part: index of the part that each conv belongs to.
         kind: index into ``KINDS``.
         macs: multiply-accumulates.
@@ -52,13 +55,14 @@ class ConvTable:
         channels_out: of one group; all of them for a depthwise conv.
         pixels: of the output.
         stride: in pixels of the input, one direction.
-        elements: read and written.
-        weights: elements of the kernel.
-        shuffled: elements that a channel shuffle moves afterwards.
-        residual: elements of the block's input that are added.
+        moved_bytes: of the activations read and written.
+        weight_bytes: of the kernel.
+        shuffled_bytes: of the activations that a channel shuffle moves afterwards.
+        residual_bytes: of the block's input where it is added.
     """
 
     parts: int
+    element_bytes: int
     part: NDArray[np.int64]
     kind: NDArray[np.int64]
     macs: NDArray[np.float64]
@@ -66,10 +70,10 @@ class ConvTable:
     channels_out: NDArray[np.float64]
     pixels: NDArray[np.float64]
     stride: NDArray[np.float64]
-    elements: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    shuffled: NDArray[np.float64]
-    residual: NDArray[np.float64]
+    moved_bytes: NDArray[np.float64]
+    weight_bytes: NDArray[np.float64]
+    shuffled_bytes: NDArray[np.float64]
+    residual_bytes: NDArray[np.float64]
 
     @property
     def is_pointwise(self) -> NDArray[np.bool_]:
@@ -91,11 +95,13 @@ class ConvTable:
         return np.asarray(np.arange(self.parts)[:, None] == self.part[None], dtype=np.float64)
 
 
-def conv_table(parts: Sequence[NetPart]) -> ConvTable:
+def conv_table(parts: Sequence[NetPart], element_bytes: int = FLOAT32.bytes) -> ConvTable:
     """The convs of ``parts`` as arrays; a part without convs (the pool) has one row of its own kind."""
     rows = [(index, *row) for index, part in enumerate(parts) for row in _conv_rows(part)]
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), 11).T
-    return ConvTable(len(parts), columns[0].astype(np.int64), columns[1].astype(np.int64), *columns[2:])
+    columns[7:] *= element_bytes
+    part, kind = columns[0].astype(np.int64), columns[1].astype(np.int64)
+    return ConvTable(len(parts), element_bytes, part, kind, *columns[2:])
 
 
 def shapes(parts: Sequence[NetPart]) -> NDArray[np.float64]:
@@ -140,7 +146,7 @@ def _loads(part: NetPart) -> list[float]:
 
 
 def _conv_rows(part: NetPart) -> list[tuple[float, ...]]:
-    """The fields of :class:`ConvTable` from ``kind`` on, for each conv."""
+    """The fields of :class:`ConvTable` from ``kind`` on, for each conv; memory in elements."""
     convs = convs_of(part)
     if not convs:
         elements = part.cin * part.height * part.width

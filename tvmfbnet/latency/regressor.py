@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xgboost
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ArchError, LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.ensemble import Ensemble, fit_ensemble
@@ -62,10 +63,11 @@ class LatencyRegressor:
 
     Args:
         seed: of the trees and of the cross-validation folds.
+        element_bytes: of one activation or weight of the parts.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, element_bytes: int = FLOAT32.bytes) -> None:
+        self.seed, self._element_bytes = seed, element_bytes
         self._ensemble: Ensemble | None = None
         self._known_shape = self._new_shape = EnsembleWeights(0.5, 1.0)
 
@@ -88,7 +90,7 @@ class LatencyRegressor:
             LatencyError: fewer than 8 usable samples, invalid latencies, or kernel times missing.
         """
         kept, latency = usable(parts, latency_ms)
-        self._ensemble = fit_ensemble(kept, latency, self.seed, kernel_ms=kernel_ms)
+        self._ensemble = fit_ensemble(kept, latency, self.seed, kernel_ms=kernel_ms, element_bytes=self._element_bytes)
         self._known_shape, self._new_shape = _learn_weights(kept, latency, self.seed, self._ensemble)
         return self
 
@@ -163,6 +165,7 @@ class PartPredictor:
         kernel_ms: summed latency of the kernels of tuned parts, measured or not; the others' shapes must do, and so
             must all shapes where fewer than 8 measured parts were tuned.
         seed: of the regressors.
+        element_bytes: of one activation or weight of the parts.
 
     Raises:
         LatencyError: as :meth:`LatencyRegressor.fit`.
@@ -174,7 +177,9 @@ class PartPredictor:
         latency_ms: Sequence[float] | Array,
         kernel_ms: Mapping[NetPart, float] | None = None,
         seed: int = 0,
+        element_bytes: int = FLOAT32.bytes,
     ) -> None:
+        self._element_bytes = element_bytes
         self._parts, self._latency_ms = usable(parts, latency_ms)
         self._kernel_ms = kernel_ms or {}
         self._tuned = [index for index, part in enumerate(self._parts) if part in self._kernel_ms]
@@ -199,11 +204,13 @@ class PartPredictor:
     @cached_property
     def _by_kernels(self) -> LatencyRegressor:
         parts = [self._parts[index] for index in self._tuned]
-        return LatencyRegressor(self.seed).fit(parts, self._latency_ms[self._tuned], self._kernel_ms)
+        return LatencyRegressor(self.seed, self._element_bytes).fit(
+            parts, self._latency_ms[self._tuned], self._kernel_ms
+        )
 
     @cached_property
     def _by_shapes(self) -> LatencyRegressor:
-        return LatencyRegressor(self.seed).fit(self._parts, self._latency_ms)
+        return LatencyRegressor(self.seed, self._element_bytes).fit(self._parts, self._latency_ms)
 
 
 def _samples(table: LatencyTable) -> dict[NetPart, float]:
@@ -231,7 +238,8 @@ def complete(table: LatencyTable, parts: Sequence[NetPart], seed: int = 0) -> La
     if len(samples) < MIN_SAMPLES:
         table.require(parts)
     with step("predicting the latency of blocks that were not measured", patience=2.0):
-        return table.fill(PartPredictor(list(samples), list(samples.values()), table.kernel_ms, seed), parts)
+        size = table.data_type.bytes
+        return table.fill(PartPredictor(list(samples), list(samples.values()), table.kernel_ms, seed, size), parts)
 
 
 def usable(parts: Sequence[NetPart], latency_ms: Sequence[float] | Array) -> tuple[list[NetPart], Array]:
@@ -254,10 +262,11 @@ def _learn_weights(
 ) -> tuple[EnsembleWeights, EnsembleWeights]:
     """Weights for parts of known and of new layer shapes, from the held-out samples of all folds."""
     kernel_ms = whole.base.kernel_ms if isinstance(whole.base, KernelBase) else None
+    size = whole.physical.element_bytes
     rows: list[Array] = []
     for training, held_out in _folds(parts, seed):
         training_parts = [parts[index] for index in training]
-        ensemble = fit_ensemble(training_parts, latency[training], seed, whole, forests=1, kernel_ms=kernel_ms)
+        ensemble = fit_ensemble(training_parts, latency[training], seed, whole, 1, kernel_ms, size)
         known = {shape_of(part) for part in training_parts}
         is_known = [shape_of(parts[index]) in known for index in held_out]
         rows.append(np.stack([latency[held_out], *ensemble.predict([parts[index] for index in held_out]), is_known]))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.latency.features import KINDS, ConvTable, conv_table
 from tvmfbnet.space.space import NetPart
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 # Costs by name: (the quantity its prior is centred on, offset from that, the prior's width), all in logarithms. The
-# quantities are the median cost per MAC and per element moved, and the median latency of a part, on this target.
-_MAC, _ELEMENT, _PART, _ONE = "ms per MAC", "ms per element", "ms per part", "factor"
+# quantities are the median cost per MAC and per byte moved, and the median latency of a part, on this target.
+_MAC, _BYTE, _PART, _ONE = "ms per MAC", "ms per byte", "ms per part", "factor"
 _BEND, _CURVE = 0.25, 0.0625
 _PRIORS: dict[str, tuple[str, float, float]] = {
     "pointwise": (_MAC, -0.3, 1.0),
@@ -41,13 +42,13 @@ _PRIORS: dict[str, tuple[str, float, float]] = {
     **{f"pointwise_{name}": (_ONE, 0.0, _BEND) for name in ("k", "n", "m", "stride")},
     **{f"pointwise_{name}": (_ONE, 0.0, _CURVE) for name in ("kk", "nn", "mm", "kn", "km", "nm")},
     **{f"depthwise_{name}": (_ONE, 0.0, _BEND) for name in ("n", "m", "stride")},
-    "padded_8": (_ONE, 0.0, 0.5),
-    "padded_16": (_ONE, 0.0, 0.5),
-    "pointwise_elements": (_ELEMENT, -1.5, 1.0),
-    "depthwise_elements": (_ELEMENT, -1.5, 1.0),
-    "shuffled_elements": (_ELEMENT, -1.5, 1.0),
-    "residual_elements": (_ELEMENT, -1.5, 1.0),
-    "weights": (_MAC, 0.0, 1.0),
+    "padded_32_bytes": (_ONE, 0.0, 0.5),
+    "padded_64_bytes": (_ONE, 0.0, 0.5),
+    "pointwise_bytes": (_BYTE, -1.5, 1.0),
+    "depthwise_bytes": (_BYTE, -1.5, 1.0),
+    "shuffled_bytes": (_BYTE, -1.5, 1.0),
+    "residual_bytes": (_BYTE, -1.5, 1.0),
+    "weight_bytes": (_MAC, -float(np.log(4.0)), 1.0),  # four bytes of weights cost about as much as a MAC
     "start": (_PART, -3.0, 1.5),
     "start_shuffle": (_PART, -3.0, 1.5),
     "constant": (_PART, -3.0, 1.5),
@@ -59,10 +60,10 @@ COSTS = tuple(_PRIORS)
 _BENDS_POINTWISE = [COSTS.index(f"pointwise_{name}") for name in ("k", "n", "m", "stride")]
 _CURVES_POINTWISE = [COSTS.index(f"pointwise_{name}") for name in ("kk", "nn", "mm", "kn", "km", "nm")]
 _BENDS_DEPTHWISE = [COSTS.index(f"depthwise_{name}") for name in ("n", "m", "stride")]
-_PADDED = [COSTS.index(name) for name in ("padded_8", "padded_16")]
-_VECTORS = np.array([8.0, 16.0])
-_TRAFFIC = [COSTS.index(f"{name}_elements") for name in ("pointwise", "depthwise", "shuffled", "residual")]
-_TRAFFIC.append(COSTS.index("weights"))
+_PADDED = [COSTS.index(name) for name in ("padded_32_bytes", "padded_64_bytes")]
+_VECTOR_BYTES = np.array([32.0, 64.0])
+_MOVED = ("pointwise", "depthwise", "shuffled", "residual", "weight")
+_TRAFFIC = [COSTS.index(f"{name}_bytes") for name in _MOVED]
 _STARTS = [COSTS.index(name) for name in ("start", "start_shuffle")]
 _CONSTANT = COSTS.index("constant")
 
@@ -98,20 +99,22 @@ class Base:
         lowest: (2, 4) least log of channels in, channels out, pixels and stride among the measured pointwise convs and
             depthwise convs.
         highest: (2, 4) greatest.
+        element_bytes: of one activation or weight.
     """
 
     costs: Array
     lowest: Array
     highest: Array
+    element_bytes: int = FLOAT32.bytes
 
     def log_ms(self, parts: Sequence[NetPart]) -> Array:
         """Logarithm of each part's base latency: (parts,)."""
-        return _log_ms(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
+        return _log_ms(self.costs, self._prepared(parts))
 
     def log_shares(self, parts: Sequence[NetPart]) -> Array:
         """Where the time goes: log of ms in the first conv, the depthwise convs and the last conv; (parts, 3)."""
-        table = conv_table(parts)
-        times = np.log(_times(self.costs, _prepare(table, self.lowest, self.highest)).convs)
+        prepared = self._prepared(parts)
+        table, times = prepared.table, np.log(_times(self.costs, prepared).convs)
         first = np.searchsorted(table.part, np.arange(len(parts)))
         last = np.searchsorted(table.part, np.arange(len(parts)), side="right") - 1
         depthwise = table.by_part(np.exp(times) * table.is_depthwise)
@@ -122,25 +125,32 @@ class Base:
 
         The prior variance of the costs, propagated through the model linearised at these costs.
         """
-        slopes = _slopes(self.costs, _prepare(conv_table(parts), self.lowest, self.highest))
+        slopes = _slopes(self.costs, self._prepared(parts))
         widths = np.array([width for _, _, width in _PRIORS.values()])
         return np.asarray((slopes * widths**2) @ slopes.T)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         costs = dict(zip(COSTS, self.costs.tolist(), strict=True))
-        return {"log_costs": costs, "lowest": self.lowest.tolist(), "highest": self.highest.tolist()}
+        ranges = {"lowest": self.lowest.tolist(), "highest": self.highest.tolist()}
+        return {"log_costs": costs, **ranges, "element_bytes": self.element_bytes}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Base:
         """What :meth:`to_dict` gave; KeyError, TypeError or ValueError on other data."""
         costs = np.array([float(value["log_costs"][name]) for name in COSTS])
-        return cls(costs, np.array(value["lowest"], dtype=np.float64), np.array(value["highest"], dtype=np.float64))
+        lowest, highest = (np.array(value[name], dtype=np.float64) for name in ("lowest", "highest"))
+        return cls(costs, lowest, highest, int(value["element_bytes"]))
+
+    def _prepared(self, parts: Sequence[NetPart]) -> _Prepared:
+        return _prepare(conv_table(parts, self.element_bytes), self.lowest, self.highest)
 
 
-def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None) -> Base:
+def fit_base(
+    parts: Sequence[NetPart], latency: Array, start: Base | None = None, element_bytes: int = FLOAT32.bytes
+) -> Base:
     """Fits the costs to ``latency`` (parts,) in milliseconds, all above 0; ``start`` saves steps."""
-    table, wanted = conv_table(parts), np.log(latency)
+    table, wanted = conv_table(parts, element_bytes), np.log(latency)
     lowest, highest = _seen(table)
     prepared = _prepare(table, lowest, highest)
     middle, width = _priors(table, wanted)
@@ -154,14 +164,14 @@ def fit_base(parts: Sequence[NetPart], latency: Array, start: Base | None = None
         return np.vstack([_robust(error)[1][:, None] * _slopes(costs, prepared) / _ERROR, np.diag(1.0 / width)])
 
     fit = least_squares(residuals, middle if start is None else start.costs, slopes, max_nfev=_EVALUATIONS)
-    return Base(np.asarray(fit.x, dtype=np.float64), lowest, highest)
+    return Base(np.asarray(fit.x, dtype=np.float64), lowest, highest, element_bytes)
 
 
-def typical_base(parts: Sequence[NetPart]) -> Base:
+def typical_base(parts: Sequence[NetPart], element_bytes: int = FLOAT32.bytes) -> Base:
     """The base of a typical processor, for ``parts`` without any measurement."""
-    table = conv_table(parts)
+    table = conv_table(parts, element_bytes)
     costs, _ = _priors(table, np.log(_TYPICAL_MAC_MS * table.by_part(table.macs) + _TYPICAL_PART_MS))
-    return Base(costs, *_seen(table))
+    return Base(costs, *_seen(table), element_bytes)
 
 
 def _robust(error: Array) -> tuple[Array, Array]:
@@ -178,7 +188,7 @@ class _Prepared:
 
     table: ConvTable
     effects: Array  # (convs, len(COSTS)): weight of each cost in the logarithm of the cost per MAC
-    moved: Array  # (convs, len(_TRAFFIC)): elements
+    moved: Array  # (convs, len(_TRAFFIC)): bytes
     started: Array  # (parts, len(_STARTS)): kernels
 
 
@@ -204,12 +214,11 @@ def _prepare(table: ConvTable, lowest: Array, highest: Array) -> _Prepared:
     effects[:, _BENDS_POINTWISE] = np.column_stack([k, n, m, stride])
     effects[:, _CURVES_POINTWISE] = np.column_stack([k * k, n * n, m * m, k * n, k * m, n * m])
     effects[:, _BENDS_DEPTHWISE] = sizes[1][:, 1:] * depthwise[:, None]
-    effects[:, _PADDED] = np.log(
-        np.ceil(table.channels_out[:, None] / _VECTORS) * _VECTORS / table.channels_out[:, None]
-    )
-    elements = table.elements
-    moved = (elements * pointwise, elements * depthwise, table.shuffled, table.residual, table.weights)
-    started = (np.ones(len(elements)), (table.shuffled > 0).astype(np.float64))
+    channels, vectors = table.channels_out[:, None], _VECTOR_BYTES / table.element_bytes
+    effects[:, _PADDED] = np.log(np.ceil(channels / vectors) * vectors / channels)
+    activations = (table.moved_bytes * pointwise, table.moved_bytes * depthwise)
+    moved = (*activations, table.shuffled_bytes, table.residual_bytes, table.weight_bytes)
+    started = (np.ones(len(channels)), (table.shuffled_bytes > 0).astype(np.float64))
     return _Prepared(
         table, effects, np.column_stack(moved), np.column_stack([table.by_part(kernels) for kernels in started])
     )
@@ -277,7 +286,7 @@ def _priors(table: ConvTable, wanted: Array) -> tuple[Array, Array]:
     """Middle and width of each cost's prior: two arrays (len(COSTS),)."""
     centres = {
         _MAC: float(np.median(wanted - np.log(table.by_part(table.macs)))),
-        _ELEMENT: float(np.median(wanted - np.log(table.by_part(table.elements)))),
+        _BYTE: float(np.median(wanted - np.log(table.by_part(table.moved_bytes)))),
         _PART: float(np.median(wanted)),
         _ONE: 0.0,
     }

@@ -165,6 +165,7 @@ class BaseRecord(Stored):
     log_costs: dict[str, Number]
     lowest: Rows
     highest: Rows
+    element_bytes: Annotated[int, Field(ge=1, le=16)]
 
     @model_validator(mode="after")
     def _all_costs(self) -> BaseRecord:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Measurement
@@ -115,6 +116,11 @@ class LatencyTable:
     correction: str = ""
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
+
+    @property
+    def data_type(self) -> DType:
+        """The dtype of its measurements; float32 for an imported table, which does not say."""
+        return FLOAT32 if self.context is None else dtype_named(self.context.dtype)
 
     def __post_init__(self) -> None:
         if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 
 Precision = Literal["float32", "bfloat16"]
+
+
+def torch_type(name: str) -> torch.dtype:
+    """Torch's type of numpy's name for it, such as ``float32``."""
+    return torch.from_numpy(np.empty(0, name)).dtype
 
 
 def computing_in(precision: Precision, device: torch.device) -> torch.autocast:

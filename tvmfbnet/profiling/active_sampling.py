@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from tvmfbnet.dtypes import dtype_named
 from tvmfbnet.latency.active_learning import choose_batch
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
@@ -59,7 +60,7 @@ def measure_share(
         return measure(list(trials)), len(trials)
     uses = Counter(cell for layer in space.layers for block in layer.blocks if (cell := layer.part(block)) is not None)
     batch = max(_LEAST_BATCH, math.ceil(count / _BATCHES))
-    timed = 0
+    timed, size = 0, dtype_named(context.dtype).bytes
     for _ in range(len(blocks) + 1):  # each round measures at least one block, the last one none
         table = _table(journal, context)
         # Blocks that were timed with older kernels are timed again before new ones are chosen.
@@ -68,9 +69,9 @@ def measure_share(
         counted = [part for part in blocks if part in measured_ms]
         wanted = min(count - len(counted), batch)
         with step("choosing the most informative blocks", patience=2.0):
-            chosen = (
-                choose_batch(blocks, wanted, measured_ms, uses, seed, stale or None, kernel_ms) if wanted > 0 else ()
-            )
+            chosen: tuple[NetPart, ...] = ()
+            if wanted > 0:
+                chosen = choose_batch(blocks, wanted, measured_ms, uses, seed, stale or None, kernel_ms, size)
         # Blocks that count already are passed again: after a stopped run they may lack a round.
         timed += measure([*fixed, *counted, *chosen])
         if not chosen:

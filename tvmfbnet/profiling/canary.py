@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from tvmfbnet.dtypes import bytes_of, random_tensor
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.session import Repeats, Session, impossible_time
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Size of the canary, a vector times a matrix: small enough for every cache.
+# Size of the canary, a vector times a matrix: small enough for every cache. It computes in float32 on every target: it
+# compares a device with itself, so it must be the same work whatever is timed.
 CANARY_SIZE = 256
-# Lanes of float32 in the widest vector registers that TVM's kernels use (AVX-512); narrower machines use several.
-_WIDEST_LANES = 16
+# Bytes of the widest vector registers that TVM's kernels use (AVX-512); narrower machines use several.
+_WIDEST_BYTES = 64
 _CANARY_REPEATS = Repeats(repeats=5, min_repeat_ms=2, warmup=1)
 # A sample more than this many median absolute deviations above the median is an outlier (3.5 is usual; preempted
 # samples lie far beyond, and the natural tail of the distribution must stay).
@@ -207,7 +209,9 @@ def build_canary(target: ResolvedTarget, library: Path, link: dict[str, Any]) ->
 
 
 def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -> None:
-    """Compiles a kernel that uses the widest vectors of a CPU target; the canary is scalar.
+    """Compiles a kernel that multiplies and adds in the widest vectors of a CPU target; the canary is scalar.
+
+    It takes values of the target's dtype and computes in the dtype's accumulator.
 
     Takes the arguments of :func:`build_canary`; :func:`run_vectors` runs the kernel.
     """
@@ -216,10 +220,14 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
     from tvm.s_tir import Schedule
     from tvm.support import cc
 
-    one, other = (te.placeholder((CANARY_SIZE,), name=name) for name in ("one", "other"))
-    total = te.compute((CANARY_SIZE,), lambda i: one[i] * other[i] + one[i], name="total")
+    dtype, wide = target.data_type.name, target.data_type.accumulator
+    one, other = (te.placeholder((CANARY_SIZE,), dtype, name) for name in ("one", "other"))
+    total = te.compute(
+        (CANARY_SIZE,), lambda i: one[i].astype(wide) * other[i].astype(wide) + one[i].astype(wide), name="total"
+    )
     schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([one, other, total])}))
-    _, lanes = schedule.split(schedule.get_loops(schedule.get_sblock("total"))[0], [None, _WIDEST_LANES])
+    (loop,) = schedule.get_loops(schedule.get_sblock("total"))
+    _, lanes = schedule.split(loop, [None, _WIDEST_BYTES // bytes_of(wide)])
     schedule.vectorize(lanes)
     compiled_for = target.for_tvm()
     tvm.compile(schedule.mod, target=compiled_for).export_library(str(library), fcompile=cc.create_shared, **link)
@@ -228,11 +236,10 @@ def build_vectors(target: ResolvedTarget, library: Path, link: dict[str, Any]) -
 # What follows runs in the worker process.
 
 
-def run_vectors(session: Session, library: str) -> float:
-    """Runs the kernel of :func:`build_vectors`; returns the largest relative error of its result."""
-    generator = np.random.default_rng(0)
-    one, other = (generator.standard_normal(CANARY_SIZE).astype(np.float32) for _ in range(2))
-    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, np.float32))]
+def run_vectors(session: Session, library: str, dtype: str, accumulator: str) -> float:
+    """Runs the kernel of :func:`build_vectors` for these types; returns the largest relative error of its result."""
+    one, other = (random_tensor((CANARY_SIZE,), dtype, seed) for seed in range(2))
+    arguments = [session.put(array) for array in (one, other, np.zeros(CANARY_SIZE, accumulator))]
     session.load(library)["main"](*arguments)
     expected = one.astype(np.float64) * other + one
     return float(np.abs(arguments[2].numpy() - expected).max() / np.abs(expected).max())

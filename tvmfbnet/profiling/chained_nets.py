@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import tvm
 from tvm.ir import IRModule
 
 from tvmfbnet.autotune.database import TuningDatabase
@@ -85,18 +84,18 @@ class ChainedNets:
 
 def schedule_parts(
     parts: Sequence[NetPart],
-    compiled_for: tvm.target.Target,
+    target: ResolvedTarget,
     database: TuningDatabase,
     lowered: Mapping[NetPart, IRModule] | None = None,
 ) -> dict[NetPart, IRModule]:
     """Parts with the schedules that tuning found; those missing from ``lowered`` are lowered now."""
-    already_lowered = lowered or {}
+    already_lowered, compiled_for = lowered or {}, target.for_tvm()
     missing = [part for part in parts if part not in already_lowered]
     fresh: dict[NetPart, IRModule] = {}
     if missing:
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
-        fresh = {part: lower(model, compiled_for) for part, model in export_parts(missing).items()}
+        fresh = {part: lower(model, compiled_for) for part, model in export_parts(missing, target.data_type).items()}
     scheduled: dict[NetPart, IRModule] = {}
     with progress("scheduling blocks", len(parts)) as reporter:
         for part in parts:

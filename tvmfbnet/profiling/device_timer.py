@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from tvmfbnet.compiler.instrument import net_function
 from tvmfbnet.compiler.library import linker, save_library
@@ -21,7 +22,15 @@ from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.profiling.canary import HonestTimer, HonestTiming, Watched, build_canary, require_times, watch
 from tvmfbnet.progress import say, step
 from tvmfbnet.rpc.remote import RemoteWorker, worker_for
-from tvmfbnet.rpc.session import Repeats, read_clocks, time_library, time_sustained
+from tvmfbnet.rpc.session import (
+    InputSpec,
+    Repeats,
+    load_library,
+    read_clocks,
+    run_library,
+    time_library,
+    time_sustained,
+)
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -87,25 +96,47 @@ class DeviceTimer:
         policy = self.target.timing
         return Repeats(policy.repeats, policy.min_repeat_ms, policy.warmup)
 
-    def steadily(self, library: Path, shape: tuple[int, ...]) -> HonestTiming:
+    def _image(self, shape: tuple[int, ...], dtype: str | None = None) -> InputSpec:
+        return InputSpec(shape, self.target.data_type.boundary if dtype is None else dtype)
+
+    def steadily(self, library: Path, shape: tuple[int, ...], dtype: str | None = None) -> HonestTiming:
         """As :meth:`time`, between two canaries; repeated after a cooldown if the device drifted meanwhile."""
+        image = self._image(shape, dtype)
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
-            watched = self._watched(time_library, str(library), shape, self._repeats)
+            watched = self._watched(time_library, str(library), image, self._repeats)
             return self._worker.address, watched.value, watched.before_ms, watched.after_ms
 
         return self._watch.measure(time_it)
 
-    def time(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
-        """Latency of the library's ``main``: milliseconds of each repeat."""
-        repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, self._repeats).value
+    def run(self, library: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The output of the library's ``main`` for one image."""
+        limits = self.target.timeouts
+        seconds = limits.connect + limits.session
+        return self._worker.persist(run_library, str(library), [image], seconds=seconds)
+
+    def check(self, library: Path) -> None:
+        """Loads a library on the device; :class:`RemoteError` if that fails."""
+        limits = self.target.timeouts
+        self._worker.call(load_library, str(library), seconds=limits.connect + limits.session)
+
+    def time(self, library: Path, shape: tuple[int, ...], dtype: str | None = None) -> tuple[float, ...]:
+        """Latency of the library's ``main``: milliseconds of each repeat.
+
+        Args:
+            library: the file.
+            shape: of the input.
+            dtype: name of its type; by default that of a whole net's input in the target's dtype.
+        """
+        image = self._image(shape, dtype)
+        repeats_ms: tuple[float, ...] = self._watched(time_library, str(library), image, self._repeats).value
         require_times(self._worker.address, repeats_ms)
         return repeats_ms
 
     def single_runs(self, library: Path, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Latency of single runs of the library's ``main``, in milliseconds."""
         once = Repeats(_SINGLE_RUNS, 0, self.target.timing.warmup)
-        runs_ms: tuple[float, ...] = self._watched(time_library, str(library), shape, once).value
+        runs_ms: tuple[float, ...] = self._watched(time_library, str(library), self._image(shape), once).value
         require_times(self._worker.address, runs_ms)
         return runs_ms
 
@@ -123,7 +154,7 @@ class DeviceTimer:
         latencies: list[list[tuple[float, ...]]] = []
 
         def time_it() -> tuple[str, Sequence[float], float, float]:
-            watched = self._watched(read_clocks, str(library), shape, functions, runs, seconds)
+            watched = self._watched(read_clocks, str(library), self._image(shape), functions, runs, seconds)
             for readings in watched.value:
                 require_clock(self._worker.address, readings)
             latencies[:] = [part_latencies(readings) for readings in watched.value]
@@ -147,23 +178,24 @@ class DeviceTimer:
         lengths = sustained_sessions(seconds, limits.session, cap)
         if len(lengths) > 1:
             say(f"note: the device ends a session after {cap} s; this takes {len(lengths)} of them")
-        values: list[float] = []
+        image, values = self._image(shape), list[float]()
         for length in lengths:
             session = limits.session + math.ceil(2 * length)
             with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds) as worker:
-                latencies = worker.persist(time_sustained, str(library), shape, length, seconds=float(session))
+                latencies = worker.persist(time_sustained, str(library), image, length, seconds=float(session))
                 require_times(worker.address, latencies)
                 values += latencies
         return tuple(values)
 
     def overhead_ms(self) -> float:
         """The device's cost of one call with nothing to compute."""
-        shape = [1, 1]
+        image = self._image((1, 1))
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype))
         graph = helper.make_graph(
             [helper.make_node("Identity", ["input"], ["output"])],
             "call",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("input", element, image.shape)],
+            [helper.make_tensor_value_info("output", element, image.shape)],
         )
         model: onnx.ModelProto = helper.make_model(graph)
         compiled_for = self.target.for_tvm()
@@ -171,7 +203,7 @@ class DeviceTimer:
             library = save_library(
                 build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target
             )
-            repeats_ms = self._watched(time_library, str(library), (1, 1), self._repeats).value
+            repeats_ms = self._watched(time_library, str(library), image, self._repeats).value
             require_times(self._worker.address, repeats_ms, may_be_zero=True)
             return float(summarise(repeats_ms)["latency_ms"])
 

@@ -272,7 +272,9 @@ def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArgume
         library = folder / "vectors.so"
         build_vectors(target, library, link(target))
         try:
-            error = worker.call(run_vectors, str(library), seconds=target.timeouts.connect + target.timeouts.session)
+            seconds = target.timeouts.connect + target.timeouts.session
+            types = target.data_type.name, target.data_type.accumulator
+            error = worker.call(run_vectors, str(library), *types, seconds=seconds)
         except RemoteError as failure:
             illegal = failure.illegal_instruction
             text = f"stopped at an illegal instruction: {failure}" if illegal else str(failure)

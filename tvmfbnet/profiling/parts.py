@@ -26,7 +26,7 @@ from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build
-from tvmfbnet.compiler.shapes import part_input_shape
+from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.compiler.weight_copies import constant_bytes
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.context import Context
@@ -200,7 +200,7 @@ def _time_nets(bench: _Bench, run: NetsRun, log: PassLog) -> int:
     @cache
     def scheduled() -> Mapping[NetPart, IRModule]:
         parts = list(dict.fromkeys(part for net in run.nets for part in net))
-        return schedule_parts(parts, bench.compiled_for, bench.database, bench.plan.parts)
+        return schedule_parts(parts, target, bench.database, bench.plan.parts)
 
     libraries: dict[int, ChainedNets] = {}
     with progress("compiling nets of blocks", sum(map(len, groups.values()))) as reporter:
@@ -265,7 +265,8 @@ def _time_alone(bench: _Bench, part: NetPart) -> bool:
     copies = weight_copies(mod, bench.timer.target)
     executable = build(mod, bench.compiled_for, bench.database.records, copies)
     library = save_library(executable, bench.folder / f"{part.slug}.so", bench.timer.target)
-    timing = bench.timer.steadily(library, part_input_shape(part))
+    dtype = part_input_type(part, bench.timer.target.data_type)
+    timing = bench.timer.steadily(library, part_input_shape(part), dtype)
     library.unlink()
     # One copy's share plus the cost of a call: the latency of the part alone with its weights as cold as in a net.
     overhead = bench.overhead_ms

@@ -9,7 +9,7 @@ from tvmfbnet.space.space import Layer, NetPart, Space
 
 
 def probe_networks(
-    space: Space, due: Collection[NetPart], rounds: int, known: Collection[NetPart], seed: int
+    space: Space, due: Collection[NetPart], rounds: int, lowered: Collection[NetPart], seed: int
 ) -> list[tuple[NetPart, ...]]:
     """Nets that together contain every due block ``rounds`` times at each layer where it is a candidate.
 
@@ -20,7 +20,7 @@ def probe_networks(
         space: the space.
         due: blocks to time; stem and head are in every net.
         rounds: how often.
-        known: parts that are lowered already, preferred where nothing is due.
+        lowered: parts that are lowered already, preferred where nothing is due.
         seed: of the draw.
 
     Returns:
@@ -29,7 +29,7 @@ def probe_networks(
     generator = random.Random(seed)
     nets: list[tuple[NetPart, ...]] = []
     for _ in range(rounds):
-        columns = [_column(layer, due, known, generator) for layer in space.layers]
+        columns = [_column(layer, due, lowered, generator) for layer in space.layers]
         for number in range(max(len(column) for column in columns)):
             blocks = (column[number % len(column)] for column in columns)
             nets.append((space.stem, *(block for block in blocks if not block.is_identity), *space.head))
@@ -37,13 +37,13 @@ def probe_networks(
 
 
 def _column(
-    layer: Layer, due: Collection[NetPart], known: Collection[NetPart], generator: random.Random
+    layer: Layer, due: Collection[NetPart], lowered: Collection[NetPart], generator: random.Random
 ) -> Sequence[NetPart]:
     """The parts of a layer in one net after the other."""
     cells = [layer.cell(block) for block in layer.blocks]
     wanted = [cell for cell in cells if cell in due]
     if wanted:
         return generator.sample(wanted, len(wanted))
-    usable = [cell for cell in cells if cell in known or cell.is_identity]
+    usable = [cell for cell in cells if cell in lowered or cell.is_identity]
     # Otherwise the last candidate, by convention skip: the cheapest.
     return generator.sample(usable, len(usable)) if usable else cells[-1:]

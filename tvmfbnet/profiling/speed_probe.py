@@ -83,7 +83,7 @@ class SpeedProbe:
         folder: Path,
     ) -> None:
         parts = list(dict.fromkeys(part for net in nets for part in net))
-        scheduled = schedule_parts(parts, target.for_tvm(), database)
+        scheduled = schedule_parts(parts, target, database)
         self._chained, self._table = ChainedNets(nets, scheduled, target, folder / "probe.so"), table
 
     def run_pass(self, timer: DeviceTimer) -> None:

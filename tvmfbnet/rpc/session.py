@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from tvmfbnet.dtypes import random_tensor
 from tvmfbnet.rpc.tracker import Endpoint, request_device
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ ROTATE = "rotate"
 
 @dataclass(frozen=True)
 class Pool:
-    """The weight pool of a rotating kernel: argument index, number of slices, and total values (float32)."""
+    """The weight pool of a rotating kernel: argument index, number of slices, and total values, of its type."""
 
     argument: int
     slices: int
@@ -136,6 +136,11 @@ def connect(tell: Callable[[str, str], None], endpoint: Endpoint, device: str, s
     return opened
 
 
+def load_library(session: Session, library: str) -> None:
+    """Loads a compiled net and frees it again."""
+    session.virtual_machine(library)
+
+
 def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
     """Runs a compiled function ``main`` once and returns its only output."""
     machine = session.virtual_machine(library)
@@ -145,9 +150,21 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
     return output
 
 
-def time_library(session: Session, library: str, shape: tuple[int, ...], repeats: Repeats) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class InputSpec:
+    """A tensor that a compiled function takes: its shape, and its type by numpy's name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def random(self) -> Array:
+        """Random values, the same in every call."""
+        return random_tensor(self.shape, self.dtype)
+
+
+def time_library(session: Session, library: str, image: InputSpec, repeats: Repeats) -> tuple[float, ...]:
     """Times a compiled function ``main`` on the device; milliseconds, one value per repeat."""
-    module = _on_random_image(session, library, shape)
+    module = _on_random_image(session, library, image)
     if repeats.warmup:
         module.time_evaluator("timed", session.device, number=repeats.warmup)()
     evaluator = module.time_evaluator(
@@ -156,9 +173,9 @@ def time_library(session: Session, library: str, shape: tuple[int, ...], repeats
     return tuple(1e3 * seconds for seconds in evaluator().results)
 
 
-def time_sustained(session: Session, library: str, shape: tuple[int, ...], seconds: float) -> tuple[float, ...]:
+def time_sustained(session: Session, library: str, image: InputSpec, seconds: float) -> tuple[float, ...]:
     """Runs a compiled function ``main`` on the device continuously; milliseconds, one value per second."""
-    module = _on_random_image(session, library, shape)
+    module = _on_random_image(session, library, image)
     evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
     values: list[float] = []
     end = time.monotonic() + seconds
@@ -167,11 +184,10 @@ def time_sustained(session: Session, library: str, shape: tuple[int, ...], secon
     return tuple(values)
 
 
-def _on_random_image(session: Session, library: str, shape: tuple[int, ...]) -> Any:
+def _on_random_image(session: Session, library: str, image: InputSpec) -> Any:
     """A module whose function ``timed`` runs the library's ``main`` on an image in device memory."""
     machine = session.virtual_machine(library)
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    machine.save_function("main", "timed", session.put(image), include_return=False)
+    machine.save_function("main", "timed", session.put(image.random()), include_return=False)
     return machine.module
 
 
@@ -180,7 +196,7 @@ Readings = list[tuple[tuple[int, int], ...]]
 
 
 def read_clocks(
-    session: Session, library: str, shape: tuple[int, ...], functions: Sequence[str], runs: int, seconds: float
+    session: Session, library: str, image: InputSpec, functions: Sequence[str], runs: int, seconds: float
 ) -> list[Readings]:
     """Runs instrumented chains (see :mod:`tvmfbnet.compiler.instrument`) in turn; returns the readings of each.
 
@@ -188,12 +204,12 @@ def read_clocks(
     does fewer than ``runs`` runs of each, but at least three, to stay within ``seconds``.
     """
     machine = session.virtual_machine(library)
-    image = session.put(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    tensor = session.put(image.random())
     # The evaluator makes an untimed call first, on the device, without a round trip in between.
     evaluator = machine.module.time_evaluator("invoke_stateful", session.device, number=1, repeat=1)
     readings: list[Readings] = []
     for function in functions:
-        machine.set_input(function, image)
+        machine.set_input(function, tensor)
         readings.append([])
         end = time.monotonic() + seconds / len(functions)
         while len(readings[-1]) < runs and (len(readings[-1]) < _MIN_RUNS or time.monotonic() < end):
@@ -209,7 +225,7 @@ def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) 
     Each timing is given as ``(job index, timing)`` as soon as it is available.
     """
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
-    pools: dict[int, Any] = {}
+    pools: dict[Any, Any] = {}
     timings = []
     for index, job in enumerate(jobs):
         timings.append(_time_kernel(session, job, repeats, fill, pools))
@@ -218,7 +234,7 @@ def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) 
 
 
 def _time_kernel(
-    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[int, Any]
+    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[Any, Any]
 ) -> KernelTiming:
     import tvm
 
@@ -227,16 +243,16 @@ def _time_kernel(
         name, calls, shapes = "main", 1, list(job.arguments)
         if job.pool is not None:
             name, calls = ROTATE, job.pool.slices
-            shapes[job.pool.argument] = ("float32", (job.pool.values,))
+            shapes[job.pool.argument] = (shapes[job.pool.argument][0], (job.pool.values,))
         arguments = []
         for index, (dtype, shape) in enumerate(shapes):
             pooled = job.pool is not None and index == job.pool.argument
-            argument = pools.get(shape[0]) if pooled else None
+            argument = pools.get((dtype, shape)) if pooled else None
             if argument is None:
                 argument = tvm.runtime.empty(shape, dtype, session.device)
                 fill(argument)
             if pooled:
-                pools[shape[0]] = argument  # candidates of one kernel share it
+                pools[dtype, shape] = argument  # candidates of one kernel share it
             arguments.append(argument)
         evaluator = module.time_evaluator(
             name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms

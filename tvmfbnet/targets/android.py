@@ -82,7 +82,7 @@ def find_ndk(why: str) -> Ndk:
             f"and {ndk.folder} is r{release} ({ndk.revision}): {_ADVICE}"
         )
     if not list(ndk.folder.glob(f"toolchains/llvm/prebuilt/*/sysroot/usr/lib/aarch64-linux-android/{CXX_LIBRARY}")):
-        raise UserError(f"{why} needs {CXX_LIBRARY} of the Android NDK, which {ndk.folder} lacks: unpack it anew")
+        raise UserError(f"{why} needs {CXX_LIBRARY} of the Android NDK, which {ndk.folder} lacks: unpack it again")
     return ndk
 
 

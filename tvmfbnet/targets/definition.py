@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import MOST_THREADS, Config, validate
+from tvmfbnet.dtypes import DTYPES, FLOAT32, DType, dtype_named, require_dtype
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
 from tvmfbnet.machine import core_numbers, format_cores, parse_cores
@@ -130,7 +131,10 @@ class Target(Config):
     device: Literal["cpu", "opencl", "metal"] = Field(default="cpu", description="compute device")
     threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="worker threads on the device")
     cores: str = Field(default="", max_length=400, description="cores to run on, such as 4-7; empty: all")
-    dtype: Literal["float32"] = Field(default="float32", description="of weights and activations")
+    dtype: str = Field(
+        default=FLOAT32.name,
+        description=f"of weights and activations: {' or '.join(f'`{name}`' for name in DTYPES)}",
+    )
     layout: Literal["NHWC"] = Field(default="NHWC", description="of activations inside a net")
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()
@@ -151,10 +155,8 @@ class Target(Config):
 
     @field_validator("dtype", mode="before")
     @classmethod
-    def _one_precision(cls, value: Any) -> Any:
-        if value != "float32":
-            raise ValueError(f"{value!r} is not supported: nets are compiled and timed in float32 only")
-        return value
+    def _check_dtype(cls, value: Any) -> Any:
+        return require_dtype(value)
 
     @field_validator("tvm", mode="before")
     @classmethod
@@ -182,9 +184,20 @@ class Target(Config):
         return self
 
     @property
+    def data_type(self) -> DType:
+        """What the name ``dtype`` stands for."""
+        return dtype_named(self.dtype)
+
+    @property
     def on_cpu(self) -> bool:
         """Whether kernels run on the device's CPU: called one after another, scheduled and timed as such."""
         return self.tvm["kind"] in CPU_KINDS
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the file leaves it to this machine what CPU it compiles for; :func:`resolve` then loads TVM."""
+        host = self.tvm.get("host")
+        return "native" in (self.tvm.get("mcpu"), host.get("mcpu") if isinstance(host, dict) else None)
 
     @property
     def core_numbers(self) -> tuple[int, ...]:

@@ -46,7 +46,9 @@ def host_wheels() -> Path:
             raise UserError(f"the Python package {name} is not installed: pip install {' '.join(PACKAGES)}")
         folders.add(Path(spec.origin).parent.parent)
     if len(folders) != 1:
-        raise UserError(f"tvm and tvm_ffi lie in different folders ({', '.join(map(str, folders))}); install both anew")
+        raise UserError(
+            f"tvm and tvm_ffi lie in different folders ({', '.join(map(str, folders))}); install both again"
+        )
     return folders.pop()
 
 

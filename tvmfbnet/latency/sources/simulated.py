@@ -90,10 +90,10 @@ class SimulatedSource:
 
 def _latencies_ms(processor: Processor, parts: Sequence[NetPart]) -> Any:
     """Milliseconds of each part, the sum over its kernels: (parts,)."""
-    convs = conv_table(parts)
-    moved = convs.elements + convs.weights + convs.residual + _SHUFFLE * convs.shuffled
+    convs = conv_table(parts, processor.element_bytes)
+    moved_bytes = convs.moved_bytes + convs.weight_bytes + convs.residual_bytes + _SHUFFLE * convs.shuffled_bytes
     arithmetic_ms = 2.0 * convs.macs / (1e6 * processor.gflops)
-    traffic_ms = processor.element_bytes * moved / (1e6 * processor.gbps)
+    traffic_ms = moved_bytes / (1e6 * processor.gbps)
     return convs.by_part(np.maximum(arithmetic_ms, traffic_ms) + processor.kernel_us / 1e3)
 
 
