@@ -126,6 +126,15 @@ def test_a_parquet_table_says_so(table, tmp_path):
     assert len(refused("parquet", COMMAND, *words, tmp_path / "table.parquet")) == 1
 
 
+def test_a_runtime_that_was_asked_for_says_so():
+    code = "from tvmfbnet.deploy.runtimes.registry import rivals\nfrom tvmfbnet.errors import UserError\n"
+    code += "from tvmfbnet.targets.definition import load_target\nhost = load_target('host')\n"
+    code += "assert rivals(None, host) == [], 'one that was not asked for is left out'\n"
+    code += "try: rivals(('onnxruntime',), host)\n"
+    code += "except UserError as error: sys.exit(print('error:', error, file=sys.stderr) or 2)"
+    assert len(refused("onnxruntime", code)) == 1
+
+
 def test_several_processes_say_so(tiny_space_file, tiny_data, tmp_path):
     words = ["train", "k3_e1/k3_e1,k3_e1", "--space", tiny_space_file, "--data", tiny_data, "--out", tmp_path / "t"]
     refused("distributed", COMMAND, *words, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0")

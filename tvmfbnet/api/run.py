@@ -25,7 +25,7 @@ def run(
 ) -> RunResult:
     """Tunes, searches, trains, compiles, times and reports, as a recipe says. Resumable: call it again.
 
-    Needs the extras ``tune``, ``onnxruntime`` and ``report``.
+    Needs the extras ``tune`` and ``report``; with ``onnxruntime`` the net is compared with ONNX Runtime.
 
     Args:
         recipe: a shipped name (``demo``), a ``.yaml`` file, a :class:`Recipe` or its fields.

@@ -134,7 +134,7 @@ class LatencyTable:
         source: str | Path | LatencySource,
         space: Space | None = None,
         *,
-        tuning_logs: Path | None = None,
+        tuning_logs: str | Path | None = None,
         device_model: str | None = None,
     ) -> LatencyTable:
         """The table of a target (``host``), of a file (``pixel3.csv``) or of ``simulated:gflops=16,gbps=8``.
@@ -161,7 +161,8 @@ class LatencyTable:
         from tvmfbnet.latency.sources.registry import source_of
         from tvmfbnet.latency.sources.source import latency_table
 
-        chosen = source_of(source, tuning_logs, device_model) if isinstance(source, str | Path) else source
+        logs = None if tuning_logs is None else Path(tuning_logs)
+        chosen = source_of(source, logs, device_model) if isinstance(source, str | Path) else source
         return chosen.load() if space is None else latency_table(chosen, space)
 
     @classmethod
