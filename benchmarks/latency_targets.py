@@ -63,7 +63,7 @@ def main() -> None:
         print(f"{'predicted ms':>12} {'measured ms':>12} {'ratio':>7} {'at table speed':>14}")
         for arch, predicted in predicted_ms.items():
             net = measured[arch]
-            ratios = f"{net.latency_ms / predicted:7.3f} {net.at_table_pace_ms / predicted:14.3f}"
+            ratios = f"{net.latency_ms / predicted:7.3f} {net.at_table_speed_ms / predicted:14.3f}"
             print(f"{predicted:12.4g} {net.latency_ms:12.4g} {ratios}")
 
 

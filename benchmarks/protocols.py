@@ -74,7 +74,7 @@ def main() -> None:
         Arch(tuple(generator.choice(layer.blocks) for layer in space.layers)) for _ in range(options.nets)
     )
     nets = measure_nets(space, load_target(options.target), list(archs), options.tuning_logs)
-    measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
+    measured = {arch: item.at_table_speed_ms for arch, item in nets.items()}
     for name, table in tables.items():
         agreement = study(replace(table, correction=""), space, measured).agreement
         print(

@@ -224,8 +224,8 @@ def test_a_line_of_the_second_version_has_no_speed_factor_and_its_latency_stays(
     del second["pace"]
     journal.path.write_text(json.dumps(second) + "\n")
     (item,) = journal.read()
-    assert (item.pace, item.at_table_pace_ms) == (None, 3.0)
-    assert measurement(latency_ms=3, pace=1.5).at_table_pace_ms == 2.0
+    assert (item.pace, item.at_table_speed_ms) == (None, 3.0)
+    assert measurement(latency_ms=3, pace=1.5).at_table_speed_ms == 2.0
 
 
 FULL_DISK = """

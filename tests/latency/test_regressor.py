@@ -20,7 +20,7 @@ FBNET = load_space("fbnet")
 MINI = load_space("fbnet_mini")
 
 
-def made_up_device(part: NetPart) -> float:
+def synthetic_device(part: NetPart) -> float:
     """A device whose truth is known: MACs, traffic and a fixed cost, and a penalty that no sum explains."""
     table = conv_table([part])
     traffic = float(table.moved_bytes[table.is_pointwise | table.is_depthwise].sum())
@@ -50,7 +50,7 @@ def test_the_base_models_slopes_are_those_of_its_latency() -> None:
     parts = FBNET.distinct_parts()
     table = conv_table(parts)
     prepared = roofline._prepare(table, *roofline._seen(table))
-    costs = roofline.fit_base(parts, np.array([made_up_device(part) for part in parts])).costs
+    costs = roofline.fit_base(parts, np.array([synthetic_device(part) for part in parts])).costs
     step = 1e-6 * np.eye(len(costs))
     numeric = [
         (roofline._log_ms(costs + one, prepared) - roofline._log_ms(costs - one, prepared)) / 2e-6 for one in step
@@ -66,29 +66,29 @@ def test_the_base_learns_a_roofline_and_starts_that_hide_behind_work_or_do_not(l
         return max(float(convs.sum()), launch_ms * len(table.macs)) + 0.01
 
     parts = FBNET.distinct_parts()
-    held = [part for part in parts if (part.cin, part.height) == (64, 14)]
-    known = [part for part in parts if part not in held]
-    fitted = roofline.fit_base(known, np.array([device_ms(part) for part in known]))
-    error = np.exp(fitted.log_ms(held)) / np.array([device_ms(part) for part in held]) - 1.0
+    left_out = [part for part in parts if (part.cin, part.height) == (64, 14)]
+    measured = [part for part in parts if part not in left_out]
+    fitted = roofline.fit_base(measured, np.array([device_ms(part) for part in measured]))
+    error = np.exp(fitted.log_ms(left_out)) / np.array([device_ms(part) for part in left_out]) - 1.0
     assert np.abs(error).mean() < 0.04
 
 
 def test_unmeasured_blocks_of_a_known_device_are_predicted_within_a_few_percent() -> None:
     parts = FBNET.distinct_parts()
-    known, unknown = parts[::2], parts[5::2]
-    regressor = LatencyRegressor().fit(known, [made_up_device(part) for part in known])
-    predicted, spread = regressor.predict(unknown)
-    error = np.abs(predicted / np.array([made_up_device(part) for part in unknown]) - 1)
+    measured, unmeasured = parts[::2], parts[5::2]
+    regressor = LatencyRegressor().fit(measured, [synthetic_device(part) for part in measured])
+    predicted, spread = regressor.predict(unmeasured)
+    error = np.abs(predicted / np.array([synthetic_device(part) for part in unmeasured]) - 1)
     assert error.mean() < 0.05
     assert (spread > 0).all()
 
 
 def test_eight_measurements_are_enough_to_predict_every_other_block_sensibly() -> None:
     parts = FBNET.distinct_parts()
-    known = [*parts[:4], *parts[4::26]][:8]
-    assert len(known) == 8
-    predicted, spread = LatencyRegressor().fit(known, [made_up_device(part) for part in known]).predict(parts)
-    truth = np.array([made_up_device(part) for part in parts])
+    measured = [*parts[:4], *parts[4::26]][:8]
+    assert len(measured) == 8
+    predicted, spread = LatencyRegressor().fit(measured, [synthetic_device(part) for part in measured]).predict(parts)
+    truth = np.array([synthetic_device(part) for part in parts])
     assert np.isfinite(predicted).all()
     assert np.isfinite(spread).all()
     assert (predicted > 0).all()
@@ -96,8 +96,8 @@ def test_eight_measurements_are_enough_to_predict_every_other_block_sensibly() -
 
 
 def test_a_kind_of_work_that_was_never_measured_is_not_free() -> None:
-    known = [part for part in FBNET.distinct_blocks() if part.block.startswith("k3") and "_g2" not in part.block]
-    regressor = LatencyRegressor().fit(known, [made_up_device(part) for part in known])
+    measured = [part for part in FBNET.distinct_blocks() if part.block.startswith("k3") and "_g2" not in part.block]
+    regressor = LatencyRegressor().fit(measured, [synthetic_device(part) for part in measured])
     small, large = (NetPart("block", f"k{kernel}_e6", 64, 64, 14, 14, 1) for kernel in (3, 5))
     predicted, _ = regressor.predict([small, large])
     assert predicted[1] > predicted[0]
@@ -105,14 +105,14 @@ def test_a_kind_of_work_that_was_never_measured_is_not_free() -> None:
 
 def test_one_seed_gives_the_same_predictions() -> None:
     parts = MINI.distinct_parts()
-    latency = [made_up_device(part) for part in parts]
+    latency = [synthetic_device(part) for part in parts]
     first, second = (LatencyRegressor(3).fit(parts, latency).predict(parts) for _ in range(2))
     assert np.array_equal(first, second)
 
 
 def test_an_identity_skip_is_predicted_to_cost_nothing() -> None:
     parts = MINI.distinct_parts()
-    regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
+    regressor = LatencyRegressor().fit(parts, [synthetic_device(part) for part in parts])
     latency, spread = regressor.predict([MINI.layers[0].cell("skip"), parts[0]])
     assert (latency[0], spread[0]) == (0.0, 0.0)
     assert latency[1] > 0
@@ -120,7 +120,7 @@ def test_an_identity_skip_is_predicted_to_cost_nothing() -> None:
 
 def test_a_saved_regressor_predicts_the_same_and_is_plain_json(tmp_path: Path) -> None:
     parts = MINI.distinct_parts()
-    regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
+    regressor = LatencyRegressor().fit(parts, [synthetic_device(part) for part in parts])
     regressor.save(tmp_path / "model.json")
     assert json.loads((tmp_path / "model.json").read_text())["schema_version"] == 3
     loaded = LatencyRegressor.load(tmp_path / "model.json")
@@ -137,7 +137,7 @@ def test_an_unreadable_regressor_file_is_one_clear_line(tmp_path: Path, text: st
 def test_a_regressor_of_another_version_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     parts = MINI.distinct_parts()
-    LatencyRegressor().fit(parts, [made_up_device(part) for part in parts]).save(file)
+    LatencyRegressor().fit(parts, [synthetic_device(part) for part in parts]).save(file)
     file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 1}))
     with pytest.raises(StorageError, match="another version"):
         LatencyRegressor.load(file)
@@ -145,17 +145,17 @@ def test_a_regressor_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_block_outside_the_papers_nine_is_predicted_between_its_neighbours() -> None:
     parts = [part for part in FBNET.distinct_parts() if part.cin != 64]
-    regressor = LatencyRegressor().fit(parts, [made_up_device(part) for part in parts])
+    regressor = LatencyRegressor().fit(parts, [synthetic_device(part) for part in parts])
     blocks = [NetPart("block", name, 32, 32, 28, 28, 1) for name in ("k5_e3", "k5_e4", "k5_e6", "k7_e6")]
     predicted, _ = regressor.predict(blocks)
-    truth = np.array([made_up_device(part) for part in blocks])
+    truth = np.array([synthetic_device(part) for part in blocks])
     assert (np.diff(predicted) > 0).all()
     assert np.abs(predicted / truth - 1).max() < 0.3
 
 
 def test_the_interval_is_wider_where_nothing_alike_was_measured() -> None:
     parts = [part for part in FBNET.distinct_parts() if part.cin != 64]
-    regressor = LatencyRegressor().fit(parts[1::2], [made_up_device(part) for part in parts[1::2]])
+    regressor = LatencyRegressor().fit(parts[1::2], [synthetic_device(part) for part in parts[1::2]])
     near = parts[::2]
     far = [NetPart("block", "k3_e6", 64, 64, 14, 14, 1), NetPart("block", "k9_e9", 1024, 1024, 3, 3, 1)]
     (near_ms, near_spread), (far_ms, far_spread) = regressor.predict(near), regressor.predict(far)

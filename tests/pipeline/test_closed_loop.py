@@ -35,8 +35,8 @@ def whole_loop(device, target=10.0, start="arch100", rounds=4, accuracy=lambda m
 
 def loop(device, **settings):
     """What was timed, the net that is kept last."""
-    found = whole_loop(device, **settings)
-    return [*(attempt for attempt in found.attempts if attempt is not found.kept), found.kept]
+    whole = whole_loop(device, **settings)
+    return [*(attempt for attempt in whole.attempts if attempt is not whole.kept), whole.kept]
 
 
 def test_a_net_that_met_the_target_with_little_room_is_kept_after_one_measurement():
@@ -112,8 +112,8 @@ def test_an_attempt_tells_the_latency_as_measured_and_the_factor_beside_it():
 
 def test_each_turn_tells_predicted_measured_verdict_and_what_follows_and_the_end_which_net_is_kept_and_why():
     lines = []
-    found = whole_loop(lambda t: timed(1.3 * t), tell=lines.append)
-    first, second = found.turns
+    whole = whole_loop(lambda t: timed(1.3 * t), tell=lines.append)
+    first, second = whole.turns
     assert (first.predicted_ms, first.attempt.table_ms) == (10.0, 10.0)
     assert second.predicted_ms == pytest.approx(first.decision.factor * second.attempt.table_ms), "as corrected"
     assert lines[0].startswith(
@@ -122,9 +122,9 @@ def test_each_turn_tells_predicted_measured_verdict_and_what_follows_and_the_end
     assert "the net took 1.3 times what the table says; the aim is 3.0% below the target" in lines[0]
     assert "turn 2: " in lines[1] and "met; no other net: it met the target, with less than 5% to spare" in lines[1]
     assert lines[2] == f"kept the net of turn 2: the only one that met the target: {second.attempt.arch}"
-    told = found.to_dict()
+    told = whole.to_dict()
     assert (told["arch"], told["kept_turn"], told["target_ms"]) == (second.attempt.arch, 2, 10.0)
-    assert [item["next"] for item in told["attempts"]] == [turn.next for turn in found.turns]
+    assert [item["next"] for item in told["attempts"]] == [turn.next for turn in whole.turns]
     assert [item["turn"] for item in told["attempts"]] == [1, 2] and told["why"] in lines[2]
     ClosedLoopRecord.model_validate(told)
 
@@ -143,12 +143,12 @@ def test_each_turn_tells_predicted_measured_verdict_and_what_follows_and_the_end
     ],
 )
 def test_every_end_of_the_loop_has_its_reason(device, reason, kept):
-    found = whole_loop(device, rounds=1 if "last of 1" in reason else 4)
-    assert any(reason in turn.next for turn in found.turns), [turn.next for turn in found.turns]
-    assert kept in found.why
+    whole = whole_loop(device, rounds=1 if "last of 1" in reason else 4)
+    assert any(reason in turn.next for turn in whole.turns), [turn.next for turn in whole.turns]
+    assert kept in whole.why
 
 
 def test_a_choice_that_falls_on_a_net_that_was_timed_ends_the_loop():
     same = Proposal("arch100", 10.0, 0.5)
-    found = close_loop(same, 10.0, lambda name: timed(11.0), lambda scale: same)
-    assert len(found.turns) == 1 and "the choice falls on a net that was timed already" in found.turns[0].next
+    whole = close_loop(same, 10.0, lambda name: timed(11.0), lambda scale: same)
+    assert len(whole.turns) == 1 and "the choice falls on a net that was timed already" in whole.turns[0].next

@@ -305,7 +305,7 @@ def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(reci
     page = both.report.read_text()
     assert "of at most 1.2k: met</td>" in page and "<td>random</td>" in page and "Theta over the search" not in page
 
-    # A table of a device that is a hundred times faster: it promises what no net keeps.
+    # A table of a device that is 100x faster: it promises what no net keeps.
     hard, table = tmp_path / "hard", json.loads((tmp_path / "easy/table.json").read_text())
     cells = [{**cell, "latency_ms": cell["latency_ms"] / 100} for cell in table["cells"]]
     hard.mkdir()

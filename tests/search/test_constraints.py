@@ -121,13 +121,13 @@ def test_the_knapsack_finds_what_exhaustive_search_finds():
         limits = [tight(latency, random_cells(draw), 0.5), tight(params, random_cells(draw), draw.uniform(0.1, 0.6))]
         cost = random_cells(draw)
         fitting = [choice for choice in ARCHS if all(limit.met(choice) for limit in limits)]
-        found = least_choice(cost, limits)
+        cheapest = least_choice(cost, limits)
         if not fitting:
-            assert found is None
+            assert cheapest is None
             continue
-        assert all(limit.met(found) for limit in limits)
+        assert all(limit.met(cheapest) for limit in limits)
         least = min(log_probability(cost, choice) for choice in fitting)
-        assert log_probability(cost, found) == pytest.approx(least, abs=1e-6)
+        assert log_probability(cost, cheapest) == pytest.approx(least, abs=1e-6)
 
 
 def test_draws_within_two_windows_are_all_that_lie_there_in_proportion():
@@ -180,23 +180,23 @@ def test_whatever_is_derived_meets_every_constraint(makers, tiny_space):
         top = max(log_probability(logs.tolist(), choice) for choice in fitting)
         if len(limits) > 1 or makers == (peak,):  # a single additive one is solved on a grid
             assert log_probability(logs.tolist(), best) == pytest.approx(top)
-        for found in (
+        for candidates in (
             propose(logs, tiny_space, speed, limits, 60, generator, tolerance=0.2),
             sample_distinct(logs, tiny_space, speed, limits, 5, generator),
         ):
-            assert found and len({candidate.arch for candidate in found}) == len(found)
-            assert all(candidate.meets_all and len(candidate.constraints) == len(limits) for candidate in found)
-            values = [check.value <= check.bound for candidate in found for check in candidate.constraints]
+            assert candidates and len({candidate.arch for candidate in candidates}) == len(candidates)
+            assert all(candidate.meets_all and len(candidate.constraints) == len(limits) for candidate in candidates)
+            values = [check.value <= check.bound for candidate in candidates for check in candidate.constraints]
             assert all(values)
 
 
 def test_proposals_lie_just_under_some_bound(tiny_space):
     draw, generator = random.Random(7), torch.Generator().manual_seed(0)
     limits = [tight(latency, random_cells(draw), 0.7), tight(params, random_cells(draw), 0.7)]
-    found = propose(random_logs(draw), tiny_space, limits[0].model, limits, 200, generator, tolerance=0.2)
-    for candidate in found:
+    proposed = propose(random_logs(draw), tiny_space, limits[0].model, limits, 200, generator, tolerance=0.2)
+    for candidate in proposed:
         assert any(check.value >= 0.8 * check.bound for check in candidate.constraints)
-    assert {c.quantity for a in found for c in a.constraints if c.value >= 0.8 * c.bound} == {"latency", "params"}
+    assert {c.quantity for a in proposed for c in a.constraints if c.value >= 0.8 * c.bound} == {"latency", "params"}
 
 
 def test_what_no_arch_meets_is_said_also_where_only_trying_tells():

@@ -28,9 +28,9 @@ def test_the_most_probable_arch_within_a_target_is_that_of_exhaustive_search():
         target = draw.uniform(costs.least + 0.05, costs.most)
         fitting = (c for c in itertools.product(range(4), repeat=3) if costs.value(c) <= target * 0.9985)
         best = max((sum(r[i] for r, i in zip(logs, c, strict=True)) for c in fitting), default=-math.inf)
-        found = most_probable_within(logs, [Constraint(costs, target)])
-        assert costs.value(found) <= target
-        assert sum(r[i] for r, i in zip(logs, found, strict=True)) >= best - 1e-9
+        likeliest = most_probable_within(logs, [Constraint(costs, target)])
+        assert costs.value(likeliest) <= target
+        assert sum(r[i] for r, i in zip(logs, likeliest, strict=True)) >= best - 1e-9
 
 
 def test_the_fastest_arch_is_given_when_only_it_meets_the_target():
@@ -42,8 +42,8 @@ def test_the_fastest_arch_is_given_when_only_it_meets_the_target():
 def test_proposals_meet_the_target_are_distinct_and_never_empty(tiny_space):
     costs, generator = AdditiveCosts(LATENCY, CELLS, fixed=1.0), torch.Generator().manual_seed(0)
     sure_of_slowest = log_softmax([[0, 0, 50.0, 0], [0, 50.0, 0, 0], [0, 50.0, 0, 0]])
-    found = propose(sure_of_slowest, tiny_space, costs, [Constraint(costs, 3.0)], 100, generator)
-    assert found and all(candidate.predicted_ms <= 3.0 for candidate in found)
+    proposed = propose(sure_of_slowest, tiny_space, costs, [Constraint(costs, 3.0)], 100, generator)
+    assert proposed and all(candidate.predicted_ms <= 3.0 for candidate in proposed)
     uniform = propose(
         log_softmax([[0.0] * 4] * 3), tiny_space, costs, [Constraint(costs, 5.0)], 300, generator, tolerance=0.3
     )

@@ -49,9 +49,9 @@ def aimed(tiny_space):
 def test_what_is_found_was_trained_and_meets_the_target(tiny_space, tiny_data, tmp_path, aimed):
     table = table_of(tiny_space)
     result = search(tiny_space, tiny_data, table, aimed, tmp_path)
-    reached = json.loads((tmp_path / "finalists.json").read_text())["accuracies"]
-    assert len(reached) == len(result.candidates) == 6
-    assert {candidate.arch for candidate in result.candidates} == set(reached)
+    accuracies = json.loads((tmp_path / "finalists.json").read_text())["accuracies"]
+    assert len(accuracies) == len(result.candidates) == 6
+    assert {candidate.arch for candidate in result.candidates} == set(accuracies)
     assert result.best.accuracy == max(candidate.accuracy for candidate in result.candidates)
     for candidate in result.candidates:
         assert candidate.predicted_ms == pytest.approx(

@@ -42,13 +42,13 @@ def test_what_is_left_after_the_steps_is_counted_too():
 def test_a_forecast_adds_up_and_warns_of_days_with_the_settings_that_shorten_them():
     config, space = SearchConfig(), load_space("fbnet")
     plan = SearchPlan.of(config, 1_281_167)
-    found = Forecast(plan, StepSeconds(6.0, 48.0, 36.0), shorter(config, space, "cpu", 1_281_167))
-    assert found.seconds > 6 * plan.warmup_steps + 48 * plan.weight_steps + 36 * plan.theta_steps
-    assert re.match(r"about \d+ days .*427,040 steps of weights x 48 s \+ ", found.describe())
+    forecast = Forecast(plan, StepSeconds(6.0, 48.0, 36.0), shorter(config, space, "cpu", 1_281_167))
+    assert forecast.seconds > 6 * plan.warmup_steps + 48 * plan.weight_steps + 36 * plan.theta_steps
+    assert re.match(r"about \d+ days .*427,040 steps of weights x 48 s \+ ", forecast.describe())
     for setting in ("--device cuda", "weight_steps: sampled", "epochs (it is 90)", "1,281,167", "?classes=100", "@96"):
-        assert setting in found.warning
-    assert found.warning.startswith("warning: that is more than a day")
-    assert not Forecast(replace(plan, weight_steps=10, theta_steps=1, warmup_steps=1), found.step, ()).warning
+        assert setting in forecast.warning
+    assert forecast.warning.startswith("warning: that is more than a day")
+    assert not Forecast(replace(plan, weight_steps=10, theta_steps=1, warmup_steps=1), forecast.step, ()).warning
 
 
 def test_a_dry_run_measures_and_the_search_itself_takes_about_that_long(tmp_path):
@@ -67,11 +67,11 @@ def test_a_dry_run_measures_and_the_search_itself_takes_about_that_long(tmp_path
         ),
     )
     table = table_of(space)
-    found = forecast_search(space, "fashion_mnist", table, config)
+    forecast = forecast_search(space, "fashion_mnist", table, config)
     started = time.monotonic()
     search(space, "fashion_mnist", table, config, tmp_path)
     took = time.monotonic() - started
-    assert found.seconds / 10 < took < 10 * found.seconds + 5, "this machine may be busy"
+    assert forecast.seconds / 10 < took < 10 * forecast.seconds + 5, "this machine may be busy"
 
 
 def test_a_forecast_changes_nothing_of_a_search(tiny_space, tiny_data, tmp_path, monkeypatch, capsys):

@@ -45,10 +45,10 @@ def searching(tiny_space_file, tiny_space, tiny_data, tmp_path):
 
 
 def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_file, tiny_data, tmp_path):
-    found = json.loads(
+    result = json.loads(
         run("search", *searching, "--out", tmp_path / "s", "--latency-target", "0.09ms", "--json").stdout
     )
-    assert found["predicted_ms"] <= 0.09 and len(found["candidates"]) == 2 and found["measured_share"] == 1.0
+    assert result["predicted_ms"] <= 0.09 and len(result["candidates"]) == 2 and result["measured_share"] == 1.0
     assert len(json.loads((tmp_path / "s/history.json").read_text())) == 2, "a flag goes before the settings file"
     drawn = json.loads(run("sample", tmp_path / "s", "-n", 3, "--json").stdout)
     assert len(drawn) == 3 and all(0 <= item["accuracy"] <= 1 for item in drawn)
@@ -66,7 +66,7 @@ def test_search_sample_and_train_work_from_a_table_alone(searching, tiny_space_f
         run("sample", tmp_path / "s")
     training = ["--space", tiny_space_file, "--data", tiny_data, "--out", tmp_path / "t", "--epochs", 1]
     flags = ["--warmup-epochs", 0, "--batch-size", 16, "--device", "cpu", "--json"]
-    trained = json.loads(run("train", found["arch"], *training, *flags).stdout)
+    trained = json.loads(run("train", result["arch"], *training, *flags).stdout)
     assert 0 <= trained["test_accuracy"] <= 1 and trained["checkpoint"] == str(tmp_path / "t/net.pt")
 
 
@@ -134,8 +134,8 @@ def test_what_a_foreign_table_lacks_is_listed_or_predicted_on_request(searching,
     write_table(LatencyTable(cells, 0.005), tmp_path / "table.csv")
     with pytest.raises(LatencyError, match=r"lacks \d+ part.*k5_e1_g2"):
         run("search", *searching, "--out", tmp_path / "s")
-    found = json.loads(run("search", *searching, "--predict-missing", "--out", tmp_path / "s", "--json").stdout)
-    assert found["predicted_ms"] > 0
+    result = json.loads(run("search", *searching, "--predict-missing", "--out", tmp_path / "s", "--json").stdout)
+    assert result["predicted_ms"] > 0
 
 
 def test_a_dry_run_says_what_is_searched_and_a_target_may_be_a_share_of_the_slowest_net(searching, tmp_path, caplog):
@@ -178,8 +178,8 @@ def test_a_share_of_the_slowest_net_is_the_same_target_in_search_sample_and_a_re
     for words in (["import", str(tmp_path / "table.csv"), *logs], ["show", *logs, "--space", str(tiny_space_file)]):
         shown = CliRunner().invoke(latency_app, words, catch_exceptions=False).stdout
     last = shown.splitlines()[-1]
-    found = re.fullmatch(r"nets of the space: (\S+) \S+ \(fastest\) to (\S+) \S+ \(slowest\)", last)
-    ratio = float(found[2]) / float(found[1])
+    extremes = re.fullmatch(r"nets of the space: (\S+) \S+ \(fastest\) to (\S+) \S+ \(slowest\)", last)
+    ratio = float(extremes[2]) / float(extremes[1])
     assert ratio == pytest.approx(plan["slowest_ms"] / plan["fastest_ms"], rel=1e-3), last
 
     run("search", *searching, "--out", tmp_path / "s", "--latency-target", "80%")
@@ -228,11 +228,11 @@ def test_constraints_and_a_strategy_are_given_on_the_command_line(searching, tmp
     limits = ["--constraint", "params<=1100", "--constraint", "latency<=0.095ms"]
     for strategy in ("differentiable", "random"):
         words = [*searching, "--strategy", strategy, *limits, "--out", tmp_path / strategy]
-        found = json.loads(run("search", *words, "--json").stdout)
-        assert found["strategy"] == strategy and found["spent_images"] > 0
-        checks = {check["quantity"]: check for check in found["constraints"]}
+        result = json.loads(run("search", *words, "--json").stdout)
+        assert result["strategy"] == strategy and result["spent_images"] > 0
+        checks = {check["quantity"]: check for check in result["constraints"]}
         assert checks["params"]["bound"] == 1100 and checks["params"]["met"] and checks["params"]["value"] <= 1100
-        assert checks["latency"]["bound"] == 0.095 and checks["latency"]["value"] == found["predicted_ms"] <= 0.095
+        assert checks["latency"]["bound"] == 0.095 and checks["latency"]["value"] == result["predicted_ms"] <= 0.095
         assert json.loads((tmp_path / strategy / "search.json").read_text())["latency_target_ms"] == 0.095
         drawn = json.loads(run("sample", tmp_path / strategy, "-n", 4, "--constraint", "params<=1k", "--json").stdout)
         assert drawn and all(item["constraints"][0]["value"] <= 1000 for item in drawn)

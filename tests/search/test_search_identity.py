@@ -243,13 +243,13 @@ def test_finalists_of_another_search_are_trained_again_and_said(tiny_space, tiny
 
 @pytest.mark.parametrize("form", ["mixture", "two_path", "sampled"])
 def test_a_search_in_bfloat16_ends_about_where_one_in_float32_does(tiny_space, tiny_data, tmp_path, form):
-    found = {}
+    outcomes = {}
     for precision in ("float32", "bfloat16"):
         settings = {"weight_steps": form, "theta_steps": form, "precision": precision, "stop_on_collapse": False}
         result = continued(tiny_space, tiny_data, tmp_path / precision, **settings, save_memory=form == "mixture")
         history = json.loads((tmp_path / precision / "history.json").read_text())
-        found[precision] = ([record["weight_loss"] for record in history], result)
-    (exact, plain), (rough, other) = found.values()
+        outcomes[precision] = ([record["weight_loss"] for record in history], result)
+    (exact, plain), (rough, other) = outcomes.values()
     assert rough == pytest.approx(exact, rel=0.05) and rough != exact
     for row, wanted in zip(other.theta, plain.theta, strict=True):
         assert row == pytest.approx(wanted, abs=0.05)

@@ -269,9 +269,9 @@ def tabular_problem(truth, evaluations, seed=0):
 
 @pytest.mark.parametrize("name", EVALUATING)
 def test_on_a_table_the_best_of_what_was_asked_is_found_and_more_questions_find_better(name):
-    found = {}
+    mean_accuracy = {}
     for evaluations in (4, 48):
-        reached = []
+        accuracies = []
         for seed in range(5):
             truth = TabularTruth(load_space("fbnet_mini"))
             problem = tabular_problem(truth, evaluations, seed)
@@ -280,9 +280,9 @@ def test_on_a_table_the_best_of_what_was_asked_is_found_and_more_questions_find_
             assert problem.meter.spent_images == problem.meter.budget_images
             assert ranked[0].accuracy == max(problem.meter.accuracies.values())
             assert all(candidate.meets_all for candidate in ranked)
-            reached.append(truth.truth(ranked[0].arch))
-        found[evaluations] = np.mean(reached)
-    assert found[48] > found[4] + 0.005
+            accuracies.append(truth.truth(ranked[0].arch))
+        mean_accuracy[evaluations] = np.mean(accuracies)
+    assert mean_accuracy[48] > mean_accuracy[4] + 0.005
 
 
 @pytest.mark.parametrize("name", EVALUATING)
@@ -326,11 +326,11 @@ def test_a_budget_too_small_for_one_training_is_refused(tiny_space, tiny_data, t
 def test_a_short_training_is_the_same_whatever_was_trained_before(tiny_space, tiny_data, tmp_path):
     searched = Searched(tiny_space, tiny_data, tmp_path, "random")
     searched.go("one")
-    reached = json.loads((tmp_path / "one/evaluations.json").read_text())["accuracies"]
-    assert len(reached) > 2
+    accuracies = json.loads((tmp_path / "one/evaluations.json").read_text())["accuracies"]
+    assert len(accuracies) > 2
     searched.go("two", seed=1)
     again = json.loads((tmp_path / "two/evaluations.json").read_text())["accuracies"]
-    assert set(again) != set(reached) or again != reached
+    assert set(again) != set(accuracies) or again != accuracies
     real = ShortTraining._train
     order = []
 
@@ -344,6 +344,6 @@ def test_a_short_training_is_the_same_whatever_was_trained_before(tiny_space, ti
         patched.setattr(ShortTraining, "evaluate", backwards)
         patched.setattr(ShortTraining, "together", 100)
         searched.go("backwards")
-    assert order and set(order) == set(reached)
-    found = json.loads((tmp_path / "backwards/archs.json").read_text())
-    assert {row["arch"]: row["accuracy"] for row in found} == reached
+    assert order and set(order) == set(accuracies)
+    ranked = json.loads((tmp_path / "backwards/archs.json").read_text())
+    assert {row["arch"]: row["accuracy"] for row in ranked} == accuracies

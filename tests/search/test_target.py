@@ -81,9 +81,9 @@ def test_a_target_is_hit_within_three_percent_across_the_range_of_a_large_space(
     costs, logs = random_case(draw, layers=22, candidates=9)
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         target = costs.least + share * (costs.most - costs.least)
-        found = choices_between(logs.tolist(), [Window(costs, 0.97 * target, target)], 50, generator)
-        assert len(found) > 20
-        assert all(0.97 * target <= costs.value(choice) <= target for choice in found)
+        choices = choices_between(logs.tolist(), [Window(costs, 0.97 * target, target)], 50, generator)
+        assert len(choices) > 20
+        assert all(0.97 * target <= costs.value(choice) <= target for choice in choices)
 
 
 def test_where_no_arch_is_just_under_the_target_the_next_faster_ones_are_proposed(tiny_space):

@@ -164,7 +164,7 @@ def validate(
         break
     # The plain table: it is the one whose sums are compared.
     table = latency_table(TargetSource(name, tuning_logs, context), loaded_space, correct=False)
-    measured = {arch: item.at_table_pace_ms for arch, item in nets.items()}
+    measured = {arch: item.at_table_speed_ms for arch, item in nets.items()}
     with step("comparing the nets with the sums of their blocks", patience=2.0):
         compared = study(table, loaded_space, measured, seed)
     if not stored:  # who only looks at what is there changes nothing

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def choose_batch(
     parts: Sequence[NetPart],
     count: int,
-    known: Mapping[NetPart, float] | None = None,
+    measured_ms: Mapping[NetPart, float] | None = None,
     weights: Mapping[NetPart, float] | None = None,
     seed: int = 0,
     among: Collection[NetPart] | None = None,
@@ -44,18 +44,18 @@ def choose_batch(
     Args:
         parts: what the table must cover; identity skips need no measurement and are ignored.
         count: how many to choose; fewer are returned if fewer are left.
-        known: latency in milliseconds of parts measured already; they are not chosen again.
+        measured_ms: latencies of parts measured already, milliseconds; they are not chosen again.
         weights: how much a part's uncertainty matters, such as the number of layers it is a candidate in; 1 by default.
-        seed: of the fit to ``known`` (with 8 or more measurements; until then, a typical processor is assumed).
+        seed: of the fit to ``measured_ms`` (with 8 or more measurements; until then, a typical processor is assumed).
         among: restricts the choice to these; None for all of ``parts``.
         kernel_ms: summed latency of each part's kernels, timed alone; used only if it covers all of ``parts``.
         element_bytes: of one activation or weight.
 
     Raises:
-        LatencyError: latencies in ``known`` are negative or not finite.
+        LatencyError: latencies in ``measured_ms`` are negative or not finite.
     """
     wanted = [part for part in parts if not part.is_identity]
-    measured = {part: ms for part, ms in (known or {}).items() if not part.is_identity}
+    measured = {part: ms for part, ms in (measured_ms or {}).items() if not part.is_identity}
     times = if_complete(kernel_ms, wanted)
     if times is not None:  # parts measured for another space may lack them, and are left out then
         measured = {part: ms for part, ms in measured.items() if part in times}

@@ -73,10 +73,10 @@ def score(
     rows = []
     for held_out, scored in _splits(kept, scheme, splits, seed, with_skips):
         training = np.setdiff1d(np.arange(len(kept)), held_out)
-        known, unknown = [kept[index] for index in training], [kept[index] for index in scored]
-        predictor = PartPredictor(known, latency[training], kernel_ms, seed, element_bytes)
-        predicted, spread = predictor.predict(unknown)
-        baseline = _plain_xgboost(known, latency[training], unknown, seed)
+        learned, held_out_parts = [kept[index] for index in training], [kept[index] for index in scored]
+        predictor = PartPredictor(learned, latency[training], kernel_ms, seed, element_bytes)
+        predicted, spread = predictor.predict(held_out_parts)
+        baseline = _plain_xgboost(learned, latency[training], held_out_parts, seed)
         rows.append(np.stack([latency[scored], predicted, spread, baseline]))
     return _figures(np.concatenate(rows, axis=1), len(kept))
 
@@ -99,12 +99,12 @@ def _splits(
         yield held_out, np.intersect1d(held_out, eligible)
 
 
-def _plain_xgboost(known: Sequence[NetPart], latency: Array, unknown: Sequence[NetPart], seed: int) -> Array:
+def _plain_xgboost(learned: Sequence[NetPart], latency: Array, held_out_parts: Sequence[NetPart], seed: int) -> Array:
     """The baseline: xgboost with its default settings, on the logarithm of the latency."""
     target = np.log(np.maximum(latency, 0.1 * float(latency[latency > 0].min())))
-    data = xgboost.DMatrix(shapes(known), target)
+    data = xgboost.DMatrix(shapes(learned), target)
     trees = xgboost.train({"nthread": 1, "seed": seed}, data, _BASELINE_TREES)
-    return np.asarray(np.exp(trees.predict(xgboost.DMatrix(shapes(unknown))).astype(np.float64)))
+    return np.asarray(np.exp(trees.predict(xgboost.DMatrix(shapes(held_out_parts))).astype(np.float64)))
 
 
 def _figures(pooled: Array, samples: int) -> dict[str, float | int]:

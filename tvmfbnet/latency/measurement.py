@@ -188,7 +188,7 @@ class Measurement(Config):
         return max(self.latency_ms - self.overhead_ms, 0.0)
 
     @property
-    def at_table_pace_ms(self) -> float:
+    def at_table_speed_ms(self) -> float:
         """The latency of a whole net at the device's speed of the table: divided by the speed factor."""
         return self.latency_ms / (self.pace or 1.0)
 

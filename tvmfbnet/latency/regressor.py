@@ -105,9 +105,9 @@ class LatencyRegressor:
         computing = [index for index, part in enumerate(parts) if not part.is_identity]
         if computing:
             kept = [parts[index] for index in computing]
-            known = {shape_of(part) for part in ensemble.process.parts}
+            measured_shapes = {shape_of(part) for part in ensemble.process.parts}
             trees, process, deviation = ensemble.predict(kept)
-            weights = [self._known_shape if shape_of(part) in known else self._new_shape for part in kept]
+            weights = [self._known_shape if shape_of(part) in measured_shapes else self._new_shape for part in kept]
             tree_weight = np.array([each.trees for each in weights])
             latency[computing] = np.exp(tree_weight * trees + (1.0 - tree_weight) * process)
             spread[computing] = latency[computing] * deviation * np.array([each.width for each in weights])
@@ -267,8 +267,8 @@ def _learn_weights(
     for training, held_out in _folds(parts, seed):
         training_parts = [parts[index] for index in training]
         ensemble = fit_ensemble(training_parts, latency[training], seed, whole, 1, kernel_ms, size)
-        known = {shape_of(part) for part in training_parts}
-        is_known = [shape_of(parts[index]) in known for index in held_out]
+        training_shapes = {shape_of(part) for part in training_parts}
+        is_known = [shape_of(parts[index]) in training_shapes for index in held_out]
         rows.append(np.stack([latency[held_out], *ensemble.predict([parts[index] for index in held_out]), is_known]))
     pooled = np.concatenate(rows, axis=1)
     pooled = pooled[:, pooled[0] > 0]

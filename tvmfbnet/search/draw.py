@@ -118,9 +118,9 @@ class _Axis:
         """None where not even the fixed part fits.
 
         Args:
-            window: what is divided into steps.
-            resolution: how many steps.
-            sigmas: accumulated rounding up to so many standard deviations is allowed for.
+            window: the values that are divided into steps.
+            resolution: the number of steps.
+            sigmas: accumulated rounding up to this number of standard deviations is allowed for.
         """
         model = window.model
         if not isinstance(model, AdditiveCosts) or window.high <= model.fixed:
@@ -163,8 +163,8 @@ class _Grid:
         layers = [list(zip(*rows, strict=True)) for rows in zip(*(axis.steps for axis in fitting), strict=True)]
         later = [mass]
         for row, logs in zip(reversed(layers), reversed(log_probabilities), strict=True):
-            reach = [_ahead(later[-1], steps) + log for steps, log in zip(row, logs, strict=False)]
-            later.append(torch.stack(reach).logsumexp(dim=0))
+            choices = [_ahead(later[-1], steps) + log for steps, log in zip(row, logs, strict=False)]
+            later.append(torch.stack(choices).logsumexp(dim=0))
         later.reverse()
         return None if later[0].flatten()[0] == -math.inf else cls(log_probabilities, layers, later)
 
@@ -173,8 +173,8 @@ class _Grid:
         spent = [torch.zeros(count, dtype=torch.int64) for _ in self.later[0].shape]
         drawn = []
         for row, logs, mass in zip(self.layers, self.log_probabilities, self.later[1:], strict=True):
-            reach = [_at(mass, spent, steps) + log for steps, log in zip(row, logs, strict=False)]
-            weights = torch.stack(reach, dim=1).softmax(dim=1)
+            choices = [_at(mass, spent, steps) + log for steps, log in zip(row, logs, strict=False)]
+            weights = torch.stack(choices, dim=1).softmax(dim=1)
             chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]
             taken = torch.tensor(row)[chosen]
             spent = [place + taken[:, axis] for axis, place in enumerate(spent)]

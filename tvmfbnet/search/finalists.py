@@ -93,8 +93,8 @@ class Finalists:
                 expected = self._expected(trained, features)
                 others = sorted((arch for arch in by_arch if arch not in trained), key=lambda a: -expected[a])
                 chosen = others[: min(share, count - len(trained))]
-        reached = self._trainings.accuracies
-        finalists = [replace(by_arch[arch], accuracy=(reached[arch] + expected[arch]) / 2) for arch in trained]
+        accuracies = self._trainings.accuracies
+        finalists = [replace(by_arch[arch], accuracy=(accuracies[arch] + expected[arch]) / 2) for arch in trained]
         return sorted(finalists, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
 
     def _pool(self) -> list[ScoredArch]:

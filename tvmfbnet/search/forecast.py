@@ -33,8 +33,8 @@ from tvmfbnet.training.device import pick_device
 from tvmfbnet.training.memory import memory_advice
 from tvmfbnet.training.workers import Workers
 
-# On a CPU the first steps that are tried have so many images, and so many times more as long as they are quick
-# (seconds of one step of each kind together): small batches alone would tell of overhead, large ones take minutes.
+# On a CPU the first steps have _FEW images. While steps are quick (one of each kind together), the number of images is
+# multiplied by _MORE: small batches alone would show overhead, large ones take minutes.
 _FEW, _MORE, _QUICK_SECONDS = 8, 4, 0.7
 # Less work than this, in multiply-accumulates, is done in moments.
 _LITTLE_WORK = 2e10

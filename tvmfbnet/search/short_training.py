@@ -96,10 +96,10 @@ class ShortTraining:
     def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = lambda: None) -> Mapping[str, float]:
         """Trains those archs that the file does not hold; ``stepped`` is called after every step but a last one."""
         for start in range(0, len(archs), self.together):
-            self._reach(archs[start : start + self.together], stepped)
+            self._train_missing(archs[start : start + self.together], stepped)
         return {arch: self.accuracies[arch] for arch in archs}
 
-    def _reach(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
+    def _train_missing(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
         new = {arch: 0.0 for arch in archs if arch not in self.accuracies}
         if not new:
             return

@@ -107,7 +107,7 @@ class EvaluatingStrategy(ABC):
         return self._plan_of(config, images, int(budget / self._plan_of(config, images, 1).images * (1 + 1e-12)))
 
     def _plan_of(self, config: SearchConfig, images: int, count: int) -> SearchPlan:
-        """So many evaluations."""
+        """The plan of ``count`` evaluations."""
         (_, steps), judged = _budget(config, images), _judged(config, images)
         return SearchPlan(0, 0, 0, count * steps, count * judged, SearchPlan.of(config, images).batch)
 
