@@ -122,13 +122,14 @@ def test_weight_pools_are_filled_by_bytes(space, tmp_path):
 @pytest.mark.rpc
 def test_a_net_is_tuned_timed_packed_and_benched_in_it(space, tmp_path, capsys):
     from tvmfbnet.pipeline.tuning import tune_space
+    from tvmfbnet.pipeline.tuning_options import TuneOptions
 
     root, target, single = tmp_path / "logs", target_in(tmp_path, "float64"), target_in(tmp_path, "float32")
     context = context_of(target)
     assert context.dtype == "float64" and context.key != context_of(single).key
 
     # tune, and time blocks in nets on the device
-    outcome = tune_space(space, load_target(str(tmp_path / "float64.yaml")), root, trials=1, batch=2)
+    outcome = tune_space(space, load_target(str(tmp_path / "float64.yaml")), TuneOptions(trials=1, batch=2), root)
     assert outcome.timed == outcome.parts and not outcome.report.untuned
     assert {item.dtype for item in Journal(journal_path("mine", root)).read()} == {"float64"}
     table = load_table("mine", root, context)

@@ -107,6 +107,14 @@ def test_steps_that_are_not_one_processs_alone_to_save_just_end():
 
 
 def test_without_a_command_a_ctrl_c_waits_for_what_must_be_done_whole():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    try:
+        _interrupted_while_undisturbed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted_while_undisturbed():
     done = []
     with pytest.raises(KeyboardInterrupt), undisturbed():
         os.kill(os.getpid(), signal.SIGINT)

@@ -119,6 +119,7 @@ def forecast(
     Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
     """
     arch, space = _chosen_arch(options, space)
+    read_sources(options.learn_from, target, root)  # refuses what tuning would refuse
     plan = plan_space(space, target, options.blocks, arch, target_folder(target.name, root), keeps=False)
     log = log_of(target, root)
     return _forecast(plan, log, rate_of(plan, log, probes=True), options)
