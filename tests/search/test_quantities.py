@@ -7,6 +7,7 @@ import pytest
 from test_search_run import table_of
 
 from tvmfbnet.errors import ConstraintError
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.search.constraints import parse_bound
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
 from tvmfbnet.search.quantities import QUANTITIES, quantity_named
@@ -91,3 +92,11 @@ def test_costs_that_were_not_all_measured_say_what_share_was(tiny_space):
     model = AdditiveCosts(LATENCY, ((1.0, 2.0), (3.0, 4.0)), 4.0, predicted=guessed, fixed_predicted=2.0)
     assert model.measured_share((0, 0)) == pytest.approx(1 - 6 / 8)
     assert model.measured_share((1, 1)) == pytest.approx(1 - 2 / 10)
+
+
+def test_no_share_of_a_simulated_latency_counts_as_measured(tiny_space):
+    table = LatencyTable.load("simulated:gflops=1,gbps=1,call_us=50", tiny_space)
+    model = LATENCY.build(CostSources(tiny_space, table))
+    for choice in random_choices(tiny_space, 5):
+        assert model.value(choice) == pytest.approx(table.arch_ms(arch_of(choice, tiny_space), tiny_space))
+        assert model.measured_share(choice) == pytest.approx(0.0, abs=1e-12)

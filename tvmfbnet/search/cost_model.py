@@ -142,9 +142,9 @@ class AdditiveCosts:
         cells: for each layer one value per candidate (identity skips may be 0).
         fixed: stem, head and whatever else every arch has.
         spreads: one standard deviation of each cell; zeros if not given.
-        predicted: which cells were predicted, not measured; none if not given.
+        predicted: which cells were predicted or simulated, not measured; none if not given.
         fixed_spread: one standard deviation of the fixed part.
-        fixed_predicted: how much of the fixed part was predicted.
+        fixed_predicted: how much of the fixed part was predicted or simulated.
     """
 
     quantity: Quantity

@@ -1,4 +1,4 @@
-"""Latency on the target, in milliseconds, from the latency table: measured, or predicted where it was not."""
+"""Latency on the target, in milliseconds, from the latency table: measured, predicted or simulated."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:  # loads numpy, which settings do without
 
 def latency_costs(table: LatencyTable, space: Space) -> AdditiveCosts:
     """Looks every candidate of ``space`` up; LatencyError lists all that are missing."""
-    from tvmfbnet.latency.table import PREDICTED
+    from tvmfbnet.latency.table import MEASURED
 
-    matrix = table.matrix(space)
-    rows = zip(matrix, space.layers, strict=True)
-    cells = tuple(tuple(float(cell) for cell in row[: len(layer.blocks)]) for row, layer in rows)
+    cells = table.matrix(space)
     looked_up = [[table.lookup(layer.cell(block)) for block in layer.blocks] for layer in space.layers]
     fixed = [table.lookup(part) for part in space.fixed_parts()]
+    # What no device took counts as predicted, the overhead of a simulated call included.
+    overhead_ms = table.overhead_ms if table.is_simulated else 0.0
     return AdditiveCosts(
         LATENCY,
         cells,
         float(table.fixed_ms(space)),
         tuple(tuple(float(cell.spread_ms) for cell in row) for row in looked_up),
-        tuple(tuple(cell.source == PREDICTED for cell in row) for row in looked_up),
+        tuple(tuple(cell.source != MEASURED for cell in row) for row in looked_up),
         math.sqrt(sum(float(cell.spread_ms) ** 2 for cell in fixed)),
-        sum(float(cell.latency_ms) for cell in fixed if cell.source == PREDICTED),
+        overhead_ms + sum(float(cell.latency_ms) for cell in fixed if cell.source != MEASURED),
     )
 
 
