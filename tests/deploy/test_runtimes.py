@@ -2,7 +2,6 @@
 
 import json
 import re
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,10 +94,10 @@ def test_a_session_computes_the_net_with_the_targets_threads_and_closes(runtime,
         session = runtime.open(files_of(package), target, endpoint)
         assert relative_error(session.run(image), expected) < 1e-4
         assert relative_error(session.run(2 * image), expected) > 1e-3, "it ran another image"
-        passes = [session.time_pass() for _ in range(2)]
+        passes = [session.time_pass() for _ in range(4)]
         assert all(len(timed) == target.timing.repeats and min(timed) > 0 for timed in passes)
-        first, second = map(statistics.median, passes)
-        assert 1 / 8 < first / second < 8, "two passes of one net differ in scale"
+        fastest, next_fastest, *_ = sorted(map(min, passes))  # other work on this machine only slows
+        assert next_fastest < 8 * fastest, "passes of one net differ in scale"
         assert session.threads == threads
         session.close()
         session.close()
