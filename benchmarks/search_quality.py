@@ -17,21 +17,18 @@ it at any time and start the same command again.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
 from scipy.stats import kendalltau
-from searching import options, space_and_table, trained
+from searching import archs_between, options, space_and_table, trained
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_yaml, write_json
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import AdditiveCosts
-from tvmfbnet.search.draw import Window, choices_between
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.search import read_result, reopen, search
@@ -53,15 +50,6 @@ MANY = 2000
 
 # Rivals come in one fixed order from all archs that may be within the band of whatever the search finds.
 _FOUND_ABOVE = 0.97
-
-
-def archs_between(
-    space: Space, costs: AdditiveCosts, low_ms: float, high_ms: float, count: int, seed: int
-) -> list[Arch]:
-    """Different archs drawn uniformly among those whose latency lies between two bounds."""
-    uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
-    drawn = choices_between(uniform, [Window(costs, low_ms, high_ms)], count, torch.Generator().manual_seed(seed))
-    return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
 
 
 def promised(folder: Path, archs: list[Arch]) -> list[float]:

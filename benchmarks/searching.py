@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml, write_json
@@ -14,6 +17,8 @@ from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.draw import Window, choices_between
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.counts import count_arch
@@ -78,6 +83,15 @@ def carried_over(table: LatencyTable, measured: Space, searched: Space) -> Laten
             if twins.setdefault(part, twin) != twin:
                 raise SystemExit(f"{part.name} stands for two parts of {measured.name}; take another --resolution")
     return LatencyTable({part: table.lookup(twin) for part, twin in twins.items()}, table.overhead_ms, table.name)
+
+
+def archs_between(
+    space: Space, costs: AdditiveCosts, low_ms: float, high_ms: float, count: int, seed: int
+) -> list[Arch]:
+    """Different archs drawn uniformly among those whose latency lies between two bounds."""
+    uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
+    drawn = choices_between(uniform, [Window(costs, low_ms, high_ms)], count, torch.Generator().manual_seed(seed))
+    return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
 
 
 def trained(

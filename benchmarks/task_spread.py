@@ -12,17 +12,15 @@ Every training leaves its result in a file of its own: kill it at any time and s
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from pathlib import Path
 
-import torch
-from searching import options, space_and_table, trained
-from tvmfbnet.search.costs import Costs
+from searching import archs_between, options, space_and_table, trained
 
+from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.files import write_json
-from tvmfbnet.search.derive import choices_between
+from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.space.arch import Arch
 
 
@@ -35,12 +33,9 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
     arguments = parser.parse_args()
     space, table = space_and_table(arguments)
-    costs = Costs.of(table, space)
-    high = costs.fastest_ms + arguments.share * (costs.slowest_ms - costs.fastest_ms)
-    uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
-    generator = torch.Generator().manual_seed(0)
-    choices = choices_between(uniform, costs, (1 - arguments.band) * high, high, arguments.random, generator)
-    archs = [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in choices]
+    costs = latency_costs(table, space)
+    high_ms = costs.least + arguments.share * (costs.most - costs.least)
+    archs = archs_between(space, costs, (1 - arguments.band) * high_ms, high_ms, arguments.random, seed=0)
     seconds = []
 
     def accuracy(arch: Arch, seed: int) -> float:
@@ -53,14 +48,16 @@ def main() -> None:
     noise = [accuracy(archs[0], 1 + turn) for turn in range(arguments.noise)]
     spread = [accuracy(arch, 0) for arch in archs]
     deviations = {"spread": statistics.stdev(spread), "noise": statistics.stdev(noise)}
-    ratio = deviations["spread"] / deviations["noise"]
+    # Without any noise the trainings were too short: all nets guess alike.
+    ratio = deviations["spread"] / deviations["noise"] if deviations["noise"] else None
     write_json(arguments.out / "result.json", {**deviations, "ratio": ratio, "accuracies": spread, "again": noise})
     print(
-        f"{len(spread)} archs up to {high:.4g} ms: {statistics.mean(spread):.2%} +- {deviations['spread']:.2%}; one "
-        f"arch {len(noise)} times: {statistics.mean(noise):.2%} +- {deviations['noise']:.2%}; ratio {ratio:.1f}; "
+        f"{len(spread)} archs up to {high_ms:.4g} ms: {statistics.mean(spread):.2%} +- {deviations['spread']:.2%}; one "
+        f"arch {len(noise)} times: {statistics.mean(noise):.2%} +- {deviations['noise']:.2%}; ratio {'unknown' if ratio is None else f'{ratio:.1f}'}; "
         f"median {statistics.median(seconds):.0f} s per training"
     )
 
 
 if __name__ == "__main__":
-    main()
+    with as_command():
+        main()

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmfbnet.api.arguments import as_settings, as_space, names_of
-from tvmfbnet.data.places import check_data
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.library_calls import OnProgress, library_call
-from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.classes import fit_classes
+from tvmfbnet.training.inputs import check_inputs
 
 if TYPE_CHECKING:
     from tvmfbnet.search.search import SearchResult
@@ -60,22 +59,9 @@ def search(
     with library_call(on_progress, **names_of(space)):
         checked = as_settings(SearchConfig, settings, "search settings")
         net_space, folder = fit_classes(as_space(space), data), Path(out)
-        size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
-        check_all(
-            lambda: check_data(data, *size),
-            lambda: require_writable_folder(folder),
-            lambda: require_torch_device(checked.device),
-        )
+        check_inputs(net_space, data, folder, checked.device)
         latencies = table if isinstance(table, LatencyTable) else LatencyTable.load(table, net_space)
         with loading("PyTorch"):
             from tvmfbnet.search.search import search as search_space  # torch: only after all checks passed
 
         return search_space(net_space, data, latencies, checked, folder)
-
-
-def require_torch_device(name: str) -> None:
-    """UserError where torch has no such device here; the usual ones need no look, which loads torch."""
-    if name not in ("auto", "cpu"):
-        from tvmfbnet.training.device import pick_device
-
-        pick_device(name)

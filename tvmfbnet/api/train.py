@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvmfbnet.api.arguments import as_arch, as_settings, as_space, names_of
-from tvmfbnet.api.search import require_torch_device
-from tvmfbnet.data.places import check_data
 from tvmfbnet.library_calls import OnProgress, library_call
-from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.inputs import check_inputs
 
 if TYPE_CHECKING:
     from tvmfbnet.training.train import TrainResult
@@ -58,12 +56,7 @@ def train(
         checked = as_settings(TrainConfig, settings, "training settings")
         net_arch, net_space = as_arch(arch, fit_classes(as_space(space), data))
         folder = Path(out)
-        size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)
-        check_all(
-            lambda: check_data(data, *size),
-            lambda: require_writable_folder(folder),
-            lambda: require_torch_device(checked.device),
-        )
+        check_inputs(net_space, data, folder, checked.device)
         with loading("PyTorch"):
             from tvmfbnet.training.train import train as train_net  # torch: only after all checks passed
 

@@ -55,6 +55,7 @@ from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
+from tvmfbnet.training.inputs import require_torch_device
 
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
@@ -62,14 +63,6 @@ _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # How to connect to a target, and its description: neither affects measurements.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
-
-
-def _require_torch_device(name: str) -> None:
-    """UserError where a stage would compute on a torch device that is not here; the usual ones need no look."""
-    if name not in ("auto", "cpu"):
-        from tvmfbnet.training.device import pick_device
-
-        pick_device(name)
 
 
 def _target_key(target: Target) -> str:
@@ -136,7 +129,7 @@ class Run:
             lambda: require_feasible(constraints_of(bounds, CostSources(space))),
             *([lambda: require_writable_folder(logs)] if "tune" not in done else []),
             *([lambda: require_ready(self.target)] if _ON_DEVICE - done.keys() else []),
-            *(partial(_require_torch_device, name) for name in dict.fromkeys(computing.values())),
+            *(partial(require_torch_device, name) for name in dict.fromkeys(computing.values())),
         )
 
     def _claim(self) -> None:

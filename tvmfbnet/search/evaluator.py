@@ -16,6 +16,11 @@ def _ignore() -> None:
     """Is told of steps and does nothing."""
 
 
+def whole_evaluations(budget_images: float, images: float) -> int:
+    """How many evaluations of ``images`` each a budget pays for; rounding takes none away."""
+    return int(budget_images / images * (1 + 1e-12))
+
+
 class Evaluator(Protocol):
     """Gives the accuracy of archs.
 
@@ -67,8 +72,7 @@ class Meter:
     @property
     def affordable(self) -> int:
         """How many further archs the budget allows."""
-        whole = int(self.budget_images / self._evaluator.images * (1 + 1e-12))
-        return max(0, whole - len(self.accuracies))
+        return max(0, whole_evaluations(self.budget_images, self._evaluator.images) - len(self.accuracies))
 
     def evaluate(self, archs: Sequence[str]) -> dict[str, float]:
         """The accuracy of each arch.

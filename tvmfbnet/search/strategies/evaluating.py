@@ -22,7 +22,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, CostModel
 from tvmfbnet.search.derive import ScoredArch, choice_of, propose, score_choices
-from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.evaluator import Meter, whole_evaluations
 from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.losses import expected_cost
@@ -104,7 +104,7 @@ class EvaluatingStrategy(ABC):
     def plan(self, config: SearchConfig, images: int) -> SearchPlan:
         """As many short trainings as the budget allows."""
         budget, _ = _budget(config, images)
-        return self._plan_of(config, images, int(budget / self._plan_of(config, images, 1).images * (1 + 1e-12)))
+        return self._plan_of(config, images, whole_evaluations(budget, self._plan_of(config, images, 1).images))
 
     def _plan_of(self, config: SearchConfig, images: int, count: int) -> SearchPlan:
         """The plan of ``count`` evaluations."""
