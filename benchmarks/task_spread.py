@@ -50,10 +50,11 @@ def main() -> None:
     deviations = {"spread": statistics.stdev(spread), "noise": statistics.stdev(noise)}
     # Without any noise the trainings were too short: all nets guess alike.
     ratio = deviations["spread"] / deviations["noise"] if deviations["noise"] else None
+    shown = "unknown" if ratio is None else f"{ratio:.1f}"
     write_json(arguments.out / "result.json", {**deviations, "ratio": ratio, "accuracies": spread, "again": noise})
     print(
         f"{len(spread)} archs up to {high_ms:.4g} ms: {statistics.mean(spread):.2%} +- {deviations['spread']:.2%}; one "
-        f"arch {len(noise)} times: {statistics.mean(noise):.2%} +- {deviations['noise']:.2%}; ratio {'unknown' if ratio is None else f'{ratio:.1f}'}; "
+        f"arch {len(noise)} times: {statistics.mean(noise):.2%} +- {deviations['noise']:.2%}; ratio {shown}; "
         f"median {statistics.median(seconds):.0f} s per training"
     )
 
