@@ -27,6 +27,7 @@ from tvmfbnet.report.figures import additivity
 from tvmfbnet.report.page import write_report
 from tvmfbnet.report.pareto import pareto_figure
 from tvmfbnet.report.run_data import read_run
+from tvmfbnet.report.summary import _constraints
 from tvmfbnet.report.table_figure import latency_map
 from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.space.arch import Arch
@@ -210,6 +211,17 @@ def test_no_two_figures_of_the_page_share_an_id(page):
     assert len(ids) == len(set(ids)) > 100
     references = re.findall(r'(?:href="#|url\(#)([^")]*)', text)
     assert references and set(references) <= set(ids)
+
+
+def test_constraints_are_listed_in_the_unit_of_the_other_latencies():
+    checks = [
+        {"quantity": "latency", "value": 0.0287, "bound": 0.0295, "met": None},
+        {"quantity": "params", "value": 49610, "bound": 4.5e6, "met": True},
+    ]
+    assert _constraints({"constraints": checks}, unit_for([0.0287])) == [
+        ("Constraint on latency", "28.7 µs of at most 29.5 µs: undecided"),
+        ("Constraint on params", "49.61k of at most 4.5M: met"),
+    ]
 
 
 def test_the_summary_tells_the_result(page):

@@ -13,6 +13,7 @@ from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, RunData
 from tvmfbnet.run_files import stage_title
 from tvmfbnet.search.quantities import QUANTITIES
+from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.counts import count_arch
 
 Rows = list[tuple[str, str]]
@@ -32,7 +33,7 @@ def net_rows(run: RunData) -> Rows:
         ("Latency target", _latency(run.target_ms, unit)),
         ("Measured latency", _measured(result, unit)),
         ("Predicted latency", _predicted(result, unit, run.table is not None and run.table.is_simulated)),
-        *_constraints(result),
+        *_constraints(result, unit),
         ("Correction from whole nets", (run.table.correction or None) if run.table else None),
         ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
@@ -43,12 +44,13 @@ def net_rows(run: RunData) -> Rows:
     )
 
 
-def _constraints(result: Mapping[str, Any]) -> Rows:
-    """One row per constraint: what the net has, the bound, and whether it is met."""
+def _constraints(result: Mapping[str, Any], unit: Unit) -> Rows:
+    """One row per constraint: what the net has, the bound, and whether it is met; latencies in the table's unit."""
     rows = []
     for check in result.get("constraints") or []:
         quantity = QUANTITIES.get(check["quantity"])
-        value, bound = (f"{check[n]:g}" if quantity is None else quantity.text(check[n]) for n in ("value", "bound"))
+        shown = unit.text if quantity is LATENCY else "{:g}".format if quantity is None else quantity.text
+        value, bound = shown(check["value"]), shown(check["bound"])
         met = {True: "met", False: "missed", None: "undecided"}[check["met"]]
         rows.append((f"Constraint on {check['quantity']}", f"{value} of at most {bound}: {met}"))
     return rows
