@@ -52,6 +52,13 @@ def joined_norm(
 class SharedNorm(nn.BatchNorm2d):
     """Batch norm whose statistics are those of all processes' images. torch's own way to do that needs a GPU."""
 
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> SharedNorm:
+        """The same norm, with the very tensors of ``norm``, over all processes."""
+        shared = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        shared._parameters, shared._buffers = norm._parameters, norm._buffers
+        return shared.train(norm.training)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises (N, C, H, W)."""
         return joined_norm(x, [self])

@@ -7,8 +7,9 @@ group is lightning-fabric's (nccl between GPUs, gloo between CPUs). Number 0 alo
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,8 +29,25 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _replace_modules(net: nn.Module, replacements: Mapping[type[nn.Module], Callable[[Any], nn.Module]]) -> None:
+    """Puts a new module in each place of a module of exactly these types; one in several places stays one."""
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(net.modules()):
+        # named_children() names a module that stands in several places once.
+        for name, child in list(parent._modules.items()):
+            if child is not None and type(child) in replacements:
+                if child not in made:
+                    made[child] = replacements[type(child)](child)
+                setattr(parent, name, made[child])
+
+
 class SharedDropout(nn.Dropout):
     """Dropout on a process's part of a batch: draws for the whole batch, as one process does."""
+
+    @classmethod
+    def of(cls, dropout: nn.Dropout) -> SharedDropout:
+        """The same dropout over all processes."""
+        return cls(dropout.p, dropout.inplace).train(dropout.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Of (n, ...): this process's images."""
@@ -38,6 +56,12 @@ class SharedDropout(nn.Dropout):
         size, rank, count = distributed.get_world_size(), distributed.get_rank(), len(x)
         kept = x.new_empty(size * count, *x.shape[1:]).bernoulli_(1 - self.p).div_(1 - self.p)
         return x * kept[rank * count : (rank + 1) * count]
+
+
+def _leave() -> None:
+    """Ends the process group; does nothing where it has ended."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -79,16 +103,14 @@ class Workers:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
         fabric = Fabric(accelerator=kind, devices=local, num_nodes=size // local, strategy="ddp")
         fabric.launch()
+        # Threads of gloo that still run when the interpreter ends would abort the process. fabric does it for nccl.
+        atexit.register(_leave)
         return cls(fabric.global_rank, fabric.world_size, fabric.device, fabric)
 
     def share(self, net: NetT) -> NetT:
         """Lets the batch norms and dropouts of ``net``, in place, act as on the batch of all processes."""
         if self.size > 1:
-            for module in net.modules():
-                if type(module) is nn.BatchNorm2d:
-                    module.__class__ = SharedNorm
-                if type(module) is nn.Dropout:
-                    module.__class__ = SharedDropout
+            _replace_modules(net, {nn.BatchNorm2d: SharedNorm.of, nn.Dropout: SharedDropout.of})
         return net
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
