@@ -38,6 +38,7 @@ EXTRAS = (
     Extra("onnxruntime", "timing ONNX Runtime beside a package", ("onnxruntime",)),
     Extra("report", "drawing figures and reports", ("matplotlib",)),
     Extra("parquet", "a Parquet table", ("pyarrow",)),
+    Extra("nsga2", "the strategy nsga2", ("optuna",)),
     Extra("distributed", "training in several processes", ("lightning_fabric",)),
     Extra("tensorboard", "the tensorboard logger", ("tensorboard",)),
 )

@@ -70,6 +70,11 @@ class Meter:
         return len(self.accuracies) * self._evaluator.images
 
     @property
+    def together(self) -> int:
+        """How many archs are best evaluated in one call."""
+        return self._evaluator.together
+
+    @property
     def affordable(self) -> int:
         """How many further archs the budget allows."""
         return max(0, whole_evaluations(self.budget_images, self._evaluator.images) - len(self.accuracies))
