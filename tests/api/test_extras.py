@@ -146,6 +146,12 @@ def test_the_tensorboard_logger_says_so(tiny_space_file, tiny_data, table, tmp_p
     refused("tensorboard", COMMAND, *words, "--config", tmp_path / "search.yaml", "--out", tmp_path / "search")
 
 
+def test_a_strategy_that_needs_optuna_says_so_before_anything_is_written(tiny_space_file, tiny_data, table, tmp_path):
+    words = ["search", "--space", tiny_space_file, "--data", tiny_data, "--latency-table", table, "--epochs", "2"]
+    refused("nsga2", COMMAND, *words, "--strategy", "nsga2", "--out", tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
 def test_every_extra_is_tested_above():
     tested = set(re.findall(r'refused\(\s*"(\w+)"', Path(__file__).read_text()))
     assert tested >= {extra.name for extra in extras.EXTRAS}

@@ -11,6 +11,7 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
+from tvmfbnet.search.evaluators import EVALUATOR_NAMES
 from tvmfbnet.search.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ def search_command(
     strategy: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"How archs are searched: {', '.join(STRATEGY_NAMES)}.")
     ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"How such a strategy judges archs: {', '.join(EVALUATOR_NAMES)}."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one resumes.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, warm-up included.")] = None,
@@ -167,6 +172,7 @@ def search_command(
         "threads": threads,
         "device": device,
         "strategy": strategy,
+        "evaluator": evaluator,
     }
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
@@ -232,6 +238,8 @@ def _print_plan(
         print(f"constraints: {', '.join(config.constraints)}")
     if config.strategy == "differentiable":
         print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
+    elif config.evaluator == "supernet":
+        print(f"strategy {config.strategy}: a supernet of {forecast.plan.warmup_steps:,} steps judges all archs")
     else:
         archs = forecast.plan.finalist_steps // config.finalist_steps
         print(f"strategy {config.strategy}: up to {archs:,} archs, each trained for {config.finalist_steps} steps")
@@ -250,6 +258,7 @@ def _print(result: SearchResult, as_json: bool) -> None:
                 "constraints": [check.to_dict() for check in result.best.constraints],
                 "strategy": result.strategy,
                 "spent_images": result.spent_images,
+                "spent_seconds": result.spent_seconds,
                 "measured_share": result.measured_share,
                 "expected_ms": result.expected_ms,
                 "candidates": [candidate.to_dict() for candidate in result.candidates],

@@ -22,6 +22,7 @@ from tvmfbnet.config import (
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.nets.sampling_modes import Form
 from tvmfbnet.search.constraints import Bound, parse_bounds
+from tvmfbnet.search.evaluators import EvaluatorName
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.strategies import StrategyName
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # loads torch
 
 
 MOST_BUDGET = 10**15
+MOST_BUDGET_MINUTES = 10**7
 # Below this, theta divided by the temperature overflows 32 bits.
 _LEAST_TEMPERATURE = 1e-4
 
@@ -49,6 +51,11 @@ class SearchConfig(Config):
     strategy: StrategyName = Field(
         "differentiable",
         description="how archs are searched; all at an equal budget of training images",
+    )
+    evaluator: EvaluatorName = Field(
+        "short_training",
+        description="how a strategy that judges whole archs does so: by short trainings from scratch, or with the "
+        "weights of one supernet that is trained first",
     )
     epochs: int = Field(90, ge=1, le=MOST_EPOCHS, description="passes over the training images, warm-up included")
     warmup_epochs: int = Field(
@@ -150,8 +157,14 @@ class SearchConfig(Config):
         None,
         ge=1,
         le=MOST_BUDGET,
-        description="training images that a strategy which trains archs briefly may process; unset: as many as the "
+        description="training images that a strategy which judges whole archs may process; unset: as many as the "
         "differentiable search of these settings would",
+    )
+    budget_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=MOST_BUDGET_MINUTES,
+        description="the same budget as a time, which is converted to images once, when the search starts",
     )
 
     collapse_skip: float = Field(0.9, gt=0, le=1, description="mean probability of skip that counts as a collapse")
@@ -193,6 +206,8 @@ class SearchConfig(Config):
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) leaves no epoch of {self.epochs} to train theta")
+        if self.budget_images is not None and self.budget_minutes is not None:
+            raise ValueError("budget_images and budget_minutes are two budgets: give one")
         coldest = self.temperature_at(self.epochs - 1)
         if coldest < _LEAST_TEMPERATURE:
             raise ValueError(

@@ -114,6 +114,9 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
     with memory_advice("the search", advice_for(config)):
         data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes, check=False)
         alone = Workers.alone(pick_device(config.device))
+        if config.budget_minutes is not None:
+            images = 60 * config.budget_minutes * images_per_second(space, data, latency, config, alone)
+            config = config.model_copy(update={"budget_minutes": None, "budget_images": max(1, int(images))})
         plan = strategy_named(config.strategy).plan(config, len(data.train))
         return forecast(space, data, latency, config, alone, plan)
 
@@ -131,6 +134,19 @@ def forecast(
                 break
             batch *= _MORE
     return Forecast(plan, step, shorter(config, space, workers.device.type, len(data.train)))
+
+
+def images_per_second(
+    space: Space, data: ImageData, costs: AdditiveCosts, config: SearchConfig, workers: Workers
+) -> float:
+    """How many images per second archs train on here, one arch per process; all processes call it together.
+
+    Args:
+        space, data, costs, config, workers: as of :func:`forecast`.
+    """
+    plan = SearchPlan(1, 0, 0, 0, 0, SearchPlan.of(config, len(data.train)).batch)
+    step = forecast(space, data, costs, config, workers, plan).step
+    return plan.batch / workers.average({"seconds": step.single})["seconds"]
 
 
 def _try_steps(

@@ -34,10 +34,13 @@ _FREE_SETTINGS = frozenset(
     {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
 )
 # Settings of later versions, left out of an identity where they have the value that earlier versions implied.
-_LATER_SETTINGS = {"strategy": "differentiable", "budget_images": None, "constraints": ()}
+_LATER_SETTINGS = {
+    **{"strategy": "differentiable", "budget_images": None, "constraints": ()},
+    **{"evaluator": "short_training", "budget_minutes": None},
+}
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
-    "evaluations.json",
+    *("evaluations.json", "budget.json", "supernet.ckpt", "spent.json"),
 )
 
 

@@ -66,6 +66,7 @@ class SearchRecord(Stored):
         notices: what to know about it (:mod:`tvmfbnet.search.notices`).
         strategy: how archs were searched.
         spent_images: what that cost, in training images; None in files of earlier versions.
+        spent_seconds: the time that it took, all starts together; None in files of earlier versions.
     """
 
     best: Best
@@ -82,6 +83,7 @@ class SearchRecord(Stored):
     notices: list[dict[str, str]] = Field(default_factory=list)
     strategy: StrategyName = "differentiable"
     spent_images: float | None = Field(default=None, ge=0)
+    spent_seconds: float | None = Field(default=None, ge=0)
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""

@@ -7,7 +7,7 @@ processes work together (:mod:`tvmfbnet.training.workers`), and the first of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvmfbnet import process
@@ -15,10 +15,12 @@ from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import ConfigError
+from tvmfbnet.extras import require
 from tvmfbnet.files import write_json
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say, step
 from tvmfbnet.search.choice import choose_again, sample_run
+from tvmfbnet.search.clock import spent_time
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import CostSources
 from tvmfbnet.search.derive import ScoredArch, search_constraints
@@ -52,6 +54,7 @@ class SearchResult:
         notices: what to know about it, such as that it learned nothing.
         strategy: how archs were searched.
         spent_images: the cost, in training images.
+        spent_seconds: the time that it took, all starts together.
     """
 
     best: ScoredArch
@@ -63,6 +66,7 @@ class SearchResult:
     notices: tuple[Notice, ...] = ()
     strategy: str = "differentiable"
     spent_images: float = 0.0
+    spent_seconds: float = field(default=0.0, compare=False)
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -77,6 +81,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
 
     Raises:
         ConfigError: ``mode: target`` without a target, or a budget that is too small.
+        MissingExtraError: the strategy needs an extra of the package.
         LatencyError: the table lacks blocks.
         ConstraintError: no arch meets the constraints.
         DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
@@ -88,6 +93,8 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         config.require_consistent_target()
     except ValueError as error:
         raise ConfigError("search settings", [str(error)]) from error
+    strategy = strategy_named(config.strategy)
+    require(*strategy.extras)
     latency = latency_costs(table, space)
     constraints = search_constraints(config, latency, CostSources(space, table))
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
@@ -105,9 +112,10 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         few = few_images(len(problem.indices[1]), config)
         if few is not None:
             say(f"warning: {few.text}")
-        with seeded(config.seed, config.threads):
-            outcome = strategy_named(config.strategy).search(problem)
-        return _conclude(problem, outcome, table)
+        with spent_time(out, writes=workers.rank == 0) as spent:
+            with seeded(config.seed, config.threads):
+                outcome = strategy.search(problem)
+            return _conclude(problem, outcome, table, spent.finish())
 
 
 def _require_own(out: Path, data_spec: str, identity: dict[str, object]) -> None:
@@ -119,7 +127,7 @@ def _require_own(out: Path, data_spec: str, identity: dict[str, object]) -> None
             require_own(path, strategy.recorded_identity(path), identity, data_spec)
 
 
-def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable) -> SearchResult:
+def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, seconds: float) -> SearchResult:
     """Says what there is to know about the outcome, and writes the result files."""
     best, space, config = outcome.ranked[0], problem.space, problem.config
     measured = table.measured_share(parse_arch(best.arch, space), space)
@@ -146,6 +154,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable) -> 
         notices=[notice.to_dict() for notice in notices],
         strategy=config.strategy,
         spent_images=outcome.spent_images,
+        spent_seconds=seconds,
     )
     out = problem.out
     if problem.workers.rank == 0:
@@ -162,4 +171,5 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable) -> 
         tuple(notices),
         config.strategy,
         outcome.spent_images,
+        seconds,
     )

@@ -75,7 +75,7 @@ class ShortTraining:
         self._training_indices, self._judged = indices
         self._identity, self._file, self._keep = identity, file, keep
         self._steps = config.finalist_steps if steps is None else steps
-        self.accuracies = _trained_before(file, identity)
+        self.accuracies = trained_before(file, identity)
 
     @property
     def images(self) -> float:
@@ -140,7 +140,7 @@ class ShortTraining:
         return accuracy(net, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
 
 
-def _trained_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
+def trained_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
     """The accuracies that the file holds of this very search; says why there are none."""
     if not file.exists():
         return {}

@@ -62,6 +62,11 @@ class SearchStrategy(Protocol):
         """What its accuracies are, as a column's title."""
         ...
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The extras of the package (:mod:`tvmfbnet.extras`) that it needs."""
+        ...
+
     def recorded_identity(self, path: Path) -> Mapping[str, Any] | None:
         """The identity in a state file; StorageError where the file is damaged."""
         ...

@@ -43,6 +43,7 @@ class DifferentiableSearch:
     name = "differentiable"
     state_file = "search.ckpt"
     accuracy_label = "supernet accuracy"
+    extras = ()
 
     def recorded_identity(self, path: Path) -> Mapping[str, Any] | None:
         """The identity in ``search.ckpt``."""

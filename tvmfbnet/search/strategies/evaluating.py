@@ -1,4 +1,4 @@
-"""What strategies that judge whole archs share: evaluation by short trainings, budget, resume, choosing again.
+"""What strategies that judge whole archs share: an evaluator, the budget, resume, choosing again.
 
 A subclass says which archs to evaluate (:meth:`EvaluatingStrategy.rank`) and knows no images: with another evaluator
 the same code searches a table of trained archs. It must be deterministic. Then a killed search resumes bit-equal: it
@@ -18,17 +18,19 @@ import torch
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_model
 from tvmfbnet.progress import progress, resumed, say
+from tvmfbnet.search.budget import budget_of, planned_budget
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, CostModel
 from tvmfbnet.search.derive import ScoredArch, choice_of, propose, score_choices
-from tvmfbnet.search.evaluator import Meter, whole_evaluations
+from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.evaluators import evaluator_named
 from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.losses import expected_cost
-from tvmfbnet.search.plan import BACKWARD, SearchPlan
+from tvmfbnet.search.plan import SearchPlan
 from tvmfbnet.search.problem import SearchProblem
-from tvmfbnet.search.short_training import ShortTraining, Trained
+from tvmfbnet.search.short_training import Trained
 from tvmfbnet.search.strategies.base import Outcome
 from tvmfbnet.space.space import Space
 
@@ -92,6 +94,7 @@ class EvaluatingStrategy(ABC):
     name: str
     state_file = "evaluations.json"
     accuracy_label = "accuracy"
+    extras: tuple[str, ...] = ()
 
     @abstractmethod
     def rank(self, problem: ArchProblem) -> list[ScoredArch]:
@@ -102,27 +105,27 @@ class EvaluatingStrategy(ABC):
         return read_model(path, Trained).identity
 
     def plan(self, config: SearchConfig, images: int) -> SearchPlan:
-        """As many short trainings as the budget allows."""
-        budget, _ = _budget(config, images)
-        return self._plan_of(config, images, whole_evaluations(budget, self._plan_of(config, images, 1).images))
-
-    def _plan_of(self, config: SearchConfig, images: int, count: int) -> SearchPlan:
-        """The plan of ``count`` evaluations."""
-        (_, steps), judged = _budget(config, images), _judged(config, images)
-        return SearchPlan(0, 0, 0, count * steps, count * judged, SearchPlan.of(config, images).batch)
+        """As many evaluations as the budget allows, and what must come before them."""
+        return evaluator_named(config.evaluator).plan(config, images, planned_budget(config, images))
 
     def search(self, problem: SearchProblem) -> Outcome:
         """Evaluates archs until the budget is spent, or there is no other one."""
-        budget, evaluator = self._budget_and_evaluator(problem)
-        count, done = Meter(evaluator, budget).affordable, len(evaluator.accuracies)
+        config, images, kind = problem.config, len(problem.data.train), evaluator_named(problem.config.evaluator)
+        budget = budget_of(problem)
+        prepared = kind.prepared_images(config, images, budget)
+        kind.prepare(problem, budget)
+        evaluator = kind.open(problem, budget, problem.out / self.state_file)
+        count, done = Meter(evaluator, budget - prepared).affordable, len(evaluator.accuracies)
+        if count < 1:
+            raise ConfigError("search settings", [f"a budget of {budget:,.0f} images leaves none to judge an arch"])
         problem.workers.require_equal("evaluations", done)
         if done:
             say(resumed("search", problem.out, done * evaluator.steps, count * evaluator.steps))
         if done < count:
-            left = self._plan_of(problem.config, len(problem.data.train), count - done)
-            say_forecast(problem.space, problem.data, problem.latency, problem.config, problem.workers, left)
-        with progress("training archs", count * evaluator.steps) as reporter:
-            meter = Meter(evaluator, budget, reporter)
+            left = replace(kind.plan(config, images, budget, done), warmup_steps=0)  # prepared by now
+            say_forecast(problem.space, problem.data, problem.latency, config, problem.workers, left)
+        with progress(kind.does, count * evaluator.steps) as reporter:
+            meter = Meter(evaluator, budget - prepared, reporter)
             ranked = self.rank(_arch_problem(problem, problem.latency, problem.constraints, meter))
         logs, latency = uniform_log_probabilities(problem.space), problem.latency
         return Outcome(
@@ -131,42 +134,30 @@ class EvaluatingStrategy(ABC):
             expected_ms=float(expected_cost(logs.exp(), torch.tensor(latency.padded()), latency.fixed)),
             health=health_of(logs, problem.space, latency),
             learns_theta=False,
-            spent_images=meter.spent_images,
+            spent_images=prepared + meter.spent_images,
         )
 
     def choose_again(
         self, problem: SearchProblem, latency: AdditiveCosts, constraints: tuple[Constraint, ...]
     ) -> list[ScoredArch]:
         """Ranks archs evaluated earlier that meet the constraints, and further ones for a quarter of the budget."""
-        budget, evaluator = self._budget_and_evaluator(problem)
+        kind, whole = evaluator_named(problem.config.evaluator), budget_of(problem)
+        evaluator = kind.open(problem, whole, problem.out / self.state_file)
         evaluated = _described(evaluator.accuracies, problem.space, latency, constraints)
-        budget = max(_AGAIN * budget, evaluator.images)
-        with progress("training archs", Meter(evaluator, budget).affordable * evaluator.steps) as reporter:
+        prepared = kind.prepared_images(problem.config, len(problem.data.train), whole)
+        budget = max(_AGAIN * (whole - prepared), evaluator.images)
+        with progress(kind.does, Meter(evaluator, budget).affordable * evaluator.steps) as reporter:
             more = self.rank(_arch_problem(problem, latency, constraints, Meter(evaluator, budget, reporter)))
         return best_first({candidate.arch: candidate for candidate in [*evaluated, *more]}.values())
 
     def judge(self, problem: SearchProblem, archs: Sequence[ScoredArch]) -> list[ScoredArch]:
-        """A short training for each arch that had none."""
-        _, evaluator = self._budget_and_evaluator(problem, keep=False)
-        with progress("training archs", len(archs) * evaluator.steps) as reporter:
+        """An evaluation of each arch that had none."""
+        kind = evaluator_named(problem.config.evaluator)
+        evaluator = kind.open(problem, budget_of(problem, keep=False), problem.out / self.state_file, keep=False)
+        with progress(kind.does, len(archs) * evaluator.steps) as reporter:
             meter = Meter(evaluator, len(archs) * evaluator.images, reporter)
             accuracies = meter.evaluate([candidate.arch for candidate in archs])
         return [replace(candidate, accuracy=accuracies[candidate.arch]) for candidate in archs]
-
-    def _budget_and_evaluator(self, problem: SearchProblem, keep: bool = True) -> tuple[float, ShortTraining]:
-        budget, steps = _budget(problem.config, len(problem.data.train))
-        evaluator = ShortTraining(
-            problem.space,
-            problem.data,
-            problem.indices,
-            problem.config,
-            problem.workers,
-            problem.identity,
-            problem.out / self.state_file,
-            steps,
-            keep,
-        )
-        return budget, evaluator
 
 
 def best_first(archs: Iterable[ScoredArch]) -> list[ScoredArch]:
@@ -189,25 +180,3 @@ def _described(
     logs = uniform_log_probabilities(space)
     described = score_choices(choices.values(), logs, space, latency, constraints)
     return [replace(candidate, accuracy=accuracies[candidate.arch]) for candidate in described]
-
-
-def _budget(config: SearchConfig, images: int) -> tuple[float, int]:
-    """The budget in training images, and the steps of one training: fewer than set where not even one is affordable.
-
-    Raises:
-        ConfigError: the budget does not allow a single step.
-    """
-    plan = SearchPlan.of(config, images)
-    budget = plan.images if config.budget_images is None else float(config.budget_images)
-    for_trainings = budget - _judged(config, images) / BACKWARD
-    steps = min(config.finalist_steps, int(for_trainings / plan.batch))
-    if steps < 1:
-        problem = f"a budget of {budget:,.0f} images is too small to train one arch; raise budget_images or epochs"
-        raise ConfigError("search settings", [problem])
-    return budget, steps
-
-
-def _judged(config: SearchConfig, images: int) -> int:
-    """Images that one arch is judged on."""
-    used = min(images, config.train_images or images)
-    return min(used - round(used * config.weight_share), config.validation_images or used)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tvmfbnet.extras import explained, require
+from tvmfbnet.extras import require
 from tvmfbnet.search.cost_model import Choice
 from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy
@@ -28,11 +28,12 @@ class Nsga2(EvaluatingStrategy):
     """Spends the budget on the archs that optuna's sampler names; the first generation is random within the bounds."""
 
     name = "nsga2"
+    extras = ("nsga2",)
 
     def rank(self, problem: ArchProblem) -> list[ScoredArch]:
         """All archs that were evaluated."""
-        require("nsga2")
-        with explained(), _quiet():
+        require(*self.extras)
+        with _quiet():
             trials = Trials(problem)
             sampling = _Sampling(problem, trials, members_for(trials.left))
             while trials.left and sampling.evaluate_next():

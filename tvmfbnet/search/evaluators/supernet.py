@@ -1,0 +1,159 @@
+"""Archs judged with the weights of one supernet, which is trained first (Guo et al. 2020, "Single Path One-Shot").
+
+Every step of that training runs one block per layer, each equally likely, so no theta prefers some archs. Then an arch
+costs only its batch-norm recalibration and its validation, and a budget pays for many more archs than by trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tvmfbnet.errors import ConfigError
+from tvmfbnet.files import write_json
+from tvmfbnet.interrupts import saved_steps
+from tvmfbnet.progress import progress, resumed, say, step
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.evaluator import whole_evaluations
+from tvmfbnet.search.forecast import say_forecast
+from tvmfbnet.search.judge import Judge
+from tvmfbnet.search.plan import BACKWARD, SearchPlan
+from tvmfbnet.search.problem import SearchProblem
+from tvmfbnet.search.searcher import Searcher
+from tvmfbnet.search.short_training import Trained, trained_before
+from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, save_checkpoint
+from tvmfbnet.training.identity import require_identity
+
+CHECKPOINT = "supernet.ckpt"
+# Share of the budget that trains the supernet.
+_SHARE = 0.8
+
+
+class SupernetAccuracies:
+    """Trains a supernet for four fifths of the budget, in whole epochs."""
+
+    name = "supernet"
+    does = "judging archs"
+
+    def prepared_images(self, config: SearchConfig, images: int, budget_images: float) -> float:
+        """The training's."""
+        return _training(config, images, budget_images)[1].images
+
+    def plan(self, config: SearchConfig, images: int, budget_images: float, done: int = 0) -> SearchPlan:
+        """The training, and as many judgements as what is left of the budget pays for."""
+        training, judged = _training(config, images, budget_images)[1], _judged(config, images)
+        count = whole_evaluations(budget_images - training.images, judged / BACKWARD) - done
+        return SearchPlan(0 if done else training.warmup_steps, 0, 0, 0, count * judged, training.batch)
+
+    def prepare(self, problem: SearchProblem, budget_images: float) -> None:
+        """Trains the supernet, or continues its training."""
+        config, plan = _training(problem.config, len(problem.data.train), budget_images)
+        path = problem.out / CHECKPOINT
+        with step("building the supernet", patience=2.0):
+            searcher = _searcher(problem, config)
+        if path.exists():
+            saved = load_checkpoint(path, "supernet")
+            require_identity(path, saved.get("identity"), problem.identity, problem.data_spec)
+            with damage_named(path):
+                searcher.load_state_dict(saved["searcher"])
+            if not searcher.finished:
+                say(resumed("training of the supernet", problem.out, searcher.done_steps, searcher.total_steps))
+        problem.workers.require_equal("checkpoint", searcher.done_steps)
+        if not searcher.finished:
+            say_forecast(problem.space, problem.data, problem.latency, problem.config, problem.workers, plan)
+            _train(searcher, problem)
+
+    def open(self, problem: SearchProblem, budget_images: float, file: Path, keep: bool = True) -> SupernetEvaluator:
+        """Judges with the weights that the checkpoint holds."""
+        path = problem.out / CHECKPOINT
+        saved = load_checkpoint(path, "supernet")
+        config, _ = _training(problem.config, len(problem.data.train), budget_images)
+        searcher = _searcher(problem, config)
+        with damage_named(path, "search again"):
+            searcher.load_state_dict(saved["searcher"])
+        return SupernetEvaluator(searcher, problem, file, keep)
+
+
+EVALUATOR = SupernetAccuracies()
+
+
+class SupernetEvaluator:
+    """Accuracy with a trained supernet's weights, after batch-norm recalibration; answers are kept in a file.
+
+    Args:
+        searcher: holds the trained supernet.
+        problem: what the archs are judged for.
+        file: where answers are kept.
+        keep: whether new ones are written.
+    """
+
+    steps, together = 1, 1
+
+    def __init__(self, searcher: Searcher, problem: SearchProblem, file: Path, keep: bool) -> None:
+        config = problem.config
+        self._judge = Judge.of(searcher, config.bn_images, config.validation_images)
+        self._problem, self._file, self._keep = problem, file, keep
+        self.images = _judged(config, len(problem.data.train)) / BACKWARD
+        self.accuracies = trained_before(file, problem.identity)
+
+    def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Judges those archs that the file does not hold; every process judges all of them."""
+        for arch in archs:
+            if arch not in self.accuracies:
+                self.accuracies[arch] = self._judge.accuracy(parse_arch(arch, self._problem.space))
+                if self._keep and self._problem.workers.rank == 0:
+                    record = Trained(identity=self._problem.identity, accuracies=self.accuracies)
+                    write_json(self._file, record.model_dump())
+        return {arch: self.accuracies[arch] for arch in archs}
+
+
+def _searcher(problem: SearchProblem, config: SearchConfig) -> Searcher:
+    return Searcher(problem.space, problem.data, problem.latency, config, problem.workers, constraints=problem.others)
+
+
+def _training(config: SearchConfig, images: int, budget_images: float) -> tuple[SearchConfig, SearchPlan]:
+    """The settings and the work of the supernet's training: an endless warm-up, so to speak.
+
+    Raises:
+        ConfigError: the budget does not allow one epoch.
+    """
+    one = SearchPlan.of(config.model_copy(update={"epochs": 1, "warmup_epochs": 1}), images)
+    epochs = int(_SHARE * budget_images / (one.warmup_steps * one.batch))
+    if epochs < 1:
+        problem = (
+            f"a budget of {budget_images:,.0f} images is too small to train a supernet for one epoch; "
+            "raise budget_images or epochs, or take evaluator: short_training"
+        )
+        raise ConfigError("search settings", [problem])
+    plan = SearchPlan(epochs * one.warmup_steps, 0, 0, 0, 0, one.batch)
+    return config.model_copy(update={"epochs": epochs, "warmup_epochs": epochs}), plan
+
+
+def _judged(config: SearchConfig, images: int) -> int:
+    """Images that go through one arch when it is judged."""
+    used = min(images, config.train_images or images)
+    for_weights = round(used * config.weight_share)
+    return min(config.bn_images, for_weights) + min(used - for_weights, config.validation_images or used)
+
+
+def _train(searcher: Searcher, problem: SearchProblem) -> None:
+    """All remaining steps, with checkpoints."""
+    path, first = problem.out / CHECKPOINT, problem.workers.rank == 0
+    with (
+        progress("training the supernet", searcher.total_steps, searcher.done_steps) as reporter,
+        saved_steps("the checkpoint", saves=problem.workers.size == 1) as steps,
+    ):
+        while not searcher.finished:
+            with steps.timed("step"):
+                epoch_ended = searcher.advance()
+            if epoch_ended or steps.interrupted or searcher.step % searcher.config.checkpoint_steps == 0:
+                with steps.timed("save"):
+                    searcher.require_sound()
+                    state = searcher.state_dict()
+                    if first:
+                        save_checkpoint(path, "supernet", {"identity": problem.identity, "searcher": state})
+            steps.end_if_interrupted()
+            accuracy = f"accuracy {searcher.history[-1]['weight_accuracy']:.1%}" if searcher.history else ""
+            reporter.update(searcher.done_steps, accuracy)
+    problem.workers.wait()
