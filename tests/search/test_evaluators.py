@@ -14,12 +14,13 @@ from tvmfbnet.search import clock
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.evaluators import EVALUATOR_NAMES, evaluator_named
 from tvmfbnet.search.forecast import forecast_search
+from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.search import choose_again, sample_run, search
 from tvmfbnet.search.strategies import strategy_named
 
-# What a step of any training needs, and what one judgement of an arch needs.
-STEP, JUDGEMENT = "torch.nn.functional.cross_entropy", "tvmfbnet.search.judge.Judge.accuracy"
+# What a step of any training calls, and what a judgement with a supernet's weights calls.
+STEP, JUDGEMENT = (torch.nn.functional, "cross_entropy"), (Judge, "accuracy")
 
 
 @pytest.fixture(params=EVALUATOR_NAMES)
@@ -55,12 +56,9 @@ def test_the_budget_pays_for_preparation_and_judgements_and_all_meet_the_target(
 
 def test_interrupted_in_preparation_or_judgement_it_ends_bit_equal(go, monkeypatch):
     whole = go("whole")
-    for place, after in ((STEP, 1), (STEP, 7), (JUDGEMENT, 2)):
-        if place == JUDGEMENT and go.evaluator == "short_training":
-            continue
-        left = iter(range(after))
-        owner, name = (torch.nn.functional, "cross_entropy") if place == STEP else (judge_class(), "accuracy")
-        real = getattr(owner, name)
+    judged = [(JUDGEMENT, 2)] if go.evaluator == "supernet" else []
+    for (owner, name), after in [(STEP, 1), (STEP, 7), *judged]:
+        left, real = iter(range(after)), getattr(owner, name)
 
         def interrupted(*arguments, left=left, real=real, **options):
             if next(left, None) is None:
@@ -73,12 +71,6 @@ def test_interrupted_in_preparation_or_judgement_it_ends_bit_equal(go, monkeypat
                 go("killed")
     again = go("killed")
     assert again.candidates == whole.candidates and again.spent_images == whole.spent_images
-
-
-def judge_class():
-    from tvmfbnet.search.judge import Judge
-
-    return Judge
 
 
 def test_archs_are_judged_again_by_what_was_trained(go, monkeypatch):
@@ -101,9 +93,8 @@ def test_a_budget_too_small_is_refused_and_other_evaluators_have_other_folders(g
         go(evaluator=other)
 
 
+@pytest.mark.parametrize("go", ["supernet"], indirect=True)
 def test_a_missing_or_damaged_supernet_is_one_line_that_names_the_file(go):
-    if go.evaluator != "supernet":
-        pytest.skip("has no supernet")
     go()
     file = go.folder / "search/supernet.ckpt"
     file.write_bytes(b"torn")
@@ -122,9 +113,8 @@ def test_unknown_evaluators_are_refused():
         evaluator_named("crystal_ball")
 
 
+@pytest.mark.parametrize("go", ["short_training"], indirect=True)
 def test_minutes_are_converted_once_and_the_resumed_search_spends_what_the_first_start_measured(go, monkeypatch):
-    if go.evaluator != "short_training":
-        pytest.skip("minutes are converted alike for all")
     rates = iter([10.0, 1000.0])
     monkeypatch.setattr(budget_module, "images_per_second", lambda *_: next(rates))
     with monkeypatch.context() as patched:

@@ -57,7 +57,7 @@ class Controller(EvaluatingStrategy):
 def reward_factor(choice: Choice, constraints: Sequence[Constraint]) -> float:
     """What an accuracy is multiplied by to give the reward: 1 within all bounds."""
     uses = [constraint.model.value(choice) / constraint.bound for constraint in constraints]
-    return math.prod(use**_EXPONENT for use in uses if use > 1)
+    return math.prod(math.pow(use, _EXPONENT) for use in uses if use > 1)
 
 
 def _drawn_within(policy: Policy, problem: ArchProblem, trials: Trials, generator: torch.Generator) -> list[Choice]:

@@ -144,7 +144,7 @@ class _Window:
         """(layers, most candidates): the quantity after a change of one layer."""
         model = constraint.model
         if isinstance(model, AdditiveCosts):
-            cells = np.array(model.padded())
+            cells: NDArray[np.float64] = np.array(model.padded(), dtype=np.float64)
             return model.value(choice) + cells - cells[np.arange(len(choice)), list(choice)][:, None]
         values = np.zeros(self._exists.shape)
         for layer, changed in self.changes(choice):
