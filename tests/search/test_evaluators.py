@@ -74,11 +74,11 @@ def test_interrupted_in_preparation_or_judgement_it_ends_bit_equal(go, monkeypat
 
 
 def test_archs_are_judged_again_by_what_was_trained(go, monkeypatch):
-    found = go()
+    first = go()
     if go.evaluator == "supernet":  # nothing may be trained any more
         monkeypatch.setattr(torch.optim.SGD, "step", lambda *_, **__: pytest.fail("trained again"))
     drawn = sample_run(go.folder / "search", 3, 0, go.target_ms, validate=True)
-    accuracies = {candidate.arch: candidate.accuracy for candidate in found.candidates}
+    accuracies = {candidate.arch: candidate.accuracy for candidate in first.candidates}
     assert all(c.accuracy == accuracies.get(c.arch, c.accuracy) for c in drawn)
     again = choose_again(go.folder / "search", target_ms=0.95 * go.target_ms)
     assert again and all(candidate.predicted_ms <= 0.95 * go.target_ms for candidate in again)

@@ -226,10 +226,11 @@ def test_a_dry_run_says_how_long_a_search_takes_and_a_device_is_torchs(searching
 
 def test_constraints_and_a_strategy_are_given_on_the_command_line(searching, tmp_path):
     limits = ["--constraint", "params<=1100", "--constraint", "latency<=0.095ms"]
-    for strategy in ("differentiable", "random"):
-        words = [*searching, "--strategy", strategy, *limits, "--out", tmp_path / strategy]
+    judged = {"differentiable": [], "random": [], "evolution": ["--evaluator", "supernet"]}
+    for strategy, evaluator in judged.items():
+        words = [*searching, "--strategy", strategy, *evaluator, *limits, "--out", tmp_path / strategy]
         result = json.loads(run("search", *words, "--json").stdout)
-        assert result["strategy"] == strategy and result["spent_images"] > 0
+        assert result["strategy"] == strategy and result["spent_images"] > 0 and result["spent_seconds"] > 0
         checks = {check["quantity"]: check for check in result["constraints"]}
         assert checks["params"]["bound"] == 1100 and checks["params"]["met"] and checks["params"]["value"] <= 1100
         assert checks["latency"]["bound"] == 0.095 and checks["latency"]["value"] == result["predicted_ms"] <= 0.095
@@ -271,6 +272,8 @@ def test_a_dry_run_tells_of_constraints_and_of_the_archs_that_a_strategy_affords
     assert re.search(r"strategy random: up to \d+ archs, each trained for \d+ steps", shown)
     plan = json.loads(run(*words, "--strategy", "random", "--json").stdout)
     assert plan["strategy"] == "random" and plan["steps"]["theta_steps"] == 0 < plan["steps"]["finalist_steps"]
+    shown = run(*words, "--strategy", "evolution", "--evaluator", "supernet").stdout
+    assert re.search(r"strategy evolution: a supernet of \d+ steps judges all archs", shown)
 
 
 def test_a_recipes_constraints_are_checked_before_anything_is_tuned(tiny_space_file, tiny_data, tmp_path):

@@ -20,7 +20,7 @@ from tvmfbnet.search.strategies.trials import Trials
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-# So often the sampler may name archs that need no evaluation, per arch that does; then a random one takes its turn.
+# How many archs the sampler may name that need no evaluation, before a random one takes its turn.
 _PATIENCE = 50
 
 
