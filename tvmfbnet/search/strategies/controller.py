@@ -24,7 +24,7 @@ from tvmfbnet.search.strategies.trials import Trials
 # MnasNet's exponent of what exceeds a bound.
 _EXPONENT = -0.07
 _LEARNING_RATE, _BASELINE_MOMENTUM = 0.1, 0.9
-# Draws from the policy for one new arch. Where all of them were evaluated before, the policy is flattened, step by step.
+# Draws from the policy for one new arch. Where all were evaluated before, the policy is flattened, step by step.
 _DRAWS, _FLATTER = 16, (1.0, 0.5, 0.25)
 # Advantages are bounded below, as a violation may cost many standard deviations of the accuracies.
 _LEAST_SPREAD, _LARGEST = 1e-6, 3.0
