@@ -1,42 +1,15 @@
-"""The last choice by short trainings: what the model of them expects, and what the choice leaves and keeps."""
+"""The last choice by short trainings: what it leaves and keeps."""
 
 import json
 import math
 
-import numpy as np
 import pytest
 from test_search_run import TINY, table_of
 
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.search.finalists import features_of, ridge
 from tvmfbnet.search.search import choose_again, search
 from tvmfbnet.search.short_training import ShortTraining
-from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.registry import load_space
-
-
-def random_archs(space, count):
-    generator = np.random.default_rng(0)
-    return [Arch(tuple(str(generator.choice(layer.blocks)) for layer in space.layers)) for _ in range(count)]
-
-
-def test_the_model_finds_what_lies_behind_noisy_trainings():
-    space, generator = load_space("fbnet_mini"), np.random.default_rng(1)
-    features = features_of(random_archs(space, 300), space)
-    spread = features.std(axis=0)
-    assert np.isclose(spread, 1.0).sum() == 3 + 4 * len(space.layers), "all but squeeze-and-excitation, which none has"
-    assert np.isin(spread.round(6), (0.0, 1.0)).all()
-    truth = 0.8 + 0.01 * features[:, 0] - 0.008 * features[:, 2]
-    noisy = truth + generator.normal(0, 0.008, len(truth))
-    expected = ridge(features[:24], noisy[:24])(features)
-    assert np.corrcoef(expected, truth)[0, 1] > 0.6
-    assert truth[24:][expected[24:].argsort()[-10:]].mean() > truth.mean() + truth.std()
-
-
-def test_a_feature_that_no_arch_differs_in_says_nothing(tiny_space):
-    archs = random_archs(tiny_space, 1) * 3
-    assert not features_of(archs, tiny_space).any()
 
 
 @pytest.fixture

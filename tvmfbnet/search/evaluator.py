@@ -7,7 +7,7 @@ A strategy that judges whole archs asks a :class:`Meter` and does not know what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tvmfbnet.progress import Reporter
 
@@ -48,6 +48,17 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class RepeatingEvaluator(Evaluator, Protocol):
+    """An evaluator whose answers are noisy, and which can give others."""
+
+    def evaluate_again(
+        self, archs: Sequence[str], repetition: int, stepped: Callable[[], None] = _ignore
+    ) -> Mapping[str, float]:
+        """Accuracy (0 to 1) of each arch string, with other noise for each ``repetition``, counted from 1."""
+        ...
+
+
 class Meter:
     """Hands questions on to an evaluator and counts their cost.
 
@@ -63,11 +74,21 @@ class Meter:
     def __init__(self, evaluator: Evaluator, budget_images: float, reporter: Reporter | None = None) -> None:
         self._evaluator, self.budget_images, self._reporter = evaluator, budget_images, reporter
         self.accuracies: dict[str, float] = {}
+        self.repeated: dict[str, list[float]] = {}
+
+    @property
+    def _asked(self) -> int:
+        return len(self.accuracies) + sum(map(len, self.repeated.values()))
 
     @property
     def spent_images(self) -> float:
         """Cost so far."""
-        return len(self.accuracies) * self._evaluator.images
+        return self._asked * self._evaluator.images
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether an arch may be evaluated again, with other noise."""
+        return isinstance(self._evaluator, RepeatingEvaluator)
 
     @property
     def together(self) -> int:
@@ -77,7 +98,7 @@ class Meter:
     @property
     def affordable(self) -> int:
         """How many further archs the budget allows."""
-        return max(0, whole_evaluations(self.budget_images, self._evaluator.images) - len(self.accuracies))
+        return max(0, whole_evaluations(self.budget_images, self._evaluator.images) - self._asked)
 
     def evaluate(self, archs: Sequence[str]) -> dict[str, float]:
         """The accuracy of each arch.
@@ -91,10 +112,26 @@ class Meter:
         for start in range(0, len(new), self._evaluator.together):
             part = new[start : start + self._evaluator.together]
             self.accuracies.update(self._evaluator.evaluate(part, self._stepped))
-            if self._reporter is not None:
-                best = f"best {max(self.accuracies.values()):.1%}"
-                self._reporter.update(len(self.accuracies) * self._evaluator.steps, best)
+            self._report()
         return {arch: self.accuracies[arch] for arch in archs}
+
+    def evaluate_again(self, arch: str) -> float:
+        """The accuracy of an arch that was evaluated before, with other noise.
+
+        Raises:
+            ValueError: the budget is spent, or the evaluator does not repeat itself.
+        """
+        if not isinstance(self._evaluator, RepeatingEvaluator) or not self.affordable:
+            raise ValueError("a repeated evaluation is beyond the budget, or the evaluator cannot give one")
+        repeats = self.repeated.setdefault(arch, [])
+        repeats.append(self._evaluator.evaluate_again([arch], len(repeats) + 1, self._stepped)[arch])
+        self._report()
+        return repeats[-1]
+
+    def _report(self) -> None:
+        if self._reporter is not None:
+            best = f"best {max(self.accuracies.values()):.1%}"
+            self._reporter.update(self._asked * self._evaluator.steps, best)
 
     def _stepped(self) -> None:
         if self._reporter is not None:

@@ -2,41 +2,33 @@
 
 A supernet's weights serve all archs at once, and an arch's accuracy with them says little about which of several
 archs of one latency learns best by itself. A short training says far more, though each one is noisy. So archs are
-trained in rounds. After each round a linear model is fitted to their accuracies (ridge regression: Bishop 2006,
-section 3.3), and the next round takes those archs near a bound that it expects most of. The winner is the one
-that the model and its own training together think best of, as the model averages the noise of the trainings.
+trained one after another, each chosen by an accuracy predictor that knows all trainings so far and what the supernet
+says, as far as the trainings bear it out (:mod:`tvmfbnet.search.predictor`). The winner is the trained arch with the
+best expected accuracy, which averages the noise of the trainings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tvmfbnet.progress import progress
 from tvmfbnet.search.constraints import Constraint
-from tvmfbnet.search.cost_model import CostModel
-from tvmfbnet.search.derive import ScoredArch, propose
-from tvmfbnet.search.draw import log_probability
+from tvmfbnet.search.cost_model import Choice, CostModel
+from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, propose, score_choices
+from tvmfbnet.search.predictor.optimiser import ArchOptimiser
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
-from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.blocks import parse_block
-from tvmfbnet.space.counts import count_arch
-from tvmfbnet.space.space import Space
+from tvmfbnet.search.strategies.evaluating import best_first
 
-# Archs that the model chooses the next round from.
+# Archs that are drawn for the predictor to choose from, and how many of the supernet's favourites are trained first.
 POOL = 1000
-ROUNDS = 4
-# Relative spread of a feature that is mere rounding.
-_SAME = 1e-9
+_FAVOURITES = 3
 
 
 class Finalists:
@@ -69,89 +61,44 @@ class Finalists:
         )
 
     def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:
-        """The trained archs, best first, with the accuracy that training and model together give them.
+        """The trained archs, best first, with the accuracy that is expected of each.
 
-        The first round trains some of the supernet's favourites and as many archs of the pool.
+        Args:
+            favourites: with their accuracy by the supernet's weights, best first; some are among the first trained.
         """
-        count, space = self._searcher.config.finalists, self._searcher.space
-        share = math.ceil(count / ROUNDS)
+        config, space = self._searcher.config, self._searcher.space
+        count, steps = config.finalists, config.finalist_steps
         pool = self._pool()
-        drawn = [c for c in pool if c.arch not in {f.arch for f in favourites}]
-        by_arch = {candidate.arch: candidate for candidate in [*pool, *favourites]}
-        features = dict(zip(by_arch, features_of([parse_arch(arch, space) for arch in by_arch], space), strict=True))
-        trained: list[str] = []
-        chosen = [c.arch for c in [*favourites[: share // 2], *drawn][:share]]
-        steps, best = self._searcher.config.finalist_steps, ""
+        choices = [choice_of(candidate.arch, space) for candidate in pool]
+        supernet = {choice_of(c.arch, space): c.accuracy for c in favourites if c.accuracy is not None}
+        optimiser = ArchOptimiser(space, self._constraints, choices, config.seed, hints=[supernet])
+        liked = [choice_of(candidate.arch, space) for candidate in favourites]
+        first = optimiser.distinct(liked)[: min(_FAVOURITES, math.ceil(count / 4))]
+        proposed = [*first, *optimiser.first(count, first)]
+        trained: dict[Choice, float] = {}
         with progress("training finalists", count * steps) as reporter:
-            while chosen:
-                for start in range(0, len(chosen), self._searcher.workers.size):
-                    together = chosen[start : start + self._searcher.workers.size]
-                    self._trainings.evaluate(together, lambda: reporter.advance(note=best))  # noqa: B023
-                    trained += together
-                    best = f"best {max(self._trainings.accuracies[arch] for arch in trained):.1%}"
-                    reporter.update(len(trained) * steps, best)
-                expected = self._expected(trained, features)
-                others = sorted((arch for arch in by_arch if arch not in trained), key=lambda a: -expected[a])
-                chosen = others[: min(share, count - len(trained))]
-        accuracies = self._trainings.accuracies
-        finalists = [replace(by_arch[arch], accuracy=(accuracies[arch] + expected[arch]) / 2) for arch in trained]
-        return sorted(finalists, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms))
+            while proposed:
+                together = proposed[: self._searcher.workers.size]
+                archs = {choice: arch_string(choice, space) for choice in together}
+                best = f"best {max(trained.values()):.1%}" if trained else ""
+                accuracies = self._trainings.evaluate(list(archs.values()), lambda: reporter.advance(note=best))  # noqa: B023
+                trained.update({choice: accuracies[arch] for choice, arch in archs.items()})
+                reporter.update(len(trained) * steps, f"best {max(trained.values()):.1%}")
+                left = min(count - len(trained), self._searcher.workers.size)
+                proposed = proposed[len(together) :] or (optimiser.suggest(list(trained.items()), left) if left else [])
+        judged = {j.choice: j.accuracy for j in optimiser.judge(list(trained.items()), list(trained))}
+        scored = score_choices(trained, self._theta(), space, self._latency, self._constraints)
+        return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
+
+    def _theta(self) -> torch.Tensor:
+        """Logarithms of the probabilities of all candidates."""
+        with torch.no_grad():
+            return self._searcher.supernet.log_probabilities().cpu()
 
     def _pool(self) -> list[ScoredArch]:
-        """Archs within the constraints in random order: half as theta draws them, half with equal probability."""
+        """Archs within the constraints: half as theta draws them, half with equal probability."""
         config, space = self._searcher.config, self._searcher.space
-        generator = torch.Generator().manual_seed(config.seed)
-        with torch.no_grad():
-            theta = self._searcher.supernet.log_probabilities().cpu()
+        generator, theta = torch.Generator().manual_seed(config.seed), self._theta()
         uniform = torch.zeros_like(theta).masked_fill(theta.isneginf(), float("-inf")).log_softmax(dim=1)
         limits = (self._latency, self._constraints, POOL // 2, generator, config.target_tolerance)
-        proposed = {c.arch: c for logs in (uniform, theta) for c in propose(logs, space, *limits)}
-        rows = theta.double().tolist()
-        pool = []
-        for index in torch.randperm(len(proposed), generator=generator).tolist():
-            candidate = list(proposed.values())[index]
-            choice = tuple(self._searcher.supernet.choice_of(parse_arch(candidate.arch, space)))
-            pool.append(replace(candidate, probability=math.exp(log_probability(rows, choice))))
-        return pool
-
-    def _expected(self, trained: Sequence[str], features: dict[str, NDArray[np.float64]]) -> dict[str, float]:
-        inputs = np.stack([features[arch] for arch in trained])
-        model = ridge(inputs, np.array([self._trainings.accuracies[arch] for arch in trained]))
-        return dict(zip(features, model(np.stack(list(features.values()))).tolist(), strict=True))
-
-
-def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:
-    """The model's features of archs, (archs, features), each feature with mean 0 and deviation 1.
-
-    For the whole net the logarithms of parameters and MACs and the depth; for each layer whether it is skipped, the
-    logarithms of its block's expansion and groups, its kernel, and whether it has squeeze-and-excitation.
-    """
-    rows = []
-    for arch in archs:
-        counts = count_arch(arch, space)
-        specs = [parse_block(block) for block in arch.blocks]
-        row = [math.log(counts.params), math.log(counts.macs), float(sum(spec is not None for spec in specs))]
-        for spec in specs:
-            if spec is None:
-                row += [1.0, 0.0, 0.0, 0.0, 0.0]
-            else:
-                row += [0.0, math.log(spec.expansion), math.log(spec.groups), spec.kernel, float(spec.squeeze_excite)]
-        rows.append(row)
-    table = np.array(rows)
-    spread = table.std(axis=0)
-    differs = spread > _SAME * np.abs(table).max(axis=0)
-    return np.asarray(np.where(differs, table - table.mean(axis=0), 0.0) / np.where(differs, spread, 1.0))
-
-
-def ridge(
-    inputs: NDArray[np.float64], outputs: NDArray[np.float64]
-) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """A linear model of noisy outputs, as a function of more inputs.
-
-    Its prior says that all features together move the output as much as noise does.
-    """
-    mean = outputs.mean()
-    weight = float(inputs.shape[1])
-    kernel = inputs @ inputs.T + weight * np.eye(len(inputs))
-    solved = np.linalg.solve(kernel, outputs - mean)
-    return lambda more: mean + more @ inputs.T @ solved
+        return [candidate for logs in (uniform, theta) for candidate in propose(logs, space, *limits)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from tvmfbnet.data.images import ImageData
@@ -30,15 +31,22 @@ from tvmfbnet.training.device import place_batch, place_net
 from tvmfbnet.training.evaluation import accuracy
 from tvmfbnet.training.workers import Workers
 
+# Between the seeds of an arch's trainings: far from those of other searches.
+_REPETITION = 1_000_003
 # Share of the steps in which the learning rate rises.
 _RISE = 0.1
 
 
 class Trained(Stored):
-    """The accuracy, between 0 and 1, that each arch reached, and what search that was for."""
+    """The accuracy, between 0 and 1, that each arch reached, and what search that was for.
+
+    Attributes:
+        repeated: accuracies of further trainings of an arch, in their order.
+    """
 
     identity: dict[str, Any]
     accuracies: dict[str, float]
+    repeated: dict[str, list[float]] = Field(default_factory=dict)
 
 
 class ShortTraining:
@@ -75,7 +83,8 @@ class ShortTraining:
         self._training_indices, self._judged = indices
         self._identity, self._file, self._keep = identity, file, keep
         self._steps = config.finalist_steps if steps is None else steps
-        self.accuracies = trained_before(file, identity)
+        before = trained_before(file, identity)
+        self.accuracies, self.repeated = before.accuracies, before.repeated
 
     @property
     def images(self) -> float:
@@ -99,6 +108,18 @@ class ShortTraining:
             self._train_missing(archs[start : start + self.together], stepped)
         return {arch: self.accuracies[arch] for arch in archs}
 
+    def evaluate_again(
+        self, archs: Sequence[str], repetition: int, stepped: Callable[[], None] = lambda: None
+    ) -> Mapping[str, float]:
+        """Trains archs once more, with other initial weights and other batches for each ``repetition``."""
+        for arch in archs:
+            trainings = self.repeated.setdefault(arch, [])
+            if len(trainings) < repetition:
+                own = self._train(arch, stepped, repetition) if self._workers.rank == 0 else 0.0
+                trainings.append(self._workers.total({arch: own})[arch])
+                self._write()
+        return {arch: self.repeated[arch][repetition - 1] for arch in archs}
+
     def _train_missing(self, archs: Sequence[str], stepped: Callable[[], None]) -> None:
         new = {arch: 0.0 for arch in archs if arch not in self.accuracies}
         if not new:
@@ -107,18 +128,21 @@ class ShortTraining:
         if rank < len(archs) and archs[rank] in new:
             new[archs[rank]] = self._train(archs[rank], stepped)
         self.accuracies.update(self._workers.total(new))
-        if rank == 0 and self._keep:
-            write_json(self._file, Trained(identity=self._identity, accuracies=self.accuracies).model_dump())
+        self._write()
 
-    def _train(self, text: str, stepped: Callable[[], None]) -> float:
+    def _write(self) -> None:
+        if self._workers.rank == 0 and self._keep:
+            trained = Trained(identity=self._identity, accuracies=self.accuracies, repeated=self.repeated)
+            write_json(self._file, trained.model_dump())
+
+    def _train(self, text: str, stepped: Callable[[], None], repetition: int = 0) -> float:
         """The accuracy after one short training; tells of every step."""
         config, device, data = self._config, self._workers.device, self._data
-        torch.manual_seed(config.seed)
+        seed = config.seed + _REPETITION * repetition
+        torch.manual_seed(seed)
         space = replace(self._space, classes=data.classes)
         net = place_net(build_net(parse_arch(text, space), space), device)
-        batches = Loader(
-            data, data.train, self._training_indices, config.batch_size, config.augment, 3 * config.seed + 1
-        )
+        batches = Loader(data, data.train, self._training_indices, config.batch_size, config.augment, 3 * seed + 1)
         optimiser = torch.optim.SGD(
             net.parameters(), config.weight_lr, config.weight_momentum, weight_decay=config.weight_decay, nesterov=True
         )
@@ -140,17 +164,17 @@ class ShortTraining:
         return accuracy(net, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
 
 
-def trained_before(file: Path, identity: dict[str, Any]) -> dict[str, float]:
+def trained_before(file: Path, identity: dict[str, Any]) -> Trained:
     """The accuracies that the file holds of this very search; says why there are none."""
     if not file.exists():
-        return {}
+        return Trained(identity=identity, accuracies={})
     content = read_json(file)
     if isinstance(content, dict) and "identity" not in content:
         say(f"note: {file} does not say what its archs were trained on; they are trained again")
-        return {}
+        return Trained(identity=identity, accuracies={})
     trained = read_model(file, Trained)
     changed = differences(trained.identity, identity)
     if changed:
         say(f"note: {file} is of another search ({changed}); its archs are trained again")
-        return {}
-    return dict(trained.accuracies)
+        return Trained(identity=identity, accuracies={})
+    return trained

@@ -95,7 +95,7 @@ class SupernetEvaluator:
         self._judge = Judge.of(searcher, config.bn_images, config.validation_images)
         self._problem, self._file, self._keep = problem, file, keep
         self.images = _judged(config, len(problem.data.train)) / BACKWARD
-        self.accuracies = trained_before(file, problem.identity)
+        self.accuracies = trained_before(file, problem.identity).accuracies
 
     def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Judges those archs that the file does not hold; every process judges all of them."""

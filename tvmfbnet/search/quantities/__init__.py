@@ -5,9 +5,10 @@ from __future__ import annotations
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import Quantity
 from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.quantities.macs import MACS
 from tvmfbnet.search.quantities.params import PARAMS
 
-QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in (LATENCY, PARAMS)}
+QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in (LATENCY, PARAMS, MACS)}
 
 
 def quantity_named(name: str) -> Quantity:

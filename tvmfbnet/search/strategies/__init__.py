@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from tvmfbnet.search.strategies.base import SearchStrategy
 
-StrategyName = Literal["differentiable", "evolution", "nsga2", "controller", "random"]
+StrategyName = Literal["differentiable", "bayesian", "evolution", "nsga2", "controller", "random"]
 
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 

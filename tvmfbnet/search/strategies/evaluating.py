@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class ArchProblem:
         tolerance: how far below a bound archs are looked for, as a share of it.
         seed: of everything random.
         meter: evaluates archs within the budget.
+        sizes: what a predictor of accuracy takes as an arch's size; parameters and MACs if None.
+        evaluated: accuracies of archs that were evaluated before, at no cost now.
+        listed: the only archs there are; None for all of the space.
     """
 
     space: Space
@@ -59,6 +62,9 @@ class ArchProblem:
     tolerance: float
     seed: int
     meter: Meter
+    sizes: tuple[AdditiveCosts, ...] | None = None
+    evaluated: Mapping[str, float] = field(default_factory=dict)
+    listed: tuple[str, ...] | None = None
 
     def random_archs(self, count: int) -> list[ScoredArch]:
         """Distinct archs within the constraints in random order, at most ``count``.
@@ -68,6 +74,10 @@ class ArchProblem:
         """
         generator, tolerance = torch.Generator().manual_seed(self.seed), self.tolerance
         logs = uniform_log_probabilities(self.space)
+        if self.listed is not None:
+            choices = [choice_of(arch, self.space) for arch in self.listed]
+            fitting = score_choices(choices, logs, self.space, self.latency, self.constraints)
+            return [fitting[index] for index in torch.randperm(len(fitting), generator=generator)[:count].tolist()]
         chosen: dict[str, ScoredArch] = {}
         while True:
             samples = max(_POOL, 4 * count)
@@ -147,7 +157,8 @@ class EvaluatingStrategy(ABC):
         prepared = kind.prepared_images(problem.config, len(problem.data.train), whole)
         budget = max(_AGAIN * (whole - prepared), evaluator.images)
         with progress(kind.does, Meter(evaluator, budget).affordable * evaluator.steps) as reporter:
-            more = self.rank(_arch_problem(problem, latency, constraints, Meter(evaluator, budget, reporter)))
+            again = _arch_problem(problem, latency, constraints, Meter(evaluator, budget, reporter))
+            more = self.rank(replace(again, evaluated=dict(evaluator.accuracies)))
         return best_first({candidate.arch: candidate for candidate in [*evaluated, *more]}.values())
 
     def judge(self, problem: SearchProblem, archs: Sequence[ScoredArch]) -> list[ScoredArch]:

@@ -1,0 +1,67 @@
+"""Bayesian optimisation: an accuracy predictor learns from every training and says which arch to train next.
+
+What it proposes, and what it finds exactly: :mod:`tvmfbnet.search.predictor.optimiser`. The winner is the trained arch
+with the best expected accuracy, which averages the noise of the trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tvmfbnet.search.cost_model import Choice
+from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, score_choices
+from tvmfbnet.search.predictor.candidates import ENUMERATED
+from tvmfbnet.search.predictor.optimiser import ArchOptimiser
+from tvmfbnet.search.strategies.evaluating import (
+    ArchProblem,
+    EvaluatingStrategy,
+    best_first,
+    uniform_log_probabilities,
+)
+
+# Random archs that the first ones are chosen from, and in a large space all others as well.
+_FEW, _MANY = 200, 500
+
+
+class BayesianSearch(EvaluatingStrategy):
+    """Trains the arch whose training promises the best choice in the end, again and again."""
+
+    name = "bayesian"
+
+    def rank(self, problem: ArchProblem) -> list[ScoredArch]:
+        """All archs that were evaluated, now or before, with the accuracy that is expected of each."""
+        space, meter = problem.space, problem.meter
+        count = _FEW if space.size <= ENUMERATED else _MANY
+        if problem.listed is not None:
+            count = len(problem.listed)
+        drawn = [choice_of(candidate.arch, space) for candidate in problem.random_archs(count)]
+        optimiser = ArchOptimiser(
+            space, problem.constraints, drawn, problem.seed, problem.sizes, only_drawn=problem.listed is not None
+        )
+        trainings = [(choice_of(arch, space), accuracy) for arch, accuracy in problem.evaluated.items()]
+        proposed = [] if trainings else optimiser.first(meter.affordable)
+        while meter.affordable:
+            proposed = proposed or optimiser.suggest(trainings, min(meter.together, meter.affordable), meter.can_repeat)
+            if not proposed:
+                break
+            trainings += _train(proposed, {choice for choice, _ in trainings}, problem)
+            proposed = []
+        trained = list(dict.fromkeys(choice for choice, _ in trainings))
+        judged = {j.choice: j.accuracy for j in optimiser.judge(trainings, trained)}
+        scored = score_choices(trained, uniform_log_probabilities(space), space, problem.latency, problem.constraints)
+        return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
+
+
+def _train(proposed: Sequence[Choice], trained: set[Choice], problem: ArchProblem) -> list[tuple[Choice, float]]:
+    """Evaluates archs, those that were evaluated before once more."""
+    texts = {choice: arch_string(choice, problem.space) for choice in proposed}
+    new = [choice for choice in dict.fromkeys(proposed) if choice not in trained]
+    accuracies = problem.meter.evaluate([texts[choice] for choice in new])
+    again, trainings = list(proposed), [(choice, accuracies[texts[choice]]) for choice in new]
+    for choice in new:
+        again.remove(choice)
+    return trainings + [(choice, problem.meter.evaluate_again(texts[choice])) for choice in again]
+
+
+STRATEGY = BayesianSearch()
