@@ -6,7 +6,7 @@
 The strategies are those of the package, each given the same number of evaluations; one evaluation is one noisy
 training. The regret of a search is what the net it puts first lacks to the best one within the bound, in points of
 true accuracy (NAS-Bench-Macro: the mean of three trainings, of which an evaluation shows one at random). Every search
-is a line of --records, so an interrupted run goes on when started again. Intervals are the mean's 95 % by Student's t.
+is a line of --records, so an interrupted run resumes. Intervals are the mean's 95 % by Student's t.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tvmfbnet.search.strategies.evaluating import EvaluatingStrategy
 from truth_tables import AccelTable, Truth, macro_truths  # isort: skip
 
 MACRO_BOUNDS, ACCEL_WINDOW = (45e6, 65e6, 80e6), (380e6, 400e6)
-RANK_LISTED = ("bayesian", "random")
-"""The strategies that can do with the archs of a list; the others change archs, and what they get is in no list."""
+RANK_LISTED = ("bayesian", "evolution", "controller", "random")
+"""The strategies that can search a list of archs."""
 Key = tuple[str, str, int, int]
 """Truth, strategy, evaluations, seed."""
 

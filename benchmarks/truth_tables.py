@@ -93,7 +93,7 @@ class Trainings:
     def evaluate_again(
         self, archs: Sequence[str], repetition: int, stepped: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Of further trainings; which of a table's trainings each shows is drawn anew."""
+        """Of further trainings; which of a table's trainings each shows is drawn again."""
         choices = {arch: choice_of(arch, self._truth.space) for arch in archs}
         draws = {arch: np.random.default_rng([self._seed, repetition, *choice]) for arch, choice in choices.items()}
         return {arch: self._truth.training(choice, draws[arch]) / 100 for arch, choice in choices.items()}

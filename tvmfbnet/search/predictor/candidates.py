@@ -16,7 +16,7 @@ from tvmfbnet.search.knapsack import least_choices
 from tvmfbnet.search.predictor.features import Canonical, Choices
 from tvmfbnet.space.space import Space
 
-# A space of at most so many archs is enumerated; the predictor is asked for all of those within the constraints.
+# The most archs of a space that is enumerated; the predictor is asked for all of those within the constraints.
 ENUMERATED = 20_000
 # Relative rounding of a sum of costs.
 _ROUNDING = 1e-9

@@ -29,7 +29,7 @@ _JITTER = 1e-8
 # Priors of the logarithm of weights and noise, and of the correlation's inverse hyperbolic tangent: mean, deviation.
 _WEIGHT_SPREAD, _NOISE, _CORRELATION = 1.5, (math.log(0.05), 1.0), (0.5, 0.5)
 _LOG_RANGE = (-9.0, 5.0)
-# Weights are fitted again once there are so many times more observations.
+# Weights are fitted again when the number of observations has grown by this factor.
 _GROWTH = 1.1
 
 

@@ -34,7 +34,7 @@ FIRST, _FIRST_SHARE = 8, 0.34
 History = Sequence[tuple[Choice, float]]
 """Trainings in their order: archs, repeated ones included, and the accuracies that they reached."""
 
-# Of many candidates, so many with the best expected accuracy are compared by what their training may improve.
+# Candidates with the best expected accuracy that are compared by what their training may improve.
 _LOOKED_AT = 1500
 # How many archs are solved for, and near how many of the best ones others are looked for.
 _SOLVED, _CENTRES = 2, 3
@@ -91,8 +91,8 @@ class ArchOptimiser:
 
     def distinct(self, archs: Sequence[Choice]) -> list[Choice]:
         """The archs in the form that is proposed, those that compute what an earlier one does left out."""
-        rows = self._candidates.canonical(as_choices(archs)) if archs else []
-        return list(dict.fromkeys(tuple(row.tolist()) for row in rows))
+        rows: list[list[int]] = self._candidates.canonical(as_choices(archs)).tolist() if archs else []
+        return list(dict.fromkeys(tuple(row) for row in rows))
 
     def first(self, total: int, besides: Sequence[Choice] = ()) -> list[Choice]:
         """Archs that fill the space between the bounds evenly, the first ones of ``total`` trainings.

@@ -17,7 +17,7 @@ import torch
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import Choice
 from tvmfbnet.search.derive import ScoredArch
-from tvmfbnet.search.draw import Window, draws_between, sample_choices
+from tvmfbnet.search.draw import Window, draws_between, log_probability, sample_choices
 from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy, uniform_log_probabilities
 from tvmfbnet.search.strategies.trials import Trials
 
@@ -62,7 +62,13 @@ def reward_factor(choice: Choice, constraints: Sequence[Constraint]) -> float:
 
 def _drawn_within(policy: Policy, problem: ArchProblem, trials: Trials, generator: torch.Generator) -> list[Choice]:
     """One arch that was not evaluated, drawn from the policy given the constraints; none where that fails."""
-    constraints = problem.constraints
+    constraints, listed = problem.constraints, trials.free_listed()
+    if listed is not None:
+        if not listed:
+            return []
+        rows = policy.logs.tolist()
+        weights = torch.tensor([log_probability(rows, choice) for choice in listed], dtype=torch.float64).softmax(0)
+        return [trials.take(listed[int(torch.multinomial(weights, 1, generator=generator))])]
     for power in _FLATTER:
         logs = (power * policy.logs).log_softmax(dim=1)
         if constraints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice
 from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, score_choices
 from tvmfbnet.search.strategies.evaluating import ArchProblem, best_first, uniform_log_probabilities
+from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.space import Space
 
 # Relative rounding of a sum of costs.
@@ -40,6 +42,7 @@ class Trials:
         drawn = problem.random_archs(problem.meter.affordable)
         self._reserve = iter([choice_of(candidate.arch, problem.space) for candidate in drawn])
         self.tolerance = _tolerance(drawn, problem.tolerance)
+        self._listed = None if problem.listed is None else [choice_of(arch, problem.space) for arch in problem.listed]
         self._window = _Window(problem.space, problem.constraints, self.tolerance)
 
     @property
@@ -61,6 +64,10 @@ class Trials:
         self._taken.add(choice)
         return choice
 
+    def free_listed(self) -> list[Choice] | None:
+        """The archs of the problem's list that are free; None where there is no list."""
+        return None if self._listed is None else [choice for choice in self._listed if self.is_free(choice)]
+
     def take_random(self, count: int) -> list[Choice]:
         """Random archs near a bound; fewer than ``count`` where there are no more."""
         taken: list[Choice] = []
@@ -77,6 +84,9 @@ class Trials:
         Where that arch is taken, violates a bound or leaves the neighbourhood of the bounds, a second layer changes to
         make up for it; all second changes that do are equally likely.
         """
+        listed = self.free_listed()
+        if listed is not None:
+            return self.take(_nearest(parent, listed, self._problem.space, generator)) if listed else None
         singles = list(self._window.changes(parent))
         generator.shuffle(singles)
         for layer, child in singles:
@@ -100,6 +110,22 @@ class Trials:
         scored = score_choices(self.accuracies, logs, problem.space, problem.latency, problem.constraints)
         accuracies = problem.meter.accuracies
         return best_first(replace(candidate, accuracy=accuracies[candidate.arch]) for candidate in scored)
+
+
+def _nearest(parent: Choice, archs: Sequence[Choice], space: Space, generator: random.Random) -> Choice:
+    """An arch whose blocks differ from the parent's in fewest fields (kernel, expansion and others); at random."""
+    blocks = [[parse_block(block) for block in layer.blocks] for layer in space.layers]
+
+    def distance(choice: Choice) -> int:
+        total = 0
+        for row, one, other in zip(blocks, parent, choice, strict=True):
+            specs = [(1,) if spec is None else (0, *vars(spec).values()) for spec in (row[one], row[other])]
+            total += sum(a != b for a, b in zip_longest(*specs))
+        return total
+
+    distances = [distance(choice) for choice in archs]
+    least = min(distances)
+    return generator.choice([choice for choice, far in zip(archs, distances, strict=True) if far == least])
 
 
 def _tolerance(drawn: Sequence[ScoredArch], tolerance: float) -> float:
