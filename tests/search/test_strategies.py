@@ -350,7 +350,7 @@ def test_a_short_training_is_repeated_with_other_noise_and_kept(tiny_space, tiny
     arch = arch_string((0,) * len(tiny_space.layers), tiny_space)
 
     def training():
-        indices, file = (torch.arange(0, 40), torch.arange(40, 200)), tmp_path / "kept.json"
+        indices, file = (torch.arange(0, 60), torch.arange(60, 120)), tmp_path / "kept.json"
         return ShortTraining(
             tiny_space, data, indices, config, Workers.alone(torch.device("cpu")), {"of": "this"}, file
         )
