@@ -10,7 +10,7 @@ import pytest
 from tvmfbnet.search.strategies import strategy_named
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path('/work/shared/data')
+DATA = Path("/work/shared/data")
 MACRO, ACCEL = DATA / "nas-bench-macro_cifar10.json", DATA / "accel-nasbench_dataset_jsons.tar.gz"
 
 
