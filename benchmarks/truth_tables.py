@@ -239,14 +239,14 @@ class AccelTable:
         starts = drawn[np.argsort(-values)[:10]]
         best = float(values.max())
         for start in starts:
-            current, reached = start, float(self.surrogate(start[None])[0])
+            current, highest = start, float(self.surrogate(start[None])[0])
             while True:
                 near = candidates.near(tuple(current.tolist()), draw)
                 accuracies = self.surrogate(near)
-                if accuracies.max() <= reached:
+                if accuracies.max() <= highest:
                     break
-                current, reached = near[int(accuracies.argmax())], float(accuracies.max())
-            best = max(best, reached)
+                current, highest = near[int(accuracies.argmax())], float(accuracies.max())
+            best = max(best, highest)
         return best
 
 
