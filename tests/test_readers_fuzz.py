@@ -260,6 +260,7 @@ def run_values() -> dict[str, Any]:
         "theta": [[0.0] * len(layer.blocks) for layer in SPACE.layers],
     }
     best = {"arch": arch, "probability": 0.1, "predicted_ms": 1.0, "accuracy": 0.5, "spread_ms": 0.1}
+    front_net = {**best, "bound_ms": 1.5, "accuracy_spread": 0.01, "evaluated_accuracy": 0.5}
     interval = {"low_ms": 0.9, "high_ms": 1.1, "confidence": 0.95, "visits": 9}
     attempt = {"arch": arch, "table_ms": 1.0, "verdict": "met", "measured_ms": 1.0, "interval": interval}
     attempt |= {"speed_factor": None, "at_table_speed_ms": None}
@@ -272,6 +273,7 @@ def run_values() -> dict[str, Any]:
         "table.json": {"target": "host", "space": SPACE.to_dict(), "overhead_ms": 0.1, "cells": cells},
         "search/archs.json": [best, best],
         "search/search.json": {"best": best, "latency_target_ms": 1.0, "space": SPACE.to_dict(), "notices": notices},
+        "search/front.json": {"strategy": "random", "evaluations": 2, "spent_images": 1.0, "nets": [front_net]},
         "search/history.json": [epoch, epoch],
         "train/history.json": [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.1, "test_accuracy": 0.5}],
         "closed_loop.json": loop,

@@ -147,6 +147,25 @@ class SearchFile(_Record):
     strategy: Name = "differentiable"
 
 
+class FrontNet(_Record):
+    """One net of ``search/front.json``."""
+
+    bound_ms: Milliseconds
+    arch: Name
+    predicted_ms: Milliseconds
+    spread_ms: Milliseconds
+    accuracy: Share
+    accuracy_spread: Annotated[float, Field(ge=0, le=10)]
+
+
+class FrontFile(_Record):
+    """``search/front.json``: the nets of a search in Pareto mode."""
+
+    strategy: Name
+    evaluations: Count
+    nets: Annotated[list[FrontNet], Field(min_length=1)]
+
+
 class HistoryRow(_Record):
     """One epoch of ``search/history.json``."""
 
@@ -272,6 +291,7 @@ _SCHEMAS: dict[str, Any] = {
     "table.json": TableRecord,
     "search/archs.json": Annotated[list[CandidateRecord], Field(min_length=1)],
     "search/search.json": SearchFile,
+    "search/front.json": FrontFile,
     "search/history.json": Annotated[list[HistoryRow], Field(min_length=1)],
     "train/history.json": Annotated[list[TrainEpoch], Field(min_length=1)],
     "closed_loop.json": ClosedLoopRecord,

@@ -373,6 +373,21 @@ def test_a_run_of_a_users_own_space_that_has_only_been_tuned_gets_a_page(tmp_pat
     assert "this run has no search space" in write_report(run).read_text()
 
 
+def test_a_front_is_drawn_and_listed_with_its_uncertainty(tmp_path):
+    run = write_run(tmp_path)
+    arch = json.loads((run / "result.json").read_text())["arch"]
+    net = {"arch": arch, "spread_ms": 0.012, "accuracy_spread": 0.0123, "evaluated_accuracy": 0.8}
+    figures = [(0.4, 0.35, 0.7), (1.4, 1.35, 0.8)]
+    nets = [{**net, "bound_ms": bound, "predicted_ms": ms, "accuracy": share} for bound, ms, share in figures]
+    front = {"strategy": "random", "evaluations": 96, "spent_images": 1e6, "nets": nets}
+    (run / "search/front.json").write_text(json.dumps(front))
+    text = write_report(run).read_text()
+    assert {path.stem for path in (run / "report").glob("*.png")} == {*FIGURES, "front"}
+    assert "96 archs evaluated by the strategy random" in text
+    assert "<td>400 µs</td><td>350 µs &plusmn; 12 µs</td><td>70.00% &plusmn; 1.23%</td>" in text
+    assert text.index("The front</h2>") < text.index('<table class="front">') < text.index('aria-label="Heat map')
+
+
 def test_a_search_of_one_epoch_is_drawn(tmp_path):
     run = write_run(tmp_path, only=["search/history.json", "table.json"])
     history = json.loads((run / "search/history.json").read_text())[:1]

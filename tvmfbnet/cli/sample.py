@@ -39,7 +39,8 @@ def sample_command(
 
     Example: tvmfbnet sample runs/s1 -n 20 --latency-target 0.3ms --figure front.svg
     """
-    from tvmfbnet.cli.search import constraint_columns, given_bounds, latency_target_ms
+    from tvmfbnet.cli.search import given_bounds, latency_target_ms
+    from tvmfbnet.cli.search_output import constraint_columns
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.preflight import require_writable_file

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag
+from tvmfbnet.cli.search_output import print_plan, print_result
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 from tvmfbnet.search.evaluators import EVALUATOR_NAMES
 from tvmfbnet.search.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
-    from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.constraints import Bound
-    from tvmfbnet.search.derive import ScoredArch
-    from tvmfbnet.search.forecast import Forecast
-    from tvmfbnet.search.search import SearchResult
-    from tvmfbnet.space.space import Space
 
 
 def parse_latency(text: str) -> float:
@@ -123,6 +119,12 @@ def search_command(
         str | None,
         typer.Option(metavar="NAME", help=f"How such a strategy judges archs: {', '.join(EVALUATOR_NAMES)}."),
     ] = None,
+    front: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Search a whole Pareto front: the best nets up to N latency bounds, in one search."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search; an interrupted one resumes.")] = Path("search"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, warm-up included.")] = None,
@@ -136,6 +138,17 @@ def search_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be searched and how long it takes, and stop.")
     ] = False,
+    dry_run_steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --dry-run: take N whole steps, and tell their time and memory."),
+    ] = None,
+    gpu_tmacs: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="With --dry-run: estimate one GPU by this many 1e12 multiply-accumulates per second.",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, commented, for a --config file, and stop.")
     ] = False,
@@ -160,6 +173,10 @@ def search_command(
     from tvmfbnet.targets.definition import measured_name
     from tvmfbnet.training.classes import fit_classes
 
+    if not dry_run and not (dry_run_steps is None and gpu_tmacs is None):
+        raise UserError("--dry-run-steps and --gpu-tmacs are options of --dry-run: add it")
+    if gpu_tmacs is not None and not 0 < gpu_tmacs < math.inf:
+        raise UserError(f"--gpu-tmacs {gpu_tmacs:g} is no rate: give a positive number")
     if (target is None) == (latency_table is None):
         raise UserError("give --target or --latency-table, one of the two")
     flags: dict[str, Any] = {
@@ -173,6 +190,7 @@ def search_command(
         "device": device,
         "strategy": strategy,
         "evaluator": evaluator,
+        "front": front,
     }
     settings = read_yaml(config) if config is not None else {}
     settings.update({name: value for name, value in flags.items() if value is not None})
@@ -197,10 +215,14 @@ def search_command(
     if latency_target is not None:
         checked = checked.model_copy(update={"latency_target_ms": latency_target_ms(latency_target, slowest_ms)})
     if dry_run:
+        from tvmfbnet.search.dry_run import dry_run_search
         from tvmfbnet.search.forecast import forecast_search
+        from tvmfbnet.search.gpu_estimate import estimate_gpu
 
-        expected = forecast_search(net_space, data, table, checked)
-        _print_plan(net_space, checked, (fastest_ms, slowest_ms), expected, as_json)
+        tried = None if dry_run_steps is None else dry_run_search(net_space, data, table, checked, dry_run_steps)
+        expected = forecast_search(net_space, data, table, checked) if tried is None else tried.forecast
+        estimate = estimate_gpu(net_space, checked, expected.plan, gpu_tmacs)
+        print_plan(net_space, checked, (fastest_ms, slowest_ms), (expected, tried, estimate), as_json)
         return
 
     from tvmfbnet.api.search import search
@@ -210,86 +232,4 @@ def search_command(
     from tvmfbnet.training.workers import is_first  # torch, which the search has loaded
 
     if is_first():  # of several processes that torchrun started, one speaks
-        _print(result, as_json)
-
-
-def _print_plan(
-    space: Space, config: SearchConfig, range_ms: tuple[float, float], forecast: Forecast, as_json: bool
-) -> None:
-    """What a search has to choose among, by what, and how long that takes."""
-    fastest_ms, slowest_ms = range_ms
-    plan = {"space": space.name, "archs": space.size, "fastest_ms": fastest_ms, "slowest_ms": slowest_ms}
-    plan |= {"strategy": config.strategy, "constraints": list(config.constraints)}
-    plan |= {"latency_target_ms": config.latency_target_ms, "epochs": config.epochs, "batch_size": config.batch_size}
-    if as_json:
-        print_json({**plan, **forecast.to_dict()})
-        return
-    from tvmfbnet.latency.units import unit_for
-
-    target_ms = config.latency_target_ms
-    unit = unit_for((fastest_ms, slowest_ms, target_ms))
-    print(
-        f"{space.name}: {space.size:,} archs, from {unit.text(fastest_ms)} (fastest net) to {unit.text(slowest_ms)} "
-        "(slowest)"
-    )
-    share = "" if target_ms is None else f" ({target_ms / slowest_ms:.0%} of the slowest net)"
-    print("no latency target" if target_ms is None else f"latency target {unit.text(target_ms)}{share}")
-    if config.constraints:
-        print(f"constraints: {', '.join(config.constraints)}")
-    if config.strategy == "differentiable":
-        print(f"{config.epochs} epochs ({config.warmup_epochs} of them warm-up), batches of {config.batch_size}")
-    elif config.evaluator == "supernet":
-        print(f"strategy {config.strategy}: a supernet of {forecast.plan.warmup_steps:,} steps judges all archs")
-    else:
-        archs = forecast.plan.finalist_steps // config.finalist_steps
-        print(f"strategy {config.strategy}: up to {archs:,} archs, each trained for {config.finalist_steps} steps")
-    print(forecast.describe())
-    if forecast.warning:
-        print(forecast.warning)
-
-
-def _print(result: SearchResult, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "arch": result.best.arch,
-                "predicted_ms": result.best.predicted_ms,
-                "accuracy": result.best.accuracy,
-                "constraints": [check.to_dict() for check in result.best.constraints],
-                "strategy": result.strategy,
-                "spent_images": result.spent_images,
-                "spent_seconds": result.spent_seconds,
-                "measured_share": result.measured_share,
-                "expected_ms": result.expected_ms,
-                "candidates": [candidate.to_dict() for candidate in result.candidates],
-                "notices": [notice.to_dict() for notice in result.notices],
-                "out": str(result.out),
-            }
-        )
-        return
-    from tvmfbnet.latency.units import unit_for
-    from tvmfbnet.search.strategies import strategy_named
-
-    unit = unit_for(c.predicted_ms for c in result.candidates)
-    bounded, bounded_rows = constraint_columns(result.candidates)
-    rows = [
-        [c.arch, unit.number(c.predicted_ms), *cells, f"{c.accuracy or 0:.2%}", f"{c.probability:.3g}"]
-        for c, cells in zip(result.candidates, bounded_rows, strict=True)
-    ]
-    label = strategy_named(result.strategy).accuracy_label
-    columns = ["arch", f"predicted, {unit.name}", *bounded, label, "probability"]
-    print_table("archs found, best first", columns, rows)
-    print(f"found {result.best.arch}")
-
-
-def constraint_columns(archs: Sequence[ScoredArch]) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows of what archs have of each bounded quantity but latency, which has a column of its own."""
-    from tvmfbnet.search.quantities import QUANTITIES
-
-    names = dict.fromkeys(check.quantity for arch in archs for check in arch.constraints)
-    others = [QUANTITIES[name] for name in names if name != "latency"]
-    rows = []
-    for arch in archs:
-        checks = {check.quantity: check for check in arch.constraints}
-        rows.append([quantity.text(checks[quantity.name].value) for quantity in others])
-    return [quantity.name for quantity in others], rows
+        print_result(result, as_json)

@@ -16,6 +16,8 @@ from tvmfbnet.data.clutter_options import ClutterOptions
 from tvmfbnet.data.fingerprint import joined_digest, of_tensors
 from tvmfbnet.data.folders import load_folders
 from tvmfbnet.data.formats import read_cifar_batch, read_idx
+from tvmfbnet.data.generated import generated_data
+from tvmfbnet.data.generated_options import GeneratedOptions
 from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.data.places import DataSpec, find_cifar10, find_fashion_mnist, require_classes, require_shape
 from tvmfbnet.errors import DataError
@@ -37,7 +39,8 @@ def load_data(
 
     Args:
         spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
-            ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes).
+            ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes), or
+            ``generated?images=N&classes=N`` (noise).
         height, width, channels: what the space takes; smaller images are padded with zeros, evenly.
         classes: what the space's classifier gives; another number in the data is refused, but for a subset.
         check: whether every file of an image folder is looked at first.
@@ -48,6 +51,8 @@ def load_data(
     asked = DataSpec.of(spec)
     if asked.kind == "imagefolder":
         data = load_folders(asked.images, height, width, channels, asked.subset, check)
+    elif asked.kind == "generated":
+        data = generated_data(GeneratedOptions.of(asked.options, spec), height, width, channels)
     else:
         require_shape(asked.kind, height, width, channels)
         loaders = {"fashion_mnist": _fashion_mnist, "cluttered_fashion_mnist": _cluttered, "cifar10": _cifar10}

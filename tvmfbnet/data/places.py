@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
+from tvmfbnet.data.generated_options import GeneratedOptions
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
-KINDS = ("fashion_mnist", "cluttered_fashion_mnist", "cifar10", "imagefolder")
-SPECS = "fashion_mnist[:DIR], cluttered_fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR"
+KINDS = ("fashion_mnist", "cluttered_fashion_mnist", "cifar10", "imagefolder", "generated")
+SPECS = "fashion_mnist[:DIR], cluttered_fashion_mnist[:DIR], cifar10[:DIR], imagefolder:DIR or generated"
 # Of the data sets with files of their own: channels.
 _CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "cifar10": 3}
 _CIFAR_SIDE = 32
@@ -34,7 +35,8 @@ class DataSpec:
         kind: one of :data:`KINDS`.
         folder: None if the spec names none.
         options: what follows the ``?``, by name: an image folder takes ``classes``, cluttered Fashion-MNIST those of
-            :class:`tvmfbnet.data.clutter_options.ClutterOptions`, others none.
+            :class:`tvmfbnet.data.clutter_options.ClutterOptions`, generated images those of
+            :class:`tvmfbnet.data.generated_options.GeneratedOptions`, others none.
     """
 
     text: str
@@ -45,7 +47,7 @@ class DataSpec:
     @property
     def subset(self) -> str | None:
         """The subset of an image folder's classes that is asked for: a number or a file; None for all of them."""
-        return self.options.get("classes")
+        return self.options.get("classes") if self.kind == "imagefolder" else None
 
     @classmethod
     def of(cls, text: str) -> DataSpec:
@@ -76,15 +78,17 @@ class DataSpec:
 def _place_and_options(behind: str, text: str, kind: str) -> tuple[str, dict[str, str]]:
     """Parses ``DIR?name=value&name=value``; the file that ``classes`` names may hold any character."""
     place, asked, tail = behind.partition("?classes=")
-    if asked:
+    if asked and kind != "generated":
         if kind != "imagefolder":
             raise DataError(f"data set {text}: only an imagefolder takes a subset of its classes")
         return place, {"classes": tail}
-    if kind != "cluttered_fashion_mnist":
+    if kind == "generated" and behind[:1] not in ("", "?"):
+        raise DataError(f"data set {text}: generated images lie in no folder")
+    if kind not in ("cluttered_fashion_mnist", "generated"):
         if behind.startswith("?"):
             raise DataError(f"data set {text}: {kind} takes no options")
         return place, {}
-    place, _, tail = place.partition("?")
+    place, _, tail = behind.partition("?")
     pairs = [pair.partition("=") for pair in tail.split("&") if pair]
     return place, {name: value for name, _, value in pairs}
 
@@ -101,7 +105,9 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
         DataError: says what is missing or does not fit.
     """
     spec = DataSpec.of(text)
-    if spec.kind == "imagefolder":
+    if spec.kind == "generated":
+        class_count = GeneratedOptions.of(spec.options, text).classes
+    elif spec.kind == "imagefolder":
         names = folder_classes(spec.images, channels, spec.subset)
         _require_images(spec.images, names)
         class_count = len(names)
@@ -151,6 +157,8 @@ def classes_of(text: str) -> int | None:
         DataError: unknown spec, or a folder that is missing.
     """
     spec = DataSpec.of(text)
+    if spec.kind == "generated":
+        return GeneratedOptions.of(spec.options, text).classes
     if spec.kind != "imagefolder":
         return 10
     return None if spec.subset is not None else len(class_names(spec.images / "train"))

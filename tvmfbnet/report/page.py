@@ -17,10 +17,24 @@ from matplotlib.figure import Figure
 from tvmfbnet.files import make_folder, write_text
 from tvmfbnet.report import figures, net_figures, table_figure
 from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save, svg_text
-from tvmfbnet.report.run_data import LOOP, RESULT, SEARCH_HISTORY, TABLE, TRAIN_HISTORY, RunData, damage, read_run
+from tvmfbnet.report.front import front_figure, front_html
+from tvmfbnet.report.run_data import (
+    FRONT,
+    LOOP,
+    RESULT,
+    SEARCH_HISTORY,
+    TABLE,
+    TRAIN_HISTORY,
+    RunData,
+    damage,
+    read_run,
+)
 from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
 from tvmfbnet.report.terms import glossary_html, with_hint
 from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
+
+# Sections before the attempts of the closed loop.
+_BEFORE_TABLES = 2
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,10 @@ def _sections(run: RunData) -> list[_Section]:
             partial(figures.training_curves, trained) if trained else None,
         ),
     ]
+    if run.front is not None:
+        alt = "Points of latency and accuracy of the front's nets, with bars of one standard deviation"
+        draw = partial(front_figure, run.front)
+        sections.insert(_BEFORE_TABLES, _Section("front", "The front", alt, ((FRONT, run.front),), draw))
     return [section for section in sections if has_epochs or section.name not in ("search", "theta")]
 
 
@@ -151,6 +169,7 @@ code { font-size: .9em; }
 abbr { text-decoration: underline dotted #718096; cursor: help; }
 dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; color: #4a5568; }
+table.front th { width: auto; }
 .verdict { padding: .6rem .9rem; border-left: 5px solid #2f855a; background: #f0fff4; font-size: 1.1rem; }
 .verdict.missed { border-color: #c53030; background: #fff5f5; }
 .verdict.undecided { border-color: #dd6b20; background: #fffaf0; }
@@ -168,6 +187,8 @@ def _page(run: RunData, sections: Sequence[str]) -> str:
     with damage(run.folder / RESULT):
         verdict, net, made, stages = verdict_html(run.result or {}), net_rows(run), made_rows(run), stage_rows(run)
         warnings = "".join(f'<p class="warning">Warning: {escape(text)}</p>\n' for text in warnings_of(run))
+    with damage(run.folder / FRONT):
+        front = front_html(run.front) if run.front else ""
     with damage(run.folder / LOOP):
         attempts = attempts_html(run.loop or {})
     body = (
@@ -178,9 +199,11 @@ def _page(run: RunData, sections: Sequence[str]) -> str:
         + ("<h2>The found net</h2>\n" + _table_html(net) if net else "")
         + "<h2>How it was made</h2>\n"
         + _table_html(made)
-        + "".join(sections[:2])
+        + "".join(sections[:_BEFORE_TABLES])
         + attempts
-        + "".join(sections[2:])
+        + "".join(sections[_BEFORE_TABLES:][:1] if run.front else [])
+        + front
+        + "".join(sections[_BEFORE_TABLES + bool(run.front) :])
         + ("<h2>Time by stage</h2>\n" + _table_html(stages) if stages else "")
     )
     return (

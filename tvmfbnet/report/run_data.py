@@ -19,7 +19,7 @@ from tvmfbnet.space.space import Space
 
 RECIPE = "recipe.yaml"
 TABLE, SEARCH, RESULT, LOOP, BENCH = "table.json", "search/search.json", "result.json", "closed_loop.json", "bench.json"
-SEARCH_HISTORY, TRAIN_HISTORY = "search/history.json", "train/history.json"
+SEARCH_HISTORY, TRAIN_HISTORY, FRONT = "search/history.json", "train/history.json", "search/front.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class RunData:
         space: the search space.
         table: the latency table.
         search: ``search.json``.
+        front: ``front.json``, of a search in Pareto mode.
         search_history: one record per epoch of the search.
         train_history: one record per epoch of the training.
         bench: ``bench.json``: the latency of the package, and the device it was measured on.
@@ -45,6 +46,7 @@ class RunData:
     space: Space | None
     table: LatencyTable | None
     search: Mapping[str, Any] | None
+    front: Mapping[str, Any] | None
     search_history: Sequence[Mapping[str, Any]] | None
     train_history: Sequence[Mapping[str, Any]] | None
     bench: Mapping[str, Any] | None
@@ -84,7 +86,8 @@ def read_run(folder: Path) -> RunData:
         with damage(folder / (RESULT if (result or {}).get("arch") else SEARCH)):
             arch = parse_arch(arch_text, space)
     searched, trained, bench, loop = (_read(folder, name) for name in (SEARCH_HISTORY, TRAIN_HISTORY, BENCH, LOOP))
-    return RunData(folder, recipe, space, table, search, searched, trained, bench, result, loop, arch)
+    front = _read(folder, FRONT)
+    return RunData(folder, recipe, space, table, search, front, searched, trained, bench, result, loop, arch)
 
 
 def _read(folder: Path, name: str) -> Any:

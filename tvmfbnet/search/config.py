@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # loads torch
 
 MOST_BUDGET = 10**15
 MOST_BUDGET_MINUTES = 10**7
+MOST_FRONT = 100
 # Below this, theta divided by the temperature overflows 32 bits.
 _LEAST_TEMPERATURE = 1e-4
 
@@ -143,6 +144,13 @@ class SearchConfig(Config):
         None, ge=1, le=MOST_IMAGES, description="most images that rank a candidate; all if unset"
     )
 
+    front: int | None = Field(
+        None,
+        ge=2,
+        le=MOST_FRONT,
+        description="search a whole Pareto front: the most accurate nets up to this number of latency bounds, spread "
+        "evenly up to the latency target, or else up to the slowest net",
+    )
     finalists: int = Field(
         0,
         ge=0,

@@ -133,6 +133,22 @@ class Meter:
             best = f"best {max(self.accuracies.values()):.1%}"
             self._reporter.update(self._asked * self._evaluator.steps, best)
 
+    def share(self, archs: int) -> Meter:
+        """A meter with a budget for ``archs`` of them, which are paid from this one's budget too."""
+        return Meter(_Shared(self, self._evaluator), archs * self._evaluator.images)
+
     def _stepped(self) -> None:
         if self._reporter is not None:
             self._reporter.advance(note=self._reporter.note)
+
+
+class _Shared:
+    """The evaluator behind a meter, asked through that meter."""
+
+    def __init__(self, meter: Meter, evaluator: Evaluator) -> None:
+        self._meter = meter
+        self.images, self.steps, self.together = evaluator.images, evaluator.steps, evaluator.together
+
+    def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = _ignore) -> Mapping[str, float]:
+        """Asks the meter, which shows the progress itself."""
+        return self._meter.evaluate(archs)

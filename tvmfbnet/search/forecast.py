@@ -7,7 +7,8 @@ long. A search that is over in moments anyway is not measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from tvmfbnet.progress import step as step_shown
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
 from tvmfbnet.search.derive import search_constraints
+from tvmfbnet.search.front.nets import front_bounds
 from tvmfbnet.search.plan import BACKWARD, SearchPlan, StepKind
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.search.result import advice_for
@@ -106,9 +108,24 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
     Raises:
         UserError: as a search does.
     """
+    with planned(space, data_spec, table, config) as (data, latency, alone, plan):
+        return forecast(space, data, latency, config, alone, plan)
+
+
+@contextmanager
+def planned(
+    space: Space, data_spec: str, table: LatencyTable, config: SearchConfig
+) -> Iterator[tuple[ImageData, AdditiveCosts, Workers, SearchPlan]]:
+    """What trying steps of a search takes; says where constraints would be refused.
+
+    Args:
+        space, data_spec, table, config: as of :func:`forecast_search`.
+    """
     latency = latency_costs(table, space)
     try:
-        search_constraints(config, latency, CostSources(space, table))
+        constraints = search_constraints(config, latency, CostSources(space, table))
+        if config.front is not None:
+            front_bounds(latency, constraints, config.front)
     except ConstraintError as error:
         say(f"warning: the search would be refused: {error}")
     with memory_advice("the search", advice_for(config)):
@@ -118,7 +135,7 @@ def forecast_search(space: Space, data_spec: str, table: LatencyTable, config: S
             images = 60 * config.budget_minutes * images_per_second(space, data, latency, config, alone)
             config = config.model_copy(update={"budget_minutes": None, "budget_images": max(1, int(images))})
         plan = strategy_named(config.strategy).plan(config, len(data.train))
-        return forecast(space, data, latency, config, alone, plan)
+        yield data, latency, alone, plan
 
 
 def forecast(

@@ -36,11 +36,11 @@ _FREE_SETTINGS = frozenset(
 # Settings of later versions, left out of an identity where they have the value that earlier versions implied.
 _LATER_SETTINGS = {
     **{"strategy": "differentiable", "budget_images": None, "constraints": ()},
-    **{"evaluator": "short_training", "budget_minutes": None},
+    **{"evaluator": "short_training", "budget_minutes": None, "front": None},
 }
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
-    *("evaluations.json", "budget.json", "supernet.ckpt", "spent.json"),
+    *("evaluations.json", "budget.json", "supernet.ckpt", "spent.json", "front.json"),
 )
 
 

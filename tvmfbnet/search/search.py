@@ -24,6 +24,7 @@ from tvmfbnet.search.clock import spent_time
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import CostSources
 from tvmfbnet.search.derive import ScoredArch, search_constraints
+from tvmfbnet.search.front.nets import FrontNet, front_bounds, write_front
 from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.problem import SearchProblem, identity_of_search, locked_folder, require_own
 from tvmfbnet.search.quantities.latency import latency_costs
@@ -55,6 +56,7 @@ class SearchResult:
         strategy: how archs were searched.
         spent_images: the cost, in training images.
         spent_seconds: the time that it took, all starts together.
+        front: the nets of the front, fastest first; empty where the settings ask for none.
     """
 
     best: ScoredArch
@@ -67,6 +69,7 @@ class SearchResult:
     strategy: str = "differentiable"
     spent_images: float = 0.0
     spent_seconds: float = field(default=0.0, compare=False)
+    front: tuple[FrontNet, ...] = ()
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -83,7 +86,7 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
         ConfigError: ``mode: target`` without a target, or a budget that is too small.
         MissingExtraError: the strategy needs an extra of the package.
         LatencyError: the table lacks blocks.
-        ConstraintError: no arch meets the constraints.
+        ConstraintError: no arch meets the constraints, or all that do are equally fast where a front is asked for.
         DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
         StorageError: ``out`` is not writable or another process's, or holds a search with other settings.
         DivergedError: a loss became NaN or infinite.
@@ -97,6 +100,8 @@ def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConf
     require(*strategy.extras)
     latency = latency_costs(table, space)
     constraints = search_constraints(config, latency, CostSources(space, table))
+    if config.front is not None:
+        front_bounds(latency, constraints, config.front)
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the search", advice_for(config)), locked_folder(out):
         # Said before the data set is read:
@@ -158,6 +163,8 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
     )
     out = problem.out
     if problem.workers.rank == 0:
+        if outcome.front:
+            write_front(out, config.strategy, len(outcome.ranked), outcome.spent_images, outcome.front)
         write_json(out / "archs.json", [candidate.to_dict() for candidate in outcome.ranked])
         write_json(out / "search.json", record.model_dump())
     problem.workers.wait()
@@ -172,4 +179,5 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
         config.strategy,
         outcome.spent_images,
         seconds,
+        outcome.front,
     )

@@ -250,7 +250,9 @@ class Searcher:
         """The figures of theta as it is now."""
         return health_of(self.supernet.log_probabilities(), self.space, self.costs)
 
-    def _waited_seconds(self) -> float:
+    @property
+    def waited_seconds(self) -> float:
+        """Time spent waiting for images so far."""
         return self._weight_batches.waited_seconds + self._theta_batches.waited_seconds
 
     @torch.no_grad()
@@ -260,7 +262,7 @@ class Searcher:
         logs = self.supernet.log_probabilities()
         health = self.health()
         self._sums = self.workers.average(self._sums)
-        waited, self._waited = self._waited_seconds() - self._waited, self._waited_seconds()
+        waited, self._waited = self.waited_seconds - self._waited, self.waited_seconds
         steps, theta_steps = len(self._weight_batches), len(self._theta_batches)
         return {
             "epoch": self.epoch + 1,

@@ -18,6 +18,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.derive import ScoredArch
+from tvmfbnet.search.front.nets import FrontNet
 from tvmfbnet.search.health import Health
 from tvmfbnet.search.plan import SearchPlan
 from tvmfbnet.search.problem import SearchProblem
@@ -34,6 +35,8 @@ class Outcome:
         health: figures of theta.
         learns_theta: whether theta was learned, so that a uniform one is a bad sign.
         spent_images: the cost, in training images.
+        front: where the settings ask for one, the nets of the front, fastest first; those of ``ranked`` are then all
+            archs that were evaluated.
     """
 
     ranked: tuple[ScoredArch, ...]
@@ -42,6 +45,7 @@ class Outcome:
     health: Health
     learns_theta: bool
     spent_images: float
+    front: tuple[FrontNet, ...] = ()
 
 
 class SearchStrategy(Protocol):

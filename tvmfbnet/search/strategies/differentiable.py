@@ -23,6 +23,8 @@ from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.derive import ScoredArch, propose
 from tvmfbnet.search.finalists import Finalists
 from tvmfbnet.search.forecast import say_forecast
+from tvmfbnet.search.front.shared_search import Front
+from tvmfbnet.search.front.supernet import choose_front_nets, plan_with_front, steered
 from tvmfbnet.search.health import collapse_of
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
@@ -52,7 +54,7 @@ class DifferentiableSearch:
 
     def plan(self, config: SearchConfig, images: int) -> SearchPlan:
         """All epochs, the judgement of the archs drawn in the end, and finalists."""
-        return SearchPlan.of(config, images)
+        return plan_with_front(config, images)
 
     def search(self, problem: SearchProblem) -> Outcome:
         """Trains for all remaining steps and chooses.
@@ -64,10 +66,19 @@ class DifferentiableSearch:
         with step("building the supernet", patience=2.0):
             searcher = _searcher(problem)
         _train(searcher, problem)
-        ranked = _choose(searcher, problem, problem.latency, problem.constraints)
+        if problem.config.front is None:
+            chosen = Front((), tuple(_choose(searcher, problem, problem.latency, problem.constraints)))
+        else:
+            chosen = choose_front_nets(searcher, problem)
         last, plan = searcher.history[-1], self.plan(problem.config, len(problem.data.train))
         return Outcome(
-            tuple(ranked), last["theta"], last["expected_ms"], searcher.health(), True, spent_images=plan.images
+            chosen.ranked,
+            last["theta"],
+            last["expected_ms"],
+            searcher.health(),
+            learns_theta=True,
+            spent_images=plan.images,
+            front=chosen.nets,
         )
 
     def choose_again(
@@ -86,7 +97,7 @@ STRATEGY = DifferentiableSearch()
 
 def _searcher(problem: SearchProblem) -> Searcher:
     return Searcher(
-        problem.space, problem.data, problem.latency, problem.config, problem.workers, constraints=problem.others
+        problem.space, problem.data, problem.latency, steered(problem), problem.workers, constraints=problem.others
     )
 
 

@@ -26,6 +26,8 @@ from tvmfbnet.search.derive import ScoredArch, choice_of, propose, score_choices
 from tvmfbnet.search.evaluator import Meter
 from tvmfbnet.search.evaluators import evaluator_named
 from tvmfbnet.search.forecast import say_forecast
+from tvmfbnet.search.front.nets import front_bounds, require_enough
+from tvmfbnet.search.front.shared_search import Front, search_front
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.losses import expected_cost
 from tvmfbnet.search.plan import SearchPlan
@@ -136,7 +138,9 @@ class EvaluatingStrategy(ABC):
             say_forecast(problem.space, problem.data, problem.latency, config, problem.workers, left)
         with progress(kind.does, count * evaluator.steps) as reporter:
             meter = Meter(evaluator, budget - prepared, reporter)
-            ranked = self.rank(_arch_problem(problem, problem.latency, problem.constraints, meter))
+            arch_problem = _arch_problem(problem, problem.latency, problem.constraints, meter)
+            front = self._front(arch_problem, problem)
+            ranked = self.rank(arch_problem) if front is None else front.ranked
         logs, latency = uniform_log_probabilities(problem.space), problem.latency
         return Outcome(
             tuple(ranked),
@@ -145,7 +149,20 @@ class EvaluatingStrategy(ABC):
             health=health_of(logs, problem.space, latency),
             learns_theta=False,
             spent_images=prepared + meter.spent_images,
+            front=() if front is None else front.nets,
         )
+
+    def _front(self, arch_problem: ArchProblem, problem: SearchProblem) -> Front | None:
+        """Searches a front where the settings ask for one.
+
+        Raises:
+            ConfigError: the budget allows fewer evaluations than the front has bounds.
+        """
+        if problem.config.front is None:
+            return None
+        bounds_ms = front_bounds(problem.latency, problem.constraints, problem.config.front)
+        require_enough(arch_problem.meter.affordable, len(bounds_ms), "budget_images or epochs")
+        return search_front(arch_problem, bounds_ms, self.rank, uniform_log_probabilities(problem.space))
 
     def choose_again(
         self, problem: SearchProblem, latency: AdditiveCosts, constraints: tuple[Constraint, ...]
