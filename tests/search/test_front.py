@@ -105,7 +105,7 @@ def test_interrupted_anywhere_a_front_ends_bit_equal(searched, monkeypatch, afte
         with pytest.raises(KeyboardInterrupt):
             searched.go("killed")
     assert searched.go("killed").front == whole.front
-    for name in ("front.json", "archs.json", "search.json"):
+    for name in ("front.json", "archs.json"):
         assert (searched.folder / "killed" / name).read_text() == (searched.folder / "whole" / name).read_text()
 
 
