@@ -80,6 +80,7 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
     [
         (("tune", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at 127.0.0.1:"]),
         (("tune", "--space", "tiny.yaml", "--target", "linkless.yaml"), ["no-such-c++", "no tracker at"]),
+        (("tune", "--space", "tiny.yaml", "--target", "simulated:gflops=1,gbps=1"), ["no device to compile for, tune"]),
         (("tune", "--space", "tiny.yaml", "--target", "far.yaml"), ["no-such-c++, which target far links with"]),
         (("tune", "--space", "tiny.yaml", "--target", "host", "--tuning-logs", "file"), ["file is not a folder"]),
         (("tune", "--space", "tiny.yaml", "--target", "host", "--blocks", "k9_*"), ["matches --blocks 'k9_*'"]),

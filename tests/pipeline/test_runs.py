@@ -17,6 +17,7 @@ from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.table import Cell, LatencyTable
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
+from tvmfbnet.pipeline.tuning_options import TuneConfig
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.search.search import search
 from tvmfbnet.space.arch_text import parse_arch
@@ -73,6 +74,23 @@ def test_a_malformed_recipe_says_every_problem(recipe_file):
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe_file))
     assert all(part in str(caught.value) for part in ("search.epochs", "trane", "train"))
+
+
+@pytest.mark.parametrize(
+    ("latency", "tune", "said"),
+    [
+        ("simulated:gflops=16,gbps=8", {"trials": 1}, "tune measures the target, and latency: simulated:"),
+        ("host", None, "latency is 'host', neither a table's file nor simulated:"),
+        ("simulated:gflops=16", None, "gbps: Field required"),
+    ],
+)
+def test_a_recipe_that_gives_the_latencies_measures_none(recipe_file, latency, tune, said):
+    values = {**yaml.safe_load(recipe_file.read_text()), "latency": latency}
+    values.pop("tune")
+    recipe_file.write_text(yaml.safe_dump({**values, **({} if tune is None else {"tune": tune})}))
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe_file))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path):
@@ -286,7 +304,15 @@ def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(reci
     logs = tmp_path / "logs"
     recipe = load_recipe(str(recipe_file))[1]
 
-    free = Run(small(recipe, None), tmp_path / "free", logs).go()
+    simulated = "simulated:gflops=16,gbps=8"
+    given = small(recipe, None).model_copy(update={"latency": simulated, "tune": TuneConfig()})
+    free = Run(given, tmp_path / "free", logs).go()
+    source = {"kind": "simulated", "name": simulated, "simulated": True}
+    assert free.values["latency_source"] == source and free.values["measured_share"] == 0.0
+    assert not logs.exists() or not list(logs.rglob("trials.jsonl")), "nothing is tuned"
+    described = json.loads((tmp_path / "free/package/package.json").read_text())
+    assert described["latency_source"] == source and described["predicted_ms"] == free.values["predicted_ms"]
+    assert f"{simulated} (a model, no device)" in free.report.read_text()
     assert free.exit_code == 0 and free.values["verdict"] is None
     assert free.values["measured_ms"] > 0 and free.values["interval"]["low_ms"] < free.values["interval"]["high_ms"]
 

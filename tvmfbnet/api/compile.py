@@ -127,6 +127,7 @@ def compile_and_time(
             lambda: require_ready(loaded, runs=not chosen.build_only),
         )
         with loading():
+            from tvmfbnet.deploy.bench import verdict_on
             from tvmfbnet.deploy.trial import certify_and_time
 
         made = _made(arch, space, weights)
@@ -135,7 +136,8 @@ def compile_and_time(
         latency = verdict = None
         if not chosen.build_only:
             package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms)
-            verdict = None if chosen.latency_target_ms is None else latency.verdict(chosen.latency_target_ms)
+            target_ms = chosen.latency_target_ms
+            verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
         return Compiled(package, latency, verdict, made.spelled)
 
 
@@ -188,15 +190,15 @@ def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Pa
     """The package, not run yet. Says which kernels will be slow."""
     from tvmfbnet.autotune.database import existing_database
     from tvmfbnet.deploy.package import compile_net
-    from tvmfbnet.deploy.trial import predicted_latency
+    from tvmfbnet.deploy.trial import with_prediction
 
     database = existing_database(target, logs, options.device_model)
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):
         package = compile_net(made.net, target, database, out, made.class_names)
-    predicted_ms = predicted_latency(made.arch, made.space, target, logs)
-    package = package.with_description(latency_target_ms=options.latency_target_ms, predicted_ms=predicted_ms)
+    package = with_prediction(package, made.arch, made.space, target, logs)
+    package = package.with_description(latency_target_ms=options.latency_target_ms)
     missing = package.kernels.missing
     if database is not None and missing:
         say(

@@ -251,6 +251,7 @@ def _print(result: SearchResult, as_json: bool) -> None:
                 "strategy": result.strategy,
                 "spent_images": result.spent_images,
                 "measured_share": result.measured_share,
+                "latency_source": result.latency_source.to_dict(),
                 "expected_ms": result.expected_ms,
                 "candidates": [candidate.to_dict() for candidate in result.candidates],
                 "notices": [notice.to_dict() for notice in result.notices],
@@ -268,8 +269,9 @@ def _print(result: SearchResult, as_json: bool) -> None:
         for c, cells in zip(result.candidates, bounded_rows, strict=True)
     ]
     label = strategy_named(result.strategy).accuracy_label
-    columns = ["arch", f"predicted, {unit.name}", *bounded, label, "probability"]
+    columns = ["arch", f"{result.latency_source.word}, {unit.name}", *bounded, label, "probability"]
     print_table("archs found, best first", columns, rows)
+    print(f"latencies: {result.latency_source.describe()}")
     print(f"found {result.best.arch}")
 
 

@@ -21,6 +21,7 @@ from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Measurement
+from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 
@@ -108,6 +109,7 @@ class LatencyTable:
             if there is none.
         kernel_ms: summed latency of each tuned part's kernels, timed alone; for predictions.
         context: of the measurements; None for an imported table.
+        origin: where its latencies come from.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -116,6 +118,7 @@ class LatencyTable:
     correction: str = ""
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
+    origin: LatencyOrigin = UNKNOWN
 
     @property
     def data_type(self) -> DType:
@@ -127,6 +130,12 @@ class LatencyTable:
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} mixes measured and simulated latencies; keep two tables"
             )
+        if self.is_simulated and not self.origin.simulated:
+            object.__setattr__(self, "origin", replace(self.origin, simulated=True))
+
+    def with_origin(self, kind: OriginKind, name: str) -> LatencyTable:
+        """The same table, with where its latencies come from."""
+        return replace(self, origin=LatencyOrigin(kind, name))
 
     @classmethod
     def load(
@@ -321,15 +330,27 @@ class LatencyTable:
 
     @classmethod
     def from_records(
-        cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
+        cls,
+        records: Iterable[Mapping[str, Any]],
+        overhead_ms: float,
+        name: str,
+        correction: str = "",
+        origin: Mapping[str, Any] | None = None,
     ) -> LatencyTable:
-        """The table with the cells of :meth:`to_records`."""
+        """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`."""
         fields = vars(_NOTHING)  # fields that an older record lacks keep their defaults
         cells = {
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records
         }
-        return cls(cells, overhead_ms, name, correction)
+        return cls(cells, overhead_ms, name, correction, origin=LatencyOrigin(**(origin or {})))
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
+        """The table of the content of a run's ``table.json``."""
+        return cls.from_records(
+            values["cells"], values["overhead_ms"], values["target"], values.get("correction", ""), values.get("origin")
+        )
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]

@@ -112,7 +112,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
 def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, Any]:
     """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
     values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
-    return {**values, "cells": table.to_records(parts)}
+    return {**values, "origin": table.origin.to_dict(), "cells": table.to_records(parts)}
 
 
 def _read_json(path: Path) -> LatencyTable:

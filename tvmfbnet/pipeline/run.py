@@ -33,6 +33,7 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.latency.sources.registry import table_source
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable, target_by_share
@@ -192,17 +193,21 @@ class Run:
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
     def _tune(self) -> None:
-        with loading():
-            from tvmfbnet.pipeline.tuning import tune_space
+        if self.recipe.latency is None:
+            with loading():
+                from tvmfbnet.pipeline.tuning import tune_space
 
-        options = TuneOptions.model_validate(self.recipe.tune.model_dump())
-        tune_space(self.space, self.target, options, self.logs_root)
+            options = TuneOptions.model_validate(self.recipe.tune.model_dump())
+            tune_space(self.space, self.target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
         content = table_content(self._fresh_table(), self.space.distinct_parts())
         about = {"target": self.target.name, "space": self.space.to_dict(), "identity": self._table_identity()}
         write_json(self.folder / "table.json", {**content, **about})
 
     def _fresh_table(self) -> LatencyTable:
+        if self.recipe.latency is not None:
+            say("note: the recipe gives the latencies, so nothing is tuned")
+            return latency_table(table_source(self.recipe.latency), self.space)
         from tvmfbnet.profiling.parts import context_of
 
         context = context_of(resolve(self.target))
@@ -210,7 +215,8 @@ class Run:
 
     def _table_identity(self) -> dict[str, Any]:
         contents = {name: self._identity[name] for name in ("space", "target")}
-        return {**contents, "tune": self.recipe.tune.model_dump(mode="json")}
+        source = {} if self.recipe.latency is None else {"latency": self.recipe.latency}
+        return {**contents, **source, "tune": self.recipe.tune.model_dump(mode="json")}
 
     def _table(self) -> LatencyTable:
         values = read_run_file(self.folder, "table.json")
@@ -219,9 +225,7 @@ class Run:
                 f"{self.folder / 'table.json'} was measured for another space, target or tune section; "
                 "remove it and the line tune of state.json beside it"
             )
-        return LatencyTable.from_records(
-            values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
-        )
+        return LatencyTable.from_record(values)
 
     def _search(self) -> None:
         from tvmfbnet.search.search import search
@@ -232,7 +236,7 @@ class Run:
             _, slowest_ms = table.range_ms(self.space)
             config = config.model_copy(update={"latency_target_ms": target_by_share(share, slowest_ms)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
-        if config.latency_target_ms is not None:
+        if config.latency_target_ms is not None and self.recipe.latency is None:
             self._close_loop(table, config.latency_target_ms)
 
     def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
@@ -276,6 +280,7 @@ class Run:
     def _compile(self) -> None:
         from tvmfbnet.autotune.database import existing_database
         from tvmfbnet.deploy.package import certify, compile_net
+        from tvmfbnet.deploy.trial import predicted_by
         from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net
 
@@ -286,8 +291,8 @@ class Run:
             package = compile_net(net, target, database, self.folder / "package", about["class_names"])
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
-        predicted_ms = self._table().arch_ms(self._arch(), self.space)
-        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        package = predicted_by(package, self._table(), self._arch(), self.space)
+        package = package.with_description(latency_target_ms=self._target_ms())
         write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
@@ -339,6 +344,8 @@ class Run:
             "kernels_needed": package["kernels_needed"],
             "kernels_found": package["kernels_found"],
             "measured_share": table.measured_share(arch, self.space),
+            "latency_source": table.origin.to_dict(),
+            "chosen_on_simulated": table.origin.simulated,
             "tvm_target": package["tvm_target"],
             "threads": package["threads"],
             "notices": read_run_file(self.folder, "search/search.json").get("notices", []),

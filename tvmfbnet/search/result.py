@@ -11,6 +11,7 @@ from pydantic import Field
 from tvmfbnet.config import validate as validate_config
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_model
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Bound, Constraint, ConstraintCheck, latency_constraint, merged
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
@@ -66,6 +67,7 @@ class SearchRecord(Stored):
         notices: what to know about it (:mod:`tvmfbnet.search.notices`).
         strategy: how archs were searched.
         spent_images: what that cost, in training images; None in files of earlier versions.
+        latency_source: where the latencies come from (:class:`tvmfbnet.latency.origin.LatencyOrigin`); likewise.
     """
 
     best: Best
@@ -82,6 +84,7 @@ class SearchRecord(Stored):
     notices: list[dict[str, str]] = Field(default_factory=list)
     strategy: StrategyName = "differentiable"
     spent_images: float | None = Field(default=None, ge=0)
+    latency_source: LatencyOriginRecord | None = None
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""

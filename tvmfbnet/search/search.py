@@ -16,8 +16,10 @@ from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import write_json
+from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say, step
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.search.choice import choose_again, sample_run
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import CostSources
@@ -52,6 +54,7 @@ class SearchResult:
         notices: what to know about it, such as that it learned nothing.
         strategy: how archs were searched.
         spent_images: the cost, in training images.
+        latency_source: where the latencies come from.
     """
 
     best: ScoredArch
@@ -63,6 +66,7 @@ class SearchResult:
     notices: tuple[Notice, ...] = ()
     strategy: str = "differentiable"
     spent_images: float = 0.0
+    latency_source: LatencyOrigin = UNKNOWN
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -146,6 +150,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable) -> 
         notices=[notice.to_dict() for notice in notices],
         strategy=config.strategy,
         spent_images=outcome.spent_images,
+        latency_source=LatencyOriginRecord(**table.origin.to_dict()),
     )
     out = problem.out
     if problem.workers.rank == 0:
@@ -162,4 +167,5 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable) -> 
         tuple(notices),
         config.strategy,
         outcome.spent_images,
+        latency_source=table.origin,
     )

@@ -252,6 +252,11 @@ def load_target(name_or_file: str) -> Target:
     Raises:
         UserError: unknown target (lists the known ones), or a malformed file (lists every problem).
     """
+    if name_or_file.startswith("simulated:"):
+        raise UserError(
+            f"{name_or_file[:80]} is a simulated processor: it has latencies to search on, and no device to compile "
+            "for, tune or time; name a target"
+        )
     path = _shipped().path(name_or_file)
     return validate(Target, read_yaml(path), str(path))
 

@@ -81,7 +81,7 @@ class SimulatedSource:
             part: Cell(float(ms), source=SIMULATED)
             for part, ms in zip(computing, _latencies_ms(self.processor, computing), strict=True)
         }
-        return LatencyTable(cells, self.processor.call_us / 1e3, self.name)
+        return LatencyTable(cells, self.processor.call_us / 1e3, self.name).with_origin("simulated", self.name)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:
         """The same table: sums of simulated cells were compared with no net."""
