@@ -266,6 +266,15 @@ def test_names_that_no_file_can_have_are_one_line(load, name):
         load(name)
 
 
+def test_a_constructor_tells_all_that_is_wrong_in_one_line():
+    with pytest.raises(ConfigError, match=r"^SearchConfig: 2 problems: epochs: .*; bogus: unknown name$") as caught:
+        SearchConfig(epochs=0, bogus=1)
+    assert "\n" not in str(caught.value)
+    values = load_target("host").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"2 problems: threads: .*timing.repeats: "):  # a part's problem hides none
+        validate(Target, {**values, "threads": 0, "timing": {"repeats": 0}}, "host.yaml")
+
+
 def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
     folder = tmp_path / "me@home"
     folder.mkdir()

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tvmfbnet.errors import ConfigError
 
 
-class Config(BaseModel):
-    """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change."""
+class _OneLineErrors(type(BaseModel)):  # type: ignore[misc]
+    """Makes ``SearchConfig(epochs=0)`` a :class:`ConfigError`; a type checker sees the model's own constructor.
+
+    Within a model that is validated, pydantic constructs parts without this call, and collects the problems of all.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *values: Any, **settings: Any) -> Any:
+            try:
+                return super().__call__(*values, **settings)
+            except ValidationError as error:
+                raise ConfigError(cls.__name__, problems_of(error)) from error
+
+
+class Config(BaseModel, metaclass=_OneLineErrors):
+    """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change.
+
+    Raises:
+        ConfigError: a constructor was given unknown names or bad values; lists all of them in one line.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
