@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import yaml
@@ -48,6 +49,10 @@ def desk(tmp_path, tiny_space_file, monkeypatch):
     recipe = {"description": "a run", "target": "away.yaml", "space": "tiny.yaml", "data": "imagefolder:images"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "search": {}, "train": {}}))
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "empty.pt").touch()
+    with zipfile.ZipFile(tmp_path / "whole.pt", "w") as archive:
+        archive.writestr("net/data.pkl", bytes(4096))
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:-40])
     return tmp_path
 
 
@@ -87,6 +92,9 @@ TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
         ((*COMPILE, "away.yaml"), ["no tracker at"]),
         ((*COMPILE, "linkless.yaml", "--build-only"), ["no-such-c++"]),
         ((*COMPILE, "host", "--checkpoint", "net.pt"), ["net.pt is missing: give the file of the trained weights"]),
+        ((*COMPILE, "host", "--checkpoint", "file"), ["file is no checkpoint: give the file of the trained weights"]),
+        ((*COMPILE, "host", "--checkpoint", "empty.pt"), ["empty.pt is empty: give the file"]),
+        ((*COMPILE, "away.yaml", "--checkpoint", "torn.pt"), ["2 problems", "torn.pt is cut short", "no tracker at"]),
         (("bench", "package", "--target", "away.yaml"), ["package holds no package"]),
         (("latency", "validate", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at"]),
         (("latency", "validate", "--space", "tiny.yaml", "--target", "host"), ["nothing was measured for target host"]),

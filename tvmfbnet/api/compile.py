@@ -14,7 +14,7 @@ from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_t
 from tvmfbnet.config import MOST_LATENCY_MS, Config
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
-from tvmfbnet.preflight import check_all, require_file, require_writable_folder
+from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
@@ -123,7 +123,7 @@ def compile_and_time(
         weights = chosen.checkpoint
         check_all(
             lambda: require_writable_folder(folder),
-            *([] if weights is None else [lambda: require_file(weights, "trained weights (net.pt)")]),
+            *([] if weights is None else [lambda: require_checkpoint(weights, "trained weights (net.pt)")]),
             lambda: require_ready(loaded, runs=not chosen.build_only),
         )
         with loading():
