@@ -11,6 +11,7 @@ import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
+from tvmfbnet.data.kinds import DATA_HELP
 from tvmfbnet.search.strategies import STRATEGY_NAMES
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def with_bounds(settings: dict[str, Any], constraints: list[str] | None, latency
 
 def search_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
-    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,

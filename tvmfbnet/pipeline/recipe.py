@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from tvmfbnet.config import Config, validate
+from tvmfbnet.data.kinds import SPECS
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
@@ -23,7 +24,7 @@ class Recipe(Config):
     description: str = Field(description="one line for people")
     target: str = Field(description="a target's name or .yaml file")
     space: str = Field(description="a search space's name or .yaml file")
-    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+    data: str = Field(description=SPECS)
     latency: str | None = Field(
         default=None,
         description="latencies of the search in place of tuning: a table's file, or simulated:gflops=16,gbps=8",
