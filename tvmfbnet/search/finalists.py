@@ -28,7 +28,7 @@ from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.blocks import SKIP, block_features
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.space import Space
 
@@ -129,13 +129,9 @@ def features_of(archs: Sequence[Arch], space: Space) -> NDArray[np.float64]:
     rows = []
     for arch in archs:
         counts = count_arch(arch, space)
-        specs = [parse_block(block) for block in arch.blocks]
-        row = [math.log(counts.params), math.log(counts.macs), float(sum(spec is not None for spec in specs))]
-        for spec in specs:
-            if spec is None:
-                row += [1.0, 0.0, 0.0, 0.0, 0.0]
-            else:
-                row += [0.0, math.log(spec.expansion), math.log(spec.groups), spec.kernel, float(spec.squeeze_excite)]
+        row = [math.log(counts.params), math.log(counts.macs), float(sum(block != SKIP for block in arch.blocks))]
+        for block in arch.blocks:
+            row += block_features(block)
         rows.append(row)
     table = np.array(rows)
     spread = table.std(axis=0)
