@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tvmfbnet.errors import ConfigError
 
 
-class _OneLineErrors(type(BaseModel)):  # type: ignore[misc]
-    """Makes ``SearchConfig(epochs=0)`` a :class:`ConfigError`; a type checker sees the model's own constructor.
+def _constructed(cls: Any, *values: Any, **settings: Any) -> Any:
+    """An instance; ConfigError in place of pydantic's error.
 
     Within a model that is validated, pydantic constructs parts without this call, and collects the problems of all.
     """
-
-    if not TYPE_CHECKING:
-
-        def __call__(cls, *values: Any, **settings: Any) -> Any:
-            try:
-                return super().__call__(*values, **settings)
-            except ValidationError as error:
-                raise ConfigError(cls.__name__, problems_of(error)) from error
+    try:
+        return type.__call__(cls, *values, **settings)
+    except ValidationError as error:
+        raise ConfigError(cls.__name__, problems_of(error)) from error
 
 
-class Config(BaseModel, metaclass=_OneLineErrors):
+# A type checker does not see it, and knows each model's own constructor.
+_OneLineErrors: Any = type("_OneLineErrors", (type(BaseModel),), {"__call__": _constructed})
+
+
+class Config(BaseModel, metaclass=_OneLineErrors):  # type: ignore[metaclass]
     """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change.
 
     Raises:
