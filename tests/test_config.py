@@ -183,10 +183,10 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError, match="more than 100000 values"):
         read_yaml(tmp_path / "bomb.yaml")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
@@ -231,19 +231,19 @@ def space_file(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_space_beyond_all_use_is_refused_within_a_second(changes, said):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         build_space(space_file(**changes), "big", "big.yaml")
     assert said in str(caught.value) and len(str(caught.value)) < 1000
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_large_space_is_read_in_linear_time():
     blocks = [f"k{k}_e{e}" for k in (3, 5) for e in range(1, 50)]
-    started = time.monotonic()
+    started = time.process_time()
     space = build_space(space_file(stages=[{"channels": 16, "layers": 1000, "blocks": blocks}]), "big", "big.yaml")
     assert len(space.layers) == 1000 and len(space.distinct_blocks()) == 98
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("value", [True, False])
