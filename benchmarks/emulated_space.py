@@ -26,7 +26,7 @@ from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
-from tvmfbnet.deploy.package import relative_error
+from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
 from tvmfbnet.pipeline.tuning_options import TuneOptions

@@ -36,7 +36,8 @@ from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.tracker import await_key
-from tvmfbnet.targets.definition import Timeouts, load_target, resolve
+from tvmfbnet.targets.definition import load_target, resolve
+from tvmfbnet.targets.sections import Timeouts
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -52,7 +52,7 @@ class Ended:
     stderr: str
 
 
-def run_forked(preload, run, tasks, seconds=300):
+def run_forked(preload, run, tasks, seconds=900):
     """Runs code once for each task, as ``task``, in forks of a process that ran ``preload``."""
     words = [sys.executable, "-c", _PROGRAM, preload, run]
     done = subprocess.run(words, input=json.dumps(tasks), capture_output=True, text=True, timeout=seconds)

@@ -21,7 +21,8 @@ from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space
-from tvmfbnet.targets.definition import Target, TimingPolicy, load_target
+from tvmfbnet.targets.definition import Target, load_target
+from tvmfbnet.targets.sections import TimingPolicy
 from tvmfbnet.training.config import TrainConfig
 
 

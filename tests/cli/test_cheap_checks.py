@@ -9,7 +9,8 @@ import pytest
 import yaml
 from forked import run_forked
 
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.provisioning.loopback import free_port, local_tracker
 from tvmfbnet.targets.definition import load_target
@@ -68,7 +69,7 @@ def error_of(done):
     return error, json.loads(done.stdout.splitlines()[-1]), notes
 
 
-def said_by(*words, seconds=120):
+def said_by(*words, seconds=300):
     """What :func:`error_of` gives for a command."""
     (done,) = run_forked(PRELOAD, RUN, [[str(word) for word in words]], seconds)
     return error_of(done)

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
+from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
+from tvmfbnet.deploy.parity import certify, relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError

@@ -17,7 +17,8 @@ import yaml
 from tvmfbnet import extras
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.deploy.bench import bench_package
-from tvmfbnet.deploy.package import compile_net, relative_error, untrained_net
+from tvmfbnet.deploy.package import compile_net, untrained_net
+from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from tvmfbnet.deploy.runtimes.registry import DEFAULTS, OURS, RUNTIMES, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles
@@ -41,7 +42,7 @@ import numpy as np, onnx
 from onnx import TensorProto, helper
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.rpc.session import InputSpec
-from tvmfbnet.targets.definition import TimingPolicy
+from tvmfbnet.targets.sections import TimingPolicy
 shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("input", "output")]
 graph = helper.make_graph([helper.make_node("Relu", ["input"], ["output"])], "relu", shape[:1], shape[1:])
 onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), sys.argv[1])

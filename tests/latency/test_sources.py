@@ -16,13 +16,14 @@ from latency_samples import CONTEXT, measured_space, measurement
 
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import save_study, study
+from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART
 from tvmfbnet.latency.repository import correction_path, journal_path, table_path
 from tvmfbnet.latency.sources.registry import KINDS, kind_of, source_of, table_source
 from tvmfbnet.latency.sources.simulated import Processor, SimulatedSource, parse_simulated
 from tvmfbnet.latency.sources.source import LatencySource, Missing, latency_table
-from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import table_content, write_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch

@@ -15,7 +15,8 @@ import yaml
 from tvmfbnet.cli.main import app
 from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
 from tvmfbnet.pipeline.tuning_options import TuneConfig

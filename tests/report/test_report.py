@@ -16,8 +16,9 @@ from tvmfbnet.cli.main import app
 from tvmfbnet.cli.report import report_command
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.latency.additivity import study
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.speed import SpeedFactor
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.units import unit_for
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Timed

@@ -15,7 +15,8 @@ from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, ConstraintError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.pipeline.run import Run

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tvmfbnet.errors import ConfigError, ConstraintError, LatencyError, StorageError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.forecast import SearchPlan
 from tvmfbnet.search.search import choose_again, sample_run, search

@@ -10,7 +10,8 @@ from test_search_run import TINY, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import ConfigError, ConstraintError, StorageError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report.page import write_report
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig

@@ -12,7 +12,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tvmfbnet.deploy.package import Package, relative_error
+from tvmfbnet.deploy.package import Package
+from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.registry import OURS, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles, Runtime, RuntimeSession
 from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession

@@ -12,7 +12,8 @@ from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.package import Package, certify, compile_net, untrained_net
+from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.parity import certify
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal

@@ -22,8 +22,9 @@ from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.errors import ArchError, ConfigError, UserError
 from tvmfbnet.extras import require
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
+from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
-from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import TableRecord

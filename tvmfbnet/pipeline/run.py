@@ -279,7 +279,8 @@ class Run:
 
     def _compile(self) -> None:
         from tvmfbnet.autotune.database import existing_database
-        from tvmfbnet.deploy.package import certify, compile_net
+        from tvmfbnet.deploy.package import compile_net
+        from tvmfbnet.deploy.parity import certify
         from tvmfbnet.deploy.trial import predicted_by
         from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net

@@ -13,7 +13,8 @@ from tvmfbnet.errors import RuntimeUnavailableError, StorageError
 from tvmfbnet.extras import missing
 from tvmfbnet.rpc.session import InputSpec, last_line
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.targets.definition import ResolvedTarget, Target, TimingPolicy
+from tvmfbnet.targets.definition import ResolvedTarget, Target
+from tvmfbnet.targets.sections import TimingPolicy
 
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 

@@ -19,8 +19,9 @@ from pydantic import Field
 from tvmfbnet.config import Config, validate
 from tvmfbnet.errors import ConfigError, LatencyError
 from tvmfbnet.files import read_yaml
+from tvmfbnet.latency.cells import SIMULATED, Cell
 from tvmfbnet.latency.features import conv_table
-from tvmfbnet.latency.table import SIMULATED, Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.shipped import is_file_name
 from tvmfbnet.space.space import NetPart, Space
 
