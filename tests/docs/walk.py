@@ -1,7 +1,5 @@
 """One folder in which the commands of a page run, each with a small space, little data and few trials."""
 
-import atexit
-import functools
 import getpass
 import gzip
 import json
@@ -16,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from documented import ROOT
-from forked import CommandServer
 from PIL import Image
 
 from tvmfbnet.provisioning.loopback import free_port
@@ -53,14 +50,6 @@ def tvmfbnet(*words):
     return [sys.executable, "-m", "tvmfbnet", *words]
 
 
-@functools.cache
-def command_server():
-    """Runs the commands of all pages: most of the time of a small one is the loading of TVM and torch."""
-    server = CommandServer()
-    atexit.register(server.close)
-    return server
-
-
 class Walk:
     """The folder, its space, data, recipe and boards, and what runs in the background.
 
@@ -93,12 +82,9 @@ class Walk:
 
     def run(self, words, check=(0,)):
         """Runs a command to its end and gives what it printed; AssertionError with its messages where it failed."""
-        if words[:3] == tvmfbnet() and words[3] not in ("device", "devices", "targets"):  # those load little
-            done = command_server().run(words[3:], self.folder, self.environment)
-        else:
-            done = subprocess.run(
-                words, cwd=self.folder, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-            )
+        done = subprocess.run(
+            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         assert done.returncode in check, f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-2000:]}"
         return done.stdout
 
