@@ -19,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
@@ -27,7 +26,8 @@ from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
-from tvmfbnet.deploy.package import relative_error
+from tvmfbnet.deploy.parity import relative_error
+from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
 from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.progress import progress
@@ -62,7 +62,9 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
             save_library(build(plan.parts[part], compiled_for, database.records), library, target)
             image = np.random.default_rng(number).standard_normal(part_input_shape(part)).astype(np.float32)
             got = worker.call(run_library, str(library), [image], seconds=target.timeouts.session)
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            session = import_onnxruntime().InferenceSession(
+                model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
             errors[part.name] = relative_error(got, session.run(None, {"input": image})[0])
             library.unlink()
             reporter.advance()

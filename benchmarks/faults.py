@@ -36,7 +36,8 @@ from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.tracker import await_key
-from tvmfbnet.targets.definition import Timeouts, load_target, resolve
+from tvmfbnet.targets.definition import load_target, resolve
+from tvmfbnet.targets.sections import Timeouts
 
 # The workers cannot import this file, so its jobs travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -211,7 +212,8 @@ last_channels: 16
 
 def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str, object]:
     """The tally of faults while the engine tunes, again and again with another seed, and how it differs from none."""
-    from tvmfbnet.autotune.engine import Budget, tune
+    from tvmfbnet.autotune.engine import tune
+    from tvmfbnet.autotune.engine_options import Budget, EngineOptions
     from tvmfbnet.pipeline.tuning import plan_space
     from tvmfbnet.space.registry import load_space
 
@@ -236,7 +238,7 @@ def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str,
             number, reports, started = len(seconds), [], time.monotonic()
             tuning = threading.Thread(
                 target=lambda number=number, reports=reports: reports.append(
-                    tune(plan, fleet.endpoint, folder / f"faults-{number}", Budget(1), number)
+                    tune(plan, fleet.endpoint, folder / f"faults-{number}", Budget(1), EngineOptions(number))
                 ),
                 daemon=True,
             )

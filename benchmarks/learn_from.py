@@ -20,7 +20,8 @@ import numpy as np
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.engine import BATCH, Budget, tune
+from tvmfbnet.autotune.engine import tune
+from tvmfbnet.autotune.engine_options import BATCH, Budget, EngineOptions
 from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.templates import apply_knobs, shape_of
@@ -62,7 +63,7 @@ def tune_sides(plan: Plan, other: Path, options: argparse.Namespace) -> Best:
                 with connect_device(plan.target) as endpoint:
                     budget = Budget(rounds * BATCH * len(plan.tasks))
                     transferred = sources if side == "with" else ()
-                    report = tune(plan, endpoint, folder, budget, seed, sources=transferred)
+                    report = tune(plan, endpoint, folder, budget, EngineOptions(seed, sources=transferred))
                 print(f"seed {seed}, {side}: {report.trials} trials, {report.seconds:.0f} s now", flush=True)
                 best[side, seed, rounds] = best_knobs(folder / "database" / "trials.jsonl", budget.trials)
     return best

@@ -20,13 +20,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"):
     os.environ[name] = "1"
 
 import numpy as np
-import onnxruntime
 import tvm
 from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
@@ -50,6 +50,7 @@ def compare(package: Package, turns: int) -> tuple[np.ndarray, np.ndarray]:
     image = np.random.default_rng(0).standard_normal(package.input_shape).astype(np.float32)
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(package.library)), tvm.cpu())
     machine.set_input("main", tvm.runtime.tensor(image, tvm.cpu()))
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(package.model), options, providers=["CPUExecutionProvider"])

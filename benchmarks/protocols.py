@@ -23,9 +23,10 @@ from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build
 from tvmfbnet.deploy.whole_nets import measure_nets
 from tvmfbnet.latency.additivity import study
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.repository import load_table
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import context_of, weight_copies

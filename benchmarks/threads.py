@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tvmfbnet.autotune.database import existing_database
-from tvmfbnet.autotune.engine import Budget, tune
+from tvmfbnet.autotune.engine import tune
+from tvmfbnet.autotune.engine_options import Budget
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession

@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tvmfbnet.autotune.database import TuningDatabase, database_folder
-from tvmfbnet.autotune.engine import Budget, tune
+from tvmfbnet.autotune.engine import tune
+from tvmfbnet.autotune.engine_options import Budget
 from tvmfbnet.autotune.plan import make_plan
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.terminal import as_command

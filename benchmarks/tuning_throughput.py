@@ -51,7 +51,8 @@ def stock(kernels: list[tuple[str, str]], target_json: str, trials: int, batch: 
 
 def ours(space: str, blocks: str, target: str, trials: int) -> dict[str, float]:
     """Runs in a process of its own: the engine on the same kernels."""
-    from tvmfbnet.autotune.engine import Budget, tune
+    from tvmfbnet.autotune.engine import tune
+    from tvmfbnet.autotune.engine_options import Budget
     from tvmfbnet.provisioning.loopback import connect_device
 
     plan = plan_space(load_space(space), load_target(target), blocks)

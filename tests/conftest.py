@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from tvmfbnet.targets.definition import Target, load_target, resolve
 
 if TYPE_CHECKING:
     from tvmfbnet.pipeline.tuning import TuneResult
+
+# Tests that import ONNX Runtime themselves report to nobody either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}

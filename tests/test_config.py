@@ -21,7 +21,8 @@ from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.schema import build_space
-from tvmfbnet.targets.definition import Target, TimingPolicy, load_target
+from tvmfbnet.targets.definition import Target, load_target
+from tvmfbnet.targets.sections import TimingPolicy
 from tvmfbnet.training.config import TrainConfig
 
 
@@ -183,10 +184,10 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError, match="more than 100000 values"):
         read_yaml(tmp_path / "bomb.yaml")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
@@ -231,19 +232,19 @@ def space_file(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_space_beyond_all_use_is_refused_within_a_second(changes, said):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         build_space(space_file(**changes), "big", "big.yaml")
     assert said in str(caught.value) and len(str(caught.value)) < 1000
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_large_space_is_read_in_linear_time():
     blocks = [f"k{k}_e{e}" for k in (3, 5) for e in range(1, 50)]
-    started = time.monotonic()
+    started = time.process_time()
     space = build_space(space_file(stages=[{"channels": 16, "layers": 1000, "blocks": blocks}]), "big", "big.yaml")
     assert len(space.layers) == 1000 and len(space.distinct_blocks()) == 98
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -264,6 +265,15 @@ def test_half_precision_is_one_clear_line():
 def test_names_that_no_file_can_have_are_one_line(load, name):
     with pytest.raises(UserError):
         load(name)
+
+
+def test_a_constructor_tells_all_that_is_wrong_in_one_line():
+    with pytest.raises(ConfigError, match=r"^SearchConfig: 2 problems: epochs: .*; bogus: unknown name$") as caught:
+        SearchConfig(epochs=0, bogus=1)
+    assert "\n" not in str(caught.value)
+    values = load_target("host").model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"2 problems: threads: .*timing.repeats: "):  # a part's problem hides none
+        validate(Target, {**values, "threads": 0, "timing": {"repeats": 0}}, "host.yaml")
 
 
 def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):

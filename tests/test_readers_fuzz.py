@@ -18,10 +18,11 @@ from tvmfbnet.config import validate
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.additivity import load_correction, save_study, study
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.kernel_map import load_kernel_times, save_kernels
 from tvmfbnet.latency.regressor import LatencyRegressor
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.pipeline.recipe import load_recipe
 from tvmfbnet.report.page import _page, read_run

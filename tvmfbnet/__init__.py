@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.pipeline.recipe import Recipe
-    from tvmfbnet.pipeline.run import RunResult
+    from tvmfbnet.pipeline.result import RunResult
     from tvmfbnet.pipeline.tuning import TuneResult, TuningForecast
     from tvmfbnet.pipeline.tuning_options import TuneOptions
     from tvmfbnet.progress import Event, Message, WorkAdvanced, WorkEnded, WorkStarted, observing
@@ -126,7 +126,7 @@ _HOMES = {
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "latency.table": ("LatencyTable",),
     "pipeline.recipe": ("Recipe",),
-    "pipeline.run": ("RunResult",),
+    "pipeline.result": ("RunResult",),
     "pipeline.tuning": ("TuneResult", "TuningForecast"),
     "pipeline.tuning_options": ("TuneOptions",),
     "progress": ("Event", "Message", "WorkAdvanced", "WorkEnded", "WorkStarted", "observing"),

@@ -9,8 +9,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tvmfbnet.errors import ConfigError
 
 
-class Config(BaseModel):
-    """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change."""
+def _constructed(cls: Any, *values: Any, **settings: Any) -> Any:
+    """An instance; ConfigError in place of pydantic's error.
+
+    Within a model that is validated, pydantic constructs parts without this call, and collects the problems of all.
+    """
+    try:
+        return type.__call__(cls, *values, **settings)
+    except ValidationError as error:
+        raise ConfigError(cls.__name__, problems_of(error)) from error
+
+
+# A type checker does not see it, and knows each model's own constructor.
+_OneLineErrors: Any = type("_OneLineErrors", (type(BaseModel),), {"__call__": _constructed})
+
+
+class Config(BaseModel, metaclass=_OneLineErrors):  # type: ignore[metaclass]
+    """Base of every configuration model: unknown fields are errors, numbers are finite, instances do not change.
+
+    Raises:
+        ConfigError: a constructor was given unknown names or bad values; lists all of them in one line.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.files import storage_errors
+
+_ZIP = b"PK\x03\x04"
 
 
 def check_all(*checks: Callable[[], object]) -> None:
@@ -40,6 +44,25 @@ def require_file(path: Path, what: str) -> None:
     """
     if not path.is_file():
         raise StorageError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give the file of the {what}")
+
+
+def require_checkpoint(path: Path, what: str) -> None:
+    """Raises a StorageError if a file cannot be a checkpoint: missing, no zip archive, or cut short.
+
+    A checkpoint is a zip archive, whose directory stands at its end: a look at both ends tells, whatever its size and
+    without torch. Loading it verifies the content.
+
+    Args:
+        path: the file.
+        what: its expected content, for the message: "trained weights (net.pt)".
+    """
+    require_file(path, what)
+    with storage_errors(path, "read"), path.open("rb") as file:
+        begins_as_zip = file.read(len(_ZIP)) == _ZIP
+        is_whole = begins_as_zip and zipfile.is_zipfile(file)
+    if not is_whole:
+        problem = "is cut short" if begins_as_zip else "is empty" if not path.stat().st_size else "is no checkpoint"
+        raise StorageError(f"{path} {problem}: give the file of the {what}")
 
 
 def require_writable_folder(path: Path) -> None:

@@ -90,10 +90,19 @@ class CellRecord(_Record):
     steady: bool = True
 
 
+class LatencyOriginRecord(Stored):
+    """Where latencies come from: see :class:`tvmfbnet.latency.origin.LatencyOrigin`."""
+
+    kind: Literal["target", "import", "file", "simulated", "unknown"]
+    name: Annotated[str, Field(max_length=10_000)] = ""
+    simulated: bool = False
+
+
 class TableRecord(_Record):
     """``table.json``: the latency table that the run used."""
 
     target: Name
+    origin: LatencyOriginRecord | None = None
     overhead_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
     cells: Annotated[list[CellRecord], Field(min_length=1)]
     correction: str = ""
@@ -145,6 +154,7 @@ class SearchFile(_Record):
     latency_target_ms: Milliseconds | None = None
     space: SpaceRecord | Name | None = None
     strategy: Name = "differentiable"
+    latency_source: LatencyOriginRecord | None = None
 
 
 class FrontNet(_Record):
@@ -250,6 +260,7 @@ class BenchRecord(_Verdict):
     onnxruntime_ms: Milliseconds | None = None
     device: dict[str, Any] = Field(default_factory=dict)
     time: str = ""
+    chosen_on_simulated: bool = False
 
 
 class ParityRecord(_Record):
@@ -281,6 +292,8 @@ class ResultRecord(_Verdict):
     closed_loop: ClosedLoopRecord | None = None
     constraints: list[ConstraintRecord] = Field(default_factory=list)
     machine: str | None = None
+    latency_source: LatencyOriginRecord | None = None
+    chosen_on_simulated: bool = False
 
 
 State = dict[Annotated[str, Field(max_length=100)], Seconds]

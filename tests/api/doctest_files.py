@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space

@@ -12,7 +12,8 @@ import pytest
 
 from tvmfbnet import extras
 from tvmfbnet.errors import MissingExtraError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.counts import count_part
 

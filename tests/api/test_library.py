@@ -13,7 +13,8 @@ import tvmfbnet as tf
 from tvmfbnet import advice, process
 from tvmfbnet.cli.main import main
 from tvmfbnet.cli.terminal import as_command, shown
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.progress import loading, observed, progress, say, step
 from tvmfbnet.space.counts import count_part

@@ -18,8 +18,8 @@ PACKAGE = Path(tf.__file__).parent
 HEAVY = {"torch", "tvm", "numpy", "pydantic", "scipy", "xgboost", "yaml", "rich", "typer"}
 
 
-def python(code, *options):
-    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=True)
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
 def loaded_after(code):
@@ -33,9 +33,10 @@ def test_importing_the_package_loads_nothing_but_the_standard_library():
 
 
 def test_importing_the_package_takes_less_than_a_tenth_of_a_second():
-    def seconds():
-        told = python("import tvmfbnet", "-X", "importtime").stderr
-        return int(re.search(r"\|\s+(\d+) \| tvmfbnet$", told, re.M)[1]) / 1e6
+    code = "import time\nbefore = time.process_time()\nimport tvmfbnet\nprint(time.process_time() - before)"
+
+    def seconds():  # of the processor, which others may use as well
+        return float(python(code).stdout)
 
     assert min(seconds() for _ in range(3)) < 0.1
 

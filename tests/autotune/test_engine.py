@@ -16,7 +16,8 @@ import pytest
 
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.engine import Budget, Engine, tune
+from tvmfbnet.autotune.engine import Engine, tune
+from tvmfbnet.autotune.engine_options import Budget, EngineOptions
 from tvmfbnet.autotune.knobs import Knobs, all_knobs
 from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.autotune.transfer import TransferSource
@@ -70,7 +71,7 @@ def fleet(devices):
 def test_several_devices_and_a_foreign_executor_share_the_trials(plan, tmp_path):
     with fleet(2) as (endpoint, _), ThreadPoolExecutor(2) as executor:
         budget = 8 * len(plan.tasks) + 16
-        report = tune(plan, endpoint, tmp_path, Budget(budget), executor=executor)
+        report = tune(plan, endpoint, tmp_path, Budget(budget), EngineOptions(executor=executor))
     assert report.untuned == () and report.device_faults == {}
     assert report.trials == budget
     log = TrialLog(tmp_path / "database" / "trials.jsonl")

@@ -16,7 +16,7 @@ from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.engine import builders_and_rounds
+from tvmfbnet.autotune.engine_options import builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, all_knobs, chunks, evenness
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of

@@ -3,22 +3,24 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import yaml
+from forked import run_forked
 
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.provisioning.loopback import free_port, local_tracker
 from tvmfbnet.targets.definition import load_target
 
 ARCH = "k3_e1/k3_e1,skip"
+PRELOAD = "import json, sys\nfrom tvmfbnet.cli.main import main\n"
 # Runs a command as the shell does, and says then what it had loaded.
 RUN = """
-import json, sys
-from tvmfbnet.cli.main import main
 try:
-    main(json.loads(sys.argv[1]))
+    main(task)
 finally:
     print(json.dumps([name for name in ("tvm", "torch", "xgboost") if name in sys.modules]))
 """
@@ -48,6 +50,10 @@ def desk(tmp_path, tiny_space_file, monkeypatch):
     recipe = {"description": "a run", "target": "away.yaml", "space": "tiny.yaml", "data": "imagefolder:images"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "search": {}, "train": {}}))
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "empty.pt").touch()
+    with zipfile.ZipFile(tmp_path / "whole.pt", "w") as archive:
+        archive.writestr("net/data.pkl", bytes(4096))
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:-40])
     return tmp_path
 
 
@@ -55,18 +61,18 @@ def tvmfbnet(*words):
     return [sys.executable, "-m", "tvmfbnet", *map(str, words)]
 
 
-def said_by(*words, seconds=120):
+def error_of(done):
     """The error line of a command that must fail, and what was loaded for it."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps([str(word) for word in words])],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
     assert done.returncode == 2, done.stderr
     *notes, error = done.stderr.strip().splitlines()
     assert error.startswith("error: "), done.stderr
     return error, json.loads(done.stdout.splitlines()[-1]), notes
+
+
+def said_by(*words, seconds=300):
+    """What :func:`error_of` gives for a command."""
+    (done,) = run_forked(PRELOAD, RUN, [[str(word) for word in words]], seconds)
+    return error_of(done)
 
 
 COMPILE = ("compile", ARCH, "--space", "tiny.yaml", "--out", "package", "--target")
@@ -74,41 +80,46 @@ SEARCH = ("search", "--space", "tiny.yaml", "--target", "host", "--data")
 TRAIN = ("train", ARCH, "--space", "tiny.yaml", "--data")
 
 
+WRONG = [
+    (("tune", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at 127.0.0.1:"]),
+    (("tune", "--space", "tiny.yaml", "--target", "linkless.yaml"), ["no-such-c++", "no tracker at"]),
+    (("tune", "--space", "tiny.yaml", "--target", "simulated:gflops=1,gbps=1"), ["no device to compile for, tune"]),
+    (("tune", "--space", "tiny.yaml", "--target", "far.yaml"), ["no-such-c++, which target far links with"]),
+    (("tune", "--space", "tiny.yaml", "--target", "host", "--tuning-logs", "file"), ["file is not a folder"]),
+    (("tune", "--space", "tiny.yaml", "--target", "host", "--blocks", "k9_*"), ["matches --blocks 'k9_*'"]),
+    ((*COMPILE, "away.yaml"), ["no tracker at"]),
+    ((*COMPILE, "linkless.yaml", "--build-only"), ["no-such-c++"]),
+    ((*COMPILE, "host", "--checkpoint", "net.pt"), ["net.pt is missing: give the file of the trained weights"]),
+    ((*COMPILE, "host", "--checkpoint", "file"), ["file is no checkpoint: give the file of the trained weights"]),
+    ((*COMPILE, "host", "--checkpoint", "empty.pt"), ["empty.pt is empty: give the file"]),
+    ((*COMPILE, "away.yaml", "--checkpoint", "torn.pt"), ["2 problems", "torn.pt is cut short", "no tracker at"]),
+    (("bench", "package", "--target", "away.yaml"), ["package holds no package"]),
+    (("latency", "validate", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at"]),
+    (("latency", "validate", "--space", "tiny.yaml", "--target", "host"), ["nothing was measured for target host"]),
+    ((*SEARCH, "imagefolder:images"), ["images/val does not hold the same classes"]),
+    ((*SEARCH, "imagefolder:absent"), ["data folder absent/train is missing"]),
+    ((*SEARCH, "imagefolder:pets?classes=none.txt"), ["neither a number nor a readable file of class names"]),
+    ((*SEARCH, "imagefolder:pets?classes=5"), ["?classes=5: there are 2 classes"]),
+    ((*SEARCH, "fashion_mnist:absent", "--out", "file/s"), ["2 problems:", "is missing", "file is not a folder"]),
+    ((*TRAIN, "imagefolder:images"), ["images/val does not hold the same classes"]),
+    (
+        (*TRAIN, "fashion_mnist:absent", "--out", "file/t"),
+        ["2 problems:", "is missing", "file is not a folder"],
+    ),
+    (("device", "build", "--target", "host", "--out", "file/programs"), ["file is not a folder"]),
+    (("device", "build", "--target", "far.yaml"), ["no-such-c"]),
+    (("device", "push", "--target", "far.yaml", "--ssh", "me@127.0.0.1"), ["no-such-c"]),
+    (("device", "start", "--target", "away.yaml", "--ssh", "me@127.0.0.1"), ["no tracker at"]),
+]
+
+
 @pytest.mark.usefixtures("desk")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("tune", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at 127.0.0.1:"]),
-        (("tune", "--space", "tiny.yaml", "--target", "linkless.yaml"), ["no-such-c++", "no tracker at"]),
-        (("tune", "--space", "tiny.yaml", "--target", "far.yaml"), ["no-such-c++, which target far links with"]),
-        (("tune", "--space", "tiny.yaml", "--target", "host", "--tuning-logs", "file"), ["file is not a folder"]),
-        (("tune", "--space", "tiny.yaml", "--target", "host", "--blocks", "k9_*"), ["matches --blocks 'k9_*'"]),
-        ((*COMPILE, "away.yaml"), ["no tracker at"]),
-        ((*COMPILE, "linkless.yaml", "--build-only"), ["no-such-c++"]),
-        ((*COMPILE, "host", "--checkpoint", "net.pt"), ["net.pt is missing: give the file of the trained weights"]),
-        (("bench", "package", "--target", "away.yaml"), ["package holds no package"]),
-        (("latency", "validate", "--space", "tiny.yaml", "--target", "away.yaml"), ["no tracker at"]),
-        (("latency", "validate", "--space", "tiny.yaml", "--target", "host"), ["nothing was measured for target host"]),
-        ((*SEARCH, "imagefolder:images"), ["images/val does not hold the same classes"]),
-        ((*SEARCH, "imagefolder:absent"), ["data folder absent/train is missing"]),
-        ((*SEARCH, "imagefolder:pets?classes=none.txt"), ["neither a number nor a readable file of class names"]),
-        ((*SEARCH, "imagefolder:pets?classes=5"), ["?classes=5: there are 2 classes"]),
-        ((*SEARCH, "fashion_mnist:absent", "--out", "file/s"), ["2 problems:", "is missing", "file is not a folder"]),
-        ((*TRAIN, "imagefolder:images"), ["images/val does not hold the same classes"]),
-        (
-            (*TRAIN, "fashion_mnist:absent", "--out", "file/t"),
-            ["2 problems:", "is missing", "file is not a folder"],
-        ),
-        (("device", "build", "--target", "host", "--out", "file/programs"), ["file is not a folder"]),
-        (("device", "build", "--target", "far.yaml"), ["no-such-c"]),
-        (("device", "push", "--target", "far.yaml", "--ssh", "me@127.0.0.1"), ["no-such-c"]),
-        (("device", "start", "--target", "away.yaml", "--ssh", "me@127.0.0.1"), ["no tracker at"]),
-    ],
-)
-def test_it_is_said_before_anything_heavy_is_loaded(words, said):
-    error, loaded, _ = said_by(*words)
-    assert not loaded, error
-    assert all(part in error for part in said), error
+def test_it_is_said_before_anything_heavy_is_loaded():
+    told = run_forked(PRELOAD, RUN, [words for words, _ in WRONG])
+    for (words, said), done in zip(WRONG, told, strict=True):
+        error, loaded, _ = error_of(done)
+        assert not loaded, (words, error)
+        assert all(part in error for part in said), (words, error)
 
 
 def test_a_table_without_the_spaces_head_says_so_and_names_the_way_out(desk, tiny_space, tiny_data):

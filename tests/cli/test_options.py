@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from tvmfbnet.cli.main import app
+from tvmfbnet.data.kinds import DATA_HELP, FORMS, KINDS
 
 
 def commands(group, path=()):
@@ -34,6 +35,17 @@ def test_what_an_option_is_by_default_is_a_value_that_it_takes(words):
         default = option.get_default(context)
         if default is not None:
             option.process_value(context, default)
+
+
+def test_the_help_of_data_names_every_kind_of_data_set():
+    options = [
+        option.help
+        for words, command in COMMANDS.items()
+        for option in command.params
+        if "--data" in option.opts and words != ("sample",)  # where the data set of a search lies now
+    ]
+    assert len(options) >= 3 and {DATA_HELP} == set(options)
+    assert all(form in DATA_HELP for form in FORMS.values()) and set(KINDS) == set(FORMS)
 
 
 @pytest.mark.parametrize("value", ["0s", "0", "soon", "-5s"])

@@ -11,7 +11,8 @@ from validate_cli import validate
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.deploy import whole_nets as whole_nets_module
 from tvmfbnet.deploy.bench import bench_package
-from tvmfbnet.deploy.package import check_parity, compile_net, load_package, untrained_net
+from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
+from tvmfbnet.deploy.parity import check_parity
 from tvmfbnet.deploy.whole_nets import measure_nets
 from tvmfbnet.errors import DeviceError, ParityError, StorageError
 from tvmfbnet.latency.journal import Journal

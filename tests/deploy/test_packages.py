@@ -11,13 +11,15 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.deploy.package import certify, compile_net, load_package, relative_error, untrained_net
+from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
+from tvmfbnet.deploy.parity import certify, relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.session import InputSpec
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -256,8 +258,13 @@ def test_a_package_that_failed_parity_is_not_benched_without_force(compiled, pac
 @pytest.mark.slow
 def test_bench_ends_with_the_verdict_on_a_latency_target(package, host_file, capsys):
     command = ["bench", str(package), "--target", str(host_file), "--latency-target"]
+    source = LatencyOriginRecord(kind="simulated", name="simulated:a_core", simulated=True)
+    load_package(package).with_description(predicted_ms=0.5, latency_source=source)
     assert app(args=[*command, "10s"], standalone_mode=False) in (0, None)
-    assert "latency target 10000 ms: met; measured" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "latency target 10000 ms: met; measured" in told and "simulated when it was compiled" in told
+    assert "; the net was chosen on simulated latencies, which no device took" in told
+    load_package(package).with_description(latency_source=None)
     assert app(args=[*command, "0.001us", "--json"], standalone_mode=False) == 3
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"].startswith("missed by ") and told["verdict_kind"] == "missed" and told["advice"]

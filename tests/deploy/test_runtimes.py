@@ -1,7 +1,10 @@
 """The conformance suite of runtimes: every one that is registered keeps the protocol's promises."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,8 @@ import yaml
 from tvmfbnet import extras
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.deploy.bench import bench_package
-from tvmfbnet.deploy.package import compile_net, relative_error, untrained_net
+from tvmfbnet.deploy.package import compile_net, untrained_net
+from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from tvmfbnet.deploy.runtimes.registry import DEFAULTS, OURS, RUNTIMES, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles
@@ -29,6 +33,33 @@ from tvmfbnet.targets.definition import list_targets, load_target, resolve
 on_every_runtime = pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=lambda runtime: runtime.name)
 on_a_device = [pytest.mark.rpc, pytest.mark.slow]
 NOWHERE = Endpoint("127.0.0.1", 1, "host")
+
+
+LOAD_AND_RUN = """
+import os, sys
+from pathlib import Path
+import numpy as np, onnx
+from onnx import TensorProto, helper
+from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
+from tvmfbnet.rpc.session import InputSpec
+from tvmfbnet.targets.sections import TimingPolicy
+shape = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("input", "output")]
+graph = helper.make_graph([helper.make_node("Relu", ["input"], ["output"])], "relu", shape[:1], shape[1:])
+onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), sys.argv[1])
+session = OnnxSession(Path(sys.argv[1]), InputSpec((1, 4), "float32"), 1, TimingPolicy())
+assert (session.run(np.full((1, 4), -1, np.float32)) == 0).all()
+assert "ORT_DISABLE_TELEMETRY" not in os.environ
+"""
+
+
+def test_onnx_runtime_reports_to_nobody_and_leaves_nothing_in_the_users_cache(tmp_path):
+    (tmp_path / "home").mkdir()
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    environment = {**kept, "HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home/cache")}
+    words = [sys.executable, "-c", LOAD_AND_RUN, str(tmp_path / "relu.onnx")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in (tmp_path / "home").rglob("*") if "onnxruntime" in path.name]
 
 
 def target_file(folder, threads=1):

@@ -9,9 +9,10 @@ import pytest
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.active_learning import choose_batch
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.cross_validation import score
 from tvmfbnet.latency.regressor import LatencyRegressor, PartPredictor, complete
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart

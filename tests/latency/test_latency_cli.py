@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from tvmfbnet.cli import arch, latency, spaces
 from tvmfbnet.errors import UserError
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.repository import journal_path, kernels_path, load_table
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import write_table
 from tvmfbnet.space.space import NetPart
 

@@ -16,14 +16,15 @@ from latency_samples import CONTEXT, measured_space, measurement
 
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import save_study, study
+from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART
-from tvmfbnet.latency.repository import correction_path, journal_path
+from tvmfbnet.latency.repository import correction_path, journal_path, table_path
 from tvmfbnet.latency.sources.registry import KINDS, kind_of, source_of, table_source
 from tvmfbnet.latency.sources.simulated import Processor, SimulatedSource, parse_simulated
 from tvmfbnet.latency.sources.source import LatencySource, Missing, latency_table
-from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
-from tvmfbnet.latency.table_io import write_table
+from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table_io import table_content, write_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.counts import convs_of
@@ -137,6 +138,30 @@ def test_every_cell_has_the_sources_label_and_a_possible_latency_and_spread(samp
         assert math.isfinite(cell.spread_ms) and cell.spread_ms >= 0
     assert table.measured_share(ARCH, SPACE) == (1.0 if sample.label == MEASURED else 0.0)
     assert table.source_shares(ARCH, SPACE)[sample.label] == 1.0
+
+
+def test_a_table_says_which_kind_of_source_it_is_from_whatever_is_done_to_it(make: Callable[[int], Sample]) -> None:
+    sample = make(3)
+    for table in (sample.source.load(PARTS), latency_table(sample.source, SPACE)):
+        assert table.origin.kind == kind_of(sample.text) and table.origin.name == sample.source.name
+        assert table.origin.simulated is table.is_simulated is (sample.label == SIMULATED)
+        assert sample.source.name in table.origin.describe()
+        assert ("no device" in table.origin.describe()) is table.is_simulated
+    assert LatencyTable.from_record(table_content(table, PARTS)).origin == table.origin
+
+
+def test_a_simulated_table_says_so_wherever_it_was_stored_since(tmp_path: Path) -> None:
+    table = parse_simulated("simulated:gflops=16,gbps=8").load(PARTS)
+    write_table(table, tmp_path / "t.csv")
+    in_file = source_of(tmp_path / "t.csv").load().origin
+    assert (in_file.kind, in_file.simulated) == ("file", True)
+    assert in_file.describe() == f"file {tmp_path / 't.csv'}, simulated (a model, no device)"
+    table_path("phone", tmp_path).parent.mkdir(parents=True)
+    (tmp_path / "t.csv").rename(table_path("phone", tmp_path))
+    imported = source_of("phone", tmp_path).load().origin
+    assert imported.describe() == "imported for phone, simulated (a model, no device)"
+    assert LatencyTable(dict(table.cells)).origin.describe() == "not stated, simulated (a model, no device)"
+    assert LatencyTable({BLOCK: Cell(1.0)}).origin.describe() == "not stated"
 
 
 def test_it_has_all_parts_that_are_asked_for_or_lists_those_that_it_lacks(make: Callable[[int], Sample]) -> None:

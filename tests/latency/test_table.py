@@ -7,10 +7,11 @@ import pytest
 from latency_samples import CONTEXT, DEVICE_TABLES, PART, measured_space, measurement
 
 from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART, net_part, summarise
 from tvmfbnet.latency.repository import journal_path, load_table, target_folder
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.space.arch_text import parse_arch, resolve_arch
 from tvmfbnet.space.registry import load_space

@@ -14,6 +14,13 @@ def verdict(low, value, high, target=10.0, slowdown=1.0):
     return Verdict(target, Interval(value, low, high, 9), slowdown)
 
 
+def test_a_verdict_on_a_net_that_was_chosen_on_simulated_latencies_says_so_and_advises_to_measure():
+    plain, judged = (Verdict(10.0, Interval(12.0, 11.9, 12.1, 9), 1.0, simulated) for simulated in (False, True))
+    assert judged.describe() == f"{plain.describe()}; the net was chosen on simulated latencies, which no device took"
+    assert judged.kind == plain.kind == "missed" and "measure the target's latencies" in judged.advice()
+    assert judged.to_dict()["chosen_on_simulated"] is True and plain.to_dict()["chosen_on_simulated"] is False
+
+
 @pytest.mark.parametrize(
     ("bounds", "kind", "phrase", "code"),
     [

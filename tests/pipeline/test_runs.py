@@ -12,11 +12,14 @@ import pytest
 import torch
 import yaml
 
+from tvmfbnet.cli.main import app
 from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
 from tvmfbnet.files import folder_lock
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
+from tvmfbnet.pipeline.tuning_options import TuneConfig
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.search.search import search
 from tvmfbnet.space.arch_text import parse_arch
@@ -35,10 +38,10 @@ def recipe_values(space_file, data):
         "tune": {"trials": 1, "measure_share": 0.7},
         "latency_target_share": 0.6,
         "search": {
-            **{"epochs": 40, "warmup_epochs": 2, "batch_size": 16, "checkpoint_steps": 5, "augment_shift": 0},
+            **{"epochs": 16, "warmup_epochs": 2, "batch_size": 16, "checkpoint_steps": 5, "augment_shift": 0},
             **{"candidates": 3, "bn_images": 32, "threads": 1},
         },
-        "train": {"epochs": 40, "batch_size": 16, "augment_shift": 0, "threads": 1},
+        "train": {"epochs": 16, "batch_size": 16, "augment_shift": 0, "threads": 1},
     }
 
 
@@ -73,6 +76,23 @@ def test_a_malformed_recipe_says_every_problem(recipe_file):
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe_file))
     assert all(part in str(caught.value) for part in ("search.epochs", "trane", "train"))
+
+
+@pytest.mark.parametrize(
+    ("latency", "tune", "said"),
+    [
+        ("simulated:gflops=16,gbps=8", {"trials": 1}, "tune measures the target, and latency: simulated:"),
+        ("host", None, "latency is 'host', neither a table's file nor simulated:"),
+        ("simulated:gflops=16", None, "gbps: Field required"),
+    ],
+)
+def test_a_recipe_that_gives_the_latencies_measures_none(recipe_file, latency, tune, said):
+    values = {**yaml.safe_load(recipe_file.read_text()), "latency": latency}
+    values.pop("tune")
+    recipe_file.write_text(yaml.safe_dump({**values, **({} if tune is None else {"tune": tune})}))
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(recipe_file))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path):
@@ -282,11 +302,19 @@ def small(recipe, target_ms, **changes):
 
 @pytest.mark.rpc
 @pytest.mark.slow
-def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(recipe_file, tmp_path):
+def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(recipe_file, tmp_path, capsys):
     logs = tmp_path / "logs"
     recipe = load_recipe(str(recipe_file))[1]
 
-    free = Run(small(recipe, None), tmp_path / "free", logs).go()
+    simulated = "simulated:gflops=16,gbps=8"
+    given = small(recipe, None).model_copy(update={"latency": simulated, "tune": TuneConfig()})
+    free = Run(given, tmp_path / "free", logs).go()
+    source = {"kind": "simulated", "name": simulated, "simulated": True}
+    assert free.values["latency_source"] == source and free.values["measured_share"] == 0.0
+    assert not logs.exists() or not list(logs.rglob("trials.jsonl")), "nothing is tuned"
+    described = json.loads((tmp_path / "free/package/package.json").read_text())
+    assert described["latency_source"] == source and described["predicted_ms"] == free.values["predicted_ms"]
+    assert f"{simulated} (a model, no device)" in free.report.read_text()
     assert free.exit_code == 0 and free.values["verdict"] is None
     assert free.values["measured_ms"] > 0 and free.values["interval"]["low_ms"] < free.values["interval"]["high_ms"]
 
@@ -315,18 +343,18 @@ def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(reci
     target_ms = LatencyTable.from_records(cells, table["overhead_ms"] / 100, "host").range_ms(space)[1]
     file = tmp_path / "hard.yaml"
     file.write_text(yaml.safe_dump(small(recipe, target_ms).model_dump(mode="json")))
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", "run", str(file), "--out", str(hard)]
-    command += ["--tuning-logs", str(logs)]
+    command = ["run", str(file), "--out", str(hard), "--tuning-logs", str(logs)]
     for arguments in ([], ["--json"]):  # the second one has nothing left to do
-        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
-        assert ended.returncode == 3, ended.stderr
+        capsys.readouterr()
+        assert app(args=[*command, *arguments], standalone_mode=False) == 3
+        shown = capsys.readouterr().out
         told = json.loads((hard / "result.json").read_text())
         assert told["verdict"].startswith("missed by ") and told["verdict_kind"] == "missed" and told["advice"]
         assert told["measured_ms"] > 2 * told["latency_target_ms"] == pytest.approx(2 * target_ms)
         if arguments:
-            assert json.loads(ended.stdout)["verdict"] == told["verdict"]
+            assert json.loads(shown)["verdict"] == told["verdict"]
         else:
-            assert told["verdict"] in " ".join(ended.stdout.split())
+            assert told["verdict"] in " ".join(shown.split())
     assert told["verdict"] in (hard / "report/index.html").read_text()
     (attempt,) = json.loads((hard / "closed_loop.json").read_text())["attempts"]
     assert attempt["verdict_kind"] == "missed" and attempt["measured_ms"] > attempt["table_ms"]

@@ -16,8 +16,9 @@ from tvmfbnet.cli.main import app
 from tvmfbnet.cli.report import report_command
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.latency.additivity import study
+from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.speed import SpeedFactor
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.units import unit_for
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Timed
@@ -432,7 +433,12 @@ def test_a_simulated_table_is_told_as_such_wherever_its_latencies_are_shown(tmp_
     for cell in table["cells"]:
         cell["source"] = "predicted" if cell["source"] == "predicted" else "simulated"
     (run / "table.json").write_text(json.dumps(table))
+    result = json.loads((run / "result.json").read_text())
+    source = {"kind": "simulated", "name": "simulated:a_core", "simulated": True}
+    (run / "result.json").write_text(json.dumps({**result, "latency_source": source, "chosen_on_simulated": True}))
     page = write_report(run).read_text()
+    assert "<td>simulated:a_core (a model, no device)</td>" in page
+    assert "The net was chosen on simulated latencies, which no device took." in page
     assert "from simulated blocks: a model, no device" in page and "from measured blocks" not in page
     assert "<dt>simulated</dt>" in page
     texts = [*svg_texts(run / "report" / "latency_map.svg"), *svg_texts(run / "report" / "arch.svg")]

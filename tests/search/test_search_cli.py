@@ -15,7 +15,8 @@ from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import parse_latency, search_command
 from tvmfbnet.cli.train import train_command
 from tvmfbnet.errors import ConfigError, ConstraintError, LatencyError, StorageError, UserError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table, write_table
 from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.pipeline.run import Run
@@ -124,7 +125,13 @@ def test_a_whole_search_on_a_simulated_processor_needs_no_device_and_no_tvm(sear
     command = [sys.executable, "-c", WITHOUT_TVM, "search", *words, "--json", "--out", str(tmp_path / "s")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["measured_share"] == 0.0, "nothing was measured"
+    told = json.loads(done.stdout)
+    assert told["measured_share"] == 0.0, "nothing was measured"
+    source = {"kind": "simulated", "name": "simulated:gflops=0.1,gbps=0.1,call_us=10", "simulated": True}
+    assert told["latency_source"] == source == json.loads((tmp_path / "s/search.json").read_text())["latency_source"]
+    shown = run("search", *words, "--out", tmp_path / "s").stdout
+    assert "simulated, " in shown and "predicted" not in shown and f"latencies: {source['name']} (a model" in shown
+    assert "simulated, " in run("sample", tmp_path / "s", "-n", 2, "--no-validate").stdout
     assert "are simulated by a model; no device took them" in " ".join(done.stderr.split())
 
 

@@ -10,7 +10,8 @@ from test_search_run import TINY, table_of
 
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import ConfigError, ConstraintError, StorageError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report.page import write_report
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
@@ -230,7 +231,7 @@ def test_a_damaged_state_is_one_line_that_names_the_file(searched):
 
 
 def test_an_unknown_strategy_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=f"or '{STRATEGY_NAMES[-1]}'"):
+    with pytest.raises(ConfigError, match=f"or '{STRATEGY_NAMES[-1]}'"):
         SearchConfig(strategy="psychic")
     with pytest.raises(ValueError, match="no strategy is called"):
         strategy_named("psychic")

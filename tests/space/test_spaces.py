@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tvmfbnet.errors import ConfigError, StorageError, UserError
-from tvmfbnet.space.counts import Conv, convs_of, distinct_convs
+from tvmfbnet.space.convs import Conv
+from tvmfbnet.space.counts import convs_of, distinct_convs
 from tvmfbnet.space.registry import list_spaces, load_space
 from tvmfbnet.space.space import NetPart, Space, content_key
 from tvmfbnet.space.starter import starter_space

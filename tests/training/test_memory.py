@@ -110,7 +110,8 @@ main(sys.argv[1:])
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("command", ["search", "train"])
 def test_a_batch_larger_than_memory_ends_with_exit_code_2_and_what_needs_less(command, tiny_data, tmp_path):
-    from tvmfbnet.latency.table import Cell, LatencyTable
+    from tvmfbnet.latency.cells import Cell
+    from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.latency.table_io import write_table
     from tvmfbnet.space.registry import load_space
 

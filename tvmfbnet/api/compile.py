@@ -14,7 +14,7 @@ from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_t
 from tvmfbnet.config import MOST_LATENCY_MS, Config
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
-from tvmfbnet.preflight import check_all, require_file, require_writable_folder
+from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
@@ -123,10 +123,11 @@ def compile_and_time(
         weights = chosen.checkpoint
         check_all(
             lambda: require_writable_folder(folder),
-            *([] if weights is None else [lambda: require_file(weights, "trained weights (net.pt)")]),
+            *([] if weights is None else [lambda: require_checkpoint(weights, "trained weights (net.pt)")]),
             lambda: require_ready(loaded, runs=not chosen.build_only),
         )
         with loading():
+            from tvmfbnet.deploy.bench import verdict_on
             from tvmfbnet.deploy.trial import certify_and_time
 
         made = _made(arch, space, weights)
@@ -135,7 +136,8 @@ def compile_and_time(
         latency = verdict = None
         if not chosen.build_only:
             package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms)
-            verdict = None if chosen.latency_target_ms is None else latency.verdict(chosen.latency_target_ms)
+            target_ms = chosen.latency_target_ms
+            verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
         return Compiled(package, latency, verdict, made.spelled)
 
 
@@ -188,15 +190,15 @@ def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Pa
     """The package, not run yet. Says which kernels will be slow."""
     from tvmfbnet.autotune.database import existing_database
     from tvmfbnet.deploy.package import compile_net
-    from tvmfbnet.deploy.trial import predicted_latency
+    from tvmfbnet.deploy.trial import with_prediction
 
     database = existing_database(target, logs, options.device_model)
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):
         package = compile_net(made.net, target, database, out, made.class_names)
-    predicted_ms = predicted_latency(made.arch, made.space, target, logs)
-    package = package.with_description(latency_target_ms=options.latency_target_ms, predicted_ms=predicted_ms)
+    package = with_prediction(package, made.arch, made.space, target, logs)
+    package = package.with_description(latency_target_ms=options.latency_target_ms)
     missing = package.kernels.missing
     if database is not None and missing:
         say(

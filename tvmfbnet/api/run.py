@@ -13,7 +13,7 @@ from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from tvmfbnet.pipeline.run import RunResult
+    from tvmfbnet.pipeline.result import RunResult
 
 
 def run(

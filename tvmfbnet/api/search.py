@@ -32,7 +32,7 @@ def search(
 
     Args:
         space: a space, or a shipped name or ``.yaml`` file; it gets as many classes as the data set has.
-        data: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``.
+        data: a data set, such as ``fashion_mnist`` or ``imagefolder:DIR``: ``docs/reference/data.md`` has all.
         table: latency of every part of the space, or what :meth:`LatencyTable.load` takes.
         settings: a :class:`SearchConfig` or its fields; what is not named has FBNet's published value.
         out: folder of the search's files.

@@ -33,7 +33,7 @@ def train(
     Args:
         arch: an arch, its string, or a published net: ``fbnet_a``, ``fbnet_c``.
         space: a space, or a shipped name or ``.yaml`` file; it gets as many classes as the data set has.
-        data: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``.
+        data: a data set, such as ``fashion_mnist`` or ``imagefolder:DIR``: ``docs/reference/data.md`` has all.
         settings: a :class:`TrainConfig` or its fields.
         out: folder of the training's files; ``net.pt`` in it has the weights.
         on_progress: called with an event for everything that is reported meanwhile.

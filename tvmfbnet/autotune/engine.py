@@ -10,10 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,12 @@ from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.cost_model import CostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
-from tvmfbnet.autotune.estimate import RunningEstimate
+from tvmfbnet.autotune.engine_options import DEFAULTS, Budget, EngineOptions, TuningReport, builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.task_scheduler import TaskState, next_task
 from tvmfbnet.autotune.template_search import SEEDS, TemplateSearch
 from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
-from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.autotune.trial_runner import Activity, News, OpenRound, RoundRunner, StoppedError, start_worker
 from tvmfbnet.interrupts import raise_if_interrupted, undisturbed
@@ -43,44 +40,8 @@ from tvmfbnet.rpc.tracker import Endpoint, query_tracker
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Rounds in flight beyond one per device.
-_ROUNDS_AHEAD = 2
-
-# Candidates per round.
-BATCH = 8
-
 # The progress line is refreshed at least this often, seconds.
 _TOLD_EVERY = 1.0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When tuning ends: after ``trials`` trials (earlier runs included) or ``seconds`` of this run, whichever is first.
-
-    Every task still gets one round: a kernel without a schedule would be very slow.
-    """
-
-    trials: int
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """Summary of a tuning run: total trials (earlier runs included), new trials, failures by kind, seconds.
-
-    ``device_faults`` counts broken sessions by device and kind; their trials were repeated.
-
-    ``profile`` breaks this run's seconds down: ``propose`` and ``learn`` (this process), ``build`` (sum over workers),
-    ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
-    """
-
-    trials: int
-    new_trials: int
-    failures: dict[str, int]
-    device_faults: dict[str, dict[str, int]]
-    untuned: tuple[str, ...]
-    seconds: float
-    profile: dict[str, float]
 
 
 class Engine:
@@ -91,11 +52,7 @@ class Engine:
         endpoint: where the devices are.
         database: where schedules go; the log of trials lies beside it.
         budget: when to stop.
-        batch: candidates per round.
-        seed: of the search.
-        executor: runs the builds instead of processes on this machine.
-        sources: trials of other targets to transfer from.
-        estimate: reports the remaining time after the first rounds.
+        options: seed, size of rounds and so on.
     """
 
     def __init__(
@@ -104,16 +61,11 @@ class Engine:
         endpoint: Endpoint,
         database: TuningDatabase,
         budget: Budget,
-        batch: int = BATCH,
-        seed: int = 0,
-        executor: Executor | None = None,
-        sources: Sequence[TransferSource] = (),
-        estimate: RunningEstimate | None = None,
+        options: EngineOptions = DEFAULTS,
     ) -> None:
-        self._estimate = estimate
-        self.plan, self.endpoint, self.budget, self.batch, self.seed = plan, endpoint, budget, batch, seed
+        self.plan, self.endpoint, self.budget, self.options = plan, endpoint, budget, options
+        self.batch, self.seed = options.batch, options.seed
         self.target: ResolvedTarget = plan.target
-        self._executor, self._transfer_sources = executor, sources
         self._compiled_for = plan.target.for_tvm()
         self.database = database
         self.log = TrialLog(database.folder / TRIALS)
@@ -132,7 +84,7 @@ class Engine:
         return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
     def _trained_cost_model(self) -> CostModel:
-        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self._transfer_sources)
+        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self.options.sources)
         for trials in self.log.templated.values():
             for trial in trials:
                 cost_model.add(trial.shape, trial.knobs, trial.best_ms)
@@ -163,7 +115,7 @@ class Engine:
         with ExitStack() as stack:
             reporter = stack.enter_context(progress("tuning trials", self._aim(), done=before))
             folder = stack.enter_context(scratch_folder())
-            pool = stack.enter_context(BuilderPool(self.target, builders, folder, self._executor))
+            pool = stack.enter_context(BuilderPool(self.target, builders, folder, self.options.executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
                 worker = stack.enter_context(worker_for(self.target, self.endpoint))
@@ -198,8 +150,8 @@ class Engine:
             spent = self._spent()
             reporter.retotal(self._aim())
             reporter.update(spent, self._note(started))
-            if self._estimate is not None and in_time:
-                self._estimate.update(self._activity.trials, self._aim() - spent)
+            if self.options.estimate is not None and in_time:
+                self.options.estimate.update(self._activity.trials, self._aim() - spent)
 
     def _aim(self) -> int:
         """The final number of trials: the budget, or more where first rounds are still due."""
@@ -300,36 +252,13 @@ class Engine:
         return ", ".join(notes)
 
 
-def builders_and_rounds(target: ResolvedTarget, devices: int, cores: int) -> tuple[int, int]:
-    """The number of builder processes, and of rounds in flight.
-
-    A local target's kernels are timed on this machine, so builders leave the cores of their threads free. If that
-    leaves no core for builders, building and timing alternate, and builders use all cores in between.
-
-    Args:
-        target: to tune.
-        devices: how many devices serve it.
-        cores: how many this process may use.
-    """
-    if target.transport.kind != "local":
-        return cores, devices + _ROUNDS_AHEAD
-    spare_cores = cores - target.threads * devices
-    if spare_cores < 1 < target.threads:
-        return cores, 1
-    return max(1, spare_cores), devices + _ROUNDS_AHEAD
-
-
 def tune(
     plan: Plan,
     endpoint: Endpoint,
     folder: Path,
     budget: Budget,
-    seed: int = 0,
-    batch: int = BATCH,
-    executor: Executor | None = None,
-    sources: Sequence[TransferSource] = (),
+    options: EngineOptions = DEFAULTS,
     context: Context | None = None,
-    estimate: RunningEstimate | None = None,
 ) -> TuningReport:
     """Tunes a plan's tasks; first waits for any other process that tunes or measures the same target.
 
@@ -338,12 +267,8 @@ def tune(
         endpoint: where the devices are.
         folder: the target's folder in ``tuning_logs``.
         budget: when to stop.
-        seed: of the search.
-        batch: candidates per round.
-        executor: runs the builds instead of processes on this machine.
-        sources: trials of other targets to transfer from.
+        options: seed, size of rounds and so on.
         context: of the endpoint's devices; None asks them.
-        estimate: reports the remaining time after the first rounds.
 
     Raises:
         StorageError: the folder is not writable.
@@ -353,4 +278,4 @@ def tune(
         if context is None:
             context, endpoint = ask_context(plan.target, endpoint)
         database = TuningDatabase(folder_to_write(folder, context), repair=True)
-        return Engine(plan, endpoint, database, budget, batch, seed, executor, sources, estimate).run()
+        return Engine(plan, endpoint, database, budget, options).run()

@@ -111,7 +111,7 @@ class _Here(Executor):
 
 def _rate_by_build(target: ResolvedTarget, build_seconds: float) -> float:
     """Trials per second for a build time and the target's timing policy."""
-    from tvmfbnet.autotune.engine import builders_and_rounds
+    from tvmfbnet.autotune.engine_options import builders_and_rounds
 
     timing = target.timing
     timing_seconds = _SENDING_SECONDS + (timing.trial_repeats + 1) * timing.trial_min_ms / 1e3

@@ -86,12 +86,12 @@ def bench_command(
         )
     else:
         print(f"{opened.arch}, {loaded.threads} thread(s)")
-        print_table("", *bench_table(result, target_ms, told.predicted_ms))
+        print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))
     end_with_verdict(result.verdict, as_json)
 
 
 def bench_table(
-    result: BenchResult, target_ms: float | None, predicted_ms: float | None
+    result: BenchResult, target_ms: float | None, predicted_ms: float | None, simulated: bool = False
 ) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
     """Table heads and rows of the timed runtimes, beside the target and the prediction; every ratio names its base."""
     from tvmfbnet.latency.units import unit_for
@@ -103,7 +103,8 @@ def bench_table(
     rows = [] if target_ms is None else [("latency target", unit.number(target_ms), "")]
     if predicted_ms is not None:
         off = f"{predicted_ms / measured_ms - 1:+.1%} against the measured latency"
-        rows.append(("predicted when it was compiled", unit.number(predicted_ms), off))
+        word = "simulated" if simulated else "predicted"
+        rows.append((f"{word} when it was compiled", unit.number(predicted_ms), off))
     bounds = f"{unit.number(interval.low)} to {unit.number(interval.high)}"
     note = f"{bounds}: {CONFIDENCE:.0%} interval over {interval.passes} passes"
     rows.append(("measured", unit.number(measured_ms), note))

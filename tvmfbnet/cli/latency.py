@@ -43,8 +43,8 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
+    from tvmfbnet.latency.cells import SOURCES
     from tvmfbnet.latency.sources.source import Missing
-    from tvmfbnet.latency.table import SOURCES
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import measured_name

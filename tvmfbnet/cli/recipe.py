@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.data.kinds import DATA_HELP
 
 app = typer.Typer(help="Recipes of whole runs: list the shipped ones, show one, begin a new one.", no_args_is_help=True)
 
@@ -46,7 +47,7 @@ def new_command(
     like: Annotated[str, typer.Option(help="The recipe whose settings it begins with.")] = "demo",
     target: Annotated[str | None, typer.Option(help="Target: a name or a .yaml file.")] = None,
     space: Annotated[str | None, typer.Option(help=SPACE_HELP)] = None,
-    data: Annotated[str | None, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR.")] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
 ) -> None:
     """Print a recipe with a comment for every setting, to redirect into a file and edit.
 

@@ -66,7 +66,7 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         *verdict,
         *(("warning", notice["text"]) for notice in values.get("notices", [])),
         *_loop_rows(values.get("closed_loop"), unit),
-        ("predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"),
+        _prediction_row(values, unit),
         ("measured latency", measured),
         *([] if speed is None else [("speed factor", speed["description"])]),
         ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
@@ -75,6 +75,14 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
+
+
+def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:
+    """The predicted latency, and how much of it was measured; a simulated one says that no device took it."""
+    source = values.get("latency_source") or {}
+    if source.get("simulated"):
+        return "simulated latency", f"{unit.text(values['predicted_ms'])} ({source['name']}: a model, no device)"
+    return "predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"
 
 
 def _loop_rows(loop: dict[str, Any] | None, unit: Unit) -> list[tuple[str, str]]:

@@ -87,5 +87,6 @@ def sample_command(
         for c, cells in zip(drawn, bounded_rows, strict=True)
     ]
     label = strategy_named(record["strategy"]).accuracy_label
-    latencies = [f"predicted, {unit.name}", f"spread, {unit.name}"]
+    simulated = (record["latency_source"] or {}).get("simulated", False)
+    latencies = [f"{'simulated' if simulated else 'predicted'}, {unit.name}", f"spread, {unit.name}"]
     print_table("", ["arch", *latencies, *bounded, "probability", label, "Pareto"], rows)

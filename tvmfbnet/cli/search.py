@@ -12,6 +12,7 @@ import typer
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag
 from tvmfbnet.cli.search_output import print_plan, print_result
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
+from tvmfbnet.data.kinds import DATA_HELP
 from tvmfbnet.search.evaluators import EVALUATOR_NAMES
 from tvmfbnet.search.strategies import STRATEGY_NAMES
 
@@ -91,7 +92,7 @@ def with_bounds(settings: dict[str, Any], constraints: list[str] | None, latency
 
 def search_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
-    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR[?classes=100].")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,

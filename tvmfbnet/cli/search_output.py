@@ -77,6 +77,7 @@ def print_result(result: SearchResult, as_json: bool) -> None:
                 "spent_images": result.spent_images,
                 "spent_seconds": result.spent_seconds,
                 "measured_share": result.measured_share,
+                "latency_source": result.latency_source.to_dict(),
                 "expected_ms": result.expected_ms,
                 "front": [net.to_dict() for net in result.front],
                 "candidates": [candidate.to_dict() for candidate in result.candidates],
@@ -98,8 +99,9 @@ def print_result(result: SearchResult, as_json: bool) -> None:
         for c, cells in zip(result.candidates, bounded_rows, strict=True)
     ]
     label = strategy_named(result.strategy).accuracy_label
-    columns = ["arch", f"predicted, {unit.name}", *bounded, label, "probability"]
+    columns = ["arch", f"{result.latency_source.word}, {unit.name}", *bounded, label, "probability"]
     print_table("archs found, best first", columns, rows)
+    print(f"latencies: {result.latency_source.describe()}")
     print(f"found {result.best.arch}")
 
 
@@ -120,8 +122,9 @@ def _print_front(result: SearchResult) -> None:
         ]
         for net, cells in zip(nets, bounded_rows, strict=True)
     ]
-    columns = ["arch", f"bound, {unit.name}", f"predicted, {unit.name}", *bounded, "accuracy"]
+    columns = ["arch", f"bound, {unit.name}", f"{result.latency_source.word}, {unit.name}", *bounded, "accuracy"]
     print_table(f"front of {len(nets)} nets, fastest first", columns, rows)
+    print(f"latencies: {result.latency_source.describe()}")
     print(f"front {result.out / 'front.json'}")
     print(f"found {result.best.arch}")
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, print_json
+from tvmfbnet.data.kinds import DATA_HELP
 
 
 def train_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
-    data: Annotated[str, typer.Option(help="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR; where it is now.")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
     config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,

@@ -1,4 +1,4 @@
-"""Finding and loading a data set by its spec: ``fashion_mnist[:DIR]``, ``cifar10[:DIR]`` or ``imagefolder:DIR``.
+"""Finding and loading a data set by its spec, such as ``fashion_mnist`` or ``imagefolder:DIR``.
 
 Behind an image folder, ``?classes=100`` takes 100 of its classes (always the same ones, spread by chance over the
 alphabet, as FBNet's 100 proxy classes of ImageNet are) and ``?classes=FILE.txt`` those that a file names, one per line.

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
 from tvmfbnet.data.generated_options import GeneratedOptions
+from tvmfbnet.data.kinds import KINDS, SPECS
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
-KINDS = ("fashion_mnist", "cluttered_fashion_mnist", "cifar10", "imagefolder", "generated")
-SPECS = "fashion_mnist[:DIR], cluttered_fashion_mnist[:DIR], cifar10[:DIR], imagefolder:DIR or generated"
 # Of the data sets with files of their own: channels.
 _CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "cifar10": 3}
 _CIFAR_SIDE = 32
@@ -32,7 +31,7 @@ class DataSpec:
 
     Attributes:
         text: the whole spec.
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`tvmfbnet.data.kinds.KINDS`.
         folder: None if the spec names none.
         options: what follows the ``?``, by name: an image folder takes ``classes``, cluttered Fashion-MNIST those of
             :class:`tvmfbnet.data.clutter_options.ClutterOptions`, generated images those of

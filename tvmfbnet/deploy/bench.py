@@ -9,10 +9,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tvmfbnet.deploy.package import Package, relative_error
+from tvmfbnet.deploy.package import Package
+from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.registry import OURS, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles, Runtime, RuntimeSession
 from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession
@@ -172,7 +173,7 @@ def bench_package(
     mine = RuntimeLatency(OURS.name, OURS.title, OURS.version, package_ms, net.spread_ms, net.interval)
     timed = (mine, *(rival.latency() for rival in opened))
     warm = statistics.median(lasting_ms[-math.ceil(len(lasting_ms) / 4) :]) if lasting_ms else None
-    verdict = None if latency_target_ms is None else net.verdict(latency_target_ms)
+    verdict = None if latency_target_ms is None else verdict_on(package, net, latency_target_ms)
     values = {
         **net.to_dict(target),
         "onnxruntime_ms": _latency_of("onnxruntime", timed),
@@ -182,6 +183,11 @@ def bench_package(
         **({} if verdict is None else verdict.to_dict()),
     }
     return BenchResult(net, timed, warm, verdict, values)
+
+
+def verdict_on(package: Package, net: NetLatency, target_ms: float) -> Verdict:
+    """The verdict on a package's measured latency; says so where simulated latencies chose the net."""
+    return replace(net.verdict(target_ms), chosen_on_simulated=package.description.on_simulated)
 
 
 def _open_rivals(

@@ -16,6 +16,7 @@ from tvmfbnet.dtypes import FLOAT32, bytes_of
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
@@ -77,6 +78,14 @@ class PackageDescription(Stored):
     predicted_ms: _Latency | None = Field(
         default=None, description="latency by the target's table at compile time; None without a table"
     )
+    latency_source: LatencyOriginRecord | None = Field(
+        default=None, description="where the latencies come from that the net was chosen or predicted by"
+    )
+
+    @property
+    def on_simulated(self) -> bool:
+        """Whether simulated latencies, and no device's, chose the net or predicted its latency."""
+        return self.latency_source is not None and self.latency_source.simulated
 
     @field_validator("input_dtype")
     @classmethod

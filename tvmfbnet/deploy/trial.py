@@ -12,7 +12,8 @@ from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.package import Package, certify, compile_net, untrained_net
+from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.parity import certify
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
@@ -30,6 +31,7 @@ from tvmfbnet.profiling.speed_probe import SpeedProbe, can_probe
 from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.rpc.device_context import ask_context
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
@@ -79,13 +81,21 @@ def time_untrained(
     return latency
 
 
-def predicted_latency(arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None) -> float | None:
-    """A net's latency by the target's latency table, in milliseconds; None without a sufficient table."""
+def with_prediction(
+    package: Package, arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None
+) -> Package:
+    """The package with the net's latency by the target's latency table, and where that comes from; as it is without."""
     try:
         table = latency_table(TargetSource(target.name, root, context_of(target)), space, parts=space.parts_of(arch))
     except LatencyError:
-        return None
-    return table.arch_ms(arch, space)
+        return package
+    return predicted_by(package, table, arch, space)
+
+
+def predicted_by(package: Package, table: LatencyTable, arch: Arch, space: Space) -> Package:
+    """The package with the net's latency by a table, and where the table's latencies come from."""
+    source = LatencyOriginRecord(**table.origin.to_dict())
+    return package.with_description(predicted_ms=table.arch_ms(arch, space), latency_source=source)
 
 
 def bench_with_probe(

@@ -22,10 +22,11 @@ from scipy.stats import kendalltau, spearmanr
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
+from tvmfbnet.latency.cells import PREDICTED
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, Measurement
 from tvmfbnet.latency.schemas import CorrectionRecord
-from tvmfbnet.latency.table import PREDICTED, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import NetPart, Space, content_key
 

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.table import Cell, LatencyTable
+from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.space import NetPart
 
 

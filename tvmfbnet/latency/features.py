@@ -17,7 +17,8 @@ import numpy as np
 
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.space.blocks import parse_block
-from tvmfbnet.space.counts import Conv, convs_of
+from tvmfbnet.space.convs import Conv
+from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.space import BLOCK, NetPart
 
 if TYPE_CHECKING:

@@ -21,13 +21,14 @@ import xgboost
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ArchError, LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
+from tvmfbnet.latency.cells import PREDICTED
 from tvmfbnet.latency.ensemble import Ensemble, fit_ensemble
 from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
 from tvmfbnet.latency.gaussian_process import shape_of
 from tvmfbnet.latency.kernel_sums import KernelBase
 from tvmfbnet.latency.roofline import COSTS
 from tvmfbnet.latency.schemas import RegressorRecord
-from tvmfbnet.latency.table import PREDICTED, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import step
 from tvmfbnet.space.space import BLOCK, NetPart
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
 from tvmfbnet.latency.context import Context
-from tvmfbnet.latency.measurement import IN_NET, NET, OVERHEAD, Measurement
+from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
+from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 
@@ -28,12 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tvmfbnet.latency.sources.source import LatencySource
-
-Source = Literal["measured", "predicted", "simulated"]
-MEASURED: Source = "measured"
-PREDICTED: Source = "predicted"
-SIMULATED: Source = "simulated"
-SOURCES: tuple[Source, ...] = (MEASURED, PREDICTED, SIMULATED)
 
 _LISTED = 12
 
@@ -57,46 +53,6 @@ def target_by_share(share: float, slowest_ms: float) -> float:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The latency of one part.
-
-    Attributes:
-        latency_ms: its share of a net's latency.
-        spread_ms: one standard deviation: over repeats if measured, expected error if predicted, 0 if simulated.
-        source: ``measured`` on a device, ``predicted`` from other cells, or ``simulated`` by a model of a processor.
-        n: timed repeats (0 if not measured, or unknown).
-        trials: tuning trials spent on it (0 if predicted or unknown).
-        canary_ratio: the device's worst drift while the part was timed (1 is none); None if unknown.
-        steady: whether the device kept its speed meanwhile, as far as known.
-    """
-
-    latency_ms: float
-    spread_ms: float = 0.0
-    source: Source = MEASURED
-    n: int = 0
-    trials: int = 0
-    canary_ratio: float | None = None
-    steady: bool = True
-
-
-_NOTHING = Cell(0.0)
-
-
-def _cell(measurements: Sequence[Measurement]) -> Cell:
-    """One part's cell from its measurements, oldest first."""
-    last = measurements[-1]
-    places = [item for item in measurements if item.trials == last.trials] if last.protocol == IN_NET else [last]
-    chosen = [item for item in places if item.steady] or places
-    latency = np.array([item.net_ms for item in chosen])
-    # Spread within and between the measurements.
-    spread = float(np.sqrt(np.mean([item.std_ms**2 for item in chosen]) + latency.var()))
-    ratios = [item.canary_ratio for item in chosen if item.canary_ratio is not None]
-    canary = max(ratios, key=lambda ratio: abs(ratio - 1.0), default=None)
-    steady = all(item.steady for item in chosen)
-    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), last.trials, canary, steady)
-
-
-@dataclass(frozen=True)
 class LatencyTable:
     """The cells of one target. Treat ``cells`` as read-only; :meth:`fill` makes a new table.
 
@@ -108,6 +64,7 @@ class LatencyTable:
             if there is none.
         kernel_ms: summed latency of each tuned part's kernels, timed alone; for predictions.
         context: of the measurements; None for an imported table.
+        origin: where its latencies come from.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -116,6 +73,7 @@ class LatencyTable:
     correction: str = ""
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
+    origin: LatencyOrigin = UNKNOWN
 
     @property
     def data_type(self) -> DType:
@@ -127,6 +85,12 @@ class LatencyTable:
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} mixes measured and simulated latencies; keep two tables"
             )
+        if self.is_simulated and not self.origin.simulated:
+            object.__setattr__(self, "origin", replace(self.origin, simulated=True))
+
+    def with_origin(self, kind: OriginKind, name: str) -> LatencyTable:
+        """The same table, with where its latencies come from."""
+        return replace(self, origin=LatencyOrigin(kind, name))
 
     @classmethod
     def load(
@@ -209,7 +173,7 @@ class LatencyTable:
         for item in chosen:
             if item.part.part != OVERHEAD:
                 by_part.setdefault(item.part, []).append(item)
-        cells = {part: _cell(items) for part, items in by_part.items()}
+        cells = {part: cell_of(items) for part, items in by_part.items()}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
         return cls(cells, overhead_ms, name or last.target, context=last.context)
@@ -251,7 +215,7 @@ class LatencyTable:
     def lookup(self, part: NetPart) -> Cell:
         """The cell of one part; :class:`LatencyError` if there is none (identity skips cost 0 then)."""
         self.require([part])
-        return self.cells.get(part, _NOTHING)
+        return self.cells.get(part, NOTHING)
 
     def fill(self, predictor: Predictor, parts: Sequence[NetPart]) -> LatencyTable:
         """A new table with predictions for those of ``parts`` that are missing; existing cells stay."""
@@ -321,15 +285,27 @@ class LatencyTable:
 
     @classmethod
     def from_records(
-        cls, records: Iterable[Mapping[str, Any]], overhead_ms: float, name: str, correction: str = ""
+        cls,
+        records: Iterable[Mapping[str, Any]],
+        overhead_ms: float,
+        name: str,
+        correction: str = "",
+        origin: Mapping[str, Any] | None = None,
     ) -> LatencyTable:
-        """The table with the cells of :meth:`to_records`."""
-        fields = vars(_NOTHING)  # fields that an older record lacks keep their defaults
+        """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`."""
+        fields = vars(NOTHING)  # fields that an older record lacks keep their defaults
         cells = {
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records
         }
-        return cls(cells, overhead_ms, name, correction)
+        return cls(cells, overhead_ms, name, correction, origin=LatencyOrigin(**(origin or {})))
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
+        """The table of the content of a run's ``table.json``."""
+        return cls.from_records(
+            values["cells"], values["overhead_ms"], values["target"], values.get("correction", ""), values.get("origin")
+        )
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]

@@ -22,8 +22,9 @@ from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.errors import ArchError, ConfigError, UserError
 from tvmfbnet.extras import require
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
+from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
-from tvmfbnet.latency.table import MEASURED, SIMULATED, SOURCES, Cell, LatencyTable, Source
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import TableRecord
@@ -112,7 +113,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
 def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, Any]:
     """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
     values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
-    return {**values, "cells": table.to_records(parts)}
+    return {**values, "origin": table.origin.to_dict(), "cells": table.to_records(parts)}
 
 
 def _read_json(path: Path) -> LatencyTable:

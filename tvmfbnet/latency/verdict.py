@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from tvmfbnet.advice import bench, tune_more
 from tvmfbnet.errors import LatencyError
+from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED
 from tvmfbnet.latency.units import unit_for
 
 CONFIDENCE = 0.95
@@ -123,11 +124,13 @@ class Verdict:
         target_ms: the latency target.
         measured: the latency as measured.
         slowdown: the device's speed factor, if it is certain enough. For advice only: it decides nothing.
+        chosen_on_simulated: whether the net was chosen on simulated latencies, which is said beside the verdict.
     """
 
     target_ms: float
     measured: Interval
     slowdown: float = 1.0
+    chosen_on_simulated: bool = False
 
     @property
     def kind(self) -> Literal["met", "missed", "undecided"]:
@@ -159,6 +162,7 @@ class Verdict:
         return (
             f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(measured.value)} "
             f"({unit.number(measured.low)} to {unit.number(measured.high)})"
+            f"{f'; {CHOSEN_ON_SIMULATED}' if self.chosen_on_simulated else ''}"
         )
 
     def advice(self) -> str:
@@ -181,6 +185,8 @@ class Verdict:
                 f"{self._time_again()}, or search with a slightly lower target"
             )
         more = tune_more()
+        if self.chosen_on_simulated:
+            return f"measure the target's latencies{f' with {more}' if more else ''} and search on those"
         return f"search with a lower latency target, or tune longer{f' with {more}' if more else ''}"
 
     def _time_again(self) -> str:
@@ -197,4 +203,5 @@ class Verdict:
             "interval": self.measured.to_dict(),
             "noise": self.measured.noise,
             "advice": self.advice(),
+            "chosen_on_simulated": self.chosen_on_simulated,
         }

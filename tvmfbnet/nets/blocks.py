@@ -7,6 +7,9 @@ Submodule names follow timm's (``conv_pw``, ``bn1``, ...), which makes the parit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -39,6 +42,8 @@ class ChannelShuffle(nn.Module):
 
 class ConvBNReLU(nn.Module):
     """A conv without bias, batch normalisation, ReLU. In (N, cin, H, W), out (N, cout, ceil(H/s), ceil(W/s))."""
+
+    FOLDED = (("conv", "bn"),)
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -84,6 +89,8 @@ class FBNetBlock(nn.Module):
     between depthwise conv and projection.
     """
 
+    FOLDED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+
     def __init__(self, spec: BlockSpec, cin: int, cout: int, stride: int) -> None:
         super().__init__()
         self.spec, middle = spec, cin * spec.expansion
@@ -112,11 +119,16 @@ class FBNetBlock(nn.Module):
         return y + x if self.has_residual else y
 
 
+# The module of each structure of :data:`tvmfbnet.space.blocks.STRUCTURES`, by the class of its blocks. One with batch
+# norms says in ``FOLDED`` which of its convs each follows.
+MODULES: dict[type, Callable[[Any, int, int, int], nn.Module]] = {BlockSpec: FBNetBlock}
+
+
 def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:
     """The module of a candidate block; ``skip`` is the identity where shapes allow, else 1x1 conv + BN + ReLU."""
     spec = parse_block(block)
     if spec is not None:
-        return FBNetBlock(spec, cin, cout, stride)
+        return MODULES[type(spec)](spec, cin, cout, stride)
     return nn.Identity() if stride == 1 and cin == cout else ConvBNReLU(cin, cout, 1, stride)
 
 

@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tvmfbnet.nets.blocks import ConvBNReLU, FBNetBlock
-
 
 @torch.no_grad()
 def randomise_bn(module: nn.Module, seed: int) -> None:
@@ -37,12 +35,8 @@ def fold_bn(module: nn.Module) -> nn.Module:
     """
     folded = copy.deepcopy(module).eval()
     for child in folded.modules():
-        if isinstance(child, ConvBNReLU):
-            _fold(child, "conv", "bn")
-        elif isinstance(child, FBNetBlock):
-            _fold(child, "conv_pw", "bn1")
-            _fold(child, "conv_dw", "bn2")
-            _fold(child, "conv_pwl", "bn3")
+        for conv, norm in getattr(child, "FOLDED", ()):
+            _fold(child, conv, norm)
     return folded
 
 

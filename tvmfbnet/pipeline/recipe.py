@@ -7,7 +7,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from tvmfbnet.config import Config, validate
+from tvmfbnet.data.kinds import SPECS
+from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
+from tvmfbnet.latency.sources.registry import kind_of, table_source
+from tvmfbnet.latency.sources.simulated import PREFIX
 from tvmfbnet.pipeline.tuning_options import TuneConfig
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.shipped import Shipped
@@ -20,7 +24,11 @@ class Recipe(Config):
     description: str = Field(description="one line for people")
     target: str = Field(description="a target's name or .yaml file")
     space: str = Field(description="a search space's name or .yaml file")
-    data: str = Field(description="fashion_mnist[:DIR], cifar10[:DIR] or imagefolder:DIR")
+    data: str = Field(description=SPECS)
+    latency: str | None = Field(
+        default=None,
+        description="latencies of the search in place of tuning: a table's file, or simulated:gflops=16,gbps=8",
+    )
     tune: TuneConfig = TuneConfig()
     latency_target_share: float | None = Field(
         default=None, gt=0, le=1, description="latency target as a share of the slowest net's latency"
@@ -30,11 +38,30 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _one_target(self) -> Recipe:
+        if self.latency is not None:
+            self._require_given(self.latency)
         if self.latency_target_share is not None and self.search.latency_target_ms is not None:
             raise ValueError("give latency_target_share or search.latency_target_ms, not both")
         if self.latency_target_share is None:
             self.search.require_consistent_target()
         return self
+
+    def _require_given(self, latency: str) -> None:
+        """ValueError unless ``latency`` names a source that asks no device, and nothing is to be tuned besides."""
+        try:
+            kind = kind_of(latency)
+            table_source(latency)
+        except ConfigError as error:
+            raise ValueError(f"latency: {error}") from error
+        if kind == "target":
+            raise ValueError(
+                f"latency is {latency!r}, neither a table's file nor {PREFIX}...: to measure a target, name it as "
+                "target and leave latency out"
+            )
+        if self.tune != TuneConfig():
+            raise ValueError(
+                f"tune measures the target, and latency: {latency} measures nothing: leave one of them out"
+            )
 
 
 def list_recipes() -> list[str]:

@@ -10,7 +10,6 @@ paths may change, their contents may not.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,20 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.latency.sources.registry import table_source
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.table_io import table_content
-from tvmfbnet.latency.verdict import EXIT_CODES
-from tvmfbnet.machine import describe_machine
 from tvmfbnet.pipeline.recipe import Recipe
+from tvmfbnet.pipeline.result import RunResult, result_values
 from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
-from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
-from tvmfbnet.search.constraints import ConstraintCheck, constraints_of, require_feasible
+from tvmfbnet.search.constraints import constraints_of, require_feasible
 from tvmfbnet.search.cost_model import CostSources
-from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
@@ -67,24 +64,6 @@ _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_lo
 
 def _target_key(target: Target) -> str:
     return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run.
-
-    Attributes:
-        values: the content of its ``result.json``: ``arch``, ``measured_ms``, ``test_accuracy``, ``verdict`` and so on.
-        report: the report's page.
-    """
-
-    values: dict[str, Any]
-    report: Path
-
-    @property
-    def exit_code(self) -> int:
-        """0 where the latency target was met or there was none, else 3."""
-        return EXIT_CODES.get(str(self.values["verdict_kind"]), 0)
 
 
 class Run:
@@ -192,17 +171,21 @@ class Run:
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
     def _tune(self) -> None:
-        with loading():
-            from tvmfbnet.pipeline.tuning import tune_space
+        if self.recipe.latency is None:
+            with loading():
+                from tvmfbnet.pipeline.tuning import tune_space
 
-        options = TuneOptions.model_validate(self.recipe.tune.model_dump())
-        tune_space(self.space, self.target, options, self.logs_root)
+            options = TuneOptions.model_validate(self.recipe.tune.model_dump())
+            tune_space(self.space, self.target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
         content = table_content(self._fresh_table(), self.space.distinct_parts())
         about = {"target": self.target.name, "space": self.space.to_dict(), "identity": self._table_identity()}
         write_json(self.folder / "table.json", {**content, **about})
 
     def _fresh_table(self) -> LatencyTable:
+        if self.recipe.latency is not None:
+            say("note: the recipe gives the latencies, so nothing is tuned")
+            return latency_table(table_source(self.recipe.latency), self.space)
         from tvmfbnet.profiling.parts import context_of
 
         context = context_of(resolve(self.target))
@@ -210,7 +193,8 @@ class Run:
 
     def _table_identity(self) -> dict[str, Any]:
         contents = {name: self._identity[name] for name in ("space", "target")}
-        return {**contents, "tune": self.recipe.tune.model_dump(mode="json")}
+        source = {} if self.recipe.latency is None else {"latency": self.recipe.latency}
+        return {**contents, **source, "tune": self.recipe.tune.model_dump(mode="json")}
 
     def _table(self) -> LatencyTable:
         values = read_run_file(self.folder, "table.json")
@@ -219,9 +203,7 @@ class Run:
                 f"{self.folder / 'table.json'} was measured for another space, target or tune section; "
                 "remove it and the line tune of state.json beside it"
             )
-        return LatencyTable.from_records(
-            values["cells"], values["overhead_ms"], values["target"], values.get("correction", "")
-        )
+        return LatencyTable.from_record(values)
 
     def _search(self) -> None:
         from tvmfbnet.search.search import search
@@ -232,7 +214,7 @@ class Run:
             _, slowest_ms = table.range_ms(self.space)
             config = config.model_copy(update={"latency_target_ms": target_by_share(share, slowest_ms)})
         search(self.space, self.recipe.data, table, config, self.folder / "search")
-        if config.latency_target_ms is not None:
+        if config.latency_target_ms is not None and self.recipe.latency is None:
             self._close_loop(table, config.latency_target_ms)
 
     def _close_loop(self, table: LatencyTable, target_ms: float) -> None:
@@ -275,7 +257,9 @@ class Run:
 
     def _compile(self) -> None:
         from tvmfbnet.autotune.database import existing_database
-        from tvmfbnet.deploy.package import certify, compile_net
+        from tvmfbnet.deploy.package import compile_net
+        from tvmfbnet.deploy.parity import certify
+        from tvmfbnet.deploy.trial import predicted_by
         from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net
 
@@ -286,8 +270,8 @@ class Run:
             package = compile_net(net, target, database, self.folder / "package", about["class_names"])
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint)
-        predicted_ms = self._table().arch_ms(self._arch(), self.space)
-        package.with_description(latency_target_ms=self._target_ms(), predicted_ms=predicted_ms)
+        package = predicted_by(package, self._table(), self._arch(), self.space)
+        package = package.with_description(latency_target_ms=self._target_ms())
         write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
 
     def _bench(self) -> None:
@@ -305,47 +289,12 @@ class Run:
         value = read_run_file(self.folder, "search/search.json")["latency_target_ms"]
         return None if value is None else float(value)
 
-    def _as_measured(self, check: ConstraintCheck, bench: dict[str, Any]) -> dict[str, Any]:
-        """What the found net has of a bounded quantity: latency as measured, with its verdict (null: undecided)."""
-        values = check.to_dict()
-        if check.quantity == LATENCY.name:
-            met = {"met": True, "missed": False}.get(str(bench.get("verdict_kind")))
-            values |= {"value": bench["latency_ms"], "met": met}
-        return values
-
     def _conclude(self) -> RunResult:
         with loading("matplotlib"):
             from tvmfbnet.report.page import write_report
-            from tvmfbnet.search.result import checks_of
 
-        arch, table = self._arch(), self._table()
-        bench, package = read_run_file(self.folder, "bench.json"), read_run_file(self.folder, "package/package.json")
-        verdict = {name: bench.get(name) for name in ("verdict", "verdict_kind", "latency_target_ms", "advice")}
-        values = {
-            **verdict,
-            "measured_ms": bench["latency_ms"],
-            "interval": bench["interval"],
-            "noise": bench["noise"],
-            "speed_factor": bench["speed_factor"],
-            "measured_spread_ms": bench["spread_ms"],
-            "arch": package["arch"],
-            "target": self.target.name,
-            "space": self.space.name,
-            "predicted_ms": table.arch_ms(arch, self.space),
-            "onnxruntime_ms": bench["onnxruntime_ms"],
-            "parity_error": read_run_file(self.folder, "parity.json")["parity_error"],
-            "test_accuracy": read_run_file(self.folder, "train/history.json")[-1]["test_accuracy"],
-            "stage_seconds": self._state(),
-            "kernels_needed": package["kernels_needed"],
-            "kernels_found": package["kernels_found"],
-            "measured_share": table.measured_share(arch, self.space),
-            "tvm_target": package["tvm_target"],
-            "threads": package["threads"],
-            "notices": read_run_file(self.folder, "search/search.json").get("notices", []),
-            "closed_loop": self._closed_loop(),
-            "constraints": [self._as_measured(check, bench) for check in checks_of(self.folder, package["arch"])],
-            "machine": describe_machine(host_fingerprint()),
-        }
+        values = result_values(self.folder, self._arch(), self.space, self.target.name, self._table())
+        values |= {"stage_seconds": self._state(), "closed_loop": self._closed_loop()}
         write_json(self.folder / "result.json", values)
         with step("writing the report", patience=1.0):
             return RunResult(values, write_report(self.folder))

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from tvmfbnet.autotune.database import open_database
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_read, folder_to_write
-from tvmfbnet.autotune.engine import BATCH, Budget, TuningReport, tune
+from tvmfbnet.autotune.engine import tune
+from tvmfbnet.autotune.engine_options import BATCH, Budget, EngineOptions, TuningReport
 from tvmfbnet.autotune.estimate import Rate, RunningEstimate, rate_of
 from tvmfbnet.autotune.plan import Plan, make_plan
 from tvmfbnet.autotune.transfer import read_sources
@@ -277,7 +278,8 @@ def tune_space(
         budget = Budget(granted_trials(plan, options) + spent, options.seconds)
         estimate = RunningEstimate(remaining_seconds, say) if options.seconds is None else None
         seed, batch = options.seed, options.batch
-        report = tune(plan, endpoint, folder, budget, seed, batch, sources=sources, context=context, estimate=estimate)
+        engine_options = EngineOptions(seed, batch, sources=sources, estimate=estimate)
+        report = tune(plan, endpoint, folder, budget, engine_options, context)
         database, log = open_database(context, root), TrialLog(log.path)
         journal = Journal(journal_path(target.name, root))
         with device_timer(plan.target, endpoint) as timer:

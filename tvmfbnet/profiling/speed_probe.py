@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvmfbnet.autotune.database import TuningDatabase
+from tvmfbnet.latency.cells import MEASURED
 from tvmfbnet.latency.measurement import IN_NET
 from tvmfbnet.latency.speed import SpeedFactor, speed_factor
-from tvmfbnet.latency.table import MEASURED, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
 from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.progress import say, step

@@ -1,7 +1,7 @@
 """The look of a block in every figure: hue is the kernel size, darkness the expansion; hatched means *predicted*.
 
-Grouped convs and squeeze-and-excitation shift the hue; activations other than ReLU are paler. Hatching is reserved for
-predicted latencies.
+What else a block is, such as grouped, shifts the hue (:attr:`tvmfbnet.space.blocks.Block.tint`); activations other than
+ReLU are paler. Hatching is reserved for predicted latencies.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch, Rectangle
 
-from tvmfbnet.space.blocks import RELU, parse_block
+from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.convs import RELU
 
 SKIPPED, FIXED = "#cbd5e0", "#a0aec0"
 HATCH = "////"
 _HUES = {3: 0.59, 5: 0.07, 7: 0.36}
 _OTHER_HUE = 0.78
-# By: grouped, squeeze-and-excitation.
-_SHIFTS = {(False, False): 0.0, (True, False): 0.08, (False, True): -0.07, (True, True): 0.13}
 
 
 def block_colour(block: str) -> str:
@@ -28,7 +27,7 @@ def block_colour(block: str) -> str:
     spec = parse_block(block)
     if spec is None:
         return SKIPPED
-    hue = _HUES.get(spec.kernel, _OTHER_HUE) + _SHIFTS[spec.groups > 1, spec.squeeze_excite]
+    hue = _HUES.get(spec.kernel, _OTHER_HUE) + spec.tint
     lightness = max(0.87 - 0.075 * spec.expansion, 0.25)
     return to_hex(colorsys.hls_to_rgb(hue % 1.0, lightness, 0.7 if spec.activation == RELU else 0.4))
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from tvmfbnet.latency.table import PREDICTED, LatencyTable
+from tvmfbnet.latency.cells import PREDICTED
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.report.blocks import FIXED, HATCH, block_colour, block_legend, hatch_area, predicted_patch
 from tvmfbnet.report.canvas import (

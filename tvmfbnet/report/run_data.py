@@ -10,6 +10,7 @@ from typing import Any
 
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.files import read_yaml
+from tvmfbnet.latency.origin import LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.space.arch import Arch
@@ -55,6 +56,16 @@ class RunData:
     arch: Arch | None
 
     @property
+    def origin(self) -> LatencyOrigin | None:
+        """Where the latencies come from that the net was found on; None in runs of versions that did not say."""
+        for record, name in ((self.result, "latency_source"), (self.search, "latency_source")):
+            if record is not None and record.get(name):
+                return LatencyOrigin(**record[name])
+        if self.table is not None and (self.table.origin.kind != "unknown" or self.table.is_simulated):
+            return self.table.origin
+        return None
+
+    @property
     def target_ms(self) -> float | None:
         """Latency target of the search; None if there is none or it is unknown."""
         return None if self.search is None else self.search.get("latency_target_ms")
@@ -77,9 +88,7 @@ def read_run(folder: Path) -> RunData:
     table = None
     if raw_table is not None:
         with damage(folder / TABLE):
-            table = LatencyTable.from_records(
-                raw_table["cells"], raw_table["overhead_ms"], raw_table["target"], raw_table.get("correction", "")
-            )
+            table = LatencyTable.from_record(raw_table)
     arch = None
     arch_text = (result or {}).get("arch") or ((search or {}).get("best") or {}).get("arch")
     if space is not None and arch_text is not None:

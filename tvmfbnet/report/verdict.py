@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED
 from tvmfbnet.latency.units import unit_for
 from tvmfbnet.report.terms import with_hint
 
@@ -24,6 +25,8 @@ def verdict_html(result: Mapping[str, Any]) -> str:
         f"Measured {unit.text(result['measured_ms'])} ({interval}), {bounds['confidence']:.0%} interval over "
         f"{bounds['visits']} measurement passes."
     ]
+    if result.get("chosen_on_simulated"):
+        more.append(f"{CHOSEN_ON_SIMULATED.capitalize()}.")
     if result.get("advice"):
         more.append(f"Advice: {result['advice']}.")
     return f'<p class="verdict {escape(kind)}">{first}<small>{escape(" ".join(more))}</small></p>\n'

@@ -11,6 +11,7 @@ from pydantic import Field
 from tvmfbnet.config import validate as validate_config
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_model
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Bound, Constraint, ConstraintCheck, latency_constraint, merged
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
@@ -67,6 +68,7 @@ class SearchRecord(Stored):
         strategy: how archs were searched.
         spent_images: what that cost, in training images; None in files of earlier versions.
         spent_seconds: the time that it took, all starts together; None in files of earlier versions.
+        latency_source: where the latencies come from (:class:`tvmfbnet.latency.origin.LatencyOrigin`); likewise.
     """
 
     best: Best
@@ -84,6 +86,7 @@ class SearchRecord(Stored):
     strategy: StrategyName = "differentiable"
     spent_images: float | None = Field(default=None, ge=0)
     spent_seconds: float | None = Field(default=None, ge=0)
+    latency_source: LatencyOriginRecord | None = None
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""

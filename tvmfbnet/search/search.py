@@ -17,8 +17,10 @@ from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.extras import require
 from tvmfbnet.files import write_json
+from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.progress import say, step
+from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.search.choice import choose_again, sample_run
 from tvmfbnet.search.clock import spent_time
 from tvmfbnet.search.config import SearchConfig
@@ -57,6 +59,7 @@ class SearchResult:
         spent_images: the cost, in training images.
         spent_seconds: the time that it took, all starts together.
         front: the nets of the front, fastest first; empty where the settings ask for none.
+        latency_source: where the latencies come from.
     """
 
     best: ScoredArch
@@ -70,6 +73,7 @@ class SearchResult:
     spent_images: float = 0.0
     spent_seconds: float = field(default=0.0, compare=False)
     front: tuple[FrontNet, ...] = ()
+    latency_source: LatencyOrigin = UNKNOWN
 
 
 def search(space: Space, data_spec: str, table: LatencyTable, config: SearchConfig, out: Path) -> SearchResult:
@@ -160,6 +164,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
         strategy=config.strategy,
         spent_images=outcome.spent_images,
         spent_seconds=seconds,
+        latency_source=LatencyOriginRecord(**table.origin.to_dict()),
     )
     out = problem.out
     if problem.workers.rank == 0:
@@ -178,6 +183,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
         tuple(notices),
         config.strategy,
         outcome.spent_images,
-        seconds,
-        outcome.front,
+        latency_source=table.origin,
+        spent_seconds=seconds,
+        front=outcome.front,
     )

@@ -4,14 +4,24 @@ A block is written ``k<kernel>_e<expansion>`` with ``_g<groups>`` appended where
 (Table 2 of the FBNet paper, arXiv 1812.03443). Beyond the paper ``_se`` adds squeeze-and-excitation (Hu et al. 2018)
 and ``_hswish`` or ``_swish`` another activation (Howard et al. 2019): ``k5_e6_se_hswish``. Any odd kernel, expansion
 and group count may be named, so a space of one's own is not bound to the paper's nine.
+
+:class:`Block` is what a conv block of any structure says of itself. Parameters, MACs, latency features, simulated
+latencies, accuracy models and colours follow from that, so no other file knows a structure. :data:`STRUCTURES` has all.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from tvmfbnet.errors import ArchError
+from tvmfbnet.space.convs import RELU, Conv
+
+if TYPE_CHECKING:
+    from tvmfbnet.space.space import NetPart
 
 SKIP = "skip"
 
@@ -27,10 +37,55 @@ FBNET_BLOCKS: tuple[str, ...] = (
     SKIP,
 )
 
-RELU = "relu"
 ACTIVATIONS: tuple[str, ...] = (RELU, "hswish", "swish")
 
 _PATTERN = re.compile(r"k([1-9]\d?)_e([1-9]\d?)(?:_g([1-9]\d{0,2}))?(_se)?(?:_(relu|hswish|swish))?")
+
+
+class Block(Protocol):
+    """What a candidate block with convs says of itself, whatever its structure.
+
+    Blocks with equal figures may still differ: models of latency and accuracy see the block's convs as well.
+    """
+
+    @property
+    def name(self) -> str:
+        """The canonical name, which :func:`parse_block` reads."""
+        ...
+
+    @property
+    def kernel(self) -> int:
+        """Side of its largest kernel; odd."""
+        ...
+
+    @property
+    def expansion(self) -> int:
+        """Channels inside the block, as a multiple of its input channels."""
+        ...
+
+    @property
+    def groups(self) -> int:
+        """Groups of its convs that are not depthwise: they divide input and output channels."""
+        ...
+
+    @property
+    def squeeze_excite(self) -> bool:
+        """Whether channels are weighted by what the whole image shows."""
+        ...
+
+    @property
+    def activation(self) -> str:
+        """The activation inside the block, one of :data:`ACTIVATIONS`."""
+        ...
+
+    @property
+    def tint(self) -> float:
+        """Tells blocks of one kernel and expansion apart in figures: a shift of the hue, -0.2 to 0.2."""
+        ...
+
+    def convs(self, part: NetPart) -> tuple[Conv, ...]:
+        """Its convs in a layer, in order of execution."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,8 +117,64 @@ class BlockSpec:
         """Channels between the two fully connected layers of squeeze-and-excitation: a quarter of the inner ones."""
         return max(1, cin * self.expansion // 4)
 
+    @property
+    def tint(self) -> float:
+        """Grouped convs and squeeze-and-excitation shift the hue."""
+        return _TINTS[self.groups > 1, self.squeeze_excite]
 
-def parse_block(name: str) -> BlockSpec | None:
+    def convs(self, part: NetPart) -> tuple[Conv, ...]:
+        """Expansion, depthwise conv, the two layers of squeeze-and-excitation where it has one, projection."""
+        cin, cout, height, width = part.cin, part.cout, part.height, part.width
+        inner, groups, act = cin * self.expansion, self.groups, self.activation
+        squeezed = self.squeezed(cin)
+        excitation = (
+            Conv("linear", inner, squeezed, 1, 1, 1, 1, 1, True),
+            Conv("linear", squeezed, inner, 1, 1, 1, 1, 1, True, activation="hsigmoid"),
+        )
+        return (
+            Conv("pointwise", cin, inner, 1, groups, 1, height, width, True, activation=act),
+            Conv("depthwise", inner, inner, self.kernel, inner, part.stride, height, width, True, activation=act),
+            *(excitation if self.squeeze_excite else ()),
+            Conv("pointwise", inner, cout, 1, groups, 1, part.out_height, part.out_width, False, part.has_residual),
+        )
+
+    @classmethod
+    def parse(cls, name: str) -> BlockSpec | None:
+        """The block of a name; None if the name is not of this structure."""
+        match = _PATTERN.fullmatch(name)
+        if match is None or int(match[1]) % 2 == 0:
+            return None
+        return cls(int(match[1]), int(match[2]), int(match[3] or 1), match[4] is not None, match[5] or RELU)
+
+
+# By: grouped, squeeze-and-excitation.
+_TINTS = {(False, False): 0.0, (True, False): 0.08, (False, True): -0.07, (True, True): 0.13}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure of conv blocks.
+
+    Attributes:
+        form: how its names are written, for messages.
+        parse: the block of a name; None if the name is of another structure.
+    """
+
+    form: str
+    parse: Callable[[str], Block | None]
+
+
+# By the name of the structure. Its module is in :data:`tvmfbnet.nets.blocks.MODULES`.
+STRUCTURES: dict[str, Structure] = {
+    "inverted_residual": Structure(
+        "k<odd kernel>_e<expansion>, with _g<groups> appended where its 1x1 convs are grouped, _se for "
+        "squeeze-and-excitation, _hswish or _swish for an activation, e.g. k3_e6, k5_e1_g2 or k5_e3_se_hswish",
+        BlockSpec.parse,
+    )
+}
+
+
+def parse_block(name: str) -> Block | None:
     """Reads a block name; ``None`` for ``skip``.
 
     Raises:
@@ -71,15 +182,23 @@ def parse_block(name: str) -> BlockSpec | None:
     """
     if name == SKIP:
         return None
-    match = _PATTERN.fullmatch(name)
-    kernel = int(match[1]) if match else 0
-    if match is None or kernel % 2 == 0:
-        raise ArchError(
-            f"unknown block {name!r}: a block is 'skip' or k<odd kernel>_e<expansion>, with _g<groups> appended "
-            "where its 1x1 convs are grouped, _se for squeeze-and-excitation, _hswish or _swish for an activation, "
-            "e.g. k3_e6, k5_e1_g2 or k5_e3_se_hswish"
-        )
-    return BlockSpec(kernel, int(match[2]), int(match[3] or 1), match[4] is not None, match[5] or RELU)
+    for structure in STRUCTURES.values():
+        block = structure.parse(name)
+        if block is not None:
+            return block
+    forms = "; or ".join(structure.form for structure in STRUCTURES.values())
+    raise ArchError(f"unknown block {name!r}: a block is 'skip' or {forms}")
+
+
+def block_features(name: str) -> list[float]:
+    """A block in five numbers, for models of accuracy.
+
+    Whether it is skipped, the logarithms of expansion and groups, the kernel, whether it has squeeze-and-excitation.
+    """
+    block = parse_block(name)
+    if block is None:
+        return [1.0, 0.0, 0.0, 0.0, 0.0]
+    return [0.0, math.log(block.expansion), math.log(block.groups), block.kernel, float(block.squeeze_excite)]
 
 
 def canonical_block(name: str) -> str:

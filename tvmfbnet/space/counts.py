@@ -6,7 +6,6 @@ included. The sums equal the figures published for FBNet-A and FBNet-C to the un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from tvmfbnet.errors import ArchError
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
-from tvmfbnet.space.blocks import RELU, parse_block
+from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.convs import Conv
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart, Space
 
 
@@ -24,57 +24,6 @@ class Counts:
 
     params: int
     macs: int
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One conv (or the classifier) with the BatchNorm behind it, which a compiler fuses into one kernel.
-
-    Attributes:
-        kind: ``pointwise`` (1x1), ``depthwise``, ``dense`` (any other conv) or ``linear`` (fully connected).
-        cin: input channels.
-        cout: output channels.
-        kernel: side of the kernel.
-        groups: groups of the conv.
-        stride: its stride.
-        height: input height in pixels.
-        width: input width in pixels.
-        relu: whether an activation follows.
-        activation: which one, where one follows: a ReLU, unless the block names another.
-        residual: whether the block's input is added to the output (fused too, so it makes another kernel).
-    """
-
-    kind: str
-    cin: int
-    cout: int
-    kernel: int
-    groups: int
-    stride: int
-    height: int
-    width: int
-    relu: bool
-    residual: bool = False
-    activation: str = RELU
-
-    @property
-    def weights(self) -> int:
-        """Elements of the kernel."""
-        return self.cin // self.groups * self.cout * self.kernel**2
-
-    @property
-    def outputs(self) -> int:
-        """Elements of the output for one image."""
-        return self.cout * math.ceil(self.height / self.stride) * math.ceil(self.width / self.stride)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one image."""
-        return self.weights * (self.outputs // self.cout)
-
-    @property
-    def params(self) -> int:
-        """Learnable parameters: the kernel and BatchNorm's two per channel, or the classifier's bias."""
-        return self.weights + self.cout * (1 if self.kind == "linear" else 2)
 
 
 def convs_of(part: NetPart) -> tuple[Conv, ...]:
@@ -97,18 +46,7 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
     spec = parse_block(part.block)
     if spec is None:
         return (Conv("pointwise", cin, cout, 1, 1, stride, height, width, True),)
-    inner, groups, act = cin * spec.expansion, spec.groups, spec.activation
-    squeezed = spec.squeezed(cin)
-    excitation = (
-        Conv("linear", inner, squeezed, 1, 1, 1, 1, 1, True),
-        Conv("linear", squeezed, inner, 1, 1, 1, 1, 1, True, activation="hsigmoid"),
-    )
-    return (
-        Conv("pointwise", cin, inner, 1, groups, 1, height, width, True, activation=act),
-        Conv("depthwise", inner, inner, spec.kernel, inner, stride, height, width, True, activation=act),
-        *(excitation if spec.squeeze_excite else ()),
-        Conv("pointwise", inner, cout, 1, groups, 1, part.out_height, part.out_width, False, part.has_residual),
-    )
+    return spec.convs(part)
 
 
 def distinct_convs(space: Space) -> tuple[Conv, ...]:

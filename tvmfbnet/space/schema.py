@@ -19,7 +19,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from tvmfbnet.config import Config, problems_of, validate
 from tvmfbnet.errors import ArchError, listed
-from tvmfbnet.space.blocks import FBNET_BLOCKS, RELU, SKIP, BlockSpec, canonical_block, parse_block
+from tvmfbnet.space.blocks import FBNET_BLOCKS, SKIP, BlockSpec, canonical_block, parse_block
+from tvmfbnet.space.convs import RELU
 from tvmfbnet.space.space import Layer, Space
 
 

@@ -18,101 +18,8 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
 from tvmfbnet.machine import core_numbers, format_cores, parse_cores
 from tvmfbnet.shipped import Shipped, is_file_name
+from tvmfbnet.targets.sections import Timeouts, TimingPolicy, Toolchain, Transport
 from tvmfbnet.targets.tvm_target import CPU_KINDS, plain_target
-
-
-class Toolchain(Config):
-    """How kernels become a library that the device can load.
-
-    ``cxx``: a C++ compiler command (found on PATH); ``zig``: the ziglang wheel as a cross linker (``triple``);
-    ``ndk``: clang of the Android NDK, from $TVM_NDK_CC.
-    """
-
-    kind: Literal["cxx", "zig", "ndk"] = Field(default="cxx", description="what links kernels into a library")
-    command: str = Field(default="c++", description="the C++ compiler of kind cxx")
-    triple: str = Field(default="", description="what zig links for, such as aarch64-linux-gnu.2.28")
-    options: tuple[str, ...] = Field(default=(), description="extra options of the linker call")
-
-
-class Transport(Config):
-    """How to connect to the device: ``local`` starts tracker and server on loopback; ``tracker`` uses a running one.
-
-    For ``local``, ``server`` is TVM's own (``python``) or our device program (``native``), and ``emulator`` is a
-    command that runs another machine's programs here.
-    """
-
-    kind: Literal["local", "tracker"] = Field(
-        default="tracker", description="local: start a tracker and a server on this machine; tracker: use a running one"
-    )
-    host: str = Field(default="127.0.0.1", description="address of the tracker")
-    port: int = Field(default=9190, ge=1, le=65535, description="port of the tracker")
-    key: str = Field(
-        min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="key under which the target's devices register"
-    )
-    server: Literal["python", "native"] = Field(
-        default="python", description="for local: TVM's own server, or our device program"
-    )
-    emulator: tuple[str, ...] = Field(
-        default=(), description="for local: a command that runs another machine's programs"
-    )
-
-
-class TimingPolicy(Config):
-    """How a latency is measured on the device (see :mod:`tvmfbnet.profiling.canary`)."""
-
-    warmup: int = Field(default=3, ge=0, le=10_000, description="untimed calls before the first repeat")
-    repeats: int = Field(
-        default=10, ge=3, le=10_000, description="timed repeats; the latency is their median, stored with their spread"
-    )
-    min_repeat_ms: int = Field(default=20, ge=1, le=60_000, description="minimum time of a repeat, milliseconds")
-    chain_rounds: int = Field(
-        default=2,
-        ge=1,
-        le=1000,
-        description="on CPUs: how often a part is timed inside nets, each time with different neighbours",
-    )
-    chain_runs: int = Field(
-        default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets per measurement pass"
-    )
-    visits: int = Field(
-        default=4,
-        ge=1,
-        le=1000,
-        description="measurement passes: how often a net is timed, with others in between",
-    )
-    rotate_mb: float = Field(
-        default=16,
-        ge=0,
-        le=4096,
-        description="on GPUs: MiB of weight copies that the timing of a part cycles through",
-    )
-    trial_rotate_mb: float = Field(
-        default=8,
-        ge=0,
-        le=4096,
-        description="on CPUs: MiB of weight copies that the timing of a trial cycles through",
-    )
-    trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
-    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="minimum time of a trial's repeat, milliseconds")
-    cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="cooldown before a measurement, seconds")
-    drift_limit: float = Field(
-        default=0.1, gt=0, le=100, description="largest relative drift of the canary kernel before a cooldown"
-    )
-    rest_seconds: float = Field(
-        default=600,
-        ge=0,
-        le=86_400,
-        description="longest total cooldown, seconds, waiting for the canary; then unsteady parts are only marked",
-    )
-
-
-class Timeouts(Config):
-    """Deadlines, in seconds. Nothing that talks to a device waits longer than these."""
-
-    connect: float = Field(default=20, gt=0, le=86_400, description="seconds until a device answers")
-    session: int = Field(default=120, gt=0, le=86_400, description="seconds of one session with a device")
-    trial: float = Field(default=10, gt=0, le=86_400, description="seconds of one tuning trial")
-    build: float = Field(default=60, gt=0, le=86_400, description="seconds of one trial's build")
 
 
 class Target(Config):
@@ -252,6 +159,11 @@ def load_target(name_or_file: str) -> Target:
     Raises:
         UserError: unknown target (lists the known ones), or a malformed file (lists every problem).
     """
+    if name_or_file.startswith("simulated:"):
+        raise UserError(
+            f"{name_or_file[:80]} is a simulated processor: it has latencies to search on, and no device to compile "
+            "for, tune or time; name a target"
+        )
     path = _shipped().path(name_or_file)
     return validate(Target, read_yaml(path), str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,10 @@ from tvmfbnet.errors import RuntimeUnavailableError, StorageError
 from tvmfbnet.extras import missing
 from tvmfbnet.rpc.session import InputSpec, last_line
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.targets.definition import ResolvedTarget, Target, TimingPolicy
+from tvmfbnet.targets.definition import ResolvedTarget, Target
+from tvmfbnet.targets.sections import TimingPolicy
+
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxSession:
@@ -73,8 +77,25 @@ class OnnxSession:
         self._loaded = None
 
 
+def import_onnxruntime() -> Any:
+    """The module ``onnxruntime``, imported with its telemetry off, unless the user's environment says otherwise.
+
+    From 1.29 on its Linux builds report sessions to Microsoft, with the name and a hash of the model, and keep a
+    database for that in the user's cache. ``ORT_DISABLE_TELEMETRY``, read at import, switches that off; the variable is
+    gone again afterwards.
+    """
+    given = os.environ.get(_NO_TELEMETRY)
+    os.environ.setdefault(_NO_TELEMETRY, "1")
+    try:
+        import onnxruntime
+    finally:
+        if given is None:
+            os.environ.pop(_NO_TELEMETRY, None)
+    return onnxruntime
+
+
 def _load(model: Path, threads: int) -> Any:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplementedByRuntime
 
     options = onnxruntime.SessionOptions()

@@ -33,7 +33,7 @@ class FileSource:
 
     def load(self, parts: Sequence[NetPart] = ()) -> LatencyTable:
         """All rows, whatever the parts."""
-        return read_table(self.path)
+        return read_table(self.path).with_origin("file", self.name)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:
         """The same table: nothing but its cells is known of a file."""

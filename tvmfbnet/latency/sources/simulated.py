@@ -19,8 +19,9 @@ from pydantic import Field
 from tvmfbnet.config import Config, validate
 from tvmfbnet.errors import ConfigError, LatencyError
 from tvmfbnet.files import read_yaml
+from tvmfbnet.latency.cells import SIMULATED, Cell
 from tvmfbnet.latency.features import conv_table
-from tvmfbnet.latency.table import SIMULATED, Cell, LatencyTable
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.shipped import is_file_name
 from tvmfbnet.space.space import NetPart, Space
 
@@ -81,7 +82,7 @@ class SimulatedSource:
             part: Cell(float(ms), source=SIMULATED)
             for part, ms in zip(computing, _latencies_ms(self.processor, computing), strict=True)
         }
-        return LatencyTable(cells, self.processor.call_us / 1e3, self.name)
+        return LatencyTable(cells, self.processor.call_us / 1e3, self.name).with_origin("simulated", self.name)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:
         """The same table: sums of simulated cells were compared with no net."""

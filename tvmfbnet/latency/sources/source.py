@@ -23,8 +23,9 @@ class LatencySource(Protocol):
     A source gives the latencies that it has, in milliseconds, each labelled ``measured``, ``predicted`` or
     ``simulated``; measured and simulated ones never come in one table. It fills no gaps: completing a table is the same
     for all sources, and :func:`latency_table` does it. But only a source knows whether sums of its cells were compared
-    with whole nets, so it applies its own correction. Loading writes nothing, loads neither TVM nor torch, gives equal
-    tables until what the source reads changes, and fails with one line that says what to do.
+    with whole nets, so it applies its own correction. Its tables say where they come from (``origin``). Loading writes
+    nothing, loads neither TVM nor torch, gives equal tables until what the source reads changes, and fails with one
+    line that says what to do.
     """
 
     @property

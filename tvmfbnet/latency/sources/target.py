@@ -35,7 +35,8 @@ class TargetSource:
 
     def load(self, parts: Sequence[NetPart] = ()) -> LatencyTable:
         """All that was measured or imported, whatever the parts: the regressor learns from the others as well."""
-        return load_table(self.name, self.tuning_logs, self.context, self.device_model)
+        table = load_table(self.name, self.tuning_logs, self.context, self.device_model)
+        return table.with_origin("import" if table.context is None else "target", self.name)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:
         """The table with the correction that ``latency validate`` stored for these cells, if there is one."""

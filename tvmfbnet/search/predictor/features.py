@@ -6,7 +6,6 @@ are asked for; one that never differs is left out. Archs are rows of candidates'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice
 from tvmfbnet.search.quantities.macs import macs_costs
 from tvmfbnet.search.quantities.params import params_costs
-from tvmfbnet.space.blocks import parse_block
+from tvmfbnet.space.blocks import block_features
 from tvmfbnet.space.space import Layer, Space
 
 Choices = NDArray[np.int64]
@@ -75,7 +74,7 @@ class ArchFeatures:
         models = (params_costs(space), macs_costs(space)) if sizes is None else tuple(sizes)
         self.widths = [len(layer.blocks) for layer in space.layers]
         self.starts = np.cumsum([0, *self.widths[:-1]])
-        raw = np.array([_fields(block) for layer in space.layers for block in layer.blocks])
+        raw = np.array([block_features(block) for layer in space.layers for block in layer.blocks])
         self._fields = self._by_layer(raw)
         self._totals = self._summed(raw)
         self._sizes = self._summed(np.array([[c for row in model.cells for c in row] for model in models]).T)
@@ -179,13 +178,6 @@ def _alike(one: Layer, other: Layer, costs: Sequence[AdditiveCosts]) -> bool:
 def as_choices(choices: Iterable[Choice]) -> Choices:
     """Archs as rows."""
     return np.array(list(choices), dtype=np.int64)
-
-
-def _fields(block: str) -> list[float]:
-    spec = parse_block(block)
-    if spec is None:
-        return [1.0, 0.0, 0.0, 0.0, 0.0]
-    return [0.0, math.log(spec.expansion), math.log(spec.groups), float(spec.kernel), float(spec.squeeze_excite)]
 
 
 def _spread(table: Table) -> Table:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # loads numpy, which settings do without
 
 def latency_costs(table: LatencyTable, space: Space) -> AdditiveCosts:
     """Looks every candidate of ``space`` up; LatencyError lists all that are missing."""
-    from tvmfbnet.latency.table import MEASURED
+    from tvmfbnet.latency.cells import MEASURED
 
     cells = table.matrix(space)
     looked_up = [[table.lookup(layer.cell(block)) for block in layer.blocks] for layer in space.layers]

@@ -1,0 +1,89 @@
+"""What the tuning engine is given and what it reports: budget, options, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tvmfbnet.autotune.estimate import RunningEstimate
+    from tvmfbnet.autotune.transfer import TransferSource
+    from tvmfbnet.targets.definition import ResolvedTarget
+
+# Candidates per round.
+BATCH = 8
+# Rounds in flight beyond one per device.
+_ROUNDS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When tuning ends: after ``trials`` trials (earlier runs included) or ``seconds`` of this run, whichever is first.
+
+    Every task still gets one round: a kernel without a schedule would be very slow.
+    """
+
+    trials: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a plan is tuned.
+
+    Attributes:
+        seed: of the search.
+        batch: candidates per round.
+        executor: runs the builds instead of processes on this machine.
+        sources: trials of other targets to transfer from.
+        estimate: reports the remaining time after the first rounds.
+    """
+
+    seed: int = 0
+    batch: int = BATCH
+    executor: Executor | None = None
+    sources: Sequence[TransferSource] = ()
+    estimate: RunningEstimate | None = None
+
+
+DEFAULTS = EngineOptions()
+
+
+@dataclass(frozen=True)
+class TuningReport:
+    """Summary of a tuning run: total trials (earlier runs included), new trials, failures by kind, seconds.
+
+    ``device_faults`` counts broken sessions by device and kind; their trials were repeated.
+
+    ``profile`` breaks this run's seconds down: ``propose`` and ``learn`` (this process), ``build`` (sum over workers),
+    ``measure`` (sum over devices), ``wait`` (this process, for builders and devices).
+    """
+
+    trials: int
+    new_trials: int
+    failures: dict[str, int]
+    device_faults: dict[str, dict[str, int]]
+    untuned: tuple[str, ...]
+    seconds: float
+    profile: dict[str, float]
+
+
+def builders_and_rounds(target: ResolvedTarget, devices: int, cores: int) -> tuple[int, int]:
+    """The number of builder processes, and of rounds in flight.
+
+    A local target's kernels are timed on this machine, so builders leave the cores of their threads free. If that
+    leaves no core for builders, building and timing alternate, and builders use all cores in between.
+
+    Args:
+        target: to tune.
+        devices: how many devices serve it.
+        cores: how many this process may use.
+    """
+    if target.transport.kind != "local":
+        return cores, devices + _ROUNDS_AHEAD
+    spare_cores = cores - target.threads * devices
+    if spare_cores < 1 < target.threads:
+        return cores, 1
+    return max(1, spare_cores), devices + _ROUNDS_AHEAD
