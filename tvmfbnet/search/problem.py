@@ -16,7 +16,7 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import split_indices
 from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError
-from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
+from tvmfbnet.files import checksum, clear_leftovers, folder_lock, make_folder
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
@@ -34,7 +34,11 @@ _FREE_SETTINGS = frozenset(
     {"checkpoint_steps", "device", "threads", "save_memory", "loggers", "collapse_skip", "stop_on_collapse"}
 )
 # Settings of later versions, left out of an identity where they have the value that earlier versions implied.
-_LATER_SETTINGS = {"strategy": "differentiable", "budget_images": None, "constraints": ()}
+_LATER_SETTINGS = {
+    **{"strategy": "differentiable", "budget_images": None, "constraints": ()},
+    **{"share_weights": False, "weight_paths": "theta", "window_share": 0.15, "step_paths": 1, "sandwich": False},
+    **{"weight_ema": 0.0, "teacher": None, "tune_steps": 0},
+}
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
     "evaluations.json",
@@ -96,12 +100,17 @@ def identity_of_search(
         latency: its latencies.
         fingerprint: of its data set.
         constraints: those of ``config``, with their cost models.
+
+    Raises:
+        StorageError: the teacher's file cannot be read.
     """
     settings = {
         name: value
         for name, value in config.model_dump().items()
         if name not in _FREE_SETTINGS and (name not in _LATER_SETTINGS or value != _LATER_SETTINGS[name])
     }
+    if config.teacher is not None:
+        settings["teacher"] = checksum(Path(config.teacher))
     if "constraints" in settings:
         settings["constraints"] = ", ".join(settings["constraints"])
     measured = {
