@@ -141,7 +141,7 @@ def judged(
 
 
 def of_equal_cost(base: dict[str, Any], changes: dict[str, Any], images: int) -> SearchConfig:
-    """Settings with so many epochs that they cost what those of ``base`` do, in training images of w and theta."""
+    """Settings with the number of epochs that costs what those of ``base`` do, in training images of w and theta."""
 
     def cost(config: SearchConfig) -> float:
         return SearchPlan.of(config.model_copy(update={"candidates": 1, "screened": 1, "tune_steps": 0}), images).images

@@ -8,7 +8,7 @@ from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.controller import AIM, Steered
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.fitted_theta import EffectFit
-from tvmfbnet.search.prices import priced_theta
+from tvmfbnet.search.multipliers import bounded_theta
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.quantities.params import PARAMS
 
@@ -54,21 +54,21 @@ def test_forgotten_losses_yield_to_new_ones():
 
 
 @pytest.mark.parametrize("tilt", [-4.0, 0.0, 4.0])
-def test_a_price_brings_the_mean_arch_to_the_bound_from_both_sides(tilt):
+def test_a_multiplier_brings_the_mean_arch_to_the_bound_from_both_sides(tilt):
     theta = tilt * torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.5, 1.0], [0.0, 1.0, 0.0]])
     item = steered(TIMES, 6.0)
-    priced, (price,) = priced_theta(theta, MASK, [item])
-    assert mean_cost(priced, item) == pytest.approx(AIM * 6.0, rel=1e-4)
-    assert (price > 0) == (mean_cost(theta, item) > AIM * 6.0)
+    bounded, (multiplier,) = bounded_theta(theta, MASK, [item])
+    assert mean_cost(bounded, item) == pytest.approx(AIM * 6.0, rel=1e-4)
+    assert (multiplier > 0) == (mean_cost(theta, item) > AIM * 6.0)
 
 
-def test_of_two_bounds_both_are_met_and_one_that_nothing_violates_has_no_price():
-    items = [steered(TIMES, 6.0), steered(SIZES, 6.0)]
-    priced, _ = priced_theta(torch.zeros(3, 3), MASK, items)
-    assert all(mean_cost(priced, item) <= AIM * 6.0 * 1.02 for item in items)
+def test_of_two_bounds_both_are_met_and_one_that_nothing_violates_has_multiplier_0():
+    items = [steered(TIMES, 6.0), steered(SIZES, 7.0)]
+    bounded, _ = bounded_theta(torch.zeros(3, 3), MASK, items)
+    assert all(mean_cost(bounded, item) <= AIM * item.constraint.bound * 1.01 for item in items)
     free = steered(SIZES, 100.0)
-    priced, prices = priced_theta(torch.zeros(3, 3), MASK, [free])
-    assert prices == [0.0] and torch.equal(priced, torch.zeros(3, 3))
+    bounded, multipliers = bounded_theta(torch.zeros(3, 3), MASK, [free])
+    assert multipliers == [0.0] and torch.equal(bounded, torch.zeros(3, 3))
 
 
 def test_in_a_search_theta_moves_to_the_target_and_w_stays_in_its_steps(make):  # noqa: F811

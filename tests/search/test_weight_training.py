@@ -12,9 +12,9 @@ from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.errors import ConfigError, DivergedError, StorageError
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.distillation import net_to_distil
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.plan import SearchPlan
-from tvmfbnet.search.teacher import load_teacher
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.train import train
@@ -32,10 +32,10 @@ WAYS = {
 
 
 @pytest.fixture
-def teacher(tiny_space, tiny_data, tmp_path):
+def trained_net(tiny_space, tiny_data, tmp_path):
     """A trained net's file."""
     config = TrainConfig(epochs=1, warmup_epochs=0, batch_size=16, threads=1, device="cpu")
-    return str(train(Arch(("k3_e3",) * 3), tiny_space, tiny_data, config, tmp_path / "teacher").checkpoint)
+    return str(train(Arch(("k3_e3",) * 3), tiny_space, tiny_data, config, tmp_path / "trained").checkpoint)
 
 
 def stopped_and_continued(build, tmp_path, stop, **settings):
@@ -106,17 +106,17 @@ def test_a_moving_average_lies_between_where_w_was_and_where_it_is(make):  # noq
     assert torch.equal(make().judged_supernet.stem.conv.weight, make().supernet.stem.conv.weight)
 
 
-def test_a_teacher_takes_part_and_its_content_is_part_of_the_identity(make, teacher, tiny_space):  # noqa: F811
-    plain, taught = run_to_end(make(), 3), run_to_end(make(teacher=teacher), 3)
-    assert not torch.equal(plain.supernet.stem.conv.weight, taught.supernet.stem.conv.weight)
+def test_a_net_to_distil_from_takes_part_and_a_missing_one_is_named(make, trained_net):  # noqa: F811
+    plain, distilled = run_to_end(make(), 3), run_to_end(make(distil_from=trained_net), 3)
+    assert not torch.equal(plain.supernet.stem.conv.weight, distilled.supernet.stem.conv.weight)
     with pytest.raises(StorageError, match="nowhere"):
-        make(teacher="nowhere/net.pt")
+        make(distil_from="nowhere/net.pt")
 
 
-def test_a_teacher_of_other_images_is_refused(tiny_space, tiny_data, teacher):
+def test_a_net_of_other_images_is_refused(tiny_space, tiny_data, trained_net):
     data = load_data(tiny_data, 28, 28, 1, 10)
-    with pytest.raises(ConfigError, match=r"teacher: .* is for 1x28x28 images and 10 classes, the search for 1x32x28"):
-        load_teacher(Path(teacher), replace(tiny_space, height=32), data, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"distil_from: .* for 1x28x28 images and 10 classes, the search for 1x32x28"):
+        net_to_distil(Path(trained_net), replace(tiny_space, height=32), data, torch.device("cpu"))
 
 
 def test_tuned_archs_fit_what_they_were_tuned_on_and_the_supernet_stays_as_it_is(make):  # noqa: F811

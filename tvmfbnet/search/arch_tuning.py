@@ -38,7 +38,7 @@ class ArchTuning:
     config: SearchConfig
 
     def tune(self, net: ArchNet, device: torch.device) -> None:
-        """Trains ``net`` in place; its batch norms' running statistics must be gathered anew afterwards."""
+        """Trains ``net`` in place; its batch norms' running statistics must be gathered again afterwards."""
         config, steps = self.config, self.config.tune_steps
         seed = 3 * config.seed + 1
         batches = Loader(self.data, self.data.train, self.indices, config.batch_size, config.augment, seed)

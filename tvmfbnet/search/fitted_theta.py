@@ -8,8 +8,8 @@ with the batch's own statistics, as in training. The losses of one batch differ 
 
 The effects are fitted to all losses so far by ridge regression, older ones counting less, as w has moved on. Theta is
 minus the effects in units of the residuals' deviation, so P(a) falls by a factor e where the fit expects a loss that is
-one deviation larger. Where constraints bind, the effects get prices on the blocks' costs, found by bisection,
-such that the mean cost meets the bound: what the Lagrange multipliers of :mod:`tvmfbnet.search.controller` do.
+one deviation larger. Where constraints bind, the blocks' costs are taken off with Lagrange multipliers that bring the
+mean cost to the bound (:mod:`tvmfbnet.search.multipliers`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tvmfbnet.search.controller import Steering
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.draw import sample_choices
 from tvmfbnet.search.losses import penalised_loss
+from tvmfbnet.search.multipliers import bounded_theta
 from tvmfbnet.search.paths import Path, window_paths
 from tvmfbnet.search.plan import FITTED_ARCHS
-from tvmfbnet.search.prices import priced_theta
 from tvmfbnet.search.step import NotFiniteError, StepFigures, right_share
 from tvmfbnet.training.device import place_batch
 from tvmfbnet.training.workers import Workers
@@ -120,9 +120,9 @@ class FittedTheta:
         effects, deviation = self._fit.solve()
         theta = (-effects / deviation).to(self._supernet.theta)
         if self._steering.active:
-            theta, prices = priced_theta(theta, self._supernet.mask, self._steering.active)
-            for price, item in zip(prices, self._steering.active, strict=True):
-                item.controller.multiplier = max(0.0, price)
+            theta, multipliers = bounded_theta(theta, self._supernet.mask, self._steering.active)
+            for multiplier, item in zip(multipliers, self._steering.active, strict=True):
+                item.controller.multiplier = max(0.0, multiplier)
         self._supernet.theta.copy_(theta)
 
     def state_dict(self) -> dict[str, Any]:

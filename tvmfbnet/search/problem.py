@@ -37,7 +37,7 @@ _FREE_SETTINGS = frozenset(
 _LATER_SETTINGS = {
     **{"strategy": "differentiable", "budget_images": None, "constraints": ()},
     **{"share_weights": False, "weight_paths": "theta", "window_share": 0.15, "step_paths": 1, "sandwich": False},
-    **{"weight_ema": 0.0, "teacher": None, "tune_steps": 0},
+    **{"weight_ema": 0.0, "distil_from": None, "tune_steps": 0},
 }
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
@@ -102,15 +102,15 @@ def identity_of_search(
         constraints: those of ``config``, with their cost models.
 
     Raises:
-        StorageError: the teacher's file cannot be read.
+        StorageError: the net to distil from cannot be read.
     """
     settings = {
         name: value
         for name, value in config.model_dump().items()
         if name not in _FREE_SETTINGS and (name not in _LATER_SETTINGS or value != _LATER_SETTINGS[name])
     }
-    if config.teacher is not None:
-        settings["teacher"] = checksum(Path(config.teacher))
+    if config.distil_from is not None:
+        settings["distil_from"] = checksum(Path(config.distil_from))
     if "constraints" in settings:
         settings["constraints"] = ", ".join(settings["constraints"])
     measured = {

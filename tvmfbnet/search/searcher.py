@@ -22,6 +22,7 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, latency_constraint, merged
 from tvmfbnet.search.controller import Steering
 from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.distillation import net_to_distil
 from tvmfbnet.search.fitted_theta import FittedTheta
 from tvmfbnet.search.health import Health, health_of
 from tvmfbnet.search.losses import expected_cost
@@ -29,7 +30,6 @@ from tvmfbnet.search.plan import StepKind
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.state import SearcherState
 from tvmfbnet.search.step import NotFiniteError, StepFigures
-from tvmfbnet.search.teacher import load_teacher
 from tvmfbnet.search.theta_training import GradientTheta, ThetaTraining
 from tvmfbnet.search.weight_training import WeightTraining
 from tvmfbnet.space.space import Space
@@ -89,8 +89,11 @@ class Searcher:
     def _weight_training(self) -> WeightTraining:
         config = self.config
         batches = self._loader(self.weight_indices, config.batch_size, 1)
-        teacher = load_teacher(Path(config.teacher), self.space, self.data, self.device) if config.teacher else None
-        return WeightTraining(self.supernet, batches, config, self.constraints, self.workers, self._generator, teacher)
+        path = config.distil_from
+        distilled = net_to_distil(Path(path), self.space, self.data, self.device) if path else None
+        return WeightTraining(
+            self.supernet, batches, config, self.constraints, self.workers, self._generator, distilled
+        )
 
     def _theta_training(self, batches: Loader) -> ThetaTraining:
         config, supernet, steering = self.config, self.supernet, self._steering

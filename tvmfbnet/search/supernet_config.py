@@ -30,7 +30,7 @@ class SupernetConfig(Config):
         False,
         description="the heaviest path learns from the labels besides, the lightest and the drawn ones from its output",
     )
-    teacher: str | None = Field(
+    distil_from: str | None = Field(
         None, description="a training's net.pt, whose output w learns from as much as from the labels"
     )
     weight_ema: float = Field(

@@ -3,7 +3,7 @@
 A step runs a mixture of blocks, or one or several paths through single blocks (:mod:`tvmfbnet.search.paths`). Several
 paths share a batch, and their gradients are averaged. By the sandwich rule the heaviest path learns from the labels,
 and the lightest and the drawn ones from its output (Yu and Huang 2019, section 3; in-place distillation). With a
-teacher, the mean of its output and the labels takes the labels' place.
+net to distil from, the mean of its output and the labels takes the labels' place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WeightTraining:
         constraints: what the paths of ``weight_paths: window`` meet.
         workers: the processes that share every batch.
         generator: of mixtures and paths.
-        teacher: a net to learn from.
+        distilled: a trained net to learn from.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class WeightTraining:
         constraints: Sequence[Constraint],
         workers: Workers,
         generator: torch.Generator,
-        teacher: ArchNet | None = None,
+        distilled: ArchNet | None = None,
     ) -> None:
         self.supernet, self.batches, self._config, self._constraints = supernet, batches, config, constraints
-        self._workers, self._generator, self._teacher = workers, generator, teacher
+        self._workers, self._generator, self._distilled = workers, generator, distilled
         self._optimiser = torch.optim.SGD(
             supernet.weight_parameters(),
             lr=config.weight_lr,
@@ -123,11 +123,11 @@ class WeightTraining:
 
     @torch.no_grad()
     def _targets(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Labels (n,), or with a teacher the mean of its output and the labels, (n, classes)."""
-        if self._teacher is None:
+        """Labels (n,), or the mean of them and the distilled net's output, (n, classes)."""
+        if self._distilled is None:
             return labels
         with computing_in(self._config.precision, self._workers.device):
-            soft: torch.Tensor = self._teacher(pixels).float().softmax(dim=1)
+            soft: torch.Tensor = self._distilled(pixels).float().softmax(dim=1)
         return (soft + F.one_hot(labels, soft.shape[1])) / 2
 
     def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:

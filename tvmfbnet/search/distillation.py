@@ -1,4 +1,4 @@
-"""A trained net from whose outputs a supernet learns (Hinton et al. 2015): the setting ``teacher``."""
+"""A trained net from whose outputs a supernet learns (Hinton et al. 2015): the setting ``distil_from``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tvmfbnet.training.device import place_net
 from tvmfbnet.training.train import load_net
 
 
-def load_teacher(path: Path, space: Space, data: ImageData, device: torch.device) -> ArchNet:
+def net_to_distil(path: Path, space: Space, data: ImageData, device: torch.device) -> ArchNet:
     """The net of a training's ``net.pt``, ready to teach.
 
     Args:
         path: the file.
-        space: the search's; the teacher may be of another with the same images.
+        space: the search's; the net may be of another with the same images.
         data: the search's images.
         device: where it computes.
 
@@ -32,7 +32,9 @@ def load_teacher(path: Path, space: Space, data: ImageData, device: torch.device
     wanted = (space.input_channels, space.height, space.width, data.classes)
     if own != wanted:
         shape = "{0}x{1}x{2} images and {3} classes".format
-        raise ConfigError("search settings", [f"teacher: {path} is for {shape(*own)}, the search for {shape(*wanted)}"])
+        raise ConfigError(
+            "search settings", [f"distil_from: {path} is for {shape(*own)}, the search for {shape(*wanted)}"]
+        )
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     return place_net(net, device).eval()
