@@ -206,15 +206,11 @@ class SearchConfig(SupernetConfig):
         return self
 
     def require_consistent_target(self) -> None:
-        """ValueError where ``mode: target`` has none; a recipe may only work it out once there is a table."""
-        if self.mode == "target" and self.latency_target_ms is None and not self.constraints:
-            raise ValueError("mode target needs latency_target_ms or constraints")
-
-    @model_validator(mode="after")
-    def _window_given(self) -> Self:
-        if self.weight_paths == "window" and self.latency_target_ms is None and not self.constraints:
-            raise ValueError("weight_paths window needs latency_target_ms or constraints")
-        return self
+        """ValueError where a setting needs a target and has none; a recipe may only work it out once there is a table."""
+        if self.latency_target_ms is None and not self.constraints:
+            for name, value in (("mode", "target"), ("weight_paths", "window")):
+                if getattr(self, name) == value:
+                    raise ValueError(f"{name} {value} needs latency_target_ms or constraints")
 
     @property
     def bounds(self) -> tuple[Bound, ...]:

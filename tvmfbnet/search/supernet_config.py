@@ -1,6 +1,6 @@
 """The settings of how a supernet's weights learn beyond the paper, a part of a recipe's ``search`` section.
 
-Each is measured in docs/results/supernets.md: what it does to how well the supernet ranks archs.
+``benchmarks/supernet_ranking.py`` measures what each does to how well the supernet ranks archs of one latency.
 """
 
 from __future__ import annotations
