@@ -206,7 +206,7 @@ class SearchConfig(SupernetConfig):
         return self
 
     def require_consistent_target(self) -> None:
-        """ValueError where a setting needs a target and has none; a recipe may only work it out once there is a table."""
+        """ValueError where a setting lacks the target that it needs; a recipe may work it out only with a table."""
         if self.latency_target_ms is None and not self.constraints:
             for name, value in (("mode", "target"), ("weight_paths", "window")):
                 if getattr(self, name) == value:
