@@ -41,8 +41,8 @@ SEARCH: dict[str, Any] = {
     **{"gradient_clip": 2.0, "theta_lr": 0.06, "weight_steps": "sampled", "theta_steps": "sampled", "augment_shift": 0},
     **{"augment_flip": False, "bn_images": 1024, "stop_on_collapse": False},
 }
-# Settings for theta's own figure: its steps in the last third of the search.
-_THETA: dict[str, Any] = {"warmup_epochs": 8, "temperature": 1.0, "temperature_decay": 0.7}
+# Settings for theta's own figure; where a recipe says how theta learns, it does in the last third of the search.
+_THETA: dict[str, Any] = {"temperature": 1.0, "temperature_decay": 0.7}
 _TOGETHER: dict[str, Any] = {"share_weights": True, "weight_paths": "window"}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -146,6 +146,8 @@ def of_equal_cost(base: dict[str, Any], changes: dict[str, Any], images: int) ->
     def cost(config: SearchConfig) -> float:
         return SearchPlan.of(config.model_copy(update={"candidates": 1, "screened": 1, "tune_steps": 0}), images).images
 
+    if "theta_steps" in changes:
+        changes = {**changes, "warmup_epochs": base["epochs"] * 2 // 3}
     plain, config = validate(SearchConfig, base, "search settings"), validate(SearchConfig, {**base, **changes}, "")
     epochs = max(2, math.floor(config.epochs * cost(plain) / cost(config) + 0.5))
     warmup = min(epochs - 1, round(config.warmup_epochs * epochs / config.epochs))
