@@ -42,7 +42,7 @@ def snapshot(searcher):
 
 def test_weights_and_theta_never_see_the_same_images(make):
     searcher, seen = make(), {"w": set(), "theta": set()}
-    for name, loader in (("w", searcher._weight_batches), ("theta", searcher._theta_batches)):
+    for name, loader in (("w", searcher._weights.batches), ("theta", searcher._theta.batches)):
         original = loader._images.load
 
         def spy(indices, augment, draws, name=name, original=original):
@@ -62,7 +62,7 @@ def test_warm_up_trains_weights_only_and_the_search_trains_both(make):
         searcher.advance()
     assert (searcher.supernet.theta == 0).all() and searcher.history[0]["phase"] == "warm-up"
     weights = [p.detach().clone() for p in searcher.supernet.weight_parameters()]
-    while searcher.step < len(searcher._weight_batches):
+    while searcher.step < len(searcher._weights.batches):
         searcher.advance()
     assert (searcher.supernet.theta == 0).all(), "w's steps leave theta alone"
     trained = [p.detach().clone() for p in searcher.supernet.weight_parameters()]

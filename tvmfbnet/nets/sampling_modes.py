@@ -6,3 +6,9 @@ from typing import Literal
 
 Form = Literal["mixture", "sampled", "two_path"]
 """How many blocks of a layer run in a step: all, one, or two."""
+
+ThetaForm = Literal["mixture", "sampled", "two_path", "fitted"]
+"""How theta learns: by gradient through one of the forms, or fitted to validation losses of drawn archs."""
+
+PathDraws = Literal["theta", "window", "fair"]
+"""How paths through single blocks are drawn: see :mod:`tvmfbnet.search.paths`."""

@@ -3,7 +3,8 @@
 Layer l computes ``sum_i m[l, i] * block_i(x)``. During the search m is a Gumbel-softmax sample of theta; during warm-up
 it is one block per layer, and then only that block runs. Probabilities of an arch multiply over layers.
 
-Cheaper forms run one or two blocks per layer and still give theta a gradient: :meth:`Supernet.draw`.
+Cheaper forms run one or two blocks per layer and still give theta a gradient: :meth:`Supernet.draw`. The blocks of a
+layer have weights of their own or share one set (:mod:`tvmfbnet.nets.shared_weights`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
 from tvmfbnet.nets.joint_batchnorm import frozen_statistics
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.sampling_modes import Form
+from tvmfbnet.nets.shared_weights import SharedWeights, shared_by_structure
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.space import Layer, Space
 
 
@@ -50,9 +53,12 @@ class MixedLayer(nn.Module):
         layer: its shape and candidates.
         merged: compute mixtures with large joint operations (:mod:`tvmfbnet.nets.batched_mixture`) or block by block.
         save_memory: keep only the input of a mixture for the backward pass, which computes the rest again.
+        share_weights: blocks of one structure are parts of the largest; a mixture is then computed block by block.
     """
 
-    def __init__(self, layer: Layer, merged: bool = True, save_memory: bool = False) -> None:
+    def __init__(
+        self, layer: Layer, merged: bool = True, save_memory: bool = False, share_weights: bool = False
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             initialise(build_block(block, layer.cin, layer.cout, layer.stride)) for block in layer.blocks
@@ -67,13 +73,17 @@ class MixedLayer(nn.Module):
         if convs and not convs[0].has_residual:
             share_initialisation(convs)
         self._passes_on = layer.cin == layer.cout and layer.stride == 1
-        self._bands = bands_of(list(self.blocks)) if merged else None
+        self._bands = bands_of(list(self.blocks)) if merged and not share_weights else None
         self._save_memory = save_memory
+        if share_weights:
+            self.shared, self._share = shared_by_structure(self.blocks, layer.cin, layer.cout, layer.stride)
+        else:
+            self._share = {}
 
     def forward(self, x: torch.Tensor, mix: torch.Tensor | int | Paths) -> torch.Tensor:
         """The weighted sum of all blocks or of some, or one block alone where ``mix`` is an index."""
         if isinstance(mix, int):
-            return self.blocks[mix](x)  # type: ignore[no-any-return]
+            return self._one(x, mix)
         if isinstance(mix, Paths):
             return self._some(x, mix)
         if not (self._save_memory and self.training and torch.is_grad_enabled()):
@@ -88,10 +98,38 @@ class MixedLayer(nn.Module):
         )
         return kept
 
+    def block_state(self, index: int) -> dict[str, torch.Tensor]:
+        """The state of one block, by name, with the weights that it runs with."""
+        block = self.blocks[index]
+        state: dict[str, torch.Tensor] = dict(block.state_dict())
+        weights = self._weights_of(index)
+        return state if weights is None else {**state, **weights.of(cast(FBNetBlock, block))}
+
+    def unused_parameters(self) -> set[nn.Parameter]:
+        """Those of blocks that run with shared weights."""
+        return {parameter for index in self._share for parameter in self.blocks[index].parameters()}
+
+    def _weights_of(self, index: int) -> SharedWeights | None:
+        """The shared weights that a block runs with; None where it has its own."""
+        return cast(SharedWeights, self.shared[self._share[index]]) if index in self._share else None
+
+    def _one(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        block, weights = self.blocks[index], self._weights_of(index)
+        out: torch.Tensor = block(x) if weights is None else weights.run(cast(FBNetBlock, block), x)
+        return out
+
+    def _branch(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """What a block adds to its input where the layer may pass that on; else the block."""
+        block, weights = self.blocks[index], self._weights_of(index)
+        if not isinstance(block, FBNetBlock):
+            out: torch.Tensor = block(x)
+            return out - x if self._passes_on else out
+        return block.branch(x) if weights is None else weights.branch(block, x)
+
     def _all(self, x: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
         if self._bands is not None:
             return merged_mixture(list(self.blocks), self._bands, x, mix)
-        outputs: list[torch.Tensor] = [block(x) for block in self.blocks]
+        outputs = [self._one(x, index) for index in range(len(self.blocks))]
         total = mix[0] * outputs[0]
         for weight, output in zip(mix[1:], outputs[1:], strict=False):  # mix is padded where layers differ in blocks
             total = total + weight * output
@@ -105,10 +143,9 @@ class MixedLayer(nn.Module):
         """
         total: torch.Tensor | None = x if self._passes_on else None
         for index, weight in zip(paths.indices, paths.weights, strict=True):
-            block = self.blocks[index]
-            if isinstance(block, nn.Identity):
+            if isinstance(self.blocks[index], nn.Identity):
                 continue
-            out = weight * (block.branch(x) if isinstance(block, FBNetBlock) else block(x))
+            out = weight * self._branch(x, index)
             total = out if total is None else total + out
         if total is None:
             raise ValueError("no path was given")
@@ -125,16 +162,19 @@ class Supernet(nn.Module):
         space: what may be searched.
         merged: compute mixtures with large joint operations; the same function, faster.
         save_memory: keep only each layer's input for the backward pass; slower, with a fraction of the memory.
+        share_weights: the blocks of a layer share one set of weights (:mod:`tvmfbnet.nets.shared_weights`).
     """
 
     mask: torch.Tensor
 
-    def __init__(self, space: Space, merged: bool = True, save_memory: bool = False) -> None:
+    def __init__(
+        self, space: Space, merged: bool = True, save_memory: bool = False, share_weights: bool = False
+    ) -> None:
         super().__init__()
         self.space = space
         conv, pool, linear = space.head
         self.stem = build_part(space.stem)
-        self.layers = nn.ModuleList(MixedLayer(layer, merged, save_memory) for layer in space.layers)
+        self.layers = nn.ModuleList(MixedLayer(layer, merged, save_memory, share_weights) for layer in space.layers)
         self.head_conv, self.head_pool, self.head_linear = build_part(conv), build_part(pool), build_part(linear)
         counts = torch.tensor([len(layer.blocks) for layer in space.layers])
         self.theta = nn.Parameter(torch.zeros(len(counts), int(counts.max())))
@@ -149,7 +189,8 @@ class Supernet(nn.Module):
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """All learned parameters except theta."""
-        return [parameter for name, parameter in self.named_parameters() if name != "theta"]
+        unused = {parameter for layer in self.layers for parameter in cast(MixedLayer, layer).unused_parameters()}
+        return [p for name, p in self.named_parameters() if name != "theta" and p not in unused]
 
     def theta_parameters(self) -> list[nn.Parameter]:
         """Theta alone."""
@@ -197,6 +238,17 @@ class Supernet(nn.Module):
         """One candidate per layer, drawn with equal probability: the path of a warm-up step."""
         return [int(torch.randint(len(layer.blocks), (), generator=generator)) for layer in self.space.layers]
 
+    def heaviest_choice(self) -> list[int]:
+        """The path of most multiply-accumulates."""
+        return [max(range(len(macs)), key=macs.__getitem__) for macs in self._macs()]
+
+    def lightest_choice(self) -> list[int]:
+        """The path of fewest multiply-accumulates."""
+        return [min(range(len(macs)), key=macs.__getitem__) for macs in self._macs()]
+
+    def _macs(self) -> list[list[int]]:
+        return [[count_part(layer.cell(block)).macs for block in layer.blocks] for layer in self.space.layers]
+
     def choice_of(self, arch: Arch) -> list[int]:
         """The candidates' indices of an arch."""
         return [layer.blocks.index(block) for layer, block in zip(self.space.layers, arch.blocks, strict=True)]
@@ -210,7 +262,7 @@ class Supernet(nn.Module):
         net = ArchNet(self.space, arch)
         net.stem.load_state_dict(self.stem.state_dict())
         for layer, mixed, choice in zip(net.layers, self.layers, self.choice_of(arch), strict=True):
-            layer.load_state_dict(cast(MixedLayer, mixed).blocks[choice].state_dict())
+            layer.load_state_dict(cast(MixedLayer, mixed).block_state(choice))
         net.head_conv.load_state_dict(self.head_conv.state_dict())
         net.head_linear.load_state_dict(self.head_linear.state_dict())
         return net.to(self.theta.device)

@@ -15,16 +15,16 @@ from tvmfbnet.config import (
     MOST_SAMPLES,
     MOST_STEPS,
     MOST_THREADS,
-    Config,
     Seed,
     given_whole,
 )
 from tvmfbnet.errors import ConstraintError
-from tvmfbnet.nets.sampling_modes import Form
+from tvmfbnet.nets.sampling_modes import Form, ThetaForm
 from tvmfbnet.search.constraints import Bound, parse_bounds
 from tvmfbnet.search.evaluators import EvaluatorName
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.strategies import StrategyName
+from tvmfbnet.search.supernet_config import SupernetConfig
 
 if TYPE_CHECKING:  # loads torch
     from tvmfbnet.data.augment import Augment
@@ -42,7 +42,7 @@ _PAPER_EPOCHS = 90
 _SHORT = 30
 
 
-class SearchConfig(Config):
+class SearchConfig(SupernetConfig):
     """FBNet's training scheme (section 3.3 and 4.1 of the paper) and our additions.
 
     Each epoch trains the weights w on ``weight_share`` of the training images, then, after the warm-up, theta on the
@@ -83,7 +83,11 @@ class SearchConfig(Config):
         description="how w learns after the warm-up: through the Gumbel-softmax mixture of all blocks (the paper), or "
         "at a fraction of the cost through one block per layer sampled from softmax(theta), or two",
     )
-    theta_steps: Form = Field("mixture", description="how theta learns: the same three forms")
+    theta_steps: ThetaForm = Field(
+        "mixture",
+        description="how theta learns: by gradient through the same three forms, or fitted to validation losses of "
+        "archs drawn near the constraints",
+    )
     save_memory: bool = Field(False, description="recompute mixtures in the backward pass: slower, far less memory")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of convs and matrix products")
     gradient_clip: float | None = Field(None, gt=0, le=1e6, description="largest norm of the gradient of w")
@@ -225,9 +229,11 @@ class SearchConfig(Config):
         return self
 
     def require_consistent_target(self) -> None:
-        """ValueError where ``mode: target`` has none; a recipe may only work it out once there is a table."""
-        if self.mode == "target" and self.latency_target_ms is None and not self.constraints:
-            raise ValueError("mode target needs latency_target_ms or constraints")
+        """ValueError where a setting lacks the target that it needs; a recipe may work it out only with a table."""
+        if self.latency_target_ms is None and not self.constraints:
+            for name, value in (("mode", "target"), ("weight_paths", "window")):
+                if getattr(self, name) == value:
+                    raise ValueError(f"{name} {value} needs latency_target_ms or constraints")
 
     @property
     def bounds(self) -> tuple[Bound, ...]:

@@ -63,9 +63,11 @@ def estimate_gpu(space: Space, config: SearchConfig, plan: SearchPlan, tmacs: fl
         tmacs: the rate, in 1e12 multiply-accumulates per second; that of the paper's search if None.
     """
     single = _macs_per_image(space, "sampled")
-    trained = (plan.warmup_steps + plan.finalist_steps) * plan.batch * single
-    trained += plan.weight_steps * plan.batch * _macs_per_image(space, config.weight_steps)
-    trained += plan.theta_steps * (plan.theta_batch or plan.batch) * _macs_per_image(space, config.theta_steps)
+    theta_form: Form = "sampled" if config.theta_steps == "fitted" else config.theta_steps
+    weight_macs, theta_macs = _macs_per_image(space, config.weight_steps), _macs_per_image(space, theta_form)
+    trained = (plan.warmup_steps * plan.warmup_paths + plan.finalist_steps) * plan.batch * single
+    trained += plan.weight_steps * plan.weight_paths * plan.batch * weight_macs
+    trained += plan.theta_steps * plan.theta_paths * (plan.theta_batch or plan.batch) * theta_macs
     macs = BACKWARD * trained + plan.judged_images * single
     return GpuEstimate(macs, PAPER_TMACS if tmacs is None else tmacs, tmacs is not None)
 

@@ -13,6 +13,7 @@ from tvmfbnet.data.loader import in_order
 from tvmfbnet.nets.bn_recalibration import recalibrate
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.progress import progress
+from tvmfbnet.search.arch_tuning import ArchTuning
 from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
@@ -33,18 +34,29 @@ class Judge:
         data: the images.
         calibration: images for batch-norm recalibration, from the part that trained w.
         judged: those that accuracy is measured on, from the other part.
+        tuning: what each arch learns before it is judged; nothing if None.
     """
 
     supernet: Supernet
     data: ImageData
     calibration: torch.Tensor
     judged: torch.Tensor
+    tuning: ArchTuning | None = None
 
     @classmethod
-    def of(cls, searcher: Searcher, bn_images: int, judged: int | None) -> Judge:
-        """A judge for a search's archs; it judges on ``judged`` images, all of theta's if None."""
+    def of(cls, searcher: Searcher, bn_images: int, judged: int | None, tuned: bool = False) -> Judge:
+        """A judge for a search's archs.
+
+        Args:
+            searcher: the search.
+            bn_images: those that recalibrate batch norm.
+            judged: how many images it judges on; all of theta's if None.
+            tuned: whether archs are tuned before, by the settings' ``tune_steps``.
+        """
         calibration, images = searcher.weight_indices[:bn_images], searcher.theta_indices[:judged]
-        return cls(searcher.supernet, searcher.data, calibration, images)
+        config = searcher.config
+        tuning = ArchTuning(searcher.data, searcher.weight_indices, config) if tuned and config.tune_steps else None
+        return cls(searcher.judged_supernet, searcher.data, calibration, images, tuning)
 
     def rank(self, candidates: Sequence[ScoredArch], what: str) -> list[ScoredArch]:
         """The candidates with their accuracy, most accurate first; among equals the faster."""
@@ -71,7 +83,7 @@ class Judge:
 
     def accuracy(self, arch: Arch) -> float:
         """Accuracy of one arch, between 0 and 1."""
-        return validate_arch(self.supernet, arch, self._calibration_batches, self.validation())
+        return validate_arch(self.supernet, arch, self._calibration_batches, self.validation(), self.tuning)
 
 
 def validate_arch(
@@ -79,6 +91,7 @@ def validate_arch(
     arch: Arch,
     calibration: Iterable[torch.Tensor],
     validation: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    tuning: ArchTuning | None = None,
 ) -> float:
     """Accuracy of an arch with the supernet's weights, after batch-norm recalibration.
 
@@ -87,8 +100,11 @@ def validate_arch(
         arch: the net to judge.
         calibration: images for the statistics, from the part that trained w.
         validation: labelled batches to judge on, from the other part.
+        tuning: what the arch learns first.
     """
     device = supernet.theta.device
     net = place_net(supernet.extract(arch), device)
+    if tuning is not None:
+        tuning.tune(net, device)
     recalibrate(net, (place_pixels(batch, device) for batch in calibration))
     return accuracy(net, validation, device)

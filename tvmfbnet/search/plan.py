@@ -9,6 +9,8 @@ from tvmfbnet.search.config import SearchConfig
 
 # Forward and backward cost about three times what forward alone costs.
 BACKWARD = 3
+# Archs that a step which fits theta judges.
+FITTED_ARCHS = 8
 
 StepKind = Literal["single", "weight", "theta"]
 """A step of w in the warm-up, of w after it, of theta."""
@@ -26,6 +28,8 @@ class SearchPlan:
         judged_images: images that go through an arch when archs are judged, all archs together.
         batch: images in a step of w.
         theta_batch: images in a step of theta; as ``batch`` if 0.
+        warmup_paths, weight_paths: how often a batch runs in a step of w, in the warm-up and after it.
+        theta_paths: the same of a step of theta.
     """
 
     warmup_steps: int
@@ -35,12 +39,17 @@ class SearchPlan:
     judged_images: int
     batch: int
     theta_batch: int = 0
+    warmup_paths: int = 1
+    weight_paths: int = 1
+    theta_paths: float = 1.0
 
     @property
     def images(self) -> float:
         """The cost in training images; an image that is only judged counts a third of one that is trained on."""
-        trained = (self.warmup_steps + self.weight_steps + self.finalist_steps) * self.batch
-        return trained + self.theta_steps * (self.theta_batch or self.batch) + self.judged_images / BACKWARD
+        for_weights = self.warmup_steps * self.warmup_paths + self.weight_steps * self.weight_paths
+        trained = (for_weights + self.finalist_steps) * self.batch
+        for_theta = self.theta_steps * self.theta_paths * (self.theta_batch or self.batch)
+        return trained + for_theta + self.judged_images / BACKWARD
 
     @property
     def step_kinds(self) -> tuple[StepKind, ...]:
@@ -76,5 +85,11 @@ class SearchPlan:
         if screened > config.candidates:
             judged += screened * (min(config.screen_images, for_weights) + min(config.screen_images, for_theta))
         judged += config.finalists * validated
-        trained = config.finalists * config.finalist_steps
-        return cls(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch, theta_batch)
+        trained = config.finalists * config.finalist_steps + min(screened, config.candidates) * config.tune_steps
+        paths = config.step_paths + (2 if config.sandwich else 0)
+        return cls(
+            *(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch, theta_batch),
+            warmup_paths=paths,
+            weight_paths=paths if config.weight_steps == "sampled" else 1,
+            theta_paths=FITTED_ARCHS / BACKWARD if config.theta_steps == "fitted" else 1.0,
+        )

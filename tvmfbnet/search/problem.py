@@ -16,7 +16,7 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import split_indices
 from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError
-from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
+from tvmfbnet.files import checksum, clear_leftovers, folder_lock, make_folder
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
@@ -37,6 +37,8 @@ _FREE_SETTINGS = frozenset(
 _LATER_SETTINGS = {
     **{"strategy": "differentiable", "budget_images": None, "constraints": ()},
     **{"evaluator": "short_training", "budget_minutes": None, "front": None},
+    **{"share_weights": False, "weight_paths": "theta", "window_share": 0.15, "step_paths": 1, "sandwich": False},
+    **{"weight_ema": 0.0, "distil_from": None, "tune_steps": 0},
 }
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
@@ -99,12 +101,17 @@ def identity_of_search(
         latency: its latencies.
         fingerprint: of its data set.
         constraints: those of ``config``, with their cost models.
+
+    Raises:
+        StorageError: the net to distil from cannot be read.
     """
     settings = {
         name: value
         for name, value in config.model_dump().items()
         if name not in _FREE_SETTINGS and (name not in _LATER_SETTINGS or value != _LATER_SETTINGS[name])
     }
+    if config.distil_from is not None:
+        settings["distil_from"] = checksum(Path(config.distil_from))
     if "constraints" in settings:
         settings["constraints"] = ", ".join(settings["constraints"])
     measured = {

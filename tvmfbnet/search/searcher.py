@@ -6,33 +6,35 @@ A :class:`Searcher` is a small state machine: :meth:`Searcher.advance` does one 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from torch.nn import functional as F
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, split_indices
 from tvmfbnet.errors import DataError, DivergedError
-from tvmfbnet.nets.precision import computing_in
-from tvmfbnet.nets.supernet import Mix, Supernet
+from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, latency_constraint, merged
 from tvmfbnet.search.controller import Steering
 from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.distillation import net_to_distil
+from tvmfbnet.search.fitted_theta import FittedTheta
 from tvmfbnet.search.health import Health, health_of
-from tvmfbnet.search.losses import expected_cost, penalised_loss
+from tvmfbnet.search.losses import expected_cost
 from tvmfbnet.search.plan import StepKind
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.state import SearcherState
+from tvmfbnet.search.step import NotFiniteError, StepFigures
+from tvmfbnet.search.theta_training import GradientTheta, ThetaTraining
+from tvmfbnet.search.weight_training import WeightTraining
 from tvmfbnet.space.space import Space
-from tvmfbnet.training.checkpoint import restore_optimiser, restore_rng, rng_state
-from tvmfbnet.training.device import pick_device, place_batch, place_net
+from tvmfbnet.training.checkpoint import restore_rng, rng_state
+from tvmfbnet.training.device import pick_device, place_net
 from tvmfbnet.training.workers import Workers
 
 _NO_SUMS = {"weight_loss": 0.0, "weight_right": 0.0, "theta_loss": 0.0, "theta_right": 0.0, "seconds": 0.0}
@@ -64,7 +66,9 @@ class Searcher:
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         # A subset of the classes may stand in for them all (FBNet, section 4.1); it has a classifier of its own.
-        supernet = Supernet(replace(space, classes=data.classes), save_memory=config.save_memory)
+        supernet = Supernet(
+            replace(space, classes=data.classes), save_memory=config.save_memory, share_weights=config.share_weights
+        )
         self.supernet = self.workers.share(place_net(supernet, self.device))
         self._cells_ms = torch.tensor(costs.padded()).to(self.device)
         self.weight_indices, self.theta_indices = split_indices(
@@ -72,25 +76,31 @@ class Searcher:
         )
         if min(len(self.weight_indices), len(self.theta_indices)) < 2:
             raise DataError(f"{data.name} gives too few training images to divide: {len(data.train)}")
-        self._weight_batches = self._loader(self.weight_indices, config.batch_size, 1)
-        self._theta_batches = self._loader(self.theta_indices, config.theta_batch_size or config.batch_size, 2)
-        self._weight_optimiser = torch.optim.SGD(
-            self.supernet.weight_parameters(),
-            lr=config.weight_lr,
-            momentum=config.weight_momentum,
-            weight_decay=config.weight_decay,
-        )
-        self._theta_optimiser = torch.optim.Adam(
-            self.supernet.theta_parameters(), lr=config.theta_lr, weight_decay=config.theta_decay
-        )
-        steps = config.epochs * len(self._weight_batches)
-        self._schedule = CosineLRScheduler(self._weight_optimiser, t_initial=steps, t_in_epochs=False)
         self._generator = torch.Generator().manual_seed(3 * config.seed + 3)
+        self._weights = self._weight_training()
         self.epoch, self.step = 0, 0
         self.history: list[dict[str, Any]] = []
         self._sums = dict(_NO_SUMS)
         self._waited = 0.0
-        self._steering = Steering.of(self.constraints, config, len(self._theta_batches), self.device)
+        theta_batches = self._loader(self.theta_indices, config.theta_batch_size or config.batch_size, 2)
+        self._steering = Steering.of(self.constraints, config, len(theta_batches), self.device)
+        self._theta = self._theta_training(theta_batches)
+
+    def _weight_training(self) -> WeightTraining:
+        config = self.config
+        batches = self._loader(self.weight_indices, config.batch_size, 1)
+        path = config.distil_from
+        distilled = net_to_distil(Path(path), self.space, self.data, self.device) if path else None
+        return WeightTraining(
+            self.supernet, batches, config, self.constraints, self.workers, self._generator, distilled
+        )
+
+    def _theta_training(self, batches: Loader) -> ThetaTraining:
+        config, supernet, steering = self.config, self.supernet, self._steering
+        given = (self.workers, self._generator)
+        if config.theta_steps == "fitted":
+            return FittedTheta(supernet, batches, self.costs, config, self.constraints, steering, *given)
+        return GradientTheta(supernet, batches, self.costs, config, config.theta_steps, steering, *given)
 
     def _loader(self, indices: torch.Tensor, batch_size: int, stream: int) -> Loader:
         seed = 3 * self.config.seed + stream
@@ -112,11 +122,16 @@ class Searcher:
         """Optimiser steps done so far."""
         return sum(self._steps_of(epoch) for epoch in range(self.epoch)) + self.step
 
+    @property
+    def _weight_steps(self) -> int:
+        """Steps of w in an epoch."""
+        return len(self._weights.batches)
+
     def _is_warmup(self, epoch: int) -> bool:
         return epoch < self.config.warmup_epochs
 
     def _steps_of(self, epoch: int) -> int:
-        return len(self._weight_batches) + (0 if self._is_warmup(epoch) else len(self._theta_batches))
+        return self._weight_steps + (0 if self._is_warmup(epoch) else len(self._theta.batches))
 
     def advance(self) -> bool:
         """Does one optimiser step, of w or of theta; True when it was the last one of an epoch.
@@ -125,10 +140,10 @@ class Searcher:
             DivergedError: a loss or theta is not finite; the state is then of no use any more.
         """
         started = time.monotonic()
-        if self.step < len(self._weight_batches):
-            self._weight_step()
+        if self.step < self._weight_steps:
+            self._count("weight", self._take("weight"))
         else:
-            self._theta_step()
+            self._count("theta", self._take("theta"))
         self.step += 1
         self._sums["seconds"] += time.monotonic() - started
         if self.step < self._steps_of(self.epoch):
@@ -141,95 +156,23 @@ class Searcher:
         """Times one step of a kind, in seconds. For forecasts only: the search cannot continue from here."""
         self.epoch = 0 if kind == "single" else self.config.warmup_epochs
         started = time.monotonic()
-        if kind == "theta":
-            self._theta_step()
-        else:
-            self._weight_step()
+        self._take("theta" if kind == "theta" else "weight")
         return time.monotonic() - started
 
-    def _weight_step(self) -> None:
-        """One SGD step of w on the larger part of the images; theta is a constant."""
-        self._schedule.step_update(self.epoch * len(self._weight_batches) + self.step)
-        pixels, labels = place_batch(*self._weight_batches.next(), self.device)
-        self.supernet.train()
-        logits = self._logits(pixels, self._weight_mix())
-        loss = F.cross_entropy(logits, labels)
-        self._require_finite(loss)
-        self._weight_optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.workers.average_gradients(self.supernet.weight_parameters())
-        if self.config.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.supernet.weight_parameters(), self.config.gradient_clip)
-        self._weight_optimiser.step()
-        self._count("weight", loss, logits, labels)
-
-    @torch.no_grad()
-    def _weight_mix(self) -> Mix:
-        """How blocks are mixed when w learns: one at random in the warm-up, else by a sample of theta."""
-        if self._is_warmup(self.epoch):
-            return self.supernet.uniform_choice(self._generator)
-        if self.config.weight_steps == "sampled":
-            probabilities = self.supernet.probabilities().cpu()
-            return torch.multinomial(probabilities, 1, generator=self._generator)[:, 0].tolist()
-        return self.supernet.draw(self.config.weight_steps, self._temperature, self._generator)[0]
-
-    @property
-    def _temperature(self) -> float:
-        return self.config.temperature_at(self.epoch)
-
-    def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
-        """The supernet's output in float32, computed at the precision that the settings ask for."""
-        with computing_in(self.config.precision, self.device):
-            return self.supernet(pixels, mix).float()  # type: ignore[no-any-return]
-
-    def _theta_step(self) -> None:
-        """One Adam step of theta on the other part of the images, under the latency-aware loss; w is a constant."""
-        pixels, labels = place_batch(*self._theta_batches.next(), self.device)
-        self.supernet.train()
-        weights = self.supernet.weight_parameters()
-        for parameter in weights:
-            parameter.requires_grad_(False)
-        mix, soft = self.supernet.draw(self.config.theta_steps, self._temperature, self._generator)
-        logits = self._logits(pixels, mix)
-        loss = self._theta_loss(F.cross_entropy(logits, labels), soft)
-        self._require_finite(loss)
-        self._theta_optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.workers.average_gradients(self.supernet.theta_parameters())
-        self._theta_optimiser.step()
-        for parameter in weights:
-            parameter.requires_grad_(True)
-        if not bool(torch.isfinite(self.supernet.theta).all()):
-            raise self._diverged("theta is not finite")
-        with torch.no_grad():
-            self._steering.update(self.supernet.probabilities())
-        self._count("theta", loss, logits, labels)
-
-    def _theta_loss(self, cross_entropy: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-        """The paper's loss on the sampled mixture's latency, or the constraints' on the expected costs.
-
-        Constraints bind the archs that are sampled in the end, so they look at their mean, free of this step's noise.
-        """
-        if self._steering.active:
-            return self._steering.penalised(cross_entropy, self.supernet.probabilities())
-        config = self.config
-        latency = expected_cost(soft, self._cells_ms, self.costs.fixed)
-        return penalised_loss(
-            cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
-        )
-
-    def _require_finite(self, loss: torch.Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            raise self._diverged(f"the loss is {loss.item()}")
+    def _take(self, part: Literal["weight", "theta"]) -> StepFigures:
+        try:
+            return self._theta.step(self.epoch) if part == "theta" else self._weights.step(self.epoch, self.step)
+        except NotFiniteError as error:
+            raise self._diverged(str(error)) from error
 
     def _diverged(self, what: str) -> DivergedError:
         sick = self._first_not_finite()
-        rate = self._weight_optimiser.param_groups[0]["lr"]
+        temperature = self.config.temperature_at(self.epoch)
         return DivergedError(
             f"the search diverged in step {self.done_steps + 1} of {self.total_steps}: {what}"
             + (f", first seen in {sick}" if sick else "")
-            + f" (learning rate {rate:.3g}, temperature {self._temperature:.3g}); restart with a lower weight_lr or "
-            "theta_lr, or set gradient_clip (the last good checkpoint is kept)"
+            + f" (learning rate {self._weights.rate:.3g}, temperature {temperature:.3g}); restart with a lower "
+            "weight_lr or theta_lr, or set gradient_clip (the last good checkpoint is kept)"
         )
 
     def _first_not_finite(self) -> str | None:
@@ -241,9 +184,9 @@ class Searcher:
         if self._first_not_finite() is not None:
             raise self._diverged("the weights are not finite")
 
-    def _count(self, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        self._sums[f"{part}_loss"] += loss.item()
-        self._sums[f"{part}_right"] += (logits.argmax(dim=1) == labels).float().mean().item()
+    def _count(self, part: str, figures: StepFigures) -> None:
+        self._sums[f"{part}_loss"] += figures.loss
+        self._sums[f"{part}_right"] += figures.right
 
     @torch.no_grad()
     def health(self) -> Health:
@@ -253,7 +196,7 @@ class Searcher:
     @property
     def waited_seconds(self) -> float:
         """Time spent waiting for images so far."""
-        return self._weight_batches.waited_seconds + self._theta_batches.waited_seconds
+        return self._weights.batches.waited_seconds + self._theta.batches.waited_seconds
 
     @torch.no_grad()
     def _summary(self) -> dict[str, Any]:
@@ -263,7 +206,7 @@ class Searcher:
         health = self.health()
         self._sums = self.workers.average(self._sums)
         waited, self._waited = self.waited_seconds - self._waited, self.waited_seconds
-        steps, theta_steps = len(self._weight_batches), len(self._theta_batches)
+        steps, theta_steps = self._weight_steps, len(self._theta.batches)
         return {
             "epoch": self.epoch + 1,
             "phase": "warm-up" if warmup else "search",
@@ -285,6 +228,11 @@ class Searcher:
             "seconds": self._sums["seconds"],
         }
 
+    @property
+    def judged_supernet(self) -> Supernet:
+        """The supernet whose weights archs are judged with: averaged over the steps where the settings ask for it."""
+        return self._weights.result
+
     @torch.no_grad()
     def largest_use(self) -> float | None:
         """Theta's mean cost as a share of the bound, of the constraint that is used most; None without constraints."""
@@ -295,10 +243,8 @@ class Searcher:
         self._sums = self.workers.average(self._sums)
         return {
             "supernet": self.supernet.state_dict(),
-            "weight_optimiser": self._weight_optimiser.state_dict(),
-            "theta_optimiser": self._theta_optimiser.state_dict(),
-            "weight_batches": self._weight_batches.state_dict(),
-            "theta_batches": self._theta_batches.state_dict(),
+            **self._weights.state_dict(),
+            **self._theta.state_dict(),
             "generator": self._generator.get_state(),
             "price": self._steering.multipliers.get(LATENCY.name),
             "multipliers": {name: value for name, value in self._steering.multipliers.items() if name != LATENCY.name},
@@ -323,10 +269,8 @@ class Searcher:
         if set(checked.sums) != set(_NO_SUMS):
             raise ValueError("not the sums of an epoch")
         self.supernet.load_state_dict(checked.supernet)
-        restore_optimiser(self._weight_optimiser, checked.weight_optimiser)
-        restore_optimiser(self._theta_optimiser, checked.theta_optimiser)
-        self._weight_batches.load_state_dict(checked.weight_batches)
-        self._theta_batches.load_state_dict(checked.theta_batches)
+        self._weights.load_state_dict(checked.weight_optimiser, checked.weight_batches, checked.weight_average)
+        self._theta.load_state_dict(checked.theta_optimiser, checked.theta_batches, checked.theta_fit)
         self._generator.set_state(checked.generator)
         self._steering.restore({**checked.multipliers, LATENCY.name: checked.price})
         restore_rng(checked.rng)

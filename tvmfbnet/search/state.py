@@ -30,7 +30,9 @@ class SearcherState(State):
 
     supernet: Tensors
     weight_optimiser: dict[str, Any]
-    theta_optimiser: dict[str, Any]
+    weight_average: Tensors | None = None
+    theta_optimiser: dict[str, Any] | None = None
+    theta_fit: Tensors | None = None
     weight_batches: dict[str, Any]
     theta_batches: dict[str, Any]
     generator: torch.Tensor

@@ -7,6 +7,7 @@ costs only its batch-norm recalibration and its validation, and a budget pays fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tvmfbnet.errors import ConfigError
@@ -43,8 +44,11 @@ class SupernetAccuracies:
     def plan(self, config: SearchConfig, images: int, budget_images: float, done: int = 0) -> SearchPlan:
         """The training, and as many judgements as what is left of the budget pays for."""
         training, judged = _training(config, images, budget_images)[1], _judged(config, images)
-        count = whole_evaluations(budget_images - training.images, judged / BACKWARD) - done
-        return SearchPlan(0 if done else training.warmup_steps, 0, 0, 0, count * judged, training.batch)
+        count = whole_evaluations(budget_images - training.images, _judgement(config, images)) - done
+        steps = 0 if done else training.warmup_steps
+        return replace(
+            training, warmup_steps=steps, finalist_steps=count * config.tune_steps, judged_images=count * judged
+        )
 
     def prepare(self, problem: SearchProblem, budget_images: float) -> None:
         """Trains the supernet, or continues its training."""
@@ -92,9 +96,9 @@ class SupernetEvaluator:
 
     def __init__(self, searcher: Searcher, problem: SearchProblem, file: Path, keep: bool) -> None:
         config = problem.config
-        self._judge = Judge.of(searcher, config.bn_images, config.validation_images)
+        self._judge = Judge.of(searcher, config.bn_images, config.validation_images, tuned=True)
         self._problem, self._file, self._keep = problem, file, keep
-        self.images = _judged(config, len(problem.data.train)) / BACKWARD
+        self.images = _judgement(config, len(problem.data.train))
         self.accuracies = trained_before(file, problem.identity).accuracies
 
     def evaluate(self, archs: Sequence[str], stepped: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -119,15 +123,21 @@ def _training(config: SearchConfig, images: int, budget_images: float) -> tuple[
         ConfigError: the budget does not allow one epoch.
     """
     one = SearchPlan.of(config.model_copy(update={"epochs": 1, "warmup_epochs": 1}), images)
-    epochs = int(_SHARE * budget_images / (one.warmup_steps * one.batch))
+    epochs = int(_SHARE * budget_images / (one.warmup_steps * one.warmup_paths * one.batch))
     if epochs < 1:
         problem = (
             f"a budget of {budget_images:,.0f} images is too small to train a supernet for one epoch; "
             "raise budget_images or epochs, or take evaluator: short_training"
         )
         raise ConfigError("search settings", [problem])
-    plan = SearchPlan(epochs * one.warmup_steps, 0, 0, 0, 0, one.batch)
+    plan = replace(one, warmup_steps=epochs * one.warmup_steps, finalist_steps=0, judged_images=0)
     return config.model_copy(update={"epochs": epochs, "warmup_epochs": epochs}), plan
+
+
+def _judgement(config: SearchConfig, images: int) -> float:
+    """Cost of one judgement, in training images: what the arch learns before, and its images."""
+    batch = SearchPlan.of(config, images).batch
+    return config.tune_steps * batch + _judged(config, images) / BACKWARD
 
 
 def _judged(config: SearchConfig, images: int) -> int:

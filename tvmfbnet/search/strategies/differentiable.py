@@ -129,7 +129,7 @@ def reopen(folder: Path, record: dict[str, Any], data_spec: str | None = None) -
 
 def final_judge(searcher: Searcher) -> Judge:
     """Judges the archs that are left at the end."""
-    return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images)
+    return Judge.of(searcher, searcher.config.bn_images, searcher.config.validation_images, tuned=True)
 
 
 def _choose(
