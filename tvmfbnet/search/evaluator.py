@@ -130,8 +130,8 @@ class Meter:
 
     def _report(self) -> None:
         if self._reporter is not None:
-            best = f"best {max(self.accuracies.values()):.1%}"
-            self._reporter.update(self._asked * self._evaluator.steps, best)
+            best = max([*self.accuracies.values(), *(again for repeats in self.repeated.values() for again in repeats)])
+            self._reporter.update(self._asked * self._evaluator.steps, f"best {best:.1%}")
 
     def share(self, archs: int) -> Meter:
         """A meter with a budget for ``archs`` of them, which are paid from this one's budget too."""
