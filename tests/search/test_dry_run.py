@@ -78,7 +78,7 @@ def test_on_the_command_line(searching, tmp_path):  # noqa: F811
     [
         (["--dry-run-steps", "5"], "--dry-run-steps and --gpu-tmacs are options of --dry-run"),
         (["--gpu-tmacs", "5"], "--dry-run-steps and --gpu-tmacs are options of --dry-run"),
-        (["--dry-run", "--gpu-tmacs", "-1"], "-1.0 is not in the range"),
+        (["--dry-run", "--gpu-tmacs", "-1"], "Invalid value for '--gpu-tmacs'"),
     ],
 )
 def test_its_options_alone_or_wrong_are_one_line(searching, capsys, words, said):  # noqa: F811
