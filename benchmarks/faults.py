@@ -254,7 +254,7 @@ def run_tuning(count: int, seed: int, folder: Path, minutes: float) -> dict[str,
         injector.join()
         fleet.await_devices()
         for number in range(len(seconds)):
-            tune(quiet, fleet.endpoint, folder / f"quiet-{number}", Budget(1), number)
+            tune(quiet, fleet.endpoint, folder / f"quiet-{number}", Budget(1), EngineOptions(number))
     pairs = [(folder / f"faults-{number}", folder / f"quiet-{number}") for number in range(len(seconds))]
     return {
         **told(tally),

@@ -187,7 +187,7 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
         registers = registers_of(plan.target.for_tvm())
         sources = [TransferSource("other", registers, trials)]
         only = replace(siblings, tasks=siblings.tasks[:1])
-        tune(only, endpoint, tmp_path / "own", Budget(1), sources=sources)
+        tune(only, endpoint, tmp_path / "own", Budget(1), EngineOptions(sources=sources))
     assert path.read_bytes() == before
     (task,) = only.tasks
     shape, cost_model = shape_of(task.kernel.mod), CostModel(registers, sources=sources)

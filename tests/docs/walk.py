@@ -92,7 +92,15 @@ class Walk:
         """Starts a command that runs until it is stopped, and waits until it is ready."""
         path = self.folder / f"background{len(self.background)}.log"
         with path.open("w") as log:
-            child = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+            child = subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                # What runs the tests may be deaf to Ctrl-C, as the background jobs of a shell are.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
         self.background.append(child)
         deadline = time.monotonic() + 120
         while not ready():
