@@ -154,7 +154,7 @@ def leaders(folder: Path) -> list[tuple[int, str]]:
     return leading
 
 
-def reached(field: Field, result: SearchResult, goal: float) -> float | None:
+def images_until(field: Field, result: SearchResult, goal: float) -> float | None:
     """Training images after which a search first led with an arch of at least ``goal`` accuracy; None for never."""
     count = len(read_json(result.out / "evaluations.json")["accuracies"])
     for number, arch in leaders(result.out):
@@ -172,7 +172,7 @@ def of_seed(field: Field, contender: Contender, seed: int, goal: float | None) -
     row |= {"beaten_share": field.beaten(accuracy), "spent_images": result.spent_images}
     row |= {"spent_seconds": result.spent_seconds}
     if goal is not None and contender.strategy != "differentiable":
-        row["reached_images"] = reached(field, result, goal)
+        row["images_until_as_good"] = images_until(field, result, goal)
     print(
         f"  seed {seed}: {accuracy:.2%}, beats {row['beaten_share']:.0%}, {result.spent_images:,.0f} images, "
         f"{result.spent_seconds / 60:.1f} min: {result.best.arch}",
@@ -201,8 +201,8 @@ def contest(field: Field) -> list[dict[str, Any]]:
             flush=True,
         )
         for row in own:
-            if "reached_images" in row:
-                images = row["reached_images"]
+            if "images_until_as_good" in row:
+                images = row["images_until_as_good"]
                 print(
                     f"  seed {row['seed']}: as good as the differentiable search after {images or math.inf:,.0f} images"
                 )

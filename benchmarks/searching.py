@@ -40,7 +40,7 @@ def options(text: str, out: str) -> argparse.ArgumentParser:
     parser.add_argument("--space", default="fbnet_mini")
     parser.add_argument("--data", default="fashion_mnist")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--latency-table", type=Path, help="a CSV file")
+    source.add_argument("--latency-table", help="a CSV file, or a simulated processor: simulated:gflops=16,gbps=3")
     source.add_argument("--target", help="a target that was tuned")
     parser.add_argument("--tuning-logs", type=Path)
     parser.add_argument(
@@ -58,8 +58,10 @@ def space_and_table(arguments: argparse.Namespace) -> tuple[Space, LatencyTable]
     space = load_space(arguments.space)
     if arguments.last_channels is not None:
         space = space.with_last_channels(arguments.last_channels)
-    if arguments.latency_table:
-        table = read_table(arguments.latency_table)
+    if arguments.latency_table and arguments.latency_table.startswith("simulated:"):
+        table = LatencyTable.load(arguments.latency_table, space)
+    elif arguments.latency_table:
+        table = read_table(Path(arguments.latency_table))
     else:
         # The plain table: these searches are judged by it, and by no net that was timed.
         table = latency_table(TargetSource(arguments.target, arguments.tuning_logs), space, correct=False)
