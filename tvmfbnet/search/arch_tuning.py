@@ -10,14 +10,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.nets.network import ArchNet
-from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.search.config import SearchConfig
-from tvmfbnet.training.device import place_batch
+from tvmfbnet.search.step import learn_batch
 
 # Of the learning rate that trained the supernet; it falls to 0 by a cosine.
 _RATE = 0.5
@@ -49,11 +47,4 @@ class ArchTuning:
         for step in range(steps):
             rate = (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.param_groups[0]["lr"] = _RATE * config.weight_lr * rate
-            pixels, labels = place_batch(*batches.next(), device)
-            with computing_in(config.precision, device):
-                logits = net(pixels).float()
-            loss = F.cross_entropy(logits, labels)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
-            optimiser.step()
+            learn_batch(net, optimiser, batches.next(), config, device)

@@ -13,21 +13,20 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch.nn import functional as F
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order
 from tvmfbnet.files import Stored, read_json, read_model, write_json
 from tvmfbnet.nets.network import build_net
-from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.progress import say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.judge import VALIDATION_BATCH
 from tvmfbnet.search.plan import BACKWARD
+from tvmfbnet.search.step import learn_batch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import differences
-from tvmfbnet.training.device import place_batch, place_net
+from tvmfbnet.training.device import place_net
 from tvmfbnet.training.evaluation import accuracy
 from tvmfbnet.training.workers import Workers
 
@@ -151,14 +150,7 @@ class ShortTraining:
             passed = (step + 1) / self._steps
             rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
             optimiser.param_groups[0]["lr"] = config.weight_lr * rate
-            pixels, labels = place_batch(*batches.next(), device)
-            with computing_in(config.precision, device):
-                logits = net(pixels).float()
-            loss = F.cross_entropy(logits, labels)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
-            optimiser.step()
+            learn_batch(net, optimiser, batches.next(), config, device)
             if step + 1 < self._steps:  # the last one is reported with its accuracy
                 stepped()
         return accuracy(net, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)

@@ -6,6 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tvmfbnet.nets.precision import computing_in
+from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.training.device import place_batch
 
 
 class NotFiniteError(ArithmeticError):
@@ -31,3 +37,29 @@ def require_finite(loss: torch.Tensor) -> float:
 def right_share(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """The share of images (n, classes) whose largest logit is that of their label (n,)."""
     return (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def learn_batch(
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    config: SearchConfig,
+    device: torch.device,
+) -> None:
+    """One step of an arch that is trained by itself.
+
+    Args:
+        net: the arch, in training mode.
+        optimiser: of its weights.
+        batch: images and labels.
+        config: says in which precision, and how large gradients may be.
+        device: where the net lies.
+    """
+    pixels, labels = place_batch(*batch, device)
+    with computing_in(config.precision, device):
+        logits = net(pixels).float()
+    loss = F.cross_entropy(logits, labels)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)
+    optimiser.step()

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from operator import attrgetter
 
-from tvmfbnet.search.cost_model import AdditiveCosts, CostSources, Quantity
-from tvmfbnet.space.counts import count_part
+from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.quantities.counted import counted, counted_costs
 from tvmfbnet.space.space import Space
 
+_COUNT = attrgetter("params")
 
-def params_costs(space: Space) -> AdditiveCosts:
-    """The parameters of every candidate (:mod:`tvmfbnet.space.counts`)."""
-    layers = [[count_part(layer.cell(block)).params for block in layer.blocks] for layer in space.layers]
-    fixed = sum(count_part(part).params for part in space.fixed_parts())
-    return AdditiveCosts(PARAMS, tuple(tuple(map(float, row)) for row in layers), float(fixed))
-
-
-def _load(record: Mapping[str, Any], space: Space) -> AdditiveCosts:
-    costs = AdditiveCosts.from_dict(PARAMS, record)
-    costs.require_shape([len(layer.blocks) for layer in space.layers])
-    return costs
-
-
-def _build(sources: CostSources) -> AdditiveCosts:
-    return params_costs(sources.space)
-
-
-PARAMS = Quantity(
-    name="params",
-    unit="",
-    suffixes={"G": 1e9, "M": 1e6, "k": 1e3, "K": 1e3, "": 1.0},
-    shown=("G", "M", "k", ""),
+PARAMS = counted(
+    "params",
+    _COUNT,
     largest=1e12,
     example="4.5M, 800k or 12000",
     description="learnable parameters, batch norm's included, exact",
-    build=_build,
-    load=_load,
-    follows_from_space=True,
 )
+
+
+def params_costs(space: Space) -> AdditiveCosts:
+    """The parameters of every candidate."""
+    return counted_costs(PARAMS, space, _COUNT)
