@@ -31,7 +31,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
@@ -150,7 +150,7 @@ class Bench:
         timed = self.load(candidate).time_evaluator("main", tvm.cpu(), number=3, repeat=2, min_repeat_ms=min_ms)
         return lambda: 1e3 * min(timed(*tensors).results)
 
-    def search(self, layout: Layout, shape: KernelShape, cost_model: CostModel, trials: int) -> None:
+    def search(self, layout: Layout, shape: KernelShape, cost_model: TrialCostModel, trials: int) -> None:
         """Spends the trials as `tvmfbnet tune` does: 3/4 of each round by the cost model, the others at random."""
         for _ in range(trials // BATCH):
             left = layout.left
@@ -240,12 +240,12 @@ def main() -> None:
     target = tvm.target.Target(resolve(load_target(options.target)).tvm)
     ratios: dict[str, list[float]] = {}
     contests = [contest(case, target) for case in CASES if options.only in case.name]
-    cost_models: dict[str, CostModel] = {}
+    cost_models: dict[str, TrialCostModel] = {}
     with TemporaryDirectory() as folder:
         bench = Bench(target, Path(folder))  # one for all: a library that was loaded once is found again by its name
         for each in contests * options.passes:
             for name, layout in each.layouts.items():
-                cost_model = cost_models.setdefault(name, CostModel(registers_of(target)))
+                cost_model = cost_models.setdefault(name, TrialCostModel(registers_of(target)))
                 bench.search(layout, each.shape, cost_model, options.trials // options.passes)
         for each in contests:
             kind = "depthwise" if each.case.depthwise else "1x1"

@@ -1,6 +1,7 @@
 """Imports point one way, and heavy libraries stay where they belong. Reads the sources, imports none of them."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,13 @@ def test_every_package_has_a_rule():
 )
 def test_a_wrong_import_would_be_found(package, source):
     assert breaches("some.py", package, source)
+
+
+def test_no_two_public_classes_have_one_name():
+    names = Counter(
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []

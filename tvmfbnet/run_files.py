@@ -157,7 +157,7 @@ class SearchFile(_Record):
     latency_source: LatencyOriginRecord | None = None
 
 
-class FrontNet(_Record):
+class FrontRow(_Record):
     """One net of ``search/front.json``."""
 
     bound_ms: Milliseconds
@@ -173,7 +173,7 @@ class FrontFile(_Record):
 
     strategy: Name
     evaluations: Count
-    nets: Annotated[list[FrontNet], Field(min_length=1)]
+    nets: Annotated[list[FrontRow], Field(min_length=1)]
 
 
 class HistoryRow(_Record):

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import Engine, tune
 from tvmfbnet.autotune.engine_options import Budget, EngineOptions
@@ -190,7 +190,7 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
         tune(only, endpoint, tmp_path / "own", Budget(1), EngineOptions(sources=sources))
     assert path.read_bytes() == before
     (task,) = only.tasks
-    shape, cost_model = shape_of(task.kernel.mod), CostModel(registers, sources=sources)
+    shape, cost_model = shape_of(task.kernel.mod), TrialCostModel(registers, sources=sources)
     ways = all_knobs(shape, registers)
     order = np.argsort(cost_model.slowness(cost_model.rows(shape, ways)), kind="stable")
     assert first_round(tmp_path / "own", task.kernel.key)[:6] == [ways[index] for index in order[:6]]

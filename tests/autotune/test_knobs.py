@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
 
 AVX512, NEON = Registers(32, 64), Registers(32, 16)
@@ -37,7 +37,7 @@ def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
     def invented_ms(shape, knobs):
         return shape.products * (1.0 + 3.0 / accumulators(shape, knobs, AVX512) + (knobs.order == "yxc"))
 
-    cost_model = CostModel(AVX512)
+    cost_model = TrialCostModel(AVX512)
     trained_shapes = [KernelShape("conv", 14, 14, width, reduction=64, group=width) for width in (32, 64, 96)]
     new = KernelShape("conv", 14, 14, 128, reduction=64, group=128)
     rows = cost_model.rows(new, all_knobs(new, AVX512))
@@ -53,7 +53,7 @@ def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
 
 
 def test_ways_that_failed_are_ranked_behind_those_that_ran():
-    cost_model, shape = CostModel(AVX512), KernelShape("conv", 28, 28, 64, reduction=32, group=64)
+    cost_model, shape = TrialCostModel(AVX512), KernelShape("conv", 28, 28, 64, reduction=32, group=64)
     ways = all_knobs(shape, AVX512)
     for knobs in ways:
         cost_model.add(shape, knobs, None if knobs.order == "cyx" else 1.0)

@@ -14,7 +14,7 @@ from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine_options import builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
@@ -136,7 +136,7 @@ def test_the_cost_model_learns_when_threads_pay():
         share = 1 / (2 * evenness(shape, knobs, registers)) if knobs.parallel else 1.0
         return shape.products * 1e-7 * share + (0.02 if knobs.parallel else 0.0)
 
-    cost_model = CostModel(registers)
+    cost_model = TrialCostModel(registers)
     trained_shapes = [KernelShape("conv", size, size, 32, reduction=32, group=32) for size in (7, 8, 28, 56)]
     for shape in trained_shapes:
         for knobs in all_knobs(shape, registers)[::11]:
@@ -149,7 +149,7 @@ def test_the_cost_model_learns_when_threads_pay():
 
 
 def test_the_untrained_cost_model_takes_threads_for_large_kernels_only():
-    cost_model = CostModel(Registers(32, 64, threads=2))
+    cost_model = TrialCostModel(Registers(32, 64, threads=2))
     large, small = KernelShape("conv", 56, 56, 64, reduction=64), KernelShape("conv", 4, 4, 16, reduction=16)
     serial, parallel = Knobs(2, 2, 16, 16, "yxc"), Knobs(2, 2, 16, 16, "yxc", parallel=1)
     assert cost_model.heuristic(large, parallel) < cost_model.heuristic(large, serial)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.knobs import KernelShape, Registers, accumulators, all_knobs
 from tvmfbnet.autotune.transfer import TransferSource, read_sources
 from tvmfbnet.autotune.trial_log import Templated, TrialLog
@@ -51,10 +51,10 @@ def own_trials(cost_model, count):
 
 
 def test_before_any_own_trial_a_source_ranks_but_predicts_no_latency():
-    cost_model = CostModel(AVX512, sources=[source(AVX2)])
+    cost_model = TrialCostModel(AVX512, sources=[source(AVX2)])
     ways = all_knobs(NEW, AVX512)
     rows = cost_model.rows(NEW, ways)
-    assert CostModel(AVX512).slowness(rows) is None
+    assert TrialCostModel(AVX512).slowness(rows) is None
     assert cost_model.predict_ms(NEW, rows) is None
     actual = np.array([slowness(NEW, knobs, AVX512) for knobs in ways])
     first = np.argsort(cost_model.slowness(rows), kind="stable")[:8]
@@ -64,7 +64,7 @@ def test_before_any_own_trial_a_source_ranks_but_predicts_no_latency():
 def test_predictions_are_on_the_own_targets_scale_and_the_sources_weight_fades():
     gaps = []
     for count in (60, 600):
-        alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2)])
+        alone, transferred = TrialCostModel(AVX512), TrialCostModel(AVX512, sources=[source(AVX2)])
         for cost_model in (alone, transferred):
             own_trials(cost_model, count)
         ways = all_knobs(NEW, AVX512)
@@ -76,7 +76,7 @@ def test_predictions_are_on_the_own_targets_scale_and_the_sources_weight_fades()
 
 
 def test_a_source_that_ranks_wrongly_here_is_ignored():
-    alone, transferred = CostModel(AVX512), CostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
+    alone, transferred = TrialCostModel(AVX512), TrialCostModel(AVX512, sources=[source(AVX2, sign=-1.0)])
     for cost_model in (alone, transferred):
         own_trials(cost_model, 60)
     ways = all_knobs(NEW, AVX512)
@@ -88,7 +88,7 @@ def test_a_source_that_ranks_wrongly_here_is_ignored():
 def test_failed_trials_of_another_target_come_last():
     good = source(AVX2)
     failed = [replace(trial, best_ms=None) if trial.knobs.order == "cyx" else trial for trial in good.trials]
-    cost_model = CostModel(AVX512, sources=[replace(good, trials=tuple(failed))])
+    cost_model = TrialCostModel(AVX512, sources=[replace(good, trials=tuple(failed))])
     ways = all_knobs(NEW, AVX512)
     last = np.argsort(cost_model.slowness(cost_model.rows(NEW, ways)))[-8:]
     assert {ways[index].order for index in last} == {"cyx"}

@@ -47,7 +47,7 @@ _FAILURE_PENALTY = math.log(8.0)
 _HALVED_AT = 100
 
 
-class CostModel:
+class TrialCostModel:
     """Gradient-boosted trees on log(milliseconds per multiply-add).
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult
 from tvmfbnet.autotune.candidate import Search
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
 from tvmfbnet.autotune.engine_options import DEFAULTS, Budget, EngineOptions, TuningReport, builders_and_rounds
@@ -83,8 +83,8 @@ class Engine:
         best_ms = self.log.best_ms.get(key) if self.database.holds(task.kernel) else None
         return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
-    def _trained_cost_model(self) -> CostModel:
-        cost_model = CostModel(registers_of(self._compiled_for), self.seed, self.options.sources)
+    def _trained_cost_model(self) -> TrialCostModel:
+        cost_model = TrialCostModel(registers_of(self._compiled_for), self.seed, self.options.sources)
         for trials in self.log.templated.values():
             for trial in trials:
                 cost_model.add(trial.shape, trial.knobs, trial.best_ms)
@@ -164,7 +164,7 @@ class Engine:
     def _choose(self, in_time: bool) -> TaskState | None:
         return next_task(self._states, in_time and self._trials_left() > 0)
 
-    def _start(self, state: TaskState, runner: RoundRunner, cost_model: CostModel | None) -> None:
+    def _start(self, state: TaskState, runner: RoundRunner, cost_model: TrialCostModel | None) -> None:
         began = time.monotonic()
         if state.search is None:
             state.search = self._search_of(state.task, cost_model)
@@ -191,7 +191,7 @@ class Engine:
         except BaseException as error:
             self._news.put(News(opened, error=error))
 
-    def _search_of(self, task: TuningTask, cost_model: CostModel | None) -> Search:
+    def _search_of(self, task: TuningTask, cost_model: TrialCostModel | None) -> Search:
         shape = shape_of(task.kernel.mod) if cost_model is not None else None
         if cost_model is not None and shape is not None:
             # If the best schedule was lost with a damaged file, tried knobs may be tried again.

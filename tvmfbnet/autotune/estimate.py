@@ -16,7 +16,7 @@ from typing import Any
 import tvm
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.plan import TRIALS_PER_SECOND, Plan
 from tvmfbnet.autotune.template_search import TemplateSearch
 from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
@@ -75,7 +75,7 @@ def _probe(plan: Plan) -> Rate | None:
     compiled_for = tvm.target.Target(plan.target.tvm)
     if not has_templates(compiled_for):
         return None
-    cost_model, seconds = CostModel(registers_of(compiled_for), 0), list[float]()
+    cost_model, seconds = TrialCostModel(registers_of(compiled_for), 0), list[float]()
     began = time.monotonic()
     # Spread over the space: kernels of early layers build faster than those of late ones.
     tasks = plan.tasks[:: max(1, len(plan.tasks) // _MOST_PROBED)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.cost_model import CostModel
+from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs
 from tvmfbnet.compiler.lowering import Kernel
@@ -44,7 +44,7 @@ class TemplateSearch:
         self,
         kernel: Kernel,
         shape: KernelShape,
-        cost_model: CostModel,
+        cost_model: TrialCostModel,
         tried: Iterable[Knobs],
         batch: int,
         seed: int,

@@ -22,7 +22,7 @@ from tvmfbnet.search.problem import SearchProblem
 BUDGET_FILE = "budget.json"
 
 
-class Budget(Stored):
+class ImageBudget(Stored):
     """The images that a search's minutes were found to be worth, and what search that is."""
 
     identity: dict[str, Any]
@@ -57,13 +57,13 @@ def budget_of(problem: SearchProblem, keep: bool = True) -> float:
     config, path = problem.config, problem.out / BUDGET_FILE
     if config.budget_minutes is None:
         return planned_budget(config, len(problem.data.train))
-    stored = read_model(path, Budget) if path.exists() else None
+    stored = read_model(path, ImageBudget) if path.exists() else None
     if stored is not None and stored.identity == problem.identity:
         return float(stored.images)
     rate = images_per_second(problem.space, problem.data, problem.latency, config, problem.workers)
     images = max(1, int(60 * config.budget_minutes * rate))
     say(f"search: {config.budget_minutes:g} minutes pay for about {images:,} training images here")
     if keep and problem.workers.rank == 0:
-        write_json(path, Budget(identity=problem.identity, images=images).model_dump())
+        write_json(path, ImageBudget(identity=problem.identity, images=images).model_dump())
     problem.workers.wait()
     return float(images)

@@ -141,6 +141,11 @@ def sample_distinct(
     return score_choices(list(dict.fromkeys(drawn))[:count], rows, space, latency, constraints)
 
 
+def best_first(archs: Iterable[ScoredArch]) -> list[ScoredArch]:
+    """Most accurate first; among equals the faster."""
+    return sorted(archs, key=lambda candidate: (-(candidate.accuracy or 0.0), candidate.predicted_ms, candidate.arch))
+
+
 def pareto_front(candidates: Sequence[ScoredArch]) -> list[ScoredArch]:
     """Those validated candidates that no other one beats in latency without losing accuracy, fastest first."""
     best = -math.inf

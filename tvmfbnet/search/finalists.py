@@ -20,11 +20,10 @@ import torch
 from tvmfbnet.progress import progress
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import Choice, CostModel
-from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, propose, score_choices
+from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, propose, score_choices
 from tvmfbnet.search.predictor.optimiser import ArchOptimiser
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
-from tvmfbnet.search.strategies.evaluating import best_first
 
 # Archs that are drawn for the predictor to choose from, and how many of the supernet's favourites are trained first.
 POOL = 1000

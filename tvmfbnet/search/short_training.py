@@ -22,6 +22,7 @@ from tvmfbnet.progress import say
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.judge import VALIDATION_BATCH
 from tvmfbnet.search.plan import BACKWARD
+from tvmfbnet.search.problem import SearchProblem
 from tvmfbnet.search.step import learn_batch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
@@ -84,6 +85,17 @@ class ShortTraining:
         self._steps = config.finalist_steps if steps is None else steps
         before = trained_before(file, identity)
         self.accuracies, self.repeated = before.accuracies, before.repeated
+
+    @classmethod
+    def of(cls, problem: SearchProblem, file: Path, steps: int | None = None, keep: bool = True) -> ShortTraining:
+        """The trainings of a search.
+
+        Args:
+            problem: the search.
+            file, steps, keep: as of the class.
+        """
+        given = (problem.space, problem.data, problem.indices, problem.config, problem.workers, problem.identity)
+        return cls(*given, file, steps, keep)
 
     @property
     def images(self) -> float:

@@ -35,17 +35,7 @@ class ShortTrainings:
     def open(self, problem: SearchProblem, budget_images: float, file: Path, keep: bool = True) -> ShortTraining:
         """Trainings of as many steps as the settings say, or fewer where not even one training is affordable."""
         steps = _steps(problem.config, len(problem.data.train), budget_images)
-        return ShortTraining(
-            problem.space,
-            problem.data,
-            problem.indices,
-            problem.config,
-            problem.workers,
-            problem.identity,
-            file,
-            steps,
-            keep,
-        )
+        return ShortTraining.of(problem, file, steps, keep)
 
 
 EVALUATOR = ShortTrainings()

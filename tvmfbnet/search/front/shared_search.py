@@ -22,9 +22,10 @@ from scipy.special import ndtr
 
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice
-from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, propose, score_choices
+from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, propose, score_choices
 from tvmfbnet.search.front.accuracy_model import Expected, SharedModel
 from tvmfbnet.search.front.nets import FrontNet, bounded, choose_front
+from tvmfbnet.search.neighbours import single_changes
 from tvmfbnet.search.predictor.features import Table
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _Search:
         asked = [replace(candidate, accuracy=self._meter.accuracies[candidate.arch]) for candidate in described]
         smoothed = [replace(candidate, accuracy=by_arch[candidate.arch][0]) for candidate in described]
         own = {bound.quantity.name for bound in self._problem.constraints}
-        ranked = sorted(smoothed, key=lambda c: (-(c.accuracy or 0.0), c.predicted_ms, c.arch))
+        ranked = best_first(smoothed)
         return Front(tuple(choose_front(self._bounds_ms, asked, by_arch)), tuple(_only(c, own) for c in ranked))
 
     @property
@@ -196,14 +197,17 @@ class _Improvement:
             widths: how many candidates each layer has.
         """
         values: dict[Choice, float] = {}
-        looked: Iterable[Choice] = [*drawn, *(change for choice in changeable for change in _changes(choice, widths))]
+        looked: Iterable[Choice] = [
+            *drawn,
+            *(near for choice in changeable for _, near in single_changes(choice, widths)),
+        ]
         for _ in range(1 + _CLIMBS):
             fitting = [choice for choice in dict.fromkeys(looked) if choice not in values and self._fits(choice)]
             if not fitting:
                 break
             values.update(zip(fitting, self._of(fitting).tolist(), strict=True))
             best = sorted(values, key=lambda choice: (-values[choice], choice))[:_CHANGED]
-            looked = [change for choice in best for change in _changes(choice, widths)]
+            looked = [near for choice in best for _, near in single_changes(choice, widths)]
         if not values:
             return None
         largest = min(values, key=lambda choice: (-values[choice], choice))
@@ -217,13 +221,3 @@ class _Improvement:
         ahead = expected.mean - self.accuracy
         scaled = ahead / expected.spread
         return np.asarray(ahead * ndtr(scaled) + expected.spread * np.exp(-(scaled**2) / 2) / math.sqrt(2 * math.pi))
-
-
-def _changes(choice: Choice, widths: Sequence[int]) -> list[Choice]:
-    """Archs with another block in one layer."""
-    return [
-        (*choice[:layer], block, *choice[layer + 1 :])
-        for layer, width in enumerate(widths)
-        for block in range(width)
-        if block != choice[layer]
-    ]

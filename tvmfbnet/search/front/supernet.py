@@ -100,20 +100,12 @@ def _evaluators(searcher: Searcher, problem: SearchProblem) -> tuple[Judge | Non
     """What screens archs, and what evaluates them."""
     config = searcher.config
     if not config.finalists:
-        return None, SupernetEvaluator(Judge.of(searcher, config.bn_images, config.validation_images))
-    trainings = ShortTraining(
-        problem.space,
-        problem.data,
-        problem.indices,
-        problem.config,
-        problem.workers,
-        problem.identity,
-        problem.out / "finalists.json",
-    )
+        return None, _WithSharedWeights(Judge.of(searcher, config.bn_images, config.validation_images))
+    trainings = ShortTraining.of(problem, problem.out / "finalists.json")
     return Judge.of(searcher, config.screen_images, config.screen_images), trainings
 
 
-class SupernetEvaluator:
+class _WithSharedWeights:
     """Accuracy with the supernet's weights, after batch-norm recalibration."""
 
     steps, together = 1, 1

@@ -20,7 +20,7 @@ _SIZE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Kernel:
+class CovarianceKernel:
     """A covariance of the accuracies of two lists of archs.
 
     Attributes:
@@ -65,12 +65,12 @@ def _squares(one: Table, other: Table) -> Table:
 
 
 LINEAR = (
-    Kernel("blocks", _blocks, 0.3),
-    Kernel("fields", _linear("fields"), 0.3),
-    Kernel("totals", _linear("totals"), 0.5),
-    Kernel("sizes", _linear("sizes"), 0.5),
+    CovarianceKernel("blocks", _blocks, 0.3),
+    CovarianceKernel("fields", _linear("fields"), 0.3),
+    CovarianceKernel("totals", _linear("totals"), 0.5),
+    CovarianceKernel("sizes", _linear("sizes"), 0.5),
 )
-KERNELS = (*LINEAR, Kernel("interactions", _interactions, 0.3), Kernel("own", _own, 0.03))
+KERNELS = (*LINEAR, CovarianceKernel("interactions", _interactions, 0.3), CovarianceKernel("own", _own, 0.03))
 
 
 def covariances(one: Described, other: Described) -> Table:

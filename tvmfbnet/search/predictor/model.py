@@ -54,7 +54,7 @@ class Observations:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     """The fitted numbers.
 
     Attributes:
@@ -68,7 +68,7 @@ class Settings:
     correlations: Table
 
     @classmethod
-    def of(cls, vector: Table, sources: int) -> Settings:
+    def of(cls, vector: Table, sources: int) -> Hyperparameters:
         """From what the fit varies: logarithms of weights and noise, inverse hyperbolic tangents of correlations."""
         kernels = len(KERNELS)
         correlations = np.concatenate([[1.0], np.tanh(vector[kernels + sources :])])
@@ -111,18 +111,18 @@ class AccuracyModel:
                 options={"maxiter": 30},
             )
             self._vector = result.x
-        return Posterior(observations, Settings.of(self._vector, self._sources), inside)
+        return Posterior(observations, Hyperparameters.of(self._vector, self._sources), inside)
 
     def posterior(self, observations: Observations) -> Posterior:
         """The same with the numbers of the last fit."""
         inside = covariances(observations.archs, observations.archs)
-        return Posterior(observations, Settings.of(self._vector, self._sources), inside)
+        return Posterior(observations, Hyperparameters.of(self._vector, self._sources), inside)
 
     def _loss(
         self, vector: Table, inside: Table, values: Table, sources: NDArray[np.int64]
     ) -> tuple[float, NDArray[np.float64]]:
         """Negative logarithm of marginal likelihood times prior, and its gradient."""
-        settings = Settings.of(vector, self._sources)
+        settings = Hyperparameters.of(vector, self._sources)
         alike, same = settings.between(sources, sources), sources[:, None] == sources
         whole = np.tensordot(settings.weights, inside, axes=1)
         matrix = alike * whole + _MEAN * same + np.diag(settings.noise[sources] + _JITTER)
@@ -151,7 +151,7 @@ class Posterior:
         inside: the kernels between the observed archs.
     """
 
-    def __init__(self, observations: Observations, settings: Settings, inside: Table) -> None:
+    def __init__(self, observations: Observations, settings: Hyperparameters, inside: Table) -> None:
         self.observations, self.settings = observations, settings
         sources = observations.sources
         values, means, scales = _standardised(observations, len(settings.noise))

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tvmfbnet.search.cost_model import Choice
-from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, score_choices
+from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, score_choices
 from tvmfbnet.search.predictor.candidates import ENUMERATED
 from tvmfbnet.search.predictor.optimiser import ArchOptimiser
 from tvmfbnet.search.strategies.evaluating import (
     ArchProblem,
     EvaluatingStrategy,
-    best_first,
     uniform_log_probabilities,
 )
 

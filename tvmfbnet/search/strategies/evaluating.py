@@ -8,7 +8,7 @@ asks the same questions again, and those that were answered are read from ``eval
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tvmfbnet.search.budget import budget_of, planned_budget
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, CostModel
-from tvmfbnet.search.derive import ScoredArch, choice_of, propose, score_choices
+from tvmfbnet.search.derive import ScoredArch, best_first, choice_of, propose, score_choices
 from tvmfbnet.search.evaluator import Meter
 from tvmfbnet.search.evaluators import evaluator_named
 from tvmfbnet.search.forecast import say_forecast
@@ -186,11 +186,6 @@ class EvaluatingStrategy(ABC):
             meter = Meter(evaluator, len(archs) * evaluator.images, reporter)
             accuracies = meter.evaluate([candidate.arch for candidate in archs])
         return [replace(candidate, accuracy=accuracies[candidate.arch]) for candidate in archs]
-
-
-def best_first(archs: Iterable[ScoredArch]) -> list[ScoredArch]:
-    """Most accurate first; among equals the faster."""
-    return sorted(archs, key=lambda candidate: (-(candidate.accuracy or 0.0), candidate.predicted_ms, candidate.arch))
 
 
 def _arch_problem(

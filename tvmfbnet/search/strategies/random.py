@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tvmfbnet.search.derive import ScoredArch
-from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy, best_first
+from tvmfbnet.search.derive import ScoredArch, best_first
+from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy
 
 
 class RandomSearch(EvaluatingStrategy):

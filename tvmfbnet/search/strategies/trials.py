@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice
-from tvmfbnet.search.derive import ScoredArch, arch_string, choice_of, score_choices
-from tvmfbnet.search.strategies.evaluating import ArchProblem, best_first, uniform_log_probabilities
+from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, score_choices
+from tvmfbnet.search.neighbours import changed, single_changes
+from tvmfbnet.search.strategies.evaluating import ArchProblem, uniform_log_probabilities
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.space import Space
 
@@ -144,10 +145,7 @@ class _Window:
 
     def changes(self, choice: Choice) -> Iterator[tuple[int, Choice]]:
         """Every change of one layer: the layer, and the arch."""
-        for layer, width in enumerate(self._widths):
-            for index in range(width):
-                if index != choice[layer]:
-                    yield layer, _changed(choice, layer, index)
+        return single_changes(choice, self._widths)
 
     def holds(self, choice: Choice) -> bool:
         """Whether an arch lies in the window."""
@@ -164,7 +162,7 @@ class _Window:
             values = self._values(constraint, choice)
             allowed &= values <= constraint.bound
             near |= values >= (1 - self._tolerance) * constraint.bound
-        return [_changed(choice, int(layer), int(index)) for layer, index in np.argwhere(allowed & near)]
+        return [changed(choice, int(layer), int(index)) for layer, index in np.argwhere(allowed & near)]
 
     def _values(self, constraint: Constraint, choice: Choice) -> NDArray[np.float64]:
         """(layers, most candidates): the quantity after a change of one layer."""
@@ -173,10 +171,6 @@ class _Window:
             cells: NDArray[np.float64] = np.array(model.padded(), dtype=np.float64)
             return model.value(choice) + cells - cells[np.arange(len(choice)), list(choice)][:, None]
         values = np.zeros(self._exists.shape)
-        for layer, changed in self.changes(choice):
-            values[layer, changed[layer]] = model.value(changed)
+        for layer, other in self.changes(choice):
+            values[layer, other[layer]] = model.value(other)
         return values
-
-
-def _changed(choice: Choice, layer: int, index: int) -> Choice:
-    return (*choice[:layer], index, *choice[layer + 1 :])
