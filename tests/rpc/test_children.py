@@ -9,6 +9,8 @@ import time
 import psutil
 import pytest
 
+from tvmfbnet.autotune.builder_pool import _LocalBuilders
+from tvmfbnet.provisioning.loopback import local_tracker
 from tvmfbnet.rpc.worker import Stage, Worker
 
 # Holds Python's lock for ten minutes, as TVM's RPC client does that waits for a frozen device.
@@ -97,3 +99,21 @@ def test_a_ctrl_c_in_the_terminal_reaches_the_parent_alone():
     finally:
         worker.close()
     assert worker.process.returncode == -signal.SIGKILL
+
+
+def test_ended_builders_leave_neither_process_nor_pipe(tmp_path):
+    before = psutil.Process().num_fds()
+    builders = _LocalBuilders(2, 600, tmp_path)
+    futures = [builders.submit(eval, BUSY) for _ in range(3)]
+    children_at_work(os.getpid(), 2)
+    builders.shutdown()
+    assert psutil.Process().num_fds() <= before and not psutil.Process().children()
+    assert all(future.cancelled() or isinstance(future.exception(), ChildProcessError) for future in futures)
+
+
+@pytest.mark.rpc
+def test_a_stopped_tracker_leaves_neither_process_nor_pipe():
+    before = psutil.Process().num_fds()
+    with local_tracker("phone"):
+        assert psutil.Process().num_fds() > before
+    assert psutil.Process().num_fds() <= before and not psutil.Process().children()

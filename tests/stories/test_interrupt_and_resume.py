@@ -73,9 +73,10 @@ def test_ctrl_c_and_the_same_command_again_in_every_phase_end_as_an_undisturbed_
             kept[path] = lines(path)
 
     stopped_when("lowering blocks")
-    stopped_when("tuning trials", lambda: len(lines(trials)) > 2)
+    # One more than is promised: the last line may not be on disk yet, and a Ctrl-C then takes it back.
+    stopped_when("tuning trials", lambda: len(lines(trials)) > 3)
     assert len(kept[trials]) > 2
-    stopped_when("timing blocks in nets", lambda: len(lines(visits)) > 3)
+    stopped_when("timing blocks in nets", lambda: len(lines(visits)) > 4)
     # Passes of measurements that ended just before the Ctrl-C are in the journal instead.
     assert len(kept[visits]) > 3 or Journal(logs / "latency.jsonl").read()
     stopped_when("search: ", (out / "search/history.json").exists)

@@ -106,10 +106,14 @@ class _LocalBuilders(Executor):
         return self._threads.submit(self._run, function, arguments, named)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Ends the workers, whatever they are doing."""
+        """Ends the workers, whatever they are doing; their processes and pipes are gone when this returns."""
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
         for worker in self._all:
             worker.end()
+        # Threads that wait for an answer get an error at once, for nobody holds the other end any more.
+        self._threads.shutdown(wait=True)
+        for worker in self._all:
+            worker.kill()
 
 
 class _Builder(PopenWorker):  # type: ignore[misc]
@@ -120,10 +124,16 @@ class _Builder(PopenWorker):  # type: ignore[misc]
         self._proc: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._folder = folder
+        self._lock, self._ended = threading.Lock(), False
 
     def _start(self) -> None:
-        if self._proc is not None:
-            return
+        with self._lock:
+            if self._ended:
+                raise ChildProcessError("the builders have been ended")
+            if self._proc is None:
+                self._start_process()
+
+    def _start_process(self) -> None:
         # The third pipe carries no data; it closes when this process dies.
         (answers, answer), (requests, request), (pipe, self._lifeline) = os.pipe(), os.pipe(), os.pipe()
         command = [sys.executable, "-m", "tvmfbnet.autotune.builder", str(requests), str(answer)]
@@ -145,10 +155,12 @@ class _Builder(PopenWorker):  # type: ignore[misc]
             self._lifeline = -1
 
     def end(self) -> None:
-        """Kills the process at once; whoever waits for its answer gets an error."""
-        if self._proc is not None:
-            with suppress(OSError):
-                self._proc.kill()
+        """Kills the process at once and for good; whoever waits for its answer gets an error."""
+        with self._lock:
+            self._ended, process = True, self._proc
+            if process is not None:
+                with suppress(OSError):
+                    process.kill()
 
 
 class BuilderPool:

@@ -26,6 +26,7 @@ from tvmfbnet.targets.definition import Target, require_cores
 
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 60.0
+_DRAIN_SECONDS = 1.0
 # No other client waits for a private server.
 _MAX_SESSION_SECONDS = 86400
 
@@ -73,8 +74,9 @@ class Service:
     def _collect_errors(self) -> None:
         stream = self.process.stderr
         if stream is not None:
-            for line in stream:
-                self._errors = [*self._errors[-200:], line]
+            with stream:
+                for line in stream:
+                    self._errors = [*self._errors[-200:], line]
 
     @property
     def log(self) -> str:
@@ -98,16 +100,20 @@ class Service:
             line = b""
         if line.strip() != READY.encode():
             self.stop()
-            self._drain.join(1.0)
             reason = self.log.strip().splitlines()
             told = reason[-1].removeprefix("error: ") if reason else "no message"
             raise DeviceError(f"the {what} did not start: {told}")
 
     def stop(self) -> None:
-        """Kills the process and everything it started."""
+        """Kills the process and everything it started, and closes its pipes."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._drain.join(_DRAIN_SECONDS)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
 
 def start_server(target: Target, endpoint: Endpoint) -> Service:
