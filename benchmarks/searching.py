@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,30 @@ def archs_between(
     uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
     drawn = choices_between(uniform, [Window(costs, low_ms, high_ms)], count, torch.Generator().manual_seed(seed))
     return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
+
+
+def window_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which archs of one latency are compared, and how these are trained."""
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="the window's upper end: 0 the fastest net, 1 the slowest"
+    )
+    parser.add_argument("--width", type=float, default=0.05, help="of the window, as a share of its upper end")
+    parser.add_argument("--archs", type=int, default=24)
+    parser.add_argument("--train", type=Path, help="settings of the archs' trainings, YAML")
+    parser.add_argument("--truth", type=Path, help="folder of the archs' trainings; --out if not given")
+
+
+def trained_window(
+    arguments: argparse.Namespace, space: Space, costs: AdditiveCosts
+) -> tuple[float, list[Arch], list[float]]:
+    """The latency target, ms, archs just below it, and their top-1 accuracies, each trained once or before."""
+    target = costs.least + arguments.share * (costs.most - costs.least)
+    archs = archs_between(space, costs, (1 - arguments.width) * target, target, arguments.archs, 0)
+    trainings = argparse.Namespace(**{**vars(arguments), "out": arguments.truth or arguments.out})
+    truth = [trained(arch, space, trainings, 0)["test_accuracy"] for arch in archs]
+    print(f"{len(archs)} archs of {(1 - arguments.width) * target:.4g} to {target:.4g} ms, trained to")
+    print(f"{min(truth):.2%} to {max(truth):.2%}, standard deviation {statistics.stdev(truth):.2%}")
+    return target, archs, truth
 
 
 def trained(

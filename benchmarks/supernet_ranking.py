@@ -14,12 +14,11 @@ import argparse
 import math
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import kendalltau
-from searching import archs_between, options, space_and_table, trained
+from searching import options, space_and_table, trained_window, window_options
 
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import load_data
@@ -67,12 +66,7 @@ def main() -> None:
     arguments = parse()
     space, table = space_and_table(arguments)
     costs = latency_costs(table, space)
-    target = costs.least + arguments.share * (costs.most - costs.least)
-    archs = archs_between(space, costs, (1 - arguments.width) * target, target, arguments.archs, 0)
-    trainings = argparse.Namespace(**{**vars(arguments), "out": arguments.truth or arguments.out})
-    truth = [trained(arch, space, trainings, 0)["test_accuracy"] for arch in archs]
-    print(f"{len(archs)} archs of {(1 - arguments.width) * target:.4g} to {target:.4g} ms, trained to")
-    print(f"{min(truth):.2%} to {max(truth):.2%}, standard deviation {statistics.stdev(truth):.2%}")
+    target, archs, truth = trained_window(arguments, space, costs)
     print(f"\n{'recipe':24} {'accuracy':>9} {'tau by seed':>24} {'mean':>6} {'of theta':>9} {'minutes':>8}")
     for name in arguments.recipes:
         rows = [judged(name, seed, arguments, space, costs, target, archs) for seed in range(arguments.seeds)]
@@ -89,15 +83,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = options(__doc__ or "", "supernet_ranking")
-    parser.add_argument(
-        "--share", type=float, default=0.25, help="the window's upper end: 0 the fastest net, 1 the slowest"
-    )
-    parser.add_argument("--width", type=float, default=0.05, help="of the window, as a share of its upper end")
-    parser.add_argument("--archs", type=int, default=24)
+    window_options(parser)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument("--train", type=Path, help="settings of the archs' trainings, YAML")
-    parser.add_argument("--truth", type=Path, help="folder of the archs' trainings; --out if not given")
     return parser.parse_args()
 
 

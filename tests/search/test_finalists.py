@@ -40,9 +40,11 @@ def test_what_is_found_was_trained_and_meets_the_target(tiny_space, tiny_data, t
         assert math.log(candidate.probability) == pytest.approx(sum(by_theta), abs=1e-4)
 
 
+@pytest.mark.parametrize("start", ["scratch", "supernet"])
 def test_trainings_are_repeatable_and_those_that_were_done_are_not_done_again(
-    tiny_space, tiny_data, tmp_path, aimed, monkeypatch
+    tiny_space, tiny_data, tmp_path, aimed, start, monkeypatch
 ):
+    aimed = aimed.model_copy(update={"finalist_start": start})
     whole = search(tiny_space, tiny_data, table_of(tiny_space), aimed, tmp_path / "whole")
     train, done = ShortTraining._train, []
 

@@ -14,6 +14,7 @@ from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.report.page import write_report
 from tvmfbnet.run_files import read_run_file
+from tvmfbnet.search import short_training
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, parse_bound
 from tvmfbnet.search.derive import arch_string, choice_of
@@ -26,11 +27,12 @@ from tvmfbnet.search.search import choose_again, sample_run, search
 from tvmfbnet.search.short_training import ShortTraining
 from tvmfbnet.search.strategies import STRATEGY_NAMES, strategy_named
 from tvmfbnet.search.strategies.evaluating import ArchProblem, EvaluatingStrategy
-from tvmfbnet.space.arch_text import parse_arch
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.counts import count_arch, count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.train import train
+from tvmfbnet.training.train import load_net, train
 from tvmfbnet.training.workers import Workers
 
 
@@ -369,6 +371,40 @@ def test_a_short_training_is_repeated_with_other_noise_and_kept(tiny_space, tiny
     (tmp_path / "kept.json").write_text(json.dumps(record))
     assert training().evaluate([arch])[arch] == record["accuracies"][arch]
     assert training().evaluate_again([arch], 1)[arch] == again[0]
+
+
+def test_a_short_training_starts_learns_and_is_judged_as_its_settings_say(tiny_space, tiny_data, tmp_path):
+    searched = Searched(tiny_space, tiny_data, tmp_path, "random")
+    data = load_data(tiny_data, 28, 28, 1, 10)
+    arch = Arch(tuple(layer.blocks[0] for layer in tiny_space.layers))
+    train(arch, tiny_space, tiny_data, TrainConfig(epochs=1, warmup_epochs=0, batch_size=32, threads=1), tmp_path)
+
+    def accuracy(start=None, **settings):
+        config = searched.config(finalist_steps=8, **settings)
+        indices, file = (torch.arange(0, 60), torch.arange(60, 120)), tmp_path / "kept.json"
+        workers = Workers.alone(torch.device("cpu"))
+        trainings = ShortTraining(tiny_space, data, indices, config, workers, {}, file, keep=False, start=start)
+        return trainings.evaluate([format_arch(arch, tiny_space)])[format_arch(arch, tiny_space)]
+
+    asked = []
+
+    def trained_net(wanted):
+        asked.append(wanted)
+        return load_net(tmp_path / "net.pt")[0]
+
+    plain = accuracy()
+    assert accuracy() == plain
+    with pytest.MonkeyPatch.context() as patched:  # what is judged, before it is counted
+        judged = []
+        patched.setattr(short_training, "accuracy", lambda net, *_: judged.append(parameters(net)) or 0.5)
+        accuracy(), accuracy(weight_ema=0.9), accuracy(distil_from=str(tmp_path / "net.pt")), accuracy(trained_net)
+    assert len({tuple(values) for values in judged}) == 4 and asked == [arch]
+    with pytest.raises(StorageError, match=r"missing\.pt"):
+        accuracy(distil_from=str(tmp_path / "missing.pt"))
+
+
+def parameters(net):
+    return [float(parameter.detach().double().sum()) for parameter in net.parameters()]
 
 
 def test_random_archs_are_drawn_without_a_preference():

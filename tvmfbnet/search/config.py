@@ -165,6 +165,9 @@ class SearchConfig(SupernetConfig):
     finalist_steps: int = Field(
         150, ge=1, le=MOST_STEPS, description="steps of such a training, with the settings of w"
     )
+    finalist_start: Literal["scratch", "supernet"] = Field(
+        "scratch", description="weights that finalists of the differentiable search start from"
+    )
     budget_images: int | None = Field(
         None,
         ge=1,

@@ -55,8 +55,9 @@ class Finalists:
         self._searcher, self._latency, self._constraints = searcher, latency, constraints
         config = searcher.config
         indices = (searcher.weight_indices, searcher.theta_indices[: config.validation_images])
+        start = searcher.judged_supernet.extract if config.finalist_start == "supernet" else None
         self._trainings = ShortTraining(
-            searcher.space, searcher.data, indices, config, searcher.workers, identity, file
+            searcher.space, searcher.data, indices, config, searcher.workers, identity, file, start=start
         )
 
     def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:

@@ -39,6 +39,7 @@ _LATER_SETTINGS = {
     **{"evaluator": "short_training", "budget_minutes": None, "front": None},
     **{"share_weights": False, "weight_paths": "theta", "window_share": 0.15, "step_paths": 1, "sandwich": False},
     **{"weight_ema": 0.0, "distil_from": None, "tune_steps": 0},
+    **{"finalist_start": "scratch"},
 }
 _FILES = (
     *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),

@@ -1,6 +1,8 @@
-"""An evaluator: archs are trained from scratch for a few steps, with the settings of the supernet's weights.
+"""An evaluator: archs are trained by themselves for a few steps, with the settings of the supernet's weights.
 
 A short training says far more about an arch than its accuracy with a supernet's weights, though each one is noisy.
+It starts from random weights, or from a supernet's; it may learn from a trained net besides, and be judged with a
+moving average of its weights. ``benchmarks/short_trainings.py`` measures what each does to noise and ranks.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from timm.utils import ModelEmaV3
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order
 from tvmfbnet.files import Stored, read_json, read_model, write_json
-from tvmfbnet.nets.network import build_net
+from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.progress import say
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.distillation import net_to_distil
 from tvmfbnet.search.judge import VALIDATION_BATCH
 from tvmfbnet.search.plan import BACKWARD
 from tvmfbnet.search.problem import SearchProblem
 from tvmfbnet.search.step import learn_batch
+from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import differences
@@ -62,9 +67,10 @@ class ShortTraining:
         file: what it holds of this very search is not trained again.
         steps: of one training; the settings' ``finalist_steps`` if None.
         keep: write new accuracies to the file.
+        start: gives an arch's net with the weights that its training starts from; random ones if None.
 
     Raises:
-        StorageError: the file is damaged.
+        StorageError: the file is damaged, or the net to distil from is.
     """
 
     def __init__(
@@ -78,10 +84,13 @@ class ShortTraining:
         file: Path,
         steps: int | None = None,
         keep: bool = True,
+        start: Callable[[Arch], ArchNet] | None = None,
     ) -> None:
         self._space, self._data, self._config, self._workers = space, data, config, workers
         self._training_indices, self._judged = indices
-        self._identity, self._file, self._keep = identity, file, keep
+        self._identity, self._file, self._keep, self._start = identity, file, keep, start
+        path = config.distil_from
+        self._teacher = net_to_distil(Path(path), space, data, workers.device) if path else None
         self._steps = config.finalist_steps if steps is None else steps
         before = trained_before(file, identity)
         self.accuracies, self.repeated = before.accuracies, before.repeated
@@ -152,20 +161,25 @@ class ShortTraining:
         seed = config.seed + _REPETITION * repetition
         torch.manual_seed(seed)
         space = replace(self._space, classes=data.classes)
-        net = place_net(build_net(parse_arch(text, space), space), device)
+        arch = parse_arch(text, space)
+        net = place_net(build_net(arch, space) if self._start is None else self._start(arch), device)
         batches = Loader(data, data.train, self._training_indices, config.batch_size, config.augment, 3 * seed + 1)
         optimiser = torch.optim.SGD(
             net.parameters(), config.weight_lr, config.weight_momentum, weight_decay=config.weight_decay, nesterov=True
         )
+        average = ModelEmaV3(net, config.weight_ema, use_warmup=True) if config.weight_ema else None
         net.train()
         for step in range(self._steps):
             passed = (step + 1) / self._steps
             rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
             optimiser.param_groups[0]["lr"] = config.weight_lr * rate
-            learn_batch(net, optimiser, batches.next(), config, device)
+            learn_batch(net, optimiser, batches.next(), config, device, self._teacher)
+            if average is not None:
+                average.update(net, step)
             if step + 1 < self._steps:  # the last one is reported with its accuracy
                 stepped()
-        return accuracy(net, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
+        judged = net if average is None else average.module
+        return accuracy(judged, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
 
 
 def trained_before(file: Path, identity: dict[str, Any]) -> Trained:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tvmfbnet.nets.precision import computing_in
+from tvmfbnet.nets.precision import Precision, computing_in
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.training.device import place_batch
 
@@ -39,12 +39,32 @@ def right_share(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return (logits.argmax(dim=1) == labels).float().mean().item()
 
 
+@torch.no_grad()
+def targets_of(
+    pixels: torch.Tensor, labels: torch.Tensor, teacher: nn.Module | None, precision: Precision, device: torch.device
+) -> torch.Tensor:
+    """What a batch is learned from: its labels (n,), or the mean of them and a teacher's output, (n, classes).
+
+    Args:
+        pixels, labels: the batch.
+        teacher: a trained net in evaluation mode.
+        precision: that the teacher computes in.
+        device: where it lies.
+    """
+    if teacher is None:
+        return labels
+    with computing_in(precision, device):
+        soft: torch.Tensor = teacher(pixels).float().softmax(dim=1)
+    return (soft + F.one_hot(labels, soft.shape[1])) / 2
+
+
 def learn_batch(
     net: nn.Module,
     optimiser: torch.optim.Optimizer,
     batch: tuple[torch.Tensor, torch.Tensor],
     config: SearchConfig,
     device: torch.device,
+    teacher: nn.Module | None = None,
 ) -> None:
     """One step of an arch that is trained by itself.
 
@@ -54,11 +74,13 @@ def learn_batch(
         batch: images and labels.
         config: says in which precision, and how large gradients may be.
         device: where the net lies.
+        teacher: a trained net that the arch learns from besides.
     """
     pixels, labels = place_batch(*batch, device)
+    target = targets_of(pixels, labels, teacher, config.precision, device)
     with computing_in(config.precision, device):
         logits = net(pixels).float()
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, target)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)

@@ -31,13 +31,15 @@ class SupernetConfig(Config):
         description="the heaviest path learns from the labels besides, the lightest and the drawn ones from its output",
     )
     distil_from: str | None = Field(
-        None, description="a training's net.pt, whose output w learns from as much as from the labels"
+        None,
+        description="a training's net.pt, whose output w and short trainings learn from as much as from the labels",
     )
     weight_ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="what a moving average of w, which then judges archs, keeps in a step; 0: none",
+        description="what a moving average of w, or of a short training's weights, keeps in a step; it then judges "
+        "archs; 0: none",
     )
     tune_steps: int = Field(
         0, ge=0, le=MOST_STEPS, description="steps that an arch trains with weights of the supernet before it is judged"

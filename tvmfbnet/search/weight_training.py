@@ -22,7 +22,7 @@ from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.paths import Path, fair_paths, window_paths
-from tvmfbnet.search.step import StepFigures, require_finite, right_share
+from tvmfbnet.search.step import StepFigures, require_finite, right_share, targets_of
 from tvmfbnet.search.weight_average import WeightAverage
 from tvmfbnet.training.checkpoint import restore_optimiser
 from tvmfbnet.training.device import place_batch
@@ -103,7 +103,7 @@ class WeightTraining:
 
     def _learn(self, mixes: Sequence[Mix], pixels: torch.Tensor, labels: torch.Tensor) -> StepFigures:
         """The gradients of a step's mixes on its batch; the figures are the drawn mixes' mean."""
-        target = self._targets(pixels, labels)
+        target = targets_of(pixels, labels, self._distilled, self._config.precision, self._workers.device)
         if self._config.sandwich:
             logits = self._logits(pixels, self.supernet.heaviest_choice())
             self._backward(F.cross_entropy(logits, target), 1)
@@ -120,15 +120,6 @@ class WeightTraining:
         value = require_finite(loss)
         (loss / parts if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return value
-
-    @torch.no_grad()
-    def _targets(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Labels (n,), or the mean of them and the distilled net's output, (n, classes)."""
-        if self._distilled is None:
-            return labels
-        with computing_in(self._config.precision, self._workers.device):
-            soft: torch.Tensor = self._distilled(pixels).float().softmax(dim=1)
-        return (soft + F.one_hot(labels, soft.shape[1])) / 2
 
     def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
         """The supernet's output in float32, computed at the precision that the settings ask for."""
