@@ -48,15 +48,15 @@ SEARCH: dict[str, Any] = {
     **{"augment_shift": 0, "augment_flip": False, "share_weights": True, "weight_paths": "window"},
     **{"weight_steps": "sampled", "theta_steps": "sampled", "validation_images": 4000, "stop_on_collapse": False},
 }
-_SUPERNET, _TEACHER = "supernet", "teacher"
+_SUPERNET, _HEAVIEST = "supernet", "heaviest"
 # What each way needs besides the settings.
 WAYS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "average": {"weight_ema": 0.98},
     "warm": {"finalist_start": _SUPERNET},
     "warm_average": {"finalist_start": _SUPERNET, "weight_ema": 0.98},
-    "distilled": {"distil_from": _TEACHER},
-    "warm_distilled": {"finalist_start": _SUPERNET, "distil_from": _TEACHER},
+    "distilled": {"distil_from": _HEAVIEST},
+    "warm_distilled": {"finalist_start": _SUPERNET, "distil_from": _HEAVIEST},
 }
 
 
@@ -79,9 +79,9 @@ class Field:
         values = {**SEARCH, **own, "latency_target_ms": self._target_ms, "threads": self.arguments.threads, **changes}
         return validate(SearchConfig, values, "search settings")
 
-    def teacher(self) -> Path:
+    def heaviest_net(self) -> Path:
         """The heaviest net, trained as the archs are."""
-        folder = self.arguments.out / _TEACHER
+        folder = self.arguments.out / _HEAVIEST
         if not (folder / "net.pt").exists():
             heaviest = self._supernet_of(self.config()).heaviest_choice()
             arch = Arch(tuple(x.blocks[i] for x, i in zip(self.space.layers, heaviest, strict=True)))
@@ -112,7 +112,7 @@ class Field:
             return dict(read_json(file))
         changes = dict(WAYS[way])
         if changes.get("distil_from"):
-            changes["distil_from"] = str(self.teacher())
+            changes["distil_from"] = str(self.heaviest_net())
         config = self.config(seed=seed, finalist_steps=steps, **changes)
         start: Callable[[Arch], ArchNet] | None = None
         if config.finalist_start == _SUPERNET:

@@ -90,7 +90,7 @@ class ShortTraining:
         self._training_indices, self._judged = indices
         self._identity, self._file, self._keep, self._start = identity, file, keep, start
         path = config.distil_from
-        self._teacher = net_to_distil(Path(path), space, data, workers.device) if path else None
+        self._distilled = net_to_distil(Path(path), space, data, workers.device) if path else None
         self._steps = config.finalist_steps if steps is None else steps
         before = trained_before(file, identity)
         self.accuracies, self.repeated = before.accuracies, before.repeated
@@ -173,7 +173,7 @@ class ShortTraining:
             passed = (step + 1) / self._steps
             rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
             optimiser.param_groups[0]["lr"] = config.weight_lr * rate
-            learn_batch(net, optimiser, batches.next(), config, device, self._teacher)
+            learn_batch(net, optimiser, batches.next(), config, device, self._distilled)
             if average is not None:
                 average.update(net, step)
             if step + 1 < self._steps:  # the last one is reported with its accuracy

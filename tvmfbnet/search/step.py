@@ -41,20 +41,20 @@ def right_share(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 @torch.no_grad()
 def targets_of(
-    pixels: torch.Tensor, labels: torch.Tensor, teacher: nn.Module | None, precision: Precision, device: torch.device
+    pixels: torch.Tensor, labels: torch.Tensor, distilled: nn.Module | None, precision: Precision, device: torch.device
 ) -> torch.Tensor:
-    """What a batch is learned from: its labels (n,), or the mean of them and a teacher's output, (n, classes).
+    """What a batch is learned from: its labels (n,), or the mean of them and the output of a trained net, (n, classes).
 
     Args:
         pixels, labels: the batch.
-        teacher: a trained net in evaluation mode.
-        precision: that the teacher computes in.
+        distilled: a trained net in evaluation mode.
+        precision: that it computes in.
         device: where it lies.
     """
-    if teacher is None:
+    if distilled is None:
         return labels
     with computing_in(precision, device):
-        soft: torch.Tensor = teacher(pixels).float().softmax(dim=1)
+        soft: torch.Tensor = distilled(pixels).float().softmax(dim=1)
     return (soft + F.one_hot(labels, soft.shape[1])) / 2
 
 
@@ -64,7 +64,7 @@ def learn_batch(
     batch: tuple[torch.Tensor, torch.Tensor],
     config: SearchConfig,
     device: torch.device,
-    teacher: nn.Module | None = None,
+    distilled: nn.Module | None = None,
 ) -> None:
     """One step of an arch that is trained by itself.
 
@@ -74,10 +74,10 @@ def learn_batch(
         batch: images and labels.
         config: says in which precision, and how large gradients may be.
         device: where the net lies.
-        teacher: a trained net that the arch learns from besides.
+        distilled: a trained net that the arch learns from besides.
     """
     pixels, labels = place_batch(*batch, device)
-    target = targets_of(pixels, labels, teacher, config.precision, device)
+    target = targets_of(pixels, labels, distilled, config.precision, device)
     with computing_in(config.precision, device):
         logits = net(pixels).float()
     loss = F.cross_entropy(logits, target)
