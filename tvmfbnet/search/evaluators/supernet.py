@@ -12,19 +12,17 @@ from pathlib import Path
 
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import write_json
-from tvmfbnet.interrupts import saved_steps
-from tvmfbnet.progress import progress, resumed, say, step
+from tvmfbnet.progress import step
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.evaluator import whole_evaluations
-from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.plan import BACKWARD, SearchPlan
 from tvmfbnet.search.problem import SearchProblem
+from tvmfbnet.search.resumable import restore, train_to_end
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import Trained, trained_before
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, save_checkpoint
-from tvmfbnet.training.identity import require_identity
+from tvmfbnet.training.checkpoint import damage_named, load_checkpoint
 
 CHECKPOINT = "supernet.ckpt"
 # Share of the budget that trains the supernet.
@@ -53,20 +51,16 @@ class SupernetAccuracies:
     def prepare(self, problem: SearchProblem, budget_images: float) -> None:
         """Trains the supernet, or continues its training."""
         config, plan = _training(problem.config, len(problem.data.train), budget_images)
-        path = problem.out / CHECKPOINT
+        path, kind = problem.out / CHECKPOINT, "supernet"
         with step("building the supernet", patience=2.0):
             searcher = _searcher(problem, config)
-        if path.exists():
-            saved = load_checkpoint(path, "supernet")
-            require_identity(path, saved.get("identity"), problem.identity, problem.data_spec)
-            with damage_named(path):
-                searcher.load_state_dict(saved["searcher"])
-            if not searcher.finished:
-                say(resumed("training of the supernet", problem.out, searcher.done_steps, searcher.total_steps))
-        problem.workers.require_equal("checkpoint", searcher.done_steps)
-        if not searcher.finished:
-            say_forecast(problem.space, problem.data, problem.latency, problem.config, problem.workers, plan)
-            _train(searcher, problem)
+        restore(searcher, problem, path, kind, "training of the supernet")
+
+        def note() -> str:
+            return f"accuracy {searcher.history[-1]['weight_accuracy']:.1%}" if searcher.history else ""
+
+        train_to_end(searcher, problem, path, kind, "training the supernet", plan, note)
+        problem.workers.wait()
 
     def open(self, problem: SearchProblem, budget_images: float, file: Path, keep: bool = True) -> SupernetEvaluator:
         """Judges with the weights that the checkpoint holds."""
@@ -145,25 +139,3 @@ def _judged(config: SearchConfig, images: int) -> int:
     used = min(images, config.train_images or images)
     for_weights = round(used * config.weight_share)
     return min(config.bn_images, for_weights) + min(used - for_weights, config.validation_images or used)
-
-
-def _train(searcher: Searcher, problem: SearchProblem) -> None:
-    """All remaining steps, with checkpoints."""
-    path, first = problem.out / CHECKPOINT, problem.workers.rank == 0
-    with (
-        progress("training the supernet", searcher.total_steps, searcher.done_steps) as reporter,
-        saved_steps("the checkpoint", saves=problem.workers.size == 1) as steps,
-    ):
-        while not searcher.finished:
-            with steps.timed("step"):
-                epoch_ended = searcher.advance()
-            if epoch_ended or steps.interrupted or searcher.step % searcher.config.checkpoint_steps == 0:
-                with steps.timed("save"):
-                    searcher.require_sound()
-                    state = searcher.state_dict()
-                    if first:
-                        save_checkpoint(path, "supernet", {"identity": problem.identity, "searcher": state})
-            steps.end_if_interrupted()
-            accuracy = f"accuracy {searcher.history[-1]['weight_accuracy']:.1%}" if searcher.history else ""
-            reporter.update(searcher.done_steps, accuracy)
-    problem.workers.wait()

@@ -15,14 +15,12 @@ import torch
 
 from tvmfbnet.errors import CollapsedError
 from tvmfbnet.files import write_json
-from tvmfbnet.interrupts import saved_steps
-from tvmfbnet.progress import progress, resumed, say, step
+from tvmfbnet.progress import say, step
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.derive import ScoredArch, propose
 from tvmfbnet.search.finalists import Finalists
-from tvmfbnet.search.forecast import say_forecast
 from tvmfbnet.search.front.shared_search import Front
 from tvmfbnet.search.front.supernet import choose_front_nets, plan_with_front, steered
 from tvmfbnet.search.health import collapse_of
@@ -30,10 +28,10 @@ from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.loggers import make_loggers
 from tvmfbnet.search.plan import SearchPlan
 from tvmfbnet.search.problem import SearchProblem, reopened_problem
+from tvmfbnet.search.resumable import restore, train_to_end
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.strategies.base import Outcome
-from tvmfbnet.training.checkpoint import damage_named, load_checkpoint, save_checkpoint
-from tvmfbnet.training.identity import require_identity
+from tvmfbnet.training.checkpoint import damage_named, load_checkpoint
 
 # Above this share of the time spent waiting for images, the loader holds the search up.
 _LONG_WAIT = 0.2
@@ -158,41 +156,21 @@ def _choose(
 
 def _train(searcher: Searcher, problem: SearchProblem) -> None:
     """All remaining steps, with checkpoints and logs."""
-    out, config, identity = problem.out, searcher.config, problem.identity
+    out, config, kind = problem.out, searcher.config, "search"
     path = out / DifferentiableSearch.state_file
-    if path.exists():
-        saved = load_checkpoint(path, "search")
-        require_identity(path, saved.get("identity"), identity, problem.data_spec)
-        with damage_named(path):
-            searcher.load_state_dict(saved["searcher"])
-        say(resumed("search", out, searcher.done_steps, searcher.total_steps))
-    searcher.workers.require_equal("checkpoint", searcher.done_steps)
-    if not searcher.finished:
-        plan = SearchPlan.of(config, len(problem.data.train), searcher.epoch, searcher.step)
-        say_forecast(problem.space, problem.data, problem.latency, config, problem.workers, plan)
-    first = searcher.workers.rank == 0
+    restore(searcher, problem, path, kind, "search")
+    first = problem.workers.rank == 0
     loggers = make_loggers(config.loggers, out, len(searcher.history)) if first else []
-    with (
-        progress("search", searcher.total_steps, searcher.done_steps) as reporter,
-        saved_steps("the checkpoint", saves=searcher.workers.size == 1) as steps,
-    ):
-        while not searcher.finished:
-            with steps.timed("step"):
-                epoch_ended = searcher.advance()
-            if epoch_ended or steps.interrupted or searcher.step % config.checkpoint_steps == 0:
-                with steps.timed("save"):
-                    searcher.require_sound()
-                    state = searcher.state_dict()
-                    if first:
-                        save_checkpoint(path, "search", {"identity": identity, "searcher": state})
-            if first and epoch_ended:
-                write_json(out / "history.json", searcher.history)
-                for logger in loggers:
-                    logger.log(searcher.history)
-            if epoch_ended:
-                _look_after(searcher, path)
-            steps.end_if_interrupted()
-            reporter.update(searcher.done_steps, _note(searcher.history))
+
+    def after_epoch() -> None:
+        if first:
+            write_json(out / "history.json", searcher.history)
+            for logger in loggers:
+                logger.log(searcher.history)
+        _look_after(searcher, path)
+
+    plan = SearchPlan.of(config, len(problem.data.train), searcher.epoch, searcher.step)
+    train_to_end(searcher, problem, path, kind, "search", plan, lambda: _note(searcher.history), after_epoch)
 
 
 def _look_after(searcher: Searcher, checkpoint: Path) -> None:
