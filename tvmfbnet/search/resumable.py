@@ -1,4 +1,4 @@
-"""The training of a supernet from its checkpoint to its end, with a new checkpoint every so many steps."""
+"""The training of a supernet from its checkpoint to its end, with a new checkpoint every few steps."""
 
 from __future__ import annotations
 
