@@ -70,6 +70,7 @@ def compile(
     options: CompileOptions | Mapping[str, Any] | None = None,
     *,
     out: str | Path,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Package:
@@ -83,6 +84,7 @@ def compile(
         target: a target, or a shipped name or ``.yaml`` file.
         options: weights, latency target and so on; a :class:`CompileOptions` or its fields.
         out: folder of the package.
+        dtype: in place of the target's own, such as ``float16``.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -99,7 +101,7 @@ def compile(
         (True, (1, 1, 32, 32))
     """
     return compile_and_time(
-        arch, space, target, options, out=out, tuning_logs=tuning_logs, on_progress=on_progress
+        arch, space, target, options, out=out, dtype=dtype, tuning_logs=tuning_logs, on_progress=on_progress
     ).package
 
 
@@ -110,13 +112,14 @@ def compile_and_time(
     options: CompileOptions | Mapping[str, Any] | None = None,
     *,
     out: str | Path,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Compiled:
     """As :func:`compile`; gives the latency and the verdict as well."""
-    with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs, package=out)):
+    with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs, package=out)):
         chosen = as_settings(CompileOptions, options, "compile options")
-        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target)
+        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target, dtype)
         as_arch(arch, as_space(space))
         from tvmfbnet.provisioning.ready import require_ready
 

@@ -38,8 +38,28 @@ def randomise_biases(module: nn.Module) -> None:
             nn.init.uniform_(child.bias, -0.5, 0.5)
 
 
+class _Bordered(nn.Module):
+    """A folded body in a dtype, with conversions where it takes or gives the dtype's boundary type.
+
+    Where both are one type there is no conversion, and the graph is that of the body.
+    """
+
+    def __init__(self, body: nn.Module, dtype: DType, takes: bool = True, gives: bool = True) -> None:
+        super().__init__()
+        self.body, differs = body, dtype.boundary != dtype.name
+        self.inner = torch_type(dtype.name) if takes and differs else None
+        self.outer = torch_type(dtype.boundary) if gives and differs else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x if self.inner is None else x.to(self.inner))
+        return y if self.outer is None else y.to(self.outer)  # type: ignore[no-any-return]
+
+
 class _InteriorPart(nn.Module):
-    """A folded part whose activations are NHWC outside; the image before the stem stays NCHW."""
+    """A folded part whose activations are NHWC outside; the image before the stem stays NCHW.
+
+    Activations between parts have the dtype, the image and the outputs its boundary type.
+    """
 
     def __init__(self, part: NetPart, dtype: DType) -> None:
         super().__init__()
@@ -49,7 +69,8 @@ class _InteriorPart(nn.Module):
             body = build_part(part)
             randomise_biases(body)
         randomise_bn(body, seed)
-        self.body = folded_in(body, dtype)
+        takes, gives = part.part == STEM, part.part == HEAD_LINEAR
+        self.body = _Bordered(folded_in(body, dtype), dtype, takes, gives)
         self.nhwc_in = part.part not in (STEM, HEAD_LINEAR)
         self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)
 
@@ -107,7 +128,10 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32) -> onnx.ModelProto:
     """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes)."""
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     return _export(
-        folded_in(net, dtype), (torch.zeros(shape, dtype=torch_type(dtype.boundary)),), ["input"], ["output"]
+        _Bordered(folded_in(net, dtype), dtype).eval(),
+        (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),
+        ["input"],
+        ["output"],
     )
 
 

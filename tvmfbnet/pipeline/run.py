@@ -78,9 +78,9 @@ class Run:
     def __init__(self, recipe: Recipe, folder: Path, logs_root: Path | None = None) -> None:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
-        self.target: Target = load_target(recipe.target)
+        self.target: Target = load_target(recipe.spelled_target)
         note(
-            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"target": recipe.spelled_target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
