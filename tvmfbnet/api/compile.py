@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -23,6 +24,8 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 if TYPE_CHECKING:
+    import torch
+
     from tvmfbnet.deploy.package import Package
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
@@ -138,7 +141,8 @@ def compile_and_time(
         package = _built(made, resolved, chosen, folder, logs)
         latency = verdict = None
         if not chosen.build_only:
-            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms)
+            images = _images(made, resolved)
+            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms, images)
             target_ms = chosen.latency_target_ms
             verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
         return Compiled(package, latency, verdict, made.spelled)
@@ -146,7 +150,7 @@ def compile_and_time(
 
 @dataclass(frozen=True)
 class _Made:
-    """The net to compile: its arch and space as asked for, how both are spelled, and the names of its classes."""
+    """The net to compile: its arch and space as asked for, how both are spelled, its classes and its data set."""
 
     net: ArchNet
     arch: Arch
@@ -154,6 +158,7 @@ class _Made:
     spelled: str
     spelled_arch: str
     class_names: tuple[str, ...] = ()
+    data: str | None = None
 
 
 def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Made:
@@ -182,7 +187,19 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
     if format_arch(net.arch, net.space) != format_arch(net_arch, net_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
     require_same_net(checkpoint, net_arch, net.space, net_space)
-    return _Made(net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]))
+    return _Made(
+        net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]), about["data"]
+    )
+
+
+def _images(made: _Made, target: ResolvedTarget) -> torch.Tensor | None:
+    """Test images of the data set that the net was trained on, where the dtype may change their classes."""
+    if made.data is None or target.dtype == FLOAT32.name:
+        return None
+    from tvmfbnet.data.sample import sample_images
+
+    space = made.net.space
+    return sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
 
 
 def _spelled(arch: Arch | str, space: Space) -> str:

@@ -36,11 +36,13 @@ class Registers:
         count: vector registers.
         vector_bytes: size of each; 0 where kernels have no vectors.
         threads: worker threads that a kernel may use.
+        halves: whether the CPU computes with halves, not only converts them.
     """
 
     count: int
     vector_bytes: int
     threads: int = 1
+    halves: bool = False
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of that size in one register; 1 where kernels have no vectors."""
@@ -82,6 +84,11 @@ class KernelShape:
         """Multiply-adds of the whole kernel."""
         return self.height * self.width * self.channels * self.kernel**2 * self.reduction
 
+    @property
+    def narrows(self) -> bool:
+        """Whether a schedule may keep the sums in the type of the elements: float32 sums of products of halves."""
+        return self.kind in ("conv", "depthwise", "matmul") and (self.element_bytes, self.sum_bytes) == (2, 4)
+
     @cached_property
     def anchor(self) -> KernelShape:
         """The shape without its epilogue, equal for kernels that differ only in that."""
@@ -100,6 +107,7 @@ class Knobs:
         padding: where padded input is computed: ``inline`` (never stored), ``whole`` (once, up front), or inside the
             first (``outer``) or second (``middle``) outer loop.
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
+        sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
     """
 
     rows: int
@@ -110,16 +118,18 @@ class Knobs:
     unroll: int = 1
     padding: str = "inline"
     parallel: int = 0
+    sum_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for the log."""
-        return asdict(self)
+        """Plain data for the log, which names the sums only where they are narrowed."""
+        values = asdict(self)
+        return values if self.sum_bytes else {name: value for name, value in values.items() if name != "sum_bytes"}
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Hashable identity, cheaper to compare than the dataclass."""
         tile = (self.rows, self.columns, self.channels, self.lanes)
-        return (*tile, self.order, self.unroll, self.padding, self.parallel)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
@@ -128,7 +138,10 @@ def divisors(number: int, largest: int | None = None) -> list[int]:
 
 
 def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
-    """Every sensible way to schedule a kernel; never empty. Parallel ones only on targets with threads."""
+    """Every sensible way to schedule a kernel; never empty.
+
+    Parallel ones only on targets with threads, and sums in half only on CPUs that compute with halves.
+    """
     if shape.kind == "move":
         serial = [
             Knobs(1, columns, lanes, lanes)
@@ -136,9 +149,21 @@ def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
             for columns in divisors(shape.width, 8)
         ]
     else:
-        serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
-        serial = serial or list(_tiles(shape, registers))
+        serial = _tiled(shape, registers)
+        if shape.narrows and registers.halves:
+            narrow = replace(shape, sum_bytes=shape.element_bytes)
+            serial += [replace(knobs, sum_bytes=narrow.sum_bytes) for knobs in _tiled(narrow, registers)]
     return [way for knobs in serial for way in (knobs, *_parallel_ways(shape, knobs, registers))]
+
+
+def _tiled(shape: KernelShape, registers: Registers) -> list[Knobs]:
+    serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+    return serial or list(_tiles(shape, registers))
+
+
+def summed(shape: KernelShape, knobs: Knobs) -> KernelShape:
+    """The shape with the accumulators that the knobs choose."""
+    return replace(shape, sum_bytes=knobs.sum_bytes) if knobs.sum_bytes else shape
 
 
 def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> Iterator[Knobs]:
@@ -216,6 +241,7 @@ def vectors(shape: KernelShape, channels: int, lanes: int, registers: Registers)
 
 def accumulators(shape: KernelShape, knobs: Knobs, registers: Registers) -> int:
     """Registers used by a tile's sums."""
+    shape = summed(shape, knobs)
     return knobs.rows * knobs.columns * vectors(shape, knobs.channels, knobs.lanes, registers)
 
 
@@ -237,6 +263,7 @@ _KINDS = ("conv", "depthwise", "matmul", "pool", "move")
 
 def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
     """Features of a candidate for the cost model, in the order of :data:`FEATURES`."""
+    shape = summed(shape, knobs)
     window = shape.kernel**2 * shape.reduction
     positions = knobs.rows * knobs.columns
     sums = accumulators(shape, knobs, registers)
@@ -269,6 +296,7 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
 
 def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
+    shape = summed(shape, knobs)
     wide = vectors(shape, knobs.channels, knobs.lanes, registers)
     positions = knobs.rows * knobs.columns
     if shape.kind in ("depthwise", "pool"):

@@ -19,6 +19,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.compiler.wide_sums import HALF
 from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
@@ -52,11 +53,12 @@ def registers_of(target: tvm.target.Target) -> Registers:
     machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
     if machine not in ("x86_64", "i386", "i686"):
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
-        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 8, 16), threads)
+        width, halves = int(llvm_get_vector_width(target)), "fullfp16" in llvm_get_cpu_features(target)
+        return Registers(16 if few else 32, max(width // 8, 16), threads, halves)
     # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
-        return Registers(32, 64, threads)
+        return Registers(32, 64, threads, "avx512fp16" in features)
     return Registers(16, 32 if "avx" in features else 16, threads)
 
 
@@ -152,6 +154,8 @@ def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
     blocks = _blocks(schedule)
     if blocks is None:
         raise ValueError("no template fits this kernel")
+    if knobs.sum_bytes and blocks.total is not None:  # compiled as sums in half by narrow_half_sums
+        schedule.unsafe_set_dtype(blocks.total, 0, HALF)
     for block in blocks.after[:-1]:
         schedule.compute_inline(block)
     if blocks.total is None:

@@ -85,11 +85,14 @@ def bench_command(
         print_json(
             {
                 **{"arch": opened.arch, "parity": told.parity.verdict, "predicted_ms": told.predicted_ms},
+                **{"dtype": told.dtype, "agreement": told.parity.agreement},
                 **{"latency_target_ms": target_ms, **result.values},
             }
         )
     else:
-        print(f"{opened.arch}, {loaded.threads} thread(s)")
+        print(f"{opened.arch}, {told.dtype}, {loaded.threads} thread(s)")
+        if agreement := told.parity.describe_agreement():
+            print(agreement)
         print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))
     end_with_verdict(result.verdict, as_json)
 

@@ -61,6 +61,7 @@ def compile_command(
                 **{"package": str(out), "arch": package.arch},
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
+                **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
                 "predicted_ms": predicted_ms,
@@ -72,6 +73,9 @@ def compile_command(
     else:
         tuned = f"{kernels.tuned} of {kernels.needed} conv kernels tuned"
         print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
+    agreement = package.description.parity.describe_agreement()
+    if agreement is not None and not as_json:
+        print(f"{package.description.dtype}: {agreement}")
     if class_names and not as_json:
         print(
             f"outputs, in order: {', '.join(class_names)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
+from tvmfbnet.dtypes import FLOAT32
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.units import Unit
@@ -76,10 +77,20 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         *([] if speed is None else [("speed factor", speed["description"])]),
         ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
+        *_dtype_rows(values),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
+
+
+def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """The dtype and what it does to the net's classes; nothing in float32."""
+    dtype, agreement = values.get("dtype", FLOAT32.name), values.get("agreement")
+    if dtype == FLOAT32.name:
+        return []
+    compared = f"{agreement:.2%} of {values['images']} test images get the class that they get in float32"
+    return [("dtype", dtype if agreement is None else f"{dtype}: {compared}")]
 
 
 def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:

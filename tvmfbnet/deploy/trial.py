@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
@@ -118,9 +120,13 @@ def bench_with_probe(
 
 
 def certify_and_time(
-    package: Package, net: ArchNet, target: ResolvedTarget, target_ms: float | None = None
+    package: Package,
+    net: ArchNet,
+    target: ResolvedTarget,
+    target_ms: float | None = None,
+    images: torch.Tensor | None = None,
 ) -> tuple[Package, NetLatency]:
-    """Checks a package's parity on the device, times it there, and stores both in it.
+    """Checks a package's parity on the device, times it there, and stores both in it; ``images`` as for the check.
 
     Raises:
         ParityError: its outputs differ from PyTorch's.
@@ -128,7 +134,7 @@ def certify_and_time(
     """
     with connect_device(target) as endpoint:
         with step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint)
+            package = certify(package, net, target, endpoint, images)
         with device_timer(target, endpoint) as timer:
             latency = measure_latency(package.library, package.input_shape, timer, target_ms)
     return package.with_description(latency=latency.to_dict(target)), latency

@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import StorageError
 from tvmfbnet.extras import require
 from tvmfbnet.files import (
@@ -53,6 +54,9 @@ from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
+
+if TYPE_CHECKING:
+    import torch
 
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
@@ -269,10 +273,21 @@ class Run:
         with step("compiling the net"):
             package = compile_net(net, target, database, self.folder / "package", about["class_names"])
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint)
+            package = certify(package, net, target, endpoint, self._images())
         package = predicted_by(package, self._table(), self._arch(), self.space)
         package = package.with_description(latency_target_ms=self._target_ms())
-        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
+        parity = package.description.parity
+        compared = {} if parity.agreement is None else {"agreement": parity.agreement, "images": parity.images}
+        write_json(self.folder / "parity.json", {"parity_error": parity.error, **compared})
+
+    def _images(self) -> torch.Tensor | None:
+        """Test images to compare the classes of, where the dtype may change them."""
+        if self.target.dtype == FLOAT32.name:
+            return None
+        from tvmfbnet.data.sample import sample_images
+
+        space = self.space
+        return sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
