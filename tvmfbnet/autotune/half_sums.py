@@ -22,9 +22,9 @@ from tvmfbnet.dtypes import random_tensor
 from tvmfbnet.rpc.session import Arguments
 from tvmfbnet.targets.cpu_features import native_cpu
 
-# Largest relative error of a kernel's output (max |difference| / max |output|). A tenth of what a whole net may differ
-# from PyTorch by; storing an output in half costs up to half of it.
-LIMIT = 1e-3
+# Largest relative error of a kernel's output (max |difference| / max |output|). A fifth of what a whole net may differ
+# from PyTorch by: chunks of 32 products stay below it, whole sums of about a hundred do not.
+LIMIT = 2e-3
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
 _ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
+# Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
+_SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
 _PADDINGS = ("inline", "whole", "outer", "middle")
 
 
@@ -108,6 +110,7 @@ class Knobs:
             first (``outer``) or second (``middle``) outer loop.
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
         sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
+        chunk: products that a narrowed accumulator adds up before it is added to one as the kernel has it; 0 for all.
     """
 
     rows: int
@@ -119,17 +122,19 @@ class Knobs:
     padding: str = "inline"
     parallel: int = 0
     sum_bytes: int = 0
+    chunk: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the log, which names the sums only where they are narrowed."""
         values = asdict(self)
-        return values if self.sum_bytes else {name: value for name, value in values.items() if name != "sum_bytes"}
+        hidden = () if self.sum_bytes else ("sum_bytes", "chunk")
+        return {name: value for name, value in values.items() if name not in hidden}
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Hashable identity, cheaper to compare than the dataclass."""
         tile = (self.rows, self.columns, self.channels, self.lanes)
-        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes, self.chunk)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
@@ -152,13 +157,27 @@ def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
         serial = _tiled(shape, registers)
         if shape.narrows and registers.halves:
             narrow = replace(shape, sum_bytes=shape.element_bytes)
-            serial += [replace(knobs, sum_bytes=narrow.sum_bytes) for knobs in _tiled(narrow, registers)]
+            serial += [
+                replace(knobs, sum_bytes=narrow.sum_bytes, chunk=chunk)
+                for knobs in _tiled(narrow, registers)
+                for chunk in _chunks(shape)
+                if chunk % knobs.unroll == 0
+            ]
     return [way for knobs in serial for way in (knobs, *_parallel_ways(shape, knobs, registers))]
 
 
 def _tiled(shape: KernelShape, registers: Registers) -> list[Knobs]:
     serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
     return serial or list(_tiles(shape, registers))
+
+
+def _chunks(shape: KernelShape) -> list[int]:
+    """Lengths of narrowed sums: short ones as a whole, and of long ones chunks whose rounding does not add up."""
+    window = shape.kernel**2
+    if window * shape.reduction <= _SHORT_SUM:
+        return [0]
+    fitting = [chunk for chunk in _CHUNKS if shape.reduction % chunk == 0 and window * chunk <= 2 * _SHORT_SUM]
+    return [chunk for chunk in fitting if chunk < shape.reduction][:2] or [0]
 
 
 def summed(shape: KernelShape, knobs: Knobs) -> KernelShape:

@@ -154,8 +154,6 @@ def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
     blocks = _blocks(schedule)
     if blocks is None:
         raise ValueError("no template fits this kernel")
-    if knobs.sum_bytes and blocks.total is not None:  # compiled as sums in half by narrow_half_sums
-        schedule.unsafe_set_dtype(blocks.total, 0, HALF)
     for block in blocks.after[:-1]:
         schedule.compute_inline(block)
     if blocks.total is None:
@@ -179,10 +177,15 @@ def _move(schedule: Schedule, last: Any, knobs: Knobs) -> None:
 
 def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs) -> None:
     total, last = blocks.total, blocks.after[-1]
+    partial = _narrow(schedule, total, knobs) if knobs.sum_bytes else None
     outer = _tile_output(schedule, last, knobs)
     schedule.set_scope(total, 0, "local")
     schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
-    _tile_sum(schedule, total, shape, knobs)
+    if partial is None:
+        _tile_sum(schedule, total, shape, knobs)
+    else:
+        _tile_chunks(schedule, total, partial, len(outer) + 1, knobs)
+        _tile_sum(schedule, partial, shape, knobs)
     for block in blocks.before:
         _place_padding(schedule, block, outer, shape, knobs)
     ms.postproc.RewriteLayout().apply(schedule)
@@ -191,9 +194,44 @@ def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs)
     if knobs.parallel:
         _make_parallel(schedule, blocks, knobs)
         outside -= knobs.parallel - 1
+    _decompose(schedule, total, outside)
+    if partial is not None:  # within the loop over chunks
+        _decompose(schedule, partial, outside + 1)
+
+
+def _decompose(schedule: Schedule, total: Any, outside: int) -> None:
+    """Zeroes a tile's sums before their reduction, which starts with the loop at ``outside``."""
     init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
     for loop in schedule.get_loops(init)[outside:-1]:
         schedule.unroll(loop)
+
+
+def _narrow(schedule: Schedule, total: Any, knobs: Knobs) -> Any | None:
+    """Keeps the sum in half: all of it, or chunks of it, each of which is then added to a float32 sum.
+
+    :func:`tvmfbnet.compiler.wide_sums.narrow_half_sums` compiles both to arithmetic in half.
+
+    Returns:
+        The block that sums up one chunk; None without chunks.
+    """
+    if not knobs.chunk:
+        schedule.unsafe_set_dtype(total, 0, HALF)
+        return None
+    chunks, _ = schedule.split(schedule.get_loops(total)[-1], [None, knobs.chunk])
+    partial = schedule.rfactor(chunks, 0)
+    schedule.unsafe_set_dtype(partial, 0, HALF)
+    schedule.set_scope(partial, 0, "local")
+    return partial
+
+
+def _tile_chunks(schedule: Schedule, total: Any, partial: Any, outside: int, knobs: Knobs) -> None:
+    """Adds each chunk's sums to those of a tile: one loop over chunks, in which ``partial`` is computed."""
+    chunks, *spatial = schedule.get_loops(total)[outside:]
+    vector, lanes = schedule.split(spatial[-1], [None, knobs.lanes])
+    for loop in (*spatial[:-1], vector):
+        schedule.unroll(loop)
+    schedule.vectorize(lanes)
+    schedule.compute_at(partial, chunks, preserve_unit_loops=True)
 
 
 def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
