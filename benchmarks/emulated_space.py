@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--space", default="fbnet_mini")
     parser.add_argument("--dtype", default=FLOAT32.name)
     parser.add_argument("--cpu", help="emulate this one, such as cortex-a76; default: the target's")
-    parser.add_argument("--batch", type=int, default=8, help="trials a task gets at least")
+    parser.add_argument("--batch", type=int, default=8, help="trials that each task gets at least")
     parser.add_argument("--trials", type=int, help="in all; default: one round a task")
     parser.add_argument("--tuning-logs", type=Path, help="keep (or resume from) tuning logs here; default: discarded")
     options = parser.parse_args()
