@@ -59,7 +59,7 @@ def emulating(target: Target, cpu: str | None) -> Target:
 def halves(database: TuningDatabase) -> tuple[int, int]:
     """How many kernels' fastest schedules keep their sums in half, and how many kernels there are."""
     records = database.records.get_all_tuning_records()
-    narrowed = [record for record in records if "UnsafeSetDType" in str(record.trace)]
+    narrowed = [record for record in records if "unsafe_set_dtype" in str(record.trace)]
     return len(narrowed), len(records)
 
 
