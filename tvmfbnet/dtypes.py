@@ -46,6 +46,11 @@ class DType:
     kinds: tuple[str, ...] = ("llvm", "c", "opencl", "metal")
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether weights and activations are integers."""
+        return self.name.startswith(("int", "uint"))
+
+    @property
     def numpy(self) -> np.dtype[np.generic]:
         """The type of an array of weights or activations."""
         import numpy as np
@@ -95,7 +100,18 @@ FLOAT16 = DType(
     kinds=("llvm", "opencl", "metal"),  # C has no such type
 )
 
-DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16)}
+# Weights are int8; activations are 8-bit codes, whose sign depends on the target.
+INT8 = DType(
+    name="int8",
+    boundary="float32",
+    accumulator="int32",
+    reference="float32",
+    parity_limit=2e-2,
+    parity_reason="a tie that is rounded other than in ONNX Runtime moves a code by one of 255 steps",
+    kinds=("llvm",),  # kernels are integer dot products of CPUs
+)
+
+DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16, INT8)}
 
 
 def require_dtype(name: object) -> str:

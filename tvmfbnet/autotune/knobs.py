@@ -66,6 +66,9 @@ class KernelShape:
         extra: elementwise inputs after the sum (bias, residual).
         element_bytes: of a weight or activation.
         sum_bytes: of an accumulator; wider than an element where products of small types are added up.
+        dot: the instruction that multiplies integers (:mod:`tvmfbnet.compiler.dot_products`); empty without one.
+        dot_group, dot_lanes: elements that it multiplies per lane, and its lanes. Output channels of a group are padded
+            to whole lanes.
     """
 
     kind: Kind
@@ -80,6 +83,19 @@ class KernelShape:
     extra: int = 0
     element_bytes: int = 4
     sum_bytes: int = 4
+    dot: str = ""
+    dot_group: int = 1
+    dot_lanes: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of the innermost reduction loop."""
+        return math.ceil(self.reduction / self.dot_group)
+
+    @property
+    def span(self) -> int:
+        """Output channels that tiles divide: those of a group, padded to whole lanes."""
+        return math.ceil(self.group / self.dot_lanes) * self.dot_lanes
 
     @property
     def products(self) -> int:
@@ -203,10 +219,12 @@ def _parallel_extents(shape: KernelShape, knobs: Knobs) -> list[int]:
     if shape.kind == "move":
         return [shape.height]
     extents = {
-        "c": shape.channels // knobs.channels,
+        "c": math.ceil(shape.channels / knobs.channels),
         "y": shape.height // knobs.rows,
         "x": shape.width // knobs.columns,
     }
+    if shape.dot and shape.group < shape.channels:
+        return []  # the loop over groups stands among them
     order = "c" if shape.kind in ("matmul", "pool") else knobs.order
     most = {"outer": 1, "middle": 2}.get(knobs.padding, len(order))
     return [extents[axis] for axis in order[:most]]
@@ -238,12 +256,14 @@ def _lanes(channels: int, full: int) -> list[int]:
 
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
-    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
-    unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
+    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
+    unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
     # Stored padding is written as vectors.
-    paddings = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
+    paddings: tuple[str, ...] = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
+    if shape.dot and shape.padded:
+        paddings = _PADDINGS[1:] if shape.height * shape.width > 1 else _PADDINGS[1:2]  # instructions read memory
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
-    for lanes in _lanes(spans, registers.lanes(shape.sum_bytes)):
+    for lanes in [shape.dot_lanes] if shape.dot else _lanes(spans, registers.lanes(shape.sum_bytes)):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         for tile, row, column in product(channels, rows, columns):
