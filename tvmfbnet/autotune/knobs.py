@@ -105,7 +105,8 @@ class KernelShape:
     @property
     def narrows(self) -> bool:
         """Whether a schedule may keep the sums in the type of the elements: float32 sums of products of halves."""
-        return self.kind in ("conv", "depthwise", "matmul") and (self.element_bytes, self.sum_bytes) == (2, 4)
+        sizes = (self.element_bytes, self.sum_bytes)
+        return self.kind in ("conv", "depthwise", "matmul") and sizes == (2, 4) and not self.dot
 
     @cached_property
     def anchor(self) -> KernelShape:

@@ -104,7 +104,7 @@ def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoin
     """
     worst, dtype = 0.0, target.data_type
     deadline = target.timeouts.connect + target.timeouts.session
-    expected = expected_outputs(net, package.input_shape, dtype)
+    expected = _expected(package, net, dtype)
     with worker_for(target, endpoint) as worker:
         for image, output in zip(parity_inputs(package.input_shape, dtype), expected, strict=True):
             got = worker.call(run_library, str(package.library), [image], seconds=deadline)
@@ -121,6 +121,18 @@ def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoin
             f"package {package.folder} must not be shipped"
         )
     return worst
+
+
+def _expected(package: Package, net: ArchNet, dtype: DType) -> list[npt.NDArray[Any]]:
+    """What a package has to compute: PyTorch's outputs, or those of its own quantised model in ONNX Runtime."""
+    if not dtype.is_quantised:
+        return expected_outputs(net, package.input_shape, dtype)
+    import onnx
+
+    from tvmfbnet.quantisation.reference import QuantisedReference
+
+    reference = QuantisedReference(onnx.load(str(package.model)))
+    return [reference.run(image) for image in parity_inputs(package.input_shape, dtype)]
 
 
 def expected_outputs(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[npt.NDArray[Any]]:

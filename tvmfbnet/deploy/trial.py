@@ -14,7 +14,7 @@ from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import certify
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
@@ -69,7 +69,8 @@ def time_untrained(
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
         with step("compiling the found net"):
-            package = compile_net(untrained_net(arch, space), target, database, folder / "package")
+            images = random_images(space, target.data_type)
+            package = compile_net(untrained_net(arch, space), target, database, folder / "package", images=images)
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
