@@ -43,14 +43,20 @@ def x86_target(name):
     return resolve(load_target("host")).for_tvm() if X86[name] is None else tvm.target.Target(X86[name])
 
 
+def is_telling(part):
+    """Stem, classifier, and a block with groups and a stride: every way in which a target multiplies."""
+    return part.part in ("stem", "head_linear") or (part.block == "k5_e1_g2" and part.stride == 2)
+
+
 @pytest.mark.parametrize("name", X86)
 def test_every_part_equals_the_reference_within_a_step_whatever_its_schedules(models, name):
     target = x86_target(name)
-    for number, (part, model) in enumerate(models.items()):
+    chosen = models if name == "host" else {part: models[part] for part in models if is_telling(part)}
+    for number, (part, model) in enumerate(chosen.items()):
         mod, database = lower(model, target), ms.database.MemoryDatabase()
         source, expected, step = input_of(part, model, target)
         assert random_schedules(mod, target, database, number) == []
-        for records in (None, database) if name == "host" else (database,):
+        for records in (None, database) if part.part == "head_linear" else (database,):
             machine = relax.VirtualMachine(build(mod, target, records), tvm.cpu())
             actual = machine["main"](tvm.runtime.tensor(source, tvm.cpu())).numpy()
             assert steps(actual, expected, step) <= 1.0 + 1e-3, part.name

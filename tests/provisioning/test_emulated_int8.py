@@ -18,6 +18,7 @@ from tvmfbnet.targets.definition import load_target, resolve
 pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]
 
 CORES = ["cortex-a53", "cortex-a76"]
+BLOCKS = [("k3_e3", 1), ("k5_e1_g2", 2)]
 
 
 def emulated(core):
@@ -33,7 +34,7 @@ def test_parts_in_int8_equal_the_reference_on_an_arm_core(core, tmp_path):
     skip_where_missing("qemu_arm")
     (tmp_path / "small.yaml").write_text(SPACE)
     parts = load_space(str(tmp_path / "small.yaml")).distinct_parts()
-    chosen = [part for part in parts if part.part in ("stem", "head_linear") or part.block in ("k3_e3", "k5_e1_g2")]
+    chosen = [part for part in parts if part.part in ("stem", "head_linear") or (part.block, part.stride) in BLOCKS]
     target = emulated(core)
     compiled_for = target.for_tvm()
     with connect_device(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:

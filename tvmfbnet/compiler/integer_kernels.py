@@ -41,7 +41,7 @@ class Quantisation:
 
 
 @dataclass(frozen=True)
-class Window:
+class ConvWindow:
     """How a convolution moves over its input; ``groups`` divide its channels."""
 
     kernel: int
@@ -122,7 +122,7 @@ def reals_of(draft: Draft, codes: te.Tensor, quantisation: Quantisation) -> te.T
     return elementwise(codes, real, "reals")
 
 
-def scaled_sum(draft: Draft, total: te.Tensor, terms: Sums, quantisation: Quantisation, channels: int) -> te.Tensor:
+def scaled_sum(draft: Draft, total: te.Tensor, terms: SumTerms, quantisation: Quantisation, channels: int) -> te.Tensor:
     """Integer sums (..., groups, channels of a group) or (..., channels) as clipped codes (..., channels)."""
     bias, scale = draft.constant(terms.bias, "bias"), draft.constant(terms.scale, "scale")
     zero = draft.constant(np.array([quantisation.zero], "float32"), "zero")
@@ -140,14 +140,14 @@ def scaled_sum(draft: Draft, total: te.Tensor, terms: Sums, quantisation: Quanti
 
 
 @dataclass(frozen=True)
-class Sums:
+class SumTerms:
     """What turns integer sums into codes: int32 bias with the input's zero point, float32 scale; per channel."""
 
     bias: _Array
     scale: _Array
 
 
-def convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: Window) -> te.Tensor:
+def convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow) -> te.Tensor:
     """The integer sums of a convolution: (1, H, W, C), or (1, H, W, groups, C) with a dot product; C may be padded.
 
     Args:
@@ -167,14 +167,14 @@ def convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, win
     return _dot_convolution(draft, source, weights, zero, window, lanes)
 
 
-def _zero_code(draft: Draft, zero: int, window: Window, dtype: str) -> Any:
+def _zero_code(draft: Draft, zero: int, window: ConvWindow, dtype: str) -> Any:
     """The code of 0 as an expression; an argument where there is padding."""
     if not window.padding:
         return tirx.const(0, dtype)
     return draft.constant(np.array([zero], draft.dot.codes), "padding")[0].astype(dtype)
 
 
-def _padded(draft: Draft, source: te.Tensor, zero: int, window: Window, per_group: int, dtype: str) -> te.Tensor:
+def _padded(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, per_group: int, dtype: str) -> te.Tensor:
     """The source with borders and with ``per_group`` channels in each group, in another type."""
     _, height, width, channels = (int(size) for size in source.shape)
     margin, code = window.padding, _zero_code(draft, zero, window, dtype)
@@ -191,13 +191,13 @@ def _padded(draft: Draft, source: te.Tensor, zero: int, window: Window, per_grou
     return te.compute(shape, value, name="padded")
 
 
-def _output_size(source: te.Tensor, window: Window) -> tuple[int, int]:
+def _output_size(source: te.Tensor, window: ConvWindow) -> tuple[int, int]:
     sizes = [int(size) for size in source.shape[1:3]]
     height, width = ((size + 2 * window.padding - window.kernel) // window.stride + 1 for size in sizes)
     return height, width
 
 
-def _widening_convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: Window) -> te.Tensor:
+def _widening_convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow) -> te.Tensor:
     """Element by element, in the form that schedules of float32 convolutions know."""
     outputs, reduction, kernel, _ = weights.shape
     per_group = outputs // window.groups
@@ -218,7 +218,7 @@ def _widening_convolution(draft: Draft, source: te.Tensor, weights: _Array, zero
 
 
 def _dot_convolution(
-    draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: Window, lanes: int
+    draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow, lanes: int
 ) -> te.Tensor:
     outputs, reduction, kernel, _ = weights.shape
     dot, groups, per_group = draft.dot, window.groups, outputs // window.groups
@@ -308,7 +308,9 @@ def _rounded_up(number: int, multiple: int) -> int:
     return math.ceil(number / multiple) * multiple
 
 
-def sums_of(weights: _Array, bias: _Array, weight_scales: _Array, source: Quantisation, result: Quantisation) -> Sums:
+def sums_of(
+    weights: _Array, bias: _Array, weight_scales: _Array, source: Quantisation, result: Quantisation
+) -> SumTerms:
     """Bias and scale of a convolution's or product's sums, with the zero point of the source folded into the bias.
 
     Args:
@@ -321,7 +323,7 @@ def sums_of(weights: _Array, bias: _Array, weight_scales: _Array, source: Quanti
     axes = tuple(range(1, weights.ndim))
     folded = bias.astype("int64") - source.zero * weights.astype("int64").sum(axis=axes)
     scale = weight_scales.astype("float64") * source.scale / result.scale
-    return Sums(folded.astype("int32"), np.broadcast_to(scale, folded.shape).astype("float32"))
+    return SumTerms(folded.astype("int32"), np.broadcast_to(scale, folded.shape).astype("float32"))
 
 
 def shape_text(shape: Sequence[int]) -> str:

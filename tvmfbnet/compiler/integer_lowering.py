@@ -22,7 +22,7 @@ from tvm.ir import IRModule
 
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import DotProduct, dot_product_of
-from tvmfbnet.compiler.integer_kernels import Draft, Quantisation, Window
+from tvmfbnet.compiler.integer_kernels import ConvWindow, Draft, Quantisation
 from tvmfbnet.compiler.quantised_model import QuantisedModel, attributes
 from tvmfbnet.errors import UserError
 
@@ -288,12 +288,12 @@ def _broadcast(one: te.Tensor, other: te.Tensor, function: Callable[[Any, Any], 
     return te.compute(one.shape, lambda *at: function(one[at], reals_at(other, at[0], at[-1])), name=name)
 
 
-def _window(node: Any, settings: dict[str, Any], shape: tuple[int, ...]) -> Window:
+def _window(node: Any, settings: dict[str, Any], shape: tuple[int, ...]) -> ConvWindow:
     kernel, strides = shape[2:], settings.get("strides", [1, 1])
     pads, dilations = settings.get("pads", [0] * 4), settings.get("dilations", [1, 1])
     if len({*kernel}) != 1 or len({*strides}) != 1 or len({*pads}) != 1 or {*dilations} != {1}:
         raise UserError(f"convolution {node.name or node.output[0]!r} is not square; compile this net in float32")
-    return Window(int(kernel[0]), int(strides[0]), int(pads[0]), int(settings.get("group", 1)))
+    return ConvWindow(int(kernel[0]), int(strides[0]), int(pads[0]), int(settings.get("group", 1)))
 
 
 def _constant(value: float) -> Any:
