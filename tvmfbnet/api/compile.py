@@ -24,6 +24,7 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from tvmfbnet.deploy.package import Package
@@ -202,6 +203,20 @@ def _images(made: _Made, target: ResolvedTarget) -> torch.Tensor | None:
     return sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
 
 
+def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:
+    """Calibration images, where the dtype needs some: of the training data, or random ones for a net without any."""
+    if not target.data_type.is_quantised:
+        return []
+    space = made.net.space
+    if made.data is None:
+        from tvmfbnet.deploy.package import random_images
+
+        return random_images(space, target.data_type)
+    from tvmfbnet.data.sample import calibration_images
+
+    return calibration_images(made.data, space.height, space.width, space.input_channels, space.classes)
+
+
 def _spelled(arch: Arch | str, space: Space) -> str:
     return arch if isinstance(arch, str) else format_arch(arch, space)
 
@@ -216,7 +231,8 @@ def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Pa
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):
-        package = compile_net(made.net, target, database, out, made.class_names)
+        images = _calibration(made, target)
+        package = compile_net(made.net, target, database, out, made.class_names, images)
     package = with_prediction(package, made.arch, made.space, target, logs)
     package = package.with_description(latency_target_ms=options.latency_target_ms)
     missing = package.kernels.missing

@@ -56,6 +56,7 @@ from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 # The stages that need the target's device.
@@ -271,7 +272,8 @@ class Run:
         net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
         with step("compiling the net"):
-            package = compile_net(net, target, database, self.folder / "package", about["class_names"])
+            classes, images = about["class_names"], self._calibration()
+            package = compile_net(net, target, database, self.folder / "package", classes, images)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint, self._images())
         package = predicted_by(package, self._table(), self._arch(), self.space)
@@ -288,6 +290,15 @@ class Run:
 
         space = self.space
         return sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
+
+    def _calibration(self) -> list[npt.NDArray[Any]]:
+        """Training images to calibrate with, where the dtype needs some."""
+        if not self.target.data_type.is_quantised:
+            return []
+        from tvmfbnet.data.sample import calibration_images
+
+        space = self.space
+        return calibration_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
