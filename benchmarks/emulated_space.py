@@ -1,11 +1,14 @@
-"""Tunes a whole space on an emulated device, then compares every part's output with ONNX Runtime's.
+"""Tunes a whole space on an emulated device, then compares every part's output with ONNX Runtime's in float32.
 
 The parts run with the kernels that tuning found, over a real tracker, in the device's own process: an aarch64 one under
 qemu (``qemu_arm``) or OpenCL on PoCL (``pocl``). Prints each part's largest error relative to its largest output, and a
-verdict; exit code 1 when one is above 1e-4 or anything failed. Nothing here says how fast anything is.
+verdict; exit code 1 when one is above its dtype's limit or anything failed. Nothing here says how fast anything is.
+Errors of int8 parts are in steps of the output's scale, relative to the same quantised part.
 
     python benchmarks/emulated_space.py qemu_arm
     python benchmarks/emulated_space.py pocl --trials 300
+    python benchmarks/emulated_space.py qemu_arm --dtype float16 --cpu cortex-a76 --trials 1 --batch 2
+    python benchmarks/emulated_space.py qemu_arm --dtype int8 --cpu cortex-a53 --trials 1 --batch 2
 """
 
 from __future__ import annotations
@@ -14,39 +17,79 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.cli.terminal import as_command
-from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.compiler.dot_products import dot_product_of
+from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
+from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
+from tvmfbnet.dtypes import FLOAT32, random_tensor
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
 from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.progress import progress
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.quantisation.reference import QuantisedReference
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, load_target
+from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart, Space
+from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target
 
+# Of float32 parts; other dtypes may differ by their parity limit.
 LIMIT = 1e-4
+# Of int8 parts: a value between two codes may be rounded either way.
+STEPS = 1.001
+
+
+def emulating(target: Target, cpu: str | None) -> Target:
+    """An emulated target with another CPU, such as ``cortex-a76``."""
+    if cpu is None:
+        return target
+    old = str(target.tvm["mcpu"])
+    emulator = tuple(cpu if word == old else word for word in target.transport.emulator)
+    transport = target.transport.model_copy(update={"emulator": emulator})
+    return target.model_copy(update={"tvm": {**target.tvm, "mcpu": cpu}, "transport": transport})
+
+
+def halves(database: TuningDatabase) -> tuple[int, int]:
+    """How many kernels' fastest schedules keep their sums in half, and how many kernels there are."""
+    records = database.records.get_all_tuning_records()
+    narrowed = [record for record in records if "unsafe_set_dtype" in str(record.trace)]
+    return len(narrowed), len(records)
+
+
+def int8_error(part: NetPart, model: Any, target: ResolvedTarget, run: Callable[[Any], Any]) -> float:
+    """How many steps of its output's scale a part in int8 is off its quantised model in ONNX Runtime."""
+    reference, dot = QuantisedReference(model), dot_product_of(target.for_tvm())
+    image = random_tensor(part_input_shape(part), "float32")
+    source, expected = image, reference.run(image)
+    if part.part != STEM:
+        source = (reference.input_codes(image).astype("int32") - dot.offset).astype(dot.codes)
+    got = run(source).astype("float64")
+    if part.part != HEAD_LINEAR:
+        return float(np.abs(got + dot.offset - reference.output_codes(expected)).max())
+    return float(np.abs(got - expected).max() / reference.output_scale)
 
 
 def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int, dict[str, str]]:
     """Every part's largest relative error, how many kernels lacked a schedule, what the device says about itself."""
     target = plan.target
     compiled_for = target.for_tvm()
-    models = export_parts(list(plan.parts))
+    dtype = target.data_type
+    models = export_parts(list(plan.parts), dtype if dtype.is_quantised else FLOAT32)
     errors: dict[str, float] = {}
     missing: set[str] = set()
     with (
@@ -60,29 +103,41 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
             missing |= set(coverage(plan.parts[part], compiled_for, database.records).missing)
             library = Path(folder) / f"part{number}.so"
             save_library(build(plan.parts[part], compiled_for, database.records), library, target)
-            image = np.random.default_rng(number).standard_normal(part_input_shape(part)).astype(np.float32)
-            got = worker.call(run_library, str(library), [image], seconds=target.timeouts.session)
-            session = import_onnxruntime().InferenceSession(
-                model.SerializeToString(), providers=["CPUExecutionProvider"]
-            )
-            errors[part.name] = relative_error(got, session.run(None, {"input": image})[0])
+
+            def on_device(image: Any, library: Path = library) -> Any:
+                return worker.call(run_library, str(library), [image], seconds=target.timeouts.session)
+
+            if dtype.is_quantised:
+                errors[part.name] = int8_error(part, model, target, on_device)
+            else:
+                image = random_tensor(part_input_shape(part), part_input_type(part, dtype), number)
+                session = import_onnxruntime().InferenceSession(
+                    model.SerializeToString(), providers=["CPUExecutionProvider"]
+                )
+                expected = session.run(None, {"input": image.astype(np.float32)})[0]
+                errors[part.name] = relative_error(on_device(image), expected)
             library.unlink()
             reporter.advance()
     return errors, len(missing), facts
 
 
-def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[str, object]:
+def run(space: Space, target: Target, options: TuneOptions, root: Path) -> dict[str, object]:
     """Tunes (resumable), compares, and prints the result."""
     started = time.monotonic()
-    outcome = tune_space(space, target, TuneOptions(trials=trials, quality="quick"), root)
+    outcome = tune_space(space, target, options, root)
     plan = plan_space(space, target)
-    database = existing_database(target, root)
+    database, limit = existing_database(plan.target, root), LIMIT
+    if target.dtype != FLOAT32.name:
+        limit = STEPS if target.data_type.is_quantised else target.data_type.parity_limit
     errors, missing, facts = compare(plan, database)
     worst = max(errors, key=errors.__getitem__)
     report = outcome.report
-    good = errors[worst] <= LIMIT and not report.untuned and outcome.parts == len(errors)
+    good = errors[worst] <= limit and not report.untuned and outcome.parts == len(errors)
     return {
         "target": target.name,
+        "cpu": target.tvm.get("mcpu"),
+        "dtype": target.dtype,
+        "schedules_with_sums_in_half": halves(database),
         "space": space.name,
         "machine": facts.get("machine", ""),
         "tuning_tasks": len(plan.tasks),
@@ -92,7 +147,7 @@ def run(space: Space, target: Target, trials: int | None, root: Path) -> dict[st
         "kernels_without_schedule": missing,
         "errors": {name: float(f"{error:.2g}") for name, error in errors.items()},
         "worst": [worst, float(f"{errors[worst]:.2g}")],
-        "limit": LIMIT,
+        "limit": limit,
         "verdict": "every part equals ONNX Runtime" if good else "NOT every part equals ONNX Runtime",
         "whole_seconds": round(time.monotonic() - started),
     }
@@ -103,12 +158,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", help="qemu_arm, pocl, or any other that can be reached")
     parser.add_argument("--space", default="fbnet_mini")
+    parser.add_argument("--dtype", default=FLOAT32.name)
+    parser.add_argument("--cpu", help="emulate this one, such as cortex-a76; default: the target's")
+    parser.add_argument("--batch", type=int, default=8, help="trials that each task gets at least")
     parser.add_argument("--trials", type=int, help="in all; default: one round a task")
     parser.add_argument("--tuning-logs", type=Path, help="keep (or resume from) tuning logs here; default: discarded")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="tvmfbnet-") as folder:
         root = options.tuning_logs or Path(folder)
-        result = run(load_space(options.space), load_target(options.target), options.trials, root)
+        target = emulating(load_target(f"{options.target},dtype={options.dtype}"), options.cpu)
+        chosen = TuneOptions(trials=options.trials, batch=options.batch, quality="quick")
+        result = run(load_space(options.space), target, chosen, root)
     print(json.dumps(result, indent=1))
     sys.exit(0 if str(result["verdict"]).startswith("every") else 1)
 

@@ -254,10 +254,12 @@ def test_a_boolean_is_not_a_number(value):
     assert validate(SearchConfig, {"augment_flip": value}, "search.yaml").augment_flip is value
 
 
-def test_half_precision_is_one_clear_line():
+def test_a_dtype_without_kernels_is_one_clear_line():
     values = load_target("host").model_dump(mode="json")
-    with pytest.raises(ConfigError, match="dtype: 'float16' is not supported: nets are compiled and timed in float32"):
-        validate(Target, {**values, "dtype": "float16"}, "fp16.yaml")
+    with pytest.raises(ConfigError, match="dtype: 'bfloat16' is not supported: nets are compiled and timed in float32"):
+        validate(Target, {**values, "dtype": "bfloat16"}, "bf16.yaml")
+    with pytest.raises(ConfigError, match=r"dtype is float16, which has kernels for .* alone, not for tvm.kind c"):
+        validate(Target, {**values, "tvm": {"kind": "c"}, "dtype": "float16"}, "c.yaml")
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 5000, "n" * 300 + ".yaml", "\udcff", "a/b", ".."])

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from brief_target import brief_target
 
+from tvmfbnet.api.arguments import as_target
 from tvmfbnet.cli.main import main
-from tvmfbnet.dtypes import DTYPES, FLOAT32, bytes_of, dtype_named, random_tensor, require_dtype
+from tvmfbnet.dtypes import DTYPES, FLOAT16, FLOAT32, bytes_of, dtype_named, random_tensor, require_dtype
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.features import conv_table
 from tvmfbnet.latency.roofline import fit_base
+from tvmfbnet.pipeline.recipe import load_recipe
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, target_key
+from tvmfbnet.targets.definition import ResolvedTarget, Target, in_dtype, load_target, resolve, target_key
 
 # Of a journal and of a target before targets could have another dtype: what was measured must be found again.
 OLD_CONTEXT = {
@@ -52,8 +54,8 @@ def test_the_key_of_a_float32_context_and_target_is_what_it_was():
 
 
 def test_an_unknown_dtype_is_one_line_that_lists_the_known_ones(tmp_path, capsys):
-    for value in ("float16", 16, ["float32"], None):
-        with pytest.raises(ValueError, match=r"is not supported: nets are compiled and timed in float32 only"):
+    for value in ("bfloat16", 16, ["float32"], None):
+        with pytest.raises(ValueError, match=r"is not supported: nets are compiled and timed in float32 or float16"):
             require_dtype(value)
     with pytest.raises(UserError, match="dtype 'bfloat16' is not supported"):
         dtype_named("bfloat16")
@@ -61,11 +63,11 @@ def test_an_unknown_dtype_is_one_line_that_lists_the_known_ones(tmp_path, capsys
         with pytest.raises(ValueError, match="is not a numeric type"):
             bytes_of(name)
     assert [bytes_of(name) for name in ("bool", "int8", "float16", "int32", "float64")] == [1, 1, 2, 4, 8]
-    (tmp_path / "half.yaml").write_text(brief_target() + "dtype: float16\n")
+    (tmp_path / "half.yaml").write_text(brief_target() + "dtype: float8\n")
     with pytest.raises(SystemExit) as end:
         main(["targets", "show", str(tmp_path / "half.yaml")])
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and "half.yaml: dtype: 'float16' is not supported" in line
+    assert end.value.code == 2 and "half.yaml: dtype: 'float8' is not supported" in line
 
 
 def test_random_tensors_are_the_same_in_every_process():
@@ -95,3 +97,49 @@ def test_the_latency_model_weighs_memory_in_bytes():
     error = np.exp(base.log_ms(unseen)) / latency_ms(conv_table(unseen, 8)) - 1.0
     assert np.abs(error).mean() < 0.05
     assert base.element_bytes == type(base).from_dict(base.to_dict()).element_bytes == 8
+
+
+def test_a_target_is_taken_in_another_dtype_by_its_spelling_or_by_an_argument(tmp_path):
+    half = load_target("rpi4,dtype=float16")
+    assert (half.name, half.dtype, half.data_type) == ("rpi4", "float16", FLOAT16)
+    assert half == as_target("rpi4", "float16") == as_target(load_target("rpi4"), "float16") != load_target("rpi4")
+    assert as_target("rpi4,dtype=float16") == as_target("rpi4,dtype=float16", "float16") == half
+    assert as_target(half) is half and isinstance(in_dtype(resolve(load_target("rpi4")), "float16"), ResolvedTarget)
+    file = tmp_path / "mine.yaml"
+    file.write_text(brief_target() + "dtype: float16\n")
+    assert load_target(str(file)).dtype == "float16" and load_target(f"{file},dtype=float32").dtype == "float32"
+    c = tmp_path / "c.yaml"
+    c.write_text(brief_target().replace("{kind: llvm, mcpu: native, num-cores: 1}", "{kind: c}"))
+    for refused in (lambda: load_target(f"{c},dtype=float16"), lambda: as_target(load_target(str(c)), "float16")):
+        with pytest.raises(UserError, match=r"dtype is float16, which has kernels for .* not for tvm.kind c"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tune", "--target", "host", "--space", "fbnet_mini", "--dtype", "float8"), "dtype 'float8' is not supported"),
+        (("tune", "--target", "host,dtype=float32", "--space", "fbnet_mini", "--dtype", "float16"), "names float32"),
+        (("latency", "fit", "--table", "t.csv", "--dtype", "float16"), "--table has what it has"),
+        (
+            ("search", "--space", "fbnet_mini", "--data", "x", "--latency-table", "t.csv", "--dtype", "float16"),
+            "--latency-table has what it has",
+        ),
+        (("run", "demo", "--dtype", "half", "--print-config"), "dtype 'half' is not supported"),
+    ],
+)
+def test_a_dtype_that_a_command_cannot_use_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and said in line
+
+
+def test_a_recipe_names_a_dtype_and_run_another(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["run", "demo", "--dtype", "float16", "--print-config"])
+    printed = tmp_path / "mine.yaml"
+    printed.write_text(capsys.readouterr().out)
+    _, recipe = load_recipe(str(printed))
+    assert (recipe.dtype, recipe.spelled_target) == ("float16", "host,dtype=float16")
+    assert load_recipe("demo")[1].spelled_target == "host"

@@ -20,12 +20,16 @@ MAY_IMPORT = {
     "rpc": {"targets", "latency"},
     "provisioning": {"rpc", "targets"},
     "nets": {"space"},
-    "compiler": {"space", "nets", "targets", "rpc"},
+    "quantisation": set(),
+    "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},
     "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
     "training": {"nets", "data", "space"},
     "search": {"training", "nets", "latency", "data", "space"},
-    "deploy": {"profiling", "autotune", "compiler", "provisioning", "rpc", "targets", "latency", "nets", "space"},
+    "deploy": {
+        *("profiling", "autotune", "compiler", "provisioning", "rpc", "targets", "latency", "nets", "space"),
+        "quantisation",
+    },
     "report": {"space", "latency", "search", "training"},
     "pipeline": {
         *("report", "deploy", "search", "training", "profiling", "autotune", "compiler", "provisioning", "rpc"),

@@ -7,15 +7,18 @@ know no type themselves. Names are those of numpy, which TVM and ONNX share, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from tvmfbnet.errors import UserError
 
+if TYPE_CHECKING:  # the command line lists the types, and starts without numpy
+    import numpy as np
+    import numpy.typing as npt
+
 # Numpy's kinds of truth values, integers and floats.
 _NUMERIC = "biuf"
+# Before the dtype in the spelling of a target.
+_CHANGE = ",dtype="
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class DType:
             are compared with.
         parity_limit: largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
         parity_reason: why that much.
+        kinds: kinds of TVM targets that have kernels of this type.
     """
 
     name: str
@@ -39,10 +43,18 @@ class DType:
     reference: str
     parity_limit: float
     parity_reason: str
+    kinds: tuple[str, ...] = ("llvm", "c", "opencl", "metal")
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether weights and activations are integers."""
+        return self.name.startswith(("int", "uint"))
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The type of an array of weights or activations."""
+        import numpy as np
+
         return np.dtype(self.name)
 
     @property
@@ -57,6 +69,8 @@ def bytes_of(name: object) -> int:
     Raises:
         ValueError: numpy has no such type.
     """
+    import numpy as np
+
     try:
         dtype = np.dtype(str(name))
     except (TypeError, SyntaxError) as error:
@@ -75,7 +89,29 @@ FLOAT32 = DType(
     parity_reason="rounding and other orders of sums stay below 1e-4; a wrong weight or layout is far above",
 )
 
-DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (FLOAT32,)}
+# Input and output stay float32: every caller can make and read them, and one conversion of an image costs little.
+FLOAT16 = DType(
+    name="float16",
+    boundary="float32",
+    accumulator="float32",
+    reference="float32",
+    parity_limit=1e-2,
+    parity_reason="halves have 11 bits: rounding each activation of tens of layers adds up to some 1e-3",
+    kinds=("llvm", "opencl", "metal"),  # C has no such type
+)
+
+# Weights are int8; activations are 8-bit codes, whose sign depends on the target.
+INT8 = DType(
+    name="int8",
+    boundary="float32",
+    accumulator="int32",
+    reference="float32",
+    parity_limit=2e-2,
+    parity_reason="a tie that is rounded other than in ONNX Runtime moves a code by one of 255 steps",
+    kinds=("llvm",),  # kernels are integer dot products of CPUs
+)
+
+DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (FLOAT32, FLOAT16, INT8)}
 
 
 def require_dtype(name: object) -> str:
@@ -101,6 +137,35 @@ def dtype_named(name: str) -> DType:
         raise UserError(f"dtype {error}") from error
 
 
+def split_dtype(target: str) -> tuple[str, str | None]:
+    """A target as users spell it, ``host,dtype=float16``: the name or file, and the dtype; None where it names none.
+
+    Raises:
+        UserError: the dtype is not registered, or named twice.
+    """
+    name, comma, dtype = target.rpartition(_CHANGE)
+    if not comma:
+        return target, None
+    if _CHANGE in name:
+        raise UserError(f"{target[:80]!r} names two dtypes: write one, as in host,dtype={dtype}")
+    return name, dtype_named(dtype).name
+
+
+def spelled_with_dtype(target: str, dtype: str | None) -> str:
+    """A target in another dtype as users spell it; unchanged for None. Other modules take the dtype from there.
+
+    Raises:
+        UserError: the dtype is not registered, or the target names another.
+    """
+    if dtype is None:
+        return target
+    name, named = split_dtype(target)
+    wanted = dtype_named(dtype).name
+    if named not in (None, wanted):
+        raise UserError(f"--dtype is {wanted}, but {target[:80]!r} names {named}: give one of the two")
+    return f"{name}{_CHANGE}{wanted}"
+
+
 def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0) -> npt.NDArray[Any]:
     """Standard normal values: equal for equal arguments. Timing feeds them to nets, and the parity check.
 
@@ -109,4 +174,6 @@ def random_tensor(shape: tuple[int, ...], dtype: str, seed: int = 0) -> npt.NDAr
         dtype: name of its type.
         seed: of the generator.
     """
+    import numpy as np
+
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)

@@ -264,9 +264,11 @@ class BenchRecord(_Verdict):
 
 
 class ParityRecord(_Record):
-    """``parity.json``: the largest relative difference from PyTorch."""
+    """``parity.json``: the largest relative difference from PyTorch, and the top-1 agreement with it in float32."""
 
     parity_error: Annotated[float, Field(ge=0)]
+    agreement: Share | None = None
+    images: Count | None = None
 
 
 class ResultRecord(_Verdict):
@@ -281,7 +283,10 @@ class ResultRecord(_Verdict):
     interval: IntervalRecord | None = None
     speed_factor: SpeedFactorRecord | None = None
     onnxruntime_ms: Milliseconds | None = None
+    dtype: Name | None = None
     parity_error: Annotated[float, Field(ge=0)] | None = None
+    agreement: Share | None = None
+    images: Count | None = None
     test_accuracy: Share | None = None
     measured_share: Share | None = None
     stage_seconds: dict[str, Seconds] = Field(default_factory=dict)

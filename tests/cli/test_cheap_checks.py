@@ -141,7 +141,8 @@ def test_a_table_without_the_spaces_head_says_so_and_names_the_way_out(desk, tin
     [
         (("host",), {}, "was compiled for board (aarch64-linux-gnu, cortex-a72), not for host (native)"),
         (("rpi4",), {"threads": 4}, "was compiled for 4 thread(s), and target rpi4 uses 1"),
-        (("rpi4",), {"dtype": "float16"}, "computes in float16, and target rpi4 in float32"),
+        (("rpi4", "--dtype", "float32"), {"dtype": "float16"}, "computes in float16, and target rpi4 in float32"),
+        (("rpi4",), {"dtype": "bfloat16"}, "dtype 'bfloat16' is not supported"),
         (("rpi4", "--runtime", "abacus"), {}, "unknown runtime 'abacus': known are tvm, onnxruntime"),
         (("rpi4", "--runtime", "onnxruntime"), {}, "target rpi4 is a device behind a tracker"),
     ],

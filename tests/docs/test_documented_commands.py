@@ -31,6 +31,7 @@ SKIPPED = {
 }
 # Pages whose reader has measured before, and which targets; README tunes its board itself.
 MEASURED = {
+    "docs/how-to/dtypes.md": ("host",),
     "docs/how-to/latency-tables.md": ("host", "rpi4"),
     "docs/how-to/search.md": ("host", "rpi4"),
     "docs/how-to/tune.md": ("host", "rpi4"),

@@ -323,6 +323,70 @@ def test_a_target_is_compared_with_a_simulated_processor(logs: Path) -> None:
         run(latency.app, "compare", SIMULATED, SIMULATED)
 
 
+def half_speed(logs: Path, factor: float = 0.6) -> None:
+    """Measurements of the same target in float16, last: most parts faster, depthwise blocks of one shape slower."""
+    journal = Journal(journal_path("host", logs))
+    for item in list(journal.read()):
+        slower = item.part.block == "k5_e6"
+        latency_ms = item.latency_ms * (1.5 if slower else factor)
+        journal.append(measurement(item.part, latency_ms, overhead_ms=item.overhead_ms, dtype="float16"))
+
+
+def test_tables_of_two_dtypes_of_one_target_never_mix(logs: Path, tmp_path: Path) -> None:
+    before = run_json(latency.app, "show", "--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
+    named = ("show", "--target", "host,dtype=float16", "--space", "fbnet_mini", "--tuning-logs", logs)
+    with pytest.raises(UserError, match="in float16, only in float32; run `tvmfbnet tune --target host,dt"):
+        run(latency.app, *named)
+    half_speed(logs)
+    # What was measured last is float16, and whoever names no dtype still gets that of the target.
+    after = run_json(latency.app, "show", "--target", "host", "--space", "fbnet_mini", "--tuning-logs", logs)
+    assert after == before and after["dtype"] == "float32"
+    half = run_json(latency.app, *named)
+    assert half["dtype"] == "float16" and half["cells"] != before["cells"]
+    option = run_json(
+        latency.app, *(word.replace(",dtype=float16", "") for word in named[:-1]), logs, "--dtype", "float16"
+    )
+    assert option == half
+    assert LatencyTable.load("host", tuning_logs=logs).data_type.name == "float32"
+    assert LatencyTable.load("host,dtype=float16", tuning_logs=logs).data_type.name == "float16"
+    with pytest.raises(UserError, match="--dtype is float16, but 'host,dtype=float32' names float32"):
+        run(latency.app, "show", "--target", "host,dtype=float32", "--space", "fbnet_mini", "--dtype", "float16")
+    with pytest.raises(UserError, match="'host,dtype=float32,dtype=float16' names two dtypes"):
+        run(latency.app, "show", "--target", "host,dtype=float32,dtype=float16", "--space", "fbnet_mini")
+    file = tmp_path / "pixel3.csv"
+    run(latency.app, "export", "--target", "host", "--out", file, "--tuning-logs", logs)
+    run(latency.app, "import", file, "--target", "pixel3", "--tuning-logs", logs)
+    with pytest.raises(UserError, match="was imported and names no dtype"):
+        run(
+            latency.app,
+            "show",
+            "--target",
+            "pixel3",
+            "--space",
+            "fbnet_mini",
+            "--dtype",
+            "float16",
+            "--tuning-logs",
+            logs,
+        )
+
+
+def test_two_dtypes_of_one_target_are_compared_by_what_the_second_gains(logs: Path) -> None:
+    half_speed(logs)
+    pair = ("compare", "host,dtype=float32", "host,dtype=float16", "--tuning-logs", logs)
+    shown = run_json(latency.app, *pair)
+    assert (shown["first"], shown["second"], shown["first_dtype"]) == ("float32", "float16", "float32")
+    ratios = [part["ratio"] for part in shown["parts"]]
+    slower = sum("k5_e6" in part["name"] for part in shown["parts"])
+    assert ratios == sorted(ratios) and 0 < slower == shown["slower"] and shown["faster"] == len(ratios) - slower
+    for place in ("first", "second"):
+        total = sum(part[f"{place}_ms"] for part in shown["parts"])
+        assert shown[f"{place}_sum_ms"] == pytest.approx(total)
+    said = " ".join(run(latency.app, *pair).stdout.split())
+    assert said.count(" pays ") == shown["faster"] and said.count("does not pay") == slower
+    assert f"float16 is faster in {shown['faster']} of {len(ratios)} parts and slower in {slower}" in said
+
+
 def test_a_tables_file_can_be_looked_at_without_importing_it(logs: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     run(latency.app, "export", "--target", "host", "--out", file, "--tuning-logs", logs)

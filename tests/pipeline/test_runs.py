@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +125,37 @@ def test_a_folder_with_another_recipes_run_is_left_alone(recipe_file, tmp_path):
     (tmp_path / "images/train-images-idx3-ubyte.gz").write_bytes(b"broken")  # said before the data set is read
     with pytest.raises(StorageError, match="another recipe"):
         Run(other, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.rpc
+def test_a_run_in_float16_tunes_searches_compiles_and_benches_in_it(recipe_file, tmp_path, capsys):
+    out, logs = tmp_path / "run", tmp_path / "logs"
+    values = yaml.safe_load(recipe_file.read_text())
+    values["search"] |= {"epochs": 4, "candidates": 2}
+    recipe_file.write_text(yaml.safe_dump({**values, "train": {**values["train"], "epochs": 8}}))
+    command = ["run", str(recipe_file), "--dtype", "float16", "--out", str(out), "--tuning-logs", str(logs), "--json"]
+    assert app(args=command, standalone_mode=False) in (0, 3, None)
+    result = json.loads(capsys.readouterr().out)
+    assert result["dtype"] == "float16" and 1e-5 < result["parity_error"] < 1e-2
+    # A few images are on the border of two classes; none of the others may change.
+    assert result["agreement"] > 0.8 and result["images"] > 10
+    assert {json.loads(line)["dtype"] for line in (logs / "host/latency.jsonl").read_text().splitlines()} == {"float16"}
+    package = json.loads((out / "package/package.json").read_text())
+    assert (package["dtype"], package["input_dtype"]) == ("float16", "float32")
+    assert package["parity"]["agreement"] == result["agreement"] and package["kernels_missing"] == []
+    page = Path(result["report"]).read_text()
+    assert "float16" in page and f"{result['agreement']:.2%}" in page
+    # Whoever names no dtype benches the package in its own, and is refused with another.
+    bench = ["bench", str(out / "package"), "--target", values["target"], "--json"]
+    assert app(args=bench, standalone_mode=False) in (0, 3, None)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["dtype"], shown["agreement"]) == ("float16", result["agreement"])
+    with pytest.raises(UserError, match="computes in float16, and target host in float32"):
+        app(args=[*bench, "--dtype", "float32"], standalone_mode=False)
+    # The run's folder is of this dtype alone.
+    with pytest.raises(StorageError, match="another recipe"):
+        Run(load_recipe(str(recipe_file))[1], out, logs)
 
 
 def changed_space(space_file, tmp_path):

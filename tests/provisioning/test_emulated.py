@@ -7,15 +7,24 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from device_samples import SMALL_SPACE, compile_small, run_package
+from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.compiler.export import export_parts, part_input_shape
+from tvmfbnet.autotune.candidate import argument_infos
+from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.compiler.export import export_parts, part_module
 from tvmfbnet.compiler.library import save_library
-from tvmfbnet.compiler.lowering import build, lower
+from tvmfbnet.compiler.lowering import build, coverage, kernels_of, lower
+from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
+from tvmfbnet.deploy.parity import relative_error
+from tvmfbnet.dtypes import FLOAT16, random_tensor
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.rpc.device_facts import device_facts
@@ -68,6 +77,35 @@ def test_every_block_equals_onnx_runtime_over_a_real_tracker(target, tmp_path):
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
             (expected,) = session.run(None, {"input": image})
             assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max()), part.name
+
+
+def test_sums_in_half_on_an_emulated_cortex_a76_equal_pytorch(tmp_path):
+    """It has half arithmetic, unlike any x86 here; benchmarks/emulated_space.py does the same to all of a space."""
+    skip_where_missing("qemu_arm")
+    text = (Path(__file__).parents[2] / "targets/qemu_arm.yaml").read_text().replace("cortex-a72", "cortex-a76")
+    (tmp_path / "a76.yaml").write_text(text)
+    target = resolve(load_target(f"{tmp_path / 'a76.yaml'},dtype=float16"))
+    compiled_for, space = target.for_tvm(), load_space("fbnet_mini")
+    registers, database = registers_of(compiled_for), ms.database.MemoryDatabase()
+    with connect_device(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
+        for part, model in export_parts([space.layers[1].cell("k3_e6"), space.head[2]], FLOAT16).items():
+            lowered = lower(model, compiled_for)
+            for kernel in kernels_of(lowered, compiled_for):
+                shape = shape_of(kernel.mod)
+                ways = [] if shape is None else [knobs for knobs in all_knobs(shape, registers) if knobs.sum_bytes]
+                if ways:
+                    schedule = apply_knobs(kernel.mod, shape, ways[len(ways) // 2])
+                    record = (schedule.trace, database.commit_workload(kernel.mod), [1e-3], compiled_for)
+                    infos = argument_infos(schedule)
+                    database.commit_tuning_record(ms.database.TuningRecord(*record, infos))
+            assert coverage(lowered, compiled_for, database).missing == ()
+            library = tmp_path / "part.so"
+            save_library(build(lowered, compiled_for, database), library, target)
+            image = random_tensor(part_input_shape(part), part_input_type(part, FLOAT16))
+            got = worker.call(run_library, str(library), [image], seconds=target.timeouts.session)
+            with torch.no_grad():
+                expected = part_module(part)(torch.from_numpy(image).float()).numpy()
+            assert 1e-6 < relative_error(got, expected) < FLOAT16.parity_limit / 2, part.name
 
 
 def test_a_tiny_tuning_completes_with_every_part_measured(target, tmp_path):

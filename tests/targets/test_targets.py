@@ -118,7 +118,7 @@ def changed(**fields):
     ("fields", "problem"),
     [
         ({"cores": "7-4"}, "cores: the range 7-4 counts down; write 4-7"),
-        ({"dtype": "float16"}, "dtype: 'float16' is not supported: .*float32 only"),
+        ({"dtype": "bfloat16"}, "dtype: 'bfloat16' is not supported: .*float32 or float16 or int8 only"),
         ({"cores": "1,1"}, "cores: core 1 is named twice"),
         ({"cores": "0-99999999"}, "cores: .* is not a core"),
         ({"cores": "0-3,2"}, "cores: core 2 is named twice"),

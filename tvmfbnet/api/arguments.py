@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.config import ConfigT, validate
+from tvmfbnet.dtypes import spelled_with_dtype
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import check_arch, resolve_arch
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target
+from tvmfbnet.targets.definition import Target, in_dtype
 
 
 def as_space(space: Space | str) -> Space:
@@ -18,9 +19,15 @@ def as_space(space: Space | str) -> Space:
     return space if isinstance(space, Space) else Space.load(space)
 
 
-def as_target(target: Target | str) -> Target:
-    """A target, or the one of a name or file."""
-    return target if isinstance(target, Target) else Target.load(target)
+def as_target(target: Target | str, dtype: str | None = None) -> Target:
+    """A target, or the one of a name or file; in ``dtype`` if there is one.
+
+    Raises:
+        UserError: no such target, or it cannot compute in that dtype.
+    """
+    if isinstance(target, Target):
+        return in_dtype(target, dtype)
+    return Target.load(spelled_with_dtype(target, dtype))
 
 
 def as_arch(arch: Arch | str, space: Space) -> tuple[Arch, Space]:
@@ -47,12 +54,16 @@ def as_settings(model: type[ConfigT], settings: ConfigT | Mapping[str, Any] | No
 
 
 def names_of(
-    space: Space | str | None = None, target: Target | str | None = None, **others: object
+    space: Space | str | None = None,
+    target: Target | str | None = None,
+    dtype: str | None = None,
+    **others: object,
 ) -> dict[str, object]:
     """What the caller named, for advice in messages: objects have no name that a command would know."""
     names = dict(others)
     if isinstance(space, str):
         names["space"] = space
     if isinstance(target, str):
-        names |= {"target": target, "named": Target.load(target).name}
+        spelled = spelled_with_dtype(target, dtype)
+        names |= {"target": spelled, "named": Target.load(spelled).name}
     return names

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -23,6 +24,9 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
     from tvmfbnet.deploy.package import Package
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
@@ -70,6 +74,7 @@ def compile(
     options: CompileOptions | Mapping[str, Any] | None = None,
     *,
     out: str | Path,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Package:
@@ -83,6 +88,7 @@ def compile(
         target: a target, or a shipped name or ``.yaml`` file.
         options: weights, latency target and so on; a :class:`CompileOptions` or its fields.
         out: folder of the package.
+        dtype: in place of the target's own, such as ``float16``.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -99,7 +105,7 @@ def compile(
         (True, (1, 1, 32, 32))
     """
     return compile_and_time(
-        arch, space, target, options, out=out, tuning_logs=tuning_logs, on_progress=on_progress
+        arch, space, target, options, out=out, dtype=dtype, tuning_logs=tuning_logs, on_progress=on_progress
     ).package
 
 
@@ -110,13 +116,14 @@ def compile_and_time(
     options: CompileOptions | Mapping[str, Any] | None = None,
     *,
     out: str | Path,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Compiled:
     """As :func:`compile`; gives the latency and the verdict as well."""
-    with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs, package=out)):
+    with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs, package=out)):
         chosen = as_settings(CompileOptions, options, "compile options")
-        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target)
+        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target, dtype)
         as_arch(arch, as_space(space))
         from tvmfbnet.provisioning.ready import require_ready
 
@@ -135,7 +142,8 @@ def compile_and_time(
         package = _built(made, resolved, chosen, folder, logs)
         latency = verdict = None
         if not chosen.build_only:
-            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms)
+            images = _images(made, resolved)
+            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms, images)
             target_ms = chosen.latency_target_ms
             verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
         return Compiled(package, latency, verdict, made.spelled)
@@ -143,7 +151,7 @@ def compile_and_time(
 
 @dataclass(frozen=True)
 class _Made:
-    """The net to compile: its arch and space as asked for, how both are spelled, and the names of its classes."""
+    """The net to compile: its arch and space as asked for, how both are spelled, its classes and its data set."""
 
     net: ArchNet
     arch: Arch
@@ -151,6 +159,7 @@ class _Made:
     spelled: str
     spelled_arch: str
     class_names: tuple[str, ...] = ()
+    data: str | None = None
 
 
 def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Made:
@@ -179,7 +188,33 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
     if format_arch(net.arch, net.space) != format_arch(net_arch, net_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
     require_same_net(checkpoint, net_arch, net.space, net_space)
-    return _Made(net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]))
+    return _Made(
+        net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]), about["data"]
+    )
+
+
+def _images(made: _Made, target: ResolvedTarget) -> torch.Tensor | None:
+    """Test images of the data set that the net was trained on, where the dtype may change their classes."""
+    if made.data is None or target.dtype == FLOAT32.name:
+        return None
+    from tvmfbnet.data.sample import sample_images
+
+    space = made.net.space
+    return sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
+
+
+def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:
+    """Calibration images, where the dtype needs some: of the training data, or random ones for a net without any."""
+    if not target.data_type.is_quantised:
+        return []
+    space = made.net.space
+    if made.data is None:
+        from tvmfbnet.deploy.package import random_images
+
+        return random_images(space, target.data_type)
+    from tvmfbnet.data.sample import calibration_images
+
+    return calibration_images(made.data, space.height, space.width, space.input_channels, space.classes)
 
 
 def _spelled(arch: Arch | str, space: Space) -> str:
@@ -196,7 +231,8 @@ def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Pa
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):
-        package = compile_net(made.net, target, database, out, made.class_names)
+        images = _calibration(made, target)
+        package = compile_net(made.net, target, database, out, made.class_names, images)
     package = with_prediction(package, made.arch, made.space, target, logs)
     package = package.with_description(latency_target_ms=options.latency_target_ms)
     missing = package.kernels.missing

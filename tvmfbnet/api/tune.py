@@ -26,6 +26,7 @@ def tune(
     target: Target | str,
     options: TuneOptions | Mapping[str, Any] | None = None,
     *,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> TuneResult:
@@ -38,6 +39,7 @@ def tune(
         space: a space, or a shipped name or ``.yaml`` file.
         target: a target, or a shipped name or ``.yaml`` file.
         options: how much to spend, and on what; a :class:`TuneOptions` or its fields.
+        dtype: in place of the target's own, such as ``float16``.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -51,9 +53,9 @@ def tune(
         >>> tuned.timed, tuned.parts  # doctest: +SKIP
         (45, 45)
     """
-    with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs)):
+    with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs)):
         chosen = as_settings(TuneOptions, options, "tuning options")
-        logs, loaded, net_space = as_path(tuning_logs), as_target(target), as_space(space)
+        logs, loaded, net_space = as_path(tuning_logs), as_target(target, dtype), as_space(space)
         _check(net_space, loaded, chosen)
         from tvmfbnet.provisioning.ready import require_ready
 
@@ -72,6 +74,7 @@ def forecast_tuning(
     target: Target | str,
     options: TuneOptions | Mapping[str, Any] | None = None,
     *,
+    dtype: str | None = None,
     tuning_logs: str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> TuningForecast:
@@ -87,9 +90,9 @@ def forecast_tuning(
         >>> tf.forecast_tuning("fbnet_mini", "host", {"blocks": "k3_e1", "trials": 500}).trials
         500
     """
-    with library_call(on_progress, **names_of(space, target, tuning_logs=tuning_logs)):
+    with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs)):
         chosen = as_settings(TuneOptions, options, "tuning options")
-        loaded, net_space = as_target(target), as_space(space)
+        loaded, net_space = as_target(target, dtype), as_space(space)
         _check(net_space, loaded, chosen)
         with loading():
             from tvmfbnet.pipeline.tuning import forecast

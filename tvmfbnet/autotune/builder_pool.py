@@ -45,7 +45,9 @@ class Built:
 BuildResult = tuple[bytes, tuple[int, int, int] | None, float]
 
 
-def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], pool_mb: float) -> BuildResult:
+def build_candidate(
+    mod_json: str, target_json: str, linking: dict[str, Any], pool_mb: float, is_checked: bool = False
+) -> BuildResult:
     """Runs in a worker: compiles a scheduled kernel into a shared library.
 
     Args:
@@ -53,24 +55,31 @@ def build_candidate(mod_json: str, target_json: str, linking: dict[str, Any], po
         target_json: TVM target.
         linking: arguments of TVM's linker call.
         pool_mb: size of the weight pool that it cycles through when it is timed, MiB; 0 for none.
+        is_checked: whether the library also gets the kernel with its prepacking, whose output can be compared.
     """
     import tvm
     from tvm.driver import build
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
     from tvm.support import cc
 
-    from tvmfbnet.compiler.cold_weights import pool_for, rotation_of
+    from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_of
+    from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
     started = time.monotonic()
-    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(tvm.ir.load_json(mod_json))
+    scheduled = narrow_half_sums(tvm.ir.load_json(mod_json))
+    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled)
     pool, target = pool_for(mod, pool_mb * 2**20) if pool_mb else None, tvm.target.Target(json.loads(target_json))
     built = build(mod, target=target)
     with scratch_folder() as folder:
-        path, rotation = folder / "candidate.so", folder / "rotation.o"
+        path, others = folder / "candidate.so", []
         if pool is not None:
-            build(rotation_of(mod, pool), target=target).write_to_file(str(rotation))
-        addons = [str(rotation)] if pool is not None else None
-        built.export_library(str(path), fcompile=cc.create_shared, addons=addons, **linking)
+            others.append(rotation_of(mod, pool))
+        if is_checked:
+            others.append(checked_of(scheduled))
+        addons = [str(folder / f"addon{number}.o") for number in range(len(others))]
+        for other, addon in zip(others, addons, strict=True):
+            build(other, target=target).write_to_file(addon)
+        built.export_library(str(path), fcompile=cc.create_shared, addons=addons or None, **linking)
         content = path.read_bytes()
     return content, None if pool is None else (pool.argument, pool.slices, pool.values), time.monotonic() - started
 
@@ -184,7 +193,8 @@ class BuilderPool:
 
     def submit(self, candidate: ScheduleCandidate) -> Future[BuildResult]:
         """Starts one build."""
-        return self._pool.submit(build_candidate, candidate.mod_json, self._target_json, self._linking, self._pool_mb)
+        texts, is_checked = (candidate.mod_json, self._target_json), candidate.reference is not None
+        return self._pool.submit(build_candidate, *texts, self._linking, self._pool_mb, is_checked)
 
     def result(self, future: Future[BuildResult]) -> Built | KernelTiming:
         """Waits for a build; a failed build is returned as a failed trial."""

@@ -10,8 +10,9 @@ import tvm
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo, TensorInfo
 
+from tvmfbnet.autotune.half_sums import OutputReference
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
-from tvmfbnet.rpc.session import KernelTiming
+from tvmfbnet.rpc.session import Arguments, KernelTiming
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,22 @@ class ScheduleCandidate:
         arguments: (dtype, shape) of each argument; weights as the schedule prepacks them.
         knobs: the knobs of a template schedule.
         error: why there is no schedule.
+        reference: what its output must be close to, where its sums are narrowed; None where nothing needs a check.
     """
 
     schedule: Schedule | None
-    arguments: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    arguments: Arguments = ()
     knobs: Knobs | None = None
     error: str = ""
+    reference: OutputReference | None = None
 
     @classmethod
-    def of(cls, schedule: Schedule, knobs: Knobs | None = None) -> ScheduleCandidate:
+    def of(
+        cls, schedule: Schedule, knobs: Knobs | None = None, reference: OutputReference | None = None
+    ) -> ScheduleCandidate:
         """A candidate from a finished schedule."""
-        return cls(schedule, tuple(_argument(info) for info in argument_infos(schedule)), knobs)
+        arguments = tuple(_argument(info) for info in argument_infos(schedule))
+        return cls(schedule, arguments, knobs, reference=reference)
 
     @property
     def mod_json(self) -> str:

@@ -21,6 +21,8 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
 _ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
+# Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
+_SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
 _PADDINGS = ("inline", "whole", "outer", "middle")
 
 
@@ -36,11 +38,13 @@ class Registers:
         count: vector registers.
         vector_bytes: size of each; 0 where kernels have no vectors.
         threads: worker threads that a kernel may use.
+        halves: whether the CPU computes with halves, not only converts them.
     """
 
     count: int
     vector_bytes: int
     threads: int = 1
+    halves: bool = False
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of that size in one register; 1 where kernels have no vectors."""
@@ -62,6 +66,9 @@ class KernelShape:
         extra: elementwise inputs after the sum (bias, residual).
         element_bytes: of a weight or activation.
         sum_bytes: of an accumulator; wider than an element where products of small types are added up.
+        dot: the instruction that multiplies integers (:mod:`tvmfbnet.compiler.dot_products`); empty without one.
+        dot_group, dot_lanes: elements that it multiplies per lane, and its lanes. Output channels of a group are padded
+            to whole lanes.
     """
 
     kind: Kind
@@ -76,11 +83,30 @@ class KernelShape:
     extra: int = 0
     element_bytes: int = 4
     sum_bytes: int = 4
+    dot: str = ""
+    dot_group: int = 1
+    dot_lanes: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of the innermost reduction loop."""
+        return math.ceil(self.reduction / self.dot_group)
+
+    @property
+    def span(self) -> int:
+        """Output channels that tiles divide: those of a group, padded to whole lanes."""
+        return math.ceil(self.group / self.dot_lanes) * self.dot_lanes
 
     @property
     def products(self) -> int:
         """Multiply-adds of the whole kernel."""
         return self.height * self.width * self.channels * self.kernel**2 * self.reduction
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a schedule may keep the sums in the type of the elements: float32 sums of products of halves."""
+        sizes = (self.element_bytes, self.sum_bytes)
+        return self.kind in ("conv", "depthwise", "matmul") and sizes == (2, 4) and not self.dot
 
     @cached_property
     def anchor(self) -> KernelShape:
@@ -100,6 +126,8 @@ class Knobs:
         padding: where padded input is computed: ``inline`` (never stored), ``whole`` (once, up front), or inside the
             first (``outer``) or second (``middle``) outer loop.
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
+        sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
+        chunk: products that a narrowed accumulator adds up before it is added to one as the kernel has it; 0 for all.
     """
 
     rows: int
@@ -110,16 +138,20 @@ class Knobs:
     unroll: int = 1
     padding: str = "inline"
     parallel: int = 0
+    sum_bytes: int = 0
+    chunk: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for the log."""
-        return asdict(self)
+        """Plain data for the log, which names the sums only where they are narrowed."""
+        values = asdict(self)
+        hidden = () if self.sum_bytes else ("sum_bytes", "chunk")
+        return {name: value for name, value in values.items() if name not in hidden}
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Hashable identity, cheaper to compare than the dataclass."""
         tile = (self.rows, self.columns, self.channels, self.lanes)
-        return (*tile, self.order, self.unroll, self.padding, self.parallel)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes, self.chunk)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
@@ -128,7 +160,10 @@ def divisors(number: int, largest: int | None = None) -> list[int]:
 
 
 def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
-    """Every sensible way to schedule a kernel; never empty. Parallel ones only on targets with threads."""
+    """Every sensible way to schedule a kernel; never empty.
+
+    Parallel ones only on targets with threads, and sums in half only on CPUs that compute with halves.
+    """
     if shape.kind == "move":
         serial = [
             Knobs(1, columns, lanes, lanes)
@@ -136,9 +171,35 @@ def all_knobs(shape: KernelShape, registers: Registers) -> list[Knobs]:
             for columns in divisors(shape.width, 8)
         ]
     else:
-        serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
-        serial = serial or list(_tiles(shape, registers))
+        serial = _tiled(shape, registers)
+        if shape.narrows and registers.halves:
+            narrow = replace(shape, sum_bytes=shape.element_bytes)
+            serial += [
+                replace(knobs, sum_bytes=narrow.sum_bytes, chunk=chunk)
+                for knobs in _tiled(narrow, registers)
+                for chunk in _chunks(shape)
+                if chunk % knobs.unroll == 0
+            ]
     return [way for knobs in serial for way in (knobs, *_parallel_ways(shape, knobs, registers))]
+
+
+def _tiled(shape: KernelShape, registers: Registers) -> list[Knobs]:
+    serial = [knobs for knobs in _tiles(shape, registers) if _worthwhile(shape, knobs, registers)]
+    return serial or list(_tiles(shape, registers))
+
+
+def _chunks(shape: KernelShape) -> list[int]:
+    """Lengths of narrowed sums: short ones as a whole, and of long ones chunks whose rounding does not add up."""
+    window = shape.kernel**2
+    if window * shape.reduction <= _SHORT_SUM:
+        return [0]
+    fitting = [chunk for chunk in _CHUNKS if shape.reduction % chunk == 0 and window * chunk <= 2 * _SHORT_SUM]
+    return [chunk for chunk in fitting if chunk < shape.reduction][:2] or [0]
+
+
+def summed(shape: KernelShape, knobs: Knobs) -> KernelShape:
+    """The shape with the accumulators that the knobs choose."""
+    return replace(shape, sum_bytes=knobs.sum_bytes) if knobs.sum_bytes else shape
 
 
 def _parallel_ways(shape: KernelShape, knobs: Knobs, registers: Registers) -> Iterator[Knobs]:
@@ -159,10 +220,12 @@ def _parallel_extents(shape: KernelShape, knobs: Knobs) -> list[int]:
     if shape.kind == "move":
         return [shape.height]
     extents = {
-        "c": shape.channels // knobs.channels,
+        "c": math.ceil(shape.channels / knobs.channels),
         "y": shape.height // knobs.rows,
         "x": shape.width // knobs.columns,
     }
+    if shape.dot and shape.group < shape.channels:
+        return []  # the loop over groups stands among them
     order = "c" if shape.kind in ("matmul", "pool") else knobs.order
     most = {"outer": 1, "middle": 2}.get(knobs.padding, len(order))
     return [extents[axis] for axis in order[:most]]
@@ -194,12 +257,14 @@ def _lanes(channels: int, full: int) -> list[int]:
 
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
-    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.group
-    unrolls = [unroll for unroll in _UNROLLS if shape.reduction % unroll == 0]
+    spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
+    unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
     # Stored padding is written as vectors.
-    paddings = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
+    paddings: tuple[str, ...] = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
+    if shape.dot and shape.padded:
+        paddings = _PADDINGS[1:] if shape.height * shape.width > 1 else _PADDINGS[1:2]  # instructions read memory
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
-    for lanes in _lanes(spans, registers.lanes(shape.sum_bytes)):
+    for lanes in [shape.dot_lanes] if shape.dot else _lanes(spans, registers.lanes(shape.sum_bytes)):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         for tile, row, column in product(channels, rows, columns):
@@ -216,6 +281,7 @@ def vectors(shape: KernelShape, channels: int, lanes: int, registers: Registers)
 
 def accumulators(shape: KernelShape, knobs: Knobs, registers: Registers) -> int:
     """Registers used by a tile's sums."""
+    shape = summed(shape, knobs)
     return knobs.rows * knobs.columns * vectors(shape, knobs.channels, knobs.lanes, registers)
 
 
@@ -237,6 +303,7 @@ _KINDS = ("conv", "depthwise", "matmul", "pool", "move")
 
 def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
     """Features of a candidate for the cost model, in the order of :data:`FEATURES`."""
+    shape = summed(shape, knobs)
     window = shape.kernel**2 * shape.reduction
     positions = knobs.rows * knobs.columns
     sums = accumulators(shape, knobs, registers)
@@ -269,6 +336,7 @@ def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[flo
 
 def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
+    shape = summed(shape, knobs)
     wide = vectors(shape, knobs.channels, knobs.lanes, registers)
     positions = knobs.rows * knobs.columns
     if shape.kind in ("depthwise", "pool"):

@@ -31,7 +31,7 @@ from tvmfbnet.targets.definition import ResolvedTarget
 # Parts exported per call; results are saved part by part.
 _PARTS_PER_CALL = 24
 _LIBRARIES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "onnxscript")
-_SOURCES = ("compiler/*.py", "nets/*.py", "space/*.py", "autotune/lowering_cache.py", "dtypes.py")
+_SOURCES = ("compiler/*.py", "quantisation/*.py", "nets/*.py", "space/*.py", "autotune/lowering_cache.py", "dtypes.py")
 
 
 class LoweredParts(Mapping[NetPart, IRModule]):

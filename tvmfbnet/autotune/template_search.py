@@ -13,6 +13,7 @@ import numpy as np
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.half_sums import FloatSums
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs
 from tvmfbnet.compiler.lowering import Kernel
@@ -51,7 +52,7 @@ class TemplateSearch:
         seeds: Iterable[Knobs] = (),
     ) -> None:
         self.kernel, self._shape, self.batch = kernel, shape, batch
-        self._cost_model = cost_model
+        self._cost_model, self._float_sums = cost_model, FloatSums(kernel)
         self._random = random.Random(f"{seed} {kernel.key}")
         tried_keys = {knobs.key for knobs in tried}
         self._untried = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in tried_keys]
@@ -98,7 +99,8 @@ class TemplateSearch:
 
     def _candidate(self, knobs: Knobs) -> ScheduleCandidate:
         try:
-            return ScheduleCandidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs)
+            reference = self._float_sums.reference if knobs.sum_bytes else None
+            return ScheduleCandidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs, reference)
         except Exception as error:  # TVM raises many kinds; the trial is recorded as failed
             return ScheduleCandidate(None, knobs=knobs, error=last_line(str(error)))
 

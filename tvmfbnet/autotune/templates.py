@@ -9,7 +9,7 @@ time in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import tvm
@@ -18,23 +18,16 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
+from tvmfbnet.autotune.dot_templates import dot_shape, is_dot, schedule_dot
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.autotune.tiles import KernelBlocks, make_parallel, place_padding
+from tvmfbnet.compiler.integer_kernels import WINDOW
+from tvmfbnet.compiler.wide_sums import HALF
 from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
 _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
-# Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
-_VECTOR_BYTES = (64, 32, 16)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a kernel: those before the sum, the sum, and its epilogue, the output last."""
-
-    before: tuple[Any, ...]
-    total: Any | None
-    after: tuple[Any, ...]
 
 
 def has_templates(target: tvm.target.Target) -> bool:
@@ -52,11 +45,12 @@ def registers_of(target: tvm.target.Target) -> Registers:
     machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
     if machine not in ("x86_64", "i386", "i686"):
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
-        return Registers(16 if few else 32, max(int(llvm_get_vector_width(target)) // 8, 16), threads)
+        width, halves = int(llvm_get_vector_width(target)), "fullfp16" in llvm_get_cpu_features(target)
+        return Registers(16 if few else 32, max(width // 8, 16), threads, halves)
     # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
-        return Registers(32, 64, threads)
+        return Registers(32, 64, threads, "avx512fp16" in features)
     return Registers(16, 32 if "avx" in features else 16, threads)
 
 
@@ -67,6 +61,8 @@ def shape_of(mod: IRModule) -> KernelShape | None:
     shape = None if blocks is None else _loops_of(mod, schedule, blocks)
     if blocks is None or shape is None:
         return None
+    if shape.dot:
+        return shape
     element_bytes = bytes_of(ArgInfo.from_prim_func(mod["main"])[0].dtype)
     if blocks.total is None:
         return replace(shape, element_bytes=element_bytes, sum_bytes=element_bytes)
@@ -74,11 +70,13 @@ def shape_of(mod: IRModule) -> KernelShape | None:
     return replace(shape, element_bytes=element_bytes, sum_bytes=bytes_of(written.source.dtype))
 
 
-def _loops_of(mod: IRModule, schedule: Schedule, blocks: _Blocks) -> KernelShape | None:
+def _loops_of(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> KernelShape | None:
     """The shape apart from the sizes of its elements."""
     if blocks.total is None:
         *outer, width, channels = _output_shape(mod)
         return KernelShape("move", _product(outer), width, channels) if outer else None
+    if is_dot(schedule, blocks.total):
+        return dot_shape(mod, schedule, blocks)
     total = schedule.get(blocks.total)
     spatial = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type != _REDUCE]
     reduced = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type == _REDUCE]
@@ -93,11 +91,13 @@ def _loops_of(mod: IRModule, schedule: Schedule, blocks: _Blocks) -> KernelShape
 
 
 def _conv_shape(
-    mod: IRModule, schedule: Schedule, blocks: _Blocks, spatial: list[int], reduced: list[int]
+    mod: IRModule, schedule: Schedule, blocks: KernelBlocks, spatial: list[int], reduced: list[int]
 ) -> KernelShape | None:
     _, height, width, channels = spatial
     kernel, other, reduction = reduced
     source = ArgInfo.from_prim_func(mod["main"])[0].shape
+    if WINDOW in schedule.get(blocks.total).annotations:
+        return _widening_shape(schedule, blocks, spatial)
     if kernel != other or len(blocks.before) != 1:
         return None
     stride, inputs = round(int(source[1]) / height), int(source[3])
@@ -108,6 +108,17 @@ def _conv_shape(
     kind: Kind = "depthwise" if groups == channels and groups > 1 else "conv"
     group = channels // groups
     return KernelShape(kind, height, width, channels, kernel, stride, reduction, group, padded, len(blocks.after))
+
+
+def _widening_shape(schedule: Schedule, blocks: KernelBlocks, spatial: list[int]) -> KernelShape:
+    """A convolution of integers without a dot product, whose input may be an image that is quantised as it is read."""
+    text = str(schedule.get(blocks.total).annotations[WINDOW])
+    kernel, stride, reduction, padded = (int(number) for number in text.split())
+    _, height, width, channels = spatial
+    inputs = int(schedule.get(blocks.before[-1]).iter_vars[-1].dom.extent)
+    group, extra = channels * reduction // inputs, len(blocks.after)
+    kind: Kind = "depthwise" if group == reduction == 1 and inputs > 1 else "conv"
+    return KernelShape(kind, height, width, channels, kernel, stride, reduction, group, bool(padded), extra)
 
 
 def _output_shape(mod: IRModule) -> list[int]:
@@ -121,7 +132,7 @@ def _product(values: list[int]) -> int:
     return result
 
 
-def _blocks(schedule: Schedule) -> _Blocks | None:
+def _blocks(schedule: Schedule) -> KernelBlocks | None:
     """Finds the blocks; None where there is more than one sum or output."""
     root = schedule.get_sblock("root", "main")
     blocks = list(schedule.get_child_blocks(root))
@@ -135,9 +146,9 @@ def _blocks(schedule: Schedule) -> _Blocks | None:
     if len(sums) > 1:
         return None
     if not sums:
-        return _Blocks((), None, tuple(blocks))
+        return KernelBlocks((), None, tuple(blocks))
     at = sums[0]
-    return _Blocks(tuple(blocks[:at]), blocks[at], tuple(blocks[at + 1 :])) if blocks[at + 1 :] else None
+    return KernelBlocks(tuple(blocks[:at]), blocks[at], tuple(blocks[at + 1 :])) if blocks[at + 1 :] else None
 
 
 def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
@@ -152,10 +163,12 @@ def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
     blocks = _blocks(schedule)
     if blocks is None:
         raise ValueError("no template fits this kernel")
-    for block in blocks.after[:-1]:
+    for block in (*blocks.before[:-1], *blocks.after[:-1]):
         schedule.compute_inline(block)
     if blocks.total is None:
         _move(schedule, blocks.after[-1], knobs)
+    elif shape.dot:
+        schedule_dot(schedule, blocks, shape, knobs)
     else:
         _tile(schedule, blocks, shape, knobs)
     return schedule
@@ -173,33 +186,63 @@ def _move(schedule: Schedule, last: Any, knobs: Knobs) -> None:
         schedule.unroll(inner)
 
 
-def _tile(schedule: Schedule, blocks: _Blocks, shape: KernelShape, knobs: Knobs) -> None:
+def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: Knobs) -> None:
     total, last = blocks.total, blocks.after[-1]
+    partial = _narrow(schedule, total, knobs) if knobs.sum_bytes else None
     outer = _tile_output(schedule, last, knobs)
     schedule.set_scope(total, 0, "local")
     schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
-    _tile_sum(schedule, total, shape, knobs)
-    for block in blocks.before:
-        _place_padding(schedule, block, outer, shape, knobs)
+    if partial is None:
+        _tile_sum(schedule, total, shape, knobs)
+    else:
+        _tile_chunks(schedule, total, partial, len(outer) + 1, knobs)
+        _tile_sum(schedule, partial, shape, knobs)
+    for block in blocks.before[-1:]:
+        place_padding(schedule, block, outer, shape, knobs)
     ms.postproc.RewriteLayout().apply(schedule)
     # Loops outside the tile: the batch axis and those over tiles. The next one is the first of the reduction.
     outside = len(outer) + 1
     if knobs.parallel:
-        _make_parallel(schedule, blocks, knobs)
+        make_parallel(schedule, blocks, knobs)
         outside -= knobs.parallel - 1
+    _decompose(schedule, total, outside)
+    if partial is not None:  # within the loop over chunks
+        _decompose(schedule, partial, outside + 1)
+
+
+def _decompose(schedule: Schedule, total: Any, outside: int) -> None:
+    """Zeroes a tile's sums before their reduction, which starts with the loop at ``outside``."""
     init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
     for loop in schedule.get_loops(init)[outside:-1]:
         schedule.unroll(loop)
 
 
-def _make_parallel(schedule: Schedule, blocks: _Blocks, knobs: Knobs) -> None:
-    """Fuses the outermost loops over tiles into one parallel loop; padding computed up front gets its own."""
-    loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
-    schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
-    if knobs.padding == "whole":
-        for block in blocks.before:
-            rows = schedule.get_loops(block)[1]
-            schedule.parallel(rows)
+def _narrow(schedule: Schedule, total: Any, knobs: Knobs) -> Any | None:
+    """Keeps the sum in half: all of it, or chunks of it, each of which is then added to a float32 sum.
+
+    :func:`tvmfbnet.compiler.wide_sums.narrow_half_sums` compiles both to arithmetic in half.
+
+    Returns:
+        The block that sums up one chunk; None without chunks.
+    """
+    if not knobs.chunk:
+        schedule.unsafe_set_dtype(total, 0, HALF)
+        return None
+    chunks, _ = schedule.split(schedule.get_loops(total)[-1], [None, knobs.chunk])
+    partial = schedule.rfactor(chunks, 0)
+    schedule.unsafe_set_dtype(partial, 0, HALF)
+    schedule.set_scope(partial, 0, "local")
+    return partial
+
+
+def _tile_chunks(schedule: Schedule, total: Any, partial: Any, outside: int, knobs: Knobs) -> None:
+    """Adds each chunk's sums to those of a tile: one loop over chunks, in which ``partial`` is computed."""
+    chunks, *spatial = schedule.get_loops(total)[outside:]
+    vector, lanes = schedule.split(spatial[-1], [None, knobs.lanes])
+    for loop in (*spatial[:-1], vector):
+        schedule.unroll(loop)
+    schedule.vectorize(lanes)
+    schedule.compute_at(partial, chunks, preserve_unit_loops=True)
 
 
 def _tile_output(schedule: Schedule, last: Any, knobs: Knobs) -> list[Any]:
@@ -237,19 +280,3 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
     for loop in (*unrolled, *spatial[1:-1], vector):
         schedule.unroll(loop)
     schedule.vectorize(lanes)
-
-
-def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
-    if knobs.padding == "inline":
-        schedule.compute_inline(block)
-        return
-    if knobs.padding != "whole":
-        at = outer[0] if knobs.padding == "outer" else outer[1]
-        schedule.compute_at(block, at, preserve_unit_loops=True)
-    innermost = schedule.get_loops(block)[-1]
-    extent = int(schedule.get(innermost).extent)
-    widths = (width // shape.element_bytes for width in _VECTOR_BYTES)
-    lanes = next((lanes for lanes in widths if lanes > 1 and extent % lanes == 0), 1)
-    if lanes > 1:
-        _, inner = schedule.split(innermost, [None, lanes])
-        schedule.vectorize(inner)

@@ -55,12 +55,12 @@ def read_sources(names: Sequence[str], target: Target, root: Path | None = None)
     """
     if names and not has_templates(resolve(target).for_tvm()):
         raise UserError(f"--learn-from: kernels of target {target.name} are not made from templates; leave it out")
-    others = {other.name: other for other in (load_target(name) for name in names)}
+    others = {(other.name, other.dtype): other for other in (load_target(name) for name in names)}
     return tuple(_read(other, target, root) for other in others.values())
 
 
 def _read(other: Target, target: Target, root: Path | None) -> TransferSource:
-    if other.name == target.name:
+    if (other.name, other.dtype) == (target.name, target.dtype):
         raise UserError(f"--learn-from {other.name}: a target learns from its own trials anyway; name another")
     path, tvm_target = _log_of(resolve(other), root)
     compiled_for = tvm.target.Target(tvm_target)

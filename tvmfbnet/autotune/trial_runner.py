@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tvmfbnet.autotune.builder_pool import BuilderPool, BuildResult, Built
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.task_scheduler import TaskState
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice
-from tvmfbnet.rpc.session import KernelJob, KernelTiming, Repeats, time_kernels
+from tvmfbnet.rpc.session import KernelJob, KernelTiming, OutputCheck, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, await_key, query_tracker
 from tvmfbnet.targets.definition import ResolvedTarget
 
@@ -32,6 +34,8 @@ _MAX_CRASHES = 3
 # The same, whether or not the devices survive: a kernel may also take its device down.
 _ATTEMPTS = 12
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+# Of the file of a candidate's expected output, beside its library.
+_EXPECTED = ".npy"
 
 
 @dataclass
@@ -182,7 +186,16 @@ class RoundRunner:
     def _job(self, candidate: ScheduleCandidate, built: Built, name: str) -> KernelJob:
         path = self._folder / f"candidate{name}.so"
         path.write_bytes(built.library)
-        return KernelJob(str(path), candidate.arguments, built.pool)
+        return KernelJob(str(path), candidate.arguments, built.pool, self._check(candidate, path))
+
+    def _check(self, candidate: ScheduleCandidate, library: Path) -> OutputCheck | None:
+        """What the device compares the candidate's output with, in a file beside its library."""
+        reference = candidate.reference
+        if reference is None:
+            return None
+        expected = library.with_suffix(_EXPECTED)
+        np.save(expected, reference.output)
+        return OutputCheck(reference.arguments, str(expected), reference.limit)
 
     def _time_on_a_device(self, jobs: Mapping[int, KernelJob], told: Told) -> None:
         worker = self._workers.get()
@@ -206,6 +219,7 @@ class RoundRunner:
             self._activity.add("measure", time.monotonic() - began)
             for job in jobs.values():
                 Path(job.library).unlink(missing_ok=True)
+                Path(job.library).with_suffix(_EXPECTED).unlink(missing_ok=True)
 
     def _time_alone(self, job: KernelJob, worker: RemoteWorker) -> KernelTiming:
         crashes = attempts = 0

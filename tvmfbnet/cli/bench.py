@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.progress import loading
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def bench_command(
     package: Annotated[Path, typer.Argument(help="A package: the --out folder of compile.")],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
+    dtype: DtypeOption = None,
     latency_target: Annotated[
         str | None,
         typer.Option(
@@ -54,15 +55,18 @@ def bench_command(
     from tvmfbnet.advice import note
     from tvmfbnet.deploy.description import read_description, require_same_kind
     from tvmfbnet.deploy.runtimes.registry import rivals
+    from tvmfbnet.dtypes import spelled_with_dtype, split_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.ready import require_ready
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import load_target
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
+    described = read_description(package)
+    # A package is timed in its own dtype, unless another is asked for, which is refused with both named.
+    target = spelled_with_dtype(target, dtype or (described.dtype if split_dtype(target)[1] is None else None))
     loaded = load_target(target)
     note(target=target, named=loaded.name, package=package)
-    described = read_description(package)
     require_same_kind(package, described, loaded)
     with suppress(UserError):  # the space may be of a file, whose place the package does not know
         note(space=load_space(described.space).name)
@@ -81,11 +85,14 @@ def bench_command(
         print_json(
             {
                 **{"arch": opened.arch, "parity": told.parity.verdict, "predicted_ms": told.predicted_ms},
+                **{"dtype": told.dtype, "agreement": told.parity.agreement},
                 **{"latency_target_ms": target_ms, **result.values},
             }
         )
     else:
-        print(f"{opened.arch}, {loaded.threads} thread(s)")
+        print(f"{opened.arch}, {told.dtype}, {loaded.threads} thread(s)")
+        if agreement := told.parity.describe_agreement():
+            print(agreement)
         print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))
     end_with_verdict(result.verdict, as_json)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.bench import end_with_verdict
-from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
 
 
@@ -17,6 +17,7 @@ def compile_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     out: Annotated[Path, typer.Option(help="Folder of the package.")],
+    dtype: DtypeOption = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights (net.pt); random ones if not given.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Do not run it on the device.")] = False,
     device_model: Annotated[
@@ -37,9 +38,11 @@ def compile_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.api.compile import CompileOptions, compile_and_time
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.targets.definition import load_target
 
+    target = spelled_with_dtype(target, dtype)
     target_ms = parse_latency(latency_target) if latency_target is not None else None
     if build_only and target_ms is not None:
         raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
@@ -58,6 +61,7 @@ def compile_command(
                 **{"package": str(out), "arch": package.arch},
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
+                **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
                 "predicted_ms": predicted_ms,
@@ -69,6 +73,9 @@ def compile_command(
     else:
         tuned = f"{kernels.tuned} of {kernels.needed} conv kernels tuned"
         print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
+    agreement = package.description.parity.describe_agreement()
+    if agreement is not None and not as_json:
+        print(f"{package.description.dtype}: {agreement}")
     if class_names and not as_json:
         print(
             f"outputs, in order: {', '.join(class_names)}"

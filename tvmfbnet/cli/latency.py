@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.latency_model import fit, validate
-from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, latency_source, space_table, stored_table
 
 if TYPE_CHECKING:
+    from tvmfbnet.latency.comparison import Comparison
     from tvmfbnet.latency.sources.source import LatencySource
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.space.space import Space
@@ -34,6 +35,7 @@ TargetOption = Annotated[
 def show(
     target: TargetOption,
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
+    dtype: DtypeOption = None,
     measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
@@ -43,13 +45,14 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.latency.cells import SOURCES
     from tvmfbnet.latency.sources.source import Missing
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
     from tvmfbnet.targets.definition import measured_name
 
-    shown = load_space(space)
+    target, shown = spelled_with_dtype(target, dtype), load_space(space)
     wanted = Missing.LEAVE if measured_only else Missing.PREDICT_IF_POSSIBLE
     # The cells as they are: a correction belongs to sums of cells.
     table = space_table(shown, target, None, tuning_logs, device_model, named=space, missing=wanted, correct=False)
@@ -63,6 +66,7 @@ def show(
         print_json(
             {
                 "target": target,
+                "dtype": table.data_type.name,
                 "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
@@ -88,7 +92,7 @@ def show(
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
             row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
-    print_table(f"{target}: {shown.name}", columns, rows)
+    print_table(f"{target}: {shown.name}, {table.data_type.name}", columns, rows)
     print(
         f"{counts[table.basis]} {table.basis}, {counts['predicted']} predicted, {len(missing)} missing; "
         f"call overhead {unit.text(table.overhead_ms)}"
@@ -106,16 +110,19 @@ def export(
     space: Annotated[
         str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
     ] = None,
+    dtype: DtypeOption = None,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
 ) -> None:
     """Write a latency table as CSV, Parquet or JSON. Example: tvmfbnet latency export --target host --out host.csv."""
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.latency.table_io import write_table
     from tvmfbnet.latency.table_rows import form_of
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.space.registry import load_space
 
+    target = spelled_with_dtype(target, dtype)
     form_of(out)  # a wrong ending is found out before anything is read or predicted
     require_writable_file(out)
     if space is None:
@@ -168,11 +175,22 @@ def import_command(
 def compare(
     first: Annotated[str, typer.Argument(help="A target, a table's file, or simulated:gflops=16,gbps=8.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1_000_000, help="How many parts to list.")] = 15,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            *("-n", "--count"),
+            min=1,
+            max=1_000_000,
+            help="How many parts to list (default: 15, or all of two dtypes).",
+        ),
+    ] = None,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show two targets side by side: ratios, rank correlation, the parts that differ most.
+
+    Two dtypes of one target, host,dtype=float32 and host,dtype=float16, are listed by their ratio: where the second
+    pays, and where it does not.
 
     Example: tvmfbnet latency compare host pixel3
     """
@@ -180,8 +198,10 @@ def compare(
     from tvmfbnet.latency.units import unit_for
 
     tables = _pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs))
-    compared = compare_tables(*tables)
-    first, second = (table.name for table in tables)
+    dtypes = tables[0].data_type.name, tables[1].data_type.name
+    of_dtypes = tables[0].name == tables[1].name and dtypes[0] != dtypes[1]
+    compared = compare_tables(*tables, by_ratio=of_dtypes)
+    first, second = dtypes if of_dtypes else (table.name for table in tables)
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
@@ -192,10 +212,16 @@ def compare(
             "only_first": [part.name for part in compared.only_first],
             "only_second": [part.name for part in compared.only_second],
         }
-        bases = {"first_basis": tables[0].basis, "second_basis": tables[1].basis}
-        print_json({"first": first, "second": second, **bases, **figures, "parts": parts, **absent})
+        bases: dict[str, str] = {"first_basis": tables[0].basis, "second_basis": tables[1].basis}
+        bases |= {"first_dtype": dtypes[0], "second_dtype": dtypes[1]}
+        sums = {"first_sum_ms": compared.sums_ms[0], "second_sum_ms": compared.sums_ms[1]}
+        counts = {"faster": compared.count(True), "slower": compared.count(False)}
+        print_json({"first": first, "second": second, **bases, **figures, **sums, **counts, "parts": parts, **absent})
         return
-    shown = compared.pairs[:count]
+    if of_dtypes:
+        _print_dtypes(compared, tables[0].name, dtypes, count)
+        return
+    shown = compared.pairs[: 15 if count is None else count]
     unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
     rows = [
         (
@@ -214,6 +240,32 @@ def compare(
     for table in tables:
         if table.is_simulated:
             print(f"{table.name} is simulated by a model; no device took its latencies")
+
+
+def _print_dtypes(compared: Comparison, target: str, dtypes: tuple[str, str], count: int | None) -> None:
+    """Two dtypes of one target: each part, where the second pays and where not, and all parts together."""
+    from tvmfbnet.latency.units import unit_for
+
+    first, second = dtypes
+    shown = compared.pairs[:count]
+    unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
+    words = {True: "pays", False: "does not pay", None: "no difference beyond noise"}
+    rows = [
+        (
+            *(p.part.name, unit.number(p.first.latency_ms), unit.number(p.second.latency_ms)),
+            *(f"{p.ratio:.3f}", words[p.faster]),
+        )
+        for p in shown
+    ]
+    columns = ("part", f"{first}, {unit.name}", f"{second}, {unit.name}", f"{second} / {first}", second)
+    print_table(f"{target}: {first} and {second}, by the ratio of their latencies", columns, rows)
+    sums_ms, whole = compared.sums_ms, unit_for(compared.sums_ms)
+    print(
+        f"{second} is faster in {compared.count(True)} of {len(compared.pairs)} parts and slower in "
+        f"{compared.count(False)}; all parts once: {whole.text(sums_ms[0])} in {first}, {whole.text(sums_ms[1])} in "
+        f"{second} (ratio {sums_ms[1] / sums_ms[0]:.3f}, median {compared.median_ratio:.3f})"
+    )
+    print(f"only in {first}: {len(compared.only_first)}, only in {second}: {len(compared.only_second)}")
 
 
 def _exactly(space: Space, target: str, logs: Path | None, device_model: str | None, named: str) -> LatencyTable:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, DtypeOption, JsonFlag, checked_figure, print_json, print_table
 from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, stored_table
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Scheme(StrEnum):
 def fit(
     target: Annotated[str | None, typer.Option(help="Learn from this target: a name or a .yaml file.")] = None,
     table: Annotated[Path | None, typer.Option(metavar="FILE", help="Learn from this table instead.")] = None,
+    dtype: DtypeOption = None,
     score: Annotated[
         Scheme, typer.Option(help="Hold out a random fifth of the blocks, or one whole layer shape after the other.")
     ] = Scheme.random,
@@ -50,6 +51,7 @@ def fit(
     for blocks that were never tuned.
     Example: tvmfbnet latency fit --target host --json.
     """
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import loading, step
@@ -63,6 +65,9 @@ def fit(
 
     if (target is None) == (table is None):
         raise UserError("give either --target or --table")
+    if target is None and dtype is not None:
+        raise UserError("--dtype chooses among the measurements of a --target: --table has what it has")
+    target = target and spelled_with_dtype(target, dtype)
     if out is not None:
         require_writable_file(out)
     loaded = read_table(table) if table is not None else stored_table(str(target), tuning_logs, device_model)
@@ -96,6 +101,7 @@ def fit(
 def validate(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
+    dtype: DtypeOption = None,
     count: Annotated[int, typer.Option("-n", "--count", min=5, max=100_000, help="How many whole nets to time.")] = 40,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Draw half of the nets from the theta of this search.")
@@ -117,6 +123,7 @@ def validate(
     """
     from tvmfbnet import interrupts
     from tvmfbnet.advice import note
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, load_table
     from tvmfbnet.preflight import check_all, require_writable_file
@@ -127,6 +134,7 @@ def validate(
 
     if stored and run is not None:
         raise UserError("--stored times nothing, so --run has nothing to draw for; give one of the two")
+    target = spelled_with_dtype(target, dtype)
     loaded_target, loaded_space = load_target(target), load_space(space)
     note(target=target, named=loaded_target.name, space=space, tuning_logs=tuning_logs)
     check_all(

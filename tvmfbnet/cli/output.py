@@ -13,12 +13,17 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from tvmfbnet.dtypes import DTYPES
 from tvmfbnet.errors import UserError
 from tvmfbnet.extras import require
 
 MOST_SEED = 2**32 - 1
 SPACE_HELP = "Search space: a shipped name or a .yaml file; append @64,classes=3,channels=1 to change it."
 TORCH_DEVICE_HELP = "Where torch computes on this machine: auto, cpu, cuda, cuda:1. Not the device of --target."
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="DTYPE", help=f"{' or '.join(DTYPES)}, in place of the target's own."),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 
 # Characters: of the widest table, and of a word that columns beside it make room for.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
+from tvmfbnet.dtypes import FLOAT32
 
 if TYPE_CHECKING:
     from tvmfbnet.latency.units import Unit
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 def run_command(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (demo) or a .yaml file.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; default runs/RECIPE, or runs/RECIPE-DTYPE.")
+    ] = None,
+    dtype: DtypeOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the recipe with every setting, commented, to edit; and stop.")
@@ -30,16 +34,18 @@ def run_command(
     Example: tvmfbnet run demo
     """
     if print_config:
+        from tvmfbnet.dtypes import dtype_named
         from tvmfbnet.pipeline.recipe import Recipe, load_recipe
         from tvmfbnet.settings import commented_yaml
 
         _, loaded = load_recipe(recipe)
+        loaded = loaded if dtype is None else loaded.model_copy(update={"dtype": dtype_named(dtype).name})
         print(commented_yaml(Recipe, loaded.model_dump(mode="json", exclude_unset=True)), end="")
         return
 
     from tvmfbnet.api.run import run
 
-    result = run(recipe, out=out, tuning_logs=tuning_logs)
+    result = run(recipe, out=out, dtype=dtype, tuning_logs=tuning_logs)
     if as_json:
         print_json({**result.values, "report": str(result.report)})
     else:
@@ -71,10 +77,20 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         *([] if speed is None else [("speed factor", speed["description"])]),
         ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
+        *_dtype_rows(values),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
+
+
+def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """The dtype and what it does to the net's classes; nothing in float32."""
+    dtype, agreement = values.get("dtype", FLOAT32.name), values.get("agreement")
+    if dtype == FLOAT32.name:
+        return []
+    compared = f"{agreement:.2%} of {values['images']} test images get the class that they get in float32"
+    return [("dtype", dtype if agreement is None else f"{dtype}: {compared}")]
 
 
 def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, DtypeOption, JsonFlag
 from tvmfbnet.cli.search_output import print_plan, print_result
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 from tvmfbnet.data.kinds import DATA_HELP
@@ -95,6 +95,7 @@ def search_command(
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,
+    dtype: DtypeOption = None,
     latency_table: Annotated[
         str | None,
         typer.Option(
@@ -170,6 +171,7 @@ def search_command(
     from tvmfbnet.advice import note
     from tvmfbnet.config import validate
     from tvmfbnet.data.places import check_data
+    from tvmfbnet.dtypes import spelled_with_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
     from tvmfbnet.latency.sources.source import Missing
@@ -184,6 +186,10 @@ def search_command(
         raise UserError("--dry-run-steps and --gpu-tmacs are options of --dry-run: add it")
     if (target is None) == (latency_table is None):
         raise UserError("give --target or --latency-table, one of the two")
+    if target is not None:
+        target = spelled_with_dtype(target, dtype)
+    elif dtype is not None:
+        raise UserError("--dtype chooses among the measurements of a --target: --latency-table has what it has")
     flags: dict[str, Any] = {
         "epochs": epochs,
         "warmup_epochs": warmup_epochs,

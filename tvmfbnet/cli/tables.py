@@ -51,21 +51,19 @@ def latency_source(
     from tvmfbnet.latency.repository import journal_path, table_path
     from tvmfbnet.latency.sources.registry import kind_of, source_of
     from tvmfbnet.latency.sources.target import TargetSource
-    from tvmfbnet.shipped import is_file_name
-    from tvmfbnet.targets.definition import list_targets, measured_name
+    from tvmfbnet.targets.definition import is_target, list_targets, measured_dtype, measured_name
 
     if kind_of(text) != "target":
         return source_of(text)
-    name = measured_name(text)
+    name, dtype = measured_name(text), measured_dtype(text)
     note(target=text, named=name, space=space, tuning_logs=logs)
-    targets = list_targets()
     is_stored = journal_path(name, logs).exists() or table_path(name, logs).exists()
-    if not is_stored and text not in targets and not is_file_name(text):
+    if not is_stored and not is_target(text):
         raise LatencyError(
-            f"nothing was measured for target {text}, and no target has that name (there are {', '.join(targets)}); "
-            f"bring a table with {bring_table(text)}"
+            f"nothing was measured for target {text}, and no target has that name "
+            f"(there are {', '.join(list_targets())}); bring a table with {bring_table(text)}"
         )
-    return TargetSource(name, logs, device_model=device_model)
+    return TargetSource(name, logs, device_model=device_model, dtype=dtype)
 
 
 def stored_table(text: str, logs: Path | None, device_model: str | None = None) -> LatencyTable:
@@ -118,10 +116,9 @@ def warn_of_other_context(target: str, table: LatencyTable) -> None:
     from tvmfbnet.advice import tune
     from tvmfbnet.extras import missing
     from tvmfbnet.progress import say
-    from tvmfbnet.shipped import is_file_name
-    from tvmfbnet.targets.definition import list_targets, load_target
+    from tvmfbnet.targets.definition import is_target, load_target
 
-    if table.context is None or not (is_file_name(target) or target in list_targets()):
+    if table.context is None or not is_target(target):
         return
     if missing("tune"):  # nothing can be measured here, so there is no context of today
         return

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, JsonFlag, print_json
+from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, DtypeOption, JsonFlag, print_json
 
 _MOST_SECONDS = 30 * 86_400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -46,6 +46,7 @@ def parse_share(text: str) -> float:
 def tune_command(
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
+    dtype: DtypeOption = None,
     trials: Annotated[
         int | None,
         typer.Option(
@@ -105,13 +106,13 @@ def tune_command(
         learn_from=tuple(learn_from or ()),
     )
     if dry_run:
-        planned = forecast_tuning(space, target, options, tuning_logs=tuning_logs)
+        planned = forecast_tuning(space, target, options, dtype=dtype, tuning_logs=tuning_logs)
         if as_json:
             print_json(planned.to_dict())
         else:
             print(planned.describe())
         return
-    done = tune(space, target, options, tuning_logs=tuning_logs)
+    done = tune(space, target, options, dtype=dtype, tuning_logs=tuning_logs)
     report = done.report
     if as_json:
         print_json(

@@ -15,7 +15,7 @@ from tvm.ir import IRModule
 from tvm.tirx import op
 
 from tvmfbnet.dtypes import bytes_of
-from tvmfbnet.rpc.session import ROTATE, Pool
+from tvmfbnet.rpc.session import CHECKED, ROTATE, Pool
 
 # Number of output positions up to which the source of the weights matters.
 _FEW_USES = 8 * 8
@@ -76,6 +76,14 @@ def rotation_of(mod: IRModule, pool: Pool) -> IRModule:
     body = tirx.For(number, 0, pool.slices, tirx.ForKind.SERIAL, tirx.Evaluate(call))
     function = tirx.PrimFunc(arguments, body).with_attr("global_symbol", ROTATE)
     return tvm.IRModule({ROTATE: function})
+
+
+def checked_of(scheduled: IRModule) -> IRModule:
+    """A module with ``checked``: the kernel with its prepacking, for arguments as they are before that.
+
+    Built separately for the same reason as the rotation.
+    """
+    return tvm.IRModule({CHECKED: scheduled["main"].with_attr("global_symbol", CHECKED)})
 
 
 def _tensor(argument: tirx.Buffer, like: tirx.Buffer, offset: tirx.PrimExpr | int) -> tirx.PrimExpr:

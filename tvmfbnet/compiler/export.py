@@ -12,21 +12,27 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from tvmfbnet.compiler.quantised_model import CODES, INPUT, OUTPUT
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
-from tvmfbnet.dtypes import FLOAT32, DType
+from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
+from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
+# Of random images, for the ranges of a part that is only timed.
+_CALIBRATION_IMAGES = 2
 # torch.onnx.export costs about 1 s per call and little per block, so this many parts share a call.
 _PARTS_PER_CALL = 24
 
@@ -38,8 +44,28 @@ def randomise_biases(module: nn.Module) -> None:
             nn.init.uniform_(child.bias, -0.5, 0.5)
 
 
+class _Bordered(nn.Module):
+    """A folded body in a dtype, with conversions where it takes or gives the dtype's boundary type.
+
+    Where both are one type there is no conversion, and the graph is that of the body.
+    """
+
+    def __init__(self, body: nn.Module, dtype: DType, takes: bool = True, gives: bool = True) -> None:
+        super().__init__()
+        self.body, differs = body, dtype.boundary != dtype.name
+        self.inner = torch_type(dtype.name) if takes and differs else None
+        self.outer = torch_type(dtype.boundary) if gives and differs else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x if self.inner is None else x.to(self.inner))
+        return y if self.outer is None else y.to(self.outer)  # type: ignore[no-any-return]
+
+
 class _InteriorPart(nn.Module):
-    """A folded part whose activations are NHWC outside; the image before the stem stays NCHW."""
+    """A folded part whose activations are NHWC outside; the image before the stem stays NCHW.
+
+    Activations between parts have the dtype, the image and the outputs its boundary type.
+    """
 
     def __init__(self, part: NetPart, dtype: DType) -> None:
         super().__init__()
@@ -49,7 +75,8 @@ class _InteriorPart(nn.Module):
             body = build_part(part)
             randomise_biases(body)
         randomise_bn(body, seed)
-        self.body = folded_in(body, dtype)
+        takes, gives = part.part == STEM, part.part == HEAD_LINEAR
+        self.body = _Bordered(folded_in(body, dtype), dtype, takes, gives)
         self.nhwc_in = part.part not in (STEM, HEAD_LINEAR)
         self.nhwc_out = part.part not in (HEAD_POOL, HEAD_LINEAR)
 
@@ -83,10 +110,24 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
 
 def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPart, onnx.ModelProto]:
     """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype."""
+    if dtype.is_quantised:
+        return {part: quantised_part(part, model) for part, model in export_parts(parts).items()}
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):
         models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL], dtype))
     return models
+
+
+def quantised_part(part: NetPart, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A part's float model in QDQ form, with ranges of random images: latency does not depend on them.
+
+    Its metadata say where it takes or gives codes, as between neighbours in a net.
+    """
+    images = [random_tensor(part_input_shape(part), "float32", seed) for seed in range(_CALIBRATION_IMAGES)]
+    quantised = quantise(model, images)
+    borders = {INPUT: part.part != STEM, OUTPUT: part.part != HEAD_LINEAR}
+    onnx.helper.set_model_props(quantised, {key: CODES for key, is_inner in borders.items() if is_inner})
+    return quantised
 
 
 def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx.ModelProto]:
@@ -103,11 +144,25 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
     return models
 
 
-def export_net(net: ArchNet, dtype: DType = FLOAT32) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes)."""
+def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = ()) -> onnx.ModelProto:
+    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes).
+
+    Args:
+        net: the net.
+        dtype: of the exported model; int8 gives a model in QDQ form.
+        images: calibration images (1, C, H, W) as the net sees them in training, for int8 only.
+
+    Raises:
+        UserError: the dtype is int8, and there is no image.
+    """
+    if dtype.is_quantised:
+        return quantise(export_net(net), images)
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     return _export(
-        folded_in(net, dtype), (torch.zeros(shape, dtype=torch_type(dtype.boundary)),), ["input"], ["output"]
+        _Bordered(folded_in(net, dtype), dtype).eval(),
+        (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),
+        ["input"],
+        ["output"],
     )
 
 

@@ -8,14 +8,17 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.tirx import PrimFunc
 
+# Types of quantised weights; other integers are indices and shapes.
+_INTEGER_WEIGHTS = (np.dtype("int8"), np.dtype("int16"))
+
 
 @relax.expr_functor.mutator
 class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
     """Rewrites one part's expressions: replaces variables and kernels, scales constants."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
-        self._scale = scale
+        self._number, self._scale = number, 1.0 + 1e-3 * number
         self._variables: list[tuple[relax.Var, relax.Expr]] = []
         self.kernels: dict[str, tvm.ir.GlobalVar] = {}
 
@@ -40,6 +43,9 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
         if self._scale == 1.0:
             return constant
         values = constant.value.numpy()
+        if values.dtype in _INTEGER_WEIGHTS:
+            rolled = np.roll(values, self._number)
+            return relax.const(rolled, str(values.dtype))
         if not np.issubdtype(values.dtype, np.floating):
             return constant  # indices and shapes
         return relax.const(values * values.dtype.type(self._scale), str(values.dtype))
@@ -52,10 +58,10 @@ def splice(builder: relax.BlockBuilder, part: IRModule, value: relax.Expr, numbe
         builder: inside a dataflow block of the larger function.
         part: a module of kernels whose ``main`` takes one tensor and is one dataflow of calls.
         value: the input.
-        number: weights are scaled by 1 + number / 1000, so that each copy of a part that is spliced several times has
-            its own weights.
+        number: weights are scaled by 1 + number / 1000, or rotated by that many places if they are integers, so that
+            each copy of a part that is spliced several times has its own weights.
     """
-    main, splicer = part["main"], _Splicer(1.0 + 1e-3 * number)
+    main, splicer = part["main"], _Splicer(number)
     (given,) = main.params
     splicer.replace(given, value)
     for name, function in part.functions_items():

@@ -23,9 +23,12 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
+from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.parallel import parallel_defaults
 from tvmfbnet.compiler.weight_copies import repeat_main
+from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
+from tvmfbnet.quantisation.post_training import is_quantised
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 # Interior layout of every convolution: activations NHWC, weights HWIO (then prepacked by the schedule).
@@ -127,7 +130,7 @@ def import_onnx(model: onnx.ModelProto) -> IRModule:
             relax.transform.Normalize(),
         ]
     )(mod)
-    return relax.transform.FoldConstant()(_simplify_layout(mod))
+    return relax.transform.FoldConstant()(widen_sums(_simplify_layout(mod)))
 
 
 def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
@@ -147,7 +150,9 @@ def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
 
 
 def lower(model: onnx.ModelProto, target: tvm.target.Target) -> IRModule:
-    """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`."""
+    """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`; integer kernels for one in QDQ form."""
+    if is_quantised(model):
+        return lower_quantised(model, target)
     return fuse(import_onnx(model), target)
 
 
@@ -248,6 +253,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
 def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
     """Builds a module scheduled by :func:`prepare`."""
     with target, tvm.transform.PassContext(opt_level=3):
+        mod = narrow_half_sums(mod)
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 

@@ -37,12 +37,22 @@ class Parity(Stored):
         error: largest relative difference; None if unknown or not finite.
         limit: the largest that passes.
         reason: why it failed.
+        agreement: share of test images whose class is the one that the net has in float32; None if not compared.
+        images: how many they were.
     """
 
     verdict: Literal["passed", "failed", "unchecked"] = "unchecked"
     error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     reason: str = ""
+    agreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    images: _Count = 0
+
+    def describe_agreement(self) -> str | None:
+        """The top-1 agreement for people; None if it was not compared."""
+        if self.agreement is None:
+            return None
+        return f"{self.agreement:.2%} of {self.images} test images get the class that they get in float32"
 
 
 class PackageDescription(Stored):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import onnx
 import torch
 import tvm
@@ -29,6 +30,7 @@ from tvmfbnet.deploy.description import (
     require_parity,
 )
 from tvmfbnet.deploy.parity import expected_outputs
+from tvmfbnet.dtypes import DType, random_tensor
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
 from tvmfbnet.library_calls import OnProgress, library_call
@@ -42,6 +44,12 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, res
 
 if TYPE_CHECKING:
     from tvmfbnet.deploy.bench import BenchResult
+
+
+def random_images(space: Space, dtype: DType) -> list[npt.NDArray[Any]]:
+    """Calibration images for a net with random weights, whose ranges mean nothing; none where a dtype needs none."""
+    shape = (1, space.input_channels, space.height, space.width)
+    return [random_tensor(shape, "float32", seed) for seed in range(2)] if dtype.is_quantised else []
 
 
 def untrained_net(arch: Arch, space: Space) -> ArchNet:
@@ -172,15 +180,16 @@ def compile_net(
     database: TuningDatabase | None,
     out: Path,
     class_names: Sequence[str] = (),
+    images: Sequence[npt.NDArray[Any]] = (),
 ) -> Package:
     """Compiles a net for a target with its tuned schedules; no tuning happens here.
 
     The package is marked as unchecked until :func:`tvmfbnet.deploy.parity.certify`. Its description stores
-    ``class_names``, one per output.
+    ``class_names``, one per output. ``images`` are calibration images (1, C, H, W), which int8 alone needs.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
-        UserError: the toolchain is missing.
+        UserError: the toolchain is missing, or the calibration images.
         StorageError: ``out`` is not writable.
     """
     shape, dtype = (1, net.space.input_channels, net.space.height, net.space.width), target.data_type
@@ -189,7 +198,7 @@ def compile_net(
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
         (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = target.for_tvm()
-    model = export_net(net.eval(), dtype)
+    model = export_net(net.eval(), dtype, images)
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, None if database is None else database.records)
     executable = build(lowered, compiled_for, None if database is None else database.records)

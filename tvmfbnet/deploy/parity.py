@@ -15,8 +15,9 @@ from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
 from tvmfbnet.errors import ParityError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
+from tvmfbnet.progress import progress
 from tvmfbnet.rpc.remote import worker_for
-from tvmfbnet.rpc.session import run_library
+from tvmfbnet.rpc.session import run_library, run_on_images
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tvmfbnet.deploy.package import Package
 
 _PARITY_IMAGES = 3
+# Enough to amortise loading the library, few enough for a slow device to finish them within its timeouts.
+_IMAGES_PER_CALL = 50
 
 
 def parity_inputs(shape: Sequence[int], dtype: DType = FLOAT32) -> list[npt.NDArray[Any]]:
@@ -33,8 +36,22 @@ def parity_inputs(shape: Sequence[int], dtype: DType = FLOAT32) -> list[npt.NDAr
     return list(images)
 
 
-def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Package:
+def certify(
+    package: Package,
+    net: ArchNet,
+    target: ResolvedTarget,
+    endpoint: Endpoint,
+    images: torch.Tensor | None = None,
+) -> Package:
     """Checks a package's parity on the device and stores the outcome in it; see :func:`check_parity`.
+
+    Args:
+        package: to check.
+        net: that it was compiled from.
+        target: that it was compiled for.
+        endpoint: where the device is.
+        images: test images, normalised; with them, a package in another dtype than float32 also gets its top-1
+            agreement with the float32 net.
 
     Returns:
         The package, which passed.
@@ -49,7 +66,33 @@ def certify(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: En
     except ParityError as problem:
         package.with_description(parity=Parity(verdict="failed", limit=limit, reason=str(problem)))
         raise
-    return package.with_description(parity=Parity(verdict="passed", limit=limit, error=error))
+    parity = Parity(verdict="passed", limit=limit, error=error)
+    if images is not None and target.dtype != FLOAT32.name:
+        share = top1_agreement(package, net, target, endpoint, images)
+        parity = parity.model_copy(update={"agreement": share, "images": len(images)})
+    return package.with_description(parity=parity)
+
+
+def top1_agreement(
+    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, images: torch.Tensor
+) -> float:
+    """Share of images that the package, on the device, puts into the class that PyTorch puts them into in float32.
+
+    Raises:
+        DeviceError: the device did not answer.
+    """
+    deadline, agreed = target.timeouts.connect + target.timeouts.session, 0
+    precise = net.eval()
+    with worker_for(target, endpoint) as worker, progress("comparing classes with float32's", len(images)) as reporter:
+        for start in range(0, len(images), _IMAGES_PER_CALL):
+            batch = images[start : start + _IMAGES_PER_CALL]
+            given = batch.numpy().astype(target.data_type.boundary)
+            got = worker.call(run_on_images, str(package.library), given, seconds=deadline)
+            with torch.no_grad():
+                expected = precise(batch).argmax(dim=1).numpy()
+            agreed += int((got.reshape(len(batch), -1).argmax(axis=1) == expected).sum())
+            reporter.update(start + len(batch))
+    return agreed / len(images)
 
 
 def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> float:
@@ -61,7 +104,7 @@ def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoin
     """
     worst, dtype = 0.0, target.data_type
     deadline = target.timeouts.connect + target.timeouts.session
-    expected = expected_outputs(net, package.input_shape, dtype)
+    expected = _expected(package, net, dtype)
     with worker_for(target, endpoint) as worker:
         for image, output in zip(parity_inputs(package.input_shape, dtype), expected, strict=True):
             got = worker.call(run_library, str(package.library), [image], seconds=deadline)
@@ -78,6 +121,18 @@ def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoin
             f"package {package.folder} must not be shipped"
         )
     return worst
+
+
+def _expected(package: Package, net: ArchNet, dtype: DType) -> list[npt.NDArray[Any]]:
+    """What a package has to compute: PyTorch's outputs, or those of its own quantised model in ONNX Runtime."""
+    if not dtype.is_quantised:
+        return expected_outputs(net, package.input_shape, dtype)
+    import onnx
+
+    from tvmfbnet.quantisation.reference import QuantisedReference
+
+    reference = QuantisedReference(onnx.load(str(package.model)))
+    return [reference.run(image) for image in parity_inputs(package.input_shape, dtype)]
 
 
 def expected_outputs(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[npt.NDArray[Any]]:

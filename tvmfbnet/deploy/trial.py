@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.package import Package, compile_net, untrained_net
+from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import certify
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
@@ -67,7 +69,8 @@ def time_untrained(
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
         with step("compiling the found net"):
-            package = compile_net(untrained_net(arch, space), target, database, folder / "package")
+            images = random_images(space, target.data_type)
+            package = compile_net(untrained_net(arch, space), target, database, folder / "package", images=images)
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
@@ -118,9 +121,13 @@ def bench_with_probe(
 
 
 def certify_and_time(
-    package: Package, net: ArchNet, target: ResolvedTarget, target_ms: float | None = None
+    package: Package,
+    net: ArchNet,
+    target: ResolvedTarget,
+    target_ms: float | None = None,
+    images: torch.Tensor | None = None,
 ) -> tuple[Package, NetLatency]:
-    """Checks a package's parity on the device, times it there, and stores both in it.
+    """Checks a package's parity on the device, times it there, and stores both in it; ``images`` as for the check.
 
     Raises:
         ParityError: its outputs differ from PyTorch's.
@@ -128,7 +135,7 @@ def certify_and_time(
     """
     with connect_device(target) as endpoint:
         with step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint)
+            package = certify(package, net, target, endpoint, images)
         with device_timer(target, endpoint) as timer:
             latency = measure_latency(package.library, package.input_shape, timer, target_ms)
     return package.with_description(latency=latency.to_dict(target)), latency

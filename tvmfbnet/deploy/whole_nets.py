@@ -15,7 +15,7 @@ from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
-from tvmfbnet.deploy.package import compile_net, untrained_net
+from tvmfbnet.deploy.package import compile_net, random_images, untrained_net
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import digest, make_folder
 from tvmfbnet.latency.additivity import net_measurements
@@ -148,7 +148,8 @@ def _compiled(
     with progress("compiling whole nets", len(archs), done=len(archs) - len(missing)) as reporter:
         for name in missing:
             with scratch_folder(folder) as scratch:
-                package = compile_net(untrained_net(archs[name], space), target, database, scratch)
+                net, images = untrained_net(archs[name], space), random_images(space, target.data_type)
+                package = compile_net(net, target, database, scratch, images=images)
                 package.library.replace(libraries[name])
             reporter.advance()
     return libraries

@@ -1,4 +1,4 @@
-"""Two latency tables side by side: which parts are relatively faster on one device than on the other."""
+"""Two latency tables side by side: which parts are relatively faster on one device, or in one dtype, than another."""
 
 from __future__ import annotations
 
@@ -32,13 +32,20 @@ class Pair:
     ratio: float
     relative: float
 
+    @property
+    def faster(self) -> bool | None:
+        """Whether the second latency is lower; None where the difference is within both cells' spreads."""
+        noise_ms = math.hypot(self.first.spread_ms, self.second.spread_ms)
+        difference_ms = self.second.latency_ms - self.first.latency_ms
+        return None if abs(difference_ms) <= noise_ms else difference_ms < 0
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """All parts in both tables, those that differ most from the median ratio first.
+    """All parts in both tables.
 
     Attributes:
-        pairs: the parts.
+        pairs: the parts: those that differ most from the median ratio first, or by ratio.
         median_ratio: median ratio of second to first latency.
         spearman: rank correlation of the latencies.
         only_first: parts that only the first table has.
@@ -51,9 +58,26 @@ class Comparison:
     only_first: tuple[NetPart, ...]
     only_second: tuple[NetPart, ...]
 
+    @property
+    def sums_ms(self) -> tuple[float, float]:
+        """What all shared parts take together, each once, in the first table and in the second."""
+        return (
+            math.fsum(pair.first.latency_ms for pair in self.pairs),
+            math.fsum(pair.second.latency_ms for pair in self.pairs),
+        )
 
-def compare_tables(first: LatencyTable, second: LatencyTable) -> Comparison:
+    def count(self, faster: bool | None) -> int:
+        """How many parts the second table has faster (True), slower (False), or neither beyond noise (None)."""
+        return sum(pair.faster is faster for pair in self.pairs)
+
+
+def compare_tables(first: LatencyTable, second: LatencyTable, by_ratio: bool = False) -> Comparison:
     """Compares the parts that compute something and cost more than 0 ms in both tables.
+
+    Args:
+        first: one table.
+        second: the other.
+        by_ratio: order by the ratio, where the second gains most first; by default by how far it is from the median.
 
     Raises:
         LatencyError: they share fewer than two such parts.
@@ -72,7 +96,10 @@ def compare_tables(first: LatencyTable, second: LatencyTable) -> Comparison:
         Pair(part, cell, other, float(ratio), float(ratio) / median)
         for (part, cell, other), ratio in zip(shared, ratios, strict=True)
     ]
-    pairs.sort(key=lambda pair: abs(math.log(pair.relative)), reverse=True)
+    if by_ratio:
+        pairs.sort(key=lambda pair: pair.ratio)
+    else:
+        pairs.sort(key=lambda pair: abs(math.log(pair.relative)), reverse=True)
     return Comparison(
         tuple(pairs),
         median,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import digest
 from tvmfbnet.machine import format_cores, parse_cores
@@ -142,25 +143,34 @@ def _normal_cores(text: str) -> str:
 
 
 def choose_context(
-    recorded: Sequence[Context], wanted: Context | None, device_model: str | None = None, where: str = ""
+    recorded: Sequence[Context],
+    wanted: Context | None,
+    device_model: str | None = None,
+    where: str = "",
+    dtype: str | None = None,
 ) -> Context | None:
     """Chooses the context that a reader uses: the one recorded last among those that ``wanted`` admits.
 
-    Says in one line which other device models there are.
+    Says in one line which other device models there are. A reader who names no dtype gets the default one, whichever
+    was measured last; another only where there is no other.
 
     Args:
         recorded: the context of every record, in the order they were written.
         wanted: what the reader knows; None admits every context.
         device_model: use only this device model.
         where: the records' file or folder, for messages.
+        dtype: use only measurements in this dtype; None for that of ``wanted``, or the default.
 
     Returns:
-        The context; None if there is none that ``wanted`` admits.
+        The context; None if there is none that ``wanted`` and ``dtype`` admit.
 
     Raises:
         LatencyError: there is no record of ``device_model``.
     """
     fitting = [context for context in recorded if wanted is None or wanted.admits(context)]
+    usual = FLOAT32.name if dtype is None else dtype
+    of_dtype = [context for context in fitting if context.dtype == usual]
+    fitting = of_dtype if of_dtype or dtype is not None else fitting
     models = list(dict.fromkeys(context.model for context in fitting))
     if device_model is not None:
         fitting = [context for context in fitting if context.model == device_model]

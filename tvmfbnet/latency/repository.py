@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvmfbnet.advice import bring_table, tune, validate
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
@@ -100,7 +101,11 @@ def measured_table(recorded: Iterable[Measurement], context: Context) -> Latency
 
 
 def load_table(
-    target: str, root: Path | None = None, context: Context | None = None, device_model: str | None = None
+    target: str,
+    root: Path | None = None,
+    context: Context | None = None,
+    device_model: str | None = None,
+    dtype: str | None = None,
 ) -> LatencyTable:
     """Loads a target's table: from its journal, else from an imported table. Writes nothing.
 
@@ -110,17 +115,23 @@ def load_table(
         context: which measurements to use: among those it admits, the ones of the context measured last. None uses the
             context measured last and says what it leaves out.
         device_model: use only this device model; by default the model measured last.
+        dtype: use only measurements in this dtype, without a context; None for float32 where there is any.
 
     Raises:
-        LatencyError: nothing was measured or imported for the target, or nothing in that context; says what there is.
+        LatencyError: nothing was measured or imported for the target, or nothing in that context or dtype; says what
+            there is.
         StorageError: what there is cannot be read.
     """
     journal, table = journal_path(target, root), table_path(target, root)
     if journal.exists():
         measurements = [item for item in Journal(journal).read() if item.part.part != NET]
         if measurements:
-            return _table_of(measurements, journal, context, device_model)
+            return _table_of(measurements, journal, context, device_model, dtype)
     if table.exists():
+        if dtype not in (None, FLOAT32.name):
+            raise LatencyError(
+                f"{table} was imported and names no dtype: import one of {dtype} under a name of its own"
+            )
         return replace(read_table(table), name=target)
     raise LatencyError(
         f"nothing was measured for target {target} in {journal.parent}: run {tune(target)}, "
@@ -129,10 +140,19 @@ def load_table(
 
 
 def _table_of(
-    measurements: Sequence[Measurement], journal: Path, context: Context | None, device_model: str | None
+    measurements: Sequence[Measurement],
+    journal: Path,
+    context: Context | None,
+    device_model: str | None,
+    dtype: str | None,
 ) -> LatencyTable:
     contexts = [item.context for item in measurements]
-    chosen = choose_context(contexts, context, device_model, str(journal))
+    chosen = choose_context(contexts, context, device_model, str(journal), dtype)
+    if chosen is None and dtype is not None and context is None:
+        there = ", ".join(dict.fromkeys(item.dtype for item in contexts))
+        raise LatencyError(
+            f"{journal} has no measurements in {dtype}, only in {there}; run {tune(contexts[-1].target)}"
+        )
     if chosen is None and context is not None:
         newest = contexts[-1]
         raise LatencyError(
@@ -140,7 +160,8 @@ def _table_of(
             f"({context.difference(newest)}) and are not used; run {tune(context.target)}"
         )
     used = [item for item in measurements if item.context == chosen]
-    others = sum(other != chosen and other.model == used[-1].context.model for other in contexts)
+    mine = used[-1].context
+    others = sum(other != chosen and (other.model, other.dtype) == (mine.model, mine.dtype) for other in contexts)
     if others and context is None:
         say(
             f"note: {others} of {len(measurements)} measurements in {journal} are left out: their context differs from "

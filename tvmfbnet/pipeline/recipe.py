@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import Config, validate
 from tvmfbnet.data.kinds import SPECS
+from tvmfbnet.dtypes import DTYPES, require_dtype, spelled_with_dtype
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
@@ -23,6 +25,9 @@ class Recipe(Config):
 
     description: str = Field(description="one line for people")
     target: str = Field(description="a target's name or .yaml file")
+    dtype: str | None = Field(
+        default=None, description=f"{' or '.join(f'`{name}`' for name in DTYPES)}, in place of the target's own"
+    )
     space: str = Field(description="a search space's name or .yaml file")
     data: str = Field(description=SPECS)
     latency: str | None = Field(
@@ -35,6 +40,16 @@ class Recipe(Config):
     )
     search: SearchConfig
     train: TrainConfig
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _check_dtype(cls, value: Any) -> Any:
+        return value if value is None else require_dtype(value)
+
+    @property
+    def spelled_target(self) -> str:
+        """The target with the recipe's dtype, as commands take it."""
+        return spelled_with_dtype(self.target, self.dtype)
 
     @model_validator(mode="after")
     def _one_target(self) -> Recipe:

@@ -48,6 +48,7 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
     from tvmfbnet.search.result import checks_of
 
     bench, package = read_run_file(folder, "bench.json"), read_run_file(folder, "package/package.json")
+    parity = read_run_file(folder, "parity.json")
     verdict = {name: bench.get(name) for name in ("verdict", "verdict_kind", "latency_target_ms", "advice")}
     return {
         **verdict,
@@ -61,7 +62,9 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "space": space.name,
         "predicted_ms": table.arch_ms(arch, space),
         "onnxruntime_ms": bench["onnxruntime_ms"],
-        "parity_error": read_run_file(folder, "parity.json")["parity_error"],
+        "dtype": package["dtype"],
+        "parity_error": parity["parity_error"],
+        **{name: parity[name] for name in ("agreement", "images") if parity.get(name) is not None},
         "test_accuracy": read_run_file(folder, "train/history.json")[-1]["test_accuracy"],
         "kernels_needed": package["kernels_needed"],
         "kernels_found": package["kernels_found"],

@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import StorageError
 from tvmfbnet.extras import require
 from tvmfbnet.files import (
@@ -54,6 +55,10 @@ from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
@@ -78,9 +83,9 @@ class Run:
     def __init__(self, recipe: Recipe, folder: Path, logs_root: Path | None = None) -> None:
         self.recipe, self.folder, self.logs_root = recipe, folder, logs_root
         self.space: Space = fit_classes(load_space(recipe.space), recipe.data)
-        self.target: Target = load_target(recipe.target)
+        self.target: Target = load_target(recipe.spelled_target)
         note(
-            **{"target": recipe.target, "named": self.target.name, "tuning_logs": logs_root},
+            **{"target": recipe.spelled_target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
@@ -267,12 +272,33 @@ class Run:
         net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
         with step("compiling the net"):
-            package = compile_net(net, target, database, self.folder / "package", about["class_names"])
+            classes, images = about["class_names"], self._calibration()
+            package = compile_net(net, target, database, self.folder / "package", classes, images)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint)
+            package = certify(package, net, target, endpoint, self._images())
         package = predicted_by(package, self._table(), self._arch(), self.space)
         package = package.with_description(latency_target_ms=self._target_ms())
-        write_json(self.folder / "parity.json", {"parity_error": package.description.parity.error})
+        parity = package.description.parity
+        compared = {} if parity.agreement is None else {"agreement": parity.agreement, "images": parity.images}
+        write_json(self.folder / "parity.json", {"parity_error": parity.error, **compared})
+
+    def _images(self) -> torch.Tensor | None:
+        """Test images to compare the classes of, where the dtype may change them."""
+        if self.target.dtype == FLOAT32.name:
+            return None
+        from tvmfbnet.data.sample import sample_images
+
+        space = self.space
+        return sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
+
+    def _calibration(self) -> list[npt.NDArray[Any]]:
+        """Training images to calibrate with, where the dtype needs some."""
+        if not self.target.data_type.is_quantised:
+            return []
+        from tvmfbnet.data.sample import calibration_images
+
+        space = self.space
+        return calibration_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package

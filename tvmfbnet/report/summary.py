@@ -41,6 +41,8 @@ def net_rows(run: RunData) -> Rows:
         ("Parameters", counts and f"{counts.params:,}"),
         ("MACs for one image", counts and f"{counts.macs:,}"),
         ("Parity: largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
+        ("Data type of weights and activations", result.get("dtype")),
+        ("Top-1 agreement with the float32 net, test images", _format(result.get("agreement"), "{:.2%}")),
         ("Kernels with a tuning record", _kernels(result)),
     )
 

@@ -46,13 +46,35 @@ class Pool:
     values: int
 
 
+# Dtype and shape of each argument of a kernel.
+Arguments = tuple[tuple[str, tuple[int, ...]], ...]
+# The function in a candidate's library that takes weights as they are before prepacking, to compare its output.
+CHECKED = "checked"
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """What a candidate's function ``checked`` must give for fixed random data.
+
+    Attributes:
+        arguments: that it takes, the output last.
+        expected: file of the output, a numpy array.
+        limit: largest relative error, max |difference| / max |expected|.
+    """
+
+    arguments: Arguments
+    expected: str
+    limit: float
+
+
 @dataclass(frozen=True)
 class KernelJob:
-    """One candidate kernel: its library, its arguments' (dtype, shape), and its weight pool, if any."""
+    """One candidate kernel: its library, its arguments, its weight pool and the check of its output, if any."""
 
     library: str
-    arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    arguments: Arguments
     pool: Pool | None = None
+    check: OutputCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +170,19 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
     machine.invoke_stateful("main")
     output: Array = machine.get_outputs("main").numpy()
     return output
+
+
+def run_on_images(session: Session, library: str, images: Array) -> Array:
+    """Runs a compiled function ``main`` on one image after another, as :func:`run_library` does; (images, ...)."""
+    import numpy as np
+
+    machine = session.virtual_machine(library)
+    outputs = []
+    for image in images:
+        machine.set_input("main", session.put(image[None]))
+        machine.invoke_stateful("main")
+        outputs.append(machine.get_outputs("main").numpy())
+    return np.concatenate(outputs)
 
 
 @dataclass(frozen=True)
@@ -257,7 +292,8 @@ def _time_kernel(
         evaluator = module.time_evaluator(
             name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
-        return KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
+        timing = KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
+        return timing if job.check is None else _checked(session, module, job.check, timing, pools)
     except UploadError:
         raise  # not the kernel's fault
     except Exception as error:
@@ -268,3 +304,23 @@ def _time_kernel(
         except Exception:
             raise error from None
         return KernelTiming(error=last_line(str(error)), kind="run")
+
+
+def _checked(
+    session: Session, module: Any, check: OutputCheck, timing: KernelTiming, uploaded: dict[Any, Any]
+) -> KernelTiming:
+    """The timing of a candidate whose output is close enough to what it must be; else a failed trial."""
+    import numpy as np
+
+    arguments = []
+    for index, (dtype, shape) in enumerate(check.arguments):
+        place = ("checked", index, dtype, shape)
+        if place not in uploaded:  # candidates of one kernel share the data
+            uploaded[place] = session.put(random_tensor(shape, dtype, index))
+        arguments.append(uploaded[place])
+    module[CHECKED](*arguments)
+    got, expected = arguments[-1].numpy().astype(np.float64), np.load(check.expected).astype(np.float64)
+    error = float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+    if error <= check.limit:  # False for NaN as well
+        return timing
+    return KernelTiming(error=f"its output is off by {error:.1e} relative (limit {check.limit:g})", kind="inexact")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import MOST_THREADS, Config, validate
-from tvmfbnet.dtypes import DTYPES, FLOAT32, DType, dtype_named, require_dtype
+from tvmfbnet.dtypes import DTYPES, FLOAT32, DType, dtype_named, require_dtype, split_dtype
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
 from tvmfbnet.machine import core_numbers, format_cores, parse_cores
@@ -49,6 +49,8 @@ class Target(Config):
     @classmethod
     def load(cls, name_or_file: str | Path) -> Target:
         """A target by its name in ``./targets`` or among the shipped ones, or from a ``.yaml`` file.
+
+        ``,dtype=float16`` at the end changes its dtype: ``host,dtype=float16``.
 
         Raises:
             UserError: there is no target of that name, or the file is missing or malformed; lists all problems.
@@ -86,6 +88,11 @@ class Target(Config):
         named = len(self.core_numbers)
         if 0 < named < self.threads:
             raise ValueError(f"threads is {self.threads}, but cores names {named}: name as many, or leave cores out")
+        if kind not in self.data_type.kinds:
+            raise ValueError(
+                f"dtype is {self.dtype}, which has kernels for {', '.join(self.data_type.kinds)} alone, not for "
+                f"tvm.kind {kind}"
+            )
         if kind == "c" and self.threads > 1:
             raise ValueError("threads is more than 1, but TVM's C code has no parallel loops: use tvm.kind llvm")
         return self
@@ -154,31 +161,60 @@ def list_targets() -> list[str]:
 
 
 def load_target(name_or_file: str) -> Target:
-    """Reads a target by name, or from a ``.yaml`` file.
+    """Reads a target by name, or from a ``.yaml`` file; ``,dtype=float16`` at the end goes before the file's dtype.
 
     Raises:
         UserError: unknown target (lists the known ones), or a malformed file (lists every problem).
     """
+    name_or_file, dtype = split_dtype(name_or_file)
     if name_or_file.startswith("simulated:"):
         raise UserError(
             f"{name_or_file[:80]} is a simulated processor: it has latencies to search on, and no device to compile "
             "for, tune or time; name a target"
         )
     path = _shipped().path(name_or_file)
-    return validate(Target, read_yaml(path), str(path))
+    content = read_yaml(path)
+    if dtype is not None and isinstance(content, dict):
+        content = {**content, "dtype": dtype}
+    return validate(Target, content, str(path))
+
+
+def is_target(text: str) -> bool:
+    """Whether a text spells a target: a ``.yaml`` file, or the name of one that there is, with or without a dtype."""
+    name, _ = split_dtype(text)
+    return is_file_name(name) or name in list_targets()
 
 
 def measured_name(name_or_file: str) -> str:
     """The name under which a target's measurements are stored: from its file, or that of an imported table.
 
     Args:
-        name_or_file: a ``.yaml`` file, a known target, or the name of an imported table.
+        name_or_file: a ``.yaml`` file, a known target, or the name of an imported table; any of them with a dtype.
 
     Raises:
         UserError: the file is missing or malformed.
     """
-    is_target = is_file_name(name_or_file) or name_or_file in list_targets()
-    return load_target(name_or_file).name if is_target else name_or_file
+    return load_target(name_or_file).name if is_target(name_or_file) else split_dtype(name_or_file)[0]
+
+
+def measured_dtype(name_or_file: str) -> str | None:
+    """The dtype whose measurements a text means: the one it spells, else the target's; None for an imported table.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    return load_target(name_or_file).dtype if is_target(name_or_file) else split_dtype(name_or_file)[1]
+
+
+def in_dtype(target: Target, dtype: str | None) -> Target:
+    """A target in another dtype; the same one for None, or for its own.
+
+    Raises:
+        UserError: the dtype is not registered, or the target has no kernels of it.
+    """
+    if dtype is None or dtype_named(dtype).name == target.dtype:
+        return target
+    return validate(type(target), {**dict(target), "dtype": dtype}, f"target {target.name}")
 
 
 class ResolvedTarget(Target):

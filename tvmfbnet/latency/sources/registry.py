@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmfbnet.dtypes import FLOAT32, dtype_named, split_dtype
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.file import FileSource
@@ -38,13 +39,14 @@ class SourceKind:
 
 
 def _target(text: str, tuning_logs: Path | None, device_model: str | None) -> TargetSource:
-    """The measurements of a target by its name, or by its ``.yaml`` file, which has the name."""
-    name = text
-    if is_file_name(text):
-        name = str(read_yaml(Path(text)).get("name") or "")
-        if not name:
-            raise ConfigError(text, ["a target needs a name"])
-    return TargetSource(name, tuning_logs, device_model=device_model)
+    """The measurements of a target by its name, or by its ``.yaml`` file, which has name and dtype."""
+    name, dtype = split_dtype(text)
+    if is_file_name(name):
+        content = read_yaml(Path(name))
+        if not content.get("name"):
+            raise ConfigError(name, ["a target needs a name"])
+        name, dtype = str(content["name"]), dtype or dtype_named(str(content.get("dtype", FLOAT32.name))).name
+    return TargetSource(name, tuning_logs, device_model=device_model, dtype=dtype)
 
 
 # The first kind that claims a text has it; any other text is a target's name.

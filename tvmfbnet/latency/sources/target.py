@@ -21,12 +21,14 @@ class TargetSource:
         tuning_logs: folder of all targets' measurements; None for the usual one.
         context: which measurements to use; None for those of the context measured last.
         device_model: use only this device model's measurements; None for the model measured last.
+        dtype: use only measurements in this dtype; None for that of ``context``, or float32 where there is any.
     """
 
     name: str
     tuning_logs: Path | None = None
     context: Context | None = None
     device_model: str | None = None
+    dtype: str | None = None
 
     @property
     def computes(self) -> bool:
@@ -35,7 +37,7 @@ class TargetSource:
 
     def load(self, parts: Sequence[NetPart] = ()) -> LatencyTable:
         """All that was measured or imported, whatever the parts: the regressor learns from the others as well."""
-        table = load_table(self.name, self.tuning_logs, self.context, self.device_model)
+        table = load_table(self.name, self.tuning_logs, self.context, self.device_model, self.dtype)
         return table.with_origin("import" if table.context is None else "target", self.name)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:

@@ -1,0 +1,17 @@
+"""The few images of a data set that quantisation calibrates with."""
+
+import numpy as np
+
+from tvmfbnet.data.datasets import load_data
+from tvmfbnet.data.sample import calibration_images
+
+
+def test_calibration_images_are_normalised_training_images(tiny_data):
+    data = load_data(tiny_data, 28, 28, 1, 10)
+    images = calibration_images(tiny_data, 28, 28, 1, 10, count=5)
+    assert [image.shape for image in images] == [(1, 1, 28, 28)] * 5 and images[0].dtype == np.float32
+    whole = calibration_images(tiny_data, 28, 28, 1, 10, count=10**6)
+    assert len(whole) == len(data.train)
+    np.testing.assert_array_equal(images[0], whole[0])
+    np.testing.assert_array_equal(images[-1], whole[-1])
+    assert abs(float(np.mean(whole)) - float(np.mean(images))) < 1.0

@@ -1,0 +1,118 @@
+"""Schedules of kernels that sum integer dot products: the pattern of :mod:`.templates` around one instruction.
+
+A tile's sums stay in registers as 32-bit lanes. Each step of the reduction broadcasts a group of activations and
+multiplies it with the weights of a tile's channels, which are prepacked in the order in which tiles read them. Output
+channels are padded to whole lanes; what the padding adds up is never stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.ir import IRModule
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+
+from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.tiles import KernelBlocks, make_parallel, place_padding
+from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name, register_dot_products
+from tvmfbnet.compiler.integer_kernels import DOT, WINDOW
+
+_REDUCE = 2  # tvm.tirx.IterVar.CommReduce
+# Widths in which results are written, the widest that divides the channels first.
+_WIDTHS = (16, 8, 4, 2, 1)
+
+
+def is_dot(schedule: Schedule, total: Any) -> bool:
+    """Whether a block sums dot products of an instruction."""
+    return DOT in schedule.get(total).annotations
+
+
+def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> KernelShape:
+    """What such a kernel computes."""
+    total = schedule.get(blocks.total)
+    name, lanes = str(total.annotations[DOT]).split()
+    dot = DOT_PRODUCTS[name]
+    kernel, stride, reduction, _ = (int(number) for number in str(total.annotations[WINDOW]).split())
+    spatial = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type != _REDUCE]
+    *image, channels = (int(size) for size in ArgInfo.from_prim_func(mod["main"])[-1].shape)
+    height, width = image[1:] if len(image) == 3 else (1, 1)
+    group = channels // spatial[3] if len(spatial) == 5 else channels
+    return KernelShape(
+        "conv" if len(spatial) == 5 else "matmul",
+        height,
+        width,
+        channels,
+        kernel,
+        stride,
+        reduction,
+        group,
+        bool(blocks.before),
+        len(blocks.after),
+        element_bytes=2 if dot.weights == "int16" else 1,
+        dot=dot.name,
+        dot_group=dot.group,
+        dot_lanes=int(lanes),
+    )
+
+
+def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: Knobs) -> None:
+    """Schedules a kernel in place; what can be inlined is inlined already."""
+    register_dot_products()
+    total = blocks.total
+    outer = _tile_output(schedule, blocks.after[-1], shape, knobs)
+    schedule.set_scope(total, 0, "local")
+    schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
+    lanes = _tile_sum(schedule, total, knobs)
+    for block in blocks.before[-1:]:
+        place_padding(schedule, block, outer, shape, knobs)
+    ms.postproc.RewriteLayout().apply(schedule)
+    outside = len(outer) + 1
+    if knobs.parallel:
+        make_parallel(schedule, blocks, knobs)
+        outside -= knobs.parallel - 1
+    init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
+    *loops, inner = schedule.get_loops(init)[outside:]
+    for loop in loops:
+        schedule.unroll(loop)
+    schedule.vectorize(inner)
+    schedule.tensorize(lanes, intrinsic_name(DOT_PRODUCTS[shape.dot], shape.dot_lanes))
+
+
+def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs) -> list[Any]:
+    """Splits the output into tiles; returns the loops over tiles, outermost first."""
+    loops = schedule.get_loops(last)
+    width = next(width for width in _WIDTHS if width <= shape.dot_lanes and shape.group % width == 0)
+    channel, groups = loops[-1], []
+    if shape.group < shape.channels:
+        group, channel = schedule.split(channel, [None, shape.group])
+        groups = [group]
+    vectors, lanes = schedule.split(channel, [None, width])
+    tiles, inner = schedule.split(vectors, [None, knobs.channels // width])
+    split = {"c": ([*groups, tiles], inner)}
+    if len(loops) == 4:
+        for axis, loop, size in (("y", loops[1], knobs.rows), ("x", loops[2], knobs.columns)):
+            outside, inside = schedule.split(loop, [None, size])
+            split[axis] = ([outside], inside)
+    outer = [loop for axis in knobs.order if axis in split for loop in split[axis][0]]
+    inside = [split[axis][1] for axis in "yxc" if axis in split]
+    schedule.reorder(*outer, *inside, lanes)
+    for loop in inside:
+        schedule.unroll(loop)
+    schedule.vectorize(lanes)
+    return outer
+
+
+def _tile_sum(schedule: Schedule, total: Any, knobs: Knobs) -> Any:
+    """Orders the sum's loops: the reduction outside, a register tile inside; returns the loop of the instruction."""
+    axes = schedule.get(total).iter_vars
+    loops = schedule.get_loops(total)[-len(axes) :]
+    spatial = [loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type != _REDUCE]
+    *window, steps, group = (loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type == _REDUCE)
+    vectors, lanes = schedule.split(spatial[-1], [None, knobs.lanes])
+    deep, unrolled = schedule.split(steps, [None, knobs.unroll])
+    schedule.reorder(*window, deep, unrolled, *spatial[1:-1], vectors, lanes, group)
+    for loop in (*window, unrolled, *spatial[1:-1], vectors):
+        schedule.unroll(loop)
+    return lanes

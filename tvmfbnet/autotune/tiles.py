@@ -1,0 +1,49 @@
+"""What the hand-written schedules share: the blocks of a kernel, where input is padded, parallel loops over tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from tvmfbnet.autotune.knobs import KernelShape, Knobs
+
+# Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
+_VECTOR_BYTES = (64, 32, 16)
+
+
+@dataclass(frozen=True)
+class KernelBlocks:
+    """The blocks of a kernel: those before the sum, the sum, and its epilogue, the output last."""
+
+    before: tuple[Any, ...]
+    total: Any | None
+    after: tuple[Any, ...]
+
+
+def make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> None:
+    """Fuses the outermost loops over tiles into one parallel loop; padding computed up front gets its own."""
+    loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
+    schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
+    if knobs.padding == "whole":
+        for block in blocks.before[-1:]:
+            rows = schedule.get_loops(block)[1]
+            schedule.parallel(rows)
+
+
+def place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
+    """Computes padded input where the knobs say: inside the loops ``outer`` over tiles, up front, or as it is read."""
+    if knobs.padding == "inline":
+        schedule.compute_inline(block)
+        return
+    if knobs.padding != "whole":
+        at = outer[0] if knobs.padding == "outer" else outer[1]
+        schedule.compute_at(block, at, preserve_unit_loops=True)
+    innermost = schedule.get_loops(block)[-1]
+    extent = int(schedule.get(innermost).extent)
+    widths = (width // shape.element_bytes for width in _VECTOR_BYTES)
+    lanes = next((lanes for lanes in widths if lanes > 1 and extent % lanes == 0), 1)
+    if lanes > 1:
+        _, inner = schedule.split(innermost, [None, lanes])
+        schedule.vectorize(inner)

@@ -1,0 +1,162 @@
+"""Integer dot products of CPUs, and which of them a target has.
+
+An instruction multiplies a few neighbouring bytes (or 16-bit words) in each lane and adds their sum to a 32-bit
+accumulator. Each is registered as a TVM tensor intrinsic that multiplies one group of activations with the weights of
+as many channels as there are lanes.
+
+x86 with AVX-512-VNNI has ``vpdpbusd`` (unsigned by signed bytes, four in a lane). Other x86 get ``vpmaddwd`` on data
+widened to 16 bits: ``vpmaddubsw`` takes bytes, but saturates. ARM has ``sdot`` with its dotprod feature. Everything
+else multiplies element by element, which LLVM turns into widening multiply-adds (``smlal``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
+
+# Of the names of tensor intrinsics.
+PREFIX = "tvmfbnet_dot_"
+
+
+@dataclass(frozen=True)
+class DotProduct:
+    """How a CPU multiplies integers.
+
+    Attributes:
+        name: of the instruction, empty where there is none.
+        group: elements multiplied per lane and instruction; 1 without an instruction.
+        codes: type of activations in memory: ``uint8``, or ``int8`` (moved by 128) where bytes are multiplied signed.
+        operand: type of activations as the instruction takes them.
+        weights: type of the weights.
+        intrinsics: LLVM's name of the instruction by number of lanes.
+    """
+
+    name: str
+    group: int
+    codes: str
+    operand: str
+    weights: str
+    intrinsics: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def offset(self) -> int:
+        """What is taken from an unsigned code to get the one in memory."""
+        return 128 if self.codes == "int8" else 0
+
+    def lanes(self, channels: int) -> int:
+        """Lanes of the instruction for that many output channels, which are padded to whole lanes."""
+        fitting = [lanes for lanes in sorted(self.intrinsics) if lanes >= channels]
+        return fitting[0] if fitting else max(self.intrinsics, default=1)
+
+    def whole_lanes(self, channels: int) -> int:
+        """Lanes of the instruction that need no padding; 0 where there are none."""
+        return max((lanes for lanes in self.intrinsics if channels % lanes == 0), default=0)
+
+
+_VNNI = DotProduct(
+    "vpdpbusd",
+    4,
+    "uint8",
+    "uint8",
+    "int8",
+    {lanes: f"llvm.x86.avx512.vpdpbusd.{32 * lanes}" for lanes in (16, 8, 4)},
+)
+_MADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+_AVX512 = DotProduct("vpmaddwd512", 2, "uint8", "int16", "int16", _MADD)
+_AVX2 = DotProduct("vpmaddwd", 2, "uint8", "int16", "int16", {lanes: _MADD[lanes] for lanes in (4, 8)})
+_SDOT = DotProduct("sdot", 4, "int8", "int8", "int8", {4: "llvm.aarch64.neon.sdot.v4i32.v16i8"})
+_WIDENING = DotProduct("", 1, "int8", "int8", "int8")
+_SCALAR = DotProduct("", 1, "uint8", "uint8", "int8")
+DOT_PRODUCTS = {dot.name: dot for dot in (_VNNI, _AVX512, _AVX2, _SDOT)}
+
+
+def dot_product_of(target: tvm.target.Target) -> DotProduct:
+    """How a target multiplies integers, from its enabled features."""
+    from tvm.target.codegen import llvm_get_cpu_features, llvm_get_system_triple
+
+    if not compiles_for_cpu(target) or target.kind.name != "llvm":
+        return _SCALAR
+    machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
+    features = {str(feature) for feature in llvm_get_cpu_features(target)}
+    if machine.startswith(("aarch64", "arm64")):
+        return _SDOT if "dotprod" in features else _WIDENING
+    if machine not in ("x86_64", "i386", "i686"):
+        return _WIDENING
+    if {"avx512vnni", "avx512vl"} <= features:
+        return _VNNI
+    if "avx512bw" in features:
+        return _AVX512
+    return _AVX2 if "avx2" in features else _SCALAR
+
+
+def intrinsic_name(dot: DotProduct, lanes: int) -> str:
+    """The tensor intrinsic of a dot product."""
+    return f"{PREFIX}{dot.name}_{lanes}"
+
+
+def register_dot_products() -> None:
+    """Registers the tensor intrinsics of all instructions; what applies schedules with them needs this."""
+    if TensorIntrin.get(intrinsic_name(_VNNI, 16), allow_missing=True) is not None:
+        return
+    for dot in DOT_PRODUCTS.values():
+        for lanes in dot.intrinsics:
+            TensorIntrin.register(intrinsic_name(dot, lanes), _description(dot, lanes), _implementation(dot, lanes))
+
+
+def _description(dot: DotProduct, lanes: int) -> Any:
+    """What an instruction computes, as TVM looks for it in a kernel."""
+    group, operand, weight = dot.group, dot.operand, dot.weights
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def description(a: T.handle, b: T.handle, c: T.handle):  # type: ignore[no-untyped-def]
+        codes = T.match_buffer(a, (group,), operand, offset_factor=1)
+        weights = T.match_buffer(b, (lanes, group), weight, offset_factor=1)
+        total = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(total[0:lanes], codes[0:group], weights[0:lanes, 0:group])
+            T.writes(total[0:lanes])
+            for i in range(lanes):
+                for k in range(group):
+                    with T.sblock("update"):
+                        vi, vk = T.axis.remap("SR", [i, k])
+                        total[vi] = total[vi] + T.cast(codes[vk], "int32") * T.cast(weights[vi, vk], "int32")
+
+    return description
+
+
+def _implementation(dot: DotProduct, lanes: int) -> Any:
+    """The call of the instruction."""
+    group, operand, weight = dot.group, dot.operand, dot.weights
+    elements, vector = lanes * group, f"int32x{lanes}"
+    accumulates = not dot.name.startswith("vpmaddwd")
+
+    def product(total: Any, codes: Any, weights: Any) -> Any:
+        # LLVM's instructions take signed elements, whatever they mean.
+        signed = tirx.reinterpret(f"{weight}x{elements}", codes)
+        if accumulates:
+            return tirx.op.call_llvm_pure_intrin(vector, dot.intrinsics[lanes], total, signed, weights)
+        return total + tirx.op.call_llvm_pure_intrin(vector, dot.intrinsics[lanes], signed, weights)
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def implementation(a: T.handle, b: T.handle, c: T.handle):  # type: ignore[no-untyped-def]
+        codes = T.match_buffer(a, (group,), operand, offset_factor=1)
+        weights = T.match_buffer(b, (lanes, group), weight, offset_factor=1)
+        total = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(total[0:lanes], codes[0:group], weights[0:lanes, 0:group])
+            T.writes(total[0:lanes])
+            total[T.ramp(0, 1, lanes)] = product(
+                total[T.ramp(0, 1, lanes)],
+                T.broadcast(T.reinterpret("int32", codes[T.ramp(0, 1, group)]), lanes),
+                weights[0, T.ramp(0, 1, elements)],
+            )
+
+    return implementation

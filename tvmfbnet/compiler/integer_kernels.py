@@ -1,0 +1,331 @@
+"""Integer kernels as tensor expressions: sums of integer products, and the elementwise operations that follow.
+
+A kernel grows operation by operation until its result is needed in memory (:class:`Draft`). Scales, zero points and
+biases are arguments and not part of the code, so that equal operations of different layers, and of a part with random
+weights and the calibrated net, are one kernel with one tuned schedule.
+
+A tensor is either in memory as codes, or inside a draft as floats: codes before rounding, clipped to their range
+(:func:`requantise`), or reals. Rounding is to the nearest even code, as ONNX says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import relax, te, tirx
+from tvm.tirx import PrimFunc
+
+from tvmfbnet.compiler.dot_products import DotProduct
+
+# Annotations of the block with the sum, for schedules: instruction and lanes; kernel size, stride, input channels of a
+# group, and whether there is padding.
+DOT, WINDOW = "tvmfbnet.dot", "tvmfbnet.window"
+# Added to a small float, it moves the rounded integer to the lowest bits.
+_ROUNDER = 1.5 * 2**23
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What codes mean: real = scale * (code - zero), code in ``low`` to ``high``; as the target stores them."""
+
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class ConvWindow:
+    """How a convolution moves over its input; ``groups`` divide its channels."""
+
+    kernel: int
+    stride: int
+    padding: int
+    groups: int = 1
+
+
+@dataclass
+class Draft:
+    """A kernel that is being built: its arguments so far and the tensor that its next operation takes."""
+
+    dot: DotProduct
+    names: list[str] = field(default_factory=list)
+    placeholders: list[te.Tensor] = field(default_factory=list)
+    arguments: list[relax.Expr] = field(default_factory=list)
+    free: list[int] = field(default_factory=list)
+
+    def argument(self, value: relax.Expr) -> te.Tensor:
+        """A tensor in memory as the next argument."""
+        shape = [int(size) for size in value.ty.shape.values]
+        return self._add(value, shape, str(value.ty.dtype), f"source{len(self.arguments)}")
+
+    def constant(self, values: _Array, name: str, free: bool = False) -> te.Tensor:
+        """A constant as the next argument; ``free``: a schedule may change its layout."""
+        if free:
+            self.free.append(len(self.arguments))
+        constant = relax.const(np.ascontiguousarray(values), str(values.dtype))
+        return self._add(constant, list(values.shape), str(values.dtype), f"{name}{len(self.arguments)}")
+
+    def _add(self, value: relax.Expr, shape: list[int], dtype: str, name: str) -> te.Tensor:
+        self.placeholders.append(te.placeholder(shape, dtype, name))
+        self.arguments.append(value)
+        return self.placeholders[-1]
+
+    def finish(self, result: te.Tensor) -> PrimFunc:
+        """The kernel's function; the last argument is its output."""
+        function = te.create_prim_func([*self.placeholders, result])
+        return function.with_attr("layout_free_buffers", self.free) if self.free else function
+
+
+def store(tensor: te.Tensor, codes: str) -> te.Tensor:
+    """Clipped codes before rounding as codes in memory."""
+
+    def code(*at: Any) -> Any:
+        # One addition rounds, and leaves the code in the lowest byte.
+        return tirx.reinterpret("int32", tensor[at] + tirx.const(_ROUNDER, "float32")).astype(codes)
+
+    return te.compute(tensor.shape, code, name="codes")
+
+
+def elementwise(tensor: te.Tensor, function: Callable[[Any], Any], name: str) -> te.Tensor:
+    """A function of each element."""
+    return te.compute(tensor.shape, lambda *at: function(tensor[at]), name=name)
+
+
+def clipped(value: Any, quantisation: Quantisation) -> Any:
+    """A real code within its range."""
+    low, high = (tirx.const(float(bound), "float32") for bound in (quantisation.low, quantisation.high))
+    return tirx.max(tirx.min(value, high), low)
+
+
+def requantise(draft: Draft, reals: te.Tensor, quantisation: Quantisation) -> te.Tensor:
+    """Reals as clipped codes before rounding."""
+    terms = draft.constant(np.array([1.0 / quantisation.scale, quantisation.zero], "float32"), "to_codes")
+    return elementwise(reals, lambda real: clipped(real * terms[0] + terms[1], quantisation), "requantised")
+
+
+def reals_of(draft: Draft, codes: te.Tensor, quantisation: Quantisation) -> te.Tensor:
+    """Codes, in memory or before rounding, as reals."""
+    terms = draft.constant(np.array([quantisation.scale, quantisation.zero], "float32"), "to_reals")
+    in_memory = str(codes.dtype) != "float32"
+
+    def real(code: Any) -> Any:
+        rounded = code.astype("int32").astype("float32") if in_memory else tirx.nearbyint(code)
+        return (rounded - terms[1]) * terms[0]
+
+    return elementwise(codes, real, "reals")
+
+
+def scaled_sum(draft: Draft, total: te.Tensor, terms: SumTerms, quantisation: Quantisation, channels: int) -> te.Tensor:
+    """Integer sums (..., groups, channels of a group) or (..., channels) as clipped codes (..., channels)."""
+    bias, scale = draft.constant(terms.bias, "bias"), draft.constant(terms.scale, "scale")
+    zero = draft.constant(np.array([quantisation.zero], "float32"), "zero")
+    *outer, _ = total.shape
+    per_group = channels // int(outer.pop()) if len(total.shape) == 5 else channels
+
+    def code(*at: Any) -> Any:
+        *place, channel = at
+        where = (*place, channel // per_group, channel % per_group) if per_group < channels else at
+        where = where if len(where) == len(total.shape) else (*place, 0, channel)
+        value = (total[where] + bias[channel]).astype("float32") * scale[channel] + zero[0]
+        return clipped(value, quantisation)
+
+    return te.compute((*outer, channels), code, name="requantised")
+
+
+@dataclass(frozen=True)
+class SumTerms:
+    """What turns integer sums into codes: int32 bias with the input's zero point, float32 scale; per channel."""
+
+    bias: _Array
+    scale: _Array
+
+
+def convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow) -> te.Tensor:
+    """The integer sums of a convolution: (1, H, W, C), or (1, H, W, groups, C) with a dot product; C may be padded.
+
+    Args:
+        draft: of the kernel.
+        source: codes (1, H, W, cin).
+        weights: int8 (cout, cin of a group, k, k).
+        zero: code of 0 in the source, which the padding holds.
+        window: of the convolution.
+    """
+    outputs, reduction = weights.shape[:2]
+    per_group = outputs // window.groups
+    # Groups are not padded: a tile of one group would end inside the padding.
+    lanes = draft.dot.lanes(per_group) if window.groups == 1 else draft.dot.whole_lanes(per_group)
+    draft.names.append("conv2d")
+    if draft.dot.group == 1 or not lanes or (reduction == 1 and per_group == 1):
+        return _widening_convolution(draft, source, weights, zero, window)
+    return _dot_convolution(draft, source, weights, zero, window, lanes)
+
+
+def _zero_code(draft: Draft, zero: int, window: ConvWindow, dtype: str) -> Any:
+    """The code of 0 as an expression; an argument where there is padding."""
+    if not window.padding:
+        return tirx.const(0, dtype)
+    return draft.constant(np.array([zero], draft.dot.codes), "padding")[0].astype(dtype)
+
+
+def _padded(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, per_group: int, dtype: str) -> te.Tensor:
+    """The source with borders and with ``per_group`` channels in each group, in another type."""
+    _, height, width, channels = (int(size) for size in source.shape)
+    margin, code = window.padding, _zero_code(draft, zero, window, dtype)
+    real = channels // window.groups
+
+    def value(b: Any, y: Any, x: Any, c: Any) -> Any:
+        where = c if per_group == real else c // per_group * real + c % per_group
+        inside = [y >= margin, y < height + margin, x >= margin, x < width + margin] if margin else []
+        inside += [c % per_group < real] if per_group != real else []
+        element = source[b, y - margin, x - margin, where].astype(dtype)
+        return tirx.if_then_else(tirx.all(*inside), element, code) if inside else element
+
+    shape = (1, height + 2 * margin, width + 2 * margin, per_group * window.groups)
+    return te.compute(shape, value, name="padded")
+
+
+def _output_size(source: te.Tensor, window: ConvWindow) -> tuple[int, int]:
+    sizes = [int(size) for size in source.shape[1:3]]
+    height, width = ((size + 2 * window.padding - window.kernel) // window.stride + 1 for size in sizes)
+    return height, width
+
+
+def _widening_convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow) -> te.Tensor:
+    """Element by element, in the form that schedules of float32 convolutions know."""
+    outputs, reduction, kernel, _ = weights.shape
+    per_group = outputs // window.groups
+    size = _output_size(source, window)
+    # Unsigned bytes are multiplied as 16-bit words by themselves.
+    padded = _padded(draft, source, zero, window, reduction, "uint8" if draft.dot.codes == "uint8" else "int16")
+    packed = draft.constant(weights.transpose(2, 3, 1, 0).astype("int16"), "weights", free=True)
+    ky, kx = (te.reduce_axis((0, kernel), name=name) for name in ("ky", "kx"))
+    k = te.reduce_axis((0, reduction), name="k")
+
+    def total(b: Any, y: Any, x: Any, c: Any) -> Any:
+        channel = k if window.groups == 1 else (c // per_group * reduction + k if per_group > 1 else c + k)
+        element = padded[b, y * window.stride + ky, x * window.stride + kx, channel]
+        return te.sum(element.astype("int32") * packed[ky, kx, k, c].astype("int32"), axis=[ky, kx, k])
+
+    attrs = {WINDOW: f"{kernel} {window.stride} {reduction} {int(window.padding > 0)}"}
+    return te.compute((1, *size, outputs), total, name="conv2d_nhwc", attrs=attrs)
+
+
+def _dot_convolution(
+    draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow, lanes: int
+) -> te.Tensor:
+    outputs, reduction, kernel, _ = weights.shape
+    dot, groups, per_group = draft.dot, window.groups, outputs // window.groups
+    size = _output_size(source, window)
+    depth = _rounded_up(reduction, dot.group)
+    if window.padding or depth != reduction or dot.operand != dot.codes or str(source.dtype) != dot.codes:
+        source = _padded(draft, source, zero, window, depth, dot.operand)
+    wide = _rounded_up(per_group, lanes)
+    packed = draft.constant(_packed(weights, groups, depth, wide, dot), "weights", free=True)
+    ky, kx = (te.reduce_axis((0, kernel), name=name) for name in ("ky", "kx"))
+    k, i = te.reduce_axis((0, depth // dot.group), name="k"), te.reduce_axis((0, dot.group), name="i")
+
+    def total(b: Any, y: Any, x: Any, g: Any, c: Any) -> Any:
+        channel = g * depth + k * dot.group + i if groups > 1 else k * dot.group + i
+        element = source[b, y * window.stride + ky, x * window.stride + kx, channel]
+        return te.sum(element.astype("int32") * packed[g, ky, kx, k, c, i].astype("int32"), axis=[ky, kx, k, i])
+
+    attrs = {DOT: f"{dot.name} {lanes}", WINDOW: f"{kernel} {window.stride} {reduction} {int(window.padding > 0)}"}
+    return te.compute((1, *size, groups, wide), total, name="conv2d_dot", attrs=attrs)
+
+
+def _packed(weights: _Array, groups: int, depth: int, wide: int, dot: DotProduct) -> _Array:
+    """(cout, cin, k, k) as (groups, k, k, cin / group, cout of a group, group), padded with zeros."""
+    outputs, reduction, kernel, _ = weights.shape
+    per_group = outputs // groups
+    padded = np.zeros((groups, wide, depth, kernel, kernel), dot.weights)
+    padded[:, :per_group, :reduction] = weights.reshape(groups, per_group, reduction, kernel, kernel)
+    split = padded.reshape(groups, wide, depth // dot.group, dot.group, kernel, kernel)
+    return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3))
+
+
+def product(draft: Draft, source: te.Tensor, weights: _Array) -> te.Tensor:
+    """The integer sums of a matrix product: codes (1, K) times int8 (N, K) to (1, N); N may be padded."""
+    outputs, reduction = weights.shape
+    dot = draft.dot
+    draft.names.append("matmul")
+    if dot.group == 1:
+        packed = draft.constant(weights.T.astype("int16"), "weights", free=True)
+        k = te.reduce_axis((0, reduction), name="k")
+        return te.compute(
+            (1, outputs),
+            lambda b, n: te.sum(source[b, k].astype("int32") * packed[k, n].astype("int32"), axis=[k]),
+            name="matmul",
+        )
+    depth, wide = _rounded_up(reduction, dot.group), _rounded_up(outputs, dot.lanes(outputs))
+    if depth != reduction or dot.operand != dot.codes:
+        inner, none = source, tirx.const(0, dot.operand)
+        source = te.compute(
+            (1, depth),
+            lambda b, k: tirx.if_then_else(k < reduction, inner[b, k].astype(dot.operand), none),
+            name="padded",
+        )
+    values = _packed(weights[:, :, None, None], 1, depth, wide, dot)[0, 0, 0]
+    packed = draft.constant(values, "weights", free=True)
+    k, i = te.reduce_axis((0, depth // dot.group), name="k"), te.reduce_axis((0, dot.group), name="i")
+
+    def total(b: Any, n: Any) -> Any:
+        return te.sum(source[b, k * dot.group + i].astype("int32") * packed[k, n, i].astype("int32"), axis=[k, i])
+
+    attrs = {DOT: f"{dot.name} {dot.lanes(outputs)}", WINDOW: f"1 1 {reduction} 0"}
+    return te.compute((1, wide), total, name="matmul_dot", attrs=attrs)
+
+
+def mean(draft: Draft, source: te.Tensor, quantisation: Quantisation) -> te.Tensor:
+    """The mean over an image of codes (1, H, W, C) as reals (1, 1, 1, C)."""
+    _, height, width, channels = (int(size) for size in source.shape)
+    y, x = te.reduce_axis((0, height), name="y"), te.reduce_axis((0, width), name="x")
+    total = te.compute(
+        (1, 1, 1, channels), lambda b, _y, _x, c: te.sum(source[b, y, x, c].astype("int32"), axis=[y, x]), name="total"
+    )
+    values = np.array([quantisation.scale / (height * width), quantisation.zero * height * width], "float32")
+    terms = draft.constant(values, "mean")
+    draft.names.append("mean")
+    return elementwise(total, lambda value: (value.astype("float32") - terms[1]) * terms[0], "reals")
+
+
+def shuffled(draft: Draft, source: te.Tensor, groups: int) -> te.Tensor:
+    """Codes with the channels of groups interleaved."""
+    draft.names.append("shuffle")
+    per_group = int(source.shape[-1]) // groups
+    return te.compute(
+        source.shape, lambda b, y, x, c: source[b, y, x, c % groups * per_group + c // groups], name="shuffled"
+    )
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return math.ceil(number / multiple) * multiple
+
+
+def sums_of(
+    weights: _Array, bias: _Array, weight_scales: _Array, source: Quantisation, result: Quantisation
+) -> SumTerms:
+    """Bias and scale of a convolution's or product's sums, with the zero point of the source folded into the bias.
+
+    Args:
+        weights: int8, output channels first.
+        bias: int32 per channel, in steps of the source's scale times the weight's.
+        weight_scales: per channel.
+        source: of the input.
+        result: of the output.
+    """
+    axes = tuple(range(1, weights.ndim))
+    folded = bias.astype("int64") - source.zero * weights.astype("int64").sum(axis=axes)
+    scale = weight_scales.astype("float64") * source.scale / result.scale
+    return SumTerms(folded.astype("int32"), np.broadcast_to(scale, folded.shape).astype("float32"))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape for messages."""
+    return "x".join(str(size) for size in shape)
