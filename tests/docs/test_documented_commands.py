@@ -68,7 +68,7 @@ def smaller(words, walk):
         case "tune":
             words = set_option(words, "--arch", ARCH) if "--arch" in words else words
             words = set_option(words, "--time", "1s") if "--time" in words else words
-            return set_option(words, "--trials", "1")
+            return set_option(set_option(words, "--trials", "1"), "--batch", "1")
         case "search" | "train":
             return set_option(words, "--config", f"{command}.yaml")
         case "sample" | "latency validate":
@@ -141,7 +141,7 @@ def shown_on(page):
 def measured(tmp_path_factory):
     """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
     walk = Walk(tmp_path_factory.mktemp("measured"))
-    walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "60"))
+    walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "1", "--batch", "1"))
     # As many trials as another target learns from.
     walk.run(tvmfbnet("tune", "--target", "rpi4", "--space", "tiny.yaml", "--blocks", "k3_e1", "--trials", "60"))
     return walk.folder / "tuning_logs"
