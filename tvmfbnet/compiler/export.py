@@ -18,6 +18,7 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from tvmfbnet.compiler.onnx_registry import one_registry
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.dtypes import FLOAT32, DType
 from tvmfbnet.nets.blocks import build_part
@@ -114,7 +115,7 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32) -> onnx.ModelProto:
 def _export(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.ModelProto:
-    with scratch_folder() as folder, _quiet_exporter():
+    with scratch_folder() as folder, _quiet_exporter(), one_registry():
         path = folder / "model.onnx"
         torch.onnx.export(
             module,
