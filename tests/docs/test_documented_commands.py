@@ -14,7 +14,7 @@ import typer
 from documented import ROOT, CommandLine, command_lines, inline_commands, pages
 from forked import run_forked
 from loopback_ssh import has_sshd, loopback_sshd
-from walk import ARCH, Walk, tvmfbnet
+from walk import ARCH, BOARDS, Walk, tvmfbnet
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.rpc.tracker import port_is_open, query_tracker
@@ -169,6 +169,11 @@ def started_walk(page, folder, request, ssh_options=()):
     walk = Walk(folder, ssh_options)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
+    if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):
+        # All targets are this machine, and the space is the same: `measured` has lowered its blocks for them.
+        lowered = request.getfixturevalue("measured") / "host" / "lowered"
+        for target in ("host", *BOARDS):
+            shutil.copytree(lowered, walk.folder / "tuning_logs" / target / "lowered", dirs_exist_ok=True)
     if page == IMPORTS_A_TABLE:
         walk.run(tvmfbnet("latency", "export", "--target", "host", "--out", "pixel3.csv"))
     return walk
