@@ -117,5 +117,5 @@ def tuned_mini(tmp_path_factory):
     from tvmfbnet.pipeline.tuning_options import TuneOptions
 
     space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
-    outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=0.2, batch=1), root)
+    outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=0.2, batch=2), root)
     return TunedSpace(space, resolve(target), root, outcome, 0.2)
