@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,12 @@ stages:
 blocks: [k3_e1, k3_e3, k5_e1_g2, skip]
 last_channels: 8
 """
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first, so that no worker still has one when the others have ended."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: a file's tests stay together, in their order
 
 
 @pytest.fixture(autouse=True)

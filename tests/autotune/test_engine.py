@@ -203,6 +203,8 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     assert (fresh.tuning_tasks, fresh.trials, fresh.untouched) == (tasks, 8 * tasks, tasks)
     assert (fresh.asked, fresh.first_rounds) == (1, 8 * tasks)
     assert f"leaves 1 trials, but up to {8 * tasks} are done all the same" in fresh.describe()
+    small = forecast(plan.space, target, TuneOptions(trials=1, batch=2), tmp_path)
+    assert small.first_rounds == small.trials == 2 * tasks and "a first round of 2 " in small.describe()
     assert "--blocks" in fresh.describe() and "--arch" in fresh.describe()
     assert "built on this machine" in fresh.estimated_from and not fresh.rate_is_measured
     assert "all the same" not in forecast(plan.space, target, root=tmp_path).describe()

@@ -14,7 +14,7 @@ import typer
 from documented import ROOT, CommandLine, command_lines, inline_commands, pages
 from forked import run_forked
 from loopback_ssh import has_sshd, loopback_sshd
-from walk import ARCH, Walk, tvmfbnet
+from walk import ARCH, BOARDS, Walk, tvmfbnet
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.rpc.tracker import port_is_open, query_tracker
@@ -69,7 +69,7 @@ def smaller(words, walk):
         case "tune":
             words = set_option(words, "--arch", ARCH) if "--arch" in words else words
             words = set_option(words, "--time", "1s") if "--time" in words else words
-            return set_option(words, "--trials", "1")
+            return set_option(set_option(words, "--trials", "1"), "--batch", "1")
         case "search" | "train":
             return set_option(words, "--config", f"{command}.yaml")
         case "sample" | "latency validate":
@@ -142,7 +142,7 @@ def shown_on(page):
 def measured(tmp_path_factory):
     """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
     walk = Walk(tmp_path_factory.mktemp("measured"))
-    walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "60"))
+    walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "1", "--batch", "1"))
     # As many trials as another target learns from.
     walk.run(tvmfbnet("tune", "--target", "rpi4", "--space", "tiny.yaml", "--blocks", "k3_e1", "--trials", "60"))
     return walk.folder / "tuning_logs"
@@ -170,6 +170,11 @@ def started_walk(page, folder, request, ssh_options=()):
     walk = Walk(folder, ssh_options)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
+    if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):
+        # All targets are this machine, and the space is the same: `measured` has lowered its blocks for them.
+        lowered = request.getfixturevalue("measured") / "host" / "lowered"
+        for target in ("host", *BOARDS):
+            shutil.copytree(lowered, walk.folder / "tuning_logs" / target / "lowered", dirs_exist_ok=True)
     if page == IMPORTS_A_TABLE:
         walk.run(tvmfbnet("latency", "export", "--target", "host", "--out", "pixel3.csv"))
     return walk

@@ -37,7 +37,7 @@ RECIPE = {
     "description": "the demo in seconds",
     "target": "host",
     "space": "tiny.yaml",
-    "tune": {"trials": 1},
+    "tune": {"trials": 1, "batch": 1},
     "search": SEARCH,
     "train": TRAIN,
 }

@@ -18,6 +18,7 @@ from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table_io import table_content
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
 from tvmfbnet.pipeline.tuning_options import TuneConfig
@@ -36,7 +37,7 @@ def recipe_values(space_file, data):
         "target": "host",
         "space": str(space_file),
         "data": data,
-        "tune": {"trials": 1, "measure_share": 0.7},
+        "tune": {"trials": 1, "batch": 1, "measure_share": 0.7},
         "latency_target_share": 0.6,
         "search": {
             **{"epochs": 16, "warmup_epochs": 2, "batch_size": 16, "checkpoint_steps": 5, "augment_shift": 0},
@@ -225,6 +226,17 @@ def test_a_table_of_another_space_is_not_used(recipe_file, tmp_path):
     (tmp_path / "run/state.json").write_text('{"tune": 1.0}')
     with pytest.raises(StorageError, match=r"table\.json was measured for another space, target or tune section"):
         run.go()
+
+
+def test_a_table_from_before_a_setting_of_tune_existed_had_its_default(recipe_file, tmp_path):
+    recipe = load_recipe(str(recipe_file))[1].model_copy(update={"tune": TuneConfig(trials=1)})
+    run = Run(recipe, tmp_path / "run")
+    table = LatencyTable({part: Cell(1.0) for part in run.space.distinct_parts()}, 0.0)
+    identity = run._table_identity()
+    identity["tune"].pop("batch")
+    content = {**table_content(table, run.space.distinct_parts()), "target": "host", "identity": identity}
+    (tmp_path / "run/table.json").write_text(json.dumps(content))
+    assert run._table().cells == table.cells
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(recipe_file, tmp_path):

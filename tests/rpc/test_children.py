@@ -116,4 +116,6 @@ def test_a_stopped_tracker_leaves_neither_process_nor_pipe():
     before = psutil.Process().num_fds()
     with local_tracker("phone"):
         assert psutil.Process().num_fds() > before
+        (tracker,) = psutil.Process().children()
+        assert not [item.path for item in tracker.memory_maps() if "torch" in item.path], "loads what it never uses"
     assert psutil.Process().num_fds() <= before and not psutil.Process().children()

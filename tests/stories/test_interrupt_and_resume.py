@@ -31,7 +31,7 @@ def write_recipe(folder, data):
         "target": str(folder / "mine.yaml"),
         "space": str(folder / "small.yaml"),
         "data": data,
-        "tune": {"trials": 1},
+        "tune": {"trials": 1, "batch": 2},
         "search": {
             **STEPS,
             **{"epochs": 60, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},

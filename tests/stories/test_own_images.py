@@ -18,7 +18,7 @@ def test_own_images_become_a_compiled_and_measured_net_without_a_space_file(tmp_
     target = ["--target", "mine.yaml"]
 
     # Tuned before anybody thought of the number of classes; the blocks that are left out are predicted.
-    tvmfbnet(tmp_path, "tune", *target, *space, "--trials", "1", "--blocks", "k3_e1")
+    tvmfbnet(tmp_path, "tune", *target, *space, "--trials", "1", "--batch", "1", "--blocks", "k3_e1")
 
     quick = ["--epochs", "2", "--batch-size", "16", "--threads", "1", "--device", "cpu"]
     done = tvmfbnet(

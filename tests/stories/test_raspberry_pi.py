@@ -133,7 +133,7 @@ def test_a_raspberry_pi_from_push_to_its_first_measurements(pi, tmp_path):
         assert "serves key pi" in started.out
 
         words = ["--target", "pi.yaml", "--space", "tiny.yaml"]
-        tuned = run("tune", *words, "--blocks", "k3_e1", "--trials", "1", "--json")
+        tuned = run("tune", *words, "--blocks", "k3_e1", "--trials", "1", "--batch", "1", "--json")
         assert json.loads(tuned.require(silence=60).out)["measured_now"] > 0
         table = run("latency", "show", *words, "--measured-only", "--json")
         cells = json.loads(table.require().out)["cells"]

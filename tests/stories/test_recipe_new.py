@@ -20,7 +20,7 @@ last_channels: 16
 """
 # Settings that make it short; all of them are lines of the printed file, with or without a `#` before them.
 SHORT = {
-    "tune": {"trials": "1", "measure_share": "1.0"},
+    "tune": {"trials": "1", "batch": "1", "measure_share": "1.0"},
     "search": {
         **{"epochs": "2", "warmup_epochs": "1", "batch_size": "16", "theta_batch_size": "16", "train_images": "100"},
         **{"candidates": "2", "screened": "4", "bn_images": "32", "threads": "1", "device": "cpu"},

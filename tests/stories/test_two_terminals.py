@@ -17,7 +17,7 @@ STEPS = (
 
 
 def test_two_tunes_of_one_target_measure_everything_once_and_the_second_says_for_whom_it_waits(tmp_path):
-    words = ["tune", *write_files(tmp_path), "--trials", "1", "--json"]
+    words = ["tune", *write_files(tmp_path), "--trials", "1", "--batch", "1", "--json"]
     logs = tmp_path / "logs" / "mine"
     trials, journal = logs / "database/trials.jsonl", logs / "latency.jsonl"
     first = Watched.start(*words)

@@ -51,7 +51,7 @@ class EvolutionSearch:
         seed: int,
         population: int = 64,
     ) -> None:
-        load_tensor_intrinsics()
+        load_tensor_intrinsics(of_gpus=target.kind.name not in ("llvm", "c"))
         self._cost_model = cost_model
         self._pending: list[Any] = []
         in_c = _scalar_space() if target.kind.name == "c" else None

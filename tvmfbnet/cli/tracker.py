@@ -31,6 +31,9 @@ def tracker_command(
             "devices: TVM RPC has no authentication; prefer 127.0.0.1 with an SSH tunnel or adb reverse"
         )
     # In this very process: no child could outlive it, whatever ends it.
+    from tvmfbnet.rpc.without_torch import leave_out_torch
+
+    leave_out_torch()
     from tvmfbnet.rpc.tracker_server import serve_tracker
 
     serve_tracker(host, port, lambda: say(f"tracker at {join_address(host, port)}; Ctrl-C ends it"))

@@ -50,7 +50,7 @@ def tune_command(
     trials: Annotated[
         int | None,
         typer.Option(
-            min=1, max=10_000_000, help="Trials in all, earlier runs included; each kernel gets a first round of 8."
+            min=1, max=10_000_000, help="Trials in all, earlier runs included; each kernel gets a first round."
         ),
     ] = None,
     time_limit: Annotated[
@@ -80,6 +80,9 @@ def tune_command(
             help="Transfer from another CPU target's trials (its folder in the tuning logs); repeatable.",
         ),
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Trials of a round; each kernel gets a first round of as many.")
+    ] = 8,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Of the choice of blocks and the search of schedules.")
     ] = 0,
@@ -99,6 +102,7 @@ def tune_command(
         quality=quality.value,
         measure_share=measure,
         seed=seed,
+        batch=batch,
         seconds=time_limit,
         more=more,
         blocks=blocks,

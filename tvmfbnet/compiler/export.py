@@ -20,6 +20,7 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from tvmfbnet.compiler.onnx_registry import one_registry
 from tvmfbnet.compiler.quantised_model import CODES, INPUT, OUTPUT
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
@@ -169,7 +170,7 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
 def _export(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.ModelProto:
-    with scratch_folder() as folder, _quiet_exporter():
+    with scratch_folder() as folder, _quiet_exporter(), one_registry():
         path = folder / "model.onnx"
         torch.onnx.export(
             module,

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import lsq_linear
-from scipy.stats import kendalltau, spearmanr
 
 from tvmfbnet.errors import LatencyError, StorageError
 from tvmfbnet.files import read_json, read_model, write_json
@@ -266,6 +264,8 @@ def _fit(kind: str, heights: Sequence[int], sums: Array, measured: Array) -> Cor
 
 
 def _solve(columns: Array, wanted: Array, bounds: Sequence[tuple[float, float]]) -> Array:
+    from scipy.optimize import lsq_linear  # takes a second to load, and only a new correction needs it
+
     low, high = zip(*bounds, strict=True)
     return np.asarray(lsq_linear(columns, wanted, bounds=(low, high)).x, dtype=np.float64)
 
@@ -306,6 +306,8 @@ def _choose(errors: Mapping[str, Array]) -> str:
 
 
 def _agreement(archs: Sequence[str], predicted: Array, measured: Array) -> Agreement:
+    from scipy.stats import kendalltau, spearmanr
+
     error = predicted / measured - 1.0
     worst = int(np.abs(error).argmax())
     ranks = (float(rank(predicted, measured).statistic) for rank in (spearmanr, kendalltau))

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import Cell
@@ -82,6 +81,8 @@ def compare_tables(first: LatencyTable, second: LatencyTable, by_ratio: bool = F
     Raises:
         LatencyError: they share fewer than two such parts.
     """
+    from scipy.stats import spearmanr  # takes a second to load
+
     shared = [
         (part, cell, second.cells[part])
         for part, cell in first.cells.items()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xgboost
-from scipy.stats import spearmanr
 
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.latency.features import shapes
@@ -108,6 +107,8 @@ def _plain_xgboost(learned: Sequence[NetPart], latency: Array, held_out_parts: S
 
 
 def _figures(pooled: Array, samples: int) -> dict[str, float | int]:
+    from scipy.stats import spearmanr  # takes a second to load
+
     latency, predicted, spread, baseline = pooled[:, pooled[0] > 0]
     error = np.abs(predicted / latency - 1.0)
     rank = float(spearmanr(latency, predicted).statistic) if len(latency) > 1 else 0.0

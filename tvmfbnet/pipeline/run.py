@@ -40,7 +40,7 @@ from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.table_io import table_content
 from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.pipeline.result import RunResult, result_values
-from tvmfbnet.pipeline.tuning_options import TuneOptions
+from tvmfbnet.pipeline.tuning_options import TuneConfig, TuneOptions
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
@@ -203,7 +203,11 @@ class Run:
 
     def _table(self) -> LatencyTable:
         values = read_run_file(self.folder, "table.json")
-        if values.get("identity", self._table_identity()) != self._table_identity():
+        recorded = values.get("identity", self._table_identity())
+        # A setting that came after the table was written had what is its default now.
+        if "tune" in recorded:
+            recorded = {**recorded, "tune": {**TuneConfig().model_dump(mode="json"), **recorded["tune"]}}
+        if recorded != self._table_identity():
             raise StorageError(
                 f"{self.folder / 'table.json'} was measured for another space, target or tune section; "
                 "remove it and the line tune of state.json beside it"

@@ -14,7 +14,7 @@ from typing import TypeVar
 from tvmfbnet.autotune.database import open_database
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_read, folder_to_write
 from tvmfbnet.autotune.engine import tune
-from tvmfbnet.autotune.engine_options import BATCH, Budget, EngineOptions, TuningReport
+from tvmfbnet.autotune.engine_options import Budget, EngineOptions, TuningReport
 from tvmfbnet.autotune.estimate import Rate, RunningEstimate, rate_of
 from tvmfbnet.autotune.plan import Plan, make_plan
 from tvmfbnet.autotune.transfer import read_sources
@@ -75,6 +75,7 @@ class TuningForecast:
         untouched: tasks that get no more than their first round.
         first_rounds: trials of the first rounds that are still due: each task gets one, whatever the budget is.
         asked: trials that the budget leaves; fewer than ``first_rounds`` where it is below what is done at least.
+        batch: trials of a round.
     """
 
     distinct_blocks: int
@@ -87,6 +88,7 @@ class TuningForecast:
     untouched: int
     first_rounds: int
     asked: int
+    batch: int
 
     def to_dict(self) -> dict[str, int | bool | str]:
         """Plain data."""
@@ -104,7 +106,7 @@ class TuningForecast:
         if self.asked < self.first_rounds:
             lines.append(
                 f"warning: the budget leaves {self.asked} trials, but up to {self.first_rounds} are done all the same: "
-                f"a first round of {BATCH} for each kernel that was never tried, since it is slow without one; "
+                f"a first round of {self.batch} for each kernel that was never tried, since it is slow without one; "
                 "for fewer trials tune fewer kernels: name blocks with --blocks, or one arch with --arch"
             )
         elif self.untouched:
@@ -130,7 +132,8 @@ def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> Tu
     granted, share = granted_trials(plan, options), options.measure_share
     left = granted if options.more else max(0, granted - spent_on(plan, log))
     fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
-    needed = max(left, BATCH * fresh)  # every task gets its first round
+    batch = options.batch
+    needed = max(left, batch * fresh)  # every task gets its first round
     estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
     if options.seconds is not None:
         timing_seconds = plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
@@ -143,9 +146,10 @@ def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> Tu
         estimated_seconds=round(estimated),
         estimated_from=rate.source,
         rate_is_measured=rate.is_own,
-        untouched=max(0, fresh - max(0, left - BATCH * fresh) // BATCH) if fresh else 0,
-        first_rounds=BATCH * fresh,
+        untouched=max(0, fresh - max(0, left - batch * fresh) // batch) if fresh else 0,
+        first_rounds=batch * fresh,
         asked=left,
+        batch=batch,
     )
 
 

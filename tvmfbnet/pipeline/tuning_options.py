@@ -20,6 +20,7 @@ class TuneConfig(Config):
     quality: Quality = Field(default="normal", description="without trials: 8, 24 or 96 trials per task")
     measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
     seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
+    batch: int = Field(default=8, ge=1, le=1024, description="candidates per round; each kernel gets a first round")
 
 
 class TuneOptions(TuneConfig):
@@ -41,4 +42,3 @@ class TuneOptions(TuneConfig):
     learn_from: tuple[str, ...] = Field(
         default=(), description="CPU targets whose trials tuning starts from, by name or .yaml file"
     )
-    batch: int = Field(default=8, ge=1, le=1024, description="candidates per round")

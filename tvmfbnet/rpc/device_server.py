@@ -204,6 +204,7 @@ class DeviceServer:
     def __init__(self, settings: Settings, info: Callable[[], str]) -> None:
         import tvm.rpc.server  # noqa: F401 - once, for all sessions
 
+        info()  # loads what it needs, which takes 0.1 s, once as well
         self._settings, self._info, self._log = settings, info, ShortLog()
         self._listener = listen_at(settings.host, settings.port)
         place = settings.host, int(self._listener.getsockname()[1])

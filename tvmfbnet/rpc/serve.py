@@ -34,6 +34,9 @@ def device_info(max_session: float) -> str:
 
 
 def _serve_tracker(options: argparse.Namespace) -> None:
+    from tvmfbnet.rpc.without_torch import leave_out_torch
+
+    leave_out_torch()
     from tvmfbnet.rpc.tracker_server import serve_tracker
 
     serve_tracker(options.host, options.port, _say_ready)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
@@ -26,6 +25,7 @@ from tvmfbnet.search.step import StepFigures, require_finite, right_share, targe
 from tvmfbnet.search.weight_average import WeightAverage
 from tvmfbnet.training.checkpoint import restore_optimiser
 from tvmfbnet.training.device import place_batch
+from tvmfbnet.training.timm_parts import CosineLRScheduler
 from tvmfbnet.training.workers import Workers
 
 # Multiplied with the number of an epoch and added to the seed: seeds of the paths drawn for it.

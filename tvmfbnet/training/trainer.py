@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,6 +24,7 @@ from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import pick_device, place_batch, place_net
 from tvmfbnet.training.evaluation import count_correct
 from tvmfbnet.training.forecast import Forecaster
+from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
