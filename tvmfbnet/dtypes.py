@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # the command line lists the types, and starts without numpy
     import numpy as np
     import numpy.typing as npt
 
+# Percentage points of top-1 accuracy that a net may lose in another dtype than float32, unless it is told otherwise.
+MAX_ACCURACY_LOSS = 1.3
+
 # Numpy's kinds of truth values, integers and floats.
 _NUMERIC = "biuf"
 # Before the dtype in the spelling of a target.

@@ -269,6 +269,8 @@ class ParityRecord(_Record):
     parity_error: Annotated[float, Field(ge=0)]
     agreement: Share | None = None
     images: Count | None = None
+    accuracy: Share | None = None
+    float32_accuracy: Share | None = None
 
 
 class ResultRecord(_Verdict):
@@ -287,6 +289,8 @@ class ResultRecord(_Verdict):
     parity_error: Annotated[float, Field(ge=0)] | None = None
     agreement: Share | None = None
     images: Count | None = None
+    accuracy: Share | None = None
+    float32_accuracy: Share | None = None
     test_accuracy: Share | None = None
     measured_share: Share | None = None
     stage_seconds: dict[str, Seconds] = Field(default_factory=dict)

@@ -75,7 +75,8 @@ def smaller(words, walk):
         case "sample" | "latency validate":
             return set_option(words, "-n", "5")
         case "run":
-            return ["small.yaml" if word == "demo" else word for word in words]
+            dtype = ["--dtype", "int8"] if "demo_int8" in words else []
+            return ["small.yaml" if word in ("demo", "demo_int8") else word for word in words] + dtype
         case "device start":
             return [*words, "--port", str(walk.server_port), "--device-tracker-port", str(walk.tunnel_port)]
     return words

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
-from tvmfbnet.dtypes import FLOAT32
+from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -25,8 +25,8 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
+    from tvmfbnet.data.sample import LabelledImages
     from tvmfbnet.deploy.package import Package
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
@@ -40,6 +40,12 @@ class CompileOptions(Config):
     build_only: bool = Field(False, description="do not run it on the device: neither parity nor latency is known")
     latency_target_ms: float | None = Field(
         None, gt=0, le=MOST_LATENCY_MS, description="latency that it is made to meet"
+    )
+    max_accuracy_loss: float = Field(
+        MAX_ACCURACY_LOSS,
+        ge=0,
+        le=100,
+        description="percentage points of top-1 accuracy on test images that a trained net may lose in its dtype",
     )
     device_model: str | None = Field(None, description="schedules of this device model; the last measured if unset")
 
@@ -143,7 +149,8 @@ def compile_and_time(
         latency = verdict = None
         if not chosen.build_only:
             images = _images(made, resolved)
-            package, latency = certify_and_time(package, made.net, resolved, chosen.latency_target_ms, images)
+            limits = (chosen.latency_target_ms, images, chosen.max_accuracy_loss)
+            package, latency = certify_and_time(package, made.net, resolved, *limits)
             target_ms = chosen.latency_target_ms
             verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
         return Compiled(package, latency, verdict, made.spelled)
@@ -193,7 +200,7 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
     )
 
 
-def _images(made: _Made, target: ResolvedTarget) -> torch.Tensor | None:
+def _images(made: _Made, target: ResolvedTarget) -> LabelledImages | None:
     """Test images of the data set that the net was trained on, where the dtype may change their classes."""
     if made.data is None or target.dtype == FLOAT32.name:
         return None

@@ -10,6 +10,7 @@ import typer
 from tvmfbnet.cli.bench import end_with_verdict
 from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
+from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 
 
 def compile_command(
@@ -26,6 +27,10 @@ def compile_command(
     latency_target: Annotated[
         str | None, typer.Option(metavar="LATENCY", help="Say whether it meets this, such as 8ms; exit code 3 if not.")
     ] = None,
+    max_accuracy_loss: Annotated[
+        float,
+        typer.Option(metavar="POINTS", help="Accuracy in percentage points that a trained net may lose in its dtype."),
+    ] = MAX_ACCURACY_LOSS,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -47,7 +52,11 @@ def compile_command(
     if build_only and target_ms is not None:
         raise UserError("--build-only times nothing, so there is no verdict on --latency-target; give one of the two")
     options = CompileOptions(
-        checkpoint=checkpoint, build_only=build_only, latency_target_ms=target_ms, device_model=device_model
+        checkpoint=checkpoint,
+        build_only=build_only,
+        latency_target_ms=target_ms,
+        device_model=device_model,
+        max_accuracy_loss=max_accuracy_loss,
     )
     made = compile_and_time(arch, space, target, options, out=out, tuning_logs=tuning_logs)
     # The verdict's advice repeats these.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
+from tvmfbnet.deploy.description import COMPARED, Parity
 from tvmfbnet.dtypes import FLOAT32
 
 if TYPE_CHECKING:
@@ -86,11 +87,11 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The dtype and what it does to the net's classes; nothing in float32."""
-    dtype, agreement = values.get("dtype", FLOAT32.name), values.get("agreement")
+    dtype = values.get("dtype", FLOAT32.name)
     if dtype == FLOAT32.name:
         return []
-    compared = f"{agreement:.2%} of {values['images']} test images get the class that they get in float32"
-    return [("dtype", dtype if agreement is None else f"{dtype}: {compared}")]
+    compared = Parity(**{name: values[name] for name in COMPARED if name in values}).describe_agreement()
+    return [("dtype", dtype if compared is None else f"{dtype}: {compared}")]
 
 
 def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:

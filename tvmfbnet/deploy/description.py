@@ -25,6 +25,9 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 _NATIVE_FIELDS = ("mcpu", "mattr", "num-cores", "host")
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
+# What a comparison of a package's classes with those of the float32 net tells, in files of packages and runs.
+COMPARED = ("agreement", "images", "accuracy", "float32_accuracy")
+
 _Count = Annotated[int, Field(ge=0)]
 _Latency = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -39,6 +42,8 @@ class Parity(Stored):
         reason: why it failed.
         agreement: share of test images whose class is the one that the net has in float32; None if not compared.
         images: how many they were.
+        accuracy: top-1 accuracy on these images, on the device; None if not compared.
+        float32_accuracy: that of the net in float32.
     """
 
     verdict: Literal["passed", "failed", "unchecked"] = "unchecked"
@@ -47,12 +52,17 @@ class Parity(Stored):
     reason: str = ""
     agreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     images: _Count = 0
+    accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    float32_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def describe_agreement(self) -> str | None:
         """The top-1 agreement for people; None if it was not compared."""
         if self.agreement is None:
             return None
-        return f"{self.agreement:.2%} of {self.images} test images get the class that they get in float32"
+        told = f"{self.agreement:.2%} of {self.images} test images get the class that they get in float32"
+        if self.accuracy is None or self.float32_accuracy is None:
+            return told
+        return f"{told}; top-1 accuracy {self.accuracy:.2%} instead of {self.float32_accuracy:.2%}"
 
 
 class PackageDescription(Stored):

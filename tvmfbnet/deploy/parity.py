@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tvmfbnet.data.sample import LabelledImages
 from tvmfbnet.deploy.description import Parity
-from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
+from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS, DType, random_tensor
 from tvmfbnet.errors import ParityError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
-from tvmfbnet.progress import progress
+from tvmfbnet.progress import progress, say
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library, run_on_images
 from tvmfbnet.rpc.tracker import Endpoint
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from tvmfbnet.deploy.package import Package
 
 _PARITY_IMAGES = 3
+# With fewer, a single image weighs as much as the loss of accuracy that is allowed.
+_ENOUGH_IMAGES = 100
 # Enough to amortise loading the library, few enough for a slow device to finish them within its timeouts.
 _IMAGES_PER_CALL = 50
 
@@ -41,7 +45,8 @@ def certify(
     net: ArchNet,
     target: ResolvedTarget,
     endpoint: Endpoint,
-    images: torch.Tensor | None = None,
+    images: LabelledImages | None = None,
+    max_accuracy_loss: float = MAX_ACCURACY_LOSS,
 ) -> Package:
     """Checks a package's parity on the device and stores the outcome in it; see :func:`check_parity`.
 
@@ -50,14 +55,15 @@ def certify(
         net: that it was compiled from.
         target: that it was compiled for.
         endpoint: where the device is.
-        images: test images, normalised; with them, a package in another dtype than float32 also gets its top-1
-            agreement with the float32 net.
+        images: test images; with them, the classes of a package in another dtype than float32 are compared with those
+            of the float32 net.
+        max_accuracy_loss: percentage points of top-1 accuracy on these that it may lose; not judged on fewer than 100.
 
     Returns:
         The package, which passed.
 
     Raises:
-        ParityError: it failed, which the package says as well.
+        ParityError: it failed, or lost too much accuracy, which the package says as well.
         DeviceError: the device did not answer; the package stays unchecked.
     """
     limit = target.data_type.parity_limit
@@ -68,31 +74,74 @@ def certify(
         raise
     parity = Parity(verdict="passed", limit=limit, error=error)
     if images is not None and target.dtype != FLOAT32.name:
-        share = top1_agreement(package, net, target, endpoint, images)
-        parity = parity.model_copy(update={"agreement": share, "images": len(images)})
+        compared = compare_classes(package, net, target, endpoint, images)
+        parity = parity.model_copy(
+            update={
+                **{"agreement": compared.agreement, "images": len(images.labels)},
+                **{"accuracy": compared.accuracy, "float32_accuracy": compared.float32_accuracy},
+            }
+        )
+        if len(images.labels) < _ENOUGH_IMAGES:
+            say(f"note: {len(images.labels)} test images are too few to tell what {target.dtype} costs in accuracy")
+        elif compared.loss > max_accuracy_loss:
+            reason = (
+                f"in {target.dtype} the net loses {compared.loss:.2f} percentage points of its top-1 accuracy "
+                f"({compared.float32_accuracy:.2%} in float32, {compared.accuracy:.2%} on the device, "
+                f"{len(images.labels)} test images), more than {max_accuracy_loss:g}"
+            )
+            package.with_description(parity=parity.model_copy(update={"verdict": "failed", "reason": reason}))
+            raise ParityError(
+                f"{reason}; package {package.folder} must not be shipped: take another dtype, or allow more with "
+                "max_accuracy_loss"
+            )
     return package.with_description(parity=parity)
 
 
-def top1_agreement(
-    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, images: torch.Tensor
-) -> float:
-    """Share of images that the package, on the device, puts into the class that PyTorch puts them into in float32.
+@dataclass(frozen=True)
+class ComparedClasses:
+    """How a package's classes compare with those of the net in float32.
+
+    Attributes:
+        agreement: share of images that both put into one class.
+        accuracy: share that the package, on the device, puts into the right class.
+        float32_accuracy: share that PyTorch puts into the right class in float32.
+    """
+
+    agreement: float
+    accuracy: float
+    float32_accuracy: float
+
+    @property
+    def loss(self) -> float:
+        """Percentage points of accuracy that the package loses; negative where it gains."""
+        return 100 * (self.float32_accuracy - self.accuracy)
+
+
+def compare_classes(
+    package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, images: LabelledImages
+) -> ComparedClasses:
+    """Runs images through the package on the device, and through the net in PyTorch.
 
     Raises:
         DeviceError: the device did not answer.
     """
-    deadline, agreed = target.timeouts.connect + target.timeouts.session, 0
-    precise = net.eval()
-    with worker_for(target, endpoint) as worker, progress("comparing classes with float32's", len(images)) as reporter:
-        for start in range(0, len(images), _IMAGES_PER_CALL):
-            batch = images[start : start + _IMAGES_PER_CALL]
+    deadline = target.timeouts.connect + target.timeouts.session
+    precise, total = net.eval(), len(images.labels)
+    agreed = right = right_in_float32 = 0
+    with worker_for(target, endpoint) as worker, progress("comparing classes with float32's", total) as reporter:
+        for start in range(0, total, _IMAGES_PER_CALL):
+            batch = images.pixels[start : start + _IMAGES_PER_CALL]
+            labels = images.labels[start : start + _IMAGES_PER_CALL].numpy()
             given = batch.numpy().astype(target.data_type.boundary)
             got = worker.call(run_on_images, str(package.library), given, seconds=deadline)
             with torch.no_grad():
                 expected = precise(batch).argmax(dim=1).numpy()
-            agreed += int((got.reshape(len(batch), -1).argmax(axis=1) == expected).sum())
+            classes = got.reshape(len(batch), -1).argmax(axis=1)
+            agreed += int((classes == expected).sum())
+            right += int((classes == labels).sum())
+            right_in_float32 += int((expected == labels).sum())
             reporter.update(start + len(batch))
-    return agreed / len(images)
+    return ComparedClasses(agreed / total, right / total, right_in_float32 / total)
 
 
 def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> float:

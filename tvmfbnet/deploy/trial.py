@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
+from tvmfbnet.data.sample import LabelledImages
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import certify
+from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
@@ -125,17 +125,23 @@ def certify_and_time(
     net: ArchNet,
     target: ResolvedTarget,
     target_ms: float | None = None,
-    images: torch.Tensor | None = None,
+    images: LabelledImages | None = None,
+    max_accuracy_loss: float = MAX_ACCURACY_LOSS,
 ) -> tuple[Package, NetLatency]:
-    """Checks a package's parity on the device, times it there, and stores both in it; ``images`` as for the check.
+    """Checks a package's parity on the device, times it there, and stores both in it.
+
+    Args:
+        package, net, target: as for :func:`tvmfbnet.deploy.parity.certify`.
+        target_ms: the latency target.
+        images, max_accuracy_loss: as for the check.
 
     Raises:
-        ParityError: its outputs differ from PyTorch's.
+        ParityError: its outputs differ from PyTorch's, or it lost too much accuracy.
         DeviceError: the device went away and did not come back.
     """
     with connect_device(target) as endpoint:
         with step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint, images)
+            package = certify(package, net, target, endpoint, images, max_accuracy_loss)
         with device_timer(target, endpoint) as timer:
             latency = measure_latency(package.library, package.input_shape, timer, target_ms)
     return package.with_description(latency=latency.to_dict(target)), latency

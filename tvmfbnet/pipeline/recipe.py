@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import Config, validate
 from tvmfbnet.data.kinds import SPECS
-from tvmfbnet.dtypes import DTYPES, require_dtype, spelled_with_dtype
+from tvmfbnet.dtypes import DTYPES, MAX_ACCURACY_LOSS, require_dtype, spelled_with_dtype
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
@@ -40,6 +40,12 @@ class Recipe(Config):
     )
     search: SearchConfig
     train: TrainConfig
+    max_accuracy_loss: float = Field(
+        default=MAX_ACCURACY_LOSS,
+        ge=0,
+        le=100,
+        description="percentage points of top-1 accuracy on test images that the net may lose in the target's dtype",
+    )
 
     @field_validator("dtype", mode="before")
     @classmethod

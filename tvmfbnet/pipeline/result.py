@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet.deploy.description import COMPARED
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
@@ -64,7 +65,7 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "onnxruntime_ms": bench["onnxruntime_ms"],
         "dtype": package["dtype"],
         "parity_error": parity["parity_error"],
-        **{name: parity[name] for name in ("agreement", "images") if parity.get(name) is not None},
+        **{name: parity[name] for name in COMPARED if parity.get(name) is not None},
         "test_accuracy": read_run_file(folder, "train/history.json")[-1]["test_accuracy"],
         "kernels_needed": package["kernels_needed"],
         "kernels_found": package["kernels_found"],

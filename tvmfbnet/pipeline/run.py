@@ -19,6 +19,7 @@ import yaml
 from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
+from tvmfbnet.deploy.description import COMPARED
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import StorageError
 from tvmfbnet.extras import require
@@ -57,11 +58,14 @@ from tvmfbnet.training.inputs import require_torch_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
+
+    from tvmfbnet.data.sample import LabelledImages
 
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
+# What decides whether a net may be shipped, and nothing else: a run that was refused resumes with another value.
+_GATES = ("max_accuracy_loss",)
 # How to connect to a target, and its description: neither affects measurements.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
@@ -131,8 +135,9 @@ class Run:
         if path.exists():
             old = validate(Recipe, read_yaml(path), str(path))
             # With recorded digests, another name or path does not make another run.
-            names = {name: getattr(self.recipe, name) for name in _CONTENTS} if mark.exists() else {}
-            if old.model_copy(update=names) != self.recipe:
+            names = _CONTENTS if mark.exists() else ()
+            free = {name: getattr(self.recipe, name) for name in (*names, *_GATES)}
+            if old.model_copy(update=free) != self.recipe:
                 raise StorageError(f"{self.folder} holds a run of another recipe; choose another --out or remove it")
         recorded = read_model(mark, dict[str, str]) if mark.exists() else {}
         for name, content in self._identity.items():
@@ -279,14 +284,14 @@ class Run:
             classes, images = about["class_names"], self._calibration()
             package = compile_net(net, target, database, self.folder / "package", classes, images)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint, self._images())
+            package = certify(package, net, target, endpoint, self._images(), self.recipe.max_accuracy_loss)
         package = predicted_by(package, self._table(), self._arch(), self.space)
         package = package.with_description(latency_target_ms=self._target_ms())
         parity = package.description.parity
-        compared = {} if parity.agreement is None else {"agreement": parity.agreement, "images": parity.images}
+        compared = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}
         write_json(self.folder / "parity.json", {"parity_error": parity.error, **compared})
 
-    def _images(self) -> torch.Tensor | None:
+    def _images(self) -> LabelledImages | None:
         """Test images to compare the classes of, where the dtype may change them."""
         if self.target.dtype == FLOAT32.name:
             return None

@@ -43,8 +43,14 @@ def net_rows(run: RunData) -> Rows:
         ("Parity: largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
         ("Data type of weights and activations", result.get("dtype")),
         ("Top-1 agreement with the float32 net, test images", _format(result.get("agreement"), "{:.2%}")),
+        ("Top-1 accuracy on these images, in the dtype and in float32", _accuracies(result)),
         ("Kernels with a tuning record", _kernels(result)),
     )
+
+
+def _accuracies(result: Mapping[str, Any]) -> str | None:
+    shares = [result.get("accuracy"), result.get("float32_accuracy")]
+    return None if None in shares else " and ".join(f"{share:.2%}" for share in shares)
 
 
 def _constraints(result: Mapping[str, Any], unit: Unit) -> Rows:
