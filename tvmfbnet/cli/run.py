@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
-from tvmfbnet.deploy.description import COMPARED, Parity
 from tvmfbnet.dtypes import FLOAT32
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The dtype and what it does to the net's classes; nothing in float32."""
+    from tvmfbnet.deploy.description import COMPARED, Parity
+
     dtype = values.get("dtype", FLOAT32.name)
     if dtype == FLOAT32.name:
         return []
