@@ -143,9 +143,9 @@ def test_nets_that_were_compiled_before_the_device_went_away_are_not_compiled_ag
     archs = [Arch(tuple(rng.choice(layer.blocks) for layer in space.layers)) for _ in range(2)]
     compiled = []
 
-    def counted(*arguments):
+    def counted(*arguments, **named):
         compiled.append(arguments)
-        return compile_net(*arguments)
+        return compile_net(*arguments, **named)
 
     def gone(*_):
         raise DeviceError("the device went away")

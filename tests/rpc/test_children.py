@@ -43,11 +43,12 @@ __import__("time").sleep(600)
 """
 
 
-def children_at_work(parent, count):
-    """The children, once they run for a while: past their start, in the middle of the work."""
+def children_at_work(parent, count, others=frozenset()):
+    """The children but ``others``, once they run for a while: past their start, in the middle of the work."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        busy = [child for child in psutil.Process(parent).children() if child.cpu_times().user > 0.3]
+        children = set(psutil.Process(parent).children()) - others
+        busy = [child for child in children if child.cpu_times().user > 0.3]
         if len(busy) == count and all(child.status() == psutil.STATUS_SLEEPING for child in busy):
             before = [child.cpu_times().user for child in busy]
             time.sleep(1.0)
@@ -101,21 +102,26 @@ def test_a_ctrl_c_in_the_terminal_reaches_the_parent_alone():
     assert worker.process.returncode == -signal.SIGKILL
 
 
+def own_children(before=frozenset()):
+    """The processes that this one has started and that did not run before; other tests leave some running."""
+    return {child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE} - before
+
+
 def test_ended_builders_leave_neither_process_nor_pipe(tmp_path):
-    before = psutil.Process().num_fds()
+    pipes, others = psutil.Process().num_fds(), own_children()
     builders = _LocalBuilders(2, 600, tmp_path)
     futures = [builders.submit(eval, BUSY) for _ in range(3)]
-    children_at_work(os.getpid(), 2)
+    children_at_work(os.getpid(), 2, others)
     builders.shutdown()
-    assert psutil.Process().num_fds() <= before and not psutil.Process().children()
+    assert psutil.Process().num_fds() <= pipes and not own_children(others)
     assert all(future.cancelled() or isinstance(future.exception(), ChildProcessError) for future in futures)
 
 
 @pytest.mark.rpc
 def test_a_stopped_tracker_leaves_neither_process_nor_pipe():
-    before = psutil.Process().num_fds()
+    pipes, others = psutil.Process().num_fds(), own_children()
     with local_tracker("phone"):
-        assert psutil.Process().num_fds() > before
-        (tracker,) = psutil.Process().children()
+        assert psutil.Process().num_fds() > pipes
+        (tracker,) = own_children(others)
         assert not [item.path for item in tracker.memory_maps() if "torch" in item.path], "loads what it never uses"
-    assert psutil.Process().num_fds() <= before and not psutil.Process().children()
+    assert psutil.Process().num_fds() <= pipes and not own_children(others)

@@ -29,7 +29,12 @@ def compile_command(
     ] = None,
     max_accuracy_loss: Annotated[
         float,
-        typer.Option(metavar="POINTS", help="Accuracy in percentage points that a trained net may lose in its dtype."),
+        typer.Option(
+            min=0,
+            max=100,
+            metavar="POINTS",
+            help="Accuracy in percentage points that a trained net may lose in its dtype.",
+        ),
     ] = MAX_ACCURACY_LOSS,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
