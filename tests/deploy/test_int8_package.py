@@ -6,9 +6,8 @@ import pytest
 import torch
 from device_samples import SMALL_SPACE
 
-from tvmfbnet.data.sample import LabelledImages
 from tvmfbnet.deploy.package import compile_net, random_images, untrained_net
-from tvmfbnet.deploy.parity import certify
+from tvmfbnet.deploy.parity import LabelledImages, certify
 from tvmfbnet.dtypes import INT8, random_tensor
 from tvmfbnet.errors import ParityError, UserError
 from tvmfbnet.provisioning.loopback import connect_device

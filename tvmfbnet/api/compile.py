@@ -26,8 +26,8 @@ from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tvmfbnet.data.sample import LabelledImages
     from tvmfbnet.deploy.package import Package
+    from tvmfbnet.deploy.parity import LabelledImages
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
     from tvmfbnet.profiling.net_latency import NetLatency
@@ -205,9 +205,11 @@ def _images(made: _Made, target: ResolvedTarget) -> LabelledImages | None:
     if made.data is None or target.dtype == FLOAT32.name:
         return None
     from tvmfbnet.data.sample import sample_images
+    from tvmfbnet.deploy.parity import LabelledImages
 
     space = made.net.space
-    return sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
+    sampled = sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
+    return None if sampled is None else LabelledImages(*sampled)
 
 
 def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:

@@ -4,7 +4,6 @@ and training images to calibrate the ranges of a quantised net.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -21,23 +20,12 @@ IMAGES = 1000
 CALIBRATION_IMAGES = 128
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images with their classes.
-
-    Attributes:
-        pixels: normalised, float32 (n, channels, height, width).
-        labels: int64 (n,).
-    """
-
-    pixels: torch.Tensor
-    labels: torch.Tensor
-
-
 def sample_images(
     spec: str, height: int, width: int, channels: int, classes: int, count: int = IMAGES
-) -> LabelledImages | None:
-    """Test images with their labels; None, with a note, where the data is not there.
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Test images, normalised, float32 (n, channels, height, width), and their labels, int64 (n,).
+
+    None, with a note, where the data is not there.
 
     Args:
         spec: a data set, as for :func:`tvmfbnet.data.datasets.load_data`, and so are the others.
@@ -54,7 +42,7 @@ def sample_images(
         return None
     total = len(data.test)
     chosen = torch.linspace(0, total - 1, min(count, total)).round().long()
-    return LabelledImages(data.normalise(data.test.load(chosen, Augment(), None)), data.test.labels[chosen])
+    return data.normalise(data.test.load(chosen, Augment(), None)), data.test.labels[chosen]
 
 
 def calibration_images(

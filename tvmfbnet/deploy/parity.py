@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tvmfbnet.data.sample import LabelledImages
 from tvmfbnet.deploy.description import Parity
 from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS, DType, random_tensor
 from tvmfbnet.errors import ParityError
@@ -32,6 +31,19 @@ _PARITY_IMAGES = 3
 _ENOUGH_IMAGES = 100
 # Enough to amortise loading the library, few enough for a slow device to finish them within its timeouts.
 _IMAGES_PER_CALL = 50
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their classes.
+
+    Attributes:
+        pixels: normalised, float32 (n, channels, height, width).
+        labels: int64 (n,).
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
 
 
 def parity_inputs(shape: Sequence[int], dtype: DType = FLOAT32) -> list[npt.NDArray[Any]]:

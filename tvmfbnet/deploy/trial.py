@@ -11,10 +11,9 @@ from tvmfbnet.advice import tune
 from tvmfbnet.autotune.database import TuningDatabase, database_of
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
-from tvmfbnet.data.sample import LabelledImages
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
-from tvmfbnet.deploy.parity import certify
+from tvmfbnet.deploy.parity import LabelledImages, certify
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder

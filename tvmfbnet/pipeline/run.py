@@ -59,7 +59,7 @@ from tvmfbnet.training.inputs import require_torch_device
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from tvmfbnet.data.sample import LabelledImages
+    from tvmfbnet.deploy.parity import LabelledImages
 
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
@@ -296,9 +296,11 @@ class Run:
         if self.target.dtype == FLOAT32.name:
             return None
         from tvmfbnet.data.sample import sample_images
+        from tvmfbnet.deploy.parity import LabelledImages
 
         space = self.space
-        return sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
+        sampled = sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
+        return None if sampled is None else LabelledImages(*sampled)
 
     def _calibration(self) -> list[npt.NDArray[Any]]:
         """Training images to calibrate with, where the dtype needs some."""
