@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
-from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS
+from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
+from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.space.arch import Arch
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tvmfbnet.deploy.package import Package
-    from tvmfbnet.deploy.parity import LabelledImages
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
     from tvmfbnet.profiling.net_latency import NetLatency
@@ -148,7 +148,7 @@ def compile_and_time(
         package = _built(made, resolved, chosen, folder, logs)
         latency = verdict = None
         if not chosen.build_only:
-            images = _images(made, resolved)
+            images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
             limits = (chosen.latency_target_ms, images, chosen.max_accuracy_loss)
             package, latency = certify_and_time(package, made.net, resolved, *limits)
             target_ms = chosen.latency_target_ms
@@ -200,30 +200,13 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
     )
 
 
-def _images(made: _Made, target: ResolvedTarget) -> LabelledImages | None:
-    """Test images of the data set that the net was trained on, where the dtype may change their classes."""
-    if made.data is None or target.dtype == FLOAT32.name:
-        return None
-    from tvmfbnet.data.sample import sample_images
-    from tvmfbnet.deploy.parity import LabelledImages
-
-    space = made.net.space
-    sampled = sample_images(made.data, space.height, space.width, space.input_channels, space.classes)
-    return None if sampled is None else LabelledImages(*sampled)
-
-
 def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:
     """Calibration images, where the dtype needs some: of the training data, or random ones for a net without any."""
-    if not target.data_type.is_quantised:
-        return []
-    space = made.net.space
-    if made.data is None:
-        from tvmfbnet.deploy.package import random_images
+    if made.data is not None:
+        return images_to_calibrate(made.data, made.net.space, target)
+    from tvmfbnet.deploy.package import random_images
 
-        return random_images(space, target.data_type)
-    from tvmfbnet.data.sample import calibration_images
-
-    return calibration_images(made.data, space.height, space.width, space.input_channels, space.classes)
+    return random_images(made.net.space, target.data_type)
 
 
 def _spelled(arch: Arch | str, space: Space) -> str:

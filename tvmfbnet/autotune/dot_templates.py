@@ -11,11 +11,10 @@ from typing import Any
 
 from tvm.ir import IRModule
 from tvm.s_tir import Schedule
-from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
-from tvmfbnet.autotune.tiles import KernelBlocks, make_parallel, place_padding
+from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name, register_dot_products
 from tvmfbnet.compiler.integer_kernels import DOT, WINDOW
 
@@ -65,13 +64,7 @@ def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, k
     schedule.set_scope(total, 0, "local")
     schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
     lanes = _tile_sum(schedule, total, knobs)
-    for block in blocks.before[-1:]:
-        place_padding(schedule, block, outer, shape, knobs)
-    ms.postproc.RewriteLayout().apply(schedule)
-    outside = len(outer) + 1
-    if knobs.parallel:
-        make_parallel(schedule, blocks, knobs)
-        outside -= knobs.parallel - 1
+    outside = finish_tiles(schedule, blocks, outer, shape, knobs)
     init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
     *loops, inner = schedule.get_loops(init)[outside:]
     for loop in loops:

@@ -15,12 +15,11 @@ from typing import Any
 import tvm
 from tvm.ir import IRModule
 from tvm.s_tir import Schedule
-from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.dot_templates import dot_shape, is_dot, schedule_dot
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
-from tvmfbnet.autotune.tiles import KernelBlocks, make_parallel, place_padding
+from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.integer_kernels import WINDOW
 from tvmfbnet.compiler.wide_sums import HALF
 from tvmfbnet.dtypes import bytes_of
@@ -197,14 +196,7 @@ def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: K
     else:
         _tile_chunks(schedule, total, partial, len(outer) + 1, knobs)
         _tile_sum(schedule, partial, shape, knobs)
-    for block in blocks.before[-1:]:
-        place_padding(schedule, block, outer, shape, knobs)
-    ms.postproc.RewriteLayout().apply(schedule)
-    # Loops outside the tile: the batch axis and those over tiles. The next one is the first of the reduction.
-    outside = len(outer) + 1
-    if knobs.parallel:
-        make_parallel(schedule, blocks, knobs)
-        outside -= knobs.parallel - 1
+    outside = finish_tiles(schedule, blocks, outer, shape, knobs)
     _decompose(schedule, total, outside)
     if partial is not None:  # within the loop over chunks
         _decompose(schedule, partial, outside + 1)

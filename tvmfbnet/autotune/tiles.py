@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
 
@@ -22,7 +23,23 @@ class KernelBlocks:
     after: tuple[Any, ...]
 
 
-def make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> None:
+def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], shape: KernelShape, knobs: Knobs) -> int:
+    """Pads, packs weights in the order of their use, and makes loops over tiles parallel, once tiles are scheduled.
+
+    Returns:
+        How many loops are outside the tile: the batch axis and those over tiles. The next is the reduction's first.
+    """
+    for block in blocks.before[-1:]:
+        _place_padding(schedule, block, outer, shape, knobs)
+    ms.postproc.RewriteLayout().apply(schedule)
+    outside = len(outer) + 1
+    if knobs.parallel:
+        _make_parallel(schedule, blocks, knobs)
+        outside -= knobs.parallel - 1
+    return outside
+
+
+def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> None:
     """Fuses the outermost loops over tiles into one parallel loop; padding computed up front gets its own."""
     loops = schedule.get_loops(blocks.after[-1])[1 : 1 + knobs.parallel]
     schedule.parallel(schedule.fuse(*loops) if len(loops) > 1 else loops[0])
@@ -32,7 +49,7 @@ def make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> Non
             schedule.parallel(rows)
 
 
-def place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
+def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
     """Computes padded input where the knobs say: inside the loops ``outer`` over tiles, up front, or as it is read."""
     if knobs.padding == "inline":
         schedule.compute_inline(block)

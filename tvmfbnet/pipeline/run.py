@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -20,7 +20,6 @@ from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.deploy.description import COMPARED
-from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import StorageError
 from tvmfbnet.extras import require
 from tvmfbnet.files import (
@@ -41,6 +40,7 @@ from tvmfbnet.latency.table import LatencyTable, target_by_share
 from tvmfbnet.latency.table_io import table_content
 from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.pipeline.result import RunResult, result_values
+from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.pipeline.tuning_options import TuneConfig, TuneOptions
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
@@ -55,11 +55,6 @@ from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets.definition import Target, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from tvmfbnet.deploy.parity import LabelledImages
 
 # The stages that need the target's device.
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
@@ -281,35 +276,16 @@ class Run:
         net, about = load_net(self.folder / "train" / "net.pt")
         database = existing_database(target, self.logs_root)
         with step("compiling the net"):
-            classes, images = about["class_names"], self._calibration()
+            classes, images = about["class_names"], images_to_calibrate(self.recipe.data, self.space, self.target)
             package = compile_net(net, target, database, self.folder / "package", classes, images)
+        compared = images_to_compare(self.recipe.data, self.space, self.target)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
-            package = certify(package, net, target, endpoint, self._images(), self.recipe.max_accuracy_loss)
+            package = certify(package, net, target, endpoint, compared, self.recipe.max_accuracy_loss)
         package = predicted_by(package, self._table(), self._arch(), self.space)
         package = package.with_description(latency_target_ms=self._target_ms())
         parity = package.description.parity
-        compared = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}
-        write_json(self.folder / "parity.json", {"parity_error": parity.error, **compared})
-
-    def _images(self) -> LabelledImages | None:
-        """Test images to compare the classes of, where the dtype may change them."""
-        if self.target.dtype == FLOAT32.name:
-            return None
-        from tvmfbnet.data.sample import sample_images
-        from tvmfbnet.deploy.parity import LabelledImages
-
-        space = self.space
-        sampled = sample_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
-        return None if sampled is None else LabelledImages(*sampled)
-
-    def _calibration(self) -> list[npt.NDArray[Any]]:
-        """Training images to calibrate with, where the dtype needs some."""
-        if not self.target.data_type.is_quantised:
-            return []
-        from tvmfbnet.data.sample import calibration_images
-
-        space = self.space
-        return calibration_images(self.recipe.data, space.height, space.width, space.input_channels, space.classes)
+        classes = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}
+        write_json(self.folder / "parity.json", {"parity_error": parity.error, **classes})
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package
