@@ -19,7 +19,7 @@ from tvmfbnet.dtypes import INT8
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 
-# A CPU and the instruction that its pointwise kernels consist of.
+# A CPU and the instruction that its pointwise and depthwise kernels consist of.
 INSTRUCTIONS = {
     ("x86_64-linux-gnu", "icelake-server"): r"vpdpbusd\s+.*%zmm",
     ("x86_64-linux-gnu", "skylake-avx512"): r"vpmaddwd\s+.*%zmm",
@@ -73,21 +73,25 @@ def test_schedules_compute_what_the_kernel_computes(models):
 
 
 @pytest.mark.parametrize(("triple", "cpu"), INSTRUCTIONS, ids=lambda name: name)
-def test_pointwise_kernels_consist_of_the_instruction_of_the_cpu(models, triple, cpu):
+def test_kernels_consist_of_the_instruction_of_the_cpu(models, triple, cpu):
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "num-cores": 1})
-    checked = 0
+    checked = {"conv": 0, "depthwise": 0}
     for kernel in kernels(models, target):
         shape = shape_of(kernel.mod)
-        if shape.kind != "conv" or shape.kernel > 1:
+        if shape.kind not in checked or (shape.kind == "conv" and shape.kernel > 1):
             continue
+        if shape.kind == "depthwise" and shape.stride > 1:
+            continue  # too few windows share a column
         ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.lanes >= 4]
         knobs = max(ways, key=lambda knobs: (knobs.lanes, knobs.channels * knobs.columns))
         scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(apply_knobs(kernel.mod, shape, knobs).mod)
         assembly = build(scheduled, target=target).inspect_source("asm")
         instruction = INSTRUCTIONS[triple, cpu]
+        if shape.kind == "depthwise" and triple.startswith("aarch64"):
+            instruction = r"smlal2?\s+v\d+\.4s"  # its dot products pay for pointwise kernels only
         if shape.group < 16:
             instruction = re.sub("%[yz]mm", "%[xyz]mm", instruction)  # too few channels for a whole register
         assert re.search(instruction, assembly), f"{kernel.name} {shape} {knobs}"
         assert not re.search(r"\bv?pmaddubsw\b", assembly)
-        checked += 1
-    assert checked >= 4
+        checked[shape.kind] += 1
+    assert checked["conv"] >= 4 and checked["depthwise"] >= 1

@@ -33,8 +33,9 @@ from tvm.s_tir import meta_schedule as ms
 from tvmfbnet.autotune.candidate import ScheduleCandidate, argument_infos
 from tvmfbnet.autotune.database_folders import database_folder as database_folder
 from tvmfbnet.autotune.database_folders import folder_to_read, folder_to_write, is_keyed
-from tvmfbnet.compiler.dot_products import PREFIX, register_dot_products
+from tvmfbnet.compiler.dot_products import PREFIX
 from tvmfbnet.compiler.lowering import Kernel, kernel_key
+from tvmfbnet.compiler.tap_products import register_integer_intrinsics
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.lines import UNREADABLE, BadLines, append_whole, mend_file
@@ -193,7 +194,7 @@ class _Record:
     def parse(self, trusted: bool) -> Any:
         """TVM's record; None where TVM rejects it. An untrusted record must also apply to its kernel."""
         if PREFIX.encode() in self.line:
-            register_dot_products()
+            register_integer_intrinsics()
         try:
             record = ms.database.TuningRecord.from_json(self.value, self.workload.parsed)
             if not trusted:

@@ -13,12 +13,17 @@ from tvm.ir import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
-from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name, register_dot_products
+from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name
 from tvmfbnet.compiler.integer_kernels import DOT, WINDOW
+from tvmfbnet.compiler.tap_products import register_integer_intrinsics, tap_intrinsic
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
+# What kernels compute, by the number of axes of their sums.
+_KINDS: dict[int, Kind] = {5: "conv", 4: "depthwise", 2: "matmul"}
+# Packed taps of a depthwise convolution, as tiles read them.
+_WORD_BYTES = 4
 # Widths in which results are written, the widest that divides the channels first.
 _WIDTHS = (16, 8, 4, 2, 1)
 
@@ -38,8 +43,9 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
     *image, channels = (int(size) for size in ArgInfo.from_prim_func(mod["main"])[-1].shape)
     height, width = image[1:] if len(image) == 3 else (1, 1)
     group = channels // spatial[3] if len(spatial) == 5 else channels
+    kind = _KINDS[len(spatial)]
     return KernelShape(
-        "conv" if len(spatial) == 5 else "matmul",
+        kind,
         height,
         width,
         channels,
@@ -49,7 +55,7 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
         group,
         bool(blocks.before),
         len(blocks.after),
-        element_bytes=2 if dot.weights == "int16" else 1,
+        element_bytes=_WORD_BYTES if kind == "depthwise" else 2 if dot.weights == "int16" else 1,
         dot=dot.name,
         dot_group=dot.group,
         dot_lanes=int(lanes),
@@ -58,7 +64,7 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
 
 def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: Knobs) -> None:
     """Schedules a kernel in place; what can be inlined is inlined already."""
-    register_dot_products()
+    register_integer_intrinsics()
     total = blocks.total
     outer = _tile_output(schedule, blocks.after[-1], shape, knobs)
     schedule.set_scope(total, 0, "local")
@@ -70,7 +76,8 @@ def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, k
     for loop in loops:
         schedule.unroll(loop)
     schedule.vectorize(inner)
-    schedule.tensorize(lanes, intrinsic_name(DOT_PRODUCTS[shape.dot], shape.dot_lanes))
+    name = tap_intrinsic if shape.kind == "depthwise" else intrinsic_name
+    schedule.tensorize(lanes, name(DOT_PRODUCTS[shape.dot], shape.dot_lanes))
 
 
 def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs) -> list[Any]:

@@ -12,6 +12,8 @@ from tvmfbnet.autotune.knobs import KernelShape, Knobs
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
 _VECTOR_BYTES = (64, 32, 16)
+# How often unrolling may repeat what packs taps.
+_MOST_COPIES = 32
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,15 @@ def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: Kern
     if lanes > 1:
         _, inner = schedule.split(innermost, [None, lanes])
         schedule.vectorize(inner)
+    if shape.dot and shape.kind == "depthwise" and knobs.padding != "whole":
+        _unroll_inner(schedule, schedule.get_loops(block)[:-1])
+
+
+def _unroll_inner(schedule: Schedule, loops: list[Any]) -> None:
+    """Unrolls the innermost loops, outside a vector, to code without branches at the borders of the image."""
+    copies = 1
+    for loop in reversed(loops):
+        copies *= int(schedule.get(loop).extent)
+        if copies > _MOST_COPIES:
+            break
+        schedule.unroll(loop)

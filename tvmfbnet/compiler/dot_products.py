@@ -60,6 +60,15 @@ class DotProduct:
         """Lanes of the instruction that need no padding; 0 where there are none."""
         return max((lanes for lanes in self.intrinsics if channels % lanes == 0), default=0)
 
+    def multiply(self, lanes: int, total: Any, codes: Any, weights: Any) -> Any:
+        """The call of the instruction: ``total`` and the products of vectors of codes and weights."""
+        vector, instruction = f"int32x{lanes}", self.intrinsics[lanes]
+        # LLVM's instructions take signed elements, whatever they mean.
+        signed = tirx.reinterpret(f"{self.weights}x{lanes * self.group}", codes)
+        if self.name.startswith("vpmaddwd"):  # adds up the products of a lane only
+            return total + tirx.op.call_llvm_pure_intrin(vector, instruction, signed, weights)
+        return tirx.op.call_llvm_pure_intrin(vector, instruction, total, signed, weights)
+
 
 _VNNI = DotProduct(
     "vpdpbusd",
@@ -135,15 +144,7 @@ def _description(dot: DotProduct, lanes: int) -> Any:
 def _implementation(dot: DotProduct, lanes: int) -> Any:
     """The call of the instruction."""
     group, operand, weight = dot.group, dot.operand, dot.weights
-    elements, vector = lanes * group, f"int32x{lanes}"
-    accumulates = not dot.name.startswith("vpmaddwd")
-
-    def product(total: Any, codes: Any, weights: Any) -> Any:
-        # LLVM's instructions take signed elements, whatever they mean.
-        signed = tirx.reinterpret(f"{weight}x{elements}", codes)
-        if accumulates:
-            return tirx.op.call_llvm_pure_intrin(vector, dot.intrinsics[lanes], total, signed, weights)
-        return total + tirx.op.call_llvm_pure_intrin(vector, dot.intrinsics[lanes], signed, weights)
+    elements = lanes * group
 
     @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
     def implementation(a: T.handle, b: T.handle, c: T.handle):  # type: ignore[no-untyped-def]
@@ -153,7 +154,8 @@ def _implementation(dot: DotProduct, lanes: int) -> Any:
         with T.sblock("root"):
             T.reads(total[0:lanes], codes[0:group], weights[0:lanes, 0:group])
             T.writes(total[0:lanes])
-            total[T.ramp(0, 1, lanes)] = product(
+            total[T.ramp(0, 1, lanes)] = dot.multiply(
+                lanes,
                 total[T.ramp(0, 1, lanes)],
                 T.broadcast(T.reinterpret("int32", codes[T.ramp(0, 1, group)]), lanes),
                 weights[0, T.ramp(0, 1, elements)],

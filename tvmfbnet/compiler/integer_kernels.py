@@ -167,7 +167,7 @@ def convolution(draft: Draft, source: te.Tensor, weights: _Array, zero: int, win
     return _dot_convolution(draft, source, weights, zero, window, lanes)
 
 
-def _zero_code(draft: Draft, zero: int, window: ConvWindow, dtype: str) -> Any:
+def zero_code(draft: Draft, zero: int, window: ConvWindow, dtype: str) -> Any:
     """The code of 0 as an expression; an argument where there is padding."""
     if not window.padding:
         return tirx.const(0, dtype)
@@ -177,7 +177,7 @@ def _zero_code(draft: Draft, zero: int, window: ConvWindow, dtype: str) -> Any:
 def _padded(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, per_group: int, dtype: str) -> te.Tensor:
     """The source with borders and with ``per_group`` channels in each group, in another type."""
     _, height, width, channels = (int(size) for size in source.shape)
-    margin, code = window.padding, _zero_code(draft, zero, window, dtype)
+    margin, code = window.padding, zero_code(draft, zero, window, dtype)
     real = channels // window.groups
 
     def value(b: Any, y: Any, x: Any, c: Any) -> Any:
@@ -191,7 +191,8 @@ def _padded(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, per_
     return te.compute(shape, value, name="padded")
 
 
-def _output_size(source: te.Tensor, window: ConvWindow) -> tuple[int, int]:
+def output_size(source: te.Tensor, window: ConvWindow) -> tuple[int, int]:
+    """Height and width of a convolution's output."""
     sizes = [int(size) for size in source.shape[1:3]]
     height, width = ((size + 2 * window.padding - window.kernel) // window.stride + 1 for size in sizes)
     return height, width
@@ -201,7 +202,7 @@ def _widening_convolution(draft: Draft, source: te.Tensor, weights: _Array, zero
     """Element by element, in the form that schedules of float32 convolutions know."""
     outputs, reduction, kernel, _ = weights.shape
     per_group = outputs // window.groups
-    size = _output_size(source, window)
+    size = output_size(source, window)
     # Unsigned bytes are multiplied as 16-bit words by themselves.
     padded = _padded(draft, source, zero, window, reduction, "uint8" if draft.dot.codes == "uint8" else "int16")
     packed = draft.constant(weights.transpose(2, 3, 1, 0).astype("int16"), "weights", free=True)
@@ -222,7 +223,7 @@ def _dot_convolution(
 ) -> te.Tensor:
     outputs, reduction, kernel, _ = weights.shape
     dot, groups, per_group = draft.dot, window.groups, outputs // window.groups
-    size = _output_size(source, window)
+    size = output_size(source, window)
     depth = _rounded_up(reduction, dot.group)
     if window.padding or depth != reduction or dot.operand != dot.codes or str(source.dtype) != dot.codes:
         source = _padded(draft, source, zero, window, depth, dot.operand)

@@ -1,0 +1,167 @@
+"""Depthwise convolutions by dot products: taps that lie above each other share a lane.
+
+A dot product adds up several products in each lane, and a depthwise convolution has but one product for a channel and
+a tap. So a kernel first packs the elements of neighbouring rows of one column and channel into 32 bits. Each packed
+column then serves all windows over it: one instruction a column multiplies up to four taps of as many channels as
+there are lanes, where widening element by element takes one a tap.
+
+Only x86 gains: on ARM widening a byte to 32 bits takes two instructions, and ``smlal`` multiplies eight 16-bit words.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import te, tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, PREFIX, DotProduct, register_dot_products
+from tvmfbnet.compiler.integer_kernels import DOT, WINDOW, ConvWindow, Draft, output_size, zero_code
+
+_WORD = 32
+
+
+def is_depthwise(weights: npt.NDArray[Any], window: ConvWindow) -> bool:
+    """Whether a convolution has a filter per channel: ``weights`` are (cout, cin of a group, k, k)."""
+    return window.groups > 1 and window.groups == weights.shape[0] and weights.shape[1] == 1
+
+
+def tap_lanes(draft: Draft, weights: npt.NDArray[Any], window: ConvWindow) -> int:
+    """Lanes in which a depthwise convolution packs its taps; 0 where it cannot."""
+    dot = draft.dot
+    if dot.group == 1 or dot.codes != "uint8" or window.kernel == 1 or not is_depthwise(weights, window):
+        return 0
+    # With a stride too few windows share a packed column to pay for more than one pack of it.
+    return dot.whole_lanes(window.groups) if window.stride == 1 or window.kernel <= dot.group else 0
+
+
+def tap_convolution(
+    draft: Draft, source: te.Tensor, weights: npt.NDArray[Any], zero: int, window: ConvWindow, lanes: int
+) -> te.Tensor:
+    """The integer sums of a depthwise convolution, (1, H, W, C).
+
+    Args:
+        draft: of the kernel.
+        source: codes (1, H, W, C).
+        weights: int8 (C, 1, k, k).
+        zero: code of 0 in the source, which the padding holds.
+        window: of the convolution.
+        lanes: of the instruction, from :func:`tap_lanes`.
+    """
+    draft.names.append("conv2d")
+    dot, kernel, stride = draft.dot, window.kernel, window.stride
+    packs = math.ceil(kernel / dot.group)
+    height, width = output_size(source, window)
+    taps = _packed_taps(draft, source, zero, window, packs)
+    packed = draft.constant(_packed_weights(weights, packs, dot), "weights", free=True)
+    g, kx = te.reduce_axis((0, packs), name="g"), te.reduce_axis((0, kernel), name="kx")
+    k, i = te.reduce_axis((0, 1), name="k"), te.reduce_axis((0, dot.group), name="i")
+
+    def total(b: Any, y: Any, x: Any, c: Any) -> Any:
+        element = _element(dot, taps[b, g, y, x * stride + kx, c], i)
+        return te.sum(element * packed[g, kx, k, c, i].astype("int32"), axis=[g, kx, k, i])
+
+    attrs = {DOT: f"{dot.name} {lanes}", WINDOW: f"{kernel} {stride} 1 {int(window.padding > 0)}"}
+    return te.compute((1, height, width, window.groups), total, name="conv2d_taps", attrs=attrs)
+
+
+def _packed_taps(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, packs: int) -> te.Tensor:
+    """(1, packs, output rows, padded columns, C) of int32: each holds one column's elements in a few rows."""
+    dot, kernel, margin = draft.dot, window.kernel, window.padding
+    _, height, width, channels = (int(size) for size in source.shape)
+    code = zero_code(draft, zero, window, dot.codes)
+    bits = _WORD // dot.group
+
+    def taps(b: Any, g: Any, y: Any, x: Any, c: Any) -> Any:
+        word: Any = None
+        for row in range(min(dot.group, kernel)):
+            at = y * window.stride + g * dot.group + row - margin
+            inside = [at >= 0, at < height, x >= margin, x < width + margin] if margin else []
+            if kernel > dot.group and kernel % dot.group:  # rows below the window are multiplied by 0
+                inside.append(g * dot.group + row < kernel)
+            element = source[b, at, x - margin, c]
+            element = tirx.if_then_else(tirx.all(*inside), element, code) if inside else element
+            part = element.astype("int32") << (bits * row) if row else element.astype("int32")
+            word = part if word is None else word | part
+        return word
+
+    rows, _ = output_size(source, window)
+    return te.compute((1, packs, rows, width + 2 * margin, channels), taps, name="taps")
+
+
+def _element(dot: DotProduct, word: Any, index: Any) -> Any:
+    """One of the elements in a word."""
+    bits = _WORD // dot.group
+    return (word >> (index * bits)) & (2**bits - 1)
+
+
+def _packed_weights(weights: npt.NDArray[Any], packs: int, dot: DotProduct) -> npt.NDArray[Any]:
+    """(C, 1, k, k) as (packs, k, 1, C, group): the rows of a pack together, padded with zeros."""
+    channels, _, kernel, _ = weights.shape
+    padded = np.zeros((channels, packs * dot.group, kernel), dot.weights)
+    padded[:, :kernel] = weights[:, 0]
+    split = padded.reshape(channels, packs, dot.group, kernel)
+    return np.ascontiguousarray(split.transpose(1, 3, 0, 2)[:, :, None])
+
+
+def tap_intrinsic(dot: DotProduct, lanes: int) -> str:
+    """The tensor intrinsic that multiplies words with the weights of their own lanes."""
+    return f"{PREFIX}{dot.name}_taps_{lanes}"
+
+
+def register_integer_intrinsics() -> None:
+    """Registers the tensor intrinsics of integer kernels; what applies schedules with them needs this."""
+    register_dot_products()
+    if TensorIntrin.get(tap_intrinsic(DOT_PRODUCTS["vpdpbusd"], 16), allow_missing=True) is not None:
+        return
+    for dot in DOT_PRODUCTS.values():
+        for lanes in dot.intrinsics:
+            TensorIntrin.register(tap_intrinsic(dot, lanes), _description(dot, lanes), _implementation(dot, lanes))
+
+
+def _description(dot: DotProduct, lanes: int) -> Any:
+    """What an instruction computes, as TVM looks for it in a kernel."""
+    group, weight = dot.group, dot.weights
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def description(a: T.handle, b: T.handle, c: T.handle):  # type: ignore[no-untyped-def]
+        words = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
+        weights = T.match_buffer(b, (lanes, group), weight, offset_factor=1)
+        total = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(total[0:lanes], words[0:lanes], weights[0:lanes, 0:group])
+            T.writes(total[0:lanes])
+            for i in range(lanes):
+                for k in range(group):
+                    with T.sblock("update"):
+                        vi, vk = T.axis.remap("SR", [i, k])
+                        total[vi] = total[vi] + _element(dot, words[vi], vk) * T.cast(weights[vi, vk], "int32")
+
+    return description
+
+
+def _implementation(dot: DotProduct, lanes: int) -> Any:
+    """The call of the instruction."""
+    group, weight = dot.group, dot.weights
+    elements = lanes * group
+
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]
+    def implementation(a: T.handle, b: T.handle, c: T.handle):  # type: ignore[no-untyped-def]
+        words = T.match_buffer(a, (lanes,), "int32", offset_factor=1)
+        weights = T.match_buffer(b, (lanes, group), weight, offset_factor=1)
+        total = T.match_buffer(c, (lanes,), "int32", offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads(total[0:lanes], words[0:lanes], weights[0:lanes, 0:group])
+            T.writes(total[0:lanes])
+            total[T.ramp(0, 1, lanes)] = dot.multiply(
+                lanes,
+                total[T.ramp(0, 1, lanes)],
+                words[T.ramp(0, 1, lanes)],
+                weights[0, T.ramp(0, 1, elements)],
+            )
+
+    return implementation
