@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # loads torch
 MOST_BUDGET = 10**15
 MOST_BUDGET_MINUTES = 10**7
 MOST_FRONT = 100
+MOST_RUNGS = 6
 # Below this, theta divided by the temperature overflows 32 bits.
 _LEAST_TEMPERATURE = 1e-4
 
@@ -165,6 +166,13 @@ class SearchConfig(SupernetConfig):
     finalist_steps: int = Field(
         150, ge=1, le=MOST_STEPS, description="steps of such a training, with the settings of w"
     )
+    finalist_rungs: int = Field(
+        1,
+        ge=1,
+        le=MOST_RUNGS,
+        description="successive halving: with more than one rung, each trains a third as many archs for three times "
+        "the steps, the last one for finalist_steps; all at the cost of that many finalists; 1: all are trained alike",
+    )
     finalist_start: Literal["scratch", "supernet"] = Field(
         "scratch", description="weights that finalists of the differentiable search start from"
     )
@@ -223,6 +231,8 @@ class SearchConfig(SupernetConfig):
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) leaves no epoch of {self.epochs} to train theta")
         if self.budget_images is not None and self.budget_minutes is not None:
             raise ValueError("budget_images and budget_minutes are two budgets: give one")
+        if self.front is not None and self.finalist_rungs > 1:
+            raise ValueError("front and finalist_rungs exclude each other: trainings of a front are all of one length")
         coldest = self.temperature_at(self.epochs - 1)
         if coldest < _LEAST_TEMPERATURE:
             raise ValueError(

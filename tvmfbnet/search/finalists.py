@@ -5,11 +5,15 @@ archs of one latency learns best by itself. A short training says far more, thou
 trained one after another, each chosen by an accuracy predictor that knows all trainings so far and what the supernet
 says, as far as the trainings bear it out (:mod:`tvmfbnet.search.predictor`). The winner is the trained arch with the
 best expected accuracy, which averages the noise of the trainings.
+
+With several rungs (:mod:`tvmfbnet.search.rungs`) each rung's archs are those of the rung before it, and the shorter
+trainings are a further source for the predictor.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +24,11 @@ import torch
 from tvmfbnet.progress import progress
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import Choice, CostModel
-from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, propose, score_choices
-from tvmfbnet.search.predictor.optimiser import ArchOptimiser
+from tvmfbnet.search.derive import ScoredArch, best_first, choice_of, propose, score_choices
+from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.predictor.optimiser import ArchOptimiser, History
+from tvmfbnet.search.predictor.trainings import evaluate_choices
+from tvmfbnet.search.rungs import FACTOR, FINALISTS_FILE, SHORTER_FILES, Rung, rungs_of
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
 
@@ -38,10 +45,7 @@ class Finalists:
         latency: of every arch, which may differ from the search's.
         constraints: what every finalist must meet.
         identity: of the search (:func:`tvmfbnet.training.identity.identity_of`).
-        file: where the trainings' accuracies are kept; what it holds of this very search is not trained again.
-
-    Raises:
-        StorageError: the file is damaged.
+        folder: where the trainings' accuracies are kept; what it holds of this very search is not trained again.
     """
 
     def __init__(
@@ -50,45 +54,71 @@ class Finalists:
         latency: CostModel,
         constraints: Sequence[Constraint],
         identity: dict[str, Any],
-        file: Path,
+        folder: Path,
     ) -> None:
         self._searcher, self._latency, self._constraints = searcher, latency, constraints
-        config = searcher.config
-        indices = (searcher.weight_indices, searcher.theta_indices[: config.validation_images])
-        start = searcher.judged_supernet.extract if config.finalist_start == "supernet" else None
-        self._trainings = ShortTraining(
-            searcher.space, searcher.data, indices, config, searcher.workers, identity, file, start=start
-        )
+        self._identity, self._folder = identity, folder
 
     def choose(self, favourites: Sequence[ScoredArch]) -> list[ScoredArch]:
-        """The trained archs, best first, with the accuracy that is expected of each.
+        """The archs that were trained longest, best first, with the accuracy that is expected of each.
 
         Args:
             favourites: with their accuracy by the supernet's weights, best first; some are among the first trained.
+
+        Raises:
+            StorageError: a file of accuracies is damaged.
         """
-        config, space = self._searcher.config, self._searcher.space
-        count, steps = config.finalists, config.finalist_steps
-        pool = self._pool()
-        choices = [choice_of(candidate.arch, space) for candidate in pool]
-        supernet = {choice_of(c.arch, space): c.accuracy for c in favourites if c.accuracy is not None}
-        optimiser = ArchOptimiser(space, self._constraints, choices, config.seed, hints=[supernet])
-        liked = [choice_of(candidate.arch, space) for candidate in favourites]
-        first = optimiser.distinct(liked)[: min(_FAVOURITES, math.ceil(count / 4))]
-        proposed = [*first, *optimiser.first(count, first)]
-        trained: dict[Choice, float] = {}
-        with progress("training finalists", count * steps) as reporter:
-            while proposed:
-                together = proposed[: self._searcher.workers.size]
-                archs = {choice: arch_string(choice, space) for choice in together}
-                best = f"best {max(trained.values()):.1%}" if trained else ""
-                accuracies = self._trainings.evaluate(list(archs.values()), lambda: reporter.advance(note=best))  # noqa: B023
-                trained.update({choice: accuracies[arch] for choice, arch in archs.items()})
-                reporter.update(len(trained) * steps, f"best {max(trained.values()):.1%}")
-                left = min(count - len(trained), self._searcher.workers.size)
-                proposed = proposed[len(together) :] or (optimiser.suggest(list(trained.items()), left) if left else [])
-        judged = {j.choice: j.accuracy for j in optimiser.judge(list(trained.items()), list(trained))}
-        scored = score_choices(trained, self._theta(), space, self._latency, self._constraints)
+        space, seed = self._searcher.space, self._searcher.config.seed
+        rungs = rungs_of(self._searcher.config)
+        pool = [choice_of(candidate.arch, space) for candidate in self._pool()]
+        hints: list[dict[Choice, float]] = [
+            {choice_of(c.arch, space): c.accuracy for c in favourites if c.accuracy is not None}
+        ]
+        optimiser = ArchOptimiser(space, self._constraints, pool, seed, hints=hints)
+        proposed = self._first(optimiser, favourites, rungs[0].archs)
+        trainings = self._trained(optimiser, proposed, rungs, 0)
+        for number in range(1, len(rungs)):
+            ranked = _best(optimiser, trainings)
+            hints.append({choice: statistics.mean(a for c, a in trainings if c == choice) for choice in ranked})
+            optimiser = ArchOptimiser(space, self._constraints, ranked, seed, hints=hints, only_drawn=True)
+            proposed = ranked[: math.ceil(rungs[number].archs / FACTOR)]
+            trainings = self._trained(optimiser, proposed, rungs, number)
+        ranked = _best(optimiser, trainings)
+        judged = {j.choice: j.accuracy for j in optimiser.judge(trainings, ranked)}
+        scored = score_choices(ranked, self._theta(), space, self._latency, self._constraints)
         return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
+
+    def _first(self, optimiser: ArchOptimiser, favourites: Sequence[ScoredArch], count: int) -> list[Choice]:
+        """Archs that are trained before the predictor is asked."""
+        liked = [choice_of(candidate.arch, self._searcher.space) for candidate in favourites]
+        first = optimiser.distinct(liked)[: min(_FAVOURITES, math.ceil(count / 4))]
+        return [*first, *optimiser.first(count, first)]
+
+    def _trained(
+        self, optimiser: ArchOptimiser, proposed: list[Choice], rungs: Sequence[Rung], number: int
+    ) -> list[tuple[Choice, float]]:
+        """The trainings of a rung, those of ``proposed`` first; after a shorter rung an arch may be trained again."""
+        space, rung = self._searcher.space, rungs[number]
+        what = "training finalists" + (f", rung {number + 1} of {len(rungs)}" if len(rungs) > 1 else "")
+        trainings: list[tuple[Choice, float]] = []
+        with progress(what, rung.all_steps) as reporter:
+            evaluator = self._evaluator(rung, len(rungs) - 1 - number)
+            meter = Meter(evaluator, rung.archs * evaluator.images, reporter)
+            while proposed:
+                trainings += evaluate_choices(proposed, {choice for choice, _ in trainings}, meter, space)
+                count = min(meter.affordable, meter.together)
+                proposed = optimiser.suggest(trainings, count, repeat=number > 0) if count else []
+        return trainings
+
+    def _evaluator(self, rung: Rung, rungs_above: int) -> ShortTraining:
+        searcher, config = self._searcher, self._searcher.config
+        indices = (searcher.weight_indices, searcher.theta_indices[: config.validation_images])
+        file = self._folder / (SHORTER_FILES[rungs_above - 1] if rungs_above else FINALISTS_FILE)
+        return ShortTraining(
+            *(searcher.space, searcher.data, indices, config, searcher.workers, self._identity, file),
+            steps=rung.steps,
+            start=searcher.judged_supernet.extract if config.finalist_start == "supernet" else None,
+        )
 
     def _theta(self) -> torch.Tensor:
         """Logarithms of the probabilities of all candidates."""
@@ -102,3 +132,10 @@ class Finalists:
         uniform = torch.zeros_like(theta).masked_fill(theta.isneginf(), float("-inf")).log_softmax(dim=1)
         limits = (self._latency, self._constraints, POOL // 2, generator, config.target_tolerance)
         return [candidate for logs in (uniform, theta) for candidate in propose(logs, space, *limits)]
+
+
+def _best(optimiser: ArchOptimiser, trainings: History) -> list[Choice]:
+    """The archs that were trained, those with the best expected accuracy first."""
+    distinct = list(dict.fromkeys(choice for choice, _ in trainings))
+    judged = sorted(optimiser.judge(trainings, distinct), key=lambda j: (-j.accuracy, j.choice))
+    return [j.choice for j in judged]

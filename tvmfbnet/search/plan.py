@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.rungs import rungs_of
 
 # Forward and backward cost about three times what forward alone costs.
 BACKWARD = 3
@@ -84,8 +85,9 @@ class SearchPlan:
         judged = min(screened, config.candidates) * (min(config.bn_images, for_weights) + validated)
         if screened > config.candidates:
             judged += screened * (min(config.screen_images, for_weights) + min(config.screen_images, for_theta))
-        judged += config.finalists * validated
-        trained = config.finalists * config.finalist_steps + min(screened, config.candidates) * config.tune_steps
+        rungs = rungs_of(config)
+        judged += sum(rung.archs for rung in rungs) * validated
+        trained = sum(rung.all_steps for rung in rungs) + min(screened, config.candidates) * config.tune_steps
         paths = config.step_paths + (2 if config.sandwich else 0)
         return cls(
             *(counts["warmup"], counts["weight"], counts["theta"], trained, judged, batch, theta_batch),

@@ -22,6 +22,7 @@ from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.result import advice_for, config_of, constraints_from, latency_of
+from tvmfbnet.search.rungs import FINALISTS_FILE, SHORTER_FILES
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import seeded
 from tvmfbnet.training.device import pick_device
@@ -39,10 +40,11 @@ _LATER_SETTINGS = {
     **{"evaluator": "short_training", "budget_minutes": None, "front": None},
     **{"share_weights": False, "weight_paths": "theta", "window_share": 0.15, "step_paths": 1, "sandwich": False},
     **{"weight_ema": 0.0, "distil_from": None, "tune_steps": 0},
-    **{"finalist_start": "scratch"},
+    **{"finalist_start": "scratch", "finalist_rungs": 1},
 }
 _FILES = (
-    *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", "finalists.json"),
+    *("search.ckpt", "history.json", "metrics.csv", "archs.json", "search.json", FINALISTS_FILE),
+    *SHORTER_FILES,
     *("evaluations.json", "budget.json", "supernet.ckpt", "spent.json", "front.json"),
 )
 

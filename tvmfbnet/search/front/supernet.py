@@ -23,6 +23,7 @@ from tvmfbnet.search.front.shared_search import Front, search_front
 from tvmfbnet.search.judge import Judge
 from tvmfbnet.search.plan import BACKWARD, SearchPlan
 from tvmfbnet.search.problem import SearchProblem
+from tvmfbnet.search.rungs import FINALISTS_FILE
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
 from tvmfbnet.search.strategies.evaluating import ArchProblem
@@ -101,7 +102,7 @@ def _evaluators(searcher: Searcher, problem: SearchProblem) -> tuple[Judge | Non
     config = searcher.config
     if not config.finalists:
         return None, _WithSharedWeights(Judge.of(searcher, config.bn_images, config.validation_images))
-    trainings = ShortTraining.of(problem, problem.out / "finalists.json")
+    trainings = ShortTraining.of(problem, problem.out / FINALISTS_FILE)
     return Judge.of(searcher, config.screen_images, config.screen_images), trainings
 
 

@@ -6,13 +6,12 @@ with the best expected accuracy, which averages the noise of the trainings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from tvmfbnet.search.cost_model import Choice
-from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, score_choices
+from tvmfbnet.search.derive import ScoredArch, best_first, choice_of, score_choices
 from tvmfbnet.search.predictor.candidates import ENUMERATED
 from tvmfbnet.search.predictor.optimiser import ArchOptimiser
+from tvmfbnet.search.predictor.trainings import evaluate_choices
 from tvmfbnet.search.strategies.evaluating import (
     ArchProblem,
     EvaluatingStrategy,
@@ -44,23 +43,12 @@ class BayesianSearch(EvaluatingStrategy):
             proposed = proposed or optimiser.suggest(trainings, min(meter.together, meter.affordable), meter.can_repeat)
             if not proposed:
                 break
-            trainings += _train(proposed, {choice for choice, _ in trainings}, problem)
+            trainings += evaluate_choices(proposed, {choice for choice, _ in trainings}, meter, space)
             proposed = []
         trained = list(dict.fromkeys(choice for choice, _ in trainings))
         judged = {j.choice: j.accuracy for j in optimiser.judge(trainings, trained)}
         scored = score_choices(trained, uniform_log_probabilities(space), space, problem.latency, problem.constraints)
         return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
-
-
-def _train(proposed: Sequence[Choice], trained: set[Choice], problem: ArchProblem) -> list[tuple[Choice, float]]:
-    """Evaluates archs, those that were evaluated before once more."""
-    texts = {choice: arch_string(choice, problem.space) for choice in proposed}
-    new = [choice for choice in dict.fromkeys(proposed) if choice not in trained]
-    accuracies = problem.meter.evaluate([texts[choice] for choice in new])
-    again, trainings = list(proposed), [(choice, accuracies[texts[choice]]) for choice in new]
-    for choice in new:
-        again.remove(choice)
-    return trainings + [(choice, problem.meter.evaluate_again(texts[choice])) for choice in again]
 
 
 STRATEGY = BayesianSearch()

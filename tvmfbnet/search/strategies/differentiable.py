@@ -149,7 +149,7 @@ def _choose(
         proposed = judge.rank(proposed, "screening archs")[: config.candidates]
     ranked = final_judge(searcher).rank(proposed, "validating archs")
     if config.finalists:
-        finalists = Finalists(searcher, latency, constraints, problem.identity, problem.out / "finalists.json")
+        finalists = Finalists(searcher, latency, constraints, problem.identity, problem.out)
         ranked = finalists.choose(ranked)
     return ranked
 
