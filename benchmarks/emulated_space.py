@@ -34,7 +34,6 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.dtypes import FLOAT32, random_tensor
 from tvmfbnet.pipeline.tuning import plan_space, tune_space
@@ -42,6 +41,7 @@ from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.progress import progress
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.quantisation.reference import QuantisedReference
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
