@@ -9,6 +9,7 @@ Errors of int8 parts are in steps of the output's scale, relative to the same qu
     python benchmarks/emulated_space.py pocl --trials 300
     python benchmarks/emulated_space.py qemu_arm --dtype float16 --cpu cortex-a76 --trials 1 --batch 2
     python benchmarks/emulated_space.py qemu_arm --dtype int8 --cpu cortex-a53 --trials 1 --batch 2
+    python benchmarks/emulated_space.py qemu_arm --dtype int8 --cpu max --space fbnet --arch fbnet_a --untimed
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
+from tvmfbnet.autotune.engine import tune
+from tvmfbnet.autotune.engine_options import Budget, EngineOptions, TuningReport
 from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.dot_products import dot_product_of
@@ -33,35 +36,42 @@ from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.dtypes import FLOAT32, random_tensor
-from tvmfbnet.pipeline.tuning import plan_space, tune_space
+from tvmfbnet.files import make_folder
+from tvmfbnet.latency.lock import target_lock
+from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.pipeline.tuning import granted_trials, plan_space, tune_space
 from tvmfbnet.pipeline.tuning_options import TuneOptions
 from tvmfbnet.progress import progress
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.quantisation.reference import QuantisedReference
+from tvmfbnet.relative_error import relative_error
+from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library
+from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart, Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target
 
 # Of float32 parts; other dtypes may differ by their parity limit.
 LIMIT = 1e-4
+# The emulator's CPU with every feature, by one that LLVM knows: with fullfp16, dotprod and i8mm.
+COMPILED_FOR = {"max": "cortex-a710"}
 # Of int8 parts: a value between two codes may be rounded either way.
 STEPS = 1.001
 
 
 def emulating(target: Target, cpu: str | None) -> Target:
-    """An emulated target with another CPU, such as ``cortex-a76``."""
+    """An emulated target with another CPU of the emulator, such as ``cortex-a76``."""
     if cpu is None:
         return target
     old = str(target.tvm["mcpu"])
     emulator = tuple(cpu if word == old else word for word in target.transport.emulator)
     transport = target.transport.model_copy(update={"emulator": emulator})
-    return target.model_copy(update={"tvm": {**target.tvm, "mcpu": cpu}, "transport": transport})
+    return target.model_copy(update={"tvm": {**target.tvm, "mcpu": COMPILED_FOR.get(cpu, cpu)}, "transport": transport})
 
 
 def halves(database: TuningDatabase) -> tuple[int, int]:
@@ -121,18 +131,31 @@ def compare(plan: Plan, database: TuningDatabase) -> tuple[dict[str, float], int
     return errors, len(missing), facts
 
 
-def run(space: Space, target: Target, options: TuneOptions, root: Path) -> dict[str, object]:
+def tune_alone(plan: Plan, options: TuneOptions, root: Path) -> TuningReport:
+    """Tunes the kernels of a plan, and times no parts."""
+    folder = make_folder(target_folder(plan.target.name, root))
+    budget = Budget(granted_trials(plan, options), options.seconds)
+    with target_lock(folder), connect_device(plan.target) as address:
+        context, endpoint = ask_context(plan.target, address)
+        return tune(plan, endpoint, folder, budget, EngineOptions(options.seed, options.batch), context)
+
+
+def run(space: Space, target: Target, options: TuneOptions, root: Path, timed: bool) -> dict[str, object]:
     """Tunes (resumable), compares, and prints the result."""
     started = time.monotonic()
-    outcome = tune_space(space, target, options, root)
-    plan = plan_space(space, target)
+    chosen, own = (None, space) if options.arch is None else resolve_arch(options.arch, space)
+    plan = plan_space(own, target, arch=chosen, folder=make_folder(target_folder(target.name, root)))
+    if timed:
+        outcome = tune_space(space, target, options, root)
+        report, parts = outcome.report, outcome.parts
+    else:
+        report, parts = tune_alone(plan, options, root), len(plan.parts)
     database, limit = existing_database(plan.target, root), LIMIT
     if target.dtype != FLOAT32.name:
         limit = STEPS if target.data_type.is_quantised else target.data_type.parity_limit
     errors, missing, facts = compare(plan, database)
     worst = max(errors, key=errors.__getitem__)
-    report = outcome.report
-    good = errors[worst] <= limit and not report.untuned and outcome.parts == len(errors)
+    good = errors[worst] <= limit and not report.untuned and parts == len(errors)
     return {
         "target": target.name,
         "cpu": target.tvm.get("mcpu"),
@@ -142,7 +165,7 @@ def run(space: Space, target: Target, options: TuneOptions, root: Path) -> dict[
         "machine": facts.get("machine", ""),
         "tuning_tasks": len(plan.tasks),
         **{key: value for key, value in asdict(report).items() if key != "profile"},
-        "parts_measured": outcome.parts,
+        "parts_timed": parts if timed else 0,
         "parts_compared": len(errors),
         "kernels_without_schedule": missing,
         "errors": {name: float(f"{error:.2g}") for name, error in errors.items()},
@@ -158,6 +181,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", help="qemu_arm, pocl, or any other that can be reached")
     parser.add_argument("--space", default="fbnet_mini")
+    parser.add_argument("--arch", help="only the blocks of this arch; default: of the whole space")
+    parser.add_argument("--untimed", action="store_true", help="tune and compare only: times of blocks mean nothing")
     parser.add_argument("--dtype", default=FLOAT32.name)
     parser.add_argument("--cpu", help="emulate this one, such as cortex-a76; default: the target's")
     parser.add_argument("--batch", type=int, default=8, help="trials that each task gets at least")
@@ -167,8 +192,8 @@ def main() -> None:
     with TemporaryDirectory(prefix="tvmfbnet-") as folder:
         root = options.tuning_logs or Path(folder)
         target = emulating(load_target(f"{options.target},dtype={options.dtype}"), options.cpu)
-        chosen = TuneOptions(trials=options.trials, batch=options.batch, quality="quick")
-        result = run(load_space(options.space), target, chosen, root)
+        chosen = TuneOptions(trials=options.trials, batch=options.batch, quality="quick", arch=options.arch)
+        result = run(load_space(options.space), target, chosen, root, timed=not options.untimed)
     print(json.dumps(result, indent=1))
     sys.exit(0 if str(result["verdict"]).startswith("every") else 1)
 

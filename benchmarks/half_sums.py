@@ -31,9 +31,10 @@ from tvmfbnet.compiler.export import export_net, export_parts
 from tvmfbnet.compiler.lowering import Kernel, build, kernels_of, lower
 from tvmfbnet.compiler.wide_sums import narrow_half_sums
 from tvmfbnet.deploy.package import untrained_net
-from tvmfbnet.deploy.parity import expected_outputs, parity_inputs, relative_error
+from tvmfbnet.deploy.parity import expected_outputs, parity_inputs
 from tvmfbnet.dtypes import FLOAT16, random_tensor
 from tvmfbnet.progress import progress, step
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve

@@ -38,6 +38,7 @@ class DType:
         parity_limit: largest relative difference (max |device - torch| / max |torch|) with which a package is accepted.
         parity_reason: why that much.
         kinds: kinds of TVM targets that have kernels of this type.
+        opencl_extension: without which an OpenCL driver compiles no kernel of this type.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DType:
     parity_limit: float
     parity_reason: str
     kinds: tuple[str, ...] = ("llvm", "c", "opencl", "metal")
+    opencl_extension: str = ""
 
     @property
     def is_quantised(self) -> bool:
@@ -101,6 +103,7 @@ FLOAT16 = DType(
     parity_limit=1e-2,
     parity_reason="halves have 11 bits: rounding each activation of tens of layers adds up to some 1e-3",
     kinds=("llvm", "opencl", "metal"),  # C has no such type
+    opencl_extension="cl_khr_fp16",
 )
 
 # Weights are int8; activations are 8-bit codes, whose sign depends on the target.

@@ -231,6 +231,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   // Nothing of the driver is touched here: the server forks its sessions, and drivers do not survive a fork.
   tvm::ffi::reflection::GlobalDef().def("device_api.opencl",
                                         []() -> void* { return static_cast<DeviceAPI*>(OpenClApi::global()); });
+  // The extensions of a device, separated by spaces: no attribute of TVM's tells them.
+  tvm::ffi::reflection::GlobalDef().def("tvmfbnet.opencl.extensions", [](int index) {
+    return String(text(OpenClApi::global()->device(index).id, CL_DEVICE_EXTENSIONS));
+  });
 }
 
 }  // namespace tvmfbnet

@@ -24,6 +24,7 @@ INSTRUCTIONS = {
     ("x86_64-linux-gnu", "icelake-server"): r"vpdpbusd\s+.*%zmm",
     ("x86_64-linux-gnu", "skylake-avx512"): r"vpmaddwd\s+.*%zmm",
     ("x86_64-linux-gnu", "haswell"): r"vpmaddwd\s+.*%ymm",
+    ("aarch64-linux-gnu", "cortex-a710"): r"smmla\s+v\d+\.4s",
     ("aarch64-linux-gnu", "cortex-a76"): r"sdot\s+v\d+\.4s",
     ("aarch64-linux-gnu", "cortex-a53"): r"smlal2?\s+v\d+\.4s",
 }
@@ -82,8 +83,8 @@ def test_kernels_consist_of_the_instruction_of_the_cpu(models, triple, cpu):
             continue
         if shape.kind == "depthwise" and shape.stride > 1:
             continue  # too few windows share a column
-        ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.lanes >= 4]
-        knobs = max(ways, key=lambda knobs: (knobs.lanes, knobs.channels * knobs.columns))
+        ways = [way for way in all_knobs(shape, registers_of(target)) if way.lanes >= 4 or shape.dot_pixels > 1]
+        knobs = max(ways, key=lambda way: (way.lanes, way.padding == "inline", way.channels * way.columns))
         scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(apply_knobs(kernel.mod, shape, knobs).mod)
         assembly = build(scheduled, target=target).inspect_source("asm")
         instruction = INSTRUCTIONS[triple, cpu]

@@ -33,6 +33,18 @@ def test_tiles_divide_the_output_and_fit_the_registers(shape, registers):
         assert len(features(shape, knobs, registers)) == len(FEATURES)
 
 
+@pytest.mark.parametrize(("width", "padded"), [(14, False), (7, True)])
+def test_tiles_of_pixel_pairs_end_between_pairs_or_with_the_row(width, padded):
+    pairs = {"element_bytes": 1, "dot": "smmla", "dot_group": 8, "dot_lanes": 2, "dot_pixels": 2}
+    shape = KernelShape("conv", width, width, 184, reduction=1104, group=184, padded=padded, **pairs)
+    ways = all_knobs(shape, NEON)
+    for knobs in ways:
+        assert knobs.columns % 2 == 0 or knobs.columns == width
+        assert accumulators(shape, knobs, NEON) == knobs.rows * -(-knobs.columns // 2) * knobs.channels // 2 <= 32
+    # Only rows of whole pairs can be read where they are.
+    assert ("inline" in {knobs.padding for knobs in ways}) is not padded
+
+
 def test_the_cost_model_generalises_from_other_kernels_to_a_new_one():
     def invented_ms(shape, knobs):
         return shape.products * (1.0 + 3.0 / accumulators(shape, knobs, AVX512) + (knobs.order == "yxc"))

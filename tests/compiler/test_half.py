@@ -22,9 +22,9 @@ from tvmfbnet.compiler.library import linker
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.compiler.wide_sums import narrow_half_sums
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.dtypes import FLOAT16, FLOAT32, random_tensor
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import KernelJob, OutputCheck, Repeats, time_kernels
 from tvmfbnet.space.registry import load_space

@@ -62,6 +62,20 @@ def test_every_part_equals_the_reference_within_a_step_whatever_its_schedules(mo
             assert steps(actual, expected, step) <= 1.0 + 1e-3, part.name
 
 
+def test_kernels_of_pixel_pairs_equal_the_reference_without_their_instruction(models):
+    arm = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a710", "num-cores": 1}
+    compiled_for, host = tvm.target.Target(arm), x86_target("host")
+    for part, model in models.items():
+        if part.block not in ("k3_e3", "k5_e1_g2") or part.stride == 1:
+            continue
+        mod = lower(model, compiled_for)
+        assert any("smmla" in kernel.mod.script() for kernel in kernels_of(mod, compiled_for))
+        source, expected, step = input_of(part, model, compiled_for)
+        machine = relax.VirtualMachine(build(mod, host, None), tvm.cpu())
+        actual = machine["main"](tvm.runtime.tensor(source, tvm.cpu())).numpy()
+        assert steps(actual, expected, step) <= 1.0 + 1e-3, part.name
+
+
 def test_activations_stay_codes_and_a_net_has_the_kernels_of_its_parts(space, models):
     target = x86_target("host")
     of_parts = {kernel.key for model in models.values() for kernel in kernels_of(lower(model, target), target)}

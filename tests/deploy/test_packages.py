@@ -12,12 +12,13 @@ import yaml
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
-from tvmfbnet.deploy.parity import certify, relative_error
+from tvmfbnet.deploy.parity import certify
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.run_files import LatencyOriginRecord
 from tvmfbnet.space.arch_text import format_arch, parse_arch

@@ -18,12 +18,12 @@ from tvmfbnet import extras
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.package import compile_net, untrained_net
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from tvmfbnet.deploy.runtimes.registry import DEFAULTS, OURS, RUNTIMES, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles
 from tvmfbnet.errors import ParityError, RuntimeUnavailableError, StorageError, UserError
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch_text import parse_arch

@@ -23,10 +23,10 @@ from tvmfbnet.compiler.export import export_parts, part_module
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage, kernels_of, lower
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.dtypes import FLOAT16, random_tensor
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.programs import build_programs
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.session import run_library

@@ -1,4 +1,7 @@
-"""The OpenCL plugin finds its driver on phones whose library exports no OpenCL function, and survives failed builds."""
+"""The OpenCL plugin finds its driver on phones whose library exports no OpenCL function, and survives failed builds.
+
+A driver without half arithmetic is refused before anything is tuned.
+"""
 
 import ctypes.util
 import shutil
@@ -8,10 +11,13 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from device_samples import SMALL_SPACE
+from test_emulated import skip_where_missing
 
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary, run_canary
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.rpc.device_facts import opencl_extensions
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -132,3 +138,20 @@ def test_a_kernel_that_the_driver_refuses_says_why_each_time_and_leaves_no_null_
         assert "refused kernel" in last and "error: too many ? registers" in last
         assert len(message) > 16_000, "the driver's log is cut short"
     assert "null kernel" not in pixel.read_text()
+
+
+def test_float16_on_a_driver_without_halves_is_refused_in_one_line_before_anything_is_tuned(tmp_path):
+    skip_where_missing("pocl")
+    target = resolve(load_target("pocl"))
+    with connect_device(target) as endpoint, RemoteWorker(endpoint, "opencl", 120) as worker:
+        extensions = worker.call(opencl_extensions, seconds=120)
+    assert "cl_khr_byte_addressable_store" in extensions, "the plugin tells none"
+    if "cl_khr_fp16" in extensions:
+        pytest.skip("this driver computes with halves")
+    (tmp_path / "small.yaml").write_text(SMALL_SPACE)
+    options = ["--space", str(tmp_path / "small.yaml"), "--blocks", "k3_e1", "--tuning-logs", str(tmp_path / "logs")]
+    command = [sys.executable, "-m", "tvmfbnet", "tune", "--target", "pocl", "--dtype", "float16", *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the OpenCL driver of pocl has no cl_khr_fp16, so it runs no kernel in float16" in result.stderr
+    assert not list((tmp_path / "logs").rglob("trials.jsonl"))

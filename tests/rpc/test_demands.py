@@ -37,6 +37,15 @@ def test_what_fits_or_is_not_reported_or_not_asked_for_is_let_pass():
         Demands(cores="0-3").check({"allowed_cores": "many"}, "phone")
 
 
+def test_a_driver_without_the_extension_of_a_dtype_is_refused_in_one_line_where_it_tells():
+    half = Demands(dtype="float16", opencl_extension="cl_khr_fp16")
+    with pytest.raises(UnfitDeviceError, match=r"OpenCL driver of phone has no cl_khr_fp16.* float16; .* float32$"):
+        half.check_extensions({"cl_khr_fp64", "cl_khr_icd"}, "phone")
+    half.check_extensions({"cl_khr_fp16"}, "phone")
+    half.check_extensions(frozenset(), "phone")
+    Demands(dtype="float32").check_extensions({"cl_khr_fp64"}, "phone")
+
+
 @pytest.mark.rpc
 @pytest.mark.parametrize("server", ["python"])
 def test_a_server_started_with_other_threads_than_the_target_says_is_refused_over_a_tracker(server):

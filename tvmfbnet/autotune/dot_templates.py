@@ -20,8 +20,9 @@ from tvmfbnet.compiler.integer_kernels import DOT, WINDOW
 from tvmfbnet.compiler.tap_products import register_integer_intrinsics, tap_intrinsic
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
-# What kernels compute, by the number of axes of their sums.
-_KINDS: dict[int, Kind] = {5: "conv", 4: "depthwise", 2: "matmul"}
+# What kernels compute, by the number of axes of their sums. A conv has five (batch, y, x, group and channel), one of
+# pairs also the two of a tile.
+_KINDS: dict[int, Kind] = {4: "depthwise", 2: "matmul"}
 # Packed taps of a depthwise convolution, as tiles read them.
 _WORD_BYTES = 4
 # Widths in which results are written, the widest that divides the channels first.
@@ -38,12 +39,12 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
     total = schedule.get(blocks.total)
     name, lanes = str(total.annotations[DOT]).split()
     dot = DOT_PRODUCTS[name]
-    kernel, stride, reduction, _ = (int(number) for number in str(total.annotations[WINDOW]).split())
+    kernel, stride, reduction, copied = (int(number) for number in str(total.annotations[WINDOW]).split())
     spatial = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type != _REDUCE]
     *image, channels = (int(size) for size in ArgInfo.from_prim_func(mod["main"])[-1].shape)
     height, width = image[1:] if len(image) == 3 else (1, 1)
-    group = channels // spatial[3] if len(spatial) == 5 else channels
-    kind = _KINDS[len(spatial)]
+    kind = _KINDS.get(len(spatial), "conv")
+    group = channels // spatial[3] if kind == "conv" else channels
     return KernelShape(
         kind,
         height,
@@ -53,12 +54,13 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
         stride,
         reduction,
         group,
-        bool(blocks.before),
+        bool(blocks.before) if dot.pixels == 1 else bool(copied),
         len(blocks.after),
         element_bytes=_WORD_BYTES if kind == "depthwise" else 2 if dot.weights == "int16" else 1,
         dot=dot.name,
         dot_group=dot.group,
         dot_lanes=int(lanes),
+        dot_pixels=dot.pixels,
     )
 
 
@@ -69,21 +71,29 @@ def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, k
     outer = _tile_output(schedule, blocks.after[-1], shape, knobs)
     schedule.set_scope(total, 0, "local")
     schedule.compute_at(total, outer[-1], preserve_unit_loops=True)
-    lanes = _tile_sum(schedule, total, knobs)
+    lanes = _tile_sum(schedule, total, shape, knobs)
     outside = finish_tiles(schedule, blocks, outer, shape, knobs)
     init = schedule.decompose_reduction(total, schedule.get_loops(total)[outside])
     *loops, inner = schedule.get_loops(init)[outside:]
+    if shape.dot_pixels > 1:
+        inner = schedule.fuse(loops.pop(), inner)
     for loop in loops:
         schedule.unroll(loop)
     schedule.vectorize(inner)
-    name = tap_intrinsic if shape.kind == "depthwise" else intrinsic_name
-    schedule.tensorize(lanes, name(DOT_PRODUCTS[shape.dot], shape.dot_lanes))
+    dot, strided = DOT_PRODUCTS[shape.dot], shape.dot_pixels > 1 and knobs.padding == "inline"
+    is_taps = shape.kind == "depthwise"
+    schedule.tensorize(
+        lanes,
+        tap_intrinsic(dot, shape.dot_lanes) if is_taps else intrinsic_name(dot, shape.dot_lanes, strided),
+    )
 
 
 def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs) -> list[Any]:
     """Splits the output into tiles; returns the loops over tiles, outermost first."""
     loops = schedule.get_loops(last)
-    width = next(width for width in _WIDTHS if width <= shape.dot_lanes and shape.group % width == 0)
+    # Tiles of pairs are taken apart before, so their lanes are no limit.
+    widest = shape.dot_lanes if shape.dot_pixels == 1 else knobs.channels
+    width = next(width for width in _WIDTHS if widest % width == 0 and shape.group % width == 0)
     channel, groups = loops[-1], []
     if shape.group < shape.channels:
         group, channel = schedule.split(channel, [None, shape.group])
@@ -104,15 +114,20 @@ def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs
     return outer
 
 
-def _tile_sum(schedule: Schedule, total: Any, knobs: Knobs) -> Any:
+def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) -> Any:
     """Orders the sum's loops: the reduction outside, a register tile inside; returns the loop of the instruction."""
     axes = schedule.get(total).iter_vars
     loops = schedule.get_loops(total)[-len(axes) :]
     spatial = [loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type != _REDUCE]
     *window, steps, group = (loop for loop, axis in zip(loops, axes, strict=True) if axis.iter_type == _REDUCE)
-    vectors, lanes = schedule.split(spatial[-1], [None, knobs.lanes])
     deep, unrolled = schedule.split(steps, [None, knobs.unroll])
-    schedule.reorder(*window, deep, unrolled, *spatial[1:-1], vectors, lanes, group)
-    for loop in (*window, unrolled, *spatial[1:-1], vectors):
+    if shape.dot_pixels > 1:
+        *tiles, pixels, lanes = spatial[1:]
+        first, inner = pixels, [pixels, lanes]
+    else:
+        vectors, first = schedule.split(spatial[-1], [None, knobs.lanes])
+        tiles, inner = [*spatial[1:-1], vectors], [first]
+    schedule.reorder(*window, deep, unrolled, *tiles, *inner, group)
+    for loop in (*window, unrolled, *tiles):
         schedule.unroll(loop)
-    return lanes
+    return first

@@ -69,6 +69,7 @@ class KernelShape:
         dot: the instruction that multiplies integers (:mod:`tvmfbnet.compiler.dot_products`); empty without one.
         dot_group, dot_lanes: elements that it multiplies per lane, and its lanes. Output channels of a group are padded
             to whole lanes.
+        dot_pixels: neighbouring pixels that it multiplies at once.
     """
 
     kind: Kind
@@ -86,6 +87,7 @@ class KernelShape:
     dot: str = ""
     dot_group: int = 1
     dot_lanes: int = 1
+    dot_pixels: int = 1
 
     @property
     def steps(self) -> int:
@@ -101,6 +103,10 @@ class KernelShape:
     def products(self) -> int:
         """Multiply-adds of the whole kernel."""
         return self.height * self.width * self.channels * self.kernel**2 * self.reduction
+
+    def positions(self, rows: int, columns: int) -> int:
+        """Steps in which a tile's pixels are multiplied; an odd one at the end of a row takes a whole step."""
+        return rows * math.ceil(columns / self.dot_pixels)
 
     @property
     def narrows(self) -> bool:
@@ -261,14 +267,18 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
     # Stored padding is written as vectors.
     paddings: tuple[str, ...] = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
-    if shape.dot and shape.padded:
+    if shape.dot_pixels > 1:
+        paddings = _PADDINGS[1:] if shape.padded else _PADDINGS  # where pairs of pixels are put together
+    elif shape.dot and shape.padded:
         paddings = _PADDINGS[1:] if shape.height * shape.width > 1 else _PADDINGS[1:2]  # instructions read memory
     orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
     for lanes in [shape.dot_lanes] if shape.dot else _lanes(spans, registers.lanes(shape.sum_bytes)):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
+        # Tiles end between pairs of pixels, or with the row.
+        columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
         for tile, row, column in product(channels, rows, columns):
-            if row * column * vectors(shape, tile, lanes, registers) > registers.count:
+            if shape.positions(row, column) * vectors(shape, tile, lanes, registers) > registers.count:
                 continue
             for order, unroll, padding in product(orders, unrolls, paddings):
                 yield Knobs(row, column, tile, lanes, order, unroll, padding)
@@ -282,7 +292,7 @@ def vectors(shape: KernelShape, channels: int, lanes: int, registers: Registers)
 def accumulators(shape: KernelShape, knobs: Knobs, registers: Registers) -> int:
     """Registers used by a tile's sums."""
     shape = summed(shape, knobs)
-    return knobs.rows * knobs.columns * vectors(shape, knobs.channels, knobs.lanes, registers)
+    return shape.positions(knobs.rows, knobs.columns) * vectors(shape, knobs.channels, knobs.lanes, registers)
 
 
 def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
@@ -338,7 +348,7 @@ def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) ->
     """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
     shape = summed(shape, knobs)
     wide = vectors(shape, knobs.channels, knobs.lanes, registers)
-    positions = knobs.rows * knobs.columns
+    positions = shape.positions(knobs.rows, knobs.columns)
     if shape.kind in ("depthwise", "pool"):
         height = (knobs.rows - 1) * shape.stride + shape.kernel
         width = (knobs.columns - 1) * shape.stride + shape.kernel

@@ -60,6 +60,9 @@ def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: Kern
         at = outer[0] if knobs.padding == "outer" else outer[1]
         schedule.compute_at(block, at, preserve_unit_loops=True)
     innermost = schedule.get_loops(block)[-1]
+    if shape.dot_pixels > 1:  # a pixel's bytes of one instruction
+        schedule.vectorize(innermost)
+        return
     extent = int(schedule.get(innermost).extent)
     widths = (width // shape.element_bytes for width in _VECTOR_BYTES)
     lanes = next((lanes for lanes in widths if lanes > 1 and extent % lanes == 0), 1)

@@ -5,14 +5,19 @@ accumulator. Each is registered as a TVM tensor intrinsic that multiplies one gr
 as many channels as there are lanes.
 
 x86 with AVX-512-VNNI has ``vpdpbusd`` (unsigned by signed bytes, four in a lane). Other x86 get ``vpmaddwd`` on data
-widened to 16 bits: ``vpmaddubsw`` takes bytes, but saturates. ARM has ``sdot`` with its dotprod feature. Everything
-else multiplies element by element, which LLVM turns into widening multiply-adds (``smlal``).
+widened to 16 bits: ``vpmaddubsw`` takes bytes, but saturates. ARM has ``sdot`` with its dotprod feature, and with i8mm
+``smmla``, which multiplies two pixels by two channels, eight bytes each: twice as many products. Everything else
+multiplies element by element, which LLVM turns into widening multiply-adds (``smlal``).
+
+ARM's ``usmmla`` and ``usdot`` take unsigned codes, in the same time. They would gain nothing: the shift to signed codes
+disappears in biases, and depthwise kernels, which neither multiplies, get longer with unsigned ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tvm
@@ -20,6 +25,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from tvmfbnet.compiler.paired_products import paired_intrinsic
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 # Of the names of tensor intrinsics.
@@ -36,7 +42,9 @@ class DotProduct:
         codes: type of activations in memory: ``uint8``, or ``int8`` (moved by 128) where bytes are multiplied signed.
         operand: type of activations as the instruction takes them.
         weights: type of the weights.
-        intrinsics: LLVM's name of the instruction by number of lanes.
+        intrinsics: LLVM's name of the instruction by number of lanes, each of which is an output channel.
+        pixels: neighbouring pixels of a row that it multiplies with the same weights.
+        paired: the CPU's other instruction, which multiplies pairs of pixels, if it has one.
     """
 
     name: str
@@ -45,6 +53,8 @@ class DotProduct:
     operand: str
     weights: str
     intrinsics: Mapping[int, str] = field(default_factory=dict)
+    pixels: int = 1
+    paired: DotProduct | None = None
 
     @property
     def offset(self) -> int:
@@ -69,6 +79,17 @@ class DotProduct:
             return total + tirx.op.call_llvm_pure_intrin(vector, instruction, signed, weights)
         return tirx.op.call_llvm_pure_intrin(vector, instruction, total, signed, weights)
 
+    def for_pointwise(self, width: int, reduction: int, channels: int) -> DotProduct:
+        """What multiplies rows of ``width`` pixels: the instruction for pairs where fewer do, else this one."""
+        if self.paired is None or not self.paired.whole_lanes(channels):
+            return self
+        pairs, single = (dot._instructions(width, reduction, channels) for dot in (self.paired, self))
+        return self.paired if pairs < single else self
+
+    def _instructions(self, width: int, reduction: int, channels: int) -> int:
+        steps = math.ceil(width / self.pixels) * math.ceil(reduction / self.group)
+        return steps * math.ceil(channels / self.lanes(channels))
+
 
 _VNNI = DotProduct(
     "vpdpbusd",
@@ -82,9 +103,10 @@ _MADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86
 _AVX512 = DotProduct("vpmaddwd512", 2, "uint8", "int16", "int16", _MADD)
 _AVX2 = DotProduct("vpmaddwd", 2, "uint8", "int16", "int16", {lanes: _MADD[lanes] for lanes in (4, 8)})
 _SDOT = DotProduct("sdot", 4, "int8", "int8", "int8", {4: "llvm.aarch64.neon.sdot.v4i32.v16i8"})
+_SMMLA = DotProduct("smmla", 8, "int8", "int8", "int8", {2: "llvm.aarch64.neon.smmla.v4i32.v16i8"}, pixels=2)
 _WIDENING = DotProduct("", 1, "int8", "int8", "int8")
 _SCALAR = DotProduct("", 1, "uint8", "uint8", "int8")
-DOT_PRODUCTS = {dot.name: dot for dot in (_VNNI, _AVX512, _AVX2, _SDOT)}
+DOT_PRODUCTS = {dot.name: dot for dot in (_VNNI, _AVX512, _AVX2, _SDOT, _SMMLA)}
 
 
 def dot_product_of(target: tvm.target.Target) -> DotProduct:
@@ -96,6 +118,8 @@ def dot_product_of(target: tvm.target.Target) -> DotProduct:
     machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if machine.startswith(("aarch64", "arm64")):
+        if {"dotprod", "i8mm"} <= features:
+            return replace(_SDOT, paired=_SMMLA)
         return _SDOT if "dotprod" in features else _WIDENING
     if machine not in ("x86_64", "i386", "i686"):
         return _WIDENING
@@ -106,9 +130,9 @@ def dot_product_of(target: tvm.target.Target) -> DotProduct:
     return _AVX2 if "avx2" in features else _SCALAR
 
 
-def intrinsic_name(dot: DotProduct, lanes: int) -> str:
-    """The tensor intrinsic of a dot product."""
-    return f"{PREFIX}{dot.name}_{lanes}"
+def intrinsic_name(dot: DotProduct, lanes: int, strided: bool = False) -> str:
+    """The tensor intrinsic of a dot product; ``strided``: its pixels are apart in memory."""
+    return f"{PREFIX}{dot.name}_{lanes}" + ("_strided" if strided else "")
 
 
 def register_dot_products() -> None:
@@ -117,7 +141,12 @@ def register_dot_products() -> None:
         return
     for dot in DOT_PRODUCTS.values():
         for lanes in dot.intrinsics:
-            TensorIntrin.register(intrinsic_name(dot, lanes), _description(dot, lanes), _implementation(dot, lanes))
+            if dot.pixels == 1:
+                TensorIntrin.register(intrinsic_name(dot, lanes), _description(dot, lanes), _implementation(dot, lanes))
+                continue
+            for strided in (False, True):
+                name = intrinsic_name(dot, lanes, strided)
+                TensorIntrin.register(name, *paired_intrinsic(dot, lanes, strided))
 
 
 def _description(dot: DotProduct, lanes: int) -> Any:

@@ -21,9 +21,10 @@ from tvm import relax, te, tirx
 from tvm.tirx import PrimFunc
 
 from tvmfbnet.compiler.dot_products import DotProduct
+from tvmfbnet.compiler.paired_products import paired_sums
 
 # Annotations of the block with the sum, for schedules: instruction and lanes; kernel size, stride, input channels of a
-# group, and whether there is padding.
+# group, and whether there is padding, or the input has to be copied for another reason.
 DOT, WINDOW = "tvmfbnet.dot", "tvmfbnet.window"
 # Added to a small float, it moves the rounded integer to the lowest bits.
 _ROUNDER = 1.5 * 2**23
@@ -222,8 +223,12 @@ def _dot_convolution(
     draft: Draft, source: te.Tensor, weights: _Array, zero: int, window: ConvWindow, lanes: int
 ) -> te.Tensor:
     outputs, reduction, kernel, _ = weights.shape
-    dot, groups, per_group = draft.dot, window.groups, outputs // window.groups
-    size = output_size(source, window)
+    groups, per_group, size = window.groups, outputs // window.groups, output_size(source, window)
+    dot = draft.dot
+    if kernel == 1 and not window.padding:
+        pointwise = dot.for_pointwise(size[1], reduction, per_group)
+        if pointwise.pixels > 1:
+            return _paired_convolution(draft, source, weights, window, pointwise)
     depth = _rounded_up(reduction, dot.group)
     if window.padding or depth != reduction or dot.operand != dot.codes or str(source.dtype) != dot.codes:
         source = _padded(draft, source, zero, window, depth, dot.operand)
@@ -239,6 +244,24 @@ def _dot_convolution(
 
     attrs = {DOT: f"{dot.name} {lanes}", WINDOW: f"{kernel} {window.stride} {reduction} {int(window.padding > 0)}"}
     return te.compute((1, *size, groups, wide), total, name="conv2d_dot", attrs=attrs)
+
+
+def _paired_convolution(
+    draft: Draft, source: te.Tensor, weights: _Array, window: ConvWindow, dot: DotProduct
+) -> te.Tensor:
+    """A pointwise convolution by an instruction for pairs of pixels."""
+    outputs, reduction = weights.shape[:2]
+    groups, per_group, width = window.groups, outputs // window.groups, output_size(source, window)[1]
+    depth, lanes = _rounded_up(reduction, dot.group), dot.lanes(per_group)
+    in_place = isinstance(source.op, te.PlaceholderOp) and str(source.dtype) == dot.operand
+    copied = not in_place or depth != reduction or width % dot.pixels > 0 or window.stride > 1
+    if depth != reduction or str(source.dtype) != dot.operand:
+        source = _padded(draft, source, 0, window, depth, dot.operand)
+    wide = _rounded_up(per_group, lanes)
+    tiles = _packed(weights, groups, depth, wide, dot).reshape(groups, depth // dot.group, wide // lanes, lanes, -1)
+    packed = draft.constant(tiles, "weights", free=True)
+    attrs = {DOT: f"{dot.name} {lanes}", WINDOW: f"1 {window.stride} {reduction} {int(copied)}"}
+    return paired_sums(source, packed, dot, window.stride, width, attrs)
 
 
 def _packed(weights: _Array, groups: int, depth: int, wide: int, dot: DotProduct) -> _Array:

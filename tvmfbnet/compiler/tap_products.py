@@ -30,10 +30,14 @@ def is_depthwise(weights: npt.NDArray[Any], window: ConvWindow) -> bool:
     return window.groups > 1 and window.groups == weights.shape[0] and weights.shape[1] == 1
 
 
+def _packs(dot: DotProduct) -> bool:
+    return dot.group > 1 and dot.codes == "uint8"
+
+
 def tap_lanes(draft: Draft, weights: npt.NDArray[Any], window: ConvWindow) -> int:
     """Lanes in which a depthwise convolution packs its taps; 0 where it cannot."""
     dot = draft.dot
-    if dot.group == 1 or dot.codes != "uint8" or window.kernel == 1 or not is_depthwise(weights, window):
+    if not _packs(dot) or window.kernel == 1 or not is_depthwise(weights, window):
         return 0
     # With a stride too few windows share a packed column to pay for more than one pack of it.
     return dot.whole_lanes(window.groups) if window.stride == 1 or window.kernel <= dot.group else 0
@@ -118,7 +122,7 @@ def register_integer_intrinsics() -> None:
     register_dot_products()
     if TensorIntrin.get(tap_intrinsic(DOT_PRODUCTS["vpdpbusd"], 16), allow_missing=True) is not None:
         return
-    for dot in DOT_PRODUCTS.values():
+    for dot in filter(_packs, DOT_PRODUCTS.values()):
         for lanes in dot.intrinsics:
             TensorIntrin.register(tap_intrinsic(dot, lanes), _description(dot, lanes), _implementation(dot, lanes))
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tvmfbnet.deploy.package import Package
-from tvmfbnet.deploy.parity import relative_error
 from tvmfbnet.deploy.runtimes.registry import OURS, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles, Runtime, RuntimeSession
 from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession
@@ -25,6 +24,7 @@ from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.ready import require_ready
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.targets.definition import ResolvedTarget

@@ -17,6 +17,7 @@ from tvmfbnet.errors import ParityError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.progress import progress, say
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.remote import worker_for
 from tvmfbnet.rpc.session import run_library, run_on_images
 from tvmfbnet.rpc.tracker import Endpoint
@@ -209,12 +210,3 @@ def expected_outputs(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[n
             "in its weights or statistics); train it again"
         )
     return outputs
-
-
-def relative_error(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """max |got - expected| / max |expected|; infinite when shapes differ or a value of either side is not finite."""
-    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
-        return float("inf")
-    # In double precision: differences of large finite values must not overflow.
-    wanted = expected.astype(np.float64)
-    return float(np.abs(got.astype(np.float64) - wanted).max() / max(float(np.abs(wanted).max()), 1e-12))

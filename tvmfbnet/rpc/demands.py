@@ -1,4 +1,4 @@
-"""A target's requirements on its device (threads, cores and model), checked in every session.
+"""A target's requirements on its device (threads, cores, model and dtype), checked in every session.
 
 A server with a different thread count than the target's would report latencies of a different setup, so it is refused
 before anything runs. Facts that a server does not report (TVM's own does not) cannot be checked.
@@ -6,7 +6,7 @@ before anything runs. Facts that a server does not report (TVM's own does not) c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tvmfbnet.machine import parse_cores
@@ -24,11 +24,15 @@ class Demands:
         threads: of its server; 0 for any.
         cores: of its server, such as ``4-7``; empty for any.
         model: of the device; empty for any.
+        dtype: in which its kernels compute.
+        opencl_extension: that its driver needs for the dtype; empty for none.
     """
 
     threads: int = 0
     cores: str = ""
     model: str = ""
+    dtype: str = ""
+    opencl_extension: str = ""
 
     def check(self, facts: Mapping[str, str], key: str) -> None:
         """Checks the facts that a device reports.
@@ -58,6 +62,22 @@ class Demands:
             raise UnfitDeviceError(
                 f"key {key} is served by different devices, {self.model} and {other};"
                 " give each model a key of its own, so that their times do not mix"
+            )
+
+    def check_extensions(self, extensions: Collection[str], key: str) -> None:
+        """Checks what an OpenCL device's driver says about itself.
+
+        Args:
+            extensions: from :func:`tvmfbnet.rpc.device_facts.opencl_extensions`; without any, nothing can be checked.
+            key: that the device serves, for messages.
+
+        Raises:
+            UnfitDeviceError: the driver lacks what the dtype needs.
+        """
+        if self.opencl_extension and extensions and self.opencl_extension not in extensions:
+            raise UnfitDeviceError(
+                f"the OpenCL driver of {key} has no {self.opencl_extension}, so it runs no kernel in {self.dtype}; "
+                "choose another dtype, such as float32"
             )
 
 

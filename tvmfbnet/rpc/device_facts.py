@@ -24,3 +24,11 @@ def device_facts(session: Session) -> dict[str, str]:
         if not facts:
             raise
     return facts
+
+
+def opencl_extensions(session: Session) -> frozenset[str]:
+    """The extensions of an OpenCL device's driver; empty where its server, such as TVM's own, does not tell."""
+    with suppress(Exception):  # as above
+        function = session.remote.get_function("tvmfbnet.opencl.extensions")
+        return frozenset(str(function(int(session.device.index))).split())
+    return frozenset()

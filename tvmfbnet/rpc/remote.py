@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.progress import say
 from tvmfbnet.rpc.demands import Demands, UnfitDeviceError
-from tvmfbnet.rpc.device_facts import device_facts
+from tvmfbnet.rpc.device_facts import device_facts, opencl_extensions
 from tvmfbnet.rpc.session import UploadError, connect, last_line
 from tvmfbnet.rpc.tracker import Endpoint, await_key
 from tvmfbnet.rpc.worker import Stage, Worker, WorkerDiedError, WorkerTimeoutError
@@ -206,7 +206,8 @@ class RemoteWorker:
 def worker_for(target: Target, endpoint: Endpoint) -> RemoteWorker:
     """A worker with a target's timeouts that accepts only devices that meet its requirements."""
     threads = target.threads if target.device == "cpu" else 0
-    demands = Demands(threads, target.cores, endpoint.model)
+    extension = target.data_type.opencl_extension if target.device == "opencl" else ""
+    demands = Demands(threads, target.cores, endpoint.model, target.dtype, extension)
     return RemoteWorker(endpoint, target.device, target.timeouts.session, target.timeouts.connect, demands)
 
 
@@ -227,6 +228,8 @@ def _run_job(
         session = connect(tell, endpoint, device, session_seconds)
         if demands is not None:
             demands.check(device_facts(session), endpoint.key)
+            if demands.opencl_extension:
+                demands.check_extensions(opencl_extensions(session), endpoint.key)
         return "done", job(replace(session, give=give), *arguments)
     except UnfitDeviceError as error:
         return _UNFIT, str(error)

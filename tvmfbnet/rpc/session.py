@@ -16,6 +16,7 @@ from typing import Any
 import numpy.typing as npt
 
 from tvmfbnet.dtypes import random_tensor
+from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.tracker import Endpoint, request_device
 
 Array = npt.NDArray[Any]
@@ -319,8 +320,7 @@ def _checked(
             uploaded[place] = session.put(random_tensor(shape, dtype, index))
         arguments.append(uploaded[place])
     module[CHECKED](*arguments)
-    got, expected = arguments[-1].numpy().astype(np.float64), np.load(check.expected).astype(np.float64)
-    error = float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-12))
-    if error <= check.limit:  # False for NaN as well
+    error = relative_error(arguments[-1].numpy(), np.load(check.expected))
+    if error <= check.limit:
         return timing
     return KernelTiming(error=f"its output is off by {error:.1e} relative (limit {check.limit:g})", kind="inexact")
