@@ -106,6 +106,7 @@ class TableRecord(_Record):
     overhead_ms: Annotated[float, Field(ge=-1e9, le=1e9)]
     cells: Annotated[list[CellRecord], Field(min_length=1)]
     correction: str = ""
+    dtype: Name | None = None
     space: SpaceRecord | Name | None = None
 
 

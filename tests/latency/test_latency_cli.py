@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,6 +370,13 @@ def test_tables_of_two_dtypes_of_one_target_never_mix(logs: Path, tmp_path: Path
             "--tuning-logs",
             logs,
         )
+    run(latency.app, "export", "--target", "host,dtype=float16", "--out", file, "--tuning-logs", logs)
+    for named, said in (("host32,dtype=float32", "in float16, not in float32"), ("half,dtype=float16", "")):
+        words = ("import", file, "--target", named, "--tuning-logs", logs)
+        with pytest.raises(UserError, match=said) if said else nullcontext():
+            run(latency.app, *words)
+    shown = run_json(latency.app, "show", "--target", "half", "--space", "fbnet_mini", "--tuning-logs", logs)
+    assert shown["dtype"] == "float16"
 
 
 def test_two_dtypes_of_one_target_are_compared_by_what_the_second_gains(logs: Path) -> None:

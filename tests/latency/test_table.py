@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from tvmfbnet.errors import ConfigError, LatencyError, StorageError, UserError
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART, net_part, summarise
-from tvmfbnet.latency.repository import journal_path, load_table, target_folder
+from tvmfbnet.latency.repository import journal_path, load_table, table_path, target_folder
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.latency.table_io import read_table, write_table
+from tvmfbnet.latency.table_io import read_table, require_stated_dtype, write_table
 from tvmfbnet.space.arch_text import parse_arch, resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -238,10 +239,52 @@ def test_a_json_table_keeps_all_of_a_cell_and_says_that_it_is_corrected(tmp_path
         assert not (tmp_path / name).exists()
 
 
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet", "t.json"])
+def test_a_table_tells_its_dtype_except_float32_which_files_never_named(tmp_path: Path, file: str) -> None:
+    measured = {name: [measurement(dtype=name)] for name in ("float32", "int8")}
+    for dtype, measurements in measured.items():
+        write_table(LatencyTable.from_measurements(measurements), tmp_path / file)
+        assert (b"dtype" in (tmp_path / file).read_bytes()) is (dtype == "int8")
+        back = read_table(tmp_path / file)
+        assert (back.data_type.name, back.stated_dtype) == (dtype, "int8" if dtype == "int8" else "")
+        write_table(back, tmp_path / f"again-{file}")
+        assert read_table(tmp_path / f"again-{file}").data_type.name == dtype
+
+
+@pytest.mark.parametrize(
+    ("second", "said"), [("float16", "different dtypes (int8, float16)"), ("", "(int8, none)"), ("int4", "int4")]
+)
+def test_a_table_of_several_or_unknown_dtypes_is_refused_in_one_line(tmp_path: Path, second: str, said: str) -> None:
+    first = "int8" if second != "int4" else "int4"
+    rows = [f"block,k3_e1,64,64,14,14,1,1.0,{first}", f"block,k3_e6,64,64,14,14,1,1.0,{second}"]
+    (tmp_path / "t.csv").write_text("\n".join(["part,block,cin,cout,height,width,stride,latency_ms,dtype", *rows]))
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        read_table(tmp_path / "t.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_imported_table_is_not_used_for_another_dtype_than_it_states(tmp_path: Path) -> None:
+    write_table(LatencyTable({PART: Cell(1.0)}, stated_dtype="int8"), table_path("pixel3", tmp_path))
+    assert load_table("pixel3", tmp_path).data_type.name == "int8"
+    assert load_table("pixel3", tmp_path, dtype="int8").cells
+    with pytest.raises(LatencyError, match=r"imported in int8, not in float32: name it pixel3,dtype=int8, or"):
+        load_table("pixel3", tmp_path, dtype="float32")
+    with pytest.raises(LatencyError, match="imported in int8, not in float32"):
+        load_table("pixel3", tmp_path, CONTEXT)
+    table = load_table("pixel3", tmp_path)
+    require_stated_dtype(table, "int8", "t.csv")
+    require_stated_dtype(replace(table, stated_dtype=""), "float16", "t.csv")
+    with pytest.raises(
+        LatencyError, match=r"^t\.csv has latencies in int8, not in float16: use it with dtype int8, or"
+    ):
+        require_stated_dtype(table, "float16", "t.csv")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"cells": []}, "cells"),
+        ({"dtype": "int4"}, "int4"),
         ({"cells": [{**PART.to_dict(), "latency_ms": 1.0}] * 2}, "cell 2: .* is given twice"),
         ({"cells": [{**PART.to_dict(), "latency_ms": -1.0}]}, "from 0 to"),
         ({"cells": [{**PART.to_dict(), "latency_ms": 1.0, "source": "guessed"}]}, "source"),

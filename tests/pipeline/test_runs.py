@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ import torch
 import yaml
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.errors import DataError, DeviceError, StorageError, UserError
+from tvmfbnet.errors import DataError, DeviceError, LatencyError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.sources.registry import source_of
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.latency.table_io import table_content
+from tvmfbnet.latency.table_io import table_content, write_table
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
 from tvmfbnet.pipeline.run import Run
 from tvmfbnet.pipeline.tuning_options import TuneConfig
@@ -95,6 +97,16 @@ def test_a_recipe_that_gives_the_latencies_measures_none(recipe_file, latency, t
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe_file))
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_refuses_a_table_of_another_dtype_before_it_searches(recipe_file, tiny_space_file, tmp_path):
+    table = source_of("simulated:gflops=16,gbps=8").load(load_space(str(tiny_space_file)).distinct_parts())
+    write_table(replace(table, stated_dtype="int8"), tmp_path / "core.csv")
+    values = {**yaml.safe_load(recipe_file.read_text()), "latency": str(tmp_path / "core.csv")}
+    del values["tune"]
+    with pytest.raises(LatencyError, match=r"core\.csv has latencies in int8, not in float32: use it with dtype int8"):
+        Run(Recipe.model_validate(values), tmp_path / "run").go()
+    assert not (tmp_path / "run/table.json").exists()
 
 
 def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path):

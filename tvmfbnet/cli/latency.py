@@ -150,13 +150,17 @@ def import_command(
 
     Example: tvmfbnet latency import pixel3.csv --target pixel3
     """
+    import dataclasses
+
+    from tvmfbnet.dtypes import split_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, table_path
-    from tvmfbnet.latency.table_io import read_table, write_table
+    from tvmfbnet.latency.table_io import read_table, require_stated_dtype, write_table
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.targets.definition import measured_name
 
+    _, dtype = split_dtype(target)
     target = measured_name(target)
     destination = table_path(target, tuning_logs)
     if journal_path(target, tuning_logs).exists():
@@ -167,6 +171,9 @@ def import_command(
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
     require_writable_file(destination)
     table = read_table(file)
+    if dtype is not None:
+        require_stated_dtype(table, dtype, str(file))
+        table = dataclasses.replace(table, stated_dtype=dtype)
     write_table(table, destination)
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
 

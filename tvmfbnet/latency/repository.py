@@ -24,7 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from tvmfbnet.advice import bring_table, tune, validate
-from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
@@ -128,11 +127,18 @@ def load_table(
         if measurements:
             return _table_of(measurements, journal, context, device_model, dtype)
     if table.exists():
-        if dtype not in (None, FLOAT32.name):
+        imported = replace(read_table(table), name=target)
+        asked = dtype if context is None else context.dtype
+        if asked not in (None, imported.data_type.name):
+            if not imported.stated_dtype:
+                raise LatencyError(
+                    f"{table} was imported and names no dtype: import one of {asked} under a name of its own"
+                )
             raise LatencyError(
-                f"{table} was imported and names no dtype: import one of {dtype} under a name of its own"
+                f"{table} was imported in {imported.stated_dtype}, not in {asked}: name it "
+                f"{target},dtype={imported.stated_dtype}, or import one of {asked} under a name of its own"
             )
-        return replace(read_table(table), name=target)
+        return imported
     raise LatencyError(
         f"nothing was measured for target {target} in {journal.parent}: run {tune(target)}, "
         f"or bring a table with {bring_table(target)}"

@@ -65,6 +65,7 @@ class LatencyTable:
         kernel_ms: summed latency of each tuned part's kernels, timed alone; for predictions.
         context: of the measurements; None for an imported table.
         origin: where its latencies come from.
+        stated_dtype: what the file of an imported table says; empty where it says nothing.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -74,11 +75,13 @@ class LatencyTable:
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
     origin: LatencyOrigin = UNKNOWN
+    stated_dtype: str = ""
 
     @property
     def data_type(self) -> DType:
-        """The dtype of its measurements; float32 for an imported table, which does not say."""
-        return FLOAT32 if self.context is None else dtype_named(self.context.dtype)
+        """The dtype of its measurements; float32 for an imported table that does not say."""
+        name = self.stated_dtype if self.context is None else self.context.dtype
+        return dtype_named(name) if name else FLOAT32
 
     def __post_init__(self) -> None:
         if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:
@@ -291,6 +294,7 @@ class LatencyTable:
         name: str,
         correction: str = "",
         origin: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
     ) -> LatencyTable:
         """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`."""
         fields = vars(NOTHING)  # fields that an older record lacks keep their defaults
@@ -298,14 +302,14 @@ class LatencyTable:
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records
         }
-        return cls(cells, overhead_ms, name, correction, origin=LatencyOrigin(**(origin or {})))
+        made_by = LatencyOrigin(**(origin or {}))
+        return cls(cells, overhead_ms, name, correction, origin=made_by, stated_dtype=dtype or "")
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
         """The table of the content of a run's ``table.json``."""
-        return cls.from_records(
-            values["cells"], values["overhead_ms"], values["target"], values.get("correction", ""), values.get("origin")
-        )
+        first = (values["cells"], values["overhead_ms"], values["target"])
+        return cls.from_records(*first, values.get("correction", ""), values.get("origin"), values.get("dtype"))
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]

@@ -1,11 +1,12 @@
 """Importing and exporting latency tables as CSV, Parquet or JSON.
 
-Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source``; one row per part,
-sizes are those of its input. Latency and spread may be in other units, as the column's name says: ``latency_us``,
-``spread_s``. Blocks need not be the paper's nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of a
-call. An identity skip may have a row of its own (some runtimes copy the tensor there), which is used. The file's
-suffix, ``.csv``, ``.parquet`` or ``.json``, decides its form. Unknown content is refused, never dropped. JSON has the
-form of a run's ``table.json`` and keeps all of a cell: repeats, trials and drift as well.
+Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source,dtype``; one row per
+part, sizes are those of its input. A table is of one dtype, and names it where it is not float32. Latency and spread
+may be in other units, as the column's name says: ``latency_us``, ``spread_s``. Blocks need not be the paper's nine
+(``k7_e3`` is valid too). One ``overhead`` row may give the cost of a call. An identity skip may have a row of its own
+(some runtimes copy the tensor there), which is used. The file's suffix, ``.csv``, ``.parquet`` or ``.json``, decides
+its form. Unknown content is refused, never dropped. JSON has the form of a run's ``table.json`` and keeps all of a
+cell: repeats, trials and drift as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.config import MOST_LATENCY_MS
-from tvmfbnet.errors import ArchError, ConfigError, UserError
+from tvmfbnet.dtypes import FLOAT32, require_dtype
+from tvmfbnet.errors import ArchError, ConfigError, LatencyError, UserError
 from tvmfbnet.extras import require
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
@@ -34,7 +36,8 @@ from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM,
 
 _SIZES = ("cin", "cout", "height", "width", "stride")
 _REQUIRED = ("part", "block", *_SIZES, "latency_ms")
-_OPTIONAL = ("spread_ms", "source")
+_WRITTEN = (*_REQUIRED, "spread_ms", "source")
+_OPTIONAL = ("spread_ms", "source", "dtype")
 _UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 _FIXED = {STEM: "conv_k3", HEAD_CONV: "conv_k1", HEAD_POOL: "avgpool", HEAD_LINEAR: "linear"}
 _MOST_SIZE = 1_000_000
@@ -55,6 +58,24 @@ def read_table(path: Path) -> LatencyTable:
     return _table_of(content, _factors(content, path), path)
 
 
+def require_stated_dtype(table: LatencyTable, dtype: str, where: str) -> None:
+    """Refuses a table that states another dtype than the one it is to be used for; one that states none is accepted.
+
+    Args:
+        table: an imported table.
+        dtype: name of the dtype.
+        where: the table is from, for messages.
+
+    Raises:
+        LatencyError: it states another; names both.
+    """
+    if table.stated_dtype not in ("", dtype):
+        raise LatencyError(
+            f"{where} has latencies in {table.stated_dtype}, not in {dtype}: use it with dtype {table.stated_dtype}, "
+            f"or a table of {dtype}"
+        )
+
+
 def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
     """The column and the unit in ms, for ``latency`` and ``spread``; checks that every column is known."""
     factors = {}
@@ -68,7 +89,7 @@ def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
     absent += [] if "latency" in factors else ["latency_ms"]
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
-    columns = {*_REQUIRED[:-1], "source", *(column for column, _ in factors.values())}
+    columns = {*_REQUIRED[:-1], "source", "dtype", *(column for column, _ in factors.values())}
     unknown = [name or "(without a name)" for name in content.columns if name not in columns]
     if unknown:
         named = ", ".join(_REQUIRED + _OPTIONAL)
@@ -91,8 +112,10 @@ def write_table(table: LatencyTable, path: Path) -> None:
         raise UserError(f"{path}: a corrected table can only be written as .json, which says that it is corrected")
     if table.overhead_ms:
         cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
-    rows = [
-        {**part.to_dict(), "latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source}
+    # Tables of float32 do not say so: they stay as they always were.
+    dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    rows: list[dict[str, Any]] = [
+        {**part.to_dict(), "latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source} | dtype
         for part, cell in cells.items()
     ]
     if form == "parquet":
@@ -104,7 +127,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
         write_atomically(path, lambda temporary: parquet.write_table(content, temporary))
         return
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, (*_REQUIRED, *_OPTIONAL), lineterminator="\n")
+    writer = csv.DictWriter(text, (*_WRITTEN, *dtype), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # floats are written so that they read back equal
     write_text(path, text.getvalue())
@@ -113,7 +136,8 @@ def write_table(table: LatencyTable, path: Path) -> None:
 def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, Any]:
     """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
     values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
-    return {**values, "origin": table.origin.to_dict(), "cells": table.to_records(parts)}
+    dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    return {**values, **dtype, "origin": table.origin.to_dict(), "cells": table.to_records(parts)}
 
 
 def _read_json(path: Path) -> LatencyTable:
@@ -137,7 +161,8 @@ def _read_json(path: Path) -> LatencyTable:
         raise ConfigError(str(path), problems)
     _check_mixed(cells, path)
     _warn_about_zeros(cells, path)
-    return LatencyTable(cells, record.overhead_ms, record.target, record.correction)
+    dtype = _one_dtype([record.dtype or ""], path)
+    return LatencyTable(cells, record.overhead_ms, record.target, record.correction, stated_dtype=dtype)
 
 
 def _check_mixed(cells: Mapping[NetPart, Cell], path: Path) -> None:
@@ -172,7 +197,20 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
         raise ConfigError(str(path), [f"{_places(rows)}: {problem}" for problem, rows in problems.items()])
     _check_mixed(cells, path)
     _warn_about_zeros(cells, path)
-    return LatencyTable(cells, overhead_ms or 0.0, path.stem)
+    dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
+    return LatencyTable(cells, overhead_ms or 0.0, path.stem, stated_dtype=dtype)
+
+
+def _one_dtype(names: Iterable[str], path: Path) -> str:
+    """The dtype that all rows name, empty where none does."""
+    different = list(dict.fromkeys(names))
+    if len(different) > 1:
+        there = ", ".join(name[:20] or "none" for name in different[:_LISTED])
+        raise ConfigError(str(path), [f"rows name different dtypes ({there}); keep one table for each"])
+    try:
+        return require_dtype(different[0]) if different[0] else ""
+    except ValueError as error:
+        raise ConfigError(str(path), [f"dtype {error}"]) from error
 
 
 def _places(rows: Sequence[str]) -> str:
