@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "rpc": {"targets", "latency"},
     "provisioning": {"rpc", "targets"},
     "nets": {"space"},
-    "quantisation": set(),
+    "quantisation": {"nets"},
     "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},
     "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
