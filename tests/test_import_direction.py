@@ -33,12 +33,12 @@ MAY_IMPORT = {
     "report": {"space", "latency", "search", "training"},
     "pipeline": {
         *("report", "deploy", "search", "training", "profiling", "autotune", "compiler", "provisioning", "rpc"),
-        *("targets", "latency", "nets", "data", "space"),
+        *("targets", "latency", "nets", "data", "space", "quantisation"),
     },
     # The public functions: above everything but the command line, which calls them.
     "api": {
         *("pipeline", "deploy", "search", "training", "autotune", "profiling", "provisioning"),
-        *("targets", "latency", "nets", "data", "space"),
+        *("targets", "latency", "nets", "data", "space", "quantisation"),
     },
 }
 

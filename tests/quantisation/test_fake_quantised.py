@@ -1,4 +1,4 @@
-"""A fake-quantised net computes what ONNX Runtime does with the QDQ model that it exports, before and after training."""
+"""A fake-quantised net computes what ONNX Runtime does with its exported QDQ model, before and after training."""
 
 import numpy as np
 import onnx

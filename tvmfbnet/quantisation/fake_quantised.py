@@ -1,4 +1,4 @@
-"""A QDQ model as a torch module that computes in float32 with 8-bit values, to be trained (quantisation-aware training).
+"""A QDQ model as a torch module that computes in float32 with 8-bit values, for quantisation-aware training.
 
 The module runs the nodes of the QDQ model itself. So it rounds exactly where the model has its pairs of QuantizeLinear
 and DequantizeLinear, whatever blocks a net is made of, and what it learns goes back into the same graph.
@@ -12,7 +12,7 @@ none reaches a value outside of its range (Jacob et al. 2018, arXiv 1712.05877).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ class FakeQuantisedNet(nn.Module):
         if node.op_type == "DequantizeLinear":
             return x
         if node.op_type == "QuantizeLinear":
-            return self.ranges[_key(node.input[1])](x) if node.output[0] in self._rounds else x  # type: ignore[no-any-return]
+            return self._range(node.input[1])(x) if node.output[0] in self._rounds else x
         if node.op_type in _WEIGHTED:
             weight, bias = self._weights_of(node)
             scales = self._weight_scales(node)
@@ -144,7 +144,11 @@ class FakeQuantisedNet(nn.Module):
         return torch.maximum(scales, bias.abs() / (self._input_scale(node) * _LARGEST_BIAS))
 
     def _input_scale(self, node: onnx.NodeProto) -> torch.Tensor:
-        return self.ranges[_key(self._scales[node.input[0]])].codes()[0]  # type: ignore[operator, no-any-return]
+        return self._range(self._scales[node.input[0]]).codes()[0]
+
+    def _range(self, scale: str) -> ActivationRange:
+        """The range of the tensors that a scale belongs to."""
+        return cast(ActivationRange, self.ranges[_key(scale)])
 
     @torch.no_grad()
     def to_model(self) -> onnx.ModelProto:
@@ -153,7 +157,7 @@ class FakeQuantisedNet(nn.Module):
         producers = {node.output[0]: node for node in self._model.graph.node}
         for node in self._nodes:
             if node.op_type == "QuantizeLinear":
-                scale, zero = self.ranges[_key(node.input[1])].codes()  # type: ignore[operator]
+                scale, zero = self._range(node.input[1]).codes()
                 changed |= {node.input[1]: scale, node.input[2]: zero}
             elif node.op_type in _WEIGHTED:
                 (weight, bias), scales = self._weights_of(node), self._weight_scales(node)
@@ -192,7 +196,8 @@ def _convolve(settings: dict[str, Any], inputs: Sequence[Any]) -> torch.Tensor:
     # A shuffle leaves channels first, which convs are slower on.
     x = x.contiguous(memory_format=torch.channels_last)
     if is_depthwise and side % 2 and pads == [side // 2] * 4:
-        return depthwise_conv(x, weight, stride[0]) + bias.view(1, -1, 1, 1)
+        y: torch.Tensor = depthwise_conv(x, weight, stride[0]) + bias.view(1, -1, 1, 1)
+        return y
     if pads[:2] != pads[2:]:
         x, pads = F.pad(x, (pads[1], pads[3], pads[0], pads[2])), [0, 0]
     return F.conv2d(x, weight, bias, stride, pads[:2], settings["dilations"], groups)
