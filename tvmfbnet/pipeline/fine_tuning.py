@@ -30,8 +30,9 @@ from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.quantisation.reference import QuantisedReference
 from tvmfbnet.run_files import FineTuningRecord
 from tvmfbnet.targets.definition import Target
+from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.identity import identity_of
+from tvmfbnet.training.identity import identity_of, require_identity
 from tvmfbnet.training.train import fine_tune
 
 FOLDER, RECORD, MODEL = "fine_tuning", "fine_tuning.json", "net.onnx"
@@ -58,13 +59,16 @@ def fine_tune_quantised(
         DivergedError: the loss became NaN or infinite.
     """
     space = net.space
-    with step("quantising the net"):
-        model = export_net(net.eval())
-        untuned = quantise(model, images_to_calibrate(data_spec, space, target))
     data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     settings = _settings(config, training)
     own = {"weights": _digest(net), "train_images": training.train_images, **config.model_dump()}
     identity = identity_of(settings.model_dump(exclude=_UNUSED), space, data.fingerprint, **own)
+    checkpoint = out / "train.ckpt"
+    if checkpoint.exists():  # of another fine-tuning: said before the net is quantised
+        require_identity(checkpoint, load_checkpoint(checkpoint, "training").get("identity"), identity, data_spec)
+    with step("quantising the net"):
+        model = export_net(net.eval())
+        untuned = quantise(model, images_to_calibrate(data_spec, space, target))
     divided = with_held_out(data, training.seed, training.train_images)
     module = FakeQuantisedNet(model, untuned)
     tuned = fine_tune(module, divided, data_spec, settings, identity, make_folder(out)).to_model()

@@ -213,7 +213,7 @@ def _continue(
         say(resumed(what, out, trainer.done_steps, trainer.total_steps))
     workers.require_equal("checkpoint", trainer.done_steps)
     workers.require_equal("data", int(identity["data"][:10], 16))
-    forecaster = trainer.forecaster()
+    forecaster = trainer.forecaster(what)
     with (
         progress(what, trainer.total_steps, trainer.done_steps) as reporter,
         saved_steps("the checkpoint", saves=workers.size == 1) as steps,

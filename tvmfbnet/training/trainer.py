@@ -110,11 +110,11 @@ class Trainer(Generic[NetT]):
         """The resulting net: the moving average, if there is one."""
         return self._ema.module if self._ema is not None else self.net
 
-    def forecaster(self) -> Forecaster:
-        """The forecast of the remaining time, from the first steps."""
+    def forecaster(self, what: str = "train") -> Forecaster:
+        """The forecast of the remaining time, from the first steps; ``what`` is done, for its line."""
         steps = self.total_steps - self.done_steps
         tested = len(self.data.test) / self._batches.batch_size
-        return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type)
+        return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type, what)
 
     def advance(self) -> bool:
         """Does one step (and the test that closes an epoch); True when it was the last one of an epoch.
