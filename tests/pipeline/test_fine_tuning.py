@@ -55,7 +55,7 @@ def test_stopped_and_resumed_it_ends_bit_equal_and_a_net_that_learns_is_kept(
     checkpoint, tiny_data, host, tmp_path, monkeypatch, capsys
 ):
     net, _ = load_net(checkpoint)
-    config = QuantisationConfig(fine_tune_epochs=12, fine_tune_lr=0.1)
+    config = QuantisationConfig(fine_tune_epochs=8, fine_tune_lr=0.1)
     whole = fine_tune_quantised(net, tiny_data, host, config, TRAINING, tmp_path / "whole")
     saved = []
 
@@ -144,6 +144,7 @@ def test_a_run_and_its_report_say_what_was_kept(tmp_path):
     told = "90.12% after 2 epochs instead of 89.96% on 5000 held-out training images: kept"
     assert _dtype_rows({"dtype": "int8", "fine_tuning": record.model_dump()})[-1] == ("fine-tuning", told)
     assert _dtype_rows({"dtype": "int8", "fine_tuning": None}) == [("dtype", "int8")]
+    (tmp_path / "recipe.yaml").write_text("{}")
     run = read_run(tmp_path)
     shown = [dict(net_rows(replace(run, result={"fine_tuning": item}))) for item in (record.model_dump(), None)]
     assert shown[0]["Fine-tuning in the dtype"] == told and "Fine-tuning in the dtype" not in shown[1]
