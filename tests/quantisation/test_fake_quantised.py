@@ -2,15 +2,17 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from tvmfbnet.compiler.export import export_parts
+from tvmfbnet.compiler.integer_lowering import _FUNCTIONS
 from tvmfbnet.compiler.shapes import part_input_shape
 from tvmfbnet.dtypes import random_tensor
 from tvmfbnet.errors import UserError
-from tvmfbnet.quantisation.fake_quantised import FakeQuantisedNet
+from tvmfbnet.quantisation.fake_quantised import _OPERATIONS, FakeQuantisedNet
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.quantisation.reference import QuantisedReference
 from tvmfbnet.space.arch import Arch
@@ -121,6 +123,20 @@ def test_a_channel_whose_bias_dwarfs_its_weights_exports_as_it_was_trained(model
         weight, bias = net._weights_of(next(node for node in net._nodes if node.op_type == "Conv"))
         weight[0], weight[1], bias[0] = 1e-12, 0.0, 0.9
     assert differences(net, net.to_model(), images).max() <= 1
+
+
+def test_every_operation_with_an_integer_kernel_can_be_trained():
+    assert set(_FUNCTIONS) <= set(_OPERATIONS)
+    x = torch.randn(2, 3, 4, 4)
+    for name in _FUNCTIONS:
+        node = helper.make_node(name, ["x"], ["y"])
+        model = helper.make_model(helper.make_graph([node], "one", *[[value(name)] for name in "xy"]))
+        expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x.numpy()})[0]
+        np.testing.assert_allclose(_OPERATIONS[name]({}, [x]).numpy(), expected, atol=1e-6)
+
+
+def value(name):
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3, 4, 4])
 
 
 def test_an_operation_without_a_form_to_train_is_refused(models):
