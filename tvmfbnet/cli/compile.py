@@ -10,7 +10,6 @@ import typer
 from tvmfbnet.cli.bench import end_with_verdict
 from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json
 from tvmfbnet.cli.search import parse_latency
-from tvmfbnet.config import MOST_EPOCHS
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 
 
@@ -38,10 +37,7 @@ def compile_command(
         ),
     ] = MAX_ACCURACY_LOSS,
     fine_tune_epochs: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MOST_EPOCHS, help="Train on in int8 for these epochs; kept if held-out images get better by it."
-        ),
+        int, typer.Option(min=0, help="Train on in int8 for these epochs; kept if held-out images get better by it.")
     ] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
