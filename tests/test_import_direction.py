@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "rpc": {"targets", "latency"},
     "provisioning": {"rpc", "targets"},
     "nets": {"space"},
-    "quantisation": set(),
+    "quantisation": {"nets"},
     "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},
     "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
@@ -33,12 +33,12 @@ MAY_IMPORT = {
     "report": {"space", "latency", "search", "training"},
     "pipeline": {
         *("report", "deploy", "search", "training", "profiling", "autotune", "compiler", "provisioning", "rpc"),
-        *("targets", "latency", "nets", "data", "space"),
+        *("targets", "latency", "nets", "data", "space", "quantisation"),
     },
     # The public functions: above everything but the command line, which calls them.
     "api": {
         *("pipeline", "deploy", "search", "training", "autotune", "profiling", "provisioning"),
-        *("targets", "latency", "nets", "data", "space"),
+        *("targets", "latency", "nets", "data", "space", "quantisation"),
     },
 }
 

@@ -274,6 +274,30 @@ class ParityRecord(_Record):
     float32_accuracy: Share | None = None
 
 
+class FineTuningRecord(Stored):
+    """Whether fine-tuning made a quantised net better: on training images that it did not see.
+
+    Attributes:
+        epochs: of fine-tuning.
+        images: held-out training images that both nets were judged on.
+        accuracy: top-1 accuracy of the fine-tuned net on them, in ONNX Runtime.
+        untuned_accuracy: that of the net as it was quantised after training.
+        kept: whether the fine-tuned net is the result.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    untuned_accuracy: Annotated[float, Field(ge=0, le=1)]
+    kept: bool
+
+    def describe(self) -> str:
+        """One phrase for people."""
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        told = f"{self.accuracy:.2%} after {epochs} instead of {self.untuned_accuracy:.2%}"
+        return f"{told} on {self.images} held-out training images: {'kept' if self.kept else 'not better, not kept'}"
+
+
 class ResultRecord(_Verdict):
     """``result.json``: the fields that the report reads; an unfinished run may lack some."""
 
@@ -292,6 +316,7 @@ class ResultRecord(_Verdict):
     images: Count | None = None
     accuracy: Share | None = None
     float32_accuracy: Share | None = None
+    fine_tuning: FineTuningRecord | None = None
     test_accuracy: Share | None = None
     measured_share: Share | None = None
     stage_seconds: dict[str, Seconds] = Field(default_factory=dict)
@@ -320,6 +345,7 @@ _SCHEMAS: dict[str, Any] = {
     "closed_loop.json": ClosedLoopRecord,
     "bench.json": BenchRecord,
     "parity.json": ParityRecord,
+    "fine_tuning/fine_tuning.json": FineTuningRecord,
     "result.json": ResultRecord,
     "package/package.json": dict[str, Any],
 }

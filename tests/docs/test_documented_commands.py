@@ -5,6 +5,7 @@ real server program. What cannot run here is in ``SKIPPED`` with its reason; a c
 """
 
 import functools
+import json
 import re
 import shutil
 import sys
@@ -75,8 +76,7 @@ def smaller(words, walk):
         case "sample" | "latency validate":
             return set_option(words, "-n", "5")
         case "run":
-            dtype = ["--dtype", "int8"] if "demo_int8" in words else []
-            return ["small.yaml" if word in ("demo", "demo_int8") else word for word in words] + dtype
+            return [{"demo": "small.yaml", "demo_int8": "small_int8.yaml"}.get(word, word) for word in words]
         case "device start":
             return [*words, "--port", str(walk.server_port), "--device-tracker-port", str(walk.tunnel_port)]
     return words
@@ -89,7 +89,9 @@ def run_line(line: CommandLine, walk: Walk):
             words = tvmfbnet(*smaller(["tracker", *options], walk))
             walk.start(words, lambda: port_is_open("127.0.0.1", walk.port))
         case ["tvmfbnet", "run", *options]:  # 3: the target was missed or cannot be decided; the run itself went well
-            walk.run(tvmfbnet(*smaller(["run", *options], walk)), check=(0, 3))
+            printed = walk.run(tvmfbnet(*smaller(["run", *options], walk)), check=(0, 3))
+            if "demo_int8" in options:
+                check_fine_tuning(walk.folder / "runs/small_int8", printed)
         case ["tvmfbnet", *options]:
             walk.run(tvmfbnet(*smaller(options, walk)))
         case ["torchrun", *options]:
@@ -109,6 +111,17 @@ def run_line(line: CommandLine, walk: Walk):
             assert options <= set(re.findall(r"--[a-z-]+", shown.stdout)), line.text
         case _:
             pytest.fail(f"{line.page} line {line.number} shows a command that no test runs: {line.text}")
+
+
+def check_fine_tuning(run, printed):
+    """The run's files say the same of its fine-tuning as it printed, and the package holds the net that was kept."""
+    record = json.loads((run / "fine_tuning/fine_tuning.json").read_text())
+    result, package = (json.loads((run / name).read_text()) for name in ("result.json", "package/package.json"))
+    assert result["fine_tuning"] == package["fine_tuning"] == record and record["images"] == 12
+    told = f"{record['accuracy']:.2%} after 2 epochs instead of {record['untuned_accuracy']:.2%}"
+    assert told in " ".join(printed.replace("│", " ").split()) and told in (run / "report/index.html").read_text()
+    is_tuned = (run / "package/net.onnx").read_bytes() == (run / "fine_tuning/net.onnx").read_bytes()
+    assert is_tuned == record["kept"]
 
 
 @functools.cache

@@ -50,6 +50,10 @@ def tvmfbnet(*words):
     return [sys.executable, "-m", "tvmfbnet", *words]
 
 
+# On top of it, for the demo in int8.
+INT8 = {"dtype": "int8", "quantisation": {"fine_tune_epochs": 2, "fine_tune_lr": 0.02}}
+
+
 class Walk:
     """The folder, its space, data, recipe and boards, and what runs in the background.
 
@@ -64,7 +68,12 @@ class Walk:
         self.data = f"fashion_mnist:{folder / 'digits'}"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TVMFBNET_TUNING_LOGS": "tuning_logs"}
         (folder / "tiny.yaml").write_text(SPACE)
-        for name, settings in (("search", SEARCH), ("train", TRAIN), ("small", {**RECIPE, "data": self.data})):
+        for name, settings in (
+            ("search", SEARCH),
+            ("train", TRAIN),
+            ("small", {**RECIPE, "data": self.data}),
+            ("small_int8", {**RECIPE, **INT8, "data": self.data}),
+        ):
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         (folder / "targets").mkdir()
         for name in ("host", *BOARDS):

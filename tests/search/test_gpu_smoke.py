@@ -7,6 +7,7 @@ import torch
 from test_search_run import TINY, table_of
 
 from tvmfbnet.data.datasets import load_data
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.sampling_modes import Form
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.dry_run import dry_run_search
@@ -54,7 +55,7 @@ def test_two_steps_of_each_kind_are_finite_and_move_what_they_train(
 def test_two_steps_of_a_training_are_finite(tiny_space, tiny_data, precision, device):
     config = TrainConfig(epochs=1, batch_size=16, device=device, precision=precision, threads=1)
     arch = parse_arch("k3_e1/k5_e1_g2,k3_e3", tiny_space)
-    trainer = Trainer(arch, tiny_space, load_data(tiny_data, 28, 28, 1, 10), config)
+    trainer = Trainer(build_net(arch, tiny_space, config.dropout), load_data(tiny_data, 28, 28, 1, 10), config)
     before = {name: parameter.detach().clone() for name, parameter in trainer.net.named_parameters()}
     for _ in range(2):
         trainer.advance()

@@ -11,6 +11,7 @@ import torch
 from tvmfbnet.config import validate
 from tvmfbnet.data.datasets import FASHION_MNIST_CLASSES, load_data
 from tvmfbnet.errors import ArchError, ConfigError, DataError, DivergedError, StorageError
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
@@ -72,7 +73,8 @@ def test_stopped_after_any_step_and_continued_it_ends_bit_equal(arch, tiny_space
     def make():
         torch.manual_seed(0)  # dropout draws from the global generator
         data = load_data(tiny_data, 28, 28, 1)
-        return Trainer(arch, tiny_space, data, TrainConfig(**{**TINY, "ema_decay": ema}))
+        config = TrainConfig(**{**TINY, "ema_decay": ema})
+        return Trainer(build_net(arch, tiny_space, config.dropout), data, config)
 
     def run(trainer, steps):
         while not trainer.finished and trainer.done_steps < steps:

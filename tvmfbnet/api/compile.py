@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
-from tvmfbnet.config import MOST_LATENCY_MS, Config
+from tvmfbnet.config import MOST_EPOCHS, MOST_LATENCY_MS, Config
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
 from tvmfbnet.progress import loading, say, step
+from tvmfbnet.quantisation.config import QuantisationConfig
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.registry import spelled_with_classes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tvmfbnet.latency.verdict import Verdict
     from tvmfbnet.nets.network import ArchNet
     from tvmfbnet.profiling.net_latency import NetLatency
+    from tvmfbnet.run_files import FineTuningRecord
 
 
 class CompileOptions(Config):
@@ -47,12 +49,30 @@ class CompileOptions(Config):
         le=100,
         description="percentage points of top-1 accuracy on test images that a trained net may lose in its dtype",
     )
+    fine_tune_epochs: int = Field(
+        0,
+        ge=0,
+        le=MOST_EPOCHS,
+        description="passes over the training images with rounded weights and activations, for int8; kept if held-out "
+        "training images get better by it",
+    )
     device_model: str | None = Field(None, description="schedules of this device model; the last measured if unset")
 
     @model_validator(mode="after")
     def _verdict_needs_a_run(self) -> CompileOptions:
         if self.build_only and self.latency_target_ms is not None:
             raise ValueError("a package that is only built is not timed, so there is no verdict on latency_target_ms")
+        return self
+
+    @property
+    def quantisation(self) -> QuantisationConfig:
+        """How the net is quantised."""
+        return QuantisationConfig(fine_tune_epochs=self.fine_tune_epochs)
+
+    @model_validator(mode="after")
+    def _fine_tuning_needs_weights(self) -> CompileOptions:
+        if self.fine_tune_epochs and self.checkpoint is None:
+            raise ValueError("fine_tune_epochs needs trained weights: give their checkpoint (net.pt)")
         return self
 
 
@@ -137,6 +157,7 @@ def compile_and_time(
         check_all(
             lambda: require_writable_folder(folder),
             *([] if weights is None else [lambda: require_checkpoint(weights, "trained weights (net.pt)")]),
+            lambda: chosen.quantisation.require_quantised(loaded.data_type, loaded.name),
             lambda: require_ready(loaded, runs=not chosen.build_only),
         )
         with loading():
@@ -209,6 +230,19 @@ def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:
     return random_images(made.net.space, target.data_type)
 
 
+def _fine_tuned(
+    made: _Made, target: ResolvedTarget, options: CompileOptions, out: Path
+) -> tuple[FineTuningRecord | None, Path]:
+    """The judgement on the fine-tuning, None where none is asked for; and its folder, beside the package's."""
+    from tvmfbnet.pipeline.fine_tuning import FOLDER, fine_tune_quantised
+    from tvmfbnet.training.config import TrainConfig
+
+    folder = out.with_name(f"{out.name}-{FOLDER}")
+    if not options.fine_tune_epochs or made.data is None:
+        return None, folder
+    return fine_tune_quantised(made.net, made.data, target, options.quantisation, TrainConfig(), folder), folder
+
+
 def _spelled(arch: Arch | str, space: Space) -> str:
     return arch if isinstance(arch, str) else format_arch(arch, space)
 
@@ -218,15 +252,17 @@ def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Pa
     from tvmfbnet.autotune.database import existing_database
     from tvmfbnet.deploy.package import compile_net
     from tvmfbnet.deploy.trial import with_prediction
+    from tvmfbnet.pipeline.fine_tuning import fine_tuned_model
 
     database = existing_database(target, logs, options.device_model)
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
+    tuning, tuning_folder = _fine_tuned(made, target, options, out)
     with step("compiling the net"):
-        images = _calibration(made, target)
-        package = compile_net(made.net, target, database, out, made.class_names, images)
+        images, model = _calibration(made, target), fine_tuned_model(tuning, tuning_folder)
+        package = compile_net(made.net, target, database, out, made.class_names, images, model)
     package = with_prediction(package, made.arch, made.space, target, logs)
-    package = package.with_description(latency_target_ms=options.latency_target_ms)
+    package = package.with_description(latency_target_ms=options.latency_target_ms, fine_tuning=tuning)
     missing = package.kernels.missing
     if database is not None and missing:
         say(

@@ -36,6 +36,9 @@ def compile_command(
             help="Accuracy in percentage points that a trained net may lose in its dtype.",
         ),
     ] = MAX_ACCURACY_LOSS,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(min=0, help="Train on in int8 for these epochs; kept if held-out images get better by it.")
+    ] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -62,13 +65,14 @@ def compile_command(
         latency_target_ms=target_ms,
         device_model=device_model,
         max_accuracy_loss=max_accuracy_loss,
+        fine_tune_epochs=fine_tune_epochs,
     )
     made = compile_and_time(arch, space, target, options, out=out, tuning_logs=tuning_logs)
     # The verdict's advice repeats these.
     note(target=target, named=load_target(target).name, space=made.space, tuning_logs=tuning_logs, package=out)
     package, latency, verdict = made.package, made.latency, made.verdict
     class_names, predicted_ms = list(package.description.class_names), package.description.predicted_ms
-    kernels, error = package.kernels, package.description.parity.error
+    kernels, error, tuning = package.kernels, package.description.parity.error, package.description.fine_tuning
     if as_json:
         print_json(
             {
@@ -76,6 +80,7 @@ def compile_command(
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
+                "fine_tuning": None if tuning is None else tuning.model_dump(),
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
                 "predicted_ms": predicted_ms,
@@ -90,6 +95,8 @@ def compile_command(
     agreement = package.description.parity.describe_agreement()
     if agreement is not None and not as_json:
         print(f"{package.description.dtype}: {agreement}")
+    if tuning is not None and not as_json:
+        print(f"fine-tuning: {tuning.describe()}")
     if class_names and not as_json:
         print(
             f"outputs, in order: {', '.join(class_names)}"

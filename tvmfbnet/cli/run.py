@@ -87,12 +87,15 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
 def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The dtype and what it does to the net's classes; nothing in float32."""
     from tvmfbnet.deploy.description import COMPARED, Parity
+    from tvmfbnet.run_files import FineTuningRecord
 
     dtype = values.get("dtype", FLOAT32.name)
     if dtype == FLOAT32.name:
         return []
     compared = Parity(**{name: values[name] for name in COMPARED if name in values}).describe_agreement()
-    return [("dtype", dtype if compared is None else f"{dtype}: {compared}")]
+    rows = [("dtype", dtype if compared is None else f"{dtype}: {compared}")]
+    tuning = values.get("fine_tuning")
+    return rows if tuning is None else [*rows, ("fine-tuning", FineTuningRecord.model_validate(tuning).describe())]
 
 
 def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:

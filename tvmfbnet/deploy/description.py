@@ -16,7 +16,7 @@ from tvmfbnet.dtypes import FLOAT32, bytes_of
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.progress import say
-from tvmfbnet.run_files import LatencyOriginRecord
+from tvmfbnet.run_files import FineTuningRecord, LatencyOriginRecord
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
@@ -89,6 +89,9 @@ class PackageDescription(Stored):
     kernels_found: _Count
     kernels_missing: tuple[str, ...]
     parity: Parity = Parity()
+    fine_tuning: FineTuningRecord | None = Field(
+        default=None, description="whether fine-tuning made the quantised net better; None without any"
+    )
     latency: dict[str, Any] | None = Field(
         default=None, description="measured latency with its conditions; None before the first measurement"
     )

@@ -181,11 +181,13 @@ def compile_net(
     out: Path,
     class_names: Sequence[str] = (),
     images: Sequence[npt.NDArray[Any]] = (),
+    model: onnx.ModelProto | None = None,
 ) -> Package:
     """Compiles a net for a target with its tuned schedules; no tuning happens here.
 
     The package is marked as unchecked until :func:`tvmfbnet.deploy.parity.certify`. Its description stores
-    ``class_names``, one per output. ``images`` are calibration images (1, C, H, W), which int8 alone needs.
+    ``class_names``, one per output. ``images`` are calibration images (1, C, H, W), which int8 alone needs. ``model``
+    is the net in the target's dtype where it was exported before, such as fine-tuned.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
@@ -198,7 +200,7 @@ def compile_net(
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
         (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = target.for_tvm()
-    model = export_net(net.eval(), dtype, images)
+    model = export_net(net.eval(), dtype, images) if model is None else model
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, None if database is None else database.records)
     executable = build(lowered, compiled_for, None if database is None else database.records)

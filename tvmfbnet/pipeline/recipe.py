@@ -15,6 +15,7 @@ from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
 from tvmfbnet.latency.sources.simulated import PREFIX
 from tvmfbnet.pipeline.tuning_options import TuneConfig
+from tvmfbnet.quantisation.config import QuantisationConfig
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.shipped import Shipped
 from tvmfbnet.training.config import TrainConfig
@@ -40,6 +41,7 @@ class Recipe(Config):
     )
     search: SearchConfig
     train: TrainConfig
+    quantisation: QuantisationConfig = QuantisationConfig()
     max_accuracy_loss: float = Field(
         default=MAX_ACCURACY_LOSS,
         ge=0,

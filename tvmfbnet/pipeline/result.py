@@ -66,6 +66,7 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "dtype": package["dtype"],
         "parity_error": parity["parity_error"],
         **{name: parity[name] for name in COMPARED if parity.get(name) is not None},
+        "fine_tuning": package.get("fine_tuning"),
         "test_accuracy": read_run_file(folder, "train/history.json")[-1]["test_accuracy"],
         "kernels_needed": package["kernels_needed"],
         "kernels_found": package["kernels_found"],

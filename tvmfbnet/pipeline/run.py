@@ -45,7 +45,7 @@ from tvmfbnet.pipeline.tuning_options import TuneConfig, TuneOptions
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.progress import loading, say, step
 from tvmfbnet.provisioning.ready import require_ready
-from tvmfbnet.run_files import STAGES, read_run_file, stage_progress
+from tvmfbnet.run_files import STAGES, FineTuningRecord, read_run_file, stage_progress
 from tvmfbnet.search.constraints import constraints_of, require_feasible
 from tvmfbnet.search.cost_model import CostSources
 from tvmfbnet.space.arch import Arch
@@ -106,6 +106,7 @@ class Run:
         # Bounds on other quantities are checked with the latency table.
         bounds = [bound for bound in recipe.search.bounds if bound.quantity.follows_from_space]
         check_all(
+            lambda: recipe.quantisation.require_quantised(self.target.data_type, self.target.name),
             lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
             lambda: require_writable_folder(self.folder),
             self._require_own,
@@ -265,21 +266,34 @@ class Run:
         from tvmfbnet.training.train import train
 
         train(self._arch(), self.space, self.recipe.data, self.recipe.train, self.folder / "train")
+        if self.recipe.quantisation.fine_tune_epochs:
+            self._fine_tune()
+
+    def _fine_tune(self) -> None:
+        from tvmfbnet.pipeline.fine_tuning import FOLDER, fine_tune_quantised
+        from tvmfbnet.training.train import load_net
+
+        net, _ = load_net(self.folder / "train" / "net.pt")
+        recipe = self.recipe
+        fine_tune_quantised(net, recipe.data, self.target, recipe.quantisation, recipe.train, self.folder / FOLDER)
 
     def _compile(self) -> None:
         from tvmfbnet.autotune.database import existing_database
         from tvmfbnet.deploy.package import compile_net
         from tvmfbnet.deploy.parity import certify
         from tvmfbnet.deploy.trial import predicted_by
+        from tvmfbnet.pipeline.fine_tuning import FOLDER, fine_tuned_model
         from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net
 
         target = resolve(self.target)
         net, about = load_net(self.folder / "train" / "net.pt")
-        database = existing_database(target, self.logs_root)
+        database, tuning = existing_database(target, self.logs_root), self._fine_tuning()
         with step("compiling the net"):
             classes, images = about["class_names"], images_to_calibrate(self.recipe.data, self.space, self.target)
-            package = compile_net(net, target, database, self.folder / "package", classes, images)
+            model = fine_tuned_model(tuning, self.folder / FOLDER)
+            package = compile_net(net, target, database, self.folder / "package", classes, images, model)
+        package = package.with_description(fine_tuning=tuning)
         compared = images_to_compare(self.recipe.data, self.space, self.target)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint, compared, self.recipe.max_accuracy_loss)
@@ -288,6 +302,12 @@ class Run:
         parity = package.description.parity
         classes = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}
         write_json(self.folder / "parity.json", {"parity_error": parity.error, **classes})
+
+    def _fine_tuning(self) -> FineTuningRecord | None:
+        """The judgement on the fine-tuning; None where the recipe asks for none."""
+        if not self.recipe.quantisation.fine_tune_epochs:
+            return None
+        return FineTuningRecord.model_validate(read_run_file(self.folder, "fine_tuning/fine_tuning.json"))
 
     def _bench(self) -> None:
         from tvmfbnet.deploy.package import load_package

@@ -11,7 +11,7 @@ from typing import Any
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, RunData
-from tvmfbnet.run_files import stage_title
+from tvmfbnet.run_files import FineTuningRecord, stage_title
 from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.counts import count_arch
@@ -44,6 +44,7 @@ def net_rows(run: RunData) -> Rows:
         ("Data type of weights and activations", result.get("dtype")),
         ("Top-1 agreement with the float32 net, test images", _format(result.get("agreement"), "{:.2%}")),
         ("Top-1 accuracy on these images, in the dtype and in float32", _accuracies(result)),
+        ("Fine-tuning in the dtype", _fine_tuning(result)),
         ("Kernels with a tuning record", _kernels(result)),
     )
 
@@ -51,6 +52,11 @@ def net_rows(run: RunData) -> Rows:
 def _accuracies(result: Mapping[str, Any]) -> str | None:
     shares = [result.get("accuracy"), result.get("float32_accuracy")]
     return None if None in shares else " and ".join(f"{share:.2%}" for share in shares)
+
+
+def _fine_tuning(result: Mapping[str, Any]) -> str | None:
+    record = result.get("fine_tuning")
+    return None if record is None else FineTuningRecord.model_validate(record).describe()
 
 
 def _constraints(result: Mapping[str, Any], unit: Unit) -> Rows:

@@ -23,10 +23,13 @@ class Forecaster:
         tested: batches of test images in each epoch's test.
         epochs: tests that are left to do.
         device: type of the torch device.
+        what: is done, for the line.
     """
 
-    def __init__(self, config: TrainConfig, steps: int, tested: float, epochs: float, device: str) -> None:
-        self._config, self._steps, self._device = config, steps, device
+    def __init__(
+        self, config: TrainConfig, steps: int, tested: float, epochs: float, device: str, what: str = "train"
+    ) -> None:
+        self._config, self._steps, self._device, self._what = config, steps, device, what
         self._tests = tested * epochs / config.test_every
         self._seen: list[float] = []
         self._waiting = True
@@ -42,7 +45,7 @@ class Forecaster:
         self._waiting = False
         step = statistics.median(told)
         whole = step * (self._steps + self._tests * _FORWARD)
-        line = f"train: about {spell_seconds(whole)} ({self._steps:,} steps x {spell_seconds(step)}, and tests)"
+        line = f"{self._what}: about {spell_seconds(whole)} ({self._steps:,} steps x {spell_seconds(step)}, and tests)"
         warning = warning_of_days(whole, self._shorter())
         return [line, warning] if warning else [line]
 

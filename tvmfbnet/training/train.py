@@ -29,6 +29,7 @@ from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.device import NetT, pick_device
 from tvmfbnet.training.identity import identity_of, require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
 from tvmfbnet.training.trainer import Trainer
@@ -142,7 +143,7 @@ def _train(
 ) -> TrainResult:
     workers = Workers.join(config.device)
     with seeded(config.seed, config.threads):
-        trainer = Trainer(arch, space, data, config, workers)
+        trainer = Trainer(build_net(arch, space, config.dropout), data, config, workers)
         _continue(trainer, identity, data_spec, out)
         test_accuracy = trainer.history[-1]["test_accuracy"]
     chance = Chance.of(data.test.labels)
@@ -166,7 +167,42 @@ def _train(
     return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history))
 
 
-def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: Path) -> None:
+def fine_tune(
+    net: NetT, data: ImageData, data_spec: str, config: TrainConfig, identity: dict[str, Any], out: Path
+) -> NetT:
+    """Trains a net that has weights already, or resumes that in ``out``; in this process alone.
+
+    Args:
+        net: images to logits; changed in place.
+        data: whose test images are held-out ones.
+        data_spec: how its data set was named.
+        config: the settings.
+        identity: of this fine-tuning (:func:`.identity.identity_of`).
+        out: folder of its files, as of a training but for ``net.pt``.
+
+    Returns:
+        The net in eval mode, on the CPU.
+
+    Raises:
+        StorageError: ``out`` is not writable or another process's, its checkpoint is damaged or of another run.
+        DivergedError: the loss became NaN or infinite.
+        OutOfMemoryError: says which settings need less.
+    """
+    advice = f"use a smaller batch_size (it is {config.batch_size})"
+    with memory_advice("the fine-tuning", advice), _held(out), seeded(config.seed, config.threads):
+        trainer = Trainer(net, data, config, Workers.alone(pick_device(config.device)))
+        _continue(trainer, identity, data_spec, out, "fine-tune", "held-out accuracy")
+        return trainer.net.to("cpu").eval()
+
+
+def _continue(
+    trainer: Trainer[Any],
+    identity: dict[str, Any],
+    data_spec: str,
+    out: Path,
+    what: str = "train",
+    tested: str = "test accuracy",
+) -> None:
     """All remaining steps, with checkpoints."""
     path, workers = out / "train.ckpt", trainer.workers
     if path.exists():
@@ -174,12 +210,12 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
         require_identity(path, saved.get("identity"), identity, data_spec)
         with damage_named(path):
             trainer.load_state_dict(saved["trainer"])
-        say(resumed("train", out, trainer.done_steps, trainer.total_steps))
+        say(resumed(what, out, trainer.done_steps, trainer.total_steps))
     workers.require_equal("checkpoint", trainer.done_steps)
     workers.require_equal("data", int(identity["data"][:10], 16))
-    forecaster = trainer.forecaster()
+    forecaster = trainer.forecaster(what)
     with (
-        progress("train", trainer.total_steps, trainer.done_steps) as reporter,
+        progress(what, trainer.total_steps, trainer.done_steps) as reporter,
         saved_steps("the checkpoint", saves=workers.size == 1) as steps,
     ):
         while not trainer.finished:
@@ -196,15 +232,15 @@ def _continue(trainer: Trainer, identity: dict[str, Any], data_spec: str, out: P
             if epoch_ended and workers.rank == 0:
                 write_json(out / "history.json", trainer.history)
             steps.end_if_interrupted()
-            reporter.update(trainer.done_steps, _note(trainer.history))
+            reporter.update(trainer.done_steps, _note(trainer.history, tested))
 
 
-def _note(history: Sequence[dict[str, Any]]) -> str:
-    """Loss and test accuracy of the last complete epoch; the steps shown beside them count the epochs."""
+def _note(history: Sequence[dict[str, Any]], tested: str) -> str:
+    """Loss and accuracy of the last complete epoch; the steps shown beside them count the epochs."""
     if not history:
         return ""
     tests = [record["test_accuracy"] for record in history if record["test_accuracy"] is not None]
-    best = f", test accuracy {tests[-1]:.2%}" if tests else ""
+    best = f", {tested} {tests[-1]:.2%}" if tests else ""
     return f"loss {history[-1]['train_loss']:.3f}{best}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from pydantic import Field
@@ -15,13 +15,10 @@ from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError
-from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.nets.precision import computing_in, precision_on
-from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
-from tvmfbnet.training.device import pick_device, place_batch, place_net
+from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
 from tvmfbnet.training.evaluation import count_correct
 from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
@@ -62,25 +59,22 @@ class TrainerState(State):
     history: list[Epoch]
 
 
-class Trainer:
-    """Trains the net of one arch from scratch.
+class Trainer(Generic[NetT]):
+    """Trains a net, from the weights that it has.
 
     Args:
-        arch: the net.
-        space: its macro-architecture.
-        data: images of the space's size.
+        net: images to logits.
+        data: images of the net's size.
         config: the settings.
         workers: the processes that share every batch; this one alone if None.
     """
 
-    def __init__(
-        self, arch: Arch, space: Space, data: ImageData, config: TrainConfig, workers: Workers | None = None
-    ) -> None:
+    def __init__(self, net: NetT, data: ImageData, config: TrainConfig, workers: Workers | None = None) -> None:
         self.data, self.config = data, config
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         self._precision = precision_on(self.device) if config.precision == "auto" else config.precision
-        self.net = self.workers.share(place_net(build_net(arch, space, config.dropout), self.device))
+        self.net = self.workers.share(place_net(net, self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
         indices, _ = split_indices(len(data.train), 1.0, config.seed, config.train_images)
         augment = Augment(config.augment_shift, config.augment_flip)
@@ -112,15 +106,15 @@ class Trainer:
         return self.done_steps >= self.total_steps
 
     @property
-    def result_net(self) -> ArchNet:
+    def result_net(self) -> NetT:
         """The resulting net: the moving average, if there is one."""
         return self._ema.module if self._ema is not None else self.net
 
-    def forecaster(self) -> Forecaster:
-        """The forecast of the remaining time, from the first steps."""
+    def forecaster(self, what: str = "train") -> Forecaster:
+        """The forecast of the remaining time, from the first steps; ``what`` is done, for its line."""
         steps = self.total_steps - self.done_steps
         tested = len(self.data.test) / self._batches.batch_size
-        return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type)
+        return Forecaster(self.config, steps, tested, steps / len(self._batches), self.device.type, what)
 
     def advance(self) -> bool:
         """Does one step (and the test that closes an epoch); True when it was the last one of an epoch.
