@@ -24,6 +24,7 @@ from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.borders import CONVERSION
 from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class LatencyTable:
         kernel_ms: summed latency of each tuned part's kernels, timed alone; for predictions.
         context: of the measurements; None for an imported table.
         origin: where its latencies come from.
+        conversions: latency of each timed conversion from and to this dtype (:mod:`tvmfbnet.space.borders`), which
+            only nets of mixed dtypes have.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -74,6 +77,7 @@ class LatencyTable:
     kernel_ms: Mapping[NetPart, float] = field(default_factory=dict)
     context: Context | None = None
     origin: LatencyOrigin = UNKNOWN
+    conversions: Mapping[NetPart, Cell] = field(default_factory=dict)
 
     @property
     def data_type(self) -> DType:
@@ -165,7 +169,7 @@ class LatencyTable:
         chosen = [item for item in usable if context in (None, item.context)]
         if not in_order:
             chosen.sort(key=lambda item: item.time)
-        if not any(item.part.part != OVERHEAD for item in chosen):
+        if not any(item.part.part not in (OVERHEAD, CONVERSION) for item in chosen):
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
             raise LatencyError(f"there are no measurements{wanted}{there}; tune the target first")
@@ -173,10 +177,12 @@ class LatencyTable:
         for item in chosen:
             if item.part.part != OVERHEAD:
                 by_part.setdefault(item.part, []).append(item)
-        cells = {part: cell_of(items) for part, items in by_part.items()}
+        all_cells = {part: cell_of(items) for part, items in by_part.items()}
+        cells = {part: cell for part, cell in all_cells.items() if part.part != CONVERSION}
+        conversions = {part: cell for part, cell in all_cells.items() if part.part == CONVERSION}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
-        return cls(cells, overhead_ms, name or last.target, context=last.context)
+        return cls(cells, overhead_ms, name or last.target, context=last.context, conversions=conversions)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
         """Those of ``parts`` that the table lacks, without repeats."""
