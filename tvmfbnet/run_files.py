@@ -93,7 +93,7 @@ class CellRecord(_Record):
 class LatencyOriginRecord(Stored):
     """Where latencies come from: see :class:`tvmfbnet.latency.origin.LatencyOrigin`."""
 
-    kind: Literal["target", "import", "file", "simulated", "unknown"]
+    kind: Literal["target", "mixed", "import", "file", "simulated", "unknown"]
     name: Annotated[str, Field(max_length=10_000)] = ""
     simulated: bool = False
 

@@ -27,6 +27,7 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import table_content, write_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
+from tvmfbnet.space.borders import conversions_of
 from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -87,9 +88,31 @@ def simulated(folder: Path, every: int) -> Sample:
     return Sample(f"simulated:{folder / 'core.yaml'}", folder, SIMULATED, 3.0, 0.2)
 
 
-SAMPLES: dict[str, Callable[[Path, int], Sample]] = {"target": journal, "file": file, "simulated": simulated}
+def mixed(folder: Path, every: int) -> Sample:
+    """A target whose journal has both dtypes: int8 is slower for every block, and conversions cost something."""
+    records = Journal(journal_path("phone", folder))
+    for item in measured_space(every=every):
+        records.append(item)
+        records.append(item.model_copy(update={"dtype": "int8", "latency_ms": 2 * item.latency_ms}))
+    records.append(measurement(BLOCK, 3.2, overhead_ms=0.2))
+    records.append(measurement(BLOCK, 6.4, overhead_ms=0.2, dtype="int8"))
+    for part in conversions_of(SPACE):
+        records.append(measurement(part, 0.3, overhead_ms=0.2, dtype="int8"))
+    for dtype in ("float32", "int8"):
+        records.append(measurement(OVERHEAD_PART, 0.2, overhead_ms=0.0, dtype=dtype))
+    return Sample("phone,dtype=mixed", folder, MEASURED, 3.0, 0.2)
+
+
+SAMPLES: dict[str, Callable[[Path, int], Sample]] = {
+    **{"target": journal, "file": file, "simulated": simulated, "mixed": mixed}
+}
 BAD = {
     "target": [("nobody", "nothing was measured for target nobody"), ("bad name!", "bad target name")],
+    "mixed": [
+        ("nobody,dtype=mixed", "nothing was measured for target nobody"),
+        ("bad name!,dtype=mixed", "bad target name"),
+        ("phone,dtype=int8,dtype=mixed", "'phone,dtype=int8,dtype=mixed' names two dtypes"),
+    ],
     "file": [("absent.csv", "absent.csv"), ("broken.csv", "needs the column"), ("broken.json", "broken.json")],
     "simulated": [
         ("simulated:", "gflops: Field required; gbps: Field required"),
@@ -298,6 +321,8 @@ def test_a_stored_correction_is_applied_once_where_asked_and_said(
     [
         ("host", "target"),
         ("my/board.yaml", "target"),
+        ("host,dtype=int8", "target"),
+        ("host,dtype=mixed", "mixed"),
         ("pixel3.csv", "file"),
         ("PIXEL3.PARQUET", "file"),
         ("runs/r1/table.json", "file"),

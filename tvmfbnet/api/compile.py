@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from tvmfbnet import advice
-from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
+from tvmfbnet.api.arguments import as_arch, as_mixable_target, as_path, as_settings, as_space, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
-from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
+from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
+from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -22,7 +23,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.registry import spelled_with_classes
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
+from tvmfbnet.targets.definition import ResolvedTarget, Target, in_dtype, resolve
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,7 +95,8 @@ def compile(
         target: a target, or a shipped name or ``.yaml`` file.
         options: weights, latency target and so on; a :class:`CompileOptions` or its fields.
         out: folder of the package.
-        dtype: in place of the target's own, such as ``float16``.
+        dtype: in place of the target's own, such as ``float16``; or ``mixed``, each unit in float32 or int8, whichever
+            makes the net fastest by the target's measurements in both.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -129,7 +131,7 @@ def compile_and_time(
     """As :func:`compile`; gives the latency and the verdict as well."""
     with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs, package=out)):
         chosen = as_settings(CompileOptions, options, "compile options")
-        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target, dtype)
+        folder, logs, (loaded, mixed) = Path(out), as_path(tuning_logs), as_mixable_target(target, dtype)
         as_arch(arch, as_space(space))
         from tvmfbnet.provisioning.ready import require_ready
 
@@ -145,7 +147,8 @@ def compile_and_time(
 
         made = _made(arch, space, weights)
         resolved = resolve(loaded)
-        package = _built(made, resolved, chosen, folder, logs)
+        source = MixedSource(resolved.name, logs, chosen.device_model) if mixed else None
+        package = _built(made, resolved, chosen, folder, logs, source)
         latency = verdict = None
         if not chosen.build_only:
             images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
@@ -213,19 +216,36 @@ def _spelled(arch: Arch | str, space: Space) -> str:
     return arch if isinstance(arch, str) else format_arch(arch, space)
 
 
-def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Path, logs: Path | None) -> Package:
+def _built(
+    made: _Made,
+    target: ResolvedTarget,
+    options: CompileOptions,
+    out: Path,
+    logs: Path | None,
+    mixed: MixedSource | None,
+) -> Package:
     """The package, not run yet. Says which kernels will be slow."""
     from tvmfbnet.autotune.database import existing_database
-    from tvmfbnet.deploy.package import compile_net
-    from tvmfbnet.deploy.trial import with_prediction
+    from tvmfbnet.deploy.package import Float32Units, compile_net
+    from tvmfbnet.deploy.trial import with_mixed_prediction, with_prediction
 
+    chosen = None if mixed is None else mixed.fastest(made.arch, made.space)
     database = existing_database(target, logs, options.device_model)
+    float32 = None
+    if chosen is not None:
+        say(f"mixed dtypes: {chosen.describe()}")
+        float32 = Float32Units(
+            chosen.float32, existing_database(in_dtype(target, FLOAT32.name), logs, options.device_model)
+        )
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):
         images = _calibration(made, target)
-        package = compile_net(made.net, target, database, out, made.class_names, images)
-    package = with_prediction(package, made.arch, made.space, target, logs)
+        package = compile_net(made.net, target, database, out, made.class_names, images, float32)
+    if chosen is not None:
+        package = with_mixed_prediction(package, chosen, target)
+    else:
+        package = with_prediction(package, made.arch, made.space, target, logs)
     package = package.with_description(latency_target_ms=options.latency_target_ms)
     missing = package.kernels.missing
     if database is not None and missing:

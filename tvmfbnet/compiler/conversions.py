@@ -82,4 +82,6 @@ def conversion_part(part: NetPart, target: tvm.target.Target) -> IRModule:
     if part.block not in (QUANTISE, DEQUANTISE):
         raise ValueError(f"{part.name} is no conversion")
     offset = dot_product_of(target).offset
-    return conversion(part_input_shape(part), part.block, Quantisation(0.05, 120 - offset, -offset, 255 - offset), target)
+    return conversion(
+        part_input_shape(part), part.block, Quantisation(0.05, 120 - offset, -offset, 255 - offset), target
+    )

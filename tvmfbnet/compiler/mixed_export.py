@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy.typing as npt
 import onnx
@@ -59,7 +59,9 @@ def export_with_borders(net: ArchNet) -> onnx.ModelProto:
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     borders = len(units_of(net.arch, net.space)) - 1
     names = ["output", *(f"border{number}" for number in range(borders))]
-    model = export_module(_BorderedNet(folded_in(net.eval(), FLOAT32)).eval(), (torch.zeros(shape),), ["input"], names)
+    model = export_module(
+        _BorderedNet(cast(ArchNet, folded_in(net.eval(), FLOAT32))).eval(), (torch.zeros(shape),), ["input"], names
+    )
     del model.graph.output[1:]
     for number, node in enumerate(model.graph.node):
         node.name = f"node{number}"

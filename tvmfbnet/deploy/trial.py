@@ -14,12 +14,13 @@ from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
 from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import LabelledImages, certify
-from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
+from tvmfbnet.dtypes import MAX_ACCURACY_LOSS, MIXED
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
+from tvmfbnet.latency.mixed import ChosenDtypes
 from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
@@ -98,6 +99,12 @@ def predicted_by(package: Package, table: LatencyTable, arch: Arch, space: Space
     """The package with the net's latency by a table, and where the table's latencies come from."""
     source = LatencyOriginRecord(**table.origin.to_dict())
     return package.with_description(predicted_ms=table.arch_ms(arch, space), latency_source=source)
+
+
+def with_mixed_prediction(package: Package, chosen: ChosenDtypes, target: Target) -> Package:
+    """The package of a net of mixed dtypes with the latency that these were chosen by."""
+    source = LatencyOriginRecord(kind=MIXED, name=target.name)
+    return package.with_description(predicted_ms=chosen.latency_ms, latency_source=source)
 
 
 def bench_with_probe(

@@ -86,6 +86,12 @@ class ChosenDtypes:
         """Names of the units in float32."""
         return tuple(name for name, dtype in self.units if dtype == FLOAT32.name)
 
+    def describe(self) -> str:
+        """For people: ``3 of 24 units in float32 (stem, layer3, head), 4 conversions``."""
+        named = f" ({', '.join(self.float32)})" if 0 < len(self.float32) < len(self.units) else ""
+        count = f"{self.conversions} conversion" + ("" if self.conversions == 1 else "s")
+        return f"{len(self.float32)} of {len(self.units)} units in float32{named}, the others in int8, {count}"
+
 
 def latency_in(tables: DtypeTables, arch: Arch, space: Space, dtypes: Sequence[str]) -> ChosenDtypes:
     """What a net takes with given dtypes of its units, which are in the order of :func:`.borders.units_of`."""

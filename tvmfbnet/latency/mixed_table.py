@@ -1,7 +1,7 @@
 """A latency table in which each block has the dtype that is fastest for it, conversions at its borders included.
 
-A search needs costs that add up over layers, and the dtypes of neighbours do not: whether a conversion is needed depends
-on both. So the dtype of the tensors between units is fixed, one for each shape of tensors, and every block takes the
+A search needs costs that add up over layers, and those of dtypes do not: whether a conversion is needed depends on two
+neighbours. So the dtype of the tensors between units is fixed, one for each shape of tensors, and every block takes the
 dtype with which it is fastest between these: each block in each dtype is a candidate of its layer, and the faster one
 stands for both. The dtypes of tensors are those with which the candidates take least time on average.
 
@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
 
+from tvmfbnet.dtypes import MIXED
+from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, PREDICTED, Cell
 from tvmfbnet.latency.mixed import UNIT_DTYPES, DtypeTables
 from tvmfbnet.latency.table import LatencyTable
@@ -27,24 +29,23 @@ _FEW_SHAPES = 10
 
 
 def mixed_table(tables: DtypeTables, parts: Sequence[NetPart] = ()) -> LatencyTable:
-    """The table of mixed dtypes.
+    """The table of mixed dtypes: all parts that both tables have, between tensors whose conversions were timed.
 
     Args:
         tables: of the two dtypes, and the conversions.
-        parts: which of those that both tables have it covers; all of them if there are none.
+        parts: whose conversions must have been timed.
 
     Raises:
-        LatencyError: conversions at the borders of a part are missing; says which.
+        LatencyError: conversions at the borders of one of ``parts`` were not timed; says which.
     """
     both = [part for part in tables.float32.cells if part in tables.int8.cells and not part.is_identity]
-    wanted = [part for part in both if not parts or part in set(parts)]
-    units = _units(wanted)
+    units = [unit for unit in _units(both) if _is_timed(tables, unit, required=not set(unit.parts).isdisjoint(parts))]
     dtypes = _tensor_dtypes(tables, units)
     cells = dict[NetPart, Cell]()
     for unit in units:
         cells.update(_cells(tables, unit, dtypes))
     made = LatencyTable(cells, tables.int8.overhead_ms, tables.int8.name, context=tables.int8.context)
-    return made.with_origin("target", tables.int8.name)
+    return made.with_origin(MIXED, tables.int8.name)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ def _units(parts: Sequence[NetPart]) -> list[_Candidate]:
             after = [other for other in parts if other.part not in (STEM, BLOCK, HEAD_CONV) and other.cin == part.cout]
             units.append(_Candidate((part, *after), shape, None))
     return units
+
+
+def _is_timed(tables: DtypeTables, unit: _Candidate, required: bool) -> bool:
+    """Whether the conversions around a unit were timed; LatencyError where they are required and were not."""
+    try:
+        for dtype, other in (UNIT_DTYPES, UNIT_DTYPES[::-1]):
+            _conversions(tables, unit, unit.given and other, dtype, unit.returned and other)
+    except LatencyError:
+        if required:
+            raise
+        return False
+    return True
 
 
 def _tensor_dtypes(tables: DtypeTables, units: Sequence[_Candidate]) -> dict[_Shape, str]:

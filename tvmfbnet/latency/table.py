@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
+from tvmfbnet.dtypes import FLOAT32, MIXED, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
 from tvmfbnet.latency.context import Context
@@ -83,6 +83,11 @@ class LatencyTable:
     def data_type(self) -> DType:
         """The dtype of its measurements; float32 for an imported table, which does not say."""
         return FLOAT32 if self.context is None else dtype_named(self.context.dtype)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype for people: ``mixed`` where blocks are in different ones."""
+        return MIXED if self.origin.kind == MIXED else self.data_type.name
 
     def __post_init__(self) -> None:
         if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:

@@ -47,7 +47,9 @@ def measure_conversions(space: Space, timer: DeviceTimer, journal: Journal, cont
     with scratch_folder() as folder, progress("timing conversions", len(chains)) as reporter:
         for number, shape in enumerate(chains):
             pair = [part for part in due if (part.cin, part.height, part.width) == shape]
-            kernels = {part: prepare(conversion_part(part, compiled_for), compiled_for, None) for part in _both(pair[0])}
+            kernels = {
+                part: prepare(conversion_part(part, compiled_for), compiled_for, None) for part in _both(pair[0])
+            }
             chained = ChainedNets([list(kernels) * _TURNS], kernels, target, folder / f"{number}.so")
             for _ in range(target.timing.visits):
                 chained.run_pass(timer)

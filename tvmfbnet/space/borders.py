@@ -31,9 +31,7 @@ class Unit:
 
 def units_of(arch: Arch, space: Space) -> tuple[Unit, ...]:
     """The units of a net in order of execution; an identity skip is none, as it computes nothing."""
-    blocks = (
-        Unit(f"layer{layer.index}", (part,)) for layer, part in space.cells_of(arch) if not part.is_identity
-    )
+    blocks = (Unit(f"layer{layer.index}", (part,)) for layer, part in space.cells_of(arch) if not part.is_identity)
     return (Unit("stem", (space.stem,)), *blocks, Unit("head", space.head))
 
 

@@ -1,4 +1,4 @@
-"""The dtypes of a net are the fastest that there are, and the table of mixed dtypes never promises less than they take."""
+"""The dtypes of a net are the fastest that there are; the table of mixed dtypes never promises less than they take."""
 
 from dataclasses import replace
 from itertools import product
@@ -25,7 +25,10 @@ INT8 = replace(CONTEXT, dtype="int8")
 def tables(seed=0, conversion_ms=0.1):
     """Latencies of both dtypes drawn alike, so that neither pays everywhere, and conversions that are not free."""
     random = np.random.default_rng(seed)
-    drawn = [{part: Cell(float(ms)) for part, ms in zip(PARTS, random.uniform(0.1, 1.0, len(PARTS)))} for _ in range(2)]
+    drawn = [
+        {part: Cell(float(ms)) for part, ms in zip(PARTS, random.uniform(0.1, 1.0, len(PARTS)), strict=True)}
+        for _ in range(2)
+    ]
     conversions = {part: Cell(float(random.uniform(0.5, 1.5)) * conversion_ms) for part in conversions_of(SPACE)}
     float32 = LatencyTable(drawn[0], 0.05, "host", context=CONTEXT)
     return DtypeTables(float32, LatencyTable(drawn[1], 0.05, "host", context=INT8, conversions=conversions))
@@ -57,7 +60,7 @@ def test_no_net_takes_longer_by_its_fastest_dtypes_than_by_the_table_of_mixed_dt
     for seed in range(4):
         made = tables(seed)
         mixed = mixed_table(made, PARTS)
-        assert set(mixed.cells) == set(PARTS)
+        assert set(mixed.cells) == set(PARTS) and mixed.dtype_name == "mixed"
         for arch in archs(20, seed):
             promised, whole = mixed.arch_ms(arch, SPACE), made.int8.arch_ms(arch, SPACE)
             assert fastest_dtypes(made, arch, SPACE).latency_ms <= promised + 1e-9
@@ -84,11 +87,13 @@ def test_conversions_are_measured_cells_of_their_own_and_no_parts_of_a_net():
 
 def test_what_is_missing_is_named():
     made = tables()
-    with pytest.raises(LatencyError, match="need tables in float32 and int8, not int8 and float32"):
+    with pytest.raises(LatencyError, match=r"need tables in float32 and int8, not int8 and float32"):
         DtypeTables(made.int8, made.float32)
-    with pytest.raises(LatencyError, match="conversions .* were not timed for host: run .*--dtype int8"):
+    with pytest.raises(LatencyError, match=r"conversions .* were not timed for host: run .*--dtype int8"):
         DtypeTables(made.float32, replace(made.int8, conversions={}))
     last = conversions_of(SPACE)[-1]
     fewer = {part: cell for part, cell in made.int8.conversions.items() if part != last}
     with pytest.raises(LatencyError, match=f"lacks {last.name}: run"):
-        mixed_table(DtypeTables(made.float32, replace(made.int8, conversions=fewer)))
+        mixed_table(DtypeTables(made.float32, replace(made.int8, conversions=fewer)), PARTS)
+    partly = mixed_table(DtypeTables(made.float32, replace(made.int8, conversions=fewer)))
+    assert SPACE.stem in partly.cells and not set(SPACE.head) & set(partly.cells)
