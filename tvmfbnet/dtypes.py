@@ -155,10 +155,19 @@ def split_dtype(target: str) -> tuple[str, str | None]:
         raise UserError(f"{target[:80]!r} names two dtypes: write one, as in host,dtype={dtype}")
     if dtype == MIXED:
         raise UserError(
-            f"{target[:80]!r}: mixed dtypes are for latency show, latency export, latency compare, search and compile; "
+            f"{target[:80]!r}: mixed dtypes are for latency show, export and compare, search, compile and run; "
             f"name one dtype here, as in {name}{_CHANGE}{INT8.name}"
         )
     return name, dtype_named(dtype).name
+
+
+def dtype_or_mixed(name: str) -> str:
+    """The name of a dtype that is registered, or ``mixed``, unchanged.
+
+    Raises:
+        UserError: it is neither.
+    """
+    return name if name == MIXED else dtype_named(name).name
 
 
 def is_mixed(target: str) -> bool:
@@ -180,7 +189,7 @@ def spelled_with_dtype(target: str, dtype: str | None) -> str:
     if dtype is None:
         return target
     name, named = (without_mixed(target), MIXED) if is_mixed(target) else split_dtype(target)
-    wanted = MIXED if dtype == MIXED else dtype_named(dtype).name
+    wanted = dtype_or_mixed(dtype)
     if named not in (None, wanted):
         raise UserError(f"--dtype is {wanted}, but {target[:80]!r} names {named}: give one of the two")
     return f"{name}{_CHANGE}{wanted}"

@@ -286,6 +286,7 @@ class ResultRecord(_Verdict):
     speed_factor: SpeedFactorRecord | None = None
     onnxruntime_ms: Milliseconds | None = None
     dtype: Name | None = None
+    float32_units: list[Name] = Field(default_factory=list)
     parity_error: Annotated[float, Field(ge=0)] | None = None
     agreement: Share | None = None
     images: Count | None = None

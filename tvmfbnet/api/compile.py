@@ -12,9 +12,8 @@ from pydantic import Field, model_validator
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_mixable_target, as_path, as_settings, as_space, names_of
 from tvmfbnet.config import MOST_LATENCY_MS, Config
-from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS
+from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
-from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -23,7 +22,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.registry import spelled_with_classes
 from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import ResolvedTarget, Target, in_dtype, resolve
+from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -147,8 +146,7 @@ def compile_and_time(
 
         made = _made(arch, space, weights)
         resolved = resolve(loaded)
-        source = MixedSource(resolved.name, logs, chosen.device_model) if mixed else None
-        package = _built(made, resolved, chosen, folder, logs, source)
+        package = _built(made, resolved, chosen, folder, logs, mixed)
         latency = verdict = None
         if not chosen.build_only:
             images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
@@ -222,21 +220,16 @@ def _built(
     options: CompileOptions,
     out: Path,
     logs: Path | None,
-    mixed: MixedSource | None,
+    mixed: bool,
 ) -> Package:
     """The package, not run yet. Says which kernels will be slow."""
     from tvmfbnet.autotune.database import existing_database
-    from tvmfbnet.deploy.package import Float32Units, compile_net
-    from tvmfbnet.deploy.trial import with_mixed_prediction, with_prediction
+    from tvmfbnet.deploy.package import compile_net
+    from tvmfbnet.deploy.trial import chosen_dtypes, with_mixed_prediction, with_prediction
 
-    chosen = None if mixed is None else mixed.fastest(made.arch, made.space)
-    database = existing_database(target, logs, options.device_model)
-    float32 = None
-    if chosen is not None:
-        say(f"mixed dtypes: {chosen.describe()}")
-        float32 = Float32Units(
-            chosen.float32, existing_database(in_dtype(target, FLOAT32.name), logs, options.device_model)
-        )
+    device_model = options.device_model
+    chosen, float32 = chosen_dtypes(made.arch, made.space, target, logs, device_model) if mixed else (None, None)
+    database = existing_database(target, logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     with step("compiling the net"):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmfbnet.dtypes import FLOAT32, INT8, MIXED
+from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.mixed import ChosenDtypes, DtypeTables, fastest_dtypes
 from tvmfbnet.latency.mixed_table import mixed_table
-from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
@@ -25,11 +25,23 @@ class MixedSource:
         name: of the target.
         tuning_logs: folder of all targets' measurements; None for the usual one.
         device_model: use only this device model's measurements; None for the model measured last.
+        contexts: which measurements in float32 and in int8 to use; None for those of the contexts measured last.
     """
 
     name: str
     tuning_logs: Path | None = None
     device_model: str | None = None
+    contexts: tuple[Context, Context] | None = None
+
+    @property
+    def _sources(self) -> tuple[TargetSource, TargetSource]:
+        """The measurements in float32 and in int8."""
+        contexts = self.contexts or (None, None)
+        float32, int8 = (
+            TargetSource(self.name, self.tuning_logs, context, self.device_model, dtype.name)
+            for dtype, context in zip((FLOAT32, INT8), contexts, strict=True)
+        )
+        return float32, int8
 
     @property
     def computes(self) -> bool:
@@ -50,11 +62,8 @@ class MixedSource:
         Raises:
             LatencyError: nothing was measured in one of them, or no conversions were.
         """
-        float32, int8 = (
-            load_table(self.name, self.tuning_logs, device_model=self.device_model, dtype=dtype.name)
-            for dtype in (FLOAT32, INT8)
-        )
-        return DtypeTables(float32, int8)
+        float32, int8 = self._sources
+        return DtypeTables(float32.load(), int8.load())
 
     def fastest(self, arch: Arch, space: Space) -> ChosenDtypes:
         """The dtypes with which one net takes least time.
@@ -72,14 +81,7 @@ class MixedSource:
         """
         self.tables()  # what is missing altogether is said once, before anything is predicted
         parts = space.parts_of(arch)
-        float32, int8 = (
-            latency_table(
-                TargetSource(self.name, self.tuning_logs, device_model=self.device_model, dtype=dtype.name),
-                space,
-                parts=parts,
-            )
-            for dtype in (FLOAT32, INT8)
-        )
+        float32, int8 = (latency_table(source, space, parts=parts) for source in self._sources)
         return DtypeTables(float32, int8)
 
     def correct(self, table: LatencyTable, space: Space) -> LatencyTable:
