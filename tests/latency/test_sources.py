@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from latency_samples import CONTEXT, measured_space, measurement
+from latency_samples import CONTEXT, measured_in_both, measured_space, measurement
 
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import save_study, study
@@ -27,7 +27,6 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import table_content, write_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
-from tvmfbnet.space.borders import conversions_of
 from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -89,17 +88,8 @@ def simulated(folder: Path, every: int) -> Sample:
 
 
 def mixed(folder: Path, every: int) -> Sample:
-    """A target whose journal has both dtypes: int8 is slower for every block, and conversions cost something."""
-    records = Journal(journal_path("phone", folder))
-    for item in measured_space(every=every):
-        records.append(item)
-        records.append(item.model_copy(update={"dtype": "int8", "latency_ms": 2 * item.latency_ms}))
-    records.append(measurement(BLOCK, 3.2, overhead_ms=0.2))
-    records.append(measurement(BLOCK, 6.4, overhead_ms=0.2, dtype="int8"))
-    for part in conversions_of(SPACE):
-        records.append(measurement(part, 0.3, overhead_ms=0.2, dtype="int8"))
-    for dtype in ("float32", "int8"):
-        records.append(measurement(OVERHEAD_PART, 0.2, overhead_ms=0.0, dtype=dtype))
+    """A target whose journal has both dtypes; the block is slower in int8."""
+    measured_in_both("phone", folder, every, {BLOCK: (3.2, 6.4)})
     return Sample("phone,dtype=mixed", folder, MEASURED, 3.0, 0.2)
 
 
