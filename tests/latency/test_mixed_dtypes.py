@@ -104,6 +104,9 @@ def test_what_is_missing_is_named():
         DtypeTables(made.int8, made.float32)
     with pytest.raises(LatencyError, match=r"conversions .* were not timed for host: run .*--dtype int8"):
         DtypeTables(made.float32, replace(made.int8, conversions={}))
+    other = replace(made.int8, context=replace(INT8, device_model="Another CPU"))
+    with pytest.raises(LatencyError, match=r"another context in int8 than in float32 \(device Another CPU instead of"):
+        DtypeTables(made.float32, other)
     last = conversions_of(SPACE)[-1]
     fewer = {part: cell for part, cell in made.int8.conversions.items() if part != last}
     with pytest.raises(LatencyError, match=f"lacks {last.name}: run"):
@@ -167,7 +170,7 @@ def test_a_search_by_the_table_of_mixed_dtypes_is_bound_by_what_nets_take_in_the
         (("compare", "phone", "phone,dtype=int8", "--arch", "fbnet_a"), "--arch and --space belong together"),
         (("compare", "host", "phone", "--arch", "x", "--space", "fbnet_mini"), "--arch compares one target in float32"),
         (
-            ("fit", "--target", "phone", "--dtype", "mixed"),
+            ("validate", "--target", "host", "--dtype", "mixed", "--space", "fbnet_mini"),
             "mixed dtypes are for latency show",
         ),
         (

@@ -21,7 +21,7 @@ from tvmfbnet.dtypes import FLOAT32, INT8
 from tvmfbnet.errors import UserError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.quantisation.post_training import quantise
-from tvmfbnet.space.borders import Unit, units_of
+from tvmfbnet.space.borders import NetUnit, units_of
 
 
 class _BorderedNet(nn.Module):
@@ -69,7 +69,7 @@ def export_with_borders(net: ArchNet) -> onnx.ModelProto:
 
 
 def quantised_but(
-    model: onnx.ModelProto, units: Sequence[Unit], floats: Collection[str], images: Sequence[npt.NDArray[Any]]
+    model: onnx.ModelProto, units: Sequence[NetUnit], floats: Collection[str], images: Sequence[npt.NDArray[Any]]
 ) -> onnx.ModelProto:
     """A model of :func:`export_with_borders` with all but some units quantised; arguments as for the whole export."""
     unknown = sorted(set(floats) - {unit.name for unit in units})

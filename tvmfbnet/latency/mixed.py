@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvmfbnet.advice import tune
 from tvmfbnet.dtypes import FLOAT32, INT8
@@ -17,7 +17,7 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import NOTHING, Cell
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch import Arch
-from tvmfbnet.space.borders import DEQUANTISE, QUANTISE, Unit, conversion_before, units_of
+from tvmfbnet.space.borders import DEQUANTISE, QUANTISE, NetUnit, conversion_before, units_of
 from tvmfbnet.space.space import NetPart, Space
 
 # The dtypes of units, in the order in which ties are decided.
@@ -29,7 +29,7 @@ class DtypeTables:
     """The latency tables of one target in float32 and in int8; the latter has the conversions between them.
 
     Raises:
-        LatencyError: they are of other dtypes, or no conversions were timed.
+        LatencyError: they are of other dtypes or of different contexts, or no conversions were timed.
     """
 
     float32: LatencyTable
@@ -39,6 +39,14 @@ class DtypeTables:
         given = self.float32.data_type.name, self.int8.data_type.name
         if given != UNIT_DTYPES:
             raise LatencyError(f"mixed dtypes need tables in {' and '.join(UNIT_DTYPES)}, not {' and '.join(given)}")
+        contexts = [
+            replace(table.context, dtype="", target_key="") for table in (self.float32, self.int8) if table.context
+        ]
+        if len(contexts) == 2 and contexts[0] != contexts[1]:
+            raise LatencyError(
+                f"{self.int8.name} was measured in another context in int8 than in float32 "
+                f"({contexts[0].difference(contexts[1])}): tune both in one"
+            )
         if not self.int8.conversions:
             raise LatencyError(
                 f"conversions between float32 and int8 were not timed for {self.int8.name}: run "
@@ -124,7 +132,7 @@ def fastest_dtypes(tables: DtypeTables, arch: Arch, space: Space) -> ChosenDtype
 
 
 def _cheapest_path(
-    tables: DtypeTables, unit: Unit, dtype: str, paths: Mapping[str, tuple[float, tuple[str, ...]]] | None
+    tables: DtypeTables, unit: NetUnit, dtype: str, paths: Mapping[str, tuple[float, tuple[str, ...]]] | None
 ) -> tuple[float, tuple[str, ...]]:
     """The path to a unit in one dtype that costs least, and its cost in milliseconds."""
     own_ms = math.fsum(tables.cell(part, dtype).latency_ms for part in unit.parts)

@@ -17,7 +17,7 @@ QUANTISE, DEQUANTISE = "quantise", "dequantise"
 
 
 @dataclass(frozen=True)
-class Unit:
+class NetUnit:
     """The parts of a net that have one dtype: the stem, one block, or the head.
 
     Attributes:
@@ -29,10 +29,10 @@ class Unit:
     parts: tuple[NetPart, ...]
 
 
-def units_of(arch: Arch, space: Space) -> tuple[Unit, ...]:
+def units_of(arch: Arch, space: Space) -> tuple[NetUnit, ...]:
     """The units of a net in order of execution; an identity skip is none, as it computes nothing."""
-    blocks = (Unit(f"layer{layer.index}", (part,)) for layer, part in space.cells_of(arch) if not part.is_identity)
-    return (Unit("stem", (space.stem,)), *blocks, Unit("head", space.head))
+    blocks = (NetUnit(f"layer{layer.index}", (part,)) for layer, part in space.cells_of(arch) if not part.is_identity)
+    return (NetUnit("stem", (space.stem,)), *blocks, NetUnit("head", space.head))
 
 
 def conversion_before(part: NetPart, kind: str) -> NetPart:
