@@ -28,6 +28,7 @@ from tvmfbnet.autotune.knobs import Knobs, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import dot_product_of
+from tvmfbnet.compiler.integer_sums import widening_convolution
 from tvmfbnet.compiler.tap_products import tap_convolution
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -54,7 +55,7 @@ def kernel(target: tvm.target.Target, shape: str, packed: bool) -> IRModule:
     if packed:
         total = tap_convolution(draft, source, weights, 7, window, dot.whole_lanes(channels))
     else:
-        total = kernels.convolution(draft, source, weights, 7, window)
+        total = widening_convolution(draft, source, weights, 7, window)
     terms = kernels.SumTerms(np.zeros(channels, "int32"), np.full(channels, 1e-3, "float32"))
     codes = kernels.scaled_sum(draft, total, terms, kernels.Quantisation(0.05, 7, 0, 255), channels)
     return IRModule({"main": draft.finish(kernels.store(codes, dot.codes)).with_attr("global_symbol", "main")})

@@ -52,12 +52,12 @@ def steps(actual, expected, step):
     return np.abs(actual.astype("float64") - expected.astype("float64")).max() / step
 
 
-def random_schedules(mod, target, database, seed=0):
+def random_schedules(mod, target, database, seed=0, only=lambda kernel: True):
     """Puts a random schedule of each kernel into a database; returns the kernels without a template."""
     from tvm.s_tir import meta_schedule as ms
 
     missing = []
-    for kernel in kernels_of(mod, target):
+    for kernel in filter(only, kernels_of(mod, target)):
         shape = shape_of(kernel.mod)
         if shape is None:
             missing.append(kernel.name)

@@ -59,7 +59,12 @@ def command(name: str, *arguments: object, **options: object) -> str:
 
 
 def tune(target: str, **options: object) -> str:
-    """The command that tunes a target for the current space; other options as in :func:`command`."""
+    """The command that tunes a target for the current space; other options as in :func:`command`.
+
+    A ``dtype`` is left out where the user spelled the target with it.
+    """
+    if ",dtype=" in target_as_given(target):
+        options.pop("dtype", None)
     return command("tune", **_target_and_space(target), **options, tuning_logs=_given.get().get("tuning_logs"))
 
 

@@ -7,7 +7,7 @@ know no type themselves. Names are those of numpy, which TVM and ONNX share, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tvmfbnet.errors import UserError
 
@@ -22,6 +22,8 @@ MAX_ACCURACY_LOSS = 1.3
 _NUMERIC = "biuf"
 # Before the dtype in the spelling of a target.
 _CHANGE = ",dtype="
+# In place of a dtype: each block of a net in float32 or in int8, whichever is faster there.
+MIXED: Literal["mixed"] = "mixed"
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,38 @@ def split_dtype(target: str) -> tuple[str, str | None]:
     """A target as users spell it, ``host,dtype=float16``: the name or file, and the dtype; None where it names none.
 
     Raises:
-        UserError: the dtype is not registered, or named twice.
+        UserError: the dtype is not registered, or named twice; or it is ``mixed``, which is no dtype.
     """
     name, comma, dtype = target.rpartition(_CHANGE)
     if not comma:
         return target, None
     if _CHANGE in name:
         raise UserError(f"{target[:80]!r} names two dtypes: write one, as in host,dtype={dtype}")
+    if dtype == MIXED:
+        raise UserError(
+            f"{target[:80]!r}: mixed dtypes are for latency show, export and compare, search, compile and run; "
+            f"name one dtype here, as in {name}{_CHANGE}{INT8.name}"
+        )
     return name, dtype_named(dtype).name
+
+
+def dtype_or_mixed(name: str) -> str:
+    """The name of a dtype that is registered, or ``mixed``, unchanged.
+
+    Raises:
+        UserError: it is neither.
+    """
+    return name if name == MIXED else dtype_named(name).name
+
+
+def is_mixed(target: str) -> bool:
+    """Whether a target is spelled with mixed dtypes, ``host,dtype=mixed``."""
+    return target.endswith(_CHANGE + MIXED)
+
+
+def without_mixed(target: str) -> str:
+    """A target without its mixed dtypes; unchanged where it names none."""
+    return target.removesuffix(_CHANGE + MIXED)
 
 
 def spelled_with_dtype(target: str, dtype: str | None) -> str:
@@ -165,8 +191,8 @@ def spelled_with_dtype(target: str, dtype: str | None) -> str:
     """
     if dtype is None:
         return target
-    name, named = split_dtype(target)
-    wanted = dtype_named(dtype).name
+    name, named = (without_mixed(target), MIXED) if is_mixed(target) else split_dtype(target)
+    wanted = dtype_or_mixed(dtype)
     if named not in (None, wanted):
         raise UserError(f"--dtype is {wanted}, but {target[:80]!r} names {named}: give one of the two")
     return f"{name}{_CHANGE}{wanted}"

@@ -93,7 +93,7 @@ class CellRecord(_Record):
 class LatencyOriginRecord(Stored):
     """Where latencies come from: see :class:`tvmfbnet.latency.origin.LatencyOrigin`."""
 
-    kind: Literal["target", "import", "file", "simulated", "unknown"]
+    kind: Literal["target", "mixed", "import", "file", "simulated", "unknown"]
     name: Annotated[str, Field(max_length=10_000)] = ""
     simulated: bool = False
 
@@ -311,6 +311,7 @@ class ResultRecord(_Verdict):
     speed_factor: SpeedFactorRecord | None = None
     onnxruntime_ms: Milliseconds | None = None
     dtype: Name | None = None
+    float32_units: list[Name] = Field(default_factory=list)
     parity_error: Annotated[float, Field(ge=0)] | None = None
     agreement: Share | None = None
     images: Count | None = None

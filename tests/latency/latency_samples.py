@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tvmfbnet.latency.context import Context
+from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_map import save_kernels
 from tvmfbnet.latency.measurement import OVERHEAD_PART, Measurement, summarise
+from tvmfbnet.latency.repository import journal_path
+from tvmfbnet.space.borders import conversions_of
 from tvmfbnet.space.counts import count_part
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -53,6 +56,39 @@ def measured_space(name: str = "fbnet_mini", every: int = 1) -> list[Measurement
         measurement(OVERHEAD_PART, 0.2, overhead_ms=0),
         *(measurement(part, 0.3 + count_part(part).macs / 1e7, overhead_ms=0.2) for part in parts),
     ]
+
+
+def measured_in_both(
+    target: str,
+    logs: Path,
+    every: int = 1,
+    pays: bool = True,
+    more: Mapping[NetPart, tuple[float, float]] | None = None,
+) -> None:
+    """The journal of a target that was measured in float32 and int8, conversions of 0.01 ms included.
+
+    int8 takes 0.6 of float32's time for blocks without groups, and twice as long for all else.
+
+    Args:
+        target: its name in the journal's path.
+        logs: folder of all targets.
+        every: only each ``every``-th block is there.
+        pays: whether int8 is faster anywhere.
+        more: parts and what they take in float32 and int8, in milliseconds, with a call's overhead of 0.2 ms.
+    """
+    records = Journal(journal_path(target, logs))
+    for item in measured_space(every=every):
+        factor = 0.6 if pays and item.part.part == "block" and "_g" not in item.part.block else 2.0
+        in_int8 = item.overhead_ms + factor * (item.latency_ms - item.overhead_ms)
+        records.append(item)
+        records.append(item.model_copy(update={"dtype": "int8", "latency_ms": in_int8}))
+    for part, latencies in (more or {}).items():
+        for dtype, ms in zip(("float32", "int8"), latencies, strict=True):
+            records.append(measurement(part, ms, overhead_ms=0.2, dtype=dtype))
+    for part in conversions_of(load_space("fbnet_mini")):
+        records.append(measurement(part, 0.21, overhead_ms=0.2, dtype="int8"))
+    for dtype in ("float32", "int8"):
+        records.append(measurement(OVERHEAD_PART, 0.2, overhead_ms=0.0, dtype=dtype))
 
 
 def tuned_kernels(path: Path, context: Context, kernel_ms: Mapping[NetPart, float], log: str = "database") -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from latency_samples import CONTEXT, measured_space, measurement
+from latency_samples import CONTEXT, measured_in_both, measured_space, measurement
 
 from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.latency.additivity import save_study, study
@@ -87,9 +87,22 @@ def simulated(folder: Path, every: int) -> Sample:
     return Sample(f"simulated:{folder / 'core.yaml'}", folder, SIMULATED, 3.0, 0.2)
 
 
-SAMPLES: dict[str, Callable[[Path, int], Sample]] = {"target": journal, "file": file, "simulated": simulated}
+def mixed(folder: Path, every: int) -> Sample:
+    """A target whose journal has both dtypes; int8 is slower."""
+    measured_in_both("phone", folder, every, False, {BLOCK: (3.2, 6.4)})
+    return Sample("phone,dtype=mixed", folder, MEASURED, 3.0, 0.2)
+
+
+SAMPLES: dict[str, Callable[[Path, int], Sample]] = {
+    **{"target": journal, "file": file, "simulated": simulated, "mixed": mixed}
+}
 BAD = {
     "target": [("nobody", "nothing was measured for target nobody"), ("bad name!", "bad target name")],
+    "mixed": [
+        ("nobody,dtype=mixed", "nothing was measured for target nobody"),
+        ("bad name!,dtype=mixed", "bad target name"),
+        ("phone,dtype=int8,dtype=mixed", "'phone,dtype=int8,dtype=mixed' names two dtypes"),
+    ],
     "file": [("absent.csv", "absent.csv"), ("broken.csv", "needs the column"), ("broken.json", "broken.json")],
     "simulated": [
         ("simulated:", "gflops: Field required; gbps: Field required"),
@@ -298,6 +311,8 @@ def test_a_stored_correction_is_applied_once_where_asked_and_said(
     [
         ("host", "target"),
         ("my/board.yaml", "target"),
+        ("host,dtype=int8", "target"),
+        ("host,dtype=mixed", "mixed"),
         ("pixel3.csv", "file"),
         ("PIXEL3.PARQUET", "file"),
         ("runs/r1/table.json", "file"),

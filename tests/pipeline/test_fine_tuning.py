@@ -133,6 +133,8 @@ def test_what_cannot_be_fine_tuned_is_refused_before_anything_is_spent(tiny_spac
     }
     with pytest.raises(UserError, match="fine_tune_epochs is 3, and target host computes in float16"):
         Run(Recipe.model_validate(recipe), tmp_path / "run")
+    with pytest.raises(UserError, match="fine_tune_epochs is 3, and fine-tuning rounds the whole net"):
+        Run(Recipe.model_validate({**recipe, "dtype": "mixed"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     words = ["compile", ARCH, "--space", str(tiny_space_file), "--target", "host", "--out", str(tmp_path / "package")]
     with pytest.raises(ConfigError, match="fine_tune_epochs needs trained weights: give their checkpoint"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.config import ConfigT, validate
-from tvmfbnet.dtypes import spelled_with_dtype
+from tvmfbnet.dtypes import INT8, MIXED, is_mixed, spelled_with_dtype, without_mixed
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import check_arch, resolve_arch
 from tvmfbnet.space.space import Space
@@ -28,6 +28,19 @@ def as_target(target: Target | str, dtype: str | None = None) -> Target:
     if isinstance(target, Target):
         return in_dtype(target, dtype)
     return Target.load(spelled_with_dtype(target, dtype))
+
+
+def as_mixable_target(target: Target | str, dtype: str | None = None) -> tuple[Target, bool]:
+    """As :func:`as_target`, and whether mixed dtypes are asked for; the target's own is int8 then.
+
+    Raises:
+        UserError: as :func:`as_target`.
+    """
+    if isinstance(target, str):
+        spelled = spelled_with_dtype(target, dtype)
+        mixed = is_mixed(spelled)
+        return as_target(without_mixed(spelled), INT8.name if mixed else None), mixed
+    return in_dtype(target, INT8.name if dtype == MIXED else dtype), dtype == MIXED
 
 
 def as_arch(arch: Arch | str, space: Space) -> tuple[Arch, Space]:
@@ -64,6 +77,6 @@ def names_of(
     if isinstance(space, str):
         names["space"] = space
     if isinstance(target, str):
-        spelled = spelled_with_dtype(target, dtype)
+        spelled = without_mixed(spelled_with_dtype(target, dtype))
         names |= {"target": spelled, "named": Target.load(spelled).name}
     return names

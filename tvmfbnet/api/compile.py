@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from tvmfbnet import advice
-from tvmfbnet.api.arguments import as_arch, as_path, as_settings, as_space, as_target, names_of
+from tvmfbnet.api.arguments import as_arch, as_mixable_target, as_path, as_settings, as_space, names_of
 from tvmfbnet.config import MOST_EPOCHS, MOST_LATENCY_MS, Config
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 from tvmfbnet.errors import ArchError
@@ -114,7 +114,8 @@ def compile(
         target: a target, or a shipped name or ``.yaml`` file.
         options: weights, latency target and so on; a :class:`CompileOptions` or its fields.
         out: folder of the package.
-        dtype: in place of the target's own, such as ``float16``.
+        dtype: in place of the target's own, such as ``float16``; or ``mixed``, each unit in float32 or int8, whichever
+            makes the net fastest by the target's measurements in both.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -149,7 +150,7 @@ def compile_and_time(
     """As :func:`compile`; gives the latency and the verdict as well."""
     with library_call(on_progress, **names_of(space, target, dtype, tuning_logs=tuning_logs, package=out)):
         chosen = as_settings(CompileOptions, options, "compile options")
-        folder, logs, loaded = Path(out), as_path(tuning_logs), as_target(target, dtype)
+        folder, logs, (loaded, mixed) = Path(out), as_path(tuning_logs), as_mixable_target(target, dtype)
         as_arch(arch, as_space(space))
         from tvmfbnet.provisioning.ready import require_ready
 
@@ -157,7 +158,7 @@ def compile_and_time(
         check_all(
             lambda: require_writable_folder(folder),
             *([] if weights is None else [lambda: require_checkpoint(weights, "trained weights (net.pt)")]),
-            lambda: chosen.quantisation.require_quantised(loaded.data_type, loaded.name),
+            lambda: chosen.quantisation.require_quantised(loaded.data_type, loaded.name, mixed),
             lambda: require_ready(loaded, runs=not chosen.build_only),
         )
         with loading():
@@ -166,7 +167,7 @@ def compile_and_time(
 
         made = _made(arch, space, weights)
         resolved = resolve(loaded)
-        package = _built(made, resolved, chosen, folder, logs)
+        package = _built(made, resolved, chosen, folder, logs, mixed)
         latency = verdict = None
         if not chosen.build_only:
             images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
@@ -247,21 +248,33 @@ def _spelled(arch: Arch | str, space: Space) -> str:
     return arch if isinstance(arch, str) else format_arch(arch, space)
 
 
-def _built(made: _Made, target: ResolvedTarget, options: CompileOptions, out: Path, logs: Path | None) -> Package:
+def _built(
+    made: _Made,
+    target: ResolvedTarget,
+    options: CompileOptions,
+    out: Path,
+    logs: Path | None,
+    mixed: bool,
+) -> Package:
     """The package, not run yet. Says which kernels will be slow."""
     from tvmfbnet.autotune.database import existing_database
     from tvmfbnet.deploy.package import compile_net
-    from tvmfbnet.deploy.trial import with_prediction
+    from tvmfbnet.deploy.trial import chosen_dtypes, with_mixed_prediction, with_prediction
     from tvmfbnet.pipeline.fine_tuning import fine_tuned_model
 
-    database = existing_database(target, logs, options.device_model)
+    device_model = options.device_model
+    chosen, float32 = chosen_dtypes(made.arch, made.space, target, logs, device_model) if mixed else (None, None)
+    database = existing_database(target, logs, device_model)
     if database is None:
         say(f"warning: nothing was tuned for {target.name} yet; kernels will be slow")
     tuning, tuning_folder = _fine_tuned(made, target, options, out)
     with step("compiling the net"):
         images, model = _calibration(made, target), fine_tuned_model(tuning, tuning_folder)
-        package = compile_net(made.net, target, database, out, made.class_names, images, model)
-    package = with_prediction(package, made.arch, made.space, target, logs)
+        package = compile_net(made.net, target, database, out, made.class_names, images, model, float32)
+    if chosen is not None:
+        package = with_mixed_prediction(package, chosen, target)
+    else:
+        package = with_prediction(package, made.arch, made.space, target, logs)
     package = package.with_description(latency_target_ms=options.latency_target_ms, fine_tuning=tuning)
     missing = package.kernels.missing
     if database is not None and missing:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvmfbnet.api.arguments import as_path
 from tvmfbnet.config import validate
-from tvmfbnet.dtypes import dtype_named
+from tvmfbnet.dtypes import dtype_or_mixed
 from tvmfbnet.errors import UserError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.recipe import Recipe, load_recipe
@@ -32,7 +32,7 @@ def run(
     Args:
         recipe: a shipped name (``demo``), a ``.yaml`` file, a :class:`Recipe` or its fields.
         out: the run's folder; by default ``runs/NAME`` for a recipe that has a name, ``runs/NAME-DTYPE`` with a dtype.
-        dtype: in place of the recipe's and the target's own, such as ``float16``.
+        dtype: in place of the recipe's and the target's own, such as ``float16``, or ``mixed``.
         tuning_logs: folder of all targets' measurements; by default ``tuning_logs``, or ``$TVMFBNET_TUNING_LOGS``.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -51,7 +51,7 @@ def run(
         name, recipe = load_recipe(str(recipe))
     elif not isinstance(recipe, Recipe):
         recipe = validate(Recipe, dict(recipe), "recipe")
-    if dtype is not None and dtype_named(dtype).name != recipe.dtype:
+    if dtype is not None and dtype_or_mixed(dtype) != recipe.dtype:
         recipe, name = recipe.model_copy(update={"dtype": dtype}), name and f"{name}-{dtype}"
     folder = as_path(out) or (None if name is None else Path("runs") / name)
     if folder is None:

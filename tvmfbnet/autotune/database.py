@@ -83,6 +83,12 @@ def database_of(context: Context, root: Path | None = None, device_model: str | 
     return TuningDatabase(folder) if folder is not None and TuningDatabase.exists(folder) else None
 
 
+def joined_records(*databases: TuningDatabase | None) -> Any | None:
+    """The schedules of several databases as TVM's compiler queries them; None where there is no database."""
+    records = [database.records for database in databases if database is not None]
+    return ms.database.UnionDatabase(*records) if len(records) > 1 else next(iter(records), None)
+
+
 class TuningDatabase:
     """The tuned schedules of one target in one context, in one folder.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.bench import end_with_verdict
-from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, MixableDtypeOption, print_json
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 
@@ -18,7 +18,7 @@ def compile_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     target: Annotated[str, typer.Option(help="Target: a name or a .yaml file.")],
     out: Annotated[Path, typer.Option(help="Folder of the package.")],
-    dtype: DtypeOption = None,
+    dtype: MixableDtypeOption = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Trained weights (net.pt); random ones if not given.")] = None,
     build_only: Annotated[bool, typer.Option("--build-only", help="Do not run it on the device.")] = False,
     device_model: Annotated[
@@ -51,7 +51,7 @@ def compile_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.api.compile import CompileOptions, compile_and_time
-    from tvmfbnet.dtypes import spelled_with_dtype
+    from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
     from tvmfbnet.targets.definition import load_target
 
@@ -69,7 +69,8 @@ def compile_command(
     )
     made = compile_and_time(arch, space, target, options, out=out, tuning_logs=tuning_logs)
     # The verdict's advice repeats these.
-    note(target=target, named=load_target(target).name, space=made.space, tuning_logs=tuning_logs, package=out)
+    single = without_mixed(target)
+    note(target=single, named=load_target(single).name, space=made.space, tuning_logs=tuning_logs, package=out)
     package, latency, verdict = made.package, made.latency, made.verdict
     class_names, predicted_ms = list(package.description.class_names), package.description.predicted_ms
     kernels, error, tuning = package.kernels, package.description.parity.error, package.description.fine_tuning
@@ -81,6 +82,7 @@ def compile_command(
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
                 "fine_tuning": None if tuning is None else tuning.model_dump(),
+                "float32_units": list(package.description.float32_units),
                 "class_names": class_names,
                 "latency_ms": None if latency is None else latency.interval.value,
                 "predicted_ms": predicted_ms,

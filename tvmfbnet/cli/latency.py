@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tvmfbnet.cli.latency_compare import compare
 from tvmfbnet.cli.latency_model import fit, validate
-from tvmfbnet.cli.output import SPACE_HELP, DtypeOption, JsonFlag, print_json, print_table
-from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, latency_source, space_table, stored_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, MixableDtypeOption, print_json, print_table
+from tvmfbnet.cli.tables import DeviceModelOption, LogsOption, space_table, stored_table
 
 if TYPE_CHECKING:
-    from tvmfbnet.latency.comparison import Comparison
-    from tvmfbnet.latency.sources.source import LatencySource
     from tvmfbnet.latency.table import LatencyTable
     from tvmfbnet.space.space import Space
 
@@ -35,7 +34,7 @@ TargetOption = Annotated[
 def show(
     target: TargetOption,
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
-    dtype: DtypeOption = None,
+    dtype: MixableDtypeOption = None,
     measured_only: Annotated[bool, typer.Option("--measured-only", help="Leave out what would be predicted.")] = False,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
@@ -45,7 +44,7 @@ def show(
 
     Example: tvmfbnet latency show --target host --space fbnet_mini
     """
-    from tvmfbnet.dtypes import spelled_with_dtype
+    from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.latency.cells import SOURCES
     from tvmfbnet.latency.sources.source import Missing
     from tvmfbnet.latency.units import unit_for
@@ -56,7 +55,7 @@ def show(
     wanted = Missing.LEAVE if measured_only else Missing.PREDICT_IF_POSSIBLE
     # The cells as they are: a correction belongs to sums of cells.
     table = space_table(shown, target, None, tuning_logs, device_model, named=space, missing=wanted, correct=False)
-    target = measured_name(target)
+    target = measured_name(without_mixed(target))
     parts = shown.distinct_parts()
     missing = table.missing(parts)
     cells = table.to_records([part for part in parts if part not in missing])
@@ -66,7 +65,7 @@ def show(
         print_json(
             {
                 "target": target,
-                "dtype": table.data_type.name,
+                "dtype": table.dtype_name,
                 "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
@@ -92,7 +91,7 @@ def show(
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
             row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
-    print_table(f"{target}: {shown.name}, {table.data_type.name}", columns, rows)
+    print_table(f"{target}: {shown.name}, {table.dtype_name}", columns, rows)
     print(
         f"{counts[table.basis]} {table.basis}, {counts['predicted']} predicted, {len(missing)} missing; "
         f"call overhead {unit.text(table.overhead_ms)}"
@@ -110,7 +109,7 @@ def export(
     space: Annotated[
         str | None, typer.Option(help="Write exactly the parts of this space, predicting what was not measured.")
     ] = None,
-    dtype: DtypeOption = None,
+    dtype: MixableDtypeOption = None,
     device_model: DeviceModelOption = None,
     tuning_logs: LogsOption = None,
 ) -> None:
@@ -178,103 +177,6 @@ def import_command(
     say(f"imported {len(table.cells)} cells as target {target} ({destination})")
 
 
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="A target, a table's file, or simulated:gflops=16,gbps=8.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    count: Annotated[
-        int | None,
-        typer.Option(
-            *("-n", "--count"),
-            min=1,
-            max=1_000_000,
-            help="How many parts to list (default: 15, or all of two dtypes).",
-        ),
-    ] = None,
-    tuning_logs: LogsOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Show two targets side by side: ratios, rank correlation, the parts that differ most.
-
-    Two dtypes of one target, host,dtype=float32 and host,dtype=float16, are listed by their ratio: where the second
-    pays, and where it does not.
-
-    Example: tvmfbnet latency compare host pixel3
-    """
-    from tvmfbnet.latency.comparison import compare_tables
-    from tvmfbnet.latency.units import unit_for
-
-    tables = _pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs))
-    dtypes = tables[0].data_type.name, tables[1].data_type.name
-    of_dtypes = tables[0].name == tables[1].name and dtypes[0] != dtypes[1]
-    compared = compare_tables(*tables, by_ratio=of_dtypes)
-    first, second = dtypes if of_dtypes else (table.name for table in tables)
-    if as_json:
-        parts = [
-            {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
-            for p in compared.pairs
-        ]
-        figures = {"median_ratio": compared.median_ratio, "spearman": compared.spearman, "n": len(parts)}
-        absent = {
-            "only_first": [part.name for part in compared.only_first],
-            "only_second": [part.name for part in compared.only_second],
-        }
-        bases: dict[str, str] = {"first_basis": tables[0].basis, "second_basis": tables[1].basis}
-        bases |= {"first_dtype": dtypes[0], "second_dtype": dtypes[1]}
-        sums = {"first_sum_ms": compared.sums_ms[0], "second_sum_ms": compared.sums_ms[1]}
-        counts = {"faster": compared.count(True), "slower": compared.count(False)}
-        print_json({"first": first, "second": second, **bases, **figures, **sums, **counts, "parts": parts, **absent})
-        return
-    if of_dtypes:
-        _print_dtypes(compared, tables[0].name, dtypes, count)
-        return
-    shown = compared.pairs[: 15 if count is None else count]
-    unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
-    rows = [
-        (
-            *(p.part.name, unit.number(p.first.latency_ms), unit.number(p.second.latency_ms)),
-            *(f"{p.ratio:.3g}", f"{p.relative:.2f}"),
-        )
-        for p in shown
-    ]
-    columns = ("part", f"{first}, {unit.name}", f"{second}, {unit.name}", f"{second} / {first}", "/ median ratio")
-    print_table(f"{first} and {second}: the parts that differ most from the median ratio", columns, rows)
-    print(
-        f"{len(compared.pairs)} shared parts, median ratio {compared.median_ratio:.3g} ({second} / {first}), rank "
-        f"correlation {compared.spearman:.3f}; only in {first}: {len(compared.only_first)}, only in {second}: "
-        f"{len(compared.only_second)}"
-    )
-    for table in tables:
-        if table.is_simulated:
-            print(f"{table.name} is simulated by a model; no device took its latencies")
-
-
-def _print_dtypes(compared: Comparison, target: str, dtypes: tuple[str, str], count: int | None) -> None:
-    """Two dtypes of one target: each part, where the second pays and where not, and all parts together."""
-    from tvmfbnet.latency.units import unit_for
-
-    first, second = dtypes
-    shown = compared.pairs[:count]
-    unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
-    words = {True: "pays", False: "does not pay", None: "no difference beyond noise"}
-    rows = [
-        (
-            *(p.part.name, unit.number(p.first.latency_ms), unit.number(p.second.latency_ms)),
-            *(f"{p.ratio:.3f}", words[p.faster]),
-        )
-        for p in shown
-    ]
-    columns = ("part", f"{first}, {unit.name}", f"{second}, {unit.name}", f"{second} / {first}", second)
-    print_table(f"{target}: {first} and {second}, by the ratio of their latencies", columns, rows)
-    sums_ms, whole = compared.sums_ms, unit_for(compared.sums_ms)
-    print(
-        f"{second} is faster in {compared.count(True)} of {len(compared.pairs)} parts and slower in "
-        f"{compared.count(False)}; all parts once: {whole.text(sums_ms[0])} in {first}, {whole.text(sums_ms[1])} in "
-        f"{second} (ratio {sums_ms[1] / sums_ms[0]:.3f}, median {compared.median_ratio:.3f})"
-    )
-    print(f"only in {first}: {len(compared.only_first)}, only in {second}: {len(compared.only_second)}")
-
-
 def _exactly(space: Space, target: str, logs: Path | None, device_model: str | None, named: str) -> LatencyTable:
     """A table with exactly the parts of a space, plain: a correction belongs to sums of cells."""
     from dataclasses import replace
@@ -284,22 +186,7 @@ def _exactly(space: Space, target: str, logs: Path | None, device_model: str | N
     return replace(table, cells={part: table.cells[part] for part in wanted if part in table.cells})
 
 
-def _pair(first: LatencySource, second: LatencySource) -> tuple[LatencyTable, LatencyTable]:
-    """The tables of two sources; one that computes its latencies is asked for the parts of the other."""
-    from tvmfbnet.errors import UserError
-
-    if first.computes and second.computes:
-        raise UserError(
-            f"{first.name} and {second.name} have no parts of their own: write one of them into a table first "
-            "(latency export --space)"
-        )
-    if first.computes:
-        other = second.load()
-        return first.load(list(other.cells)), other
-    table = first.load()
-    return table, second.load(list(table.cells))
-
-
+app.command()(compare)
 app.command()(fit)
 app.command()(validate)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from tvmfbnet.dtypes import DTYPES
+from tvmfbnet.dtypes import DTYPES, MIXED
 from tvmfbnet.errors import UserError
 from tvmfbnet.extras import require
 
@@ -23,6 +23,14 @@ TORCH_DEVICE_HELP = "Where torch computes on this machine: auto, cpu, cuda, cuda
 DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", metavar="DTYPE", help=f"{' or '.join(DTYPES)}, in place of the target's own."),
+]
+MixableDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help=f"{', '.join(DTYPES)}, in place of the target's own; {MIXED}: each block in float32 or int8, the faster.",
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON and nothing else on stdout.")]
 

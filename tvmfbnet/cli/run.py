@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import DtypeOption, JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import JsonFlag, MixableDtypeOption, print_json, print_table
 from tvmfbnet.dtypes import FLOAT32
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def run_command(
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; default runs/RECIPE, or runs/RECIPE-DTYPE.")
     ] = None,
-    dtype: DtypeOption = None,
+    dtype: MixableDtypeOption = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the recipe with every setting, commented, to edit; and stop.")
@@ -34,12 +34,12 @@ def run_command(
     Example: tvmfbnet run demo
     """
     if print_config:
-        from tvmfbnet.dtypes import dtype_named
+        from tvmfbnet.dtypes import dtype_or_mixed
         from tvmfbnet.pipeline.recipe import Recipe, load_recipe
         from tvmfbnet.settings import commented_yaml
 
         _, loaded = load_recipe(recipe)
-        loaded = loaded if dtype is None else loaded.model_copy(update={"dtype": dtype_named(dtype).name})
+        loaded = loaded if dtype is None else loaded.model_copy(update={"dtype": dtype_or_mixed(dtype)})
         print(commented_yaml(Recipe, loaded.model_dump(mode="json", exclude_unset=True)), end="")
         return
 
@@ -94,7 +94,8 @@ def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     compared = Parity(**{name: values[name] for name in COMPARED if name in values}).describe_agreement()
     rows = [("dtype", dtype if compared is None else f"{dtype}: {compared}")]
-    tuning = values.get("fine_tuning")
+    floats, tuning = values.get("float32_units", []), values.get("fine_tuning")
+    rows += [("in float32", ", ".join(floats))] if floats else []
     return rows if tuning is None else [*rows, ("fine-tuning", FineTuningRecord.model_validate(tuning).describe())]
 
 

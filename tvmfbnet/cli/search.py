@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, DtypeOption, JsonFlag
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, MixableDtypeOption
 from tvmfbnet.cli.search_output import print_plan, print_result
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 from tvmfbnet.data.kinds import DATA_HELP
@@ -95,7 +95,7 @@ def search_command(
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,
-    dtype: DtypeOption = None,
+    dtype: MixableDtypeOption = None,
     latency_table: Annotated[
         str | None,
         typer.Option(
@@ -171,7 +171,7 @@ def search_command(
     from tvmfbnet.advice import note
     from tvmfbnet.config import validate
     from tvmfbnet.data.places import check_data
-    from tvmfbnet.dtypes import spelled_with_dtype
+    from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
     from tvmfbnet.latency.sources.source import Missing
@@ -211,9 +211,10 @@ def search_command(
         print(commented_yaml(SearchConfig, settings), end="")
         return
     net_space = fit_classes(load_space(space), data)
+    single = None if target is None else without_mixed(target)
     note(
-        target=target,
-        named=None if target is None else measured_name(target),
+        target=single,
+        named=None if single is None else measured_name(single),
         space=spelled_with_classes(space, net_space.classes),
         tuning_logs=tuning_logs,
     )

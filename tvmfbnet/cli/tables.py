@@ -37,8 +37,8 @@ def latency_source(
     """The latency source that a user named with ``--target``: a target, or any other source.
 
     Args:
-        text: a target's name, its ``.yaml`` file, the name of an imported table, a table's file, or
-            ``simulated:gflops=16,gbps=8``.
+        text: a target's name, its ``.yaml`` file (either with a dtype, or ``,dtype=mixed``), the name of an imported
+            table, a table's file, or ``simulated:gflops=16,gbps=8``.
         logs: folder of all targets' logs.
         device_model: use only this device model's measurements.
         space: what the user named, for advice; None where the command has none.
@@ -47,12 +47,19 @@ def latency_source(
         UserError: it names nothing: no target, no measurements, no imported table.
     """
     from tvmfbnet.advice import bring_table, note
+    from tvmfbnet.dtypes import is_mixed, without_mixed
     from tvmfbnet.errors import LatencyError
     from tvmfbnet.latency.repository import journal_path, table_path
+    from tvmfbnet.latency.sources.mixed import MixedSource
     from tvmfbnet.latency.sources.registry import kind_of, source_of
     from tvmfbnet.latency.sources.target import TargetSource
     from tvmfbnet.targets.definition import is_target, list_targets, measured_dtype, measured_name
 
+    if is_mixed(text):
+        text = without_mixed(text)
+        name = measured_name(text)
+        note(target=text, named=name, space=space, tuning_logs=logs)
+        return MixedSource(name, logs, device_model)
     if kind_of(text) != "target":
         return source_of(text)
     name, dtype = measured_name(text), measured_dtype(text)
@@ -114,10 +121,13 @@ def space_table(
 def warn_of_other_context(target: str, table: LatencyTable) -> None:
     """Says how the context of a target's measurements differs from the one it would be measured in today."""
     from tvmfbnet.advice import tune
+    from tvmfbnet.dtypes import INT8, is_mixed, spelled_with_dtype, without_mixed
     from tvmfbnet.extras import missing
     from tvmfbnet.progress import say
     from tvmfbnet.targets.definition import is_target, load_target
 
+    if is_mixed(target):
+        target = spelled_with_dtype(without_mixed(target), INT8.name)
     if table.context is None or not is_target(target):
         return
     if missing("tune"):  # nothing can be measured here, so there is no context of today

@@ -136,7 +136,7 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
         torch.zeros(part_input_shape(part), dtype=torch_type(part_input_type(part, dtype))) for part in parts
     )
     names = [f"input{index}" for index in range(len(parts))], [f"output{index}" for index in range(len(parts))]
-    extractor = Extractor(_export(_Bundle(parts, dtype).eval(), inputs, *names))
+    extractor = Extractor(export_module(_Bundle(parts, dtype).eval(), inputs, *names))
     models = {}
     for part, source, result in zip(parts, *names, strict=True):
         model = extractor.extract_model([source], [result])
@@ -159,7 +159,7 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
     if dtype.is_quantised:
         return quantise(export_net(net), images)
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
-    return _export(
+    return export_module(
         _Bordered(folded_in(net, dtype), dtype).eval(),
         (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),
         ["input"],
@@ -167,9 +167,10 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
     )
 
 
-def _export(
+def export_module(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], input_names: list[str], output_names: list[str]
 ) -> onnx.ModelProto:
+    """Exports a module in eval mode; nothing of it is changed."""
     with scratch_folder() as folder, _quiet_exporter(), one_registry():
         path = folder / "model.onnx"
         torch.onnx.export(

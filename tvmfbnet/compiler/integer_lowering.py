@@ -23,8 +23,8 @@ from tvm.ir import IRModule
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import DotProduct, dot_product_of
 from tvmfbnet.compiler.integer_kernels import ConvWindow, Draft, Quantisation
+from tvmfbnet.compiler.integer_sums import convolution, product
 from tvmfbnet.compiler.quantised_model import QuantisedModel, attributes
-from tvmfbnet.compiler.tap_products import tap_convolution, tap_lanes
 from tvmfbnet.errors import UserError
 
 # Operations of one tensor that move no data here: tensors are stored in the interior layout, whatever ONNX says.
@@ -200,11 +200,7 @@ class _Lowering:
             tensor = kernels.store(value.tensor, self._dot.codes)
         else:
             draft, tensor, source = self._new_sum(node.input[0])
-        lanes = tap_lanes(draft, weights, window)
-        if lanes:
-            total = tap_convolution(draft, tensor, weights, source.zero, window, lanes)
-        else:
-            total = kernels.convolution(draft, tensor, weights, source.zero, window)
+        total = convolution(draft, tensor, weights, source.zero, window)
         return self._finished_sum(node, draft, total, source)
 
     def _is_image(self, draft: Draft) -> bool:
@@ -215,7 +211,7 @@ class _Lowering:
             raise UserError("a Gemm without transB has no integer kernel; export the net again")
         draft, tensor, source = self._new_sum(node.input[0])
         weights, _ = self._model.weights(node.input[1])
-        return self._finished_sum(node, draft, kernels.product(draft, tensor, weights), source)
+        return self._finished_sum(node, draft, product(draft, tensor, weights), source)
 
     def _mean(self, node: Any) -> _Value:
         draft, tensor, source = self._new_sum(node.input[0])

@@ -25,6 +25,8 @@ from tvm_ffi import structural_hash
 
 from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
+from tvmfbnet.compiler.mixed_lowering import lower_mixed
+from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
 from tvmfbnet.compiler.weight_copies import repeat_main
 from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
@@ -150,7 +152,12 @@ def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
 
 
 def lower(model: onnx.ModelProto, target: tvm.target.Target) -> IRModule:
-    """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`; integer kernels for one in QDQ form."""
+    """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`; integer kernels for one in QDQ form.
+
+    A model of mixed dtypes is lowered stretch by stretch.
+    """
+    if units_in(model):
+        return lower_mixed(model, target, lambda stretch: fuse(import_onnx(stretch), target))
     if is_quantised(model):
         return lower_quantised(model, target)
     return fuse(import_onnx(model), target)

@@ -56,7 +56,6 @@ def tap_convolution(
         window: of the convolution.
         lanes: of the instruction, from :func:`tap_lanes`.
     """
-    draft.names.append("conv2d")
     dot, kernel, stride = draft.dot, window.kernel, window.stride
     packs = math.ceil(kernel / dot.group)
     height, width = output_size(source, window)

@@ -78,6 +78,9 @@ class PackageDescription(Stored):
     tvm_version: str
     threads: int = Field(ge=1)
     dtype: str = Field(default=FLOAT32.name, description="of weights and activations; older packages do not say")
+    float32_units: tuple[str, ...] = Field(
+        default=(), description="stem, layers and head that compute in float32 in a net of mixed dtypes"
+    )
     input_dtype: str = Field(default=FLOAT32.name, description="of the input and the output")
     context: dict[str, Any] = Field(default_factory=dict)
     library: str = LIBRARY

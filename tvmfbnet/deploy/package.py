@@ -16,10 +16,11 @@ import onnx
 import torch
 import tvm
 
-from tvmfbnet.autotune.database import TuningDatabase
+from tvmfbnet.autotune.database import TuningDatabase, joined_records
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
+from tvmfbnet.compiler.mixed_export import export_mixed_net
 from tvmfbnet.deploy.description import (
     DESCRIPTION,
     LIBRARY,
@@ -60,6 +61,19 @@ def untrained_net(arch: Arch, space: Space) -> ArchNet:
         randomise_biases(net)
     randomise_bn(net, seed=0)
     return net
+
+
+@dataclass(frozen=True)
+class Float32Units:
+    """What of a net in int8 stays in float32.
+
+    Attributes:
+        names: of the units (:func:`tvmfbnet.space.borders.units_of`).
+        database: the target's schedules in float32.
+    """
+
+    names: tuple[str, ...]
+    database: TuningDatabase | None
 
 
 @dataclass(frozen=True)
@@ -182,12 +196,14 @@ def compile_net(
     class_names: Sequence[str] = (),
     images: Sequence[npt.NDArray[Any]] = (),
     model: onnx.ModelProto | None = None,
+    float32: Float32Units | None = None,
 ) -> Package:
     """Compiles a net for a target with its tuned schedules; no tuning happens here.
 
     The package is marked as unchecked until :func:`tvmfbnet.deploy.parity.certify`. Its description stores
     ``class_names``, one per output. ``images`` are calibration images (1, C, H, W), which int8 alone needs. ``model``
-    is the net in the target's dtype where it was exported before, such as fine-tuned.
+    is the net in the target's dtype where it was exported before, such as fine-tuned. With ``float32`` an int8
+    target's net has mixed dtypes.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
@@ -200,10 +216,14 @@ def compile_net(
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
         (out / DESCRIPTION).unlink(missing_ok=True)
     compiled_for = target.for_tvm()
-    model = export_net(net.eval(), dtype, images) if model is None else model
+    records = joined_records(database, None if float32 is None else float32.database)
+    if model is None:
+        model = (
+            export_net(net.eval(), dtype, images) if float32 is None else export_mixed_net(net, float32.names, images)
+        )
     lowered = lower(model, compiled_for)
-    kernels = coverage(lowered, compiled_for, None if database is None else database.records)
-    executable = build(lowered, compiled_for, None if database is None else database.records)
+    kernels = coverage(lowered, compiled_for, records)
+    executable = build(lowered, compiled_for, records)
     write_atomically(out / MODEL, lambda path: onnx.save(model, str(path)))
     save_library(executable, out / LIBRARY, target)
     described = PackageDescription(
@@ -215,6 +235,7 @@ def compile_net(
         tvm_version=tvm.__version__,
         threads=target.threads,
         dtype=dtype.name,
+        float32_units=() if float32 is None else float32.names,
         input_dtype=dtype.boundary,
         context=vars(context_of(target)),
         class_names=tuple(class_names),

@@ -8,19 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvmfbnet.advice import tune
-from tvmfbnet.autotune.database import TuningDatabase, database_of
+from tvmfbnet.autotune.database import TuningDatabase, database_of, existing_database
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
-from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
+from tvmfbnet.deploy.package import Float32Units, Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import LabelledImages, certify
-from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
+from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS, MIXED
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import make_folder
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
+from tvmfbnet.latency.mixed import ChosenDtypes
 from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
+from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
@@ -37,11 +39,16 @@ from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
+from tvmfbnet.targets.definition import ResolvedTarget, Target, in_dtype, resolve
 
 
 def time_untrained(
-    arch: Arch, space: Space, target: Target, target_ms: float | None = None, root: Path | None = None
+    arch: Arch,
+    space: Space,
+    target: Target,
+    target_ms: float | None = None,
+    root: Path | None = None,
+    mixed: bool = False,
 ) -> NetLatency:
     """Compiles an arch with random weights and times it; the latency as measured goes to the journal.
 
@@ -51,6 +58,7 @@ def time_untrained(
         target: the target, as its file says.
         target_ms: the latency target; the net is timed again while the verdict is unclear.
         root: folder of all targets' logs.
+        mixed: whether each unit is in float32 or int8, whichever makes the net fastest; the target's dtype is int8.
 
     Raises:
         LatencyError: nothing was tuned for the target.
@@ -68,8 +76,9 @@ def time_untrained(
         if database is None:
             raise LatencyError(f"nothing was tuned for target {target.name} yet: run {tune(target.name)} first")
         with step("compiling the found net"):
-            images = random_images(space, target.data_type)
-            package = compile_net(untrained_net(arch, space), target, database, folder / "package", images=images)
+            images, net = random_images(space, target.data_type), untrained_net(arch, space)
+            _, float32 = chosen_dtypes(arch, space, target, root) if mixed else (None, None)
+            package = compile_net(net, target, database, folder / "package", images=images, float32=float32)
         probe = _probe(arch, space, target, database, measured_table(journal.read(), context), folder)
         with device_timer(target, endpoint) as timer:
             overhead = timer.overhead_ms()
@@ -78,6 +87,8 @@ def time_untrained(
             trials = sum(TrialLog(database.folder / TRIALS).spent.values())
             common = {"part": net_part(space), "trials": trials, "pace": speed}
             common |= {"space": space.name, "space_key": content_key(space)}
+            if mixed:  # no net of int8: sums of int8's cells are not compared with it
+                common["dtype"] = MIXED
             journal.append(measurement(timer, latency.whole, overhead, arch=name, **common))
     _say_latency(name, latency)
     return latency
@@ -98,6 +109,34 @@ def predicted_by(package: Package, table: LatencyTable, arch: Arch, space: Space
     """The package with the net's latency by a table, and where the table's latencies come from."""
     source = LatencyOriginRecord(**table.origin.to_dict())
     return package.with_description(predicted_ms=table.arch_ms(arch, space), latency_source=source)
+
+
+def chosen_dtypes(
+    arch: Arch, space: Space, target: ResolvedTarget, root: Path | None = None, device_model: str | None = None
+) -> tuple[ChosenDtypes, Float32Units]:
+    """The dtypes of a net's units with which it is fastest on a target, and what compiling it in these needs.
+
+    Args:
+        arch: the net.
+        space: its space.
+        target: in int8.
+        root: folder of all targets' logs.
+        device_model: measurements and schedules of this one; by default of the model measured last.
+
+    Raises:
+        LatencyError: the target was not measured in both dtypes, or conversions were not; says what to run.
+    """
+    single = in_dtype(target, FLOAT32.name)
+    contexts = (context_of(single), context_of(target))
+    chosen = MixedSource(target.name, root, device_model, contexts).fastest(arch, space)
+    say(f"mixed dtypes: {chosen.describe()}")
+    return chosen, Float32Units(chosen.float32, existing_database(single, root, device_model))
+
+
+def with_mixed_prediction(package: Package, chosen: ChosenDtypes, target: Target) -> Package:
+    """The package of a net of mixed dtypes with the latency that these were chosen by."""
+    source = LatencyOriginRecord(kind=MIXED, name=target.name)
+    return package.with_description(predicted_ms=chosen.latency_ms, latency_source=source)
 
 
 def bench_with_probe(

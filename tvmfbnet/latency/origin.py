@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-OriginKind = Literal["target", "import", "file", "simulated", "unknown"]
+OriginKind = Literal["target", "mixed", "import", "file", "simulated", "unknown"]
 # What a verdict adds where the net's latency was simulated when the net was chosen.
 CHOSEN_ON_SIMULATED = "the net was chosen on simulated latencies, which no device took"
 
@@ -19,8 +19,8 @@ class LatencyOrigin:
     """Where the latencies of a table come from.
 
     Attributes:
-        kind: measured on a ``target``, an ``import`` under a target's name, a table's ``file``, or a ``simulated``
-            processor; ``unknown`` for a table that a program made.
+        kind: measured on a ``target``, in one dtype or ``mixed``, an ``import`` under a target's name, a table's
+            ``file``, or a ``simulated`` processor; ``unknown`` for a table that a program made.
         name: of the target, the file or the processor.
         simulated: whether they were computed by a model of a processor; a file's may be, too.
     """
@@ -38,7 +38,13 @@ class LatencyOrigin:
         """For people: ``measured on host``, ``file pixel3.csv``, ``simulated:a_core (a model, no device)``."""
         if self.kind == "simulated":
             return f"{self.name} (a model, no device)"
-        words = {"target": "measured on ", "import": "imported for ", "file": "file ", "unknown": "not stated"}
+        words = {
+            "target": "measured on ",
+            "mixed": "measured in float32 and int8 on ",
+            "import": "imported for ",
+            "file": "file ",
+            "unknown": "not stated",
+        }
         return f"{words[self.kind]}{self.name}" + (", simulated (a model, no device)" if self.simulated else "")
 
     def to_dict(self) -> dict[str, Any]:

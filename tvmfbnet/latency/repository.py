@@ -157,7 +157,7 @@ def _table_of(
     if chosen is None and dtype is not None and context is None:
         there = ", ".join(dict.fromkeys(item.dtype for item in contexts))
         raise LatencyError(
-            f"{journal} has no measurements in {dtype}, only in {there}; run {tune(contexts[-1].target)}"
+            f"{journal} has no measurements in {dtype}, only in {there}; run {tune(contexts[-1].target, dtype=dtype)}"
         )
     if chosen is None and context is not None:
         newest = contexts[-1]

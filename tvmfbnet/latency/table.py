@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
+from tvmfbnet.dtypes import FLOAT32, MIXED, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.borders import CONVERSION
 from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class LatencyTable:
         context: of the measurements; None for an imported table.
         origin: where its latencies come from.
         stated_dtype: what the file of an imported table says; empty where it says nothing.
+        conversions: latency of each timed conversion from and to this dtype (:mod:`tvmfbnet.space.borders`), which
+            only nets of mixed dtypes have.
     """
 
     cells: Mapping[NetPart, Cell]
@@ -76,12 +79,18 @@ class LatencyTable:
     context: Context | None = None
     origin: LatencyOrigin = UNKNOWN
     stated_dtype: str = ""
+    conversions: Mapping[NetPart, Cell] = field(default_factory=dict)
 
     @property
     def data_type(self) -> DType:
         """The dtype of its measurements; float32 for an imported table that does not say."""
         name = self.stated_dtype if self.context is None else self.context.dtype
         return dtype_named(name) if name else FLOAT32
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype for people: ``mixed`` where blocks are in different ones."""
+        return MIXED if self.origin.kind == MIXED else self.data_type.name
 
     def __post_init__(self) -> None:
         if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:
@@ -168,7 +177,7 @@ class LatencyTable:
         chosen = [item for item in usable if context in (None, item.context)]
         if not in_order:
             chosen.sort(key=lambda item: item.time)
-        if not any(item.part.part != OVERHEAD for item in chosen):
+        if not any(item.part.part not in (OVERHEAD, CONVERSION) for item in chosen):
             there = f" (there are some of {'; '.join(item.describe() for item in contexts)})" if contexts else ""
             wanted = f" of {context.describe()}" if context else ""
             raise LatencyError(f"there are no measurements{wanted}{there}; tune the target first")
@@ -176,10 +185,12 @@ class LatencyTable:
         for item in chosen:
             if item.part.part != OVERHEAD:
                 by_part.setdefault(item.part, []).append(item)
-        cells = {part: cell_of(items) for part, items in by_part.items()}
+        all_cells = {part: cell_of(items) for part, items in by_part.items()}
+        cells = {part: cell for part, cell in all_cells.items() if part.part != CONVERSION}
+        conversions = {part: cell for part, cell in all_cells.items() if part.part == CONVERSION}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
-        return cls(cells, overhead_ms, name or last.target, context=last.context)
+        return cls(cells, overhead_ms, name or last.target, context=last.context, conversions=conversions)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
         """Those of ``parts`` that the table lacks, without repeats."""

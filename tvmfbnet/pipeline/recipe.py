@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tvmfbnet.config import Config, validate
 from tvmfbnet.data.kinds import SPECS
-from tvmfbnet.dtypes import DTYPES, MAX_ACCURACY_LOSS, require_dtype, spelled_with_dtype
+from tvmfbnet.dtypes import DTYPES, INT8, MAX_ACCURACY_LOSS, MIXED, require_dtype, spelled_with_dtype
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
@@ -27,7 +27,9 @@ class Recipe(Config):
     description: str = Field(description="one line for people")
     target: str = Field(description="a target's name or .yaml file")
     dtype: str | None = Field(
-        default=None, description=f"{' or '.join(f'`{name}`' for name in DTYPES)}, in place of the target's own"
+        default=None,
+        description=f"{', '.join(f'`{name}`' for name in DTYPES)}, in place of the target's own, or `{MIXED}`: each "
+        "block in float32 or int8, whichever is faster",
     )
     space: str = Field(description="a search space's name or .yaml file")
     data: str = Field(description=SPECS)
@@ -52,12 +54,17 @@ class Recipe(Config):
     @field_validator("dtype", mode="before")
     @classmethod
     def _check_dtype(cls, value: Any) -> Any:
-        return value if value is None else require_dtype(value)
+        return value if value in (None, MIXED) else require_dtype(value)
 
     @property
     def spelled_target(self) -> str:
-        """The target with the recipe's dtype, as commands take it."""
-        return spelled_with_dtype(self.target, self.dtype)
+        """The target with the recipe's dtype, as commands take it; mixed dtypes are a matter of int8's target."""
+        return spelled_with_dtype(self.target, INT8.name if self.is_mixed else self.dtype)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether each block is in float32 or int8."""
+        return self.dtype == MIXED
 
     @model_validator(mode="after")
     def _one_target(self) -> Recipe:
@@ -76,7 +83,9 @@ class Recipe(Config):
             table_source(latency)
         except ConfigError as error:
             raise ValueError(f"latency: {error}") from error
-        if kind == "target":
+        if self.is_mixed:
+            raise ValueError("mixed dtypes are chosen by a target's measurements: leave latency out")
+        if kind in ("target", "mixed"):
             raise ValueError(
                 f"latency is {latency!r}, neither a table's file nor {PREFIX}...: to measure a target, name it as "
                 "target and leave latency out"

@@ -64,6 +64,7 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "predicted_ms": table.arch_ms(arch, space),
         "onnxruntime_ms": bench["onnxruntime_ms"],
         "dtype": package["dtype"],
+        **({"float32_units": package["float32_units"]} if package.get("float32_units") else {}),
         "parity_error": parity["parity_error"],
         **{name: parity[name] for name in COMPARED if parity.get(name) is not None},
         "fine_tuning": package.get("fine_tuning"),

@@ -20,6 +20,7 @@ from tvmfbnet.advice import note
 from tvmfbnet.config import validate
 from tvmfbnet.data.places import check_data
 from tvmfbnet.deploy.description import COMPARED
+from tvmfbnet.dtypes import FLOAT32, MIXED
 from tvmfbnet.errors import StorageError
 from tvmfbnet.extras import require
 from tvmfbnet.files import (
@@ -33,6 +34,7 @@ from tvmfbnet.files import (
     write_text,
 )
 from tvmfbnet.latency.repository import target_folder
+from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.latency.sources.registry import table_source
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
@@ -52,7 +54,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
-from tvmfbnet.targets.definition import Target, load_target, resolve
+from tvmfbnet.targets.definition import Target, in_dtype, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
 
@@ -106,7 +108,7 @@ class Run:
         # Bounds on other quantities are checked with the latency table.
         bounds = [bound for bound in recipe.search.bounds if bound.quantity.follows_from_space]
         check_all(
-            lambda: recipe.quantisation.require_quantised(self.target.data_type, self.target.name),
+            lambda: recipe.quantisation.require_quantised(self.target.data_type, self.target.name, recipe.is_mixed),
             lambda: check_data(recipe.data, space.height, space.width, space.input_channels, space.classes),
             lambda: require_writable_folder(self.folder),
             self._require_own,
@@ -176,13 +178,19 @@ class Run:
         name = "state.json"
         return dict(read_run_file(self.folder, name)) if (self.folder / name).exists() else {}
 
+    @property
+    def _tuned(self) -> list[Target]:
+        """The target in each dtype that the net may have, that of its package last."""
+        return [in_dtype(self.target, FLOAT32.name), self.target] if self.recipe.is_mixed else [self.target]
+
     def _tune(self) -> None:
         if self.recipe.latency is None:
             with loading():
                 from tvmfbnet.pipeline.tuning import tune_space
 
             options = TuneOptions.model_validate(self.recipe.tune.model_dump())
-            tune_space(self.space, self.target, options, self.logs_root)
+            for target in self._tuned:
+                tune_space(self.space, target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
         content = table_content(self._fresh_table(), self.space.distinct_parts())
         about = {"target": self.target.name, "space": self.space.to_dict(), "identity": self._table_identity()}
@@ -196,12 +204,16 @@ class Run:
             return table
         from tvmfbnet.profiling.parts import context_of
 
-        context = context_of(resolve(self.target))
+        *_, context = contexts = [context_of(resolve(target)) for target in self._tuned]
+        if self.recipe.is_mixed:
+            source = MixedSource(self.target.name, self.logs_root, contexts=(contexts[0], context))
+            return latency_table(source, self.space)
         return latency_table(TargetSource(self.target.name, self.logs_root, context), self.space)
 
     def _table_identity(self) -> dict[str, Any]:
         contents = {name: self._identity[name] for name in ("space", "target")}
         source = {} if self.recipe.latency is None else {"latency": self.recipe.latency}
+        source |= {"dtype": MIXED} if self.recipe.is_mixed else {}
         return {**contents, **source, "tune": self.recipe.tune.model_dump(mode="json")}
 
     def _table(self) -> LatencyTable:
@@ -244,7 +256,8 @@ class Run:
 
         def measure(text: str) -> Timed:
             arch = parse_arch(text, self.space)
-            latency = time_untrained(arch, self.space, self.target, target_ms, self.logs_root)
+            mixed = self.recipe.is_mixed
+            latency = time_untrained(arch, self.space, self.target, target_ms, self.logs_root, mixed)
             return Timed(latency.interval, latency.speed)
 
         best = read_run_file(self.folder, "search/archs.json")[0]
@@ -281,23 +294,29 @@ class Run:
         from tvmfbnet.autotune.database import existing_database
         from tvmfbnet.deploy.package import compile_net
         from tvmfbnet.deploy.parity import certify
-        from tvmfbnet.deploy.trial import predicted_by
+        from tvmfbnet.deploy.trial import chosen_dtypes, predicted_by, with_mixed_prediction
         from tvmfbnet.pipeline.fine_tuning import FOLDER, fine_tuned_model
         from tvmfbnet.provisioning.loopback import connect_device
         from tvmfbnet.training.train import load_net
 
         target = resolve(self.target)
         net, about = load_net(self.folder / "train" / "net.pt")
-        database, tuning = existing_database(target, self.logs_root), self._fine_tuning()
+        database, logs, tuning = existing_database(target, self.logs_root), self.logs_root, self._fine_tuning()
+        dtypes, float32 = (
+            chosen_dtypes(self._arch(), self.space, target, logs) if self.recipe.is_mixed else (None, None)
+        )
         with step("compiling the net"):
             classes, images = about["class_names"], images_to_calibrate(self.recipe.data, self.space, self.target)
-            model = fine_tuned_model(tuning, self.folder / FOLDER)
-            package = compile_net(net, target, database, self.folder / "package", classes, images, model)
+            model, out = fine_tuned_model(tuning, self.folder / FOLDER), self.folder / "package"
+            package = compile_net(net, target, database, out, classes, images, model, float32)
         package = package.with_description(fine_tuning=tuning)
         compared = images_to_compare(self.recipe.data, self.space, self.target)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint, compared, self.recipe.max_accuracy_loss)
-        package = predicted_by(package, self._table(), self._arch(), self.space)
+        if dtypes is None:
+            package = predicted_by(package, self._table(), self._arch(), self.space)
+        else:
+            package = with_mixed_prediction(package, dtypes, target)
         package = package.with_description(latency_target_ms=self._target_ms())
         parity = package.description.parity
         classes = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}

@@ -28,6 +28,7 @@ from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.repository import journal_path, kernels_path, target_folder
 from tvmfbnet.pipeline.tuning_options import Quality, TuneOptions
 from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
+from tvmfbnet.profiling.conversions import measure_conversions
 from tvmfbnet.profiling.device_timer import device_timer
 from tvmfbnet.profiling.parts import measure_parts
 from tvmfbnet.progress import say, step
@@ -297,4 +298,6 @@ def tune_space(
                 seed=seed,
                 kernel_ms=load_kernel_times(kernels_path(target.name, root), context),
             )
+            if target.data_type.is_quantised:  # few, quickly timed, and all that a net of mixed dtypes lacks
+                measure_conversions(space, timer, journal, context)
     return TuneResult(report, timed, parts)

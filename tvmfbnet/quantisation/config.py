@@ -23,13 +23,19 @@ class QuantisationConfig(Config):
         0.002, gt=0, le=100, description="learning rate of these at first; a cosine leads it to zero"
     )
 
-    def require_quantised(self, dtype: DType, target: str) -> None:
-        """UserError where there is something to fine-tune, and the target's dtype is not quantised.
+    def require_quantised(self, dtype: DType, target: str, mixed: bool = False) -> None:
+        """UserError where there is something to fine-tune, and not the whole net is quantised.
 
         Args:
             dtype: of the target.
             target: its name.
+            mixed: whether some of the net stays in float32.
         """
+        if self.fine_tune_epochs and mixed:
+            raise UserError(
+                f"fine_tune_epochs is {self.fine_tune_epochs}, and fine-tuning rounds the whole net: leave it out with "
+                "mixed dtypes, or take dtype int8"
+            )
         if self.fine_tune_epochs and not dtype.is_quantised:
             raise UserError(
                 f"fine_tune_epochs is {self.fine_tune_epochs}, and target {target} computes in {dtype.name}, which "

@@ -30,12 +30,13 @@ from tvmfbnet.scratch import scratch_folder
 Images = Sequence[npt.NDArray[Any]]
 
 
-def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, images: Images, excluded: Sequence[str] = ()) -> onnx.ModelProto:
     """The QDQ form of a float model.
 
     Args:
         model: float32, one input named ``input``.
         images: calibration inputs, each in the shape of the model's input; activations get the range of their values.
+        excluded: names of nodes that stay float.
 
     Raises:
         UserError: there is no image, or a value is not finite.
@@ -56,6 +57,7 @@ def quantise(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=list(excluded),
         )
         quantised = onnx.load(str(path))
     return quantised if is_quantised(quantised) else _with_borders(model, images)

@@ -35,8 +35,11 @@ class QuantisedReference:
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         quantisers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
         last = next(node for node in model.graph.node if model.graph.output[0].name in node.output)
-        self.input_scale, self.input_zero = (constants[name] for name in quantisers[0].input[1:3])
-        self.output_scale, self.output_zero = (constants[name] for name in last.input[1:3])
+        # Of mixed dtypes, a model may begin or end in float operators.
+        if quantisers:
+            self.input_scale, self.input_zero = (constants[name] for name in quantisers[0].input[1:3])
+        if last.op_type == "DequantizeLinear":
+            self.output_scale, self.output_zero = (constants[name] for name in last.input[1:3])
 
     def input_codes(self, image: _Array) -> _Array:
         """A float input as uint8 codes, as the model quantises it."""

@@ -42,6 +42,7 @@ def net_rows(run: RunData) -> Rows:
         ("MACs for one image", counts and f"{counts.macs:,}"),
         ("Parity: largest difference from PyTorch", _format(result.get("parity_error"), "{:.2g}")),
         ("Data type of weights and activations", result.get("dtype")),
+        ("In float32 all the same (mixed dtypes)", ", ".join(result.get("float32_units") or []) or None),
         ("Top-1 agreement with the float32 net, test images", _format(result.get("agreement"), "{:.2%}")),
         ("Top-1 accuracy on these images, in the dtype and in float32", _accuracies(result)),
         ("Fine-tuning in the dtype", _fine_tuning(result)),

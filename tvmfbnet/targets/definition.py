@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,8 @@ from tvmfbnet.machine import core_numbers, format_cores, parse_cores
 from tvmfbnet.shipped import Shipped, is_file_name
 from tvmfbnet.targets.sections import Timeouts, TimingPolicy, Toolchain, Transport
 from tvmfbnet.targets.tvm_target import CPU_KINDS, plain_target
+
+TargetT = TypeVar("TargetT", bound="Target")
 
 
 class Target(Config):
@@ -206,7 +208,7 @@ def measured_dtype(name_or_file: str) -> str | None:
     return load_target(name_or_file).dtype if is_target(name_or_file) else split_dtype(name_or_file)[1]
 
 
-def in_dtype(target: Target, dtype: str | None) -> Target:
+def in_dtype(target: TargetT, dtype: str | None) -> TargetT:
     """A target in another dtype; the same one for None, or for its own.
 
     Raises:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvmfbnet.dtypes import FLOAT32, dtype_named, split_dtype
-from tvmfbnet.errors import ConfigError
+from tvmfbnet.dtypes import FLOAT32, dtype_named, is_mixed, split_dtype, without_mixed
+from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.file import FileSource
+from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.latency.sources.simulated import PREFIX, parse_simulated
 from tvmfbnet.latency.sources.source import LatencySource
 from tvmfbnet.latency.sources.target import TargetSource
@@ -49,6 +50,13 @@ def _target(text: str, tuning_logs: Path | None, device_model: str | None) -> Ta
     return TargetSource(name, tuning_logs, device_model=device_model, dtype=dtype)
 
 
+def _mixed(text: str, tuning_logs: Path | None, device_model: str | None) -> MixedSource:
+    """The measurements of a target in float32 and in int8."""
+    if split_dtype(without_mixed(text))[1] is not None:
+        raise UserError(f"{text[:80]!r} names two dtypes: write one, as in host,dtype=mixed")
+    return MixedSource(_target(without_mixed(text), tuning_logs, device_model).name, tuning_logs, device_model)
+
+
 # The first kind that claims a text has it; any other text is a target's name.
 KINDS = (
     SourceKind(
@@ -63,12 +71,13 @@ KINDS = (
         is_table_file,
         lambda text, tuning_logs, device_model: FileSource(Path(text)),
     ),
+    SourceKind("mixed", "TARGET,dtype=mixed", is_mixed, _mixed),
     SourceKind("target", "a target's name or .yaml file", lambda text: True, _target),
 )
 
 
 def kind_of(text: str) -> str:
-    """The name of the kind that a text names: ``simulated``, ``file`` or ``target``."""
+    """The name of the kind that a text names: ``simulated``, ``file``, ``mixed`` or ``target``."""
     return next(kind.name for kind in KINDS if kind.claims(text))
 
 
