@@ -12,6 +12,9 @@ from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, MixableDtypeOption, print_
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
 
+# That of tvmfbnet.config, which help does not load.
+_MOST_EPOCHS = 100_000
+
 
 def compile_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
@@ -37,7 +40,13 @@ def compile_command(
         ),
     ] = MAX_ACCURACY_LOSS,
     fine_tune_epochs: Annotated[
-        int, typer.Option(min=0, help="Train on in int8 for these epochs; kept if held-out images get better by it.")
+        int,
+        typer.Option(
+            min=0,
+            max=_MOST_EPOCHS,
+            metavar="N",
+            help="Train on in int8 for these epochs; kept if held-out images get better by it.",
+        ),
     ] = 0,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
