@@ -9,7 +9,7 @@ from tvmfbnet.data.fingerprint import joined_digest
 from tvmfbnet.data.images import ImageData, Images
 from tvmfbnet.data.loader import split_indices
 
-# Held out of the training images, at most this many: enough to tell half a point of accuracy apart.
+# Share of the training images that is held out, and the most: enough to tell half a point of accuracy apart.
 SHARE, MOST = 0.1, 5000
 
 

@@ -72,14 +72,14 @@ def fine_tune_quantised(
     divided = with_held_out(data, training.seed, training.train_images)
     module = FakeQuantisedNet(model, untuned)
     tuned = fine_tune(module, divided, data_spec, settings, identity, make_folder(out)).to_model()
-    right, right_before = (count_correct(item, divided) for item in (tuned, untuned))
+    correct, untuned_correct = (count_correct(item, divided) for item in (tuned, untuned))
     total = len(divided.test)
     record = FineTuningRecord(
         epochs=config.fine_tune_epochs,
         images=total,
-        accuracy=right / total,
-        untuned_accuracy=right_before / total,
-        kept=right > right_before,
+        accuracy=correct / total,
+        untuned_accuracy=untuned_correct / total,
+        kept=correct > untuned_correct,
     )
     write_atomically(out / MODEL, lambda path: onnx.save(tuned, str(path)))
     write_json(out / RECORD, record.model_dump())

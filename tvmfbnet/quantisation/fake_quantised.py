@@ -1,7 +1,7 @@
 """A QDQ model as a torch module that computes in float32 with 8-bit values, for quantisation-aware training.
 
 The module runs the nodes of the QDQ model itself. So it rounds exactly where the model has its pairs of QuantizeLinear
-and DequantizeLinear, for nets of any blocks, and what it learns goes back into the same graph.
+and DequantizeLinear, whatever the blocks, and what it learns goes back into the same graph.
 
 Weights are trained in float32 and rounded in each step with the scales that the quantiser would give them. Ranges of
 activations are moving averages of what they were in the steps, from those of the calibration on; a range that began at
