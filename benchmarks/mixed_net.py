@@ -72,10 +72,9 @@ def run(space: str, arch: str, root: Path | None, rounds: int) -> dict[str, Any]
         "fastest": fastest.float32,
         "every other": [unit.name for unit in units[::2]],
     }
-    images, nets = random_images(loaded, INT8), dict[str, Callable[[], Any]]()
+    images, nets, exported = random_images(loaded, INT8), dict[str, Callable[[], Any]](), export_with_borders(net)
     for name, floats in patterns.items():
-        model = quantised_but(export_with_borders(net), units, floats, images)
-        nets[name] = compiled(model, images[0], root)
+        nets[name] = compiled(quantised_but(exported, units, floats, images), images[0], root)
     measured = times_ms(nets, rounds)
     rows = {}
     for name, floats in patterns.items():

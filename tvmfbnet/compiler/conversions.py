@@ -24,7 +24,7 @@ from tvmfbnet.space.space import NetPart
 
 # Elements of one step: several vectors of any CPU.
 _LANES = 64
-# From this many elements on threads pay.
+# Threads pay from this number of elements on.
 _MANY = 2**15
 
 

@@ -83,6 +83,10 @@ def quantised_but(
         described.append(UnitTensor(unit.name, FLOAT32.name if stays else INT8.name, tensor, shape))
         excluded += [node.name for node in nodes_between(model, source, tensor)] if stays else []
         source = tensor
-    mixed = model if len(floats) == len(units) else quantise(model, images, excluded)
+    if len(floats) < len(units):
+        mixed = quantise(model, images, excluded)
+    else:
+        mixed = onnx.ModelProto()
+        mixed.CopyFrom(model)
     onnx.helper.set_model_props(mixed, {UNITS: json.dumps([vars(unit) for unit in described])})
     return mixed

@@ -24,7 +24,7 @@ from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, STEM, NetPart
 
 _Shape = tuple[int, int, int]
-# Up to this many shapes all combinations of their dtypes are tried; beyond, one at a time is changed.
+# Up to this number of shapes all combinations of their dtypes are tried; beyond, one at a time is changed.
 _FEW_SHAPES = 10
 
 
