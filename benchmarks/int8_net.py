@@ -2,11 +2,12 @@
 
 Kernels are those that tuning found for this host. ONNX Runtime's int8 net is the same QDQ model (uint8 activations,
 int8 weights per channel). Everything on one thread; a latency is the fastest of the rounds. Prints the ratios, and how
-many kernels have a schedule.
+many kernels have a schedule. ``--tflite`` adds LiteRT with XNNPACK on an int8 model of the same net, which
+litert_model.py makes; its image lies channels last in its input before the clock starts.
 
     tvmfbnet tune --target host --dtype int8 --space fbnet --arch fbnet_c
     tvmfbnet tune --target host --space fbnet --arch fbnet_c
-    python benchmarks/int8_net.py --space fbnet --arch fbnet_c
+    python benchmarks/int8_net.py --space fbnet --arch fbnet_c --tflite fbnet_c.tflite
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from litert_net import LiteRtNet
 from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database
@@ -29,7 +31,7 @@ from tvmfbnet.compiler.lowering import build, coverage, lower
 from tvmfbnet.deploy.package import untrained_net
 from tvmfbnet.deploy.runtimes.onnx_runtime import import_onnxruntime
 from tvmfbnet.dtypes import DTYPES, random_tensor
-from tvmfbnet.errors import StorageError
+from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.space.arch_text import resolve_arch
 from tvmfbnet.space.registry import load_space
@@ -56,25 +58,35 @@ def ours(net: ArchNet, dtype: str, root: Path | None) -> tuple[Callable[[Any], A
     return lambda: machine["main"](source), model, coverage(mod, compiled_for, records)
 
 
-def theirs(model: Any, image: Any) -> Callable[[], Any]:
+def theirs(model: Any, image: Any) -> Callable[[], list[Any]]:
     """Runs a model in ONNX Runtime on one thread."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"input": image})
+    return lambda: session.run(None, {"input": image})  # type: ignore[no-any-return]
 
 
-def run(space: str, arch: str, root: Path | None, rounds: int) -> dict[str, Any]:
+def run(space: str, arch: str, root: Path | None, rounds: int, tflite: Path | None = None) -> dict[str, Any]:
     """Times everything in turn."""
     chosen, loaded = resolve_arch(arch, load_space(space))
     net = untrained_net(chosen, loaded)
     image = random_tensor((1, loaded.input_channels, loaded.height, loaded.width), "float32")
+    litert = None if tflite is None else LiteRtNet(tflite, image)
     int8, quantised, covered = ours(net, "int8", root)
     float32, model, float_covered = ours(net, "float32", root)
-    runs = {"int8": int8, "onnxruntime_int8": theirs(quantised, image), "onnxruntime_float32": theirs(model, image)}
+    reference = theirs(model, image)
+    runs: dict[str, Callable[[], Any]] = {"int8": int8}
+    runs |= {"onnxruntime_int8": theirs(quantised, image), "onnxruntime_float32": reference}
     if not float_covered.missing:
         runs["float32"] = float32
+    of_litert = {}
+    if litert is not None:
+        runs["litert_int8"] = litert.run
+        of_litert = {
+            "litert_all_nodes_in_xnnpack": litert.all_delegated,
+            "litert_correlation_with_float32": round(litert.correlation(reference()[0]), 5),
+        }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, once in runs.items():
@@ -92,6 +104,7 @@ def run(space: str, arch: str, root: Path | None, rounds: int) -> dict[str, Any]
         "int8_relative_to": {
             name: round(fastest["int8"] / value, 3) for name, value in fastest.items() if name != "int8"
         },
+        **of_litert,
     }
 
 
@@ -102,8 +115,13 @@ def main() -> None:
     parser.add_argument("--arch", default="fbnet_c")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--tuning-logs", type=Path, help="folder of all targets' logs; default: where tune writes them")
+    parser.add_argument("--tflite", type=Path, help="int8 model of the net by litert_model.py, for LiteRT")
     options = parser.parse_args()
-    print(json.dumps(run(options.space, options.arch, options.tuning_logs, options.rounds), indent=1))
+    try:
+        timed = run(options.space, options.arch, options.tuning_logs, options.rounds, options.tflite)
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    print(json.dumps(timed, indent=1))
 
 
 if __name__ == "__main__":
