@@ -7,24 +7,23 @@ import os
 import struct
 import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from tvmfbnet import advice, progress
 from tvmfbnet.cli import terminal
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.space.space import Space
-from tvmfbnet.targets.definition import Target, load_target, resolve
-
-if TYPE_CHECKING:
-    from tvmfbnet.pipeline.tuning import TuneResult
 
 # Tests that import ONNX Runtime themselves report to nobody either.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Tests share the cores. Threads that spin while they wait for each other would take most of them: torch's, which do not
+# in a command either, and NumPy's on small matrices.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import torch  # which reads these as it is loaded
+
+torch.set_num_threads(1)  # tensors are tiny
 
 TINY_SPACE = """
 input: {channels: 1, height: 28, width: 28}
@@ -98,24 +97,3 @@ def tiny_data(tmp_path):
             content = header + array.to(torch.uint8).numpy().tobytes()
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
     return f"fashion_mnist:{folder}"
-
-
-@dataclass(frozen=True)
-class TunedSpace:
-    """A space that was tuned on this host through a real tracker and server, with as few trials as will do."""
-
-    space: Space
-    target: Target
-    root: Path
-    outcome: TuneResult
-    measured_share: float
-
-
-@pytest.fixture(scope="session")
-def tuned_mini(tmp_path_factory):
-    from tvmfbnet.pipeline.tuning import tune_space
-    from tvmfbnet.pipeline.tuning_options import TuneOptions
-
-    space, target, root = load_space("fbnet_mini"), load_target("host"), tmp_path_factory.mktemp("tuned")
-    outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=0.2, batch=2), root)
-    return TunedSpace(space, resolve(target), root, outcome, 0.2)

@@ -1,22 +1,28 @@
-"""Several short programs after one start: a process that has the imports forks for each of them.
+"""Several programs after one start: a process that has the imports forks for each of them.
 
-Each runs in a process of its own, as from a shell: its own modules, environment, output and exit code.
+Each runs in a process of its own, as from a shell: its own modules, folder, environment, output and exit code.
 """
 
 import json
+import select
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+# Reads a JSON line for each program and answers with another once it has ended.
 _PROGRAM = """
-import json, os, sys, tempfile, traceback
-preload, run, tasks = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())
+import gc, json, os, sys, tempfile, traceback
+preload, run = sys.argv[1:]
 shared = {"__name__": "forked"}
 exec(preload, shared)
+gc.collect()
+gc.freeze()  # so that forks share the memory of what is loaded
+asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
 nothing = os.open(os.devnull, os.O_RDONLY)
 os.dup2(nothing, 0)
-told = []
-for task in tasks:
+for line in iter(asked.readline, ""):
+    task, folder, environment = json.loads(line)
     files = [tempfile.TemporaryFile("w+") for _ in range(2)]
     child = os.fork()
     if not child:
@@ -24,6 +30,11 @@ for task in tasks:
             os.dup2(file.fileno(), number)
         code = 0
         try:
+            if folder is not None:
+                os.chdir(folder)
+            if environment is not None:
+                os.environ.clear()
+                os.environ.update(environment)
             exec(run, {**shared, "task": task})
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -38,8 +49,7 @@ for task in tasks:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     for file in files:
         file.seek(0)
-    told.append([status, *(file.read() for file in files)])
-print(json.dumps(told))
+    print(json.dumps([status, *(file.read() for file in files)]), file=answers, flush=True)
 """
 
 
@@ -52,9 +62,43 @@ class Ended:
     stderr: str
 
 
+class Forking:
+    """The process that has run ``preload``, and forks to run the code ``run`` on a ``task``."""
+
+    def __init__(self, preload, run):
+        words = [sys.executable, "-c", _PROGRAM, preload, run]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, task, folder=None, environment=None, seconds=900):
+        """Runs the code to its end, in a folder and an environment if they are given."""
+        asked = json.dumps([task, None if folder is None else str(folder), environment])
+        self._process.stdin.write(asked + "\n")
+        self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._process.kill()
+            raise TimeoutError(f"{task} still runs after {seconds} s")
+        answer = self._process.stdout.readline()
+        assert answer, f"the process with the imports ended with {self._process.wait()}"
+        return Ended(*json.loads(answer))
+
+    def stop(self):
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+@contextmanager
+def forking(preload, run):
+    """A :class:`Forking` that ends with the block."""
+    process = Forking(preload, run)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
 def run_forked(preload, run, tasks, seconds=900):
     """Runs code once for each task, as ``task``, in forks of a process that ran ``preload``."""
-    words = [sys.executable, "-c", _PROGRAM, preload, run]
-    done = subprocess.run(words, input=json.dumps(tasks), capture_output=True, text=True, timeout=seconds)
-    assert done.returncode == 0, done.stderr
-    return [Ended(*item) for item in json.loads(done.stdout)]
+    with forking(preload, run) as process:
+        return [process.run(task, seconds=seconds) for task in tasks]

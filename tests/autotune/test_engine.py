@@ -40,6 +40,9 @@ blocks: [k3_e3, skip]
 last_channels: 16
 """
 
+# Candidates of a round: as few as the tests need, as each is built and timed.
+ROUND = 3
+
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
 
@@ -70,8 +73,8 @@ def fleet(devices):
 
 def test_several_devices_and_a_foreign_executor_share_the_trials(plan, tmp_path):
     with fleet(2) as (endpoint, _), ThreadPoolExecutor(2) as executor:
-        budget = 8 * len(plan.tasks) + 16
-        report = tune(plan, endpoint, tmp_path, Budget(budget), EngineOptions(executor=executor))
+        budget = ROUND * (len(plan.tasks) + 2)
+        report = tune(plan, endpoint, tmp_path, Budget(budget), EngineOptions(batch=ROUND, executor=executor))
     assert report.untuned == () and report.device_faults == {}
     assert report.trials == budget
     log = TrialLog(tmp_path / "database" / "trials.jsonl")
@@ -90,7 +93,7 @@ def test_a_device_that_dies_costs_no_trial_and_counts_as_no_failure(plan, tmp_pa
 
         killer = threading.Thread(target=kill_one_when_it_is_busy)
         killer.start()
-        report = tune(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks)))
+        report = tune(plan, endpoint, tmp_path, Budget(ROUND * len(plan.tasks)), EngineOptions(batch=ROUND))
         killer.join()
     assert report.untuned == ()
     assert report.failures == {}
@@ -100,9 +103,9 @@ def test_a_device_that_dies_costs_no_trial_and_counts_as_no_failure(plan, tmp_pa
 
 def test_out_of_time_every_task_still_gets_its_first_round_and_no_more(plan, tmp_path):
     with fleet(1) as (endpoint, _):
-        report = tune(plan, endpoint, tmp_path, Budget(10_000, seconds=0.001))
+        report = tune(plan, endpoint, tmp_path, Budget(10_000, seconds=0.001), EngineOptions(batch=ROUND))
     assert report.untuned == ()
-    assert report.trials <= 8 * len(plan.tasks)
+    assert report.trials <= ROUND * len(plan.tasks)
 
 
 class Interrupted(Engine):
@@ -135,16 +138,17 @@ def test_the_live_view_shows_a_device_as_busy_while_it_times(plan, tmp_path, mon
     told = Engine._note
     monkeypatch.setattr(Engine, "_note", lambda engine, started: notes.append(told(engine, started)) or notes[-1])
     with fleet(1) as (endpoint, _):
-        report = tune(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks)))
+        report = tune(plan, endpoint, tmp_path, Budget(ROUND * len(plan.tasks)), EngineOptions(batch=ROUND))
     busy = [note for note in notes if "1 device(s) busy" in note]
     assert len(busy) >= report.trials / 3, notes
 
 
 def test_the_budget_is_met_to_the_trial(plan, tmp_path):
     with fleet(1) as (endpoint, _):
-        report = tune(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks) + 5))
-        again = tune(plan, endpoint, tmp_path, Budget(8 * len(plan.tasks) + 6))
-    assert report.trials == 8 * len(plan.tasks) + 5
+        budget, options = ROUND * len(plan.tasks) + 2, EngineOptions(batch=ROUND)  # no whole number of rounds
+        report = tune(plan, endpoint, tmp_path, Budget(budget), options)
+        again = tune(plan, endpoint, tmp_path, Budget(budget + 1), options)
+    assert report.trials == budget
     assert (again.trials, again.new_trials) == (report.trials + 1, 1)
 
 
@@ -172,7 +176,7 @@ def siblings(tmp_path_factory):
 def test_the_first_round_holds_the_best_ways_of_a_kernel_that_differs_in_its_epilogue_alone(siblings, tmp_path):
     one, other = siblings.tasks
     with fleet(1) as (endpoint, _):
-        tune(replace(siblings, tasks=(one,)), endpoint, tmp_path, Budget(24))
+        tune(replace(siblings, tasks=(one,)), endpoint, tmp_path, Budget(8))
         best = TrialLog(tmp_path / "database" / "trials.jsonl").seeds(other.kernel.key, shape_of(other.kernel.mod), 2)
         tune(siblings, endpoint, tmp_path, Budget(1))
     assert len(best) == 2 and first_round(tmp_path, other.kernel.key)[:2] == best
@@ -209,7 +213,7 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     assert "built on this machine" in fresh.estimated_from and not fresh.rate_is_measured
     assert "all the same" not in forecast(plan.space, target, root=tmp_path).describe()
     with fleet(1) as (endpoint, _):
-        tune(plan, endpoint, tmp_path / "host", Budget(8 * tasks))
+        tune(plan, endpoint, tmp_path / "host", Budget(32), EngineOptions(batch=4))  # enough for a rate
     assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).trials == 0
     assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).estimated_from == "this target's trials so far"
     half = forecast(plan.space, target, TuneOptions(trials=1, measure_share=0.5), tmp_path)

@@ -24,8 +24,8 @@ blocks: [k3_e1, skip]
 last_channels: 8
 """
 # Many short passes, so that a kill meets the timing and not what comes before it.
-TARGET = brief_target(chain_runs=4, visits=20)
-PASSES, RUNS = 20, 4
+PASSES, RUNS, TRIALS, BATCH = 14, 4, 24, 3
+TARGET = brief_target(chain_runs=RUNS, visits=PASSES)
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
@@ -69,7 +69,7 @@ def live_until(started, enough, signal_number=signal.SIGKILL):
 
 
 def tuning(place, logs):
-    return command(place, logs, "tune", "--trials", "60")
+    return command(place, logs, "tune", "--trials", str(TRIALS), "--batch", str(BATCH))
 
 
 def finish(started):
@@ -91,7 +91,7 @@ def tuned(place):
     kept = {path: path.stat().st_mtime_ns for path in (logs / "mine" / "lowered").rglob("*.json")}
     visits = logs / "mine" / "visits.jsonl"
     live_until(tune, more_than(visits, 3))
-    assert lines(trials)[: len(before)] == before and len(lines(trials)) == 60
+    assert lines(trials)[: len(before)] == before and len(lines(trials)) == TRIALS
     assert kept and kept == {path: path.stat().st_mtime_ns for path in (logs / "mine" / "lowered").rglob("*.json")}
     return logs
 
@@ -99,7 +99,7 @@ def tuned(place):
 def test_a_tuning_killed_at_its_every_first_trial_meets_its_budget_and_loses_none(tuned):
     trials = [json.loads(line) for line in lines(tuned / "mine" / "database" / "trials.jsonl")]
     tried = [(trial["task"], json.dumps(trial["knobs"])) for trial in trials if trial["knobs"]]
-    assert len(trials) == 60 and len(set(tried)) == len(tried)
+    assert len(trials) == TRIALS and len(set(tried)) == len(tried)
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def printed(folder, words, terminal):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_archs_are_whole_in_every_command_that_shows_some(place, terminal):
     layers, archs = len(load_space(SPACE).layers), {}
-    out, table = f"s{int(terminal)}", ["--latency-table", "table.csv"]
+    out, table = "s", ["--latency-table", "table.csv"]  # the second search has nothing left to do but to show
     search = ["search", "--space", SPACE, "--data", "fashion_mnist", *table, "--config", "search.yaml", *QUICK]
     for words in (
         [*search, "--out", out],

@@ -13,9 +13,9 @@ import sys
 import pytest
 import typer
 from documented import ROOT, CommandLine, command_lines, inline_commands, pages
-from forked import run_forked
+from forked import forking, run_forked
 from loopback_ssh import has_sshd, loopback_sshd
-from walk import ARCH, BOARDS, Walk, tvmfbnet
+from walk import ARCH, BOARDS, COMMAND, PRELOAD, Walk, tvmfbnet
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.rpc.tracker import port_is_open, query_tracker
@@ -152,10 +152,22 @@ def shown_on(page):
     return [line for line in command_lines(page) if not line.text.startswith(tuple(SKIPPED))]
 
 
+def starts_commands(page):
+    """Whether a page shows commands of ours."""
+    return any(line.words[0].startswith("tvmfbnet") for line in shown_on(page))
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def loaded():
+    """The process that commands fork from."""
+    with forking(PRELOAD, COMMAND) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, loaded):
     """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
-    walk = Walk(tmp_path_factory.mktemp("measured"))
+    walk = Walk(tmp_path_factory.mktemp("measured"), forking=loaded)
     walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "1", "--batch", "1"))
     # As many trials as another target learns from.
     walk.run(tvmfbnet("tune", "--target", "rpi4", "--space", "tiny.yaml", "--blocks", "k3_e1", "--trials", "60"))
@@ -181,7 +193,9 @@ def test_every_command_line_of_a_page_runs(page, tmp_path, request):
 
 def started_walk(page, folder, request, ssh_options=()):
     """The page's folder, with what its reader has measured before."""
-    walk = Walk(folder, ssh_options)
+    # README's commands start as its reader starts them; the others need not load everything again.
+    forks = page != "README.md" and starts_commands(page)
+    walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if forks else None)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
     if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):

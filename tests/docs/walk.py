@@ -46,6 +46,18 @@ BOARDS = ("rpi4", "rpi5", "phone")
 TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
 
 
+# What most commands take seconds to load: their walks fork from a process that has loaded it.
+PRELOAD = """
+import os, runpy, sys
+import onnxscript, scipy.optimize, scipy.stats, timm.utils, torch, torch._dynamo, torch.onnx, tvm, xgboost
+import torch.onnx._internal.exporter._core, tvm.relax.frontend.onnx
+"""
+COMMAND = """
+sys.argv = ["-m", *task]
+runpy.run_module("tvmfbnet", run_name="__main__", alter_sys=True)
+"""
+
+
 def tvmfbnet(*words):
     return [sys.executable, "-m", "tvmfbnet", *words]
 
@@ -58,11 +70,11 @@ class Walk:
     """The folder, its space, data, recipe and boards, and what runs in the background.
 
     A board is this machine: behind a tracker and the server program where a page starts one by ``device start``, else
-    on loopback.
+    on loopback. With ``forking``, of ``PRELOAD`` and ``COMMAND``, commands that end by themselves run in forks.
     """
 
-    def __init__(self, folder, ssh_options=()):
-        self.folder, self.ssh_options = folder, ssh_options
+    def __init__(self, folder, ssh_options=(), forking=None):
+        self.folder, self.ssh_options, self._forking = folder, ssh_options, forking
         self.port, self.tunnel_port, self.server_port = free_port(), free_port(), free_port()
         self.background = []
         self.data = f"fashion_mnist:{folder / 'digits'}"
@@ -91,9 +103,11 @@ class Walk:
 
     def run(self, words, check=(0,)):
         """Runs a command to its end and gives what it printed; AssertionError with its messages where it failed."""
-        done = subprocess.run(
-            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+        if self._forking is not None and words[:3] == tvmfbnet():
+            done = self._forking.run(list(map(str, words[3:])), self.folder, self.environment)
+        else:
+            given = {"cwd": self.folder, "env": self.environment, "stdin": subprocess.DEVNULL}
+            done = subprocess.run(words, capture_output=True, text=True, **given)
         assert done.returncode in check, f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-2000:]}"
         return done.stdout
 

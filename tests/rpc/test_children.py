@@ -13,8 +13,15 @@ from tvmfbnet.autotune.builder_pool import _LocalBuilders
 from tvmfbnet.provisioning.loopback import local_tracker
 from tvmfbnet.rpc.worker import Stage, Worker
 
-# Holds Python's lock for ten minutes, as TVM's RPC client does that waits for a frozen device.
-BUSY = "__import__('ctypes').PyDLL(None).sleep(600)"
+
+def busy(folder):
+    """Code that leaves a file in a folder, then holds Python's lock for ten minutes.
+
+    So does TVM's RPC client that waits for a frozen device.
+    """
+    mark = f"__import__('tempfile').mkstemp(prefix='at-work-', dir={str(folder)!r})"
+    return f"({mark}, __import__('ctypes').PyDLL(None).sleep(600))"
+
 
 BUILDERS = """
 import sys, time
@@ -43,27 +50,24 @@ __import__("time").sleep(600)
 """
 
 
-def children_at_work(parent, count, others=frozenset()):
-    """The children but ``others``, once they run for a while: past their start, in the middle of the work."""
+def children_at_work(parent, folder, count, others=frozenset()):
+    """The children but ``others``, once as many are in the middle of code of :func:`busy`."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        children = set(psutil.Process(parent).children()) - others
-        busy = [child for child in children if child.cpu_times().user > 0.3]
-        if len(busy) == count and all(child.status() == psutil.STATUS_SLEEPING for child in busy):
-            before = [child.cpu_times().user for child in busy]
-            time.sleep(1.0)
-            if [child.cpu_times().user for child in busy] == before:
-                return busy
-        time.sleep(0.1)
+        if len(list(folder.glob("at-work-*"))) == count:
+            time.sleep(0.2)  # from the file to the sleep
+            return set(psutil.Process(parent).children()) - others
+        time.sleep(0.05)
     raise AssertionError(f"{count} busy children were expected")
 
 
 @pytest.mark.parametrize(("script", "count"), [(BUILDERS, 2), (WORKER, 1)])
 def test_a_child_that_is_busy_ends_when_its_parent_is_killed(tmp_path, script, count):
-    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), BUSY], stdout=subprocess.PIPE)
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), busy(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert parent.stdout.readline() == b"started\n"
-        children = children_at_work(parent.pid, count)
+        children = children_at_work(parent.pid, tmp_path, count)
+        assert len(children) == count
     finally:
         parent.kill()
         parent.wait()
@@ -110,8 +114,8 @@ def own_children(before=frozenset()):
 def test_ended_builders_leave_neither_process_nor_pipe(tmp_path):
     pipes, others = psutil.Process().num_fds(), own_children()
     builders = _LocalBuilders(2, 600, tmp_path)
-    futures = [builders.submit(eval, BUSY) for _ in range(3)]
-    children_at_work(os.getpid(), 2, others)
+    futures = [builders.submit(eval, busy(tmp_path)) for _ in range(3)]
+    assert len(children_at_work(os.getpid(), tmp_path, 2, others)) == 2
     builders.shutdown()
     assert psutil.Process().num_fds() <= pipes and not own_children(others)
     assert all(future.cancelled() or isinstance(future.exception(), ChildProcessError) for future in futures)

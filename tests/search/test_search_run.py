@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 
 import pytest
 import torch
@@ -186,7 +187,8 @@ def test_progress_counts_steps_and_nothing_else(tiny_space, tiny_data, tmp_path,
     counted = re.findall(r"^search: ([0-9]+)/([0-9]+) ", said, re.M)
     steps = SearchPlan.of(config, 120)
     total = steps.warmup_steps + steps.weight_steps + steps.theta_steps
-    assert counted == [(str(step), str(total)) for step in range(total + 1)]
+    # A slow step is told a second time, as a sign of life.
+    assert [count for count, _ in groupby(counted)] == [(str(step), str(total)) for step in range(total + 1)]
     assert len(re.findall(r"^training finalists: [0-9]+/12 .*best", said, re.M)) > 6
     search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path)
     again = capsys.readouterr().err

@@ -123,14 +123,18 @@ def test_in_penalty_mode_a_bound_only_selects(make):
 
 @pytest.mark.parametrize("form", ["mixture", "sampled", "two_path"])
 def test_stopped_after_any_step_and_continued_it_ends_bit_equal(make, tmp_path, form):
-    settings = {"weight_steps": form, "theta_steps": form, "latency_target_ms": 2.0, "augment_erase": 0.5}
-    whole_state, whole_history = snapshot(run_to_end(make(**settings)))
-    for stop in (3, 6, 9, 15):  # in the warm-up, at its end, among w's steps, among theta's
-        first = run_to_end(make(**settings), stop)
-        torch.save(first.state_dict(), tmp_path / "state")
+    settings = {"weight_steps": form, "theta_steps": form, "latency_target_ms": 2.0, "augment_erase": 0.5, "epochs": 3}
+    whole, last = make(**settings), 0
+    stops = (3, 6, 9, 15)  # in the warm-up, at its end, among w's steps, among theta's
+    for stop in stops:
+        run_to_end(whole, stop - last)
+        torch.save(whole.state_dict(), tmp_path / f"state{stop}")
+        last = stop
+    whole_state, whole_history = snapshot(run_to_end(whole))
+    for stop in stops:
         second = make(**settings)
         torch.rand(7)  # whatever happened to the global generator meanwhile
-        second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        second.load_state_dict(torch.load(tmp_path / f"state{stop}", weights_only=True))
         state, history = snapshot(run_to_end(second))
         assert history == whole_history
         assert all(torch.equal(state[name], tensor) for name, tensor in whole_state.items())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from tvmfbnet.training.checkpoint import load_checkpoint
 PROGRAM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {folder!r})
+if {folder!r} not in sys.path:
+    sys.path.insert(0, {folder!r})
 from test_search_run import TINY, table_of
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.search import search
@@ -33,12 +35,14 @@ search(space, {data!r}, table_of(space), config, Path({out!r}))
 
 
 def run(processes, program):
+    """Several processes through torchrun; a single one is this one, which has loaded all that it needs."""
+    if processes == 1:
+        runpy.run_path(str(program))
+        return
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    starter = [sys.executable]
-    if processes > 1:
-        starter += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
-        starter += [f"--master-port={port}"]
+    starter = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    starter += ["--master-addr=127.0.0.1", f"--master-port={port}"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*starter, str(program)], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -34,10 +34,10 @@ def write_recipe(folder, data):
         "tune": {"trials": 1, "batch": 2},
         "search": {
             **STEPS,
-            **{"epochs": 60, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},
+            **{"epochs": 40, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},
             **{"finalists": 2, "finalist_steps": 150, "stop_on_collapse": False},
         },
-        "train": {**STEPS, "epochs": 80, "warmup_epochs": 1, "device": "cpu"},
+        "train": {**STEPS, "epochs": 60, "warmup_epochs": 1, "device": "cpu"},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     return folder / "recipe.yaml"

@@ -27,7 +27,6 @@ def test_two_tunes_of_one_target_measure_everything_once_and_the_second_says_for
     first.wait_until(first.says("compiling nets of blocks"))
     third = Watched.start(*words)  # so that it comes while the first one times
     third.wait_until(third.says("waiting for it to end"))
-    assert not lines(journal) or first.process.poll() is None
     told = json.loads(first.finish())
     tried, measured = lines(trials), lines(journal)
     assert told["new_trials"] == len(tried) > 0 and told["measured_now"] == told["parts"] > 0
