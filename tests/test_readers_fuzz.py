@@ -269,6 +269,7 @@ def run_values() -> dict[str, Any]:
     loop = {"target_ms": 1.0, "arch": arch, "attempts": [attempt], "kept_turn": 1, "why": "the net of turn 1"}
     notices = [{"kind": "few_images", "text": "few images"}]
     cells = TABLE.to_records(SPACE.distinct_parts())
+    tuning = {"epochs": 1, "images": 500, "accuracy": 0.9, "untuned_accuracy": 0.875, "kept": True}
     return {
         "state.json": {"tune": 1.0, "search": 2.5},
         "table.json": {"target": "host", "space": SPACE.to_dict(), "overhead_ms": 0.1, "cells": cells},
@@ -281,9 +282,10 @@ def run_values() -> dict[str, Any]:
         "bench.json": {"latency_ms": 1.0, "spread_ms": 0.1, "interval": interval, "noise": 0.1, "speed_factor": None,
                        "onnxruntime_ms": None, "device": {"model": "a CPU", "cores": "2"}, "time": "2026-02-03T04:05"},
         "parity.json": {"parity_error": 1e-6},
+        "fine_tuning/fine_tuning.json": tuning,
         "result.json": {"arch": arch, "target": "host", "space": "fbnet_mini", "predicted_ms": 1.0, "measured_ms": 1.0,
                         "stage_seconds": {"tune": 1.0}, "kernels_needed": 1, "kernels_found": 1, "threads": 1,
-                        "notices": notices, "closed_loop": loop},
+                        "notices": notices, "closed_loop": loop, "fine_tuning": tuning},
         "package/package.json": {"arch": arch},
     }  # fmt: skip
 
