@@ -9,8 +9,9 @@ widened to 16 bits: ``vpmaddubsw`` takes bytes, but saturates. ARM has ``sdot`` 
 ``smmla``, which multiplies two pixels by two channels, eight bytes each: twice as many products. Everything else
 multiplies element by element, which LLVM turns into widening multiply-adds (``smlal``).
 
-ARM's ``usmmla`` and ``usdot`` take unsigned codes, in the same time. They would gain nothing: the shift to signed codes
-disappears in biases, and depthwise kernels, which neither multiplies, get longer with unsigned ones.
+ARM's ``usmmla`` and ``usdot`` take unsigned codes, in the same time by Arm's optimisation guides. They would gain
+nothing: the shift to signed codes disappears in biases, and depthwise kernels, which neither multiplies, get longer
+with unsigned ones.
 """
 
 from __future__ import annotations
