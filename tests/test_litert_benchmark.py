@@ -24,7 +24,7 @@ AFTER = {"op_name": "DELEGATE", "inputs": [1], "outputs": [2]}
 def script(monkeypatch):
     """Imports a benchmark by name, without LiteRT."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("ai_edge_litert", "litert_torch", "ai_edge_quantizer"):
+    for name in ("ai_edge_litert", "ai_edge_litert.interpreter", "litert_torch", "ai_edge_quantizer"):
         monkeypatch.setitem(sys.modules, name, None)
     return importlib.import_module
 
