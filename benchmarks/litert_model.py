@@ -8,9 +8,9 @@ It needs an environment of its own. litert-torch pins a typing-extensions that i
 dependencies are listed here (Python 3.11, torch 2.14.1, numpy 2.4.6):
 
     python -m venv litert
-    litert/bin/pip install -e '.[tune,onnxruntime]'
-    litert/bin/pip install --no-deps litert-torch==0.10.0 ai-edge-quantizer==0.10.0 ai-edge-litert==2.3.0 \
-        litert-converter==0.5.0 torchao==0.18.0 xdsl==0.28.0
+    litert/bin/pip install -e '.[tune,onnxruntime]' ai-edge-litert==2.3.0 torchao==0.18.0 jax==0.10.2 \\
+        tabulate==0.10.0 immutabledict==4.3.1 absl-py scipy safetensors
+    litert/bin/pip install --no-deps litert-torch==0.10.0 ai-edge-quantizer==0.10.0 litert-converter==0.5.0
     litert/bin/python benchmarks/litert_model.py --space fbnet --arch fbnet_c --out fbnet_c.tflite
 
 Conversion takes two minutes.

@@ -46,6 +46,21 @@ def all_delegated(ops: Sequence[dict[str, Any]], outputs: Sequence[int]) -> bool
     return not reads & written and {int(tensor) for tensor in outputs} <= writes
 
 
+def correlation(output: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """Pearson's correlation of the outputs of two forms of a net.
+
+    Raises:
+        ParityError: too low for two forms of one net, or another number of outputs.
+    """
+    if output.size != reference.size:
+        raise ParityError(f"the TFLite model has {output.size} outputs, the net {reference.size}: not the same net")
+    with np.errstate(invalid="ignore"):
+        value = float(np.corrcoef(output.ravel(), reference.ravel())[0, 1])
+    if not value >= _LEAST_CORRELATION:  # NaN, where an output is constant, is too low as well
+        raise ParityError(f"outputs of the TFLite model and of the net correlate at {value:.3f}: not the same net")
+    return value
+
+
 class LiteRtNet:
     """A TFLite model of a net, channels last, float32 in and out, with an image as its input.
 
@@ -85,16 +100,6 @@ class LiteRtNet:
         self._interpreter.invoke()
 
     def correlation(self, reference: npt.NDArray[Any]) -> float:
-        """Pearson's correlation of the net's output with that of the float32 net.
-
-        Raises:
-            ParityError: too low for two forms of one net.
-        """
+        """That of the net's output with the float32 net's; see :func:`correlation`."""
         self.run()
-        output = self._interpreter.get_tensor(self._output["index"]).ravel()
-        if output.shape != reference.ravel().shape:
-            raise ParityError(f"the TFLite model has {output.size} outputs, the net {reference.size}: not the same net")
-        value = float(np.corrcoef(output, reference.ravel())[0, 1])
-        if not value >= _LEAST_CORRELATION:  # NaN, where an output is constant, is too low as well
-            raise ParityError(f"outputs of the TFLite model and of the net correlate at {value:.3f}: not the same net")
-        return value
+        return correlation(self._interpreter.get_tensor(self._output["index"]), reference)
