@@ -4,7 +4,9 @@ Each runs in a process of its own, as from a shell: its own modules, folder, env
 """
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -67,7 +69,8 @@ class Forking:
 
     def __init__(self, preload, run):
         words = [sys.executable, "-c", _PROGRAM, preload, run]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(words, **pipes, text=True, process_group=0)
 
     def run(self, task, folder=None, environment=None, seconds=900):
         """Runs the code to its end, in a folder and an environment if they are given."""
@@ -75,7 +78,7 @@ class Forking:
         self._process.stdin.write(asked + "\n")
         self._process.stdin.flush()
         if not select.select([self._process.stdout], [], [], seconds)[0]:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # with the fork
             raise TimeoutError(f"{task} still runs after {seconds} s")
         answer = self._process.stdout.readline()
         assert answer, f"the process with the imports ended with {self._process.wait()}"

@@ -44,7 +44,7 @@ stages:
 blocks: [k3_e1, k3_e3, k5_e1_g2, k5_e3, skip]
 last_channels: 64
 """
-VISITS, CHAIN_RUNS = 3, 4
+PASSES, CHAIN_RUNS = 3, 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TunedSpace:
 def tuned(tmp_path_factory):
     folder, share = tmp_path_factory.mktemp("tuned"), 0.5
     (folder / "small.yaml").write_text(SPACE)
-    (folder / "mine.yaml").write_text(brief_target(visits=VISITS, chain_runs=CHAIN_RUNS))
+    (folder / "mine.yaml").write_text(brief_target(visits=PASSES, chain_runs=CHAIN_RUNS))
     space, target = load_space(str(folder / "small.yaml")), load_target(str(folder / "mine.yaml"))
     outcome = tune_space(space, target, TuneOptions(trials=1, measure_share=share, batch=2), folder / "logs")
     files = (folder / "small.yaml", resolve(target), folder / "mine.yaml", folder / "logs")
@@ -128,7 +128,7 @@ def test_tuning_measured_the_share_that_was_asked_for_and_the_rest_is_told_apart
     assert len(measured) == math.ceil(tuned.measured_share * len(blocks))
     journal = Journal(journal_path("mine", tuned.root)).read()
     assert all(
-        m.latency_ms > 0 and m.n + m.outliers >= VISITS * CHAIN_RUNS and m.trials > 0 and m.overhead_ms > 0
+        m.latency_ms > 0 and m.n + m.outliers >= PASSES * CHAIN_RUNS and m.trials > 0 and m.overhead_ms > 0
         for m in journal
     )
     assert tuned.outcome.report.untuned == ()
