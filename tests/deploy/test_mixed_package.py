@@ -32,7 +32,7 @@ def test_a_package_of_mixed_dtypes_equals_its_model_and_conversions_are_timed_on
     with pytest.raises(LatencyError, match="nothing was measured for target host"):
         chosen_dtypes(arch, space, target, tmp_path / "logs")
     floats = Float32Units(("layer0", "head"), None)
-    package = compile_net(net, target, None, tmp_path / "package", (), random_images(space, INT8), floats)
+    package = compile_net(net, target, None, tmp_path / "package", (), random_images(space, INT8), float32=floats)
     assert package.description.dtype == "int8" and package.description.float32_units == ("layer0", "head")
     with connect_device(target) as connected:
         context, endpoint = ask_context(target, connected)

@@ -66,9 +66,10 @@ def smaller(words, walk):
     command = " ".join(words[:2]) if words[0] in ("latency", "device", "targets", "spaces", "arch") else words[0]
     if "--space" in words and command != "arch describe":
         words = set_option(words, "--space", "tiny.yaml")
+    if "fbnet_c" in words and command != "arch describe":
+        words = [ARCH if word == "fbnet_c" else word for word in words]
     match command:
         case "tune":
-            words = set_option(words, "--arch", ARCH) if "--arch" in words else words
             words = set_option(words, "--time", "1s") if "--time" in words else words
             return set_option(set_option(words, "--trials", "1"), "--batch", "1")
         case "search" | "train":
