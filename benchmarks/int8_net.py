@@ -40,9 +40,9 @@ from tvmfbnet.targets.definition import load_target, resolve
 CALIBRATION_IMAGES = 4
 
 
-def ours(net: ArchNet, dtype: str, root: Path | None) -> tuple[Callable[[Any], Any], Any, Any]:
+def ours(net: ArchNet, name: str, dtype: str, root: Path | None) -> tuple[Callable[[], Any], Any, Any]:
     """Runs the net as compiled with the tuned kernels of a dtype; its model; how many kernels have a schedule."""
-    target = resolve(load_target(f"host,dtype={dtype}"))
+    target = resolve(load_target(f"{name},dtype={dtype}"))
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     images = [random_tensor(shape, "float32", seed) for seed in range(CALIBRATION_IMAGES)]
     model = export_net(net, DTYPES[dtype], images)
@@ -67,14 +67,14 @@ def theirs(model: Any, image: Any) -> Callable[[], list[Any]]:
     return lambda: session.run(None, {"input": image})  # type: ignore[no-any-return]
 
 
-def run(space: str, arch: str, root: Path | None, rounds: int, tflite: Path | None = None) -> dict[str, Any]:
+def run(space: str, arch: str, name: str, root: Path | None, rounds: int, tflite: Path | None = None) -> dict[str, Any]:
     """Times everything in turn."""
     chosen, loaded = resolve_arch(arch, load_space(space))
     net = untrained_net(chosen, loaded)
     image = random_tensor((1, loaded.input_channels, loaded.height, loaded.width), "float32")
     litert = None if tflite is None else LiteRtNet(tflite, image)
-    int8, quantised, covered = ours(net, "int8", root)
-    float32, model, float_covered = ours(net, "float32", root)
+    int8, quantised, covered = ours(net, name, "int8", root)
+    float32, model, float_covered = ours(net, name, "float32", root)
     reference = theirs(model, image)
     runs: dict[str, Callable[[], Any]] = {"int8": int8}
     runs |= {"onnxruntime_int8": theirs(quantised, image), "onnxruntime_float32": reference}
@@ -113,12 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="fbnet")
     parser.add_argument("--arch", default="fbnet_c")
+    parser.add_argument("--target", default="host", help="a target on this machine, such as one of an older CPU")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--tuning-logs", type=Path, help="folder of all targets' logs; default: where tune writes them")
     parser.add_argument("--tflite", type=Path, help="int8 model of the net by litert_model.py, for LiteRT")
     options = parser.parse_args()
     try:
-        timed = run(options.space, options.arch, options.tuning_logs, options.rounds, options.tflite)
+        timed = run(options.space, options.arch, options.target, options.tuning_logs, options.rounds, options.tflite)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     print(json.dumps(timed, indent=1))
