@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ import torch
 from tvmfbnet.progress import progress
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import Choice, CostModel
-from tvmfbnet.search.derive import ScoredArch, best_first, choice_of, propose, score_choices
+from tvmfbnet.search.derive import ScoredArch, choice_of, propose
 from tvmfbnet.search.evaluator import Meter
 from tvmfbnet.search.predictor.optimiser import ArchOptimiser, History
-from tvmfbnet.search.predictor.trainings import evaluate_choices
+from tvmfbnet.search.predictor.trainings import evaluate_choices, expected_archs
 from tvmfbnet.search.rungs import FACTOR, FINALISTS_FILE, SHORTER_FILES, Rung, rungs_of
 from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.search.short_training import ShortTraining
@@ -78,15 +77,16 @@ class Finalists:
         proposed = self._first(optimiser, favourites, rungs[0].archs)
         trainings = self._trained(optimiser, proposed, rungs, 0)
         for number in range(1, len(rungs)):
-            ranked = _best(optimiser, trainings)
+            ranked = [choice_of(candidate.arch, space) for candidate in self._expected(optimiser, trainings)]
             hints.append({choice: statistics.mean(a for c, a in trainings if c == choice) for choice in ranked})
             optimiser = ArchOptimiser(space, self._constraints, ranked, seed, hints=hints, only_drawn=True)
             proposed = ranked[: math.ceil(rungs[number].archs / FACTOR)]
             trainings = self._trained(optimiser, proposed, rungs, number)
-        ranked = _best(optimiser, trainings)
-        judged = {j.choice: j.accuracy for j in optimiser.judge(trainings, ranked)}
-        scored = score_choices(ranked, self._theta(), space, self._latency, self._constraints)
-        return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
+        return self._expected(optimiser, trainings)
+
+    def _expected(self, optimiser: ArchOptimiser, trainings: History) -> list[ScoredArch]:
+        space = self._searcher.space
+        return expected_archs(optimiser, trainings, self._theta(), space, self._latency, self._constraints)
 
     def _first(self, optimiser: ArchOptimiser, favourites: Sequence[ScoredArch], count: int) -> list[Choice]:
         """Archs that are trained before the predictor is asked."""
@@ -132,10 +132,3 @@ class Finalists:
         uniform = torch.zeros_like(theta).masked_fill(theta.isneginf(), float("-inf")).log_softmax(dim=1)
         limits = (self._latency, self._constraints, POOL // 2, generator, config.target_tolerance)
         return [candidate for logs in (uniform, theta) for candidate in propose(logs, space, *limits)]
-
-
-def _best(optimiser: ArchOptimiser, trainings: History) -> list[Choice]:
-    """The archs that were trained, those with the best expected accuracy first."""
-    distinct = list(dict.fromkeys(choice for choice, _ in trainings))
-    judged = sorted(optimiser.judge(trainings, distinct), key=lambda j: (-j.accuracy, j.choice))
-    return [j.choice for j in judged]

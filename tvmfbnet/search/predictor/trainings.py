@@ -1,12 +1,17 @@
-"""Evaluates what the predictor proposes: new archs, and archs that were evaluated before once more."""
+"""Evaluates what the predictor proposes, and says what is expected of all that was evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from tvmfbnet.search.cost_model import Choice
-from tvmfbnet.search.derive import arch_string
+import torch
+
+from tvmfbnet.search.constraints import Constraint
+from tvmfbnet.search.cost_model import Choice, CostModel
+from tvmfbnet.search.derive import ScoredArch, arch_string, best_first, choice_of, score_choices
 from tvmfbnet.search.evaluator import Meter
+from tvmfbnet.search.predictor.optimiser import ArchOptimiser, History
 from tvmfbnet.space.space import Space
 
 
@@ -28,3 +33,27 @@ def evaluate_choices(
     for choice in new:
         again.remove(choice)
     return trainings + [(choice, meter.evaluate_again(texts[choice])) for choice in again]
+
+
+def expected_archs(
+    optimiser: ArchOptimiser,
+    trainings: History,
+    log_probabilities: torch.Tensor,
+    space: Space,
+    latency: CostModel,
+    constraints: Sequence[Constraint],
+) -> list[ScoredArch]:
+    """The archs that were trained, each with the accuracy that is expected of it, best first.
+
+    Args:
+        optimiser: judges them.
+        trainings: every training so far.
+        log_probabilities: (layers, most candidates), of every candidate.
+        space: the archs' space.
+        latency: of every arch.
+        constraints: what they meet.
+    """
+    trained = list(dict.fromkeys(choice for choice, _ in trainings))
+    expected = {judged.choice: judged.accuracy for judged in optimiser.judge(trainings, trained)}
+    scored = score_choices(trained, log_probabilities, space, latency, constraints)
+    return best_first(replace(arch, accuracy=expected[choice_of(arch.arch, space)]) for arch in scored)

@@ -6,12 +6,10 @@ with the best expected accuracy, which averages the noise of the trainings.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from tvmfbnet.search.derive import ScoredArch, best_first, choice_of, score_choices
+from tvmfbnet.search.derive import ScoredArch, choice_of
 from tvmfbnet.search.predictor.candidates import ENUMERATED
 from tvmfbnet.search.predictor.optimiser import ArchOptimiser
-from tvmfbnet.search.predictor.trainings import evaluate_choices
+from tvmfbnet.search.predictor.trainings import evaluate_choices, expected_archs
 from tvmfbnet.search.strategies.evaluating import (
     ArchProblem,
     EvaluatingStrategy,
@@ -45,10 +43,8 @@ class BayesianSearch(EvaluatingStrategy):
                 break
             trainings += evaluate_choices(proposed, {choice for choice, _ in trainings}, meter, space)
             proposed = []
-        trained = list(dict.fromkeys(choice for choice, _ in trainings))
-        judged = {j.choice: j.accuracy for j in optimiser.judge(trainings, trained)}
-        scored = score_choices(trained, uniform_log_probabilities(space), space, problem.latency, problem.constraints)
-        return best_first(replace(arch, accuracy=judged[choice_of(arch.arch, space)]) for arch in scored)
+        logs = uniform_log_probabilities(space)
+        return expected_archs(optimiser, trainings, logs, space, problem.latency, problem.constraints)
 
 
 STRATEGY = BayesianSearch()
