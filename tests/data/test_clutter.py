@@ -52,6 +52,16 @@ def test_labels_stay_with_their_objects_and_the_test_set_shows_every_object_once
     assert data.class_names[9] == "Ankle boot"
 
 
+def test_more_views_show_every_test_object_again_and_differently(tmp_path):
+    place = f"cluttered_fashion_mnist:{fashion(tmp_path)}?images=20"
+    once, thrice = (load_data(spec, 64, 64, 1) for spec in (place, f"{place}&views=3"))
+    assert thrice.test.labels.tolist() == 3 * once.test.labels.tolist()
+    assert torch.equal(thrice.train.pixels, once.train.pixels)
+    assert not torch.equal(thrice.test.pixels[:5], thrice.test.pixels[5:10])
+    assert once.fingerprint != thrice.fingerprint
+    assert load_data(f"{place}&views=1", 64, 64, 1).fingerprint == once.fingerprint
+
+
 def test_the_same_spec_gives_the_same_images_and_another_one_others(tmp_path):
     place = f"cluttered_fashion_mnist:{fashion(tmp_path)}?images=20"
     first, same, other = (load_data(spec, 64, 64, 1) for spec in (place, place, f"{place}&seed=1"))
@@ -67,6 +77,7 @@ def test_the_same_spec_gives_the_same_images_and_another_one_others(tmp_path):
         ("images=many", "images=many is not a number"),
         ("images=5", "images must lie in 10 to"),
         ("pieces=-1", "pieces must lie"),
+        ("views=0", "views must lie in 1 to 100"),
         ("turn=nan", "turn must lie"),
         ("smallest=0.8", "above largest"),
         ("colour=1", "no option 'colour'"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from tvmfbnet.errors import DataError
 
 OBJECT_SIDE = 28
-_MOST_IMAGES = 1_000_000
+_MOST_IMAGES, _MOST_VIEWS = 1_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,12 @@ class ClutterOptions:
     """What is random in the images, and by how much.
 
     Args:
-        images: training images; the test set always shows every one of Fashion-MNIST's test images once.
+        images: training images; the test set always shows every one of Fashion-MNIST's test images.
         pieces: pieces of other objects, of 10x10 pixels, in each image.
         smallest, largest: an object's side, as a share of the image's shorter side.
         turn: largest rotation, degrees, either way.
         seed: of all of it.
+        views: how often the test set shows each of its objects, every time at another place and among other pieces.
     """
 
     images: int = 20_000
@@ -29,6 +30,7 @@ class ClutterOptions:
     largest: float = 0.7
     turn: float = 30.0
     seed: int = 0
+    views: int = 1
 
     @classmethod
     def of(cls, texts: Mapping[str, str], spec: str) -> ClutterOptions:
@@ -49,6 +51,7 @@ class ClutterOptions:
     def _require_sensible(self, spec: str) -> None:
         bounds = {
             "images": (10, _MOST_IMAGES),
+            "views": (1, _MOST_VIEWS),
             "pieces": (0, 100),
             "smallest": (0.1, 1.0),
             "largest": (0.1, 1.0),
@@ -62,5 +65,11 @@ class ClutterOptions:
             raise DataError(f"data set {spec}: smallest ({self.smallest:g}) is above largest ({self.largest:g})")
 
     def describe(self) -> str:
-        """All options in one line: two data sets with the same line and originals are the same."""
-        return "&".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        """All options in one line: two data sets with the same line and originals are the same.
+
+        A single view is not named, so that the line is that of data sets from before there were several.
+        """
+        unnamed = {"views"} if self.views == 1 else set()
+        return "&".join(
+            f"{field.name}={getattr(self, field.name)}" for field in fields(self) if field.name not in unnamed
+        )

@@ -86,10 +86,11 @@ def _fashion_mnist_sets(folder: Path | None) -> list[tuple[torch.Tensor, torch.T
 def _cluttered(asked: DataSpec, height: int, width: int) -> ImageData:
     options = ClutterOptions.of(asked.options, asked.text)
     (train_pixels, train_labels), (test_pixels, test_labels) = _fashion_mnist_sets(asked.folder)
-    order = torch.randint(len(train_labels), (options.images,), generator=torch.Generator().manual_seed(options.seed))
+    chosen = torch.randint(len(train_labels), (options.images,), generator=torch.Generator().manual_seed(options.seed))
+    every = torch.arange(len(test_labels)).repeat(options.views)
     sets = []
     for stream, (pixels, labels, shown) in enumerate(
-        ((train_pixels, train_labels, order), (test_pixels, test_labels, torch.arange(len(test_labels))))
+        ((train_pixels, train_labels, chosen), (test_pixels, test_labels, every))
     ):
         # By what they are made of: rounding may differ by one from one CPU to another.
         digest = joined_digest([of_tensors(pixels, labels), options.describe(), f"{height}x{width}"])
