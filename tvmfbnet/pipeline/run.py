@@ -68,7 +68,8 @@ _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"}
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
 
 
-def _target_key(target: Target) -> str:
+def recorded_target_key(target: Target) -> str:
+    """What ``identity.json`` knows a target by: the content of its file, but for how to reach it."""
     return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
 
 
@@ -89,7 +90,7 @@ class Run:
             **{"target": recipe.spelled_target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
-        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
+        self._identity = {"space": content_key(self.space), "target": recorded_target_key(self.target)}
         self._check()
         from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
 
