@@ -43,7 +43,7 @@ from tvmfbnet.space.space import content_key
 from tvmfbnet.targets.definition import ResolvedTarget, resolve
 from tvmfbnet.training.train import load_net
 
-TIMINGS = "timings"
+TIMINGS, _PACKAGES = "timings", "packages"
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -151,6 +151,7 @@ class CrossTimings:
         with folder_lock(self.out, "a comparison of devices"):
             for name in _devices(due):
                 self._time_on(name, [timing for timing in plan if timing.device == name])
+            shutil.rmtree(self.out / _PACKAGES, ignore_errors=True)
         return self.plan()
 
     def _time_on(self, device: str, timings: Sequence[PlannedTiming]) -> None:
@@ -166,7 +167,7 @@ class CrossTimings:
             database, packages = database_of(context, self.logs_root), {}
             for timing in due:
                 run = self.runs[self.names.index(timing.net)]
-                folder = self.out / "packages" / timing.file.stem
+                folder = self.out / _PACKAGES / timing.file.stem
                 package = _finished_package(folder, target)
                 if package is None:
                     with step(f"compiling the net of {timing.net} for {device}"):

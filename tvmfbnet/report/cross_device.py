@@ -160,7 +160,7 @@ def latency_bars(compared: CrossDevice, canvas: Canvas = WIDE) -> Figure:
                 transform=axes.get_yaxis_transform(),
                 color="white" if net.home == device.name else INK,
             )
-        tidy(axes, f"on {device.label}, {unit.name}")
+        tidy(axes, f"Latency on {device.label}, {unit.name}")
         axes.title.set_fontsize(MIDDLE)
         axes.set_yticks(range(count), [f"net for {net.home}" for net in compared.nets], fontsize=8)
         axes.set(ylim=(count - 0.5, -0.5), xlim=(0, 1.05 * farthest))
