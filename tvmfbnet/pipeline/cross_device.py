@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tvmfbnet.autotune.database import database_of, existing_database
+from tvmfbnet.autotune.database import TuningDatabase, database_of, existing_database
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
-from tvmfbnet.deploy.in_turn import time_in_turn
-from tvmfbnet.deploy.package import Package, compile_net, load_package, random_images
-from tvmfbnet.deploy.parity import certify
+from tvmfbnet.deploy.description import DESCRIPTION, read_description
+from tvmfbnet.deploy.in_turn import CompiledNet, time_in_turn
+from tvmfbnet.deploy.package import Package, compile_net, random_images
 from tvmfbnet.deploy.trial import chosen_dtypes
-from tvmfbnet.errors import PackageError, StorageError, UserError
+from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, checksum, digest, folder_lock, make_folder, read_model, write_json
 from tvmfbnet.latency.cross_device import CrossDevice, NetTiming, RunDevice, RunNet
 from tvmfbnet.latency.lock import target_lock
@@ -31,6 +31,7 @@ from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.machine import describe_machine
+from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.pipeline.finished_runs import FinishedRun, count_test_images, device_names
 from tvmfbnet.preflight import check_all, require_writable_folder
 from tvmfbnet.profiling.net_passes import NetPasses
@@ -164,32 +165,33 @@ class CrossTimings:
             # Timings of another machine that serves the target are of no use beside those of this one.
             due = [timing for timing in timings if timing.record is None or timing.record.device_model != model]
             say(f"{device}: {len(due)} of {len(timings)} nets to time")
-            database, packages = database_of(context, self.logs_root), {}
+            database, nets = database_of(context, self.logs_root), {}
             for timing in due:
-                run = self.runs[self.names.index(timing.net)]
+                net, _ = load_net(self.runs[self.names.index(timing.net)].net_file)
                 folder = self.out / _PACKAGES / timing.file.stem
-                package = _finished_package(folder, target)
+                package = _compiled_package(folder, target)
                 if package is None:
                     with step(f"compiling the net of {timing.net} for {device}"):
-                        net, _ = load_net(run.net_file)
-                        images = random_images(net.space, target.data_type)
-                        _, float32 = (
-                            chosen_dtypes(net.arch, net.space, target, self.logs_root) if mixed else (None, None)
-                        )
-                        package = compile_net(net, target, database, folder, images=images, float32=float32)
-                    with step("checking parity with PyTorch on the device"):
-                        package = certify(package, net, target, endpoint)
-                packages[timing.file.stem] = package
-            passes = NetPasses(PassLog(self.out / "timings"), {"context": context.to_dict(), "nets": sorted(packages)})
-            latencies = time_in_turn(packages, target, endpoint, passes)
+                        package = self._compile(net, target, database, folder, mixed)
+                nets[timing.file.stem] = CompiledNet(net, package)
+            passes = NetPasses(PassLog(self.out / TIMINGS), {"context": context.to_dict(), "nets": sorted(nets)})
+            latencies = time_in_turn(nets, target, endpoint, passes)
         for key, latency in latencies.items():
-            described = packages[key].description
+            described = nets[key].package.description
             counts = {"kernels_needed": described.kernels_needed, "kernels_found": described.kernels_found}
             about = {"arch": described.arch, "target": target.name, "device_model": model, **counts}
             write_json(self.out / TIMINGS / f"{key}.json", {**about, **latency.to_dict(target)})
             passes.mark_recorded(key)
-            shutil.rmtree(packages[key].folder, ignore_errors=True)
+            shutil.rmtree(nets[key].package.folder, ignore_errors=True)
         passes.finish()
+
+    def _compile(
+        self, net: ArchNet, target: ResolvedTarget, database: TuningDatabase | None, folder: Path, mixed: bool
+    ) -> Package:
+        """As a run compiles its net; calibrated on random images, as latency does not depend on values."""
+        _, float32 = chosen_dtypes(net.arch, net.space, target, self.logs_root) if mixed else (None, None)
+        images = random_images(net.space, target.data_type)
+        return compile_net(net, target, database, folder, images=images, float32=float32)
 
     def compared(self, plan: Sequence[PlannedTiming]) -> CrossDevice:
         """The nets, the devices and the timings of a plan that is done."""
@@ -219,15 +221,11 @@ def _stored(file: Path) -> TimingRecord | None:
         raise StorageError(f"{error}; remove it and run again") from error
 
 
-def _finished_package(folder: Path, target: ResolvedTarget) -> Package | None:
-    """What an earlier call compiled and checked; None where it did not come that far."""
-    try:
-        package = load_package(folder, target)
-    except (StorageError, PackageError):
+def _compiled_package(folder: Path, target: ResolvedTarget) -> Package | None:
+    """What an earlier call compiled here, under the same key; None where it did not come that far."""
+    if not (folder / DESCRIPTION).is_file():  # which is written last
         return None
-    except UserError:  # it failed the parity check, which is repeated to say so
-        return None
-    return package if package.description.parity.verdict == "passed" else None
+    return Package(folder, read_description(folder), target)
 
 
 def values_of(compared: CrossDevice, timings: Mapping[tuple[str, str], TimingRecord]) -> dict[str, Any]:
