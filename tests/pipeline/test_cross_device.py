@@ -7,22 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from finished_runs import write_finished_run, write_json
 from test_runs import TIMING, recipe_values
 from typer.testing import CliRunner
 
 import tvmfbnet as tf
 from tvmfbnet.cli import report
-from tvmfbnet.deploy.package import untrained_net
 from tvmfbnet.errors import StorageError, UserError
-from tvmfbnet.latency.sources.registry import source_of
-from tvmfbnet.latency.table_io import table_content
 from tvmfbnet.pipeline.cross_device import CrossTimings
 from tvmfbnet.pipeline.finished_runs import count_test_images, device_names, read_finished_runs
 from tvmfbnet.profiling.net_latency import PASSES
-from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target
-from tvmfbnet.training.checkpoint import save_checkpoint
 
 ARCHS = {"float32": "k3_e1/skip,k3_e1", "float16": "k3_e3/k3_e3,skip"}
 
@@ -35,30 +30,11 @@ def command(*words):
     return result
 
 
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def write_run(folder, target, space_file, data, dtype, latency="simulated:gflops=16,gbps=8"):
-    """A finished run as ``run`` leaves it, with a net whose weights are random: nothing was tuned for it."""
-    space, text = load_space(str(space_file)), ARCHS[dtype]
-    arch = parse_arch(text, space)
-    recipe = {**recipe_values(space_file, data), "target": str(target), "dtype": dtype, "latency": latency}
+def write_run(folder, target, space_file, data, dtype):
+    """A finished run for this machine in one dtype."""
+    recipe = {**recipe_values(space_file, data), "target": str(target), "dtype": dtype}
     del recipe["tune"]
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    write_json(folder / "identity.json", {"data": "0" * 32})
-    table = replace(source_of(latency).load(space.distinct_parts()), stated_dtype=dtype, name="host")
-    write_json(folder / "table.json", {**table_content(table, space.distinct_parts()), "space": space.to_dict()})
-    seconds = {"search": 5.0, "compile": 2.0, "bench": 3.0}
-    result = {"arch": text, "target": "host", "test_accuracy": 0.5, "latency_target_ms": 1.0, "stage_seconds": seconds}
-    result["predicted_ms"] = 0.5
-    write_json(folder / "result.json", result)
-    state = {"state_dict": untrained_net(arch, space).state_dict(), "test_accuracy": 0.5, "data": data}
-    (folder / "train").mkdir()
-    save_checkpoint(folder / "train/net.pt", "net", {"arch": text, "space": space.to_dict(), **state})
-    return folder
+    return write_finished_run(folder, recipe, ARCHS[dtype])
 
 
 @pytest.fixture
