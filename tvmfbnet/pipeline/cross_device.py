@@ -25,6 +25,7 @@ from tvmfbnet.deploy.package import Package, compile_net, random_images
 from tvmfbnet.deploy.trial import chosen_dtypes
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, checksum, digest, folder_lock, make_folder, read_model, write_json
+from tvmfbnet.latency.cells import SIMULATED
 from tvmfbnet.latency.cross_device import CrossDevice, NetTiming, RunDevice, RunNet
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.passes import PassLog
@@ -180,7 +181,10 @@ class CrossTimings:
             described = nets[key].package.description
             counts = {"kernels_needed": described.kernels_needed, "kernels_found": described.kernels_found}
             about = {"arch": described.arch, "target": target.name, "device_model": model, **counts}
-            write_json(self.out / TIMINGS / f"{key}.json", {**about, **latency.to_dict(target)})
+            values = latency.to_dict(target)
+            if latency.facts.get("simulated"):  # whatever the target's file says
+                values["source"] = SIMULATED
+            write_json(self.out / TIMINGS / f"{key}.json", {**about, **values})
             passes.mark_recorded(key)
             shutil.rmtree(nets[key].package.folder, ignore_errors=True)
         passes.finish()

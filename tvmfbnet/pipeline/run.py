@@ -68,8 +68,7 @@ _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"}
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
 
 
-def recorded_target_key(target: Target) -> str:
-    """What ``identity.json`` knows a target by: the content of its file, but for how to reach it."""
+def _target_key(target: Target) -> str:
     return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
 
 
@@ -90,7 +89,7 @@ class Run:
             **{"target": recipe.spelled_target, "named": self.target.name, "tuning_logs": logs_root},
             **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
         )
-        self._identity = {"space": content_key(self.space), "target": recorded_target_key(self.target)}
+        self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
         from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
 
@@ -353,3 +352,8 @@ class Run:
         write_json(self.folder / "result.json", values)
         with step("writing the report", patience=1.0):
             return RunResult(values, write_report(self.folder))
+
+
+def recorded_target_key(target: Target) -> str:
+    """What ``identity.json`` knows a target by: the content of its file, but for how to reach it."""
+    return _target_key(target)
