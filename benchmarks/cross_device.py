@@ -1,5 +1,7 @@
 """Are nets best on the device they were found for? One search per device, the nets exchanged (FBNet, Table 5).
 
+Needs tables alone. Where there are devices, ``tvmfbnet report cross-device`` times the nets of finished runs on them.
+
 Each table is that of a space measured elsewhere (``--measured-space``, at its own resolution). The search runs the same
 space at ``--resolution`` on small images, which is what a machine without GPUs can do in minutes: layer by layer the
 candidates are the same, and each costs what it costs on the device at full resolution. So latencies are the device's,

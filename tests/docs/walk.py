@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from documented import ROOT
+from finished_runs import write_finished_run
 from PIL import Image
 
 from tvmfbnet.provisioning.loopback import free_port
@@ -149,6 +150,14 @@ class Walk:
         if not (self.folder / "runs/s1/archs.json").exists():
             return ARCH
         return json.loads((self.folder / "runs/s1/archs.json").read_text())[0]["arch"]
+
+    def finish_runs(self, folders):
+        """Finished runs, each for the target that its folder is called after; they may be there already."""
+        for folder in folders:
+            if not (self.folder / folder).exists():
+                about = {"space": str(self.folder / "tiny.yaml"), "data": self.data, "latency_target_share": 0.5}
+                recipe = {"target": Path(folder).name, **about, "search": SEARCH, "train": TRAIN}
+                write_finished_run(self.folder / folder, recipe, ARCH)
 
     def runner(self):
         """The native runner, built for this machine."""

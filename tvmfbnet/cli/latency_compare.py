@@ -1,25 +1,30 @@
-"""``tvmfbnet latency compare``: two latency tables side by side, and one net in two dtypes or in both."""
+"""``tvmfbnet latency compare``: latency tables side by side, and one net in two dtypes or in both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, checked_figure, print_json, print_table
 from tvmfbnet.cli.tables import LogsOption, latency_source
 
 if TYPE_CHECKING:
-    from tvmfbnet.latency.comparison import Comparison
+    from tvmfbnet.latency.comparison import Comparison, Pair
+    from tvmfbnet.latency.side_by_side import SideBySide
     from tvmfbnet.latency.sources.source import LatencySource
     from tvmfbnet.latency.table import LatencyTable
+
+# Parts that are listed unless --count says otherwise.
+_LISTED = 15
 
 
 def compare(
     first: Annotated[str, typer.Argument(help="A target, a table's file, or simulated:gflops=16,gbps=8.")],
     second: Annotated[str, typer.Argument(help="Another one.")],
+    more: Annotated[list[str] | None, typer.Argument(help="Any number of further ones.")] = None,
     count: Annotated[
         int | None,
         typer.Option(
@@ -33,35 +38,67 @@ def compare(
         str | None, typer.Option(help="With float32 and int8 of one target: this net in each, and in both.")
     ] = None,
     space: Annotated[str | None, typer.Option(help=f"Of --arch. {SPACE_HELP}")] = None,
+    blocks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", help="List and draw only these parts, such as k3_* or 'block/*/16-24/*'; repeatable."
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            callback=checked_figure,
+            help="Draw the latency of the same blocks on each (.png, .svg or .pdf); without --blocks, of four layers.",
+        ),
+    ] = None,
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Draw latencies as they are, not relative to each device's mean.")
+    ] = False,
     tuning_logs: LogsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show two targets side by side: ratios, rank correlation, the parts that differ most.
+    """Show targets side by side: ratios, rank correlations, the parts that differ most.
 
     Two dtypes of one target, host,dtype=float32 and host,dtype=float16, are listed by their ratio: where the second
     pays, and where it does not. With --arch and --space also what a net takes in each, and with each block in the
     faster of float32 and int8, conversions between them included.
 
+    Bars of --figure are relative to each device's mean over all shared parts, as devices differ in speed: they show
+    which blocks are cheap where.
+
     Example: tvmfbnet latency compare host pixel3
     """
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.comparison import compare_tables
+    from tvmfbnet.latency.side_by_side import matching
     from tvmfbnet.latency.units import unit_for
 
     if (arch is None) != (space is None):
         raise UserError("--arch and --space belong together: give both or neither")
+    if arch is not None and more:
+        raise UserError("--arch compares one target in float32 and int8: name two tables")
+    if absolute and figure is None:
+        raise UserError("--absolute is about --figure: give both, or leave it out")
     nets = None if arch is None or space is None else _net_in_dtypes(first, second, arch, space, tuning_logs)
-    tables = _pair(latency_source(first, tuning_logs), latency_source(second, tuning_logs))
+    texts = (first, second, *(more or []))
+    tables = _tables([latency_source(text, tuning_logs) for text in texts])
+    if more or figure is not None:
+        several = _side_by_side(texts, tables, blocks or [], figure, absolute)
+        if more:
+            _print_several(several, blocks or [], count, as_json)
+            return
     dtypes = tables[0].dtype_name, tables[1].dtype_name
     of_dtypes = tables[0].name == tables[1].name and dtypes[0] != dtypes[1]
-    compared = compare_tables(*tables, by_ratio=of_dtypes)
+    compared = compare_tables(tables[0], tables[1], by_ratio=of_dtypes)
+    pairs = matching(compared.pairs, blocks or [])
     first, second = dtypes if of_dtypes else (table.name for table in tables)
     if as_json:
         parts = [
             {"name": p.part.name, "first_ms": p.first.latency_ms, "second_ms": p.second.latency_ms, "ratio": p.ratio}
-            for p in compared.pairs
+            for p in pairs
         ]
-        figures = {"median_ratio": compared.median_ratio, "spearman": compared.spearman, "n": len(parts)}
+        figures = {"median_ratio": compared.median_ratio, "spearman": compared.spearman, "n": len(compared.pairs)}
         absent = {
             "only_first": [part.name for part in compared.only_first],
             "only_second": [part.name for part in compared.only_second],
@@ -75,11 +112,11 @@ def compare(
         print_json({**about, "parts": parts, **absent, **net})
         return
     if of_dtypes:
-        _print_dtypes(compared, tables[0].name, dtypes, count)
+        _print_dtypes(compared, pairs[:count], tables[0].name, dtypes)
         if nets is not None:
             _print_net(nets)
         return
-    shown = compared.pairs[: 15 if count is None else count]
+    shown = pairs[: _LISTED if count is None else count]
     unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
     rows = [
         (
@@ -100,12 +137,11 @@ def compare(
             print(f"{table.name} is simulated by a model; no device took its latencies")
 
 
-def _print_dtypes(compared: Comparison, target: str, dtypes: tuple[str, str], count: int | None) -> None:
+def _print_dtypes(compared: Comparison, shown: Sequence[Pair], target: str, dtypes: tuple[str, str]) -> None:
     """Two dtypes of one target: each part, where the second pays and where not, and all parts together."""
     from tvmfbnet.latency.units import unit_for
 
     first, second = dtypes
-    shown = compared.pairs[:count]
     unit = unit_for(cell.latency_ms for p in shown for cell in (p.first, p.second))
     words = {True: "pays", False: "does not pay", None: "no difference beyond noise"}
     rows = [
@@ -126,20 +162,85 @@ def _print_dtypes(compared: Comparison, target: str, dtypes: tuple[str, str], co
     print(f"only in {first}: {len(compared.only_first)}, only in {second}: {len(compared.only_second)}")
 
 
-def _pair(first: LatencySource, second: LatencySource) -> tuple[LatencyTable, LatencyTable]:
-    """The tables of two sources; one that computes its latencies is asked for the parts of the other."""
+def _tables(sources: Sequence[LatencySource]) -> list[LatencyTable]:
+    """The tables of sources; those that compute their latencies are asked for the parts of the others."""
     from tvmfbnet.errors import UserError
 
-    if first.computes and second.computes:
+    loaded = [None if source.computes else source.load() for source in sources]
+    parts = list(dict.fromkeys(part for table in loaded if table is not None for part in table.cells))
+    if not parts:
         raise UserError(
-            f"{first.name} and {second.name} have no parts of their own: write one of them into a table first "
-            "(latency export --space)"
+            f"{' and '.join(source.name for source in sources)} have no parts of their own: write one of them into a "
+            "table first (latency export --space)"
         )
-    if first.computes:
-        other = second.load()
-        return first.load(list(other.cells)), other
-    table = first.load()
-    return table, second.load(list(table.cells))
+    return [source.load(parts) if table is None else table for source, table in zip(sources, loaded, strict=True)]
+
+
+def _side_by_side(
+    texts: Sequence[str], tables: Sequence[LatencyTable], blocks: Sequence[str], figure: Path | None, absolute: bool
+) -> SideBySide:
+    """The tables compared, and their figure if one is asked for."""
+    from tvmfbnet.latency.side_by_side import matching, side_by_side
+
+    several = side_by_side(list(zip(texts, tables, strict=True)))
+    if figure is not None:
+        from tvmfbnet.report.canvas import save
+        from tvmfbnet.report.operators import default_operators, operator_bars
+
+        rows = matching(several.parts, blocks) if blocks else default_operators(several)
+        save(operator_bars(several, rows, absolute), figure)
+    return several
+
+
+def _print_several(several: SideBySide, blocks: Sequence[str], count: int | None, as_json: bool) -> None:
+    """Three tables or more: their parts with a column for each, and how alike they rank these."""
+    from tvmfbnet.latency.side_by_side import matching
+    from tvmfbnet.latency.units import unit_for
+
+    rows, labels, total = matching(several.by_disagreement, blocks), several.labels, len(several.parts)
+    unshared = {name: [part.name for part in parts] for name, parts in several.unshared().items()}
+    if as_json:
+        about = [
+            {"name": name, "basis": table.basis, "dtype": table.dtype_name, "mean_ms": mean_ms, "median_ratio": ratio}
+            for name, table, mean_ms, ratio in zip(
+                several.names, several.tables, several.means_ms, several.median_ratios, strict=True
+            )
+        ]
+        parts = [
+            {
+                **{"name": row.part.name, "latency_ms": [cell.latency_ms for cell in row.cells]},
+                **{"ratios": row.ratios, "disagreement": row.disagreement},
+            }
+            for row in rows
+        ]
+        print_json({"tables": about, "n": total, "spearman": several.spearman, "parts": parts, "unshared": unshared})
+        return
+    shown = rows[: _LISTED if count is None else count]
+    unit = unit_for(cell.latency_ms for row in shown for cell in row.cells)
+    print_table(
+        f"{', '.join(labels)}: the parts whose relative cost differs most between devices",
+        ("part", *(f"{label}, {unit.name}" for label in labels), *(f"{label} / {labels[0]}" for label in labels[1:])),
+        [
+            (
+                *(row.part.name, *(unit.number(cell.latency_ms) for cell in row.cells)),
+                *(f"{ratio:.3g}" for ratio in row.ratios[1:]),
+            )
+            for row in shown
+        ],
+    )
+    print_table(
+        f"rank correlation (Spearman) over {total} shared parts",
+        ("", *labels),
+        [(label, *(f"{rank:.3f}" for rank in ranks)) for label, ranks in zip(labels, several.spearman, strict=True)],
+    )
+    ratios = ", ".join(
+        f"{ratio:.3g} ({label})" for label, ratio in zip(labels[1:], several.median_ratios[1:], strict=True)
+    )
+    print(f"median ratio to {labels[0]}: {ratios}; not in every table: " + _counts(unshared))
+
+
+def _counts(unshared: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{len(parts)} of {name}" for name, parts in unshared.items() if parts) or "none"
 
 
 def _net_in_dtypes(first: str, second: str, arch: str, space: str, logs: Path | None) -> dict[str, Any]:

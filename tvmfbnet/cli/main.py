@@ -12,11 +12,10 @@ import typer
 from typer.exceptions import TyperException
 
 from tvmfbnet import __version__, extras, interrupts
-from tvmfbnet.cli import arch, device, latency, recipe, spaces, streams, targets, terminal
+from tvmfbnet.cli import arch, device, latency, recipe, report, spaces, streams, targets, terminal
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
-from tvmfbnet.cli.report import report_command
 from tvmfbnet.cli.run import run_command
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import search_command
@@ -72,7 +71,7 @@ app.command("train")(train_command)
 app.command("tune")(tune_command)
 app.command("compile")(compile_command)
 app.command("bench")(bench_command)
-app.command("report")(report_command)
+app.add_typer(report.app, name="report")
 
 
 def main(arguments: list[str] | None = None) -> None:

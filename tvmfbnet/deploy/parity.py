@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -164,18 +164,30 @@ def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoin
         ParityError: the error is above the limit of the target's dtype, or an output of either side is not finite.
         DeviceError: the device did not answer.
     """
-    worst, dtype = 0.0, target.data_type
     deadline = target.timeouts.connect + target.timeouts.session
-    expected = _expected(package, net, dtype)
     with worker_for(target, endpoint) as worker:
-        for image, output in zip(parity_inputs(package.input_shape, dtype), expected, strict=True):
-            got = worker.call(run_library, str(package.library), [image], seconds=deadline)
-            if not np.isfinite(got).all():
-                raise ParityError(
-                    f"the compiled net's output on the device is not finite, PyTorch's is; package {package.folder} "
-                    "must not be shipped"
-                )
-            worst = max(worst, relative_error(got, output))
+
+        def run(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            output: npt.NDArray[Any] = worker.call(run_library, str(package.library), [image], seconds=deadline)
+            return output
+
+        return check_outputs(package, net, target.data_type, run)
+
+
+def check_outputs(
+    package: Package, net: ArchNet, dtype: DType, run: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> float:
+    """As :func:`check_parity`, with what runs the package on one image; for a device that is connected already."""
+    worst = 0.0
+    expected = _expected(package, net, dtype)
+    for image, output in zip(parity_inputs(package.input_shape, dtype), expected, strict=True):
+        got = run(image)
+        if not np.isfinite(got).all():
+            raise ParityError(
+                f"the compiled net's output on the device is not finite, PyTorch's is; package {package.folder} "
+                "must not be shipped"
+            )
+        worst = max(worst, relative_error(got, output))
     limit = dtype.parity_limit
     if not worst <= limit:
         raise ParityError(

@@ -352,3 +352,8 @@ class Run:
         write_json(self.folder / "result.json", values)
         with step("writing the report", patience=1.0):
             return RunResult(values, write_report(self.folder))
+
+
+def recorded_target_key(target: Target) -> str:
+    """What ``identity.json`` knows a target by: the content of its file, but for how to reach it."""
+    return _target_key(target)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from tvmfbnet.files import make_folder, write_text
 from tvmfbnet.report import figures, net_figures, table_figure
-from tvmfbnet.report.canvas import NARROW, WIDE, inline_svg, save, svg_text
+from tvmfbnet.report.document import Drawing, document
 from tvmfbnet.report.front import front_figure, front_html
 from tvmfbnet.report.run_data import (
     FRONT,
@@ -30,7 +30,7 @@ from tvmfbnet.report.run_data import (
     read_run,
 )
 from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
-from tvmfbnet.report.terms import glossary_html, with_hint
+from tvmfbnet.report.terms import with_hint
 from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
 
 # Sections before the attempts of the closed loop.
@@ -131,55 +131,14 @@ def _sections(run: RunData) -> list[_Section]:
 def _section_html(section: _Section, run: Path, out: Path) -> str:
     """Draws a figure, writes its files and returns its part of the page; a note if something is missing."""
     heading = f"<h2>{with_hint(section.heading)}</h2>\n"
-    image, drawing = (out / f"{section.name}.{kind}" for kind in ("png", "svg"))
     if section.draw is None:
         missing = [name for name, value in section.needs if not value]
-        for path in (image, drawing):  # those of an earlier report would contradict the page
-            path.unlink(missing_ok=True)
+        for kind in ("png", "svg"):  # those of an earlier report would contradict the page
+            (out / f"{section.name}.{kind}").unlink(missing_ok=True)
         return f'{heading}<p class="note">Left out: this run has no {escape(" and no ".join(missing))} yet.</p>\n'
     with damage(run / section.needs[0][0]):
-        wide, narrow = section.draw(canvas=WIDE), section.draw(canvas=NARROW)
-        documents = {"wide": svg_text(wide, section.name), "narrow": svg_text(narrow, section.name)}
-    write_text(drawing, documents["wide"])
-    save(wide, image)
-    parts = {kind: inline_svg(text, f"{section.name}-{kind}", section.alt) for kind, text in documents.items()}
-    return heading + "".join(f'<figure class="{kind}">{svg}</figure>\n' for kind, svg in parts.items())
-
-
-# --- the page ---
-
-_CSS = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a202c; background: #fff; max-width: 46rem; margin: 0 auto;
-  padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .3rem; }
-figure { margin: 0; overflow-x: auto; }
-figure svg { display: block; width: 100%; height: auto; }
-figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
-figure svg text { font-family: "DejaVu Sans", Verdana, sans-serif; }
-figure.narrow { display: none; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #e2e8f0; }
-th { font-weight: 500; color: #4a5568; width: 38%; }
-td { overflow-wrap: anywhere; }
-td .arch { overflow-wrap: normal; }
-code { font-size: .9em; }
-abbr { text-decoration: underline dotted #718096; cursor: help; }
-dt { font-weight: 600; margin-top: .6rem; }
-dd { margin: 0; color: #4a5568; }
-table.front th { width: auto; }
-.verdict { padding: .6rem .9rem; border-left: 5px solid #2f855a; background: #f0fff4; font-size: 1.1rem; }
-.verdict.missed { border-color: #c53030; background: #fff5f5; }
-.verdict.undecided { border-color: #dd6b20; background: #fffaf0; }
-.verdict small { display: block; font-size: .9rem; color: #4a5568; }
-.note, .warning { color: #744210; background: #fffaf0; padding: .5rem .8rem; border-left: 3px solid #ed8936; }
-@media (max-width: 680px) {
-  figure.wide { display: none; }
-  figure.narrow { display: block; }
-}
-"""
+        drawing = Drawing.of(section.draw, section.name, section.alt)
+    return heading + drawing.write(out)
 
 
 def _page(run: RunData, sections: Sequence[str]) -> str:
@@ -206,12 +165,7 @@ def _page(run: RunData, sections: Sequence[str]) -> str:
         + "".join(sections[_BEFORE_TABLES + bool(run.front) :])
         + ("<h2>Time by stage</h2>\n" + _table_html(stages) if stages else "")
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>tvmfbnet: {name}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
-        f"{body}{glossary_html(body)}</body>\n</html>\n"
-    )
+    return document(name, body)
 
 
 def _table_html(rows: Rows) -> str:
