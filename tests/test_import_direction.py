@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "space": set(),
     "data": set(),
     "targets": set(),
+    "simulation": set(),
     "latency": {"space"},
     "rpc": {"targets", "latency"},
     "provisioning": {"rpc", "targets"},
@@ -43,7 +44,7 @@ MAY_IMPORT = {
 }
 
 TVM_PACKAGES = {"targets", "rpc", "provisioning", "compiler", "autotune", "profiling", "deploy"}
-NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning"}
+NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning", "simulation"}
 
 
 def imported_names(source: str) -> set[str]:
