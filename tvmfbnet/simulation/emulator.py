@@ -65,7 +65,9 @@ def plugin_arguments(core: Core, emulation: Emulation) -> list[str]:
     if emulation.cycle_server is not None:
         path = _plain(emulation.cycle_server)
         if len(path.encode()) > _LONGEST_SOCKET_PATH:
-            raise UserError(f"the path of the cycle server is longer than a socket's may be: {path}; set a shorter TMPDIR")
+            raise UserError(
+                f"the path of the cycle server is longer than a socket's may be: {path}; set a shorter TMPDIR"
+            )
         arguments.append(f"server={path}")
     if emulation.mailbox is not None:
         arguments.append(f"mailbox={_plain(emulation.mailbox)}")
@@ -87,5 +89,7 @@ def core_arguments(core: Core) -> list[str]:
 def _plain(path: Path) -> str:
     """A path as qemu takes it among comma-separated arguments."""
     if "," in str(path):
-        raise UserError(f"the emulator cannot be given a path with a comma: {path}; set another TMPDIR or XDG_CACHE_HOME")
+        raise UserError(
+            f"the emulator cannot be given a path with a comma: {path}; set another TMPDIR or XDG_CACHE_HOME"
+        )
     return str(path)

@@ -29,24 +29,17 @@ _BUILD_SECONDS = 600
 
 @dataclass(frozen=True)
 class SimulatorPrograms:
-    """The built simulator, in a folder of this machine."""
+    """The built simulator.
 
-    folder: Path
+    Attributes:
+        plugin: for qemu: counts, caches, time.
+        cache_trace: runs a trace of accesses through the same model of caches.
+        clock: is preloaded into an emulated program so that it reads that time.
+    """
 
-    @property
-    def plugin(self) -> Path:
-        """Qemu's plugin: counts, caches, time."""
-        return self.folder / PLUGIN
-
-    @property
-    def clock(self) -> Path:
-        """What is preloaded into an emulated program so that it reads that time."""
-        return self.folder / CLOCK
-
-    @property
-    def cache_trace(self) -> Path:
-        """Runs a trace of accesses through the cache model."""
-        return self.folder / CACHE_TRACE
+    plugin: Path
+    cache_trace: Path
+    clock: Path
 
 
 def build_simulator(clock_compiler: Sequence[str] = CROSS_COMPILER) -> SimulatorPrograms:
@@ -59,15 +52,8 @@ def build_simulator(clock_compiler: Sequence[str] = CROSS_COMPILER) -> Simulator
         UserError: a tool is missing (says what to install), or the build failed.
     """
     require_simulator_tools(clock_compiler)
-    compiler = _host_compiler()
-    sources = source_folder() / "device" / "simulator"
-    identity = [_source_digest(sources), _version(compiler), _version(clock_compiler[0]), *clock_compiler]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    folder = cache_folder() / f"simulator-{name}"
-    with FileLock(make_folder(cache_folder() / "locks") / f"simulator-{name}.lock"):
-        if not folder.is_dir():
-            _build(sources, folder, compiler, clock_compiler)
-    return SimulatorPrograms(folder)
+    plugin = _built("plugin", [_host_compiler()])
+    return SimulatorPrograms(plugin / PLUGIN, plugin / CACHE_TRACE, _built("clock", clock_compiler) / CLOCK)
 
 
 def require_simulator_tools(clock_compiler: Sequence[str] = CROSS_COMPILER) -> None:
@@ -83,6 +69,18 @@ def _host_compiler() -> str:
     return need_program(os.environ.get("CXX", "") or "c++", "builds the simulator")
 
 
+def _built(part: str, compiler: Sequence[str]) -> Path:
+    """The folder of one part, built if it was not built before."""
+    sources = source_folder() / "device" / "simulator"
+    identity = [_source_digest(sources), _version(compiler[0]), *compiler]
+    name = f"simulator-{part}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
+    folder = cache_folder() / name
+    with FileLock(make_folder(cache_folder() / "locks") / f"{name}.lock"):
+        if not folder.is_dir():
+            _build(part, sources, folder, compiler)
+    return folder
+
+
 def _source_digest(sources: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in sources.iterdir() if path.is_file()):
@@ -93,31 +91,36 @@ def _source_digest(sources: Path) -> str:
 
 def _version(compiler: str) -> str:
     """What a compiler says about itself: another one may make other code of the same sources."""
-    command = [compiler, "--version"]
     try:
-        return subprocess.run(command, capture_output=True, timeout=60, check=True, stdin=subprocess.DEVNULL).stdout.decode()
+        done = subprocess.run(
+            [compiler, "--version"], capture_output=True, timeout=60, check=True, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(f"{compiler}, which builds the simulator, cannot be used: {error}") from error
+    return done.stdout.decode(errors="replace")
 
 
-def _build(sources: Path, folder: Path, compiler: str, clock_compiler: Sequence[str]) -> None:
-    """Builds both parts into ``folder``, which appears only when all is there."""
-    clock = {
-        # Always cross compiling for CMake: the emulated machine may differ from this one.
-        "CMAKE_SYSTEM_NAME": "Linux",
-        "CMAKE_CXX_COMPILER": clock_compiler[0],
-        "CMAKE_CXX_FLAGS": " ".join(clock_compiler[1:]),
-        "CMAKE_SHARED_LINKER_FLAGS": "-s",
+def _build(part: str, sources: Path, folder: Path, compiler: Sequence[str]) -> None:
+    """Builds one part into ``folder``, which appears only when all is there."""
+    variables = {
+        "TVMFBNET_SIMULATOR_PART": part,
+        "CMAKE_CXX_COMPILER": compiler[0],
+        "CMAKE_CXX_FLAGS": " ".join(compiler[1:]),
     }
-    parts = {"plugin": {"CMAKE_CXX_COMPILER": compiler}, "clock": clock}
-    with storage_errors(folder, "write"), step("building the simulator"), scratch_folder(folder.parent) as temporary:
-        for part, variables in parts.items():
-            build = str(temporary / part)
-            generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
-            options = [f"-D{name}={value}" for name, value in variables.items()]
-            _cmake("-S", str(sources), "-B", build, "-G", generator, f"-DTVMFBNET_SIMULATOR_PART={part}", *options)
-            _cmake("--build", build, "--parallel", "1")
-            _cmake("--install", build, "--prefix", str(temporary / "result"))
+    if part == "clock":
+        # Always cross compiling for CMake: the emulated machine may differ from this one.
+        variables |= {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_SHARED_LINKER_FLAGS": "-s"}
+    generator = "Ninja" if shutil.which("ninja") else "Unix Makefiles"
+    with (
+        storage_errors(folder, "write"),
+        step(f"building the simulator's {part}"),
+        scratch_folder(folder.parent) as temporary,
+    ):
+        build = str(temporary / "build")
+        options = [f"-D{name}={value}" for name, value in variables.items()]
+        _cmake("-S", str(sources), "-B", build, "-G", generator, *options)
+        _cmake("--build", build, "--parallel", "1")
+        _cmake("--install", build, "--prefix", str(temporary / "result"))
         (temporary / "result").rename(folder)
 
 
