@@ -24,7 +24,7 @@ from tvmfbnet.provisioning.remote_server import Started, stop
 from tvmfbnet.provisioning.shell_base import Tunnel
 from tvmfbnet.provisioning.shells import AdbShell, SshShell
 from tvmfbnet.rpc.tracker import address_text, query_tracker
-from tvmfbnet.targets.toolchain import cache_folder
+from tvmfbnet.tools import cache_folder
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ from tvmfbnet.provisioning.bundle import check_programs, is_complete, read_manif
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android import find_ndk
 from tvmfbnet.targets.definition import Target
-from tvmfbnet.targets.toolchain import cache_folder, find_compiler, need_program
+from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.targets.tvm_runtime import fetch_wheels, host_wheels, installed_versions
+from tvmfbnet.tools import cache_folder, need_program, source_folder
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
@@ -69,13 +70,6 @@ class Programs:
     def bytes(self) -> int:
         """Total size."""
         return sum(path.stat().st_size for path in self.files)
-
-
-def source_folder() -> Path:
-    """Folder of CMakeLists.txt and device/: in the installed package, or the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "device_sources"
-    return inside if inside.is_dir() else package.parent
 
 
 def _source_hash(folder: Path) -> str:
