@@ -6,16 +6,12 @@ is deterministic, so everything is timed once: there is no noise to average, no 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest
 from tvmfbnet.simulation.cores import Core, load_core
 from tvmfbnet.simulation.version import simulator_version
-
-# Names of ARM's cores: a76, x1.
-_ARM = re.compile(r"[ax][0-9]+[a-z]*")
 
 if TYPE_CHECKING:
     from tvmfbnet.targets.definition import Target
@@ -77,13 +73,13 @@ def known_core(name: str) -> str:
     return name
 
 
-def model_of(core: Core) -> str:
+def model_of(core: Core, llvm_version: str) -> str:
     """The device model that a simulated device reports: core, product, and which version of their model.
 
-    Such as ``simulated Cortex-A76 (Raspberry Pi 5), model 4f1c2a9b``.
+    Such as ``simulated Cortex-A76 (Raspberry Pi 5), model 4f1c2a9b``. LLVM's schedules are a part of the model.
     """
-    name = f"Cortex-{core.name.upper()}" if _ARM.fullmatch(core.name) else core.name
-    return f"simulated {name} ({core.device}), model {model_digest(core)[:8]}"
+    name, product = core.description.split(",")[0], core.device.split(" (")[0]
+    return f"simulated {name} ({product}), model {digest([model_digest(core), llvm_version])[:8]}"
 
 
 def model_digest(core: Core) -> str:
