@@ -193,7 +193,7 @@ class Run:
             with loading():
                 from tvmfbnet.pipeline.tuning import tune_space
 
-            options = TuneOptions.model_validate(self.recipe.tune.model_dump())
+            options = TuneOptions.model_validate(self.recipe.tune.model_dump(exclude_unset=True))
             for target in self._tuned:
                 tune_space(self.space, target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
