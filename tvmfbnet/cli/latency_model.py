@@ -60,6 +60,7 @@ def fit(
         from tvmfbnet.latency.cross_validation import FIGURES
         from tvmfbnet.latency.cross_validation import Scheme as SchemeName
         from tvmfbnet.latency.cross_validation import score as score_regressor
+        from tvmfbnet.latency.origin import SIMULATED
         from tvmfbnet.latency.regressor import LatencyRegressor, PartPredictor
         from tvmfbnet.latency.table_io import read_table
 
@@ -83,7 +84,8 @@ def fit(
         if out is not None:
             LatencyRegressor(seed, size, loaded.basis).fit(parts, latency_ms).save(out)
     if as_json:
-        print_json({**{name: figures[name] for name in FIGURES}, "labels": loaded.basis})
+        labels = {"labels": SIMULATED} if loaded.is_simulated else {}
+        print_json({**{name: figures[name] for name in FIGURES}, **labels})
         return
     scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
     learned = "tuned kernels" if tuned == figures["n"] else f"tuned kernels ({tuned} samples) and shapes"

@@ -52,7 +52,7 @@ def check(target: Target) -> None:
         raise ValueError(f"cores is {target.cores}, but a simulated device has one core: leave cores out")
     if target.dtype not in DTYPES:
         raise ValueError(f"dtype is {target.dtype}, but simulated devices compute in {' and '.join(DTYPES)} alone")
-    if target.tvm["kind"] != "llvm" or not str(target.tvm.get("mtriple", "")).startswith("aarch64-linux"):
+    if (target.tvm["kind"], target.tvm.get("mtriple")) != ("llvm", "aarch64-linux-gnu"):
         raise ValueError("tvm must be {kind: llvm, mtriple: aarch64-linux-gnu}: the cores that are simulated are ARM's")
     transport = target.transport
     if transport.kind != "local" or transport.server != "native" or transport.emulator:
