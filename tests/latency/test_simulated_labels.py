@@ -131,7 +131,7 @@ def test_a_json_table_that_says_it_is_simulated_may_not_hold_measured_cells(logs
     path = tmp_path / "t.json"
     write_table(load_table("sim", logs), path)
     path.write_text(path.read_text().replace('"source": "simulated"', '"source": "measured"'))
-    with pytest.raises(ConfigError, match="says that it is simulated, and has 4[0-9] measured"):
+    with pytest.raises(ConfigError, match=r"says that it is simulated, and has 4[0-9] measured"):
         read_table(path)
 
 
