@@ -16,6 +16,12 @@ Block* Blocks::add(uint64_t begin, std::string bytes, uint32_t instructions) {
   return entry->second;
 }
 
+void Thread::settle() {
+  caches_.clear();
+  for (uint64_t line : pages_.settle(caches_.lines())) caches_.warm(line);
+  last_line_ = ~uint64_t{0};
+}
+
 void Thread::clear() {
   take_activity([](Block*, const Activity&) {});
   costs.clear();

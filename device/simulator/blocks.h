@@ -55,7 +55,7 @@ struct Cost {
 class Thread {
  public:
   explicit Thread(const Settings& settings)
-      : line_shift_(static_cast<unsigned>(__builtin_ctz(settings.line_bytes()))), caches_(settings) {}
+      : line_shift_(static_cast<unsigned>(__builtin_ctz(settings.line_bytes()))), caches_(settings), pages_(line_shift_) {}
 
   void execute(Block* block) {
     if (block->index >= activity_.size()) activity_.resize(block->index * 2 + 1024);
@@ -86,6 +86,9 @@ class Thread {
     previous_ = nullptr;
   }
 
+  // Makes caches and the places of pages depend on the latest accesses only: what differs between two runs, such as how
+  // a message arrived in pieces, lies before them. Caches then hold what was used last.
+  void settle();
   // Cold caches, and nothing executed.
   void clear();
 
@@ -97,7 +100,7 @@ class Thread {
     // The same line again, such as the halves of a vector, changes nothing; its first store does.
     uint64_t line = address >> line_shift_;
     if (line == last_line_ && (last_written_ || !write)) return;
-    bool plain = caches_.access(pages_.place(address) >> line_shift_, write, &activity_[block->index].traffic);
+    bool plain = caches_.access(pages_.use(address), write, &activity_[block->index].traffic);
     // Not after a miss: lines that were fetched ahead may have taken its place.
     last_line_ = plain ? line : ~uint64_t{0};
     last_written_ = write;

@@ -93,7 +93,14 @@ void Prefetcher::fetch_ahead(uint64_t line, int64_t stride) {
 
 Caches::Caches(const Settings& settings)
     : levels_(settings.caches.begin(), settings.caches.end()),
-      prefetcher_(settings.streams, settings.degree, Pages::kBytes / settings.line_bytes()) {}
+      prefetcher_(settings.streams, settings.degree, Pages::kBytes / settings.line_bytes()),
+      lines_(settings.caches.back().size_kb * 1024 / settings.line_bytes()) {}
+
+void Caches::warm(uint64_t line) {
+  Traffic ignored;
+  bool prefetched = false;
+  if (!levels_[0].use(line, false, &prefetched)) fetch(line, false, false, &ignored);
+}
 
 void Caches::clear() {
   for (Cache& level : levels_) level.clear();

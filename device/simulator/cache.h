@@ -106,7 +106,11 @@ class Caches {
     return false;
   }
 
+  // Brings a line into all levels, unseen by the prefetcher.
+  void warm(uint64_t line);
   void clear();
+  // Lines that the largest level holds, twice: those used last, of which some push out others in their set.
+  uint64_t lines() const { return 2 * lines_; }
 
  private:
   void after(uint64_t line, bool write, bool missed, Traffic* traffic);
@@ -115,6 +119,7 @@ class Caches {
 
   std::vector<Cache> levels_;
   Prefetcher prefetcher_;
+  uint64_t lines_;
 };
 
 }  // namespace tvmfbnet::simulator

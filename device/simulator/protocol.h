@@ -14,6 +14,7 @@ enum Operation : uint64_t {
   kBegin = 1,    // forget everything: cold caches, time zero
   kRead = 2,     // the calling thread's virtual time, into slot `slot` of the mailbox
   kSummary = 3,  // write the summary now
+  kSettle = 4,   // as kRead; from here on caches depend on the latest accesses only
 };
 
 enum Status : uint64_t { kOk = 1, kFailed = 2 };

@@ -108,7 +108,7 @@ class BlockCycles:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """A connection and one transaction. A file that is no database is set aside: everything in it can be had again."""
+        """One transaction on a connection. A file that is no database is set aside; all of it can be computed again."""
         try:
             database = self._opened()
         except sqlite3.OperationalError as error:

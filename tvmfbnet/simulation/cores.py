@@ -9,6 +9,7 @@ LLVM's model of them is wrong (``mca.substitutions``), and limits of throughput 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -169,6 +170,28 @@ class Prefetch(Config):
     degree: int = Field(ge=0, le=64)
 
 
+class Documented(Config):
+    """Throughputs that public documents give, which the model must reproduce within 10 %.
+
+    Args:
+        fma_latency: cycles from one ``fmla`` to the next that adds to its sum; None where no document says.
+        fmas_per_cycle: 128-bit ``fmla`` per cycle: the core's peak.
+        loads_per_cycle: 128-bit loads per cycle.
+        copy_cycles: cycles to load and store 128 bits.
+        loads_beside_fma: whether a 128-bit load issues in the same cycle as an ``fmla``.
+        narrow_load_cycles: what a 64-bit vector load costs between ``fmla``; 0 where it issues beside one.
+        source: the documents.
+    """
+
+    fma_latency: float | None = Field(gt=0, le=100)
+    fmas_per_cycle: float = Field(gt=0, le=16)
+    loads_per_cycle: float = Field(gt=0, le=16)
+    copy_cycles: float = Field(gt=0, le=100)
+    loads_beside_fma: bool = True
+    narrow_load_cycles: float = Field(default=0, ge=0, le=10)
+    source: Text
+
+
 class Core(Config):
     """A core that can be simulated.
 
@@ -184,6 +207,7 @@ class Core(Config):
         memory: main memory.
         prefetch: the prefetcher.
         overlap: the share of a miss's latency that the core hides by executing other instructions.
+        documented: throughputs that the pipeline must reproduce; None for a core of one's own.
     """
 
     name: Name
@@ -197,11 +221,12 @@ class Core(Config):
     memory: Memory
     prefetch: Prefetch
     overlap: float = Field(ge=0, lt=1)
+    documented: Documented | None = None
 
     @field_validator("caches")
     @classmethod
     def _levels_grow(cls, caches: list[Cache]) -> list[Cache]:
-        for near, far in zip(caches, caches[1:], strict=False):
+        for near, far in itertools.pairwise(caches):
             if far.size_kb < near.size_kb or far.latency_cycles <= near.latency_cycles:
                 raise ValueError("each level must be larger and slower than the one before")
             if far.line_bytes != near.line_bytes:
@@ -211,7 +236,7 @@ class Core(Config):
     @property
     def digest(self) -> str:
         """Identity of everything that changes a simulated time: twelve hexadecimal digits."""
-        told = {"name", "description", "device"}
+        told = {"name", "description", "device", "documented"}
         return _digest(self.model_dump(mode="json", exclude=told))
 
     @property

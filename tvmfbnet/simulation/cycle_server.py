@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from tvmfbnet.errors import DeviceError, TvmfbnetError, UserError
 from tvmfbnet.progress import say
@@ -27,6 +27,10 @@ from tvmfbnet.simulation.cores import Core, load_core
 _MOST_BLOCKS = 1 << 20
 _MOST_BYTES = 1 << 20
 _PATH_BYTES = 107  # of a Unix socket's address
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 class CycleServer:
@@ -104,7 +108,7 @@ def _remove_stale(path: Path) -> None:
     raise DeviceError(f"another cycle server answers on {path}")
 
 
-def _read_request(stream: BinaryIO) -> list[bytes] | None:
+def _read_request(stream: _Readable) -> list[bytes] | None:
     """The blocks of a request; None at the end of the connection, or where a request is no request."""
     header = stream.read(4)
     if len(header) < 4:
