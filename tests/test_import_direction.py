@@ -45,7 +45,7 @@ MAY_IMPORT = {
 }
 
 TVM_PACKAGES = {"targets", "rpc", "provisioning", "compiler", "autotune", "profiling", "deploy"}
-NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning"}
+NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning", "simulation"}
 
 
 def imported_names(source: str) -> set[str]:

@@ -56,6 +56,11 @@ def _connect(
 
     loaded = load_target(target)
     note(target=target, named=loaded.name)
+    if loaded.is_simulated:
+        raise UserError(
+            f"target {loaded.name} is simulated: there is no device to reach. Commands that need "
+            "one, such as tune and bench, start it here themselves"
+        )
     if ssh and (adb or serial):
         raise UserError("give --ssh or --adb, not both")
     if ssh:
