@@ -48,7 +48,7 @@ void Prefetcher::clear() {
   newest_ = 0;
 }
 
-const std::vector<uint64_t>& Prefetcher::train(uint64_t line) {
+const std::vector<uint64_t>& Prefetcher::train(uint64_t line, bool missed) {
   ahead_.clear();
   if (streams_.empty()) return ahead_;
   ++time_;
@@ -59,6 +59,8 @@ const std::vector<uint64_t>& Prefetcher::train(uint64_t line) {
     fetch_ahead(line, stream.stride);
     return ahead_;
   }
+  // Of a stream that others pushed out, prefetched lines may be left.
+  if (!missed) return ahead_;
   if (int64_t stride = stride_to(line); stride != 0) {
     Stream& oldest = *std::min_element(streams_.begin(), streams_.end(),
                                        [](const Stream& a, const Stream& b) { return a.used < b.used; });
@@ -113,7 +115,7 @@ void Caches::after(uint64_t line, bool write, bool missed, Traffic* traffic) {
     unsigned level = fetch(line, write, false, traffic);
     if (!write) ++traffic->misses[level - 1];
   }
-  for (uint64_t next : prefetcher_.train(line)) {
+  for (uint64_t next : prefetcher_.train(line, missed)) {
     if (!levels_[0].has(next)) fetch(next, false, true, traffic);
   }
 }

@@ -68,7 +68,7 @@ class Prefetcher {
   Prefetcher(unsigned streams, unsigned degree, unsigned lines_per_page);
 
   // Told of a miss, or of the first use of a prefetched line; gives the lines to fetch.
-  const std::vector<uint64_t>& train(uint64_t line);
+  const std::vector<uint64_t>& train(uint64_t line, bool missed);
   void clear();
 
  private:
@@ -81,9 +81,9 @@ class Prefetcher {
   int64_t stride_to(uint64_t line) const;
   void fetch_ahead(uint64_t line, int64_t stride);
 
-  static constexpr unsigned kHistory = 16;   // misses that are remembered
-  static constexpr int64_t kReach = 32;      // longest stride, in lines
-  static constexpr uint64_t kNone = ~uint64_t{0};
+  static constexpr unsigned kHistory = 16;  // misses that are remembered
+  static constexpr int64_t kReach = 32;     // longest stride, in lines
+  static constexpr uint64_t kNone = uint64_t{1} << 63;  // far from every line, and from what precedes line 0
 
   unsigned degree_, lines_per_page_;
   uint64_t time_ = 0;
