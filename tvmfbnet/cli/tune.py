@@ -58,8 +58,11 @@ def tune_command(
         typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Time budget for tuning: 45min, 2h."),
     ] = None,
     quality: Annotated[
-        QualityChoice, typer.Option(help="Without --trials: 8, 24 or 96 trials per task.")
-    ] = QualityChoice.normal,
+        QualityChoice | None,
+        typer.Option(
+            help="Without --trials: 8, 24 or 96 trials per task (default: normal; of simulated targets quick)."
+        ),
+    ] = None,
     more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",
     arch: Annotated[str | None, typer.Option(help="Only the blocks (and the head) of this arch.")] = None,
@@ -99,7 +102,7 @@ def tune_command(
 
     options = TuneOptions(
         trials=trials,
-        quality=quality.value,
+        **({} if quality is None else {"quality": quality.value}),
         measure_share=measure,
         seed=seed,
         batch=batch,
