@@ -179,7 +179,7 @@ class TestCycleServer:
     def test_code_that_the_emulator_cut_is_one_block(self, machine, tmp_path):
         with cycle_server(tmp_path / "s", lambda block: 1000 * (len(block) > 2000)) as asked:
             (time,) = machine.given(cycle_server=tmp_path / "s").times("long")
-        assert time == 1000 * 1000
+        assert 1_000_000 <= time < 1_000_200  # and a few misses
         # The loop, and its first execution with what leads to it.
         assert 1 <= len([block for block in asked if len(block) > 2000]) <= 2
 
@@ -220,12 +220,10 @@ def summaries(folder):
 def test_the_summary_names_the_hottest_loop_without_any_clock(built, tmp_path):
     done = built.given(summary=tmp_path / "summary.%p", hottest=3).run("loop")
     assert done.returncode == 0, done.stderr
-    parent, child = sorted(summaries(tmp_path), key=lambda summary: summary["instructions"])[-2:]
-    if parent["hottest"][0]["instructions"] == 2:
-        parent, child = child, parent
+    (child,) = [summary for summary in summaries(tmp_path) if summary["instructions"] > 2_000_000]
     hottest = child["hottest"][0]
-    assert (hottest["instructions"], hottest["executions"]) == (2, 999_999)
-    assert hottest["compute_cycles"] == 2 * 999_999 <= hottest["cycles"]
+    assert hottest["instructions"] == 2 and hottest["executions"] in (999_999, 1_000_000)
+    assert hottest["compute_cycles"] == 2 * hottest["executions"] <= hottest["cycles"]
     assert len(child["hottest"]) == 3 and child["cycles"] >= hottest["cycles"]
     # Its code, where the file has it.
     code = bytes.fromhex(hottest["code"])
