@@ -59,4 +59,6 @@ def test_two_runs_of_tuning_and_a_compiled_net_are_bit_equal_and_simulated(space
     assert described["latency"]["source"] == "simulated" and described["latency_source"]["simulated"] is True
     assert described["parity"]["verdict"] == "passed"
     # The net in one piece takes what its parts took inside nets, more or less.
-    assert made.latency.interval.value == pytest.approx(tables[0].arch_ms(tf.Arch(("k3_e1",)), tf.Space.load(space)), rel=0.5)
+    assert made.latency.interval.value == pytest.approx(
+        tables[0].arch_ms(tf.Arch(("k3_e1",)), tf.Space.load(space)), rel=0.5
+    )
