@@ -68,16 +68,9 @@ Thread& thread_of(unsigned vcpu) {
 
 void on_block(unsigned vcpu, void* block) { thread_of(vcpu).execute(static_cast<Block*>(block)); }
 
-void on_access(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* block, bool write) {
-  thread_of(vcpu).access(static_cast<Block*>(block), address, 1U << qemu_plugin_mem_size_shift(info), write);
-}
-
-void on_load(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* block) {
-  on_access(vcpu, info, address, block, false);
-}
-
-void on_store(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* block) {
-  on_access(vcpu, info, address, block, true);
+void on_access(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void* block) {
+  thread_of(vcpu).access(static_cast<Block*>(block), address, 1U << qemu_plugin_mem_size_shift(info),
+                         qemu_plugin_mem_is_store(info));
 }
 
 void on_translation(qemu_plugin_id_t, qemu_plugin_tb* tb) {
@@ -91,8 +84,8 @@ void on_translation(qemu_plugin_id_t, qemu_plugin_tb* tb) {
   qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, QEMU_PLUGIN_CB_NO_REGS, block);
   for (size_t i = 0; i < count; ++i) {
     qemu_plugin_insn* instruction = qemu_plugin_tb_get_insn(tb, i);
-    qemu_plugin_register_vcpu_mem_cb(instruction, on_load, QEMU_PLUGIN_CB_NO_REGS, QEMU_PLUGIN_MEM_R, block);
-    qemu_plugin_register_vcpu_mem_cb(instruction, on_store, QEMU_PLUGIN_CB_NO_REGS, QEMU_PLUGIN_MEM_W, block);
+    // One callback for both: of two, qemu 7.2 calls both for every access.
+    qemu_plugin_register_vcpu_mem_cb(instruction, on_access, QEMU_PLUGIN_CB_NO_REGS, QEMU_PLUGIN_MEM_RW, block);
   }
 }
 

@@ -14,7 +14,7 @@ struct qemu_plugin_tb;    // a translated block
 struct qemu_plugin_insn;  // an instruction of one
 
 enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS = 0 };
-enum qemu_plugin_mem_rw { QEMU_PLUGIN_MEM_R = 1, QEMU_PLUGIN_MEM_W = 2 };
+enum qemu_plugin_mem_rw { QEMU_PLUGIN_MEM_RW = 3 };  // loads and stores
 
 typedef void (*qemu_plugin_tb_trans_cb)(qemu_plugin_id_t, qemu_plugin_tb*);
 typedef void (*qemu_plugin_exec_cb)(unsigned vcpu, void* data);
@@ -36,6 +36,7 @@ qemu_plugin_insn* qemu_plugin_tb_get_insn(const qemu_plugin_tb*, size_t index);
 const void* qemu_plugin_insn_data(const qemu_plugin_insn*);
 size_t qemu_plugin_insn_size(const qemu_plugin_insn*);
 unsigned qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t);
+bool qemu_plugin_mem_is_store(qemu_plugin_meminfo_t);
 
 }  // extern "C"
 

@@ -68,9 +68,9 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     toolchain = _toolchain(target)
     yield toolchain
     if target.is_simulated:
-        simulator = list(_simulator(target))
+        simulator = list(_simulator(target, toolchain.advice))
         yield from simulator
-        if not all(check.ok for check in simulator):
+        if not all(check.ok for check in (toolchain, *simulator)):
             return
     if "android" in target.triple:
         yield _ndk(target)
@@ -102,11 +102,12 @@ def _toolchain(target: Target) -> Check:
         return Check("toolchain", False, "missing", str(error))
 
 
-def _simulator(target: Target) -> Iterator[Check]:
-    """What simulates the device: one line, or one for each tool that is missing."""
+def _simulator(target: Target, told: str) -> Iterator[Check]:
+    """What simulates the device: one line, or one for each tool that is missing, but for what was ``told`` before."""
     missing = missing_for_simulation(target)
     for problem in missing:
-        yield Check("simulator", False, "missing", problem)
+        if problem != told:
+            yield Check("simulator", False, "missing", problem)
     if not missing:
         yield Check(
             "simulator", True, f"core {target.simulation.core if target.simulation else ''}: all tools are here"

@@ -6,26 +6,27 @@ a device is as for any local target: a tracker on loopback, and clients that kno
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder
-from tvmfbnet.provisioning.programs import build_programs, require_tools
+from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
 from tvmfbnet.provisioning.service import MAX_SESSION_SECONDS, Service
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import new_folder
 from tvmfbnet.simulation.cores import Core
 from tvmfbnet.simulation.emulator import Emulation, emulator_command
-from tvmfbnet.simulation.programs import build_simulator, require_simulator_tools
+from tvmfbnet.simulation.programs import CROSS_COMPILER, build_simulator
 from tvmfbnet.simulation.tools import find_llvm, missing_tools
 from tvmfbnet.targets.definition import Target
 from tvmfbnet.targets.simulated import core_of, model_of
 from tvmfbnet.targets.toolchain import find_compiler
-from tvmfbnet.tools import cache_folder
+from tvmfbnet.tools import cache_folder, need_program
 
 
 class SimulatedDevice(Service):
@@ -91,14 +92,21 @@ def _core(target: Target) -> Core:
 
 def missing_for_simulation(target: Target) -> list[str]:
     """What a simulated target needs and this machine lacks, one line each: which program, for what, from where."""
+    builder = "ninja" if shutil.which("ninja") else "make"
+    needed: list[Callable[[], object]] = [
+        lambda: need_program("cmake", "builds the simulator"),
+        lambda: need_program(builder, "builds the simulator"),
+        lambda: need_program(os.environ.get("CXX", "") or "c++", "builds the simulator"),
+        lambda: find_compiler(target).command,
+        lambda: need_program(CROSS_COMPILER[0], f"target {target.name} links with"),
+    ]
     problems = missing_tools(_core(target).mca.triple)
-    for check in (require_simulator_tools, lambda: require_tools(target), lambda: find_compiler(target)):
+    for check in needed:
         try:
             check()
         except UserError as error:
             problems.append(str(error))
-    # A program that builds several things is missing once.
-    return list({problem.split(",")[0].split(" was not")[0]: problem for problem in reversed(problems)}.values())[::-1]
+    return list(dict.fromkeys(problems))
 
 
 def require_simulation(target: Target) -> None:
