@@ -136,7 +136,7 @@ def test_missing_tools_are_known_at_once(monkeypatch, tmp_path):
         BlockCycles(load_core("a76"), tmp_path)
 
 
-def test_x86_blocks_are_read_to_their_first_invalid_byte(llvm):
+def test_x86_blocks_end_at_an_instruction_that_was_cut(llvm):
     blocks = [bytes.fromhex("c4e2f5b8c2"), bytes.fromhex("4889c80fff06ff"), b"", bytes.fromhex("75f0")]
     read = disassemble(llvm, "x86_64", blocks)
     assert [block.instructions for block in read] == [
@@ -145,7 +145,8 @@ def test_x86_blocks_are_read_to_their_first_invalid_byte(llvm):
         (),
         ("jne -16",),
     ]
-    assert [block.invalid for block in read] == [0, 1, 0, 0]
+    assert [block.invalid for block in read] == [0, 0, 0, 0]
+    assert disassemble(llvm, "x86_64", [bytes.fromhex("0fff06ff")])[0].invalid == 1
 
 
 def test_the_instruction_between_blocks_cannot_be_in_one(llvm):
