@@ -100,8 +100,8 @@ def test_what_was_predicted_from_simulated_cells_stays_on_a_simulated_basis_in_e
     logs: Path, tmp_path: Path
 ) -> None:
     whole = load_table("sim", logs)
-    some = dict(list(whole.cells.items())[:20])
-    filled = complete(replace(whole, cells=some), SPACE.distinct_parts())
+    few = dict(list(whole.cells.items())[:20])
+    filled = complete(replace(whole, cells=few), SPACE.distinct_parts())
     predicted = replace(filled, cells={part: cell for part, cell in filled.cells.items() if cell.source == "predicted"})
     assert predicted.cells and predicted.basis == "simulated"
     for overhead_ms in (0.0, 0.2):
