@@ -86,8 +86,9 @@ class Thread {
     previous_ = nullptr;
   }
 
-  // Makes caches and the places of pages depend on the latest accesses only: what differs between two runs, such as how
-  // a message arrived in pieces, lies before them. Caches then hold what was used last.
+  // A message arrives. How it does differs from run to run: in which pieces, with what work for each.
+  void mark() { pages_.mark(); }
+  // Makes caches and the places of pages depend only on what was done since the mark.
   void settle();
   // Cold caches, and nothing executed.
   void clear();

@@ -66,7 +66,6 @@ int64_t virtual_nanoseconds() {
   if (slot == kSlots) slot = threads++ % kSlots;
   volatile Slot& answer = mailbox[slot];
   // Another process or a 65th thread may use the slot at the same moment: the tag tells whose answer it is.
-  // How a message arrives differs from run to run: how many pieces, with how much work for each.
   Operation operation = heard.exchange(false) ? kSettle : kRead;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     uint64_t tag = process << 32 | (++questions & 0xffffffff);
@@ -112,8 +111,13 @@ __attribute__((visibility("default"))) int clock_gettime(clockid_t clock, timesp
 
 // The RPC server's only way to receive.
 __attribute__((visibility("default"))) ssize_t recv(int fd, void* bytes, size_t size, int flags) {
-  tvmfbnet::simulator::heard = true;
-  return recvfrom(fd, bytes, size, flags, nullptr, nullptr);
+  using namespace tvmfbnet::simulator;
+  ssize_t received = recvfrom(fd, bytes, size, flags, nullptr, nullptr);
+  if (is_session) {
+    heard = true;
+    tell(kHeard, 0, 0);
+  }
+  return received;
 }
 
 __attribute__((visibility("default"))) int __libc_start_main(int (*main)(int, char**, char**), int argc, char** argv,

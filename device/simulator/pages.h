@@ -25,8 +25,11 @@ class Pages {
     return line + first_line_;
   }
 
-  // Gives pages new places, by when they were used last and no longer by when they were first, so that what happened
-  // long ago makes no difference. Returns the lines of the new places that were used last, the latest at the end.
+  // Something arrives from outside: what was done before may differ from run to run.
+  void mark() { marked_ = time_; }
+  // Makes what was done before the mark make no difference: forgets pages that were not used since, and gives the others
+  // new places, by when they were used last and no longer by when they were first. Returns the lines of the new places
+  // that were used last, since the mark, the latest at the end.
   std::vector<uint64_t> settle(uint64_t most_lines);
   void clear();
 
@@ -42,7 +45,7 @@ class Pages {
   uint64_t lines_per_page() const { return kBytes >> line_shift_; }
 
   unsigned line_shift_;
-  uint64_t time_ = 0, first_line_ = 0;
+  uint64_t time_ = 0, marked_ = 0, first_line_ = 0;
   std::unordered_map<uint64_t, uint64_t> numbers_;
   std::vector<Recent> recent_;
   std::vector<uint64_t> used_;  // when each line was used last; zero for never

@@ -129,6 +129,7 @@ void on_syscall(qemu_plugin_id_t, unsigned vcpu, int64_t, uint64_t magic, uint64
   if (static_cast<uint32_t>(magic) != kMagic) return;
   std::lock_guard<std::mutex> lock(simulator->mutex);
   if (operation == kBegin) begin();
+  if (operation == kHeard) thread_of(vcpu).mark();
   if (operation == kRead || operation == kSettle) read_clock(&thread_of(vcpu), slot, tag);
   if (operation == kSettle) thread_of(vcpu).settle();
   if (operation == kSummary && !simulator->settings.summary.empty()) summarise();

@@ -14,7 +14,8 @@ enum Operation : uint64_t {
   kBegin = 1,    // forget everything: cold caches, time zero
   kRead = 2,     // the calling thread's virtual time, into slot `slot` of the mailbox
   kSummary = 3,  // write the summary now
-  kSettle = 4,   // as kRead; from here on caches depend on the latest accesses only
+  kHeard = 4,    // a message arrived: what was done until now may differ from run to run
+  kSettle = 5,   // as kRead; from here on what was done before the last message makes no difference
 };
 
 enum Status : uint64_t { kOk = 1, kFailed = 2 };
