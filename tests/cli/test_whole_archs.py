@@ -102,7 +102,9 @@ def test_the_table_of_a_run_on_a_simulated_device_calls_no_latency_measured():
     values |= {"latency_source": {"kind": "target", "name": "sim_a76", "simulated": True}}
     turn = {"turn": 1, "predicted_ms": 0.5, "interval": values["interval"], "verdict": "met", "next": "no other net"}
     values |= {"closed_loop": {"why": "it met", "attempts": [{**turn, **timed_latency("simulated", 0.6)}]}}
+    values |= {"verdict": "met", "latency_target_ms": 0.7, "advice": ""}
     rows = result_rows(values)
+    assert rows[0] == ("latency target", "700 µs: met, simulated (a model, no device)")
     assert ("simulated latency", "500 µs (sim_a76: a model, no device)") in rows
     assert ("simulated latency, whole net", "600 µs (a model, no device)") in rows
     assert not any("measured" in cell for row in rows for cell in row)

@@ -41,9 +41,12 @@ def test_the_identity_covers_what_changes_times_and_nothing_else():
     core = load_core("a72")
     assert changed().digest == core.digest
     assert changed(description="another text", device="another board").digest == core.digest
+    mca = plain()["mca"]
+    limits = [{**limit, "source": "another document"} for limit in mca["limits"]]
+    assert changed(mca={**mca, "limits": limits}).digest == core.digest
     assert changed(frequency_ghz=1.8).digest != core.digest
     assert changed(frequency_ghz=1.8).pipeline_digest == core.pipeline_digest
-    assert changed(mca={**plain()["mca"], "dispatch": 4}).pipeline_digest != core.pipeline_digest
+    assert changed(mca={**mca, "dispatch": 4}).pipeline_digest != core.pipeline_digest
     assert len({load_core(name).digest for name in list_cores()}) == len(list_cores())
 
 

@@ -122,3 +122,9 @@ def test_other_targets_keep_the_keys_that_they_had():
     assert {name: target_key(resolve(load_target(name))) for name in keys} == keys
     runs = {"host": "3f08077efa6028a3", "rpi4": "fc8976f179a9ed7c", "mali": "b3a4f81c2829bba7"}
     assert {name: _target_key(load_target(name)) for name in runs} == runs
+
+
+@pytest.mark.parametrize(("name", "board"), [("sim_a76", "rpi5"), ("sim_a72", "rpi4")])
+def test_a_package_of_a_simulated_board_fits_the_board(name, board):
+    assert resolve(load_target(name)).tvm == resolve(load_target(board)).tvm
+    assert target_key(resolve(load_target(name))) != target_key(resolve(load_target(board)))

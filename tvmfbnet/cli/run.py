@@ -67,7 +67,8 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     unit = unit_for([values["predicted_ms"], timed_ms, reference])
     verdict = []
     if values["verdict"] is not None:
-        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}")]
+        on_model = f", {SIMULATED} ({NO_DEVICE})" if source == SIMULATED else ""
+        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}{on_model}")]
         verdict += [("advice", values["advice"])] if values["advice"] else []
     interval = Interval(timed_ms or 0.0, bounds["low_ms"], bounds["high_ms"], bounds.get("visits", 0))
     timed = interval.describe(unit) + (f" ({NO_DEVICE})" if source == SIMULATED else "")

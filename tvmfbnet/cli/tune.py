@@ -98,7 +98,9 @@ def tune_command(
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
     from tvmfbnet.api.tune import forecast_tuning, tune
+    from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED
     from tvmfbnet.pipeline.tuning_options import TuneOptions
+    from tvmfbnet.targets.definition import load_target
 
     options = TuneOptions(
         trials=trials,
@@ -120,7 +122,7 @@ def tune_command(
             print(planned.describe())
         return
     done = tune(space, target, options, dtype=dtype, tuning_logs=tuning_logs)
-    report = done.report
+    report, simulated = done.report, load_target(target).is_simulated
     if as_json:
         print_json(
             {
@@ -133,10 +135,13 @@ def tune_command(
                 "profile_seconds": report.profile,
                 "measured_now": done.timed,
                 "parts": done.parts,
+                **({"source": SIMULATED} if simulated else {}),
             }
         )
         return
     print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
+    if simulated:
+        print(f"all latencies are {SIMULATED} ({NO_DEVICE})")
     if report.new_trials:
         spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in report.profile.items())
         print(f"tuning took {report.seconds:.0f} s ({report.new_trials / report.seconds:.1f} trials/s): {spent}")

@@ -174,13 +174,13 @@ def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False)
         ConfigError: it mixes what a device took with what a model says.
     """
     count = Counter(sources)
-    if count[MEASURED] and stated:
-        raise ConfigError(str(path), [f"it says that it is simulated, and has {count[MEASURED]} measured latencies"])
     if count[MEASURED] and count[SIMULATED]:
         raise ConfigError(
             str(path),
             [f"{count[MEASURED]} measured and {count[SIMULATED]} simulated latencies; keep them in two tables"],
         )
+    if count[MEASURED] and stated:
+        raise ConfigError(str(path), [f"it says that it is simulated, and has {count[MEASURED]} measured latencies"])
     return LatencyOrigin(simulated=stated or count[SIMULATED] > 0)
 
 

@@ -214,7 +214,8 @@ def _versions(facts: dict[str, str]) -> Check:
 def _machine(target: Target, facts: dict[str, str]) -> Check:
     machine = facts.get("machine", "")
     wanted = target.triple.split("-")[0]
-    description = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
+    words = [facts.get(name, "") for name in ("model", "system", "kernel", "machine")]
+    description = " ".join(word for word in words if word)
     cores = f", cores {facts['allowed_cores']}" if "allowed_cores" in facts else ""
     threads = f", threads {facts['threads']}" if facts.get("threads") else ""
     if facts.get("userland_bits") == "32" and "64" in machine:

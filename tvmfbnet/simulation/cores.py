@@ -237,12 +237,17 @@ class Core(Config):
     def digest(self) -> str:
         """Identity of everything that changes a simulated time: twelve hexadecimal digits."""
         told = {"name", "description", "device", "documented"}
-        return _digest(self.model_dump(mode="json", exclude=told))
+        return _digest(self.model_dump(mode="json", exclude=told | {"mca"}) | {"mca": self._pipeline()})
 
     @property
     def pipeline_digest(self) -> str:
         """Identity of what changes the cycles of a block."""
-        return _digest(self.mca.model_dump(mode="json"))
+        return _digest(self._pipeline())
+
+    def _pipeline(self) -> dict[str, object]:
+        """The pipeline without what is there to be read."""
+        told = {"substitutions": {"__all__": {"source"}}, "limits": {"__all__": {"source", "name"}}}
+        return self.mca.model_dump(mode="json", exclude=told)
 
 
 def _digest(value: object) -> str:

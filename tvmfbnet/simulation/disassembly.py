@@ -27,8 +27,8 @@ class Disassembled:
 
     Args:
         instructions: mnemonic and operands, one space between, no comments.
-        invalid: how many encodings llvm-mc does not know. Where instructions differ in length, what follows an
-            invalid one is lost.
+        invalid: how many encodings llvm-mc does not know. Where instructions differ in length, a block ends at the
+            first: the emulator's block may hold the beginning of an instruction that it left to the next one.
     """
 
     instructions: tuple[str, ...]
@@ -70,6 +70,8 @@ def disassemble(llvm: Llvm, triple: str, blocks: Sequence[bytes]) -> list[Disass
     invalid = [0] * len(blocks)
     for line_number in _INVALID.findall(said.stderr):
         invalid[owners[int(line_number) - 1]] += 1
+    if triple != "aarch64":
+        invalid = [count if not listing else 0 for listing, count in zip(listings, invalid, strict=False)]
     return [Disassembled(tuple(listing), count) for listing, count in zip(listings, invalid, strict=False)]
 
 

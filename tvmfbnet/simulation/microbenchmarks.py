@@ -1,6 +1,6 @@
 """Loops whose speed public documents give, to check the pipeline of a core.
 
-Each goes all the way of a kernel's block: assembled to machine code, disassembled, scheduled, corrected.
+Each takes the path of a kernel's block: assembled to machine code, disassembled, scheduled, corrected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Microbenchmark:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class KnownAnswer:
     """A core's model beside the documents, in cycles of one iteration."""
 
     name: str
@@ -64,21 +64,21 @@ def microbenchmarks() -> list[Microbenchmark]:
         Microbenchmark(
             "fmla chain",
             _loop(["fmla v0.4s, v30.4s, v31.4s"] * _CHAIN),
-            lambda known: None if known.fma_latency is None else known.fma_latency * _CHAIN,
+            lambda figures: None if figures.fma_latency is None else figures.fma_latency * _CHAIN,
         ),
-        Microbenchmark("independent fmla", _loop(sums), lambda known: _SUMS / known.fmas_per_cycle),
-        Microbenchmark("128-bit loads", _loop(loads), lambda known: _LOADS / known.loads_per_cycle),
-        Microbenchmark("copy by 128 bits", _loop(copy), lambda known: _LOADS * known.copy_cycles),
+        Microbenchmark("independent fmla", _loop(sums), lambda figures: _SUMS / figures.fmas_per_cycle),
+        Microbenchmark("128-bit loads", _loop(loads), lambda figures: _LOADS / figures.loads_per_cycle),
+        Microbenchmark("copy by 128 bits", _loop(copy), lambda figures: _LOADS * figures.copy_cycles),
         Microbenchmark("pointwise tile, 128-bit loads", _loop([*_tile(_wide_loads)]), _documented_wide),
         Microbenchmark(
             "pointwise tile, 64-bit loads",
             narrow,
-            lambda known: None if known.loads_beside_fma else _documented_narrow(known, len(narrow)),
+            lambda figures: None if figures.loads_beside_fma else _documented_narrow(figures, len(narrow)),
         ),
     ]
 
 
-def compare(core: Core, cycles: BlockCycles) -> list[Comparison]:
+def compare(core: Core, cycles: BlockCycles) -> list[KnownAnswer]:
     """The core's model beside the documents, for every loop of which they say something.
 
     Raises:
@@ -86,11 +86,11 @@ def compare(core: Core, cycles: BlockCycles) -> list[Comparison]:
     """
     if core.documented is None:
         raise UserError(f"core {core.name} has no section documented: nothing to compare its model with")
-    known = core.documented
-    chosen = [(loop, loop.documented(known)) for loop in microbenchmarks()]
+    figures = core.documented
+    chosen = [(loop, loop.documented(figures)) for loop in microbenchmarks()]
     answers = cycles.of([assemble(loop.instructions) for loop, _ in chosen])
     return [
-        Comparison(loop.name, model, documented)
+        KnownAnswer(loop.name, model, documented)
         for (loop, documented), model in zip(chosen, answers, strict=True)
         if documented is not None
     ]
@@ -160,11 +160,11 @@ def _narrow_loads(loads: list[tuple[int, str, int]]) -> list[str]:
     return instructions + inserts[-3:]
 
 
-def _documented_wide(known: Documented) -> float:
-    alone = 0.0 if known.loads_beside_fma else _TILE_LOADS / known.loads_per_cycle
-    return _PRODUCTS / known.fmas_per_cycle + alone
+def _documented_wide(figures: Documented) -> float:
+    alone = 0.0 if figures.loads_beside_fma else _TILE_LOADS / figures.loads_per_cycle
+    return _PRODUCTS / figures.fmas_per_cycle + alone
 
 
-def _documented_narrow(known: Documented, instructions: int) -> float:
+def _documented_narrow(figures: Documented, instructions: int) -> float:
     """Two instructions per cycle at most, as the in-order cores issue them."""
-    return max(_PRODUCTS / known.fmas_per_cycle + known.narrow_load_cycles * _TILE_LOADS, instructions / 2)
+    return max(_PRODUCTS / figures.fmas_per_cycle + figures.narrow_load_cycles * _TILE_LOADS, instructions / 2)

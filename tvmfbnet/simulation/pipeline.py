@@ -19,8 +19,8 @@ from tvmfbnet.simulation.tools import Llvm
 # Changes when the same core, LLVM and block get other cycles.
 REVISION = 1
 
-# Iterations of the shorter and the longer run of a block of at most so many instructions: the difference is free of
-# what filling and draining the pipeline costs.
+# Iterations of the shorter and the longer run of a block, by its largest number of instructions: the difference is
+# free of what filling and draining the pipeline costs.
 _ITERATIONS = ((16, (24, 72)), (64, (16, 48)), (256, (10, 30)), (1 << 30, (6, 18)))
 # Instructions of one process, iterations not counted.
 _BATCH = 20_000
@@ -99,7 +99,9 @@ def _steady(
     if None not in runs:
         (short, lacking), (long, _) = [run for run in runs if run is not None]
         span = iterations[1] - iterations[0]
-        return [((late[0] - early[0]) / span, late[1]) for early, late in zip(short, long, strict=True)], lacking
+        return [
+            ((after - before) / span, modelled) for (before, _), (after, modelled) in zip(short, long, strict=True)
+        ], lacking
     if len(texts) == 1:  # llvm-mca fails on this block
         return [(0.0, 0)], {text.split()[0] for text in texts[0]}
     middle = len(texts) // 2
