@@ -105,7 +105,15 @@ def main() -> int:
     if target.simulation is None:
         raise UserError(f"target {target.name} is not simulated")
     core = load_core(target.simulation.core)
-    runner = [str(build_programs(target).runner), "--package", str(arguments.package), "--repeats", "0"]
+    runner = [
+        str(build_programs(target).runner),
+        "--package",
+        str(arguments.package),
+        "--repeats",
+        "1",
+        "--min-repeat-ms",
+        "1",
+    ]
     runner += ["--warmup", str(arguments.calls)]
     show(core, summarise(core, runner), arguments.package, arguments.top)
     return 0
