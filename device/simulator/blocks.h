@@ -23,6 +23,8 @@ struct Block {
   uint64_t begin, end;
   uint32_t instructions;
   std::string bytes;
+  std::string file = "";  // that it lies in, and where; only for summaries
+  uint64_t offset = 0;
 };
 
 // Blocks are translated again, for instance when a second thread starts: the same code at the same place is one block.

@@ -81,6 +81,7 @@ void on_translation(qemu_plugin_id_t, qemu_plugin_tb* tb) {
     bytes.append(static_cast<const char*>(qemu_plugin_insn_data(instruction)), qemu_plugin_insn_size(instruction));
   }
   Block* block = simulator->blocks.add(qemu_plugin_tb_vaddr(tb), std::move(bytes), static_cast<uint32_t>(count));
+  if (!simulator->settings.summary.empty() && block->file.empty()) locate(block);
   qemu_plugin_register_vcpu_tb_exec_cb(tb, on_block, QEMU_PLUGIN_CB_NO_REGS, block);
   for (size_t i = 0; i < count; ++i) {
     qemu_plugin_insn* instruction = qemu_plugin_tb_get_insn(tb, i);

@@ -12,27 +12,6 @@
 namespace tvmfbnet::simulator {
 namespace {
 
-struct Mapping {
-  uint64_t begin, end, offset;
-  std::string file;
-};
-
-// The files that are mapped: the emulated program's addresses are this process's.
-std::vector<Mapping> read_mappings() {
-  std::vector<Mapping> mappings;
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    Mapping mapping{};
-    int end = 0;
-    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %*s %n", &mapping.begin, &mapping.end,
-                    &mapping.offset, &end) == 3) {
-      mapping.file = line.substr(static_cast<size_t>(end));
-      if (!mapping.file.empty() && mapping.file[0] == '/') mappings.push_back(mapping);
-    }
-  }
-  return mappings;
-}
-
 std::string quote(const std::string& text) {
   std::string result = "\"";
   for (char c : text) {
@@ -89,14 +68,11 @@ std::string describe(const Cost& cost, size_t levels) {
   return text.str();
 }
 
-std::string describe(const Block& block, const Cost& cost, size_t levels, const std::vector<Mapping>& mappings) {
+std::string describe(const Block& block, const Cost& cost, size_t levels) {
   std::ostringstream text;
   text << "{\"address\": " << block.begin << ", \"instructions\": " << block.instructions
        << ", \"executions\": " << cost.executions << ", " << describe(cost, levels);
-  for (const Mapping& mapping : mappings) {
-    if (block.begin < mapping.begin || block.begin >= mapping.end) continue;
-    text << ", \"file\": " << quote(mapping.file) << ", \"offset\": " << block.begin - mapping.begin + mapping.offset;
-  }
+  if (!block.file.empty()) text << ", \"file\": " << quote(block.file) << ", \"offset\": " << block.offset;
   text << ", \"code\": \"" << hex(block.bytes) << "\"}";
   return text.str();
 }
@@ -108,6 +84,21 @@ std::string file_name(std::string name) {
 }
 
 }  // namespace
+
+void locate(Block* block) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t begin = 0, end = 0, offset = 0;
+    int name = 0;
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %" SCNx64 " %*s %*s %n", &begin, &end, &offset, &name) != 3 ||
+        block->begin < begin || block->begin >= end) {
+      continue;
+    }
+    block->file = line.substr(static_cast<size_t>(name));
+    block->offset = block->begin - begin + offset;
+    return;
+  }
+}
 
 void write_summary(const Settings& settings, const Timing& timing, const std::vector<const Thread*>& threads) {
   std::unordered_map<const Block*, Cost> costs;
@@ -133,9 +124,8 @@ void write_summary(const Settings& settings, const Timing& timing, const std::ve
     return one != other ? one > other : a.first->begin < b.first->begin;
   });
   if (hottest.size() > settings.hottest) hottest.resize(settings.hottest);
-  std::vector<Mapping> mappings = read_mappings();
   for (const auto& [block, cost] : hottest) {
-    text << (block == hottest.front().first ? "\n" : ",\n") << describe(*block, cost, levels, mappings);
+    text << (block == hottest.front().first ? "\n" : ",\n") << describe(*block, cost, levels);
   }
   text << "\n]}\n";
   std::string name = file_name(settings.summary);
