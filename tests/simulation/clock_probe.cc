@@ -69,6 +69,7 @@ static int64_t after_message(char* other) {
   work();
   int64_t before = now(CLOCK_MONOTONIC);
   work();
+  load(buffer + (1 << 19), 192, 80);  // not used since the message
   return now(CLOCK_MONOTONIC) - before;
 }
 
