@@ -13,7 +13,7 @@ constexpr uint32_t kMagic = 0x5f7a3c19;
 enum Operation : uint64_t {
   kBegin = 1,    // forget everything: cold caches, time zero
   kRead = 2,     // the calling thread's virtual time, into slot `slot` of the mailbox
-  kSummary = 3,  // write the summary now
+  kSummary = 3,  // write the summary now; other threads must be idle, as at kBegin
   kHeard = 4,    // a message arrived: what was done until now may differ from run to run
   kSettle = 5,   // as kRead; from here on what was done before the last message makes no difference
 };

@@ -136,6 +136,11 @@ def test_two_runs_are_bit_equal_whatever_else_differs(machine, tmp_path):
     assert len(first.stdout.split()) == len(EVERY) + 2
 
 
+def test_how_a_message_arrived_makes_no_difference_to_what_is_timed_after_it(machine):
+    slow = machine.with_memory(Memory(latency_ns=104, gbps=6.4), Prefetch(streams=4, degree=4))
+    assert len(set(slow.times(*[f"pieces{count}" for count in (1, 2, 5, 9)]))) == 1
+
+
 def test_each_thread_has_its_own_time(machine):
     assert all(abs(time - 2_000_000) < 2000 for time in machine.times("threads"))
 
