@@ -22,9 +22,10 @@ import cloudpickle
 import psutil
 
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.provisioning.loopback import LOOPBACK, Service, free_port
+from tvmfbnet.provisioning.loopback import LOOPBACK, free_port
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.tracker import Endpoint, query_tracker, require_key
 from tvmfbnet.targets.definition import load_target, resolve

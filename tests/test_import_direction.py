@@ -10,15 +10,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tvmfbnet"
 
 ROOT_MODULES = {"errors", "files", "config", "progress", "strict_yaml", "machine", "settings", "run_files"}
 ROOT_MODULES |= {"scratch", "interrupts", "advice", "preflight", "durations", "shipped"}
-ROOT_MODULES |= {"process", "extras", "library_calls", "dtypes", "relative_error"}
+ROOT_MODULES |= {"process", "extras", "library_calls", "dtypes", "relative_error", "tools"}
 
 MAY_IMPORT = {
     "space": set(),
     "data": set(),
-    "targets": set(),
+    # Cores, block cycles, the emulator: below targets, whose identity includes a simulated core.
+    "simulation": set(),
+    "targets": {"simulation"},
     "latency": {"space"},
     "rpc": {"targets", "latency"},
-    "provisioning": {"rpc", "targets"},
+    "provisioning": {"rpc", "targets", "simulation"},
     "nets": {"space"},
     "quantisation": {"nets"},
     "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
@@ -43,7 +45,7 @@ MAY_IMPORT = {
 }
 
 TVM_PACKAGES = {"targets", "rpc", "provisioning", "compiler", "autotune", "profiling", "deploy"}
-NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning"}
+NO_TORCH_PACKAGES = {"space", "latency", "targets", "rpc", "provisioning", "simulation"}
 
 
 def imported_names(source: str) -> set[str]:

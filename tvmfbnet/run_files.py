@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_json, read_model
@@ -225,12 +225,13 @@ class _Verdict(_Record):
 
 
 class AttemptRecord(_Verdict):
-    """One arch of ``closed_loop.json``."""
+    """One arch of ``closed_loop.json``; ``measured_ms`` or ``simulated_ms`` has its latency."""
 
     arch: Name
     table_ms: Milliseconds
     verdict: str
-    measured_ms: Milliseconds
+    measured_ms: Milliseconds | None
+    simulated_ms: Milliseconds | None = None
     interval: IntervalRecord
     speed_factor: SpeedFactorRecord | None
     at_table_speed_ms: Milliseconds | None
@@ -238,6 +239,12 @@ class AttemptRecord(_Verdict):
     predicted_ms: Milliseconds | None = None
     factor: Annotated[float, Field(ge=0, le=1e9)] | None = None
     next: str = ""
+
+    @model_validator(mode="after")
+    def _timed(self) -> AttemptRecord:
+        if (self.measured_ms is None) == (self.simulated_ms is None):
+            raise ValueError("a net that was timed has measured_ms or simulated_ms, and not both")
+        return self
 
 
 class ClosedLoopRecord(_Record):
@@ -254,6 +261,7 @@ class BenchRecord(_Verdict):
     """``bench.json``: the package's latency on the device, and the verdict on it."""
 
     latency_ms: Milliseconds
+    source: Literal["measured", "simulated"] = "measured"
     spread_ms: Milliseconds
     interval: IntervalRecord
     noise: Annotated[float, Field(ge=0)]
@@ -306,6 +314,7 @@ class ResultRecord(_Verdict):
     space: Name | SpaceRecord | None = None
     predicted_ms: Milliseconds | None = None
     measured_ms: Milliseconds | None = None
+    simulated_ms: Milliseconds | None = None
     measured_spread_ms: Milliseconds | None = None
     interval: IntervalRecord | None = None
     speed_factor: SpeedFactorRecord | None = None

@@ -11,6 +11,9 @@ namespace tvmfbnet {
 // Names and values, in the order in which they are told.
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
+// From now on this process tells of a simulated device of this model, and nothing of the machine that it runs on.
+void simulate_device(const std::string& model);
+
 // One JSON object, `more` at its end; what is not readable is left out.
 std::string device_info(const Facts& more = {});
 

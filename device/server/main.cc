@@ -45,6 +45,7 @@ constexpr const char* kHelp = R"(tvmfbnet-server: serves this device to a TVM tr
   --cores LIST          cores to run on, such as 4-7
   --folder DIR          where session folders are made; default $TMPDIR or /tmp
   --max-session SECONDS longest session, whatever the client asks for; default 3600
+  --simulates MODEL     tell of a simulated device of this model, and nothing of this machine
   --until-stdin-closes  end when standard input closes
   --info                print what is known about this device, as JSON, and end
 The server has no authentication and runs whatever it is sent: keep it on 127.0.0.1 and reach it through a tunnel.
@@ -222,7 +223,8 @@ class Server {
 
 int run(int argc, char** argv) {
   Options options(argc, argv,
-                  {"tracker", "key", "host", "port", "port-end", "advertise", "threads", "cores", "folder", "max-session"},
+                  {"tracker", "key", "host", "port", "port-end", "advertise", "threads", "cores", "folder", "max-session",
+                   "simulates"},
                   {"until-stdin-closes", "info", "help"});
   if (options.has("help")) {
     std::cout << kHelp;
@@ -231,6 +233,7 @@ int run(int argc, char** argv) {
   std::vector<int> cores;
   if (options.has("cores")) cores = parse_cores(options.text("cores", ""));
   apply_threads(options.number("threads", 1, 1, 1024), cores);
+  if (options.has("simulates")) simulate_device(options.text("simulates", ""));
   if (options.has("info")) {
     std::cout << device_info({{"max_session_seconds", options.text("max-session", "3600")}}) << std::endl;
     return 0;

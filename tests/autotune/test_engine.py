@@ -24,7 +24,8 @@ from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.pipeline.tuning import forecast, plan_space
 from tvmfbnet.pipeline.tuning_options import TuneOptions
-from tvmfbnet.provisioning.loopback import Service, free_port
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.session import KernelTiming
 from tvmfbnet.rpc.tracker import Endpoint, query_tracker
 from tvmfbnet.space.registry import load_space

@@ -89,3 +89,22 @@ def test_the_table_of_a_run_leaves_its_arch_on_a_line_of_its_own(capsys):
     assert ("warning", "few images") in rows and not any("k3_e1" in cell for row in rows for cell in row)
     print_table("", ("what", "result"), rows)
     assert "few images" in capsys.readouterr().out
+
+
+def test_the_table_of_a_run_on_a_simulated_device_calls_no_latency_measured():
+    from tvmfbnet.cli.run import result_rows
+    from tvmfbnet.latency.origin import timed_latency
+
+    values = dict.fromkeys(("verdict", "onnxruntime_ms", "speed_factor"))
+    values |= dict.fromkeys(("predicted_ms", "parity_error", "test_accuracy"), 0.5) | timed_latency("simulated", 0.6)
+    values |= {"interval": {"low_ms": 0.6, "high_ms": 0.6, "visits": 1}, "stage_seconds": {}, "measured_share": 0.0}
+    values |= {"kernels_found": 1, "kernels_needed": 1}
+    values |= {"latency_source": {"kind": "target", "name": "sim_a76", "simulated": True}}
+    turn = {"turn": 1, "predicted_ms": 0.5, "interval": values["interval"], "verdict": "met", "next": "no other net"}
+    values |= {"closed_loop": {"why": "it met", "attempts": [{**turn, **timed_latency("simulated", 0.6)}]}}
+    values |= {"verdict": "met", "latency_target_ms": 0.7, "advice": ""}
+    rows = result_rows(values)
+    assert rows[0] == ("latency target", "700 µs: met, simulated (a model, no device)")
+    assert ("simulated latency", "500 µs (sim_a76: a model, no device)") in rows
+    assert ("simulated latency, whole net", "600 µs (a model, no device)") in rows
+    assert not any("measured" in cell for row in rows for cell in row)

@@ -1,12 +1,14 @@
 """Measured latency is fed back into the choice of the arch, and no correction makes a net look faster than it was."""
 
+from dataclasses import replace
+
 import pytest
 
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import Interval
 from tvmfbnet.pipeline.closed_loop import Attempt, Proposal, Timed, close_loop, next_factor
-from tvmfbnet.run_files import ClosedLoopRecord
+from tvmfbnet.run_files import AttemptRecord, ClosedLoopRecord
 
 ARCHS = {f"arch{ms}": ms / 10 for ms in range(10, 201)}
 
@@ -152,3 +154,15 @@ def test_a_choice_that_falls_on_a_net_that_was_timed_ends_the_loop():
     same = Proposal("arch100", 10.0, 0.5)
     whole = close_loop(same, 10.0, lambda name: timed(11.0), lambda scale: same)
     assert len(whole.turns) == 1 and "the choice falls on a net that was timed already" in whole.turns[0].next
+
+
+def test_on_a_simulated_device_nothing_is_called_measured():
+    lines = []
+    whole = whole_loop(lambda ms: replace(timed(1.2 * ms, noise=0.0), source="simulated"), tell=lines.append)
+    assert len(whole.turns) > 1 and all("simulated " in line for line in lines[:-1])
+    assert not any("measured" in line for line in lines)
+    record = ClosedLoopRecord.model_validate(whole.to_dict())
+    assert all(turn.measured_ms is None and turn.simulated_ms > 0 for turn in record.attempts)
+    for wrong in ({"measured_ms": 1.0}, {"simulated_ms": None}):
+        with pytest.raises(ValueError, match="measured_ms or simulated_ms"):
+            AttemptRecord.model_validate({**whole.to_dict()["attempts"][0], **wrong})

@@ -11,7 +11,8 @@ from bundle_samples import make_ndk
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.doctor import _cores, _machine, examine
-from tvmfbnet.provisioning.loopback import Service, free_port, local_tracker
+from tvmfbnet.provisioning.loopback import free_port, local_tracker
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.tracker import query_tracker, require_key
 from tvmfbnet.targets.definition import Target, load_target

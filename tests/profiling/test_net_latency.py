@@ -1,9 +1,11 @@
 """A net is timed again while the verdict is not clear: later, a few times, and every pass counts."""
 
+from pathlib import Path
+
 import pytest
 
 from tvmfbnet.latency.speed import SpeedFactor
-from tvmfbnet.latency.verdict import Interval
+from tvmfbnet.latency.verdict import MET, MISSED, Interval
 from tvmfbnet.profiling.canary import HonestTiming, Sample
 from tvmfbnet.profiling.net_latency import PASSES, ROUNDS, measure_latency
 from tvmfbnet.targets.definition import load_target
@@ -12,9 +14,9 @@ from tvmfbnet.targets.definition import load_target
 class Device:
     """Answers each pass with the next latency, the last one for ever; single runs take ``single``."""
 
-    def __init__(self, latencies_ms, single=None):
-        self.target = load_target("host")
-        self.fingerprint = {"model": "invented"}
+    def __init__(self, latencies_ms, single=None, target="host"):
+        self.target = load_target(target)
+        self.fingerprint, self.source = {"model": "invented"}, "simulated" if self.target.is_simulated else "measured"
         self.latencies, self.single, self.passes, self.singles = list(latencies_ms), single, 0, 0
 
     def steadily(self, library, shape):
@@ -106,3 +108,16 @@ def test_without_a_target_one_look_is_enough(tmp_path, pauses):
     device = Device([0.8, 1.2] * 100)
     time(device, None, pauses, tmp_path, between=lambda: pauses.append("other"))
     assert device.passes == PASSES and device.singles == 0 and pauses == ["other"] * PASSES
+
+
+def test_on_a_simulated_device_one_pass_is_exact_and_its_verdict_is_no_measured_one():
+    device = Device([8.0], target="sim_a76")
+    for target_ms, kind in ((8.0, MET), (7.99, MISSED)):
+        device.passes = 0
+        latency = measure_latency(Path("net.so"), (1,), device, target_ms, sleep=lambda seconds: pytest.fail("waits"))
+        assert (device.passes, device.singles) == (1, 0)
+        assert (latency.interval.low, latency.interval.value, latency.interval.high) == (8.0, 8.0, 8.0)
+        verdict = latency.verdict(target_ms)
+        assert verdict.kind == kind and verdict.source == "simulated" and "measured" not in verdict.describe()
+    values = latency.to_dict(device.target)
+    assert values["source"] == "simulated" and values["noise"] == 0.0 and values["canary_ratio"] is None

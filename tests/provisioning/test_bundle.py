@@ -10,10 +10,11 @@ from bundle_samples import ARM, make_library, make_ndk
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.provisioning.bundle import check_programs, is_complete, refuse_foreign, replace
 from tvmfbnet.provisioning.elf import ElfError, read_elf
-from tvmfbnet.provisioning.programs import Programs, build_programs, source_folder
+from tvmfbnet.provisioning.programs import Programs, build_programs
 from tvmfbnet.targets.android import find_ndk
 from tvmfbnet.targets.definition import load_target
 from tvmfbnet.targets.toolchain import find_compiler
+from tvmfbnet.tools import source_folder
 
 IDENTITY = {"sources": "1"}
 

@@ -19,9 +19,10 @@ import pytest
 from device_samples import compile_small, run_package
 
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.provisioning.loopback import Service, free_port, local_tracker
+from tvmfbnet.provisioning.loopback import free_port, local_tracker
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.tracker import require_key

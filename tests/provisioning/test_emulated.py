@@ -145,7 +145,7 @@ def test_the_opencl_plugin_tells_limits_and_times_by_the_device_clock(tmp_path):
 
 def test_half_scalars_are_rounded_to_nearest_even(tmp_path):
     """Every half value comes back from its double, and ties go to even: checked in C++ against the definition."""
-    from tvmfbnet.provisioning.programs import source_folder
+    from tvmfbnet.tools import source_folder
 
     header = source_folder() / "device" / "opencl" / "half.h"
     (tmp_path / "half.cc").write_text(f'#include "{header}"\n' + HALF_CHECK)

@@ -10,7 +10,8 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
 from tvmfbnet.targets.definition import load_target
-from tvmfbnet.targets.toolchain import find_compiler, need_program
+from tvmfbnet.targets.toolchain import find_compiler
+from tvmfbnet.tools import need_program
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from loopback_ssh import has_sshd, loopback_sshd
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import make_folder, write_json
-from tvmfbnet.provisioning.loopback import Service, free_port
+from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.provisioning.phones import choose_phone, listed_phones
 from tvmfbnet.provisioning.remote_server import Started, stop
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.provisioning.shell_base import Tunnel
 from tvmfbnet.provisioning.shells import AdbShell, SshShell
 from tvmfbnet.rpc.tracker import address_text, query_tracker
-from tvmfbnet.targets.toolchain import cache_folder
+from tvmfbnet.tools import cache_folder
 
 
 @pytest.fixture

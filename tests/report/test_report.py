@@ -17,6 +17,7 @@ from tvmfbnet.cli.report import report_command
 from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.latency.additivity import study
 from tvmfbnet.latency.cells import Cell
+from tvmfbnet.latency.origin import timed_latency
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.units import unit_for
@@ -425,6 +426,34 @@ def all_measured(run):
     for cell in record["cells"]:
         cell["source"] = "measured"
     (run / "table.json").write_text(json.dumps(record))
+
+
+def test_a_run_on_a_simulated_device_is_never_called_measured(tmp_path):
+    run = write_run(tmp_path / "run")
+    table = json.loads((run / "table.json").read_text())
+    for cell in table["cells"]:
+        cell["source"] = "simulated" if cell["source"] == "measured" else cell["source"]
+    (run / "table.json").write_text(json.dumps(table))
+    result = json.loads((run / "result.json").read_text())
+    origin = {"kind": "target", "name": "sim_a76", "simulated": True}
+    result |= {"latency_source": origin, "chosen_on_simulated": True, "measured_spread_ms": None, "measured_share": 0.0}
+    result |= timed_latency("simulated", result["measured_ms"])
+    (run / "result.json").write_text(json.dumps(result))
+    timed = Timed(Interval.exact(0.6, 1), source="simulated")
+    attempt = Attempt(result["arch"], 0.5, 0.9, timed, 0.7).to_dict()
+    loop = {"target_ms": 0.7, "arch": result["arch"], "attempts": [attempt]}
+    (run / "closed_loop.json").write_text(json.dumps(loop))
+    page = write_report(run).read_text()
+    assert "simulated on sim_a76 (a model, no device)" in page and "<th>Simulated latency</th>" in re.sub(
+        r"</?abbr[^>]*>", "", page
+    )
+    verdict = re.search(r'<p class="verdict.*?</p>', page, re.S)[0]
+    assert "Simulated " in verdict and "(a model, no device)" in verdict and "easured" not in verdict
+    assert "which no device took" not in verdict  # said once
+    shown = re.sub(r"<dl>.*?</dl>|<[^>]*>", " ", page, flags=re.S)
+    assert "easured" not in shown, shown[shown.index("easured") - 60 :][:120]
+    texts = svg_texts(run / "report" / "latency.svg")
+    assert "simulated" in texts and "measured" not in texts and not any("interval" in text for text in texts)
 
 
 def test_a_simulated_table_is_told_as_such_wherever_its_latencies_are_shown(tmp_path):

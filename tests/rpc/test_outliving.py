@@ -22,7 +22,8 @@ ENDED_SECONDS = 2.0
 COMMAND = """
 import sys, threading, time
 from contextlib import ExitStack
-from tvmfbnet.provisioning.loopback import Service, free_port
+from tvmfbnet.provisioning.loopback import free_port
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.remote import RemoteWorker
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.rpc.worker import Stage, Worker

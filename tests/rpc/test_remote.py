@@ -15,7 +15,8 @@ import pytest
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.profiling.canary import CANARY_SIZE, build_canary
-from tvmfbnet.provisioning.loopback import Service, connect_device, free_port, require_free_port
+from tvmfbnet.provisioning.loopback import connect_device, free_port, require_free_port
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.session import KernelJob, Repeats, time_kernels
 from tvmfbnet.rpc.tracker import Endpoint, address_text, query_tracker, require_key

@@ -16,9 +16,10 @@ import pytest
 from strangers import RPC_MAGIC, TRACKER_MAGIC, Crowd, FalseTracker, framed, wait_for
 
 from tvmfbnet.errors import DeviceError
-from tvmfbnet.provisioning.loopback import Service, free_port
+from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker
 from tvmfbnet.rpc.shortlog import printable
 from tvmfbnet.rpc.tracker import Endpoint, query_tracker, request_device, require_key

@@ -12,8 +12,11 @@ from tvmfbnet.machine import core_numbers, format_cores
 from tvmfbnet.profiling.doctor import examine
 from tvmfbnet.targets.definition import Target, list_targets, load_target, require_cores, target_key
 
-SHIPPED = ["adreno", "apple_cpu", "apple_gpu", "arm_cpu", "host", "mali", "pixel", "pocl", "qemu_arm", "rpi4", "rpi5"]
-EXERCISED = {"host", "pocl", "qemu_arm"}
+SHIPPED = [
+    *("adreno", "apple_cpu", "apple_gpu", "arm_cpu", "host", "mali", "pixel", "pocl", "qemu_arm", "rpi4", "rpi5"),
+    *("sim_a53", "sim_a55", "sim_a72", "sim_a75", "sim_a76", "sim_x1"),
+]
+EXERCISED = {"host", "pocl", "qemu_arm", *(name for name in SHIPPED if name.startswith("sim_"))}
 
 
 @pytest.fixture(autouse=True)

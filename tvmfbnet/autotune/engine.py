@@ -75,6 +75,10 @@ class Engine:
         self._activity = Activity()
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._in_flight: list[OpenRound] = []
+        # On a simulated device rounds are recorded in the order they began, whichever ends first: what is tried next
+        # must not depend on how fast this machine is.
+        self._in_order = plan.target.is_simulated
+        self._early: list[News] = []
         self._fastest = 0.0
 
     def _restore(self, task: TuningTask) -> TaskState:
@@ -126,6 +130,8 @@ class Engine:
             finally:  # also after a Ctrl-C, or when a round found no device: keep what other rounds timed
                 runner.stop()
                 with undisturbed(), suppress(queue.Empty):
+                    while self._early:
+                        self._take(self._early.pop(0))
                     while True:
                         self._take(self._news.get_nowait())
 
@@ -139,12 +145,15 @@ class Engine:
             elif self._in_flight:
                 waited = time.monotonic()
                 with suppress(queue.Empty):
-                    news = self._news.get(timeout=_TOLD_EVERY)
+                    news = self._next_news()
                     self._activity.add("wait", time.monotonic() - waited)
                     if news.error is not None:
                         raise news.error
                     with undisturbed():
-                        self._take(news)
+                        if self._in_order and news.told_by is not self._in_flight[0]:
+                            self._early.append(news)
+                        else:
+                            self._take(news)
             else:
                 return
             spent = self._spent()
@@ -152,6 +161,14 @@ class Engine:
             reporter.update(spent, self._note(started))
             if self.options.estimate is not None and in_time:
                 self.options.estimate.update(self._activity.trials, self._aim() - spent)
+
+    def _next_news(self) -> News:
+        """What rounds tell, in order where that counts; queue.Empty if none did for a while."""
+        for news in self._early:
+            if news.told_by is self._in_flight[0]:
+                self._early.remove(news)
+                return news
+        return self._news.get(timeout=_TOLD_EVERY)
 
     def _aim(self) -> int:
         """The final number of trials: the budget, or more where first rounds are still due."""

@@ -101,25 +101,29 @@ def bench_table(
     result: BenchResult, target_ms: float | None, predicted_ms: float | None, simulated: bool = False
 ) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
     """Table heads and rows of the timed runtimes, beside the target and the prediction; every ratio names its base."""
+    from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.latency.verdict import CONFIDENCE
 
-    measured_ms, interval = result.latency_ms, result.net.interval
+    timed_ms, interval, source = result.latency_ms, result.net.interval, result.net.source
     warm_ms, others = result.sustained_ms, result.runtimes[1:]
-    unit = unit_for((target_ms, predicted_ms, measured_ms, warm_ms, *(other.latency_ms for other in others)))
+    unit = unit_for((target_ms, predicted_ms, timed_ms, warm_ms, *(other.latency_ms for other in others)))
     rows = [] if target_ms is None else [("latency target", unit.number(target_ms), "")]
     if predicted_ms is not None:
-        off = f"{predicted_ms / measured_ms - 1:+.1%} against the measured latency"
+        off = f"{predicted_ms / timed_ms - 1:+.1%} against the {source} latency"
         word = "simulated" if simulated else "predicted"
         rows.append((f"{word} when it was compiled", unit.number(predicted_ms), off))
     bounds = f"{unit.number(interval.low)} to {unit.number(interval.high)}"
     note = f"{bounds}: {CONFIDENCE:.0%} interval over {interval.passes} passes"
-    rows.append(("measured", unit.number(measured_ms), note))
+    if source == SIMULATED:
+        rows.append(("simulated", unit.number(timed_ms), f"{result.values['device'].get('model', '')}: {NO_DEVICE}"))
+    else:
+        rows.append(("measured", unit.number(timed_ms), note))
     if warm_ms is not None:
         name = f"measured after {result.values['sustained_seconds']:g} s without a pause"
-        rows.append((name, unit.number(warm_ms), f"{warm_ms / measured_ms:.2f} of the measured latency"))
+        rows.append((name, unit.number(warm_ms), f"{warm_ms / timed_ms:.2f} of the measured latency"))
     for other in others:
-        note = f"the package takes {measured_ms / other.latency_ms:.2f} of its time"
+        note = f"the package takes {timed_ms / other.latency_ms:.2f} of its time"
         rows.append((f"{other.title}, as many threads", unit.number(other.latency_ms), note))
     return ("latency", unit.name, "note"), rows
 

@@ -52,10 +52,15 @@ def _connect(
     from tvmfbnet.errors import UserError
     from tvmfbnet.provisioning.shells import AdbShell, LocalShell, SshShell
     from tvmfbnet.targets.definition import load_target
-    from tvmfbnet.targets.toolchain import cache_folder
+    from tvmfbnet.tools import cache_folder
 
     loaded = load_target(target)
     note(target=target, named=loaded.name)
+    if loaded.is_simulated:
+        raise UserError(
+            f"target {loaded.name} is simulated: there is no device to reach. Commands that need "
+            "one, such as tune and bench, start it here themselves"
+        )
     if ssh and (adb or serial):
         raise UserError("give --ssh or --adb, not both")
     if ssh:
@@ -202,7 +207,7 @@ def logs_command(
 def _state(device: DeviceConnection) -> Path:
     """The folder that records the processes started on a device."""
     from tvmfbnet.files import make_folder
-    from tvmfbnet.targets.toolchain import cache_folder
+    from tvmfbnet.tools import cache_folder
 
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{device.target.name}-{device.shell.where}")
     return make_folder(cache_folder() / "started" / name)

@@ -60,6 +60,7 @@ def fit(
         from tvmfbnet.latency.cross_validation import FIGURES
         from tvmfbnet.latency.cross_validation import Scheme as SchemeName
         from tvmfbnet.latency.cross_validation import score as score_regressor
+        from tvmfbnet.latency.origin import SIMULATED
         from tvmfbnet.latency.regressor import LatencyRegressor, PartPredictor
         from tvmfbnet.latency.table_io import read_table
 
@@ -71,7 +72,8 @@ def fit(
     if out is not None:
         require_writable_file(out)
     loaded = read_table(table) if table is not None else stored_table(str(target), tuning_logs, device_model)
-    timed = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == "measured"}
+    # What predictions rest on: measured latencies, or of a simulated device simulated ones, never both.
+    timed = {part: cell.latency_ms for part, cell in loaded.cells.items() if cell.source == loaded.basis}
     parts, latency_ms = list(timed), list(timed.values())
     kernel_ms = None if shapes_only else loaded.kernel_ms
     size = loaded.data_type.bytes
@@ -80,14 +82,15 @@ def fit(
         figures = score_regressor(parts, latency_ms, named, splits, seed, kernel_ms=kernel_ms, element_bytes=size)
         tuned = PartPredictor(parts, latency_ms, kernel_ms).tuned
         if out is not None:
-            LatencyRegressor(seed, size).fit(parts, latency_ms).save(out)
+            LatencyRegressor(seed, size, loaded.basis).fit(parts, latency_ms).save(out)
     if as_json:
-        print_json({name: figures[name] for name in FIGURES})
+        labels = {"labels": SIMULATED} if loaded.is_simulated else {}
+        print_json({**{name: figures[name] for name in FIGURES}, **labels})
         return
     scheme = f"{splits} random 80/20 splits" if score is Scheme.random else "each layer shape held out"
     learned = "tuned kernels" if tuned == figures["n"] else f"tuned kernels ({tuned} samples) and shapes"
     print_table(
-        f"{loaded.name}: {figures['n']} samples, {scheme}, from {learned if tuned else 'shapes'}",
+        f"{loaded.name}: {figures['n']} {loaded.basis} samples, {scheme}, from {learned if tuned else 'shapes'}",
         ("figure", "value"),
         [
             ("MAPE", f"{figures['mape']:.1%} (plain xgboost: {figures['baseline_mape']:.1%})"),
@@ -229,7 +232,7 @@ def _print_study(compared: Study, target: str, paces: Sequence[float], as_json: 
         for name, agreement in (("sum of blocks", compared.agreement), ("corrected", compared.corrected))
     ]
     columns = ("prediction", "bias", "MAPE", "Spearman", "Kendall", "worst")
-    print_table(f"{target}: {len(compared.records)} whole nets of {compared.space}", columns, rows)
+    print_table(f"{target}: {len(compared.records)} whole nets of {compared.space}, {compared.source}", columns, rows)
     if pace is not None:
         print(
             f"the nets' own blocks, timed with them, took {pace:.3f}x the table's latency: "

@@ -56,24 +56,28 @@ def run_command(
 
 
 def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """The table of a finished run, the verdict first, the latency as measured before all that was computed from it."""
+    """The table of a finished run, the verdict first, the latency as timed before all that was computed from it."""
+    from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED, timed_of
     from tvmfbnet.latency.units import unit_for
+    from tvmfbnet.latency.verdict import Interval
     from tvmfbnet.run_files import stage_title
 
     reference, speed, bounds = values["onnxruntime_ms"], values["speed_factor"], values["interval"]
-    unit = unit_for([*(values[f"{name}_ms"] for name in ("predicted", "measured")), reference])
+    source, timed_ms = timed_of(values)
+    unit = unit_for([values["predicted_ms"], timed_ms, reference])
     verdict = []
     if values["verdict"] is not None:
-        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}")]
+        on_model = f", {SIMULATED} ({NO_DEVICE})" if source == SIMULATED else ""
+        verdict = [("latency target", f"{unit.text(values['latency_target_ms'])}: {values['verdict']}{on_model}")]
         verdict += [("advice", values["advice"])] if values["advice"] else []
-    low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
-    measured = f"{unit.text(values['measured_ms'])} ({low} to {high})"
+    interval = Interval(timed_ms or 0.0, bounds["low_ms"], bounds["high_ms"], bounds.get("visits", 0))
+    timed = interval.describe(unit) + (f" ({NO_DEVICE})" if source == SIMULATED else "")
     return [
         *verdict,
         *(("warning", notice["text"]) for notice in values.get("notices", [])),
         *_loop_rows(values.get("closed_loop"), unit),
         _prediction_row(values, unit),
-        ("measured latency", measured),
+        (f"{source} latency" + (", whole net" if source == SIMULATED else ""), timed),
         *([] if speed is None else [("speed factor", speed["description"])]),
         ("ONNX Runtime", "not on this device" if reference is None else unit.text(reference)),
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
@@ -101,9 +105,11 @@ def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _prediction_row(values: dict[str, Any], unit: Unit) -> tuple[str, str]:
     """The predicted latency, and how much of it was measured; a simulated one says that no device took it."""
+    from tvmfbnet.latency.origin import NO_DEVICE
+
     source = values.get("latency_source") or {}
     if source.get("simulated"):
-        return "simulated latency", f"{unit.text(values['predicted_ms'])} ({source['name']}: a model, no device)"
+        return "simulated latency", f"{unit.text(values['predicted_ms'])} ({source['name']}: {NO_DEVICE})"
     return "predicted latency", f"{unit.text(values['predicted_ms'])} ({values['measured_share']:.0%} of it measured)"
 
 
@@ -111,11 +117,14 @@ def _loop_rows(loop: dict[str, Any] | None, unit: Unit) -> list[tuple[str, str]]
     """What the closed loop timed and why it kept what it kept; nothing where it is of an earlier version."""
     if loop is None or not loop.get("why"):
         return []
+    from tvmfbnet.latency.origin import timed_of
+    from tvmfbnet.latency.verdict import Interval
+
     rows = []
     for turn in loop["attempts"]:
-        bounds = turn["interval"]
-        low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
-        measured = f"measured {unit.text(turn['measured_ms'])} ({low} to {high})"
-        told = f"predicted {unit.text(turn['predicted_ms'])}, {measured}, {turn['verdict']}; {turn['next']}"
+        (source, timed_ms), bounds = timed_of(turn), turn["interval"]
+        interval = Interval(timed_ms or 0.0, bounds["low_ms"], bounds["high_ms"], bounds.get("visits", 0))
+        timed = f"{source} {interval.describe(unit)}"
+        told = f"predicted {unit.text(turn['predicted_ms'])}, {timed}, {turn['verdict']}; {turn['next']}"
         rows.append((f"turn {turn['turn']}", told))
     return [*rows, ("kept", loop["why"])]

@@ -159,6 +159,7 @@ def _today(target: str, measured: Context) -> Context:
         resolved = resolve(loaded)
         today |= {"target_key": target_key(resolved), "tvm_target": resolved.tvm_json()}
     transport = loaded.transport
-    if transport.kind == "local" and not transport.emulator and measured.device_model:
+    runs_here = transport.kind == "local" and not transport.emulator and not loaded.is_simulated
+    if runs_here and measured.device_model:
         today["device_model"] = reported(host_fingerprint())["device_model"]
     return replace(measured, **today)

@@ -58,8 +58,11 @@ def tune_command(
         typer.Option("--time", parser=parse_duration, metavar="DURATION", help="Time budget for tuning: 45min, 2h."),
     ] = None,
     quality: Annotated[
-        QualityChoice, typer.Option(help="Without --trials: 8, 24 or 96 trials per task.")
-    ] = QualityChoice.normal,
+        QualityChoice | None,
+        typer.Option(
+            help="Without --trials: 8, 24 or 96 trials per task (default: normal; of simulated targets quick)."
+        ),
+    ] = None,
     more: Annotated[bool, typer.Option("--more", help="Spend it on top of what earlier runs spent.")] = False,
     blocks: Annotated[str, typer.Option(metavar="GLOB", help="Only these blocks, such as k3_*.")] = "*",
     arch: Annotated[str | None, typer.Option(help="Only the blocks (and the head) of this arch.")] = None,
@@ -95,11 +98,13 @@ def tune_command(
     Example: tvmfbnet tune --target host --space fbnet_mini --quality quick
     """
     from tvmfbnet.api.tune import forecast_tuning, tune
+    from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED
     from tvmfbnet.pipeline.tuning_options import TuneOptions
+    from tvmfbnet.targets.definition import load_target
 
     options = TuneOptions(
         trials=trials,
-        quality=quality.value,
+        **({} if quality is None else {"quality": quality.value}),
         measure_share=measure,
         seed=seed,
         batch=batch,
@@ -117,7 +122,7 @@ def tune_command(
             print(planned.describe())
         return
     done = tune(space, target, options, dtype=dtype, tuning_logs=tuning_logs)
-    report = done.report
+    report, simulated = done.report, load_target(target).is_simulated
     if as_json:
         print_json(
             {
@@ -130,10 +135,13 @@ def tune_command(
                 "profile_seconds": report.profile,
                 "measured_now": done.timed,
                 "parts": done.parts,
+                **({"source": SIMULATED} if simulated else {}),
             }
         )
         return
     print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
+    if simulated:
+        print(f"all latencies are {SIMULATED} ({NO_DEVICE})")
     if report.new_trials:
         spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in report.profile.items())
         print(f"tuning took {report.seconds:.0f} s ({report.new_trials / report.seconds:.1f} trials/s): {spent}")

@@ -16,7 +16,7 @@ from tvmfbnet.deploy.package import Package
 from tvmfbnet.deploy.runtimes.registry import OURS, rivals
 from tvmfbnet.deploy.runtimes.runtime import NetFiles, Runtime, RuntimeSession
 from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession
-from tvmfbnet.errors import ParityError, RuntimeUnavailableError
+from tvmfbnet.errors import ParityError, RuntimeUnavailableError, UserError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Interval, Verdict, median_interval
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
@@ -27,7 +27,7 @@ from tvmfbnet.provisioning.ready import require_ready
 from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.rpc.tracker import Endpoint
-from tvmfbnet.targets.definition import ResolvedTarget
+from tvmfbnet.targets.definition import ResolvedTarget, Target
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,17 @@ def bench_on_device(
 
     Without ``latency_target_ms`` the package is judged by what it was made to meet.
     """
+    require_sustainable(target, sustained_seconds)
     require_ready(target)
     target_ms = package.description.latency_target_ms if latency_target_ms is None else latency_target_ms
     with connect_device(target) as endpoint:
         return bench_package(package, target, endpoint, sustained_seconds, target_ms, runtimes=runtimes)
+
+
+def require_sustainable(target: Target, sustained_seconds: float) -> None:
+    """Raises a UserError where sustained latency is asked for of a simulated device, which never gets warm."""
+    if target.is_simulated and sustained_seconds:
+        raise UserError(f"target {target.name} is simulated and never throttles: its latency is the sustained one, too")
 
 
 def bench_package(

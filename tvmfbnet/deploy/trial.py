@@ -21,6 +21,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.lock import target_lock
 from tvmfbnet.latency.measurement import net_part
 from tvmfbnet.latency.mixed import ChosenDtypes
+from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED
 from tvmfbnet.latency.repository import journal_path, measured_table, target_folder
 from tvmfbnet.latency.sources.mixed import MixedSource
 from tvmfbnet.latency.sources.source import latency_table
@@ -135,7 +136,7 @@ def chosen_dtypes(
 
 def with_mixed_prediction(package: Package, chosen: ChosenDtypes, target: Target) -> Package:
     """The package of a net of mixed dtypes with the latency that these were chosen by."""
-    source = LatencyOriginRecord(kind=MIXED, name=target.name)
+    source = LatencyOriginRecord(kind=MIXED, name=target.name, simulated=target.is_simulated)
     return package.with_description(predicted_ms=chosen.latency_ms, latency_source=source)
 
 
@@ -194,6 +195,7 @@ def _probe(
 
 
 def _say_latency(name: str, latency: NetLatency) -> None:
-    """Prints the latency as measured, and the speed factor beside it."""
-    text = f"{name}: measured {latency.interval.describe()}"
+    """Prints the latency as measured or simulated, and the speed factor beside it."""
+    text = f"{name}: {latency.source} {latency.interval.describe()}"
+    text += f" ({NO_DEVICE})" if latency.source == SIMULATED else ""
     say(text + (f"; speed factor {latency.speed.describe()}" if latency.speed is not None else ""))

@@ -115,7 +115,7 @@ def _measure(
     measured: dict[str, Measurement] = {}
     with device_timer(target, endpoint) as timer, scratch_folder() as scratch:
         speed_nets = None
-        if protocol_of(target) == IN_NET:
+        if protocol_of(target) == IN_NET and not target.is_simulated:  # whose speed never changes
             passes.speed_archs = passes.speed_archs or list(due)[:_SPEED_NETS]
             speed_parts = [space.parts_of(parse_arch(name, space)) for name in passes.speed_archs]
             with step("compiling blocks for the device's speed factor", patience=1.0):

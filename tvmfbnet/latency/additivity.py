@@ -23,6 +23,7 @@ from tvmfbnet.files import read_json, read_model, write_json
 from tvmfbnet.latency.cells import PREDICTED
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, Measurement
+from tvmfbnet.latency.origin import MEASURED, TimedSource, timed_latency
 from tvmfbnet.latency.schemas import CorrectionRecord
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.arch_text import parse_arch
@@ -49,7 +50,7 @@ _SCALES = (0.2, 5.0)
 
 @dataclass(frozen=True)
 class NetComparison:
-    """A whole net: its arch, the table's sum and the measured latency, both in milliseconds."""
+    """A whole net: its arch, the table's sum and the latency as timed, both in milliseconds."""
 
     arch: str
     predicted_ms: float
@@ -128,6 +129,7 @@ class Study:
         corrected_ms: those predictions, one per record.
         errors: cross-validated MAPE of each kind of correction.
         correction: the chosen one, fitted to all nets.
+        source: whether the nets were ``measured`` or ``simulated``, as the table's cells were.
     """
 
     space: str
@@ -137,10 +139,19 @@ class Study:
     corrected_ms: tuple[float, ...]
     errors: Mapping[str, float]
     correction: Correction
+    source: TimedSource = MEASURED
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        return {**asdict(self), "records": [asdict(record) for record in self.records], "n": len(self.records)}
+        """Everything as plain data; a simulated latency is not called measured."""
+        records = [
+            {
+                "arch": record.arch,
+                "predicted_ms": record.predicted_ms,
+                **timed_latency(self.source, record.measured_ms),
+            }
+            for record in self.records
+        ]
+        return {**asdict(self), "records": records, "n": len(self.records)}
 
 
 def net_measurements(measurements: Iterable[Measurement], space: Space, context: Context) -> dict[str, Measurement]:
@@ -186,6 +197,7 @@ def study(table: LatencyTable, space: Space, measured_ms: Mapping[str, float], s
         tuple(corrected.tolist()),
         {name: float(values.mean()) for name, values in errors.items()},
         _fit(kind, heights, sums, measured),
+        table.basis,
     )
 
 

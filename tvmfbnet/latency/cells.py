@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from tvmfbnet.latency.measurement import IN_NET, Measurement
-
-Source = Literal["measured", "predicted", "simulated"]
-MEASURED: Source = "measured"
-PREDICTED: Source = "predicted"
-SIMULATED: Source = "simulated"
-SOURCES: tuple[Source, ...] = (MEASURED, PREDICTED, SIMULATED)
+from tvmfbnet.latency.origin import MEASURED as MEASURED
+from tvmfbnet.latency.origin import PREDICTED as PREDICTED
+from tvmfbnet.latency.origin import SIMULATED as SIMULATED
+from tvmfbnet.latency.origin import SOURCES as SOURCES
+from tvmfbnet.latency.origin import Source as Source
 
 
 @dataclass(frozen=True)
@@ -55,4 +53,6 @@ def cell_of(measurements: Sequence[Measurement]) -> Cell:
     ratios = [item.canary_ratio for item in chosen if item.canary_ratio is not None]
     canary = max(ratios, key=lambda ratio: abs(ratio - 1.0), default=None)
     steady = all(item.steady for item in chosen)
-    return Cell(float(latency.mean()), spread, MEASURED, sum(item.n for item in chosen), last.trials, canary, steady)
+    # One simulated measurement makes the cell a simulated one, whatever the others say.
+    source: Source = SIMULATED if any(item.source == SIMULATED for item in chosen) else MEASURED
+    return Cell(float(latency.mean()), spread, source, sum(item.n for item in chosen), last.trials, canary, steady)

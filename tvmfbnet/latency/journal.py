@@ -44,7 +44,7 @@ class Journal:
         Raises:
             StorageError: the folder cannot be written or the disk is full; the journal is unchanged.
         """
-        line = measurement.model_dump_json(fallback=str).encode() + b"\n"
+        line = measurement.to_line()
         make_folder(self.path.parent)
         with self._locked(), storage_errors(self.path, "append to"):
             is_new = not self.path.exists()

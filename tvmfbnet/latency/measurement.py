@@ -21,6 +21,7 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.context import Context as Context
 from tvmfbnet.latency.context import reported
+from tvmfbnet.latency.origin import MEASURED, TimedSource
 from tvmfbnet.space.space import NetPart, Space
 
 SCHEMA_VERSION = 4
@@ -97,6 +98,8 @@ class Measurement(Config):
 
     Attributes:
         schema_version: version of this record's form.
+        source: ``measured``, or ``simulated`` on a device whose clock is a model. Journals say only the latter: a
+            record without it was measured.
         target: name of the target.
         part: what was timed.
         latency_ms: the value to use: median over repeats, call overhead included.
@@ -135,6 +138,7 @@ class Measurement(Config):
     """
 
     schema_version: Literal[4] = 4
+    source: TimedSource = MEASURED
     target: str
     part: NetPart
     latency_ms: Milliseconds
@@ -176,6 +180,11 @@ class Measurement(Config):
         if not all(0 < size <= _LARGEST for size in sizes):
             raise ValueError(f"channels, sizes and strides are from 1 to {_LARGEST}")
         return part
+
+    def to_line(self) -> bytes:
+        """As one line of a journal. What was measured does not say so: its lines stay as they always were."""
+        excluded = {"source"} if self.source == MEASURED else set()
+        return self.model_dump_json(exclude=excluded, fallback=str).encode() + b"\n"
 
     @property
     def context(self) -> Context:

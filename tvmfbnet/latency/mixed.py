@@ -47,6 +47,8 @@ class DtypeTables:
                 f"{self.int8.name} was measured in another context in int8 than in float32 "
                 f"({contexts[0].difference(contexts[1])}): tune both in one"
             )
+        if self.float32.is_simulated != self.int8.is_simulated:
+            raise LatencyError(f"{self.int8.name} was simulated in one dtype and measured in the other: tune both")
         if not self.int8.conversions:
             raise LatencyError(
                 f"conversions between float32 and int8 were not timed for {self.int8.name}: run "

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from tvmfbnet.dtypes import MIXED
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.cells import MEASURED, PREDICTED, Cell
+from tvmfbnet.latency.cells import PREDICTED, Cell
 from tvmfbnet.latency.mixed import UNIT_DTYPES, DtypeTables
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, STEM, NetPart
@@ -166,6 +166,6 @@ def _cells(tables: DtypeTables, unit: _Candidate, dtypes: Mapping[_Shape, str]) 
         own,
         latency_ms=math.fsum(cell.latency_ms for cell in (own, *converted)),
         spread_ms=math.hypot(*(cell.spread_ms for cell in (own, *converted))),
-        source=PREDICTED if predicted else MEASURED,
+        source=PREDICTED if predicted else own.source,
     )
     return cells

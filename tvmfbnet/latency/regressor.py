@@ -26,6 +26,7 @@ from tvmfbnet.latency.ensemble import Ensemble, fit_ensemble
 from tvmfbnet.latency.features import COORDINATES, LOADS, SHAPES
 from tvmfbnet.latency.gaussian_process import shape_of
 from tvmfbnet.latency.kernel_sums import KernelBase
+from tvmfbnet.latency.origin import MEASURED, TimedSource
 from tvmfbnet.latency.roofline import COSTS
 from tvmfbnet.latency.schemas import RegressorRecord
 from tvmfbnet.latency.table import LatencyTable
@@ -65,10 +66,11 @@ class LatencyRegressor:
     Args:
         seed: of the trees and of the cross-validation folds.
         element_bytes: of one activation or weight of the parts.
+        labels: what it learns from: ``measured`` latencies, or ``simulated`` ones; its file says the latter.
     """
 
-    def __init__(self, seed: int = 0, element_bytes: int = FLOAT32.bytes) -> None:
-        self.seed, self._element_bytes = seed, element_bytes
+    def __init__(self, seed: int = 0, element_bytes: int = FLOAT32.bytes, labels: TimedSource = MEASURED) -> None:
+        self.seed, self._element_bytes, self.labels = seed, element_bytes, labels
         self._ensemble: Ensemble | None = None
         self._known_shape = self._new_shape = EnsembleWeights(0.5, 1.0)
 
@@ -118,7 +120,11 @@ class LatencyRegressor:
         """Writes the fitted model as JSON, atomically."""
         weights = {"known_shape": vars(self._known_shape), "new_shape": vars(self._new_shape)}
         ensemble = self._fitted().to_dict()
-        write_json(path, {"schema_version": SCHEMA_VERSION, **_FORM, "seed": self.seed, **weights, "members": ensemble})
+        labels = {} if self.labels == MEASURED else {"labels": self.labels}
+        write_json(
+            path,
+            {"schema_version": SCHEMA_VERSION, **labels, **_FORM, "seed": self.seed, **weights, "members": ensemble},
+        )
 
     @classmethod
     def load(cls, path: Path) -> LatencyRegressor:
@@ -127,9 +133,9 @@ class LatencyRegressor:
         form = {name: value.get(name) for name in ("schema_version", *_FORM)} if isinstance(value, dict) else {}
         if form and form != {"schema_version": SCHEMA_VERSION, **_FORM}:
             raise StorageError(f"{path} was written by another version of tvmfbnet; fit the regressor again")
-        read_model(path, RegressorRecord)
+        labels = read_model(path, RegressorRecord).labels
         try:
-            regressor = cls(int(value["seed"]))
+            regressor = cls(int(value["seed"]), labels=labels)
             regressor._ensemble = Ensemble.from_dict(value["members"])
             regressor._known_shape, regressor._new_shape = (
                 EnsembleWeights(float(value[name]["trees"]), float(value[name]["width"]))

@@ -209,6 +209,7 @@ class RegressorRecord(Stored):
     """A stored latency regressor."""
 
     schema_version: int
+    labels: Literal["measured", "simulated"] = "measured"
     costs: list[str]
     shapes: list[str]
     coordinates: list[str]

@@ -22,7 +22,7 @@ from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
-from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind
+from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind, TimedSource
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.borders import CONVERSION
 from tvmfbnet.space.space import HEAD_LINEAR, NetPart, Space
@@ -93,7 +93,8 @@ class LatencyTable:
         return MIXED if self.origin.kind == MIXED else self.data_type.name
 
     def __post_init__(self) -> None:
-        if {MEASURED, SIMULATED} <= {cell.source for cell in self.cells.values()}:
+        cells = (*self.cells.values(), *self.conversions.values())
+        if self.is_simulated and any(cell.source == MEASURED for cell in cells):
             raise LatencyError(
                 f"latency table {self.name or '(unnamed)'} mixes measured and simulated latencies; keep two tables"
             )
@@ -101,8 +102,8 @@ class LatencyTable:
             object.__setattr__(self, "origin", replace(self.origin, simulated=True))
 
     def with_origin(self, kind: OriginKind, name: str) -> LatencyTable:
-        """The same table, with where its latencies come from."""
-        return replace(self, origin=LatencyOrigin(kind, name))
+        """The same table, with where its latencies come from; a simulated one stays simulated."""
+        return replace(self, origin=LatencyOrigin(kind, name, self.is_simulated))
 
     @classmethod
     def load(
@@ -269,11 +270,12 @@ class LatencyTable:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether its cells come from a model of a processor and not from a device."""
-        return any(cell.source == SIMULATED for cell in self.cells.values())
+        """Whether its cells come from a model of a processor and not from a device; or were predicted from such."""
+        cells = (*self.cells.values(), *self.conversions.values())
+        return self.origin.simulated or any(cell.source == SIMULATED for cell in cells)
 
     @property
-    def basis(self) -> Source:
+    def basis(self) -> TimedSource:
         """What predictions rest on, and the overhead counts as: ``measured`` or ``simulated``."""
         return SIMULATED if self.is_simulated else MEASURED
 

@@ -26,6 +26,7 @@ from tvmfbnet.extras import require
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
+from tvmfbnet.latency.origin import LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
@@ -110,7 +111,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
         return
     if table.correction:
         raise UserError(f"{path}: a corrected table can only be written as .json, which says that it is corrected")
-    if table.overhead_ms:
+    if table.overhead_ms or table.is_simulated:  # its row says so even where all the others are predicted
         cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
     # Tables of float32 do not say so: they stay as they always were.
     dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
@@ -159,46 +160,57 @@ def _read_json(path: Path) -> LatencyTable:
         cells[part] = Cell(**{field.name: values[field.name] for field in fields(Cell)})
     if problems:
         raise ConfigError(str(path), problems)
-    _check_mixed(cells, path)
+    stated = record.origin is not None and record.origin.simulated
+    origin = _checked_origin([cell.source for cell in cells.values()], path, stated)
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([record.dtype or ""], path)
-    return LatencyTable(cells, record.overhead_ms, record.target, record.correction, stated_dtype=dtype)
+    return LatencyTable(cells, record.overhead_ms, record.target, record.correction, stated_dtype=dtype, origin=origin)
 
 
-def _check_mixed(cells: Mapping[NetPart, Cell], path: Path) -> None:
-    """Refuses a file that mixes what a device took with what a model says."""
-    count = Counter(cell.source for cell in cells.values())
+def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False) -> LatencyOrigin:
+    """Whether a file's latencies are a model's: it says so itself, or one of its rows does, be it the overhead's.
+
+    Raises:
+        ConfigError: it mixes what a device took with what a model says.
+    """
+    count = Counter(sources)
     if count[MEASURED] and count[SIMULATED]:
         raise ConfigError(
             str(path),
             [f"{count[MEASURED]} measured and {count[SIMULATED]} simulated latencies; keep them in two tables"],
         )
+    if count[MEASURED] and stated:
+        raise ConfigError(str(path), [f"it says that it is simulated, and has {count[MEASURED]} measured latencies"])
+    return LatencyOrigin(simulated=stated or count[SIMULATED] > 0)
 
 
 def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: Path) -> LatencyTable:
     cells: dict[NetPart, Cell] = {}
-    overhead_ms: float | None = None
+    overhead: Cell | None = None
     problems: dict[str, list[str]] = {}  # what is wrong, and where
     for row in content.rows:
         try:
             part, cell = _read_row(row, factors, content.comma)
-            if part in cells or (part.part == OVERHEAD and overhead_ms is not None):
+            if part in cells or (part.part == OVERHEAD and overhead is not None):
                 raise ValueError(f"{part.part if part.part == OVERHEAD else part.name} has a row already")
         except ValueError as error:
             problems.setdefault(str(error), []).append(row.where)
             continue
         if part.part == OVERHEAD:
-            overhead_ms = cell.latency_ms
+            overhead = cell
         else:
             cells[part] = cell
     if not cells and not problems:
         raise ConfigError(str(path), ["there are no rows"])
     if problems:
         raise ConfigError(str(path), [f"{_places(rows)}: {problem}" for problem, rows in problems.items()])
-    _check_mixed(cells, path)
+    # The overhead of a table of measured latencies counts as measured.
+    labelled = [*cells.values(), *([] if overhead is None else [overhead])]
+    origin = _checked_origin([cell.source for cell in labelled], path)
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
-    return LatencyTable(cells, overhead_ms or 0.0, path.stem, stated_dtype=dtype)
+    overhead_ms = 0.0 if overhead is None else overhead.latency_ms
+    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, origin=origin)
 
 
 def _one_dtype(names: Iterable[str], path: Path) -> str:

@@ -20,6 +20,9 @@ background load. The extension never makes a net *met*, which the upper bound al
 
 A net whose interval lies wholly at or below the target *met* it; wholly above, it *missed* it; anything else is
 *undecided*. The latency counts as measured: nothing corrects it, least of all the device's speed factor.
+
+A simulated device has no noise: one pass is exact, and so is the verdict. It is one on a model, is called simulated
+wherever it is said, and never counts as measured.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from typing import Any, Literal
 
 from tvmfbnet.advice import bench, tune_more
 from tvmfbnet.errors import LatencyError
-from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED
-from tvmfbnet.latency.units import unit_for
+from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED, MEASURED, NO_DEVICE, SIMULATED, TimedSource, timed_latency
+from tvmfbnet.latency.units import Unit, unit_for
 
 CONFIDENCE = 0.95
 # Fewer passes have no interval with that confidence: 2 * (1/2)^5 is 6 %.
@@ -77,10 +80,16 @@ class Interval:
             return self
         return Interval(self.value, min(self.low, fastest * (1 - FLOOR)), self.high, self.passes)
 
-    def describe(self) -> str:
-        """A latency and its bounds, for people."""
-        unit = unit_for([self.value])
-        return f"{unit.text(self.value)} ({unit.number(self.low)} to {unit.number(self.high)})"
+    @classmethod
+    def exact(cls, value: float, passes: int) -> Interval:
+        """A latency without noise: a simulated one."""
+        return cls(value, value, value, passes)
+
+    def describe(self, unit: Unit | None = None) -> str:
+        """A latency and its bounds, for people; an exact one has none."""
+        unit = unit or unit_for([self.value])
+        bounds = "" if self.low == self.high else f" ({unit.number(self.low)} to {unit.number(self.high)})"
+        return f"{unit.text(self.value)}{bounds}"
 
     def to_dict(self) -> dict[str, float | int]:
         """Bounds of a latency as plain data."""
@@ -118,19 +127,21 @@ def _rank(count: int) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a measured latency meets a target.
+    """Whether a measured latency, or one that was simulated in its place, meets a target.
 
     Attributes:
         target_ms: the latency target.
-        measured: the latency as measured.
+        measured: the latency as measured, or as simulated.
         slowdown: the device's speed factor, if it is certain enough. For advice only: it decides nothing.
         chosen_on_simulated: whether the net was chosen on simulated latencies, which is said beside the verdict.
+        source: whether the latency was ``measured`` on a device or ``simulated``.
     """
 
     target_ms: float
     measured: Interval
     slowdown: float = 1.0
     chosen_on_simulated: bool = False
+    source: TimedSource = MEASURED
 
     @property
     def kind(self) -> Literal["met", "missed", "undecided"]:
@@ -157,13 +168,14 @@ class Verdict:
         return EXIT_CODES[self.kind]
 
     def describe(self) -> str:
-        """One line for people, raw figures first."""
-        measured, unit = self.measured, unit_for((self.target_ms, self.measured.value))
-        return (
-            f"latency target {unit.text(self.target_ms)}: {self.phrase}; measured {unit.text(measured.value)} "
-            f"({unit.number(measured.low)} to {unit.number(measured.high)})"
-            f"{f'; {CHOSEN_ON_SIMULATED}' if self.chosen_on_simulated else ''}"
+        """One line for people, raw figures first; a simulated one says that no device took it."""
+        unit = unit_for((self.target_ms, self.measured.value))
+        told = (
+            f"latency target {unit.text(self.target_ms)}: {self.phrase}; {self.source} {self.measured.describe(unit)}"
         )
+        if self.source == SIMULATED:
+            return f"{told} ({NO_DEVICE})"
+        return told + (f"; {CHOSEN_ON_SIMULATED}" if self.chosen_on_simulated else "")
 
     def advice(self) -> str:
         """What to do about it; empty if the target is met."""
@@ -185,7 +197,7 @@ class Verdict:
                 f"{self._time_again()}, or search with a slightly lower target"
             )
         more = tune_more()
-        if self.chosen_on_simulated:
+        if self.chosen_on_simulated and self.source == MEASURED:
             return f"measure the target's latencies{f' with {more}' if more else ''} and search on those"
         return f"search with a lower latency target, or tune longer{f' with {more}' if more else ''}"
 
@@ -194,12 +206,12 @@ class Verdict:
         return f"time the package again{f' with {again}' if again else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what ``result.json`` and ``--json`` carry."""
+        """Plain data: what ``result.json`` and ``--json`` carry. A simulated latency is not called ``measured_ms``."""
         return {
             "verdict": self.phrase,
             "verdict_kind": self.kind,
             "latency_target_ms": self.target_ms,
-            "measured_ms": self.measured.value,
+            **timed_latency(self.source, self.measured.value),
             "interval": self.measured.to_dict(),
             "noise": self.measured.noise,
             "advice": self.advice(),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.errors import ConstraintError
+from tvmfbnet.latency.origin import MEASURED, TimedSource
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.units import latency_text
 from tvmfbnet.latency.verdict import FLOOR, MET, MISSED, ROOM, UNDECIDED, Interval, Verdict
@@ -31,10 +32,11 @@ _LARGEST_MARGIN = 0.10
 
 @dataclass(frozen=True)
 class Timed:
-    """A net's measured latency (milliseconds), and the device's speed factor if known."""
+    """A net's measured or simulated latency (milliseconds), and the device's speed factor if known."""
 
     measured: Interval
     speed: SpeedFactor | None = None
+    source: TimedSource = MEASURED
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Attempt:
     @property
     def verdict(self) -> Verdict:
         """On the latency as measured."""
-        return Verdict(self.target_ms, self.timed.measured)
+        return Verdict(self.target_ms, self.timed.measured, source=self.timed.source)
 
     @property
     def measured_ms(self) -> float:
@@ -130,7 +132,7 @@ class Turn:
     def describe(self) -> str:
         """One line for people: predicted, measured, verdict, and what is done next."""
         predicted, measured = latency_text(self.predicted_ms), self.attempt.timed.measured.describe()
-        told = f"predicted {predicted}, measured {measured}, {self.attempt.verdict.phrase}"
+        told = f"predicted {predicted}, {self.attempt.timed.source} {measured}, {self.attempt.verdict.phrase}"
         return f"turn {self.number}: {told}; {self.next}"
 
     def to_dict(self) -> dict[str, Any]:

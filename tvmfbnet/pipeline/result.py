@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.deploy.description import COMPARED
+from tvmfbnet.latency.origin import MEASURED, timed_latency
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.verdict import EXIT_CODES
 from tvmfbnet.machine import describe_machine
@@ -49,15 +50,15 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
     from tvmfbnet.search.result import checks_of
 
     bench, package = read_run_file(folder, "bench.json"), read_run_file(folder, "package/package.json")
-    parity = read_run_file(folder, "parity.json")
+    parity, source = read_run_file(folder, "parity.json"), bench.get("source", MEASURED)
     verdict = {name: bench.get(name) for name in ("verdict", "verdict_kind", "latency_target_ms", "advice")}
     return {
         **verdict,
-        "measured_ms": bench["latency_ms"],
+        **timed_latency(source, bench["latency_ms"]),
         "interval": bench["interval"],
         "noise": bench["noise"],
         "speed_factor": bench["speed_factor"],
-        "measured_spread_ms": bench["spread_ms"],
+        "measured_spread_ms": bench["spread_ms"] if source == MEASURED else None,
         "arch": package["arch"],
         "target": target,
         "space": space.name,
@@ -83,7 +84,7 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
 
 
 def _as_measured(check: ConstraintCheck, bench: dict[str, Any]) -> dict[str, Any]:
-    """What the found net has of a bounded quantity: latency as measured, with its verdict (null: undecided)."""
+    """What the found net has of a bounded quantity: latency as timed, with its verdict (null: undecided)."""
     values = check.to_dict()
     if check.quantity == LATENCY.name:
         met = {"met": True, "missed": False}.get(str(bench.get("verdict_kind")))

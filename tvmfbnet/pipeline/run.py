@@ -54,6 +54,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.registry import load_space, spelled_with_classes
 from tvmfbnet.space.space import Space, content_key
+from tvmfbnet.targets import simulated
 from tvmfbnet.targets.definition import Target, in_dtype, load_target, resolve
 from tvmfbnet.training.classes import fit_classes
 from tvmfbnet.training.inputs import require_torch_device
@@ -69,7 +70,11 @@ _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_lo
 
 
 def _target_key(target: Target) -> str:
-    return digest(target.model_dump(mode="json", exclude=set(_TARGET_PLACES)))
+    core = simulated.core_of(target)
+    if core is None:  # as of before there were simulated targets
+        return digest(target.model_dump(mode="json", exclude={*_TARGET_PLACES, "simulation"}))
+    content = target.model_dump(mode="json", exclude=set(_TARGET_PLACES))
+    return digest({**content, "simulation": simulated.model_digest(core)})
 
 
 class Run:
@@ -188,7 +193,7 @@ class Run:
             with loading():
                 from tvmfbnet.pipeline.tuning import tune_space
 
-            options = TuneOptions.model_validate(self.recipe.tune.model_dump())
+            options = TuneOptions.model_validate(self.recipe.tune.model_dump(exclude_unset=True))
             for target in self._tuned:
                 tune_space(self.space, target, options, self.logs_root)
         # Frozen here: the run keeps the table that its decisions are based on.
@@ -258,7 +263,7 @@ class Run:
             arch = parse_arch(text, self.space)
             mixed = self.recipe.is_mixed
             latency = time_untrained(arch, self.space, self.target, target_ms, self.logs_root, mixed)
-            return Timed(latency.interval, latency.speed)
+            return Timed(latency.interval, latency.speed, latency.source)
 
         best = read_run_file(self.folder, "search/archs.json")[0]
         loop = close_loop(proposal(best["arch"], best["accuracy"]), target_ms, measure, choose, tell=say)

@@ -187,8 +187,11 @@ def default_trials(plan: Plan, quality: Quality = "normal") -> int:
 
 
 def granted_trials(plan: Plan, options: TuneOptions) -> int:
-    """The budget in trials, by number or by quality."""
-    return default_trials(plan, options.quality) if options.trials is None else options.trials
+    """The budget in trials, by number or by quality; of a simulated target, which is slow, ``quick`` if none is set."""
+    if options.trials is not None:
+        return options.trials
+    is_default = "quality" not in options.model_fields_set
+    return default_trials(plan, "quick" if is_default and plan.target.is_simulated else options.quality)
 
 
 def log_of(target: Target, root: Path | None = None) -> TrialLog:

@@ -273,6 +273,11 @@ def watch(session: Session, canary: str, job: Callable[..., Any], *arguments: An
     return Watched(value, statistics.median(first), statistics.median(second), facts)
 
 
+def observe(session: Session, job: Callable[..., Any], *arguments: Any) -> Watched:
+    """As :func:`watch`, on a simulated device: it never drifts, so no canary runs."""
+    return Watched(job(session, *arguments), 1.0, 1.0, device_facts(session))
+
+
 def device_limits(session: Session) -> dict[str, int]:
     """What one work group may use on an OpenCL or Metal device; empty for a CPU."""
     limits = {

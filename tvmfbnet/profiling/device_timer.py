@@ -19,7 +19,8 @@ from tvmfbnet.compiler.library import linker, save_library
 from tvmfbnet.compiler.lowering import build, lower
 from tvmfbnet.errors import DeviceError, UserError
 from tvmfbnet.latency.measurement import summarise
-from tvmfbnet.profiling.canary import HonestTimer, HonestTiming, Watched, build_canary, require_times, watch
+from tvmfbnet.latency.origin import MEASURED, SIMULATED, TimedSource
+from tvmfbnet.profiling.canary import HonestTimer, HonestTiming, Watched, build_canary, observe, require_times, watch
 from tvmfbnet.progress import say, step
 from tvmfbnet.rpc.remote import RemoteWorker, worker_for
 from tvmfbnet.rpc.session import (
@@ -70,10 +71,10 @@ class DeviceTimer:
     Args:
         target: the target, with its timing policy.
         worker: talks to the device.
-        canary: library of the canary kernel (see :mod:`tvmfbnet.profiling.canary`).
+        canary: library of the canary kernel (see :mod:`tvmfbnet.profiling.canary`); None for a simulated device.
     """
 
-    def __init__(self, target: ResolvedTarget, worker: RemoteWorker, canary: Path) -> None:
+    def __init__(self, target: ResolvedTarget, worker: RemoteWorker, canary: Path | None) -> None:
         self.target, self._worker, self._canary = target, worker, canary
         self._fingerprint: dict[str, Any] = {}
         policy = target.timing
@@ -84,10 +85,16 @@ class DeviceTimer:
         """What the last measurement's device reported, with frequency and temperature before and after."""
         return self._fingerprint
 
+    @property
+    def source(self) -> TimedSource:
+        """What its timings are: ``simulated`` where the target's clock is a model, or its device says that it is."""
+        return SIMULATED if self.target.is_simulated or self._fingerprint.get("simulated") else MEASURED
+
     def _watched(self, job: Callable[..., Any], *arguments: Any) -> Watched:
         limits = self.target.timeouts
         seconds = limits.connect + limits.session
-        watched: Watched = self._worker.persist(watch, str(self._canary), job, *arguments, seconds=seconds)
+        watching = (observe,) if self._canary is None else (watch, str(self._canary))
+        watched: Watched = self._worker.persist(*watching, job, *arguments, seconds=seconds)
         self._fingerprint = {**watched.facts, "address": self._worker.address}
         return watched
 
@@ -266,7 +273,9 @@ def device_timer(target: ResolvedTarget, endpoint: Endpoint) -> Iterator[DeviceT
         scratch_folder() as folder,
         worker_for(target, endpoint) as worker,
     ):
-        canary = folder / "canary.so"
-        with step("compiling the canary kernel"):
-            build_canary(target, canary, linker(target))
+        canary = None
+        if not target.is_simulated:
+            canary = folder / "canary.so"
+            with step("compiling the canary kernel"):
+                build_canary(target, canary, linker(target))
         yield DeviceTimer(target, worker, canary)

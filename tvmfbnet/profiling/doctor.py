@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.errors import DeviceError, UserError
+from tvmfbnet.latency.origin import NO_DEVICE
 from tvmfbnet.machine import format_cores, parse_cores
 from tvmfbnet.profiling.canary import (
     build_canary,
@@ -24,6 +25,7 @@ from tvmfbnet.profiling.canary import (
     run_vectors,
 )
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.provisioning.simulated_device import missing_for_simulation
 from tvmfbnet.provisioning.ways import device_command
 from tvmfbnet.rpc.device_facts import device_facts
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice, worker_for
@@ -36,6 +38,7 @@ from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.targets.tvm_runtime import installed_versions
 
 _NOISE_RUNS = Repeats(repeats=50, min_repeat_ms=2, warmup=1)
+_ONE_RUN = Repeats(repeats=1, min_repeat_ms=0)
 _CANARY_ERROR = 1e-4
 _NOISY_SPREAD = 0.1
 _HOT_CELSIUS = 70.0
@@ -64,6 +67,11 @@ def examine(target: Target, link: LinkArguments) -> Iterator[Check]:
     """
     toolchain = _toolchain(target)
     yield toolchain
+    if target.is_simulated:
+        simulator = list(_simulator(target, toolchain.advice))
+        yield from simulator
+        if not all(check.ok for check in (toolchain, *simulator)):
+            return
     if "android" in target.triple:
         yield _ndk(target)
     if target.transport.kind == "local" and target.cores:
@@ -92,6 +100,18 @@ def _toolchain(target: Target) -> Check:
         return Check("toolchain", True, find_compiler(target).command)
     except UserError as error:
         return Check("toolchain", False, "missing", str(error))
+
+
+def _simulator(target: Target, told: str) -> Iterator[Check]:
+    """What simulates the device: one line, or one for each tool that is missing, but for what was ``told`` before."""
+    missing = missing_for_simulation(target)
+    for problem in missing:
+        if problem != told:
+            yield Check("simulator", False, "missing", problem)
+    if not missing:
+        yield Check(
+            "simulator", True, f"core {target.simulation.core if target.simulation else ''}: all tools are here"
+        )
 
 
 def _ndk(target: Target) -> Check:
@@ -170,7 +190,8 @@ def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link:
         yield _limits(target, limits)
     if exists and can_link:
         yield from _canary(target, worker, link)
-    yield from _conditions(facts)
+    if not target.is_simulated:  # whose clock is exact, at one speed
+        yield from _conditions(facts)
 
 
 def _device_exists(session: Session) -> bool:
@@ -193,7 +214,8 @@ def _versions(facts: dict[str, str]) -> Check:
 def _machine(target: Target, facts: dict[str, str]) -> Check:
     machine = facts.get("machine", "")
     wanted = target.triple.split("-")[0]
-    description = " ".join(facts.get(name, "") for name in ("model", "system", "kernel", "machine")).strip()
+    words = [facts.get(name, "") for name in ("model", "system", "kernel", "machine")]
+    description = " ".join(word for word in words if word)
     cores = f", cores {facts['allowed_cores']}" if "allowed_cores" in facts else ""
     threads = f", threads {facts['threads']}" if facts.get("threads") else ""
     if facts.get("userland_bits") == "32" and "64" in machine:
@@ -245,7 +267,8 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
         resolved = resolve(target)
         build_canary(resolved, library, link(resolved))
         try:
-            error, repeats = worker.call(run_canary, str(library), _NOISE_RUNS, seconds=seconds)
+            runs = _ONE_RUN if target.is_simulated else _NOISE_RUNS
+            error, repeats = worker.call(run_canary, str(library), runs, seconds=seconds)
         except RemoteError as failure:
             advice = instructions_advice(target) if failure.illegal_instruction else _LOOK_AT_LOG
             yield Check("canary", False, str(failure), advice)
@@ -253,6 +276,15 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
     correct = error <= _CANARY_ERROR
     advice = "" if correct else "wrong results: check mcpu and features of the target, and the driver"
     yield Check("canary", correct, f"largest relative error {error:.1e}", advice)
+    if target.is_simulated:
+        yield Check("clock", True, f"the canary takes {repeats[0]:.4f} ms, simulated ({NO_DEVICE})")
+    else:
+        yield _noise(repeats)
+    if target.tvm["kind"] == "llvm":
+        yield _instructions(resolved, worker, link)
+
+
+def _noise(repeats: Sequence[float]) -> Check:
     p10, median, p90 = (statistics.quantiles(repeats, n=10)[index] for index in (0, 4, 8))
     spread = (p90 - p10) / median
     noisy = (
@@ -261,9 +293,7 @@ def _canary(target: Target, worker: RemoteWorker, link: LinkArguments) -> Iterat
         else "noisy: end other apps, fix governor and cores, cool it, raise timing.repeats"
     )
     text = f"{median:.4f} ms, spread (p90 - p10) {100 * spread:.0f} % over {len(repeats)} runs"
-    yield Check("noise", True, text, noisy)
-    if target.tvm["kind"] == "llvm":
-        yield _instructions(resolved, worker, link)
+    return Check("noise", True, text, noisy)
 
 
 def _instructions(target: ResolvedTarget, worker: RemoteWorker, link: LinkArguments) -> Check:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.latency.measurement import summarise
+from tvmfbnet.latency.origin import MEASURED, SIMULATED, TimedSource
 from tvmfbnet.latency.speed import SpeedFactor
 from tvmfbnet.latency.verdict import FLOOR, MISSED, UNDECIDED, Interval, Verdict, median_interval
 from tvmfbnet.profiling.canary import HonestTiming, pooled
 from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.profiling.speed_probe import SpeedProbe
-from tvmfbnet.progress import progress, say
+from tvmfbnet.progress import progress, say, step
 from tvmfbnet.targets.definition import ResolvedTarget
 
 # Passes per round. With nine, the interval leaves out the slowest and the fastest.
@@ -33,13 +34,14 @@ _COOLDOWN_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class NetLatency:
-    """A net's latency as measured, and the conditions of the measurement.
+    """A net's latency as measured, or as simulated, and the conditions of the measurement.
 
     Attributes:
         passes: the repeats of each pass, and how steady the device was.
         speed: the device's speed factor at that time; None if it was not measured.
         facts: what the device reported about itself.
         fastest_ms: the fastest single run; None if none was timed.
+        source: whether a device took it (``measured``) or a model (``simulated``).
         time: end of the measurement, ISO 8601, UTC.
     """
 
@@ -47,6 +49,7 @@ class NetLatency:
     speed: SpeedFactor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     fastest_ms: float | None = None
+    source: TimedSource = MEASURED
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -56,7 +59,9 @@ class NetLatency:
 
     @property
     def interval(self) -> Interval:
-        """The latency and its interval, milliseconds."""
+        """The latency and its interval, milliseconds; a simulated one is exact."""
+        if self.source == SIMULATED:
+            return Interval.exact(statistics.median(self._medians_ms), len(self.passes))
         return median_interval(self._medians_ms).reaching(self.fastest_ms)
 
     @property
@@ -72,13 +77,14 @@ class NetLatency:
     def verdict(self, target_ms: float) -> Verdict:
         """Whether it meets a latency target."""
         slowdown = self.speed.value if self.speed is not None and self.speed.known else 1.0
-        return Verdict(target_ms, self.interval, slowdown)
+        return Verdict(target_ms, self.interval, slowdown, source=self.source)
 
     def to_dict(self, target: ResolvedTarget) -> dict[str, Any]:
         """Latency and conditions as plain data."""
         interval, whole = self.interval, self.whole
         return {
             "latency_ms": interval.value,
+            "source": self.source,
             "interval": interval.to_dict(),
             "noise": interval.noise,
             "fastest_ms": self.fastest_ms,
@@ -88,7 +94,7 @@ class NetLatency:
             "outliers": whole.sample.outliers,
             "min_repeat_ms": target.timing.min_repeat_ms,
             "steady": whole.steady,
-            "canary_ratio": whole.canary_ratio,
+            "canary_ratio": None if self.source == SIMULATED else whole.canary_ratio,
             "threads": target.threads,
             "cores": target.cores,
             "speed_factor": None if self.speed is None else self.speed.to_dict(),
@@ -109,6 +115,8 @@ def measure_latency(
 ) -> NetLatency:
     """Times a library's ``main``, with further rounds after a cooldown while the decision on it is unclear.
 
+    On a simulated device one pass is exact.
+
     Args:
         library: a compiled net.
         shape: of its input.
@@ -122,6 +130,9 @@ def measure_latency(
     Raises:
         DeviceError: the device went away and did not come back.
     """
+    if timer.target.is_simulated:
+        with step("simulating the net"):
+            return NetLatency((timer.steadily(library, shape),), None, timer.fingerprint, source=timer.source)
     passes: list[HonestTiming] = []
     fastest: float | None = None
     for round_number in range(1, ROUNDS + 1):
@@ -132,7 +143,8 @@ def measure_latency(
                 passes.append(timer.steadily(library, shape))
                 between()
                 reporter.advance()
-        net = NetLatency(tuple(passes), None if probe is None else probe.factor, timer.fingerprint)
+        factor = None if probe is None else probe.factor
+        net = NetLatency(tuple(passes), factor, timer.fingerprint, source=timer.source)
         if target_ms is not None and net.verdict(target_ms).kind == MISSED:
             singles = timer.single_runs(library, shape)  # was it the net, or other load on the device?
             fastest = min(fastest or math.inf, *singles)

@@ -32,6 +32,7 @@ from tvmfbnet.files import make_folder
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, ISOLATED, Measurement, summarise
+from tvmfbnet.latency.origin import SIMULATED
 from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.profiling.canary import HonestTiming, Sample, drop_outliers
 from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
@@ -105,8 +106,9 @@ def measurement(timer: DeviceTimer, timing: HonestTiming, overhead_ms: float, **
         {
             **summarise(timing.sample.repeats_ms),
             **context_of(timer.target, timer.fingerprint).to_dict(),
+            "source": timer.source,
             "protocol": ISOLATED,
-            "canary_ratio": timing.canary_ratio,
+            "canary_ratio": None if timer.source == SIMULATED else timing.canary_ratio,
             "steady": timing.steady,
             "tries": timing.tries,
             "outliers": timing.sample.outliers,

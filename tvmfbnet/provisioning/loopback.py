@@ -1,34 +1,26 @@
 """Starts and stops a tracker and servers on this machine's loopback, for targets with ``local`` transport.
 
-A server is either the Python one or our device program, which may run under an emulator.
+A server is either the Python one or our device program, which may run under an emulator; a simulated device has a cycle
+server beside it.
 """
 
 from __future__ import annotations
 
-import os
-import queue
-import signal
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.progress import step
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
+from tvmfbnet.provisioning.service import MAX_SESSION_SECONDS, Service
+from tvmfbnet.provisioning.simulated_device import start_simulated
 from tvmfbnet.provisioning.ways import device_command
-from tvmfbnet.rpc.serve import READY
 from tvmfbnet.rpc.tracker import Endpoint, port_is_free, require_key
 from tvmfbnet.targets.definition import Target, require_cores
 
 LOOPBACK = "127.0.0.1"
-_START_SECONDS = 60.0
-_DRAIN_SECONDS = 1.0
-# No other client waits for a private server.
-_MAX_SESSION_SECONDS = 86400
 
 
 def free_port() -> int:
@@ -47,75 +39,6 @@ def require_free_port(host: str, port: int) -> None:
         )
 
 
-class Service:
-    """A child process that prints ``ready`` and serves until :meth:`stop`, or until this process dies.
-
-    Args:
-        arguments: of ``python -m tvmfbnet.rpc.serve``; the first one names the service.
-        threads: worker threads of its TVM runtime.
-        program: command to run instead of ``serve``; it must exit when its stdin closes.
-    """
-
-    def __init__(self, arguments: Sequence[str], threads: int = 1, program: Sequence[str] = ()) -> None:
-        serve = [sys.executable, "-m", "tvmfbnet.rpc.serve", *arguments, "--parent", str(os.getpid())]
-        self.process = subprocess.Popen(
-            program or serve,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "TVM_NUM_THREADS": str(threads)},
-        )
-        self._errors: list[bytes] = []
-        self._drain = threading.Thread(target=self._collect_errors, daemon=True)
-        self._drain.start()
-        self._what = arguments[0]
-
-    def _collect_errors(self) -> None:
-        stream = self.process.stderr
-        if stream is not None:
-            with stream:
-                for line in stream:
-                    self._errors = [*self._errors[-200:], line]
-
-    @property
-    def log(self) -> str:
-        """The last lines of the service's stderr."""
-        return b"".join(self._errors).decode(errors="replace")
-
-    def wait_until_ready(self) -> None:
-        """Waits until the service listens.
-
-        Raises:
-            DeviceError: it exited or printed nothing for a minute; carries its last message.
-        """
-        stdout, what = self.process.stdout, self._what
-        if stdout is None:
-            raise DeviceError(f"the {what} has no output to read")
-        lines: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
-        try:
-            line = lines.get(timeout=_START_SECONDS)
-        except queue.Empty:
-            line = b""
-        if line.strip() != READY.encode():
-            self.stop()
-            reason = self.log.strip().splitlines()
-            told = reason[-1].removeprefix("error: ") if reason else "no message"
-            raise DeviceError(f"the {what} did not start: {told}")
-
-    def stop(self) -> None:
-        """Kills the process and everything it started, and closes its pipes."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self._drain.join(_DRAIN_SECONDS)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-
-
 def start_server(target: Target, endpoint: Endpoint) -> Service:
     """Starts a server for ``target`` on this machine, registered with the endpoint's tracker under its key.
 
@@ -124,11 +47,13 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
             machine lacks.
     """
     require_cores(target)
+    if target.is_simulated:
+        return start_simulated(target, endpoint)
     if target.transport.server == "native":
         command = server_command(target, str(build_programs(target).server), endpoint.address, endpoint.key)
-        command += ["--port", "0", "--until-stdin-closes", "--max-session", str(_MAX_SESSION_SECONDS)]
+        command += ["--port", "0", "--until-stdin-closes", "--max-session", str(MAX_SESSION_SECONDS)]
         return Service(["server"], program=command)
-    arguments = ["server", "--host", LOOPBACK, "--port", "0", "--max-session", str(_MAX_SESSION_SECONDS)]
+    arguments = ["server", "--host", LOOPBACK, "--port", "0", "--max-session", str(MAX_SESSION_SECONDS)]
     arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
     if target.cores:
         arguments += ["--cores", target.cores]

@@ -27,8 +27,9 @@ from tvmfbnet.provisioning.bundle import check_programs, is_complete, read_manif
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android import find_ndk
 from tvmfbnet.targets.definition import Target
-from tvmfbnet.targets.toolchain import cache_folder, find_compiler, need_program
+from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.targets.tvm_runtime import fetch_wheels, host_wheels, installed_versions
+from tvmfbnet.tools import cache_folder, need_program, source_folder
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
@@ -71,17 +72,12 @@ class Programs:
         return sum(path.stat().st_size for path in self.files)
 
 
-def source_folder() -> Path:
-    """Folder of CMakeLists.txt and device/: in the installed package, or the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "device_sources"
-    return inside if inside.is_dir() else package.parent
-
-
 def _source_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    files = [folder / "CMakeLists.txt", *sorted(path for path in (folder / "device").rglob("*") if path.is_file())]
-    for path in files:
+    device = folder / "device"
+    # The simulator runs here, not on the device: it has a build of its own.
+    files = [path for path in device.rglob("*") if path.is_file() and device / "simulator" not in path.parents]
+    for path in [folder / "CMakeLists.txt", *sorted(files)]:
         digest.update(f"{path.relative_to(folder)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

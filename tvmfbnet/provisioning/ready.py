@@ -7,6 +7,7 @@ from tvmfbnet.preflight import check_all
 from tvmfbnet.provisioning.loopback import require_served
 from tvmfbnet.provisioning.programs import require_tools
 from tvmfbnet.provisioning.server_command import require_emulator
+from tvmfbnet.provisioning.simulated_device import require_simulation
 from tvmfbnet.targets.definition import Target, require_cores
 from tvmfbnet.targets.toolchain import find_compiler
 
@@ -27,6 +28,9 @@ def require_ready(target: Target, runs: bool = True) -> None:
             device; several problems in one line.
     """
     require("tune")
+    if target.is_simulated and runs:
+        require_simulation(target)  # the compiler among what it needs
+        return
     check_all(lambda: find_compiler(target), *([lambda: require_device(target)] if runs else []))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvmfbnet.targets.definition import Target
-from tvmfbnet.targets.toolchain import need_program
+from tvmfbnet.tools import need_program
 
 
 def require_emulator(target: Target) -> None:

@@ -26,7 +26,7 @@ from tvmfbnet.provisioning.phones import choose_phone, listed_phones
 from tvmfbnet.provisioning.remote_script import MarkedScript, for_any_shell
 from tvmfbnet.provisioning.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program, show_files
 from tvmfbnet.rpc.addresses import join_address, split_address
-from tvmfbnet.targets.toolchain import need_program
+from tvmfbnet.tools import need_program
 
 _COPY_SECONDS = 600.0
 _LOOPBACK = "127.0.0.1"

@@ -13,7 +13,7 @@ from tvmfbnet import advice
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_model, write_json
 from tvmfbnet.targets.definition import Target
-from tvmfbnet.targets.toolchain import cache_folder
+from tvmfbnet.tools import cache_folder
 
 
 def save_connection(target: Target, words: Sequence[str]) -> None:

@@ -146,7 +146,7 @@ def additivity(study: Study, target: str) -> Figure:
     measured = [unit.per_ms * record.measured_ms for record in study.records]
     sums = [unit.per_ms * record.predicted_ms for record in study.records]
     ends = [min(*measured, *sums) * 0.97, max(*measured, *sums) * 1.03]
-    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted as measured")
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label=f"predicted as {study.source}")
     axes.scatter(measured, sums, s=22, color=BLUE, label=f"sum of blocks: MAPE {study.agreement.mean_error:.1%}")
     if study.correction.describe():
         corrected = [unit.per_ms * latency for latency in study.corrected_ms]
@@ -154,6 +154,6 @@ def additivity(study: Study, target: str) -> Figure:
         axes.scatter(measured, corrected, s=22, marker="x", color=ORANGE, label=label)
     tidy(axes, f"Whole nets of {study.space} on {target}")
     axes.set(xlim=ends, ylim=ends, aspect="equal")
-    axes.set(xlabel=f"measured latency, {unit.name}", ylabel=f"predicted latency, {unit.name}")
+    axes.set(xlabel=f"{study.source} latency, {unit.name}", ylabel=f"predicted latency, {unit.name}")
     axes.legend(fontsize=8, frameon=False)
     return figure

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from tvmfbnet.latency.cells import PREDICTED
+from tvmfbnet.latency.origin import MEASURED, timed_of
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.report.blocks import FIXED, HATCH, block_colour, block_legend, hatch_area, predicted_patch
@@ -191,18 +192,19 @@ def _target_line(target_ms: float, unit: Unit) -> Line2D:
 
 
 def latency_bars(result: Record, target_ms: float | None, canvas: Canvas = WIDE) -> Figure:
-    """Predicted and measured latency of the found net, and ONNX Runtime's on the same device, as far as known."""
+    """Predicted and timed latency of the found net, and ONNX Runtime's on the same device, as far as known."""
+    source, timed_ms = timed_of(result)
     bars: list[tuple[str, Any, str]] = [
         ("predicted\n(table)", result.get("predicted_ms"), "#90cdf4"),
-        ("measured\n(TVM)", result.get("measured_ms"), BLUE),
+        (f"{source}\n(TVM)", timed_ms, BLUE),
         ("ONNX\nRuntime", result.get("onnxruntime_ms"), "#a0aec0"),
     ]
     shown = [bar for bar in bars if bar[1] is not None]
     if not shown:
         raise ValueError("no latency at all")
     unit = unit_for([*(value for _, value, _ in shown), target_ms])
-    bounds = result.get("interval")
-    high = bounds["high_ms"] if bounds and result.get("measured_ms") is not None else 0.0
+    bounds = result.get("interval") if source == MEASURED else None
+    high = bounds["high_ms"] if bounds and timed_ms is not None else 0.0
     most = unit.per_ms * max(*(value for _, value, _ in shown), high, target_ms or 0.0)
     marks = _bar_marks([name for name, *_ in shown], bounds, target_ms, unit)
     figure = canvas.figure(0.65 + 0.5 * len(shown) + legend_height(len(marks), 1 if canvas.narrow else 3))

@@ -15,6 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tvmfbnet.files import make_folder, write_text
+from tvmfbnet.latency.origin import timed_of
 from tvmfbnet.report import figures, net_figures, table_figure
 from tvmfbnet.report.document import Drawing, document
 from tvmfbnet.report.front import front_figure, front_html
@@ -72,7 +73,7 @@ def write_report(run: Path) -> Path:
 def _sections(run: RunData) -> list[_Section]:
     """All figures, in the order of the page."""
     space, table, arch, result = run.space, run.table, run.arch, run.result
-    searched, trained = run.search_history, run.train_history
+    searched, trained, (source, _) = run.search_history, run.train_history, timed_of(result or {})
     # Only the differentiable search has epochs to draw.
     has_epochs = searched is not None or (run.search or {}).get("strategy", "differentiable") == "differentiable"
     needs_space = ("search space (search/search.json, table.json or result.json)", space)
@@ -87,8 +88,8 @@ def _sections(run: RunData) -> list[_Section]:
         ),
         _Section(
             "latency",
-            "Predicted and measured latency",
-            "Bars of predicted latency, measured latency and latency with ONNX Runtime",
+            f"Predicted and {source} latency",
+            f"Bars of predicted latency, {source} latency and latency with ONNX Runtime",
             ((RESULT, result),),
             partial(net_figures.latency_bars, result, run.target_ms) if result else None,
         ),

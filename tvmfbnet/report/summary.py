@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from tvmfbnet.latency.origin import NO_DEVICE, SIMULATED, timed_of
 from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, RunData
@@ -24,14 +25,15 @@ def net_rows(run: RunData) -> Rows:
     """The found net in numbers, as name and value; unknown ones are left out."""
     best = (run.search or {}).get("best") or {}
     result = {name: best.get(name) for name in ("arch", "predicted_ms", "constraints")} | dict(run.result or {})
-    latencies = [result.get(f"{name}_ms") for name in ("predicted", "measured", "onnxruntime")]
+    source, timed_ms = timed_of(result)
+    latencies = [result.get("predicted_ms"), timed_ms, result.get("onnxruntime_ms")]
     unit = unit_for([run.target_ms, *latencies])
     counts = count_arch(run.arch, run.space) if run.arch and run.space else None
     return _known_rows(
         ("Arch", result.get("arch")),
         ("Top-1 accuracy, test images", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _latency(run.target_ms, unit)),
-        ("Measured latency", _measured(result, unit)),
+        (f"{source.capitalize()} latency", _timed(result, unit)),
         ("Predicted latency", _predicted(result, unit, run.origin is not None and run.origin.simulated)),
         ("Latencies that it was found on", run.origin and run.origin.describe()),
         *_constraints(result, unit),
@@ -120,10 +122,13 @@ def _latency(value: float | None, unit: Unit) -> str | None:
     return None if value is None else unit.text(value)
 
 
-def _measured(result: Mapping[str, Any], unit: Unit) -> str | None:
-    if result.get("measured_ms") is None:
+def _timed(result: Mapping[str, Any], unit: Unit) -> str | None:
+    source, timed_ms = timed_of(result)
+    if timed_ms is None:
         return None
-    text, bounds = unit.text(result["measured_ms"]), result.get("interval")
+    text, bounds = unit.text(timed_ms), result.get("interval")
+    if source == SIMULATED:
+        return f"{text} ({NO_DEVICE})"
     if not bounds:
         return text
     low, high = unit.number(bounds["low_ms"]), unit.number(bounds["high_ms"])
@@ -131,21 +136,21 @@ def _measured(result: Mapping[str, Any], unit: Unit) -> str | None:
 
 
 def _predicted(result: Mapping[str, Any], unit: Unit, simulated: bool) -> str | None:
-    predicted, measured, share = (result.get(name) for name in ("predicted_ms", "measured_ms", "measured_share"))
+    predicted, share, (source, timed_ms) = result.get("predicted_ms"), result.get("measured_share"), timed_of(result)
     if predicted is None:
         return None
     notes = []
-    if measured:
-        notes.append(f"{predicted / measured - 1:+.1%} against the measured one")
+    if timed_ms:
+        notes.append(f"{predicted / timed_ms - 1:+.1%} against the {source} one")
     if simulated:
-        notes.append("from simulated blocks: a model, no device")
+        notes.append(f"from simulated blocks: {NO_DEVICE}")
     elif share is not None:
         notes.append(f"{share:.0%} of it from measured blocks")
     return unit.text(predicted) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _onnxruntime(result: Mapping[str, Any], unit: Unit) -> str | None:
-    other, measured = result.get("onnxruntime_ms"), result.get("measured_ms")
+    other, (_, measured) = result.get("onnxruntime_ms"), timed_of(result)
     if other is None:
         return None
     return unit.text(other) + (f" (the package takes {measured / other:.2f} of its time)" if measured and other else "")

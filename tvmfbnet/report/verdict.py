@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED
-from tvmfbnet.latency.units import unit_for
+from tvmfbnet.latency.origin import CHOSEN_ON_SIMULATED, MEASURED, NO_DEVICE, timed_of
+from tvmfbnet.latency.units import Unit, unit_for
 from tvmfbnet.report.terms import with_hint
 
 
@@ -16,16 +16,19 @@ def verdict_html(result: Mapping[str, Any]) -> str:
     if not result.get("verdict"):
         return ""
     kind, bounds = str(result["verdict_kind"]), result["interval"]
-    unit = unit_for([result["latency_target_ms"], result["measured_ms"]])
+    source, timed_ms = timed_of(result)
+    unit = unit_for([result["latency_target_ms"], timed_ms])
     first = (
         f"Latency target {unit.text(result['latency_target_ms'])}: <strong>{escape(str(result['verdict']))}</strong>"
     )
     interval = f"{unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])}"
-    more = [
-        f"Measured {unit.text(result['measured_ms'])} ({interval}), {bounds['confidence']:.0%} interval over "
-        f"{bounds['visits']} measurement passes."
-    ]
-    if result.get("chosen_on_simulated"):
+    more = [f"Simulated {unit.text(timed_ms or 0.0)} ({NO_DEVICE})."]
+    if source == MEASURED:
+        more = [
+            f"Measured {unit.text(timed_ms or 0.0)} ({interval}), {bounds['confidence']:.0%} interval over "
+            f"{bounds['visits']} measurement passes."
+        ]
+    if result.get("chosen_on_simulated") and source == MEASURED:
         more.append(f"{CHOSEN_ON_SIMULATED.capitalize()}.")
     if result.get("advice"):
         more.append(f"Advice: {result['advice']}.")
@@ -33,15 +36,16 @@ def verdict_html(result: Mapping[str, Any]) -> str:
 
 
 def attempts_html(loop: Mapping[str, Any]) -> str:
-    """The nets that the closed loop timed before training one: measured latency, speed factor and verdict."""
+    """The nets that the closed loop timed before training one: latency, speed factor and verdict."""
     attempts = loop.get("attempts") or []
     if not attempts:
         return ""
-    unit = unit_for([latency for item in attempts for latency in (item["table_ms"], item["measured_ms"])])
+    source = timed_of(attempts[0])[0]
+    unit = unit_for([latency for item in attempts for latency in (item["table_ms"], timed_of(item)[1])])
     heads = (
         f"predicted, corrected by the turn before, {unit.name}",
         f"predicted by the table, {unit.name}",
-        f"measured, {unit.name}",
+        f"{source}, {unit.name}",
         "speed factor",
         f"at the table's speed, {unit.name}",
         "verdict",
@@ -49,12 +53,12 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
     )
     body = ""
     for number, item in enumerate(attempts, start=1):
-        bounds, speed, at_table = item["interval"], item["speed_factor"], item["at_table_speed_ms"]
+        speed, at_table = item["speed_factor"], item["at_table_speed_ms"]
         corrected = item.get("predicted_ms")
         cells = (
             None if corrected in (None, item["table_ms"]) else unit.number(corrected),
             unit.number(item["table_ms"]),
-            f"{unit.number(item['measured_ms'])} ({unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])})",
+            _with_bounds(item, unit),
             None if speed is None else speed["description"],
             None if at_table is None else unit.number(at_table),
             item["verdict"],
@@ -71,6 +75,15 @@ def attempts_html(loop: Mapping[str, Any]) -> str:
         )
     kept = f"<p>Kept {escape(loop['why'])}.</p>\n" if loop.get("why") else ""
     return f"<h2>Closed loop: nets that were timed before one was trained</h2>\n{body}{kept}"
+
+
+def _with_bounds(item: Mapping[str, Any], unit: Unit) -> str:
+    """A latency and its interval; a simulated one is exact."""
+    (source, timed_ms), bounds = timed_of(item), item["interval"]
+    text = unit.number(timed_ms or 0.0)
+    if source != MEASURED:
+        return text
+    return f"{text} ({unit.number(bounds['low_ms'])} to {unit.number(bounds['high_ms'])})"
 
 
 def arch_html(arch: str) -> str:

@@ -18,7 +18,8 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.files import digest, read_yaml
 from tvmfbnet.machine import core_numbers, format_cores, parse_cores
 from tvmfbnet.shipped import Shipped, is_file_name
-from tvmfbnet.targets.sections import Timeouts, TimingPolicy, Toolchain, Transport
+from tvmfbnet.targets import simulated
+from tvmfbnet.targets.sections import Simulation, Timeouts, TimingPolicy, Toolchain, Transport
 from tvmfbnet.targets.tvm_target import CPU_KINDS, plain_target
 
 TargetT = TypeVar("TargetT", bound="Target")
@@ -37,6 +38,7 @@ class Target(Config):
     tvm: dict[str, Any] = Field(description="TVM target: kind, mtriple, mcpu, ...; mcpu: native means this machine's")
     toolchain: Toolchain = Toolchain()
     transport: Transport
+    simulation: Simulation | None = Field(default=None, description="the core of a simulated device; null: a real one")
     device: Literal["cpu", "opencl", "metal"] = Field(default="cpu", description="compute device")
     threads: int = Field(default=1, ge=1, le=MOST_THREADS, description="worker threads on the device")
     cores: str = Field(default="", max_length=400, description="cores to run on, such as 4-7; empty: all")
@@ -63,6 +65,11 @@ class Target(Config):
             'aarch64-linux'
         """
         return load_target(str(name_or_file))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_simulated(cls, value: Any) -> Any:
+        return simulated.with_defaults(value)
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -97,7 +104,13 @@ class Target(Config):
             )
         if kind == "c" and self.threads > 1:
             raise ValueError("threads is more than 1, but TVM's C code has no parallel loops: use tvm.kind llvm")
+        simulated.check(self)
         return self
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its device's clock is a model: what is timed there is simulated, never measured."""
+        return self.simulation is not None
 
     @property
     def data_type(self) -> DType:
@@ -236,8 +249,9 @@ def resolve(target: Target) -> ResolvedTarget:
     """Fills in a target's machine-dependent settings.
 
     ``mcpu: native`` becomes LLVM's name of this machine's CPU, with ``mattr`` where a virtual machine hides some of its
-    features; ``num-cores``, by which TVM parallelises loops, becomes the target's threads. Loads TVM if the CPU is
-    native, so only code that compiles should call it.
+    features; of a simulated target ``mcpu`` is its core's, unless the file has one; ``num-cores``, by which TVM
+    parallelises loops, becomes the target's threads. Loads TVM if the CPU is native, so only code that compiles should
+    call it.
     """
     if isinstance(target, ResolvedTarget):
         return target
@@ -247,6 +261,9 @@ def resolve(target: Target) -> ResolvedTarget:
         tvm_target |= _native(tvm_target)
     if isinstance(host, dict) and host.get("mcpu") == "native":
         tvm_target["host"] = host | _native(host)
+    core = simulated.core_of(target)
+    if core is not None:
+        tvm_target.setdefault("mcpu", core.codegen_cpu)
     if tvm_target["kind"] == "llvm":
         tvm_target["num-cores"] = target.threads
     return ResolvedTarget.model_validate({**dict(target), "tvm": tvm_target})
@@ -281,7 +298,7 @@ def target_key(target: ResolvedTarget) -> str:
     """The identity of a resolved target: a digest (16 hex digits) of everything that affects its code or its speed.
 
     Connection, timing policy and description affect neither. The toolchain only links, except where TVM generates C for
-    it to compile.
+    it to compile. Of a simulated target the model counts as well: the core's content and the simulator's version.
     """
     identity: dict[str, Any] = {
         "tvm": target.tvm,
@@ -292,6 +309,8 @@ def target_key(target: ResolvedTarget) -> str:
         "layout": target.layout,
         "emulator": list(target.transport.emulator) if target.transport.kind == "local" else [],
     }
+    if (core := simulated.core_of(target)) is not None:
+        identity["simulation"] = simulated.model_digest(core)
     if target.tvm.get("kind") == "c":
         identity["toolchain"] = target.toolchain.model_dump(mode="json")
     return digest(identity)

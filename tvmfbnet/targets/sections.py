@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tvmfbnet.config import Config
+from tvmfbnet.targets.simulated import known_core
 
 
 class Toolchain(Config):
@@ -45,14 +46,29 @@ class Transport(Config):
     )
 
 
+class Simulation(Config):
+    """Which core a simulated device has; everything else about it is in the core's own file."""
+
+    core: str = Field(description="a core of `tvmfbnet/simulation/cores`, such as a76, or a .yaml file of one")
+
+    @field_validator("core")
+    @classmethod
+    def _check_core(cls, value: str) -> str:
+        return known_core(value)
+
+
 class TimingPolicy(Config):
-    """How a latency is measured on the device (see :mod:`tvmfbnet.profiling.canary`)."""
+    """How a latency is measured on the device (see :mod:`tvmfbnet.profiling.canary`).
+
+    Devices that are not simulated need at least 3 ``repeats`` and ``chain_runs``, of at least 1 ms
+    (:mod:`tvmfbnet.targets.simulated`).
+    """
 
     warmup: int = Field(default=3, ge=0, le=10_000, description="untimed calls before the first repeat")
     repeats: int = Field(
-        default=10, ge=3, le=10_000, description="timed repeats; the latency is their median, stored with their spread"
+        default=10, ge=1, le=10_000, description="timed repeats; the latency is their median, stored with their spread"
     )
-    min_repeat_ms: int = Field(default=20, ge=1, le=60_000, description="minimum time of a repeat, milliseconds")
+    min_repeat_ms: int = Field(default=20, ge=0, le=60_000, description="minimum time of a repeat, milliseconds")
     chain_rounds: int = Field(
         default=2,
         ge=1,
@@ -60,7 +76,7 @@ class TimingPolicy(Config):
         description="on CPUs: how often a part is timed inside nets, each time with different neighbours",
     )
     chain_runs: int = Field(
-        default=10, ge=3, le=10_000, description="on CPUs: timed runs of each of those nets per measurement pass"
+        default=10, ge=1, le=10_000, description="on CPUs: timed runs of each of those nets per measurement pass"
     )
     visits: int = Field(
         default=4,
@@ -81,7 +97,7 @@ class TimingPolicy(Config):
         description="on CPUs: MiB of weight copies that the timing of a trial cycles through",
     )
     trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
-    trial_min_ms: int = Field(default=5, ge=1, le=60_000, description="minimum time of a trial's repeat, milliseconds")
+    trial_min_ms: int = Field(default=5, ge=0, le=60_000, description="minimum time of a trial's repeat, milliseconds")
     cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="cooldown before a measurement, seconds")
     drift_limit: float = Field(
         default=0.1, gt=0, le=100, description="largest relative drift of the canary kernel before a cooldown"

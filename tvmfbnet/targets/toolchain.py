@@ -7,29 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tvmfbnet.errors import UserError
-from tvmfbnet.files import make_folder, storage_errors, write_text
+from tvmfbnet.files import storage_errors, write_text
 from tvmfbnet.targets.android import PAGE_OPTION
 from tvmfbnet.targets.definition import Target
-
-# Debian packages of commands.
-_PACKAGES = {
-    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
-    "aarch64-linux-gnu-gcc": "g++-aarch64-linux-gnu",
-    "c++": "g++",
-    "g++": "g++",
-    "cmake": "cmake",
-    "ninja": "ninja-build",
-    "make": "make",
-    "qemu-aarch64": "qemu-user",
-    "ssh": "openssh-client",
-    "adb": "adb",
-}
+from tvmfbnet.tools import cache_folder, need_program
 
 
 @dataclass(frozen=True)
@@ -38,22 +24,6 @@ class Compiler:
 
     command: str
     options: tuple[str, ...] = ()
-
-
-def need_program(name: str, why: str) -> str:
-    """The full path of a program; if it is not on PATH, a UserError that says what to install."""
-    path = shutil.which(name)
-    if path is None:
-        package = _PACKAGES.get(Path(name).name)
-        install = f"install it (Debian: apt-get install {package})" if package else "install it or correct the path"
-        raise UserError(f"{name}, which {why}, was not found; {install} and try again")
-    return path
-
-
-def cache_folder() -> Path:
-    """The cache of built programs and unpacked wheels: ``$XDG_CACHE_HOME/tvmfbnet`` or ``~/.cache/tvmfbnet``."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    return make_folder((Path(root) if root else Path.home() / ".cache") / "tvmfbnet")
 
 
 def find_compiler(target: Target, language: Literal["c", "c++"] = "c++") -> Compiler:

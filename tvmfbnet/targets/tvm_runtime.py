@@ -17,7 +17,7 @@ from filelock import FileLock
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.progress import step
-from tvmfbnet.targets.toolchain import cache_folder
+from tvmfbnet.tools import cache_folder
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 # Wheel contents that device programs need: headers and libraries.

@@ -129,6 +129,8 @@ class OnnxRuntime:
             return reason
         if target.transport.kind != "local":
             return f"it runs on this machine only, and target {target.name} is a device behind a tracker"
+        if target.is_simulated:
+            return f"it runs on this machine only, and target {target.name} is simulated"
         if target.transport.emulator:
             return f"it runs on this machine only, and target {target.name} is emulated"
         return None
