@@ -165,7 +165,7 @@ def main() -> None:
             simulated = sum(min(times[kernel.key]) * kernel.count for kernel in plan.kernels[part])
             rows[part] = (simulated, published[key])
     report(rows)
-    print("Without grouped blocks, which TensorFlow Lite runs as several convolutions between copies:")
+    print("Without grouped blocks, which depend most on how a runtime runs them:")
     report({part: both for part, both in rows.items() if "_g" not in part.block})
 
 

@@ -42,8 +42,9 @@ def test_the_identity_covers_what_changes_times_and_nothing_else():
     assert changed().digest == core.digest
     assert changed(description="another text", device="another board").digest == core.digest
     mca = plain()["mca"]
-    limits = [{**limit, "source": "another document"} for limit in mca["limits"]]
-    assert changed(mca={**mca, "limits": limits}).digest == core.digest
+    told = [{**item, "source": "another document"} for item in mca["substitutions"]]
+    assert changed(mca={**mca, "substitutions": told}).digest == core.digest
+    assert changed(mca={**mca, "substitutions": told[:1]}).digest != core.digest
     assert changed(frequency_ghz=1.8).digest != core.digest
     assert changed(frequency_ghz=1.8).pipeline_digest == core.pipeline_digest
     assert changed(mca={**mca, "dispatch": 4}).pipeline_digest != core.pipeline_digest
@@ -68,6 +69,7 @@ def test_an_unknown_core_is_named_with_those_there_are():
             "regular",
         ),
         ({"mca": {"cpu": "x", "substitutions": [{"match": "a", "schedule_as": r"\1", "source": "s"}]}}, "a group"),
+        ({"documented": {**plain("a55")["documented"], "loads_per_cycle": None}}, "needed where loads_beside_fma"),
         ({"speed": 3}, "speed: unknown name"),
     ],
 )

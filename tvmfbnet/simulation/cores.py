@@ -176,8 +176,9 @@ class Documented(Config):
     Args:
         fma_latency: cycles from one ``fmla`` to the next that adds to its sum; None where no document says.
         fmas_per_cycle: 128-bit ``fmla`` per cycle: the core's peak.
-        loads_per_cycle: 128-bit loads per cycle.
-        copy_cycles: cycles to load and store 128 bits.
+        loads_per_cycle: 128-bit loads per cycle; None where no document says.
+        copy_cycles: cycles to load and store 128 bits; None where no document says. Never taken from LLVM's model,
+            which it is there to check.
         loads_beside_fma: whether a 128-bit load issues in the same cycle as an ``fmla``.
         narrow_load_cycles: what a 64-bit vector load costs between ``fmla``; 0 where it issues beside one.
         source: the documents.
@@ -185,11 +186,17 @@ class Documented(Config):
 
     fma_latency: float | None = Field(gt=0, le=100)
     fmas_per_cycle: float = Field(gt=0, le=16)
-    loads_per_cycle: float = Field(gt=0, le=16)
-    copy_cycles: float = Field(gt=0, le=100)
+    loads_per_cycle: float | None = Field(gt=0, le=16)
+    copy_cycles: float | None = Field(gt=0, le=100)
     loads_beside_fma: bool = True
     narrow_load_cycles: float = Field(default=0, ge=0, le=10)
     source: Text
+
+    @model_validator(mode="after")
+    def _lone_loads_have_a_rate(self) -> Documented:
+        if not self.loads_beside_fma and self.loads_per_cycle is None:
+            raise ValueError("loads_per_cycle: needed where loads_beside_fma is false")
+        return self
 
 
 class Core(Config):

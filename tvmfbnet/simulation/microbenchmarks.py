@@ -36,7 +36,7 @@ class Microbenchmark:
 
     name: str
     instructions: Sequence[str]
-    documented: Callable[[Documented], float | None]
+    documented: Callable[[Documented, Core], float | None]
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,19 @@ def microbenchmarks() -> list[Microbenchmark]:
         Microbenchmark(
             "fmla chain",
             _loop(["fmla v0.4s, v30.4s, v31.4s"] * _CHAIN),
-            lambda figures: None if figures.fma_latency is None else figures.fma_latency * _CHAIN,
+            lambda figures, _: _times(_CHAIN, figures.fma_latency),
         ),
-        Microbenchmark("independent fmla", _loop(sums), lambda figures: _SUMS / figures.fmas_per_cycle),
-        Microbenchmark("128-bit loads", _loop(loads), lambda figures: _LOADS / figures.loads_per_cycle),
-        Microbenchmark("copy by 128 bits", _loop(copy), lambda figures: _LOADS * figures.copy_cycles),
+        Microbenchmark("independent fmla", _loop(sums), lambda figures, _: _SUMS / figures.fmas_per_cycle),
+        Microbenchmark(
+            "load to use", _loop(["ldr x0, [x0]"] * _CHAIN), lambda _, core: core.caches[0].latency_cycles * _CHAIN
+        ),
+        Microbenchmark("128-bit loads", _loop(loads), lambda figures, _: _over(_LOADS, figures.loads_per_cycle)),
+        Microbenchmark("copy by 128 bits", _loop(copy), lambda figures, _: _times(_LOADS, figures.copy_cycles)),
         Microbenchmark("pointwise tile, 128-bit loads", _loop([*_tile(_wide_loads)]), _documented_wide),
         Microbenchmark(
             "pointwise tile, 64-bit loads",
             narrow,
-            lambda figures: None if figures.loads_beside_fma else _documented_narrow(figures, len(narrow)),
+            lambda figures, _: None if figures.loads_beside_fma else _documented_narrow(figures, len(narrow)),
         ),
     ]
 
@@ -87,7 +90,7 @@ def compare(core: Core, cycles: BlockCycles) -> list[KnownAnswer]:
     if core.documented is None:
         raise UserError(f"core {core.name} has no section documented: nothing to compare its model with")
     figures = core.documented
-    chosen = [(loop, loop.documented(figures)) for loop in microbenchmarks()]
+    chosen = [(loop, loop.documented(figures, core)) for loop in microbenchmarks()]
     answers = cycles.of([assemble(loop.instructions) for loop, _ in chosen])
     return [
         KnownAnswer(loop.name, model, documented)
@@ -160,11 +163,19 @@ def _narrow_loads(loads: list[tuple[int, str, int]]) -> list[str]:
     return instructions + inserts[-3:]
 
 
-def _documented_wide(figures: Documented) -> float:
-    alone = 0.0 if figures.loads_beside_fma else _TILE_LOADS / figures.loads_per_cycle
-    return _PRODUCTS / figures.fmas_per_cycle + alone
+def _documented_wide(figures: Documented, _: Core) -> float:
+    alone = None if figures.loads_beside_fma else _over(_TILE_LOADS, figures.loads_per_cycle)
+    return _PRODUCTS / figures.fmas_per_cycle + (alone or 0.0)
 
 
 def _documented_narrow(figures: Documented, instructions: int) -> float:
     """Two instructions per cycle at most, as the in-order cores issue them."""
     return max(_PRODUCTS / figures.fmas_per_cycle + figures.narrow_load_cycles * _TILE_LOADS, instructions / 2)
+
+
+def _times(count: int, cycles: float | None) -> float | None:
+    return None if cycles is None else count * cycles
+
+
+def _over(count: int, rate: float | None) -> float | None:
+    return None if rate is None else count / rate
