@@ -50,7 +50,7 @@ def time_in_turn(
         with step("checking parity with PyTorch on the device"):
             for compiled in nets.values():
                 _check(compiled, timer)
-        if getattr(target, "is_simulated", False):
+        if target.is_simulated:
             return {name: measure_latency(*_timed(compiled), timer) for name, compiled in nets.items()}
         done = sum(min(PASSES, len(passes.of(name))) for name in nets)
         with progress("timing nets in turn", PASSES * len(nets), done=done) as reporter:
