@@ -3,7 +3,8 @@
 import pytest
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
+from tvmfbnet.autotune.features import FEATURES, features
+from tvmfbnet.autotune.knobs import KernelShape, Registers, accumulators, all_knobs
 
 AVX512, NEON = Registers(32, 64), Registers(32, 16)
 
