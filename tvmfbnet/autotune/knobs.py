@@ -24,7 +24,7 @@ _UNROLLS = (1, 2, 4, 8)
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
 PADDINGS = ("inline", "whole", "outer", "middle")
-# Of a depthwise convolution: taps whose weights stay in registers for all tiles of a channel, and registers for inputs.
+# Of a depthwise convolution: taps whose weights stay in registers for all tiles of a channel, and registers for inputs at stride 1.
 MOST_TAPS, _WINDOW = 9, 3
 
 
@@ -294,7 +294,7 @@ def operands(shape: KernelShape, positions: int, wide: int, registers: Registers
     if registers.reads_operands:
         return 0
     if shape.kind == "depthwise":
-        return wide * min(shape.kernel**2, MOST_TAPS) + _WINDOW
+        return wide * min(shape.kernel**2, MOST_TAPS) + _WINDOW * shape.stride**2
     if shape.kind == "conv" and not shape.dot:
         return positions + wide
     return min(positions, wide) + 1
