@@ -45,7 +45,7 @@ _BRANCH = re.compile(r"(?:b\.\w+|cbn?z\s+\w+,|tbn?z\s+.*,)\s*(\.LBB\w+)$")
 # Float multiply-adds and products, integer ones, and dot products, of whole vectors.
 _PRODUCT = re.compile(r"(fmla|fmul|[su]?mla|[su]mlal2?|[su]mull2?|[su]dot|smmla|usdot)\s+v")
 _HALF = re.compile(r"\.(2s|4h|8b)\b")
-_WIDE = re.compile(r"ld(p|r|ur|1r?)\s+\{?\s*(q\d|v\d+\.(4s|16b|8h))")
+_WIDE_LOAD = re.compile(r"ld(p|r|ur|1)\s+\{?\s*(q\d|v\d+\.(4s|16b|8h|2d))")
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,24 @@ class Core:
         model: llvm-mca's ``-mcpu``.
         peak: 128-bit multiply-adds of a cycle.
         dispatch: micro-operations per cycle; 0 for those of the model.
-        is_single_issue: whether a multiply-add or a 128-bit load issues alone, which LLVM's model does not know.
+        is_in_order: whether it issues two instructions per cycle in order, which LLVM's model gets wrong.
     """
 
     compiled_for: str
     model: str
     peak: float
     dispatch: int = 0
-    is_single_issue: bool = False
+    is_in_order: bool = False
 
 
 # LLVM models Cortex-A76 as A57, which has half its throughput: Neoverse N1 is the same core with a wider front end. Its
-# Cortex-A55 issues twice the multiply-adds that the core does, and its A53 makes loads wait for older multiply-adds.
+# A53 makes loads wait for older multiply-adds, so A55 stands for both. Their 128-bit arithmetic fills two 64-bit pipes,
+# and a 128-bit load the 64-bit load path for two cycles, in which nothing else issues (ncnn's guide to dual issue).
 CORES = {
     "a76": Core("neoverse-n1", "neoverse-n1", 2, dispatch=3),
     "a72": Core("cortex-a72", "cortex-a72", 1),
-    "a55": Core("cortex-a55", "cortex-a55", 1, is_single_issue=True),
-    "a53": Core("cortex-a53", "cortex-a55", 1, is_single_issue=True),
+    "a55": Core("cortex-a55", "cortex-a55", 1, is_in_order=True),
+    "a53": Core("cortex-a53", "cortex-a55", 1, is_in_order=True),
 }
 
 
@@ -124,16 +125,36 @@ def products_of(body: list[str]) -> float:
 
 def cycles_of(body: list[str], core: Core) -> float:
     """Cycles of one iteration of a steady loop."""
-    text = "\n".join([".Lloop:", *(re.sub(r"\.LBB\w+", ".Lloop", line) for line in body)])
+    lines = [re.sub(r"\.LBB\w+", ".Lloop", line) for line in body]
+    if core.is_in_order:
+        return max(_model_cycles([piece for line in lines for piece in _halved(line)], core), _issue_cycles(body))
+    return _model_cycles(lines, core)
+
+
+def _model_cycles(lines: list[str], core: Core) -> float:
     command = [_ANALYSER, "-mtriple=aarch64", f"-mcpu={core.model}", f"-iterations={_ITERATIONS}", "-json"]
     command += [f"-dispatch={core.dispatch}"] if core.dispatch else []
+    text = "\n".join([".Lloop:", *lines])
     said = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=60)
-    cycles = json.loads(said.stdout)["CodeRegions"][0]["SummaryView"]["TotalCycles"] / _ITERATIONS
-    if not core.is_single_issue:
-        return float(cycles)
-    wide = sum((2 if line.startswith("ldp") else 1) for line in body if _WIDE.match(line))
-    vector = sum(re.match(r"f\w+\s+v", line) is not None for line in body)
-    return float(max(cycles, wide + vector))
+    return float(json.loads(said.stdout)["CodeRegions"][0]["SummaryView"]["TotalCycles"] / _ITERATIONS)
+
+
+def _halved(line: str) -> list[str]:
+    """Arithmetic on 128 bits as LLVM's model knows it of an in-order core, on 64 bits; pairs of loads one by one."""
+    pair = re.match(r"ldp\s+(q\d+), (q\d+), \[(\w+)", line)
+    if pair is not None:
+        return [f"ldr {pair[1]}, [{pair[3]}]", f"ldr {pair[2]}, [{pair[3]}]"]
+    if re.match(r"f\w+\s+v", line):
+        return [re.sub(r"\.(4s|s\[\d\])", ".2s", line)]
+    return [line]
+
+
+def _issue_cycles(body: list[str]) -> float:
+    """Cycles in which an in-order core issues a loop: two instructions, one on 128 bits, or half of a 128-bit load."""
+    loads = 2.0 * sum((2 if line.startswith("ldp") else 1) for line in body if _WIDE_LOAD.match(line))
+    others = [line for line in body if not _WIDE_LOAD.match(line)]
+    vector = sum(1.0 for line in others if re.match(r"\w+\s+v\d+\.(4s|16b|8h|2d)", line))
+    return loads + max(0.5 * len(others), vector)
 
 
 def candidates(kernel: Kernel, shape: KernelShape, target: Any, count: int) -> list[Knobs]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from tvmfbnet.autotune.features import FEATURES, features, loads_per_product, parallel_share
+from tvmfbnet.autotune.features import FEATURES, features, load_slots, loads_per_product, parallel_share
 from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators
 from tvmfbnet.autotune.transfer import TransferSource
 
@@ -32,9 +32,6 @@ _PARAMETERS = {
     "nthread": 1,
     "tree_method": "hist",
 }
-# Of CPUs that load operands by instructions of their own: what a load costs in multiply-adds that are issued in its
-# place, and the instructions of a loop that are neither.
-_LOAD_SLOTS, _INNER = 3.0, 4.0
 # A failed trial counts as 8x slower than the average.
 _FAILURE_PENALTY = math.log(8.0)
 # The transfer sources' weight in a prediction is their agreement with the target's own trials, halved at this many own
@@ -125,10 +122,11 @@ class TrialCostModel:
     def heuristic(self, shape: KernelShape, knobs: Knobs) -> float:
         """A heuristic score, lower is better: few loads per multiply-add, sums to hide its latency, busy threads."""
         sums = accumulators(shape, knobs, self.registers)
-        hidden = min(1.0, sums / 8)
-        serial = loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
-        if not self.registers.reads_operands:
-            serial = _LOAD_SLOTS * serial + _branches(shape, knobs) + _INNER / (shape.kernel**2 * knobs.unroll * sums)
+        hidden = 0.5 * (1.0 - min(1.0, sums / 8))
+        if self.registers.reads_operands:
+            serial = loads_per_product(shape, knobs, self.registers) + hidden
+        else:
+            serial = load_slots(shape, knobs, self.registers) + 3.0 * hidden
         return serial * parallel_share(shape, knobs, self.registers)
 
     def _refit(self) -> None:
@@ -152,11 +150,6 @@ class TrialCostModel:
         numbers = {shape: number for number, shape in enumerate(dict.fromkeys(shapes))}
         kernels = np.array([numbers[shape] for shape in shapes])
         self._trust = _agreement(predicted, logs, kernels) * _HALVED_AT / (_HALVED_AT + len(logs))
-
-
-def _branches(shape: KernelShape, knobs: Knobs) -> float:
-    """Heuristic: what tests for the border of a padded image cost, where a schedule reads it pixel by pixel."""
-    return float(shape.padded and knobs.padding == "inline")
 
 
 def _log(shape: KernelShape, latency_ms: float | None) -> float:

@@ -23,6 +23,8 @@ from tvmfbnet.autotune.knobs import (
 
 # Multiply-adds a core could do while a parallel loop is launched and joined: 5 us at 40 G multiply-adds/s.
 _LAUNCH_PRODUCTS = 200_000
+# What a load costs in multiply-adds that issue in its place, with a margin against noise; a loop's own instructions.
+_LOAD, _LOOP = 3.0, 4.0
 
 FEATURES = (
     *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
@@ -78,6 +80,23 @@ def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) ->
         weights = 0 if _keeps_weights(shape, knobs, registers) else shape.kernel**2
         return (height * width + weights) / (positions * shape.kernel**2)
     return (positions / max(1, knobs.staged) + wide) / (positions * wide)
+
+
+def load_slots(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
+    """Heuristic for CPUs whose multiply-adds read registers: what issues beside one, in multiply-adds in its place.
+
+    Loads of whole registers, broadcasts, the instructions of the loop itself, and tests for the border of an image
+    whose padding is never stored. In order, loads of half a register and of scalars are free, others count twice.
+    """
+    shape = summed(shape, knobs)
+    wide = vectors(shape, knobs.channels, knobs.lanes, registers)
+    positions = shape.positions(knobs.rows, knobs.columns)
+    window = shape.kernel**2 if shape.kind in ("conv", "depthwise") else 1
+    around = _LOOP / (window * knobs.unroll * positions * wide) + float(shape.padded and knobs.padding == "inline")
+    if registers.in_order and shape.kind == "conv":
+        staged = positions / knobs.staged if knobs.staged * shape.element_bytes == registers.vector_bytes else 0.0
+        return 2.0 * _LOAD * (staged + wide) / (positions * wide) + around
+    return _LOAD * loads_per_product(shape, knobs, registers) + around
 
 
 def _keeps_weights(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:

@@ -24,7 +24,7 @@ _UNROLLS = (1, 2, 4, 8)
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
 PADDINGS = ("inline", "whole", "outer", "middle")
-# Of a depthwise convolution: taps whose weights stay in registers for all tiles of a channel, and registers for inputs at stride 1.
+# Of a depthwise kernel: taps whose weights stay in registers for all tiles of a channel; registers of inputs.
 MOST_TAPS, _WINDOW = 9, 3
 
 
@@ -39,6 +39,8 @@ class Registers:
         halves: whether the CPU computes with halves, not only converts them.
         reads_operands: whether multiply-adds take an operand from memory, as on x86; on ARM, weights and inputs need
             registers of their own beside the sums.
+        in_order: whether it executes in order, where a load of a whole register issues alone and one of half a register
+            beside a multiply-add (Cortex-A53, A55).
     """
 
     count: int
@@ -46,6 +48,7 @@ class Registers:
     threads: int = 1
     halves: bool = False
     reads_operands: bool = True
+    in_order: bool = False
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of that size in one register; 1 where kernels have no vectors."""

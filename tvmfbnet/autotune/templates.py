@@ -27,6 +27,8 @@ from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 _SPATIAL, _REDUCE = 0, 2  # tvm.tirx.IterVar.DataPar and CommReduce
+# ARM cores of LLVM that execute in order and whose loads are half a vector register wide.
+_IN_ORDER = ("cortex-a35", "cortex-a53", "cortex-a55")
 _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
 
 
@@ -46,7 +48,8 @@ def registers_of(target: tvm.target.Target) -> Registers:
         machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
         width, halves = int(llvm_get_vector_width(target)), "fullfp16" in llvm_get_cpu_features(target)
-        return Registers(16 if few else 32, max(width // 8, 16), threads, halves, reads_operands=False)
+        in_order = str(target.attrs.get("mcpu", "")) in _IN_ORDER
+        return Registers(16 if few else 32, max(width // 8, 16), threads, halves, False, in_order)
     # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
