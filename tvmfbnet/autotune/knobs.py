@@ -255,6 +255,18 @@ def evenness(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     return pieces / (math.ceil(pieces / registers.threads) * registers.threads)
 
 
+def _widths(shape: KernelShape, channels: int, registers: Registers) -> list[int]:
+    """Vector widths of a tile's sums.
+
+    Narrow vectors pay where registers are wide: NEON's need as many instructions as whole ones. Its integer products
+    take the lower and upper half of a register of eight, which is loaded and widened as one.
+    """
+    full = registers.lanes(shape.sum_bytes)
+    if registers.reads_operands:
+        return _lanes(channels, full)
+    return _lanes(channels, full if shape.sum_bytes != 4 * shape.element_bytes else 2 * full, 1)
+
+
 def _lanes(channels: int, full: int, most: int = 3) -> list[int]:
     """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
     standard = [lanes for lanes in (full, full // 2, full // 4) if lanes > 1]
@@ -272,9 +284,7 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     elif shape.dot and shape.padded:
         paddings = PADDINGS[1:] if shape.height * shape.width > 1 else PADDINGS[1:2]  # instructions read memory
     orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
-    # Narrow vectors pay where registers are wide: NEON's need as many instructions as whole ones.
-    widths = _lanes(spans, registers.lanes(shape.sum_bytes), 3 if registers.reads_operands else 1)
-    for lanes in [shape.dot_lanes] if shape.dot else widths:
+    for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         # Tiles end between pairs of pixels, or with the row.
