@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.emulated, pytest.mark.rpc, pytest.mark.slow]
 
 
 def first_candidate(shape, registers, staged):
-    """The best by the heuristic, of those that load so many channels at once where any do."""
+    """The best by the heuristic, of those that load that number of channels at once, if any do."""
     cost_model, ways = TrialCostModel(registers), all_knobs(shape, registers)
     alike = [knobs for knobs in ways if knobs.staged == staged] or ways
     return min(alike, key=lambda knobs: cost_model.heuristic(shape, knobs))
