@@ -1,11 +1,22 @@
 """Knobs: every listed way to schedule a kernel is legal and fits the registers; the cost model finds the fast ones."""
 
+import hashlib
+import json
+from dataclasses import replace
+
 import pytest
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import FEATURES, KernelShape, Registers, accumulators, all_knobs, features
+from tvmfbnet.autotune.features import FEATURES, features
+from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators, all_knobs, summed
 
-AVX512, NEON = Registers(32, 64), Registers(32, 16)
+AVX512, NEON = Registers(32, 64), Registers(32, 16, reads_operands=False)
+# What x86 gets, so that logs and databases stay what they are: (registers, candidates, digest of them and their ranks).
+X86 = [
+    (AVX512, 3428, "0ee2cc095b8eda7d"),
+    (Registers(16, 32, threads=4), 7119, "9960b199fda0f01f"),
+    (Registers(32, 64, halves=True), 4892, "73d5ac79c239c2e8"),
+]
 
 SHAPES = [
     KernelShape("conv", 112, 112, 16, kernel=3, stride=2, reduction=3, group=16, padded=True, extra=2),
@@ -72,3 +83,40 @@ def test_ways_that_failed_are_ranked_behind_those_that_ran():
     predicted = cost_model.predict_ms(shape, cost_model.rows(shape, ways))
     failing = [knobs.order == "cyx" for knobs in ways]
     assert predicted[failing].min() > 2 * predicted[[not fails for fails in failing]].max()
+
+
+HALVES = KernelShape("conv", 14, 14, 64, reduction=384, group=64, extra=1, element_bytes=2)
+
+
+@pytest.mark.parametrize(("registers", "count", "digest"), X86, ids=["avx512", "avx2", "halves"])
+def test_candidates_of_x86_and_their_order_stay_as_they_are(registers, count, digest):
+    cost_model, lines = TrialCostModel(registers), []
+    for shape in (*SHAPES[1:5], HALVES):
+        for knobs in all_knobs(shape, registers):
+            lines.append(json.dumps(knobs.to_dict()) + repr(cost_model.heuristic(shape, knobs)))
+    assert (len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]) == (count, digest)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, HALVES], ids=lambda shape: f"{shape.kind}-{shape.channels}")
+def test_tiles_of_neon_leave_registers_for_weights_and_inputs(shape):
+    registers = replace(NEON, halves=True)
+    for knobs in all_knobs(shape, registers):
+        sums, positions = accumulators(shape, knobs, registers), knobs.rows * knobs.columns
+        if shape.kind == "conv":
+            assert sums + positions + knobs.channels // knobs.lanes <= 32
+        if shape.kind == "depthwise" and shape.kernel == 3:
+            assert sums + 9 * knobs.channels // knobs.lanes < 32
+        assert knobs.staged == 0 or (shape.kind == "conv" and knobs.unroll % knobs.staged == 0)
+        assert knobs.staged == 0 or not shape.padded or knobs.padding != "inline"
+        # The log names staging only where it happens, and reads what it wrote, and lines from before it.
+        assert ("staged" in knobs.to_dict()) == (knobs.staged > 0)
+        assert Knobs(**knobs.to_dict()) == knobs
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], HALVES], ids=["float32", "float16"])
+def test_the_first_candidates_of_neon_load_inputs_as_vectors_and_hide_latency(shape):
+    registers = replace(NEON, halves=True)
+    cost_model, ways = TrialCostModel(registers), all_knobs(shape, registers)
+    for knobs in sorted(ways, key=lambda knobs: cost_model.heuristic(shape, knobs))[:10]:
+        assert knobs.staged * summed(shape, knobs).sum_bytes == 16
+        assert accumulators(shape, knobs, registers) >= 12

@@ -11,7 +11,7 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.knobs import Registers, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
@@ -83,6 +83,25 @@ def test_schedules_compute_what_the_kernel_computes(kernels, compiled_for):
             # Built as the compiler builds it: the weights arrive in their old layout and are re-laid out inside.
             actual = output_of(scheduled.mod, arguments, compiled_for)
             np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}")
+
+
+def test_inputs_that_are_loaded_as_vectors_give_the_same_sums(kernels, compiled_for):
+    """What ARM cores get, run here: grouped and strided kernels, and vectors of four and of two channels."""
+    chooser, rng, staged = random.Random(1), np.random.default_rng(1), set()
+    registers = Registers(32, 16, reads_operands=False)
+    for kernel in kernels:
+        shape = shape_of(kernel.mod)
+        ways = [knobs for knobs in all_knobs(shape, registers) if knobs.staged] if shape is not None else []
+        if not ways:
+            continue
+        knobs = chooser.choice([knobs for knobs in ways if knobs.staged not in staged] or ways)
+        staged.add(knobs.staged)
+        infos = ArgInfo.from_prim_func(kernel.mod["main"])
+        arguments = [rng.standard_normal([int(size) for size in info.shape]).astype("float32") for info in infos]
+        expected = output_of(kernel.mod, arguments, compiled_for)
+        actual = output_of(apply_knobs(kernel.mod, shape, knobs).mod, arguments, compiled_for)
+        np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}")
+    assert staged == {2, 4}
 
 
 def test_a_trial_gets_its_weights_prepacked(kernels, compiled_for):

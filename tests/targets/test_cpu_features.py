@@ -69,13 +69,14 @@ def test_features_beyond_the_name_are_added():
 def test_vector_registers_follow_the_features_that_are_on(mcpu, mattr, lanes, count):
     described = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "mattr": mattr}
     registers = registers_of(tvm.target.Target(described))
-    assert (registers.lanes(4), registers.count) == (lanes, count)
+    assert (registers.lanes(4), registers.count, registers.reads_operands) == (lanes, count, True)
 
 
 def test_vector_registers_of_arm_are_neons():
-    for mcpu in ("cortex-a72", "cortex-a76"):
+    for mcpu in ("cortex-a72", "cortex-a76", "cortex-a55"):
         registers = registers_of(tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu}))
-        assert (registers.lanes(4), registers.count) == (4, 32)
+        assert (registers.lanes(4), registers.count, registers.reads_operands) == (4, 32, False)
+        assert registers.in_order == (mcpu == "cortex-a55")
 
 
 def test_what_the_file_says_of_features_counts_more():

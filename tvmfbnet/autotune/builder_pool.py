@@ -63,12 +63,13 @@ def build_candidate(
     from tvm.support import cc
 
     from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_of
+    from tvmfbnet.compiler.stack_buffers import use_stack
     from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
-    started = time.monotonic()
-    scheduled = narrow_half_sums(tvm.ir.load_json(mod_json))
+    started, target = time.monotonic(), tvm.target.Target(json.loads(target_json))
+    scheduled = use_stack(narrow_half_sums(tvm.ir.load_json(mod_json)), target)
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled)
-    pool, target = pool_for(mod, pool_mb * 2**20) if pool_mb else None, tvm.target.Target(json.loads(target_json))
+    pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
     built = build(mod, target=target)
     with scratch_folder() as folder:
         path, others = folder / "candidate.so", []

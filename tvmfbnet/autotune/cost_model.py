@@ -13,16 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from tvmfbnet.autotune.knobs import (
-    FEATURES,
-    KernelShape,
-    Knobs,
-    Registers,
-    accumulators,
-    features,
-    loads_per_product,
-    parallel_share,
-)
+from tvmfbnet.autotune.features import FEATURES, features, load_slots, loads_per_product, parallel_share
+from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators
 from tvmfbnet.autotune.transfer import TransferSource
 
 Array = npt.NDArray[np.float64]
@@ -130,8 +122,11 @@ class TrialCostModel:
     def heuristic(self, shape: KernelShape, knobs: Knobs) -> float:
         """A heuristic score, lower is better: few loads per multiply-add, sums to hide its latency, busy threads."""
         sums = accumulators(shape, knobs, self.registers)
-        hidden = min(1.0, sums / 8)
-        serial = loads_per_product(shape, knobs, self.registers) + 0.5 * (1.0 - hidden)
+        hidden = 0.5 * (1.0 - min(1.0, sums / 8))
+        if self.registers.reads_operands:
+            serial = loads_per_product(shape, knobs, self.registers) + hidden
+        else:
+            serial = load_slots(shape, knobs, self.registers) + 3.0 * hidden
         return serial * parallel_share(shape, knobs, self.registers)
 
     def _refit(self) -> None:

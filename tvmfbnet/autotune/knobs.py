@@ -19,15 +19,13 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 
 # Larger tiles only spill registers or bloat the code.
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
-_ORDERS = ("cyx", "yxc", "ycx")
+ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
-_PADDINGS = ("inline", "whole", "outer", "middle")
-
-
-# Multiply-adds a core could do while a parallel loop is launched and joined: 5 us at 40 G multiply-adds/s.
-_LAUNCH_PRODUCTS = 200_000
+PADDINGS = ("inline", "whole", "outer", "middle")
+# Of a depthwise kernel: taps whose weights stay in registers for all tiles of a channel; registers of inputs.
+MOST_TAPS, _WINDOW = 9, 3
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,18 @@ class Registers:
         vector_bytes: size of each; 0 where kernels have no vectors.
         threads: worker threads that a kernel may use.
         halves: whether the CPU computes with halves, not only converts them.
+        reads_operands: whether multiply-adds take an operand from memory, as on x86; on ARM, weights and inputs need
+            registers of their own beside the sums.
+        in_order: whether it executes in order, where a load of a whole register issues alone and one of half a register
+            beside a multiply-add (Cortex-A53, A55).
     """
 
     count: int
     vector_bytes: int
     threads: int = 1
     halves: bool = False
+    reads_operands: bool = True
+    in_order: bool = False
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of that size in one register; 1 where kernels have no vectors."""
@@ -134,6 +138,8 @@ class Knobs:
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
         sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
         chunk: products that a narrowed accumulator adds up before it is added to one as the kernel has it; 0 for all.
+        staged: input channels of a pixel that one load brings into a register, from which multiply-adds take them by
+            lane; 0 where each channel is read by itself.
     """
 
     rows: int
@@ -146,18 +152,19 @@ class Knobs:
     parallel: int = 0
     sum_bytes: int = 0
     chunk: int = 0
+    staged: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for the log, which names the sums only where they are narrowed."""
+        """Plain data for the log, which names the sums only where they are narrowed, and staging where it happens."""
         values = asdict(self)
-        hidden = () if self.sum_bytes else ("sum_bytes", "chunk")
+        hidden = (() if self.sum_bytes else ("sum_bytes", "chunk")) + (() if self.staged else ("staged",))
         return {name: value for name, value in values.items() if name not in hidden}
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Hashable identity, cheaper to compare than the dataclass."""
         tile = (self.rows, self.columns, self.channels, self.lanes)
-        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes, self.chunk)
+        return (*tile, self.order, self.unroll, self.padding, self.parallel, self.sum_bytes, self.chunk, self.staged)
 
 
 def divisors(number: int, largest: int | None = None) -> list[int]:
@@ -248,40 +255,72 @@ def evenness(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     return pieces / (math.ceil(pieces / registers.threads) * registers.threads)
 
 
-def parallel_share(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
-    """Heuristic: a kernel's time, launching threads included, as a share of its single-threaded time."""
-    if not knobs.parallel:
-        return 1.0
-    return 1.0 / (registers.threads * evenness(shape, knobs, registers)) + _LAUNCH_PRODUCTS / shape.products
+def _widths(shape: KernelShape, channels: int, registers: Registers) -> list[int]:
+    """Vector widths of a tile's sums.
+
+    Narrow vectors pay where registers are wide: NEON's need as many instructions as whole ones. Its integer products
+    take the lower and upper half of a register of eight, which is loaded and widened as one.
+    """
+    full = registers.lanes(shape.sum_bytes)
+    if registers.reads_operands:
+        return _lanes(channels, full)
+    return _lanes(channels, full if shape.sum_bytes != 4 * shape.element_bytes else 2 * full, 1)
 
 
-def _lanes(channels: int, full: int) -> list[int]:
+def _lanes(channels: int, full: int, most: int = 3) -> list[int]:
     """Vector widths that divide ``channels``: full, half and quarter registers; if none does, the widest divisor."""
     standard = [lanes for lanes in (full, full // 2, full // 4) if lanes > 1]
     fitting = [lanes for lanes in standard if channels % lanes == 0]
-    return fitting or [divisors(channels, full)[-1]]
+    return fitting[:most] or [divisors(channels, full)[-1]]
 
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
     unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
     # Stored padding is written as vectors.
-    paddings: tuple[str, ...] = _PADDINGS if shape.padded and registers.vector_bytes else _PADDINGS[:1]
+    paddings: tuple[str, ...] = PADDINGS if shape.padded and registers.vector_bytes else PADDINGS[:1]
     if shape.dot_pixels > 1:
-        paddings = _PADDINGS[1:] if shape.padded else _PADDINGS  # where pairs of pixels are put together
+        paddings = PADDINGS[1:] if shape.padded else PADDINGS  # where pairs of pixels are put together
     elif shape.dot and shape.padded:
-        paddings = _PADDINGS[1:] if shape.height * shape.width > 1 else _PADDINGS[1:2]  # instructions read memory
-    orders = _ORDERS if shape.height * shape.width > 1 else _ORDERS[:1]
-    for lanes in [shape.dot_lanes] if shape.dot else _lanes(spans, registers.lanes(shape.sum_bytes)):
+        paddings = PADDINGS[1:] if shape.height * shape.width > 1 else PADDINGS[1:2]  # instructions read memory
+    orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
+    for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         # Tiles end between pairs of pixels, or with the row.
         columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
         for tile, row, column in product(channels, rows, columns):
-            if shape.positions(row, column) * vectors(shape, tile, lanes, registers) > registers.count:
+            positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
+            if positions * wide + operands(shape, positions, wide, registers) > registers.count:
                 continue
             for order, unroll, padding in product(orders, unrolls, paddings):
-                yield Knobs(row, column, tile, lanes, order, unroll, padding)
+                for staged in _stages(shape, unroll, padding, registers):
+                    yield Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+
+
+def operands(shape: KernelShape, positions: int, wide: int, registers: Registers) -> int:
+    """Registers that a tile's multiply-adds need beside its sums, of ``positions`` times ``wide`` registers.
+
+    Inputs that are read a vector of channels at a time stay while all their lanes are used; the weights of one channel
+    are loaded at once. A tile that has fewer registers spills, and one spill costs more than what a larger tile saves.
+    """
+    if registers.reads_operands:
+        return 0
+    if shape.kind == "depthwise":
+        return wide * min(shape.kernel**2, MOST_TAPS) + _WINDOW * shape.stride**2
+    if shape.kind == "conv" and not shape.dot:
+        return positions + wide
+    return min(positions, wide) + 1
+
+
+def _stages(shape: KernelShape, unroll: int, padding: str, registers: Registers) -> list[int]:
+    """How many channels of a pixel may be loaded at once: full and half registers that divide the unrolled ones."""
+    readable = not shape.padded or padding != "inline"  # a padded pixel that is never stored cannot be loaded whole
+    if registers.reads_operands or shape.kind != "conv" or shape.dot or shape.sum_bytes != shape.element_bytes:
+        return [0]
+    full = registers.lanes(shape.element_bytes)
+    fitting = [lanes for lanes in (full, full // 2) if lanes > 1 and unroll % lanes == 0 and readable]
+    return fitting or [0]
 
 
 def vectors(shape: KernelShape, channels: int, lanes: int, registers: Registers) -> int:
@@ -299,58 +338,3 @@ def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
     """Whether a tile hides multiply-add latency; tiles of kernels too small for that need only match the kernel."""
     most = shape.height * shape.width * math.ceil(shape.channels / registers.lanes(shape.sum_bytes))
     return accumulators(shape, knobs, registers) >= min(4, most)
-
-
-FEATURES = (
-    *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
-    *("tile_input_kb", "tile_weights_kb", "tiles", "strips", "full_vectors", "rows_share", "columns_share"),
-    *("kind", "height", "width", "out_channels", "kernel", "stride", "reduction", "group", "extra"),
-    *("log_products", "weights_kb", "input_kb"),
-    *("threads", "parallel", "log_chunks", "evenness", "parallel_share"),
-)
-_KINDS = ("conv", "depthwise", "matmul", "pool", "move")
-
-
-def features(shape: KernelShape, knobs: Knobs, registers: Registers) -> list[float]:
-    """Features of a candidate for the cost model, in the order of :data:`FEATURES`."""
-    shape = summed(shape, knobs)
-    window = shape.kernel**2 * shape.reduction
-    positions = knobs.rows * knobs.columns
-    sums = accumulators(shape, knobs, registers)
-    loads = loads_per_product(shape, knobs, registers)
-    deep = shape.channels if shape.kind == "depthwise" else shape.reduction * (shape.channels // max(shape.group, 1))
-    tile_height = (knobs.rows - 1) * shape.stride + shape.kernel
-    tile_width = (knobs.columns - 1) * shape.stride + shape.kernel
-    tile_depth = knobs.channels if shape.kind == "depthwise" else shape.reduction
-    kilobytes = shape.element_bytes / 1024
-    return [
-        *(float(knobs.rows), float(knobs.columns), float(knobs.channels), float(knobs.lanes), float(knobs.unroll)),
-        *(float(_ORDERS.index(knobs.order)), float(_PADDINGS.index(knobs.padding)), float(sums), loads),
-        tile_height * tile_width * tile_depth * kilobytes,
-        window * knobs.channels * kilobytes,
-        math.log2(shape.height * shape.width * shape.channels / (positions * knobs.channels)),
-        math.log2(shape.channels / knobs.channels),
-        knobs.lanes / registers.lanes(shape.sum_bytes),
-        knobs.rows / shape.height,
-        knobs.columns / shape.width,
-        *(float(_KINDS.index(shape.kind)), float(shape.height), float(shape.width), float(shape.channels)),
-        *(float(shape.kernel), float(shape.stride), float(shape.reduction), float(shape.group), float(shape.extra)),
-        math.log2(shape.products),
-        window * shape.channels * kilobytes,
-        shape.height * shape.width * shape.stride**2 * deep * kilobytes,
-        *(float(registers.threads), float(knobs.parallel), math.log2(chunks(shape, knobs))),
-        evenness(shape, knobs, registers),
-        parallel_share(shape, knobs, registers),
-    ]
-
-
-def loads_per_product(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
-    """Vector loads and broadcasts per vector multiply-add: a tile's main figure of merit."""
-    shape = summed(shape, knobs)
-    wide = vectors(shape, knobs.channels, knobs.lanes, registers)
-    positions = shape.positions(knobs.rows, knobs.columns)
-    if shape.kind in ("depthwise", "pool"):
-        height = (knobs.rows - 1) * shape.stride + shape.kernel
-        width = (knobs.columns - 1) * shape.stride + shape.kernel
-        return (height * width + shape.kernel**2) / (positions * shape.kernel**2)
-    return (positions + wide) / (positions * wide)

@@ -21,11 +21,14 @@ from tvmfbnet.autotune.dot_templates import dot_shape, is_dot, schedule_dot
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.integer_kernels import WINDOW
+from tvmfbnet.compiler.stack_buffers import is_x86
 from tvmfbnet.compiler.wide_sums import HALF
 from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
-_REDUCE = 2  # tvm.tirx.IterVar.CommReduce
+_SPATIAL, _REDUCE = 0, 2  # tvm.tirx.IterVar.DataPar and CommReduce
+# ARM cores of LLVM that execute in order and whose loads are half a vector register wide.
+_IN_ORDER = ("cortex-a35", "cortex-a53", "cortex-a55")
 _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
 
 
@@ -41,11 +44,12 @@ def registers_of(target: tvm.target.Target) -> Registers:
     if target.kind.name != "llvm":
         return Registers(16, 0)  # C has no vectors or parallel loops; its compiler vectorises scalars
     threads = int(target.attrs.get("num-cores", 1))
-    machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
-    if machine not in ("x86_64", "i386", "i686"):
+    if not is_x86(target):
+        machine = str(target.attrs.get("mtriple") or llvm_get_system_triple()).split("-")[0]
         few = machine.startswith(("arm", "thumb")) and not machine.startswith("arm64")
         width, halves = int(llvm_get_vector_width(target)), "fullfp16" in llvm_get_cpu_features(target)
-        return Registers(16 if few else 32, max(width // 8, 16), threads, halves)
+        in_order = str(target.attrs.get("mcpu", "")) in _IN_ORDER
+        return Registers(16 if few else 32, max(width // 8, 16), threads, halves, False, in_order)
     # TVM reports 512 bits for every x86.
     features = {str(feature) for feature in llvm_get_cpu_features(target)}
     if "avx512f" in features:
@@ -197,6 +201,8 @@ def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: K
         _tile_chunks(schedule, total, partial, len(outer) + 1, knobs)
         _tile_sum(schedule, partial, shape, knobs)
     outside = finish_tiles(schedule, blocks, outer, shape, knobs)
+    if knobs.staged:
+        _stage(schedule, partial if partial is not None else total)
     _decompose(schedule, total, outside)
     if partial is not None:  # within the loop over chunks
         _decompose(schedule, partial, outside + 1)
@@ -266,9 +272,28 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
         schedule.reorder(*reduced, *spatial[:-1], vector, lanes)
         unrolled = reduced[-1:]
     else:
-        deep, steps = schedule.split(reduced[-1], [None, knobs.unroll])
-        schedule.reorder(*reduced[:-1], deep, steps, *spatial[:-1], vector, lanes)
-        unrolled = [*reduced[:-1], steps]
+        deep, *steps = schedule.split(reduced[-1], [None, *_steps(knobs)])
+        schedule.reorder(*reduced[:-1], deep, *steps, *spatial[:-1], vector, lanes)
+        unrolled = [*reduced[:-1], *steps]
     for loop in (*unrolled, *spatial[1:-1], vector):
         schedule.unroll(loop)
     schedule.vectorize(lanes)
+
+
+def _steps(knobs: Knobs) -> list[int]:
+    """Extents of the unrolled loops over input channels: over vectors of channels, and over those of one."""
+    return [knobs.unroll // knobs.staged, knobs.staged] if knobs.staged else [knobs.unroll]
+
+
+def _stage(schedule: Schedule, total: Any) -> None:
+    """Loads the input of a tile's sum as vectors of channels, one for each pixel, before their lanes are used."""
+    axes = [axis.iter_type for axis in schedule.get(total).iter_vars]
+    # The innermost loops are those over lanes, vectors of a tile and other spatial axes; the last reduction loop is
+    # the one over the channels of one vector.
+    at = schedule.get_loops(total)[-(axes.count(_SPATIAL) + 3)]
+    staged = schedule.cache_read(total, 0, "local")
+    schedule.compute_at(staged, at, preserve_unit_loops=True)
+    *pixels, channels = schedule.get_loops(staged)[-len(schedule.get(staged).iter_vars) :]
+    for loop in pixels:
+        schedule.unroll(loop)
+    schedule.vectorize(channels)

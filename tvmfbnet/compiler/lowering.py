@@ -28,6 +28,7 @@ from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
 from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
+from tvmfbnet.compiler.stack_buffers import use_stack
 from tvmfbnet.compiler.weight_copies import repeat_main
 from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
 from tvmfbnet.quantisation.post_training import is_quantised
@@ -260,7 +261,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
 def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
     """Builds a module scheduled by :func:`prepare`."""
     with target, tvm.transform.PassContext(opt_level=3):
-        mod = narrow_half_sums(mod)
+        mod = use_stack(narrow_half_sums(mod), target)
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 

@@ -1,0 +1,68 @@
+"""Sums of ARM kernels lie on the stack, where LLVM turns them into registers; kernels for x86 stay as they are."""
+
+import numpy as np
+import pytest
+import tvm
+from tvm.driver import build
+from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.compiler.export import export_parts
+from tvmfbnet.compiler.lowering import kernels_of, lower
+from tvmfbnet.compiler.stack_buffers import use_stack
+from tvmfbnet.dtypes import FLOAT32, INT8
+from tvmfbnet.space.registry import load_space
+
+X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 1}
+PART = load_space("fbnet_mini").layers[1].cell("k3_e3")
+
+
+def on_arm(mcpu):
+    return tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu, "num-cores": 1})
+
+
+def scheduled(target, dtype):
+    """Schedules of kernels that keep sums, as trials build them; without stored padding, too large for the stack."""
+    (model,) = export_parts([PART], dtype).values()
+    for kernel in kernels_of(lower(model, target), target):
+        shape = shape_of(kernel.mod)
+        if shape is not None and shape.kind in ("conv", "depthwise"):
+            ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding == "inline"]
+            if ways:
+                mod = apply_knobs(kernel.mod, shape, ways[len(ways) // 2]).mod
+                yield shape, RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
+
+
+def workspaces(mod, target):
+    return build(mod, target=target).inspect_source("ll").count("load ptr, ptr @__TVMBackendAllocWorkspace")
+
+
+@pytest.mark.parametrize(("mcpu", "dtype"), [("cortex-a76", FLOAT32), ("cortex-a76", INT8), ("cortex-a72", INT8)])
+def test_sums_of_arm_kernels_need_no_workspace(mcpu, dtype):
+    target = on_arm(mcpu)
+    mods = [mod for _, mod in scheduled(target, dtype)]
+    assert mods and all(workspaces(mod, target) for mod in mods)
+    assert [workspaces(use_stack(mod, target), target) for mod in mods] == [0] * len(mods)
+
+
+def test_kernels_for_x86_stay_as_they_are():
+    target = tvm.target.Target(X86)
+    for _, mod in scheduled(target, FLOAT32):
+        assert use_stack(mod, target) is mod
+
+
+def test_a_kernel_on_the_stack_computes_the_same():
+    """What ARM gets, run here."""
+    host = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    for shape, mod in scheduled(host, FLOAT32):
+        moved = use_stack(mod, on_arm("cortex-a76"))
+        assert moved.script() != mod.script()
+        sizes = [[int(size) for size in param.shape] for param in mod["main"].params]
+        inputs = [np.random.default_rng(1).standard_normal(size).astype("float32") for size in sizes]
+        outputs = []
+        for each in (mod, moved):
+            tensors = [tvm.runtime.tensor(value) for value in inputs]
+            build(each, target=host)["main"](*tensors)
+            outputs.append(tensors[-1].numpy())
+        np.testing.assert_array_equal(outputs[0], outputs[1], err_msg=str(shape))
