@@ -1,4 +1,4 @@
-"""A kernel library for a phone names the C libraries that it calls, which Android's loader insists on."""
+"""A kernel library for a phone names the libraries that it calls, which Android's loader insists on."""
 
 import subprocess
 
@@ -8,14 +8,14 @@ from bundle_samples import ARM, make_library
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.errors import UserError
 from tvmfbnet.provisioning.elf import read_elf
-from tvmfbnet.targets.android_libraries import android_libraries
+from tvmfbnet.targets.android_libraries import KERNEL_LIBRARIES, android_libraries
 from tvmfbnet.targets.definition import load_target
 from tvmfbnet.targets.toolchain import Compiler
 
 
 @pytest.mark.parametrize("name", ["pixel", "mali", "adreno"])
 @pytest.mark.parametrize("trial", [False, True])
-def test_a_phones_kernels_need_androids_own_c_libraries_and_nothing_else(name, trial, tmp_path, monkeypatch):
+def test_a_phones_kernels_need_tvms_and_androids_own_libraries_and_nothing_else(name, trial, tmp_path, monkeypatch):
     make_library(tmp_path / "probe.so")  # skips where the compiler is missing
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "kernel.c").write_text("float expf(float); float kernel(float x) { return expf(x); }\n")
@@ -24,7 +24,7 @@ def test_a_phones_kernels_need_androids_own_c_libraries_and_nothing_else(name, t
         words = [link["cc"], "-shared", "-fPIC", tmp_path / "kernel.c", *link["options"]]
         subprocess.run([*words, "-o", tmp_path / again], check=True)
         elf = read_elf(tmp_path / again)
-        assert (elf.needed, set(elf.alignments)) == (("libc.so", "libm.so"), {16384})
+        assert (elf.needed, set(elf.alignments)) == (KERNEL_LIBRARIES, {16384})
 
 
 def test_a_compiler_that_links_no_library_says_so_in_one_line(tmp_path, monkeypatch):

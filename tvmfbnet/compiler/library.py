@@ -39,7 +39,7 @@ def linker(target: Target, trial: bool = False) -> dict[str, Any]:
     # Kernels are C: with `zig c++` the first link for each system would also build the C++ library.
     compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
-    if "android" in target.triple and target.toolchain.kind != "ndk":  # the NDK's compiler names them by itself
+    if "android" in target.triple:
         options += android_libraries(compiler)
     if trial and target.toolchain.kind == "cxx":
         options.append("-nostdlib")

@@ -1,8 +1,8 @@
-"""Empty stand-ins for Android's C libraries, so that a kernel library linked without the NDK can name them.
+"""Empty stand-ins for the libraries that kernels call on Android, so that a kernel library can name them as needed.
 
 Android's loader resolves a library's symbols in the program itself and in what the library names as needed, and nowhere
 else: unlike glibc's, it does not look into libraries that the program happens to have loaded. A kernel that calls
-``memcpy`` or ``expf`` without naming ``libc.so`` and ``libm.so`` does not load on a phone.
+``memcpy`` or TVM's functions without naming their libraries does not load on a phone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors, write_atomically
 from tvmfbnet.targets.toolchain import Compiler, cache_folder, need_program
 
-# What compiled kernels may call: memory and string functions, and mathematics.
-KERNEL_LIBRARIES = ("libc.so", "libm.so")
+# What compiled kernels may call: errors are raised in TVM's library, memory and mathematics are the C library's.
+KERNEL_LIBRARIES = ("libtvm_ffi.so", "libc.so", "libm.so")
 _BUILD_SECONDS = 60
 
 
 def android_libraries(compiler: Compiler) -> tuple[str, ...]:
-    """Linker options that make a library need Android's C libraries; builds the stand-ins on first use.
+    """Linker options that make a library need them; builds the stand-ins on first use.
 
     Raises:
         UserError: the compiler is not installed, or does not build a shared library.
