@@ -64,6 +64,7 @@ class FakePhone:
     def _accept(self) -> None:
         while True:
             connection, _ = self._listener.accept()
+            at_once(connection)
             self._sockets.append(connection)
             in_background(Connection(connection, self).serve)
 
@@ -240,6 +241,7 @@ def run_sync(stream: Stream, phone: FakePhone) -> None:
 
 def pump(stream: Stream, connection: socket.socket) -> None:
     """Carries bytes both ways until one end closes."""
+    at_once(connection)
 
     def back() -> None:
         try:
@@ -264,6 +266,11 @@ def in_background(work, *arguments) -> None:
             work(*arguments)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def at_once(connection: socket.socket) -> None:
+    """Sends small messages without waiting for more, as adbd does."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def close(connection: socket.socket) -> None:

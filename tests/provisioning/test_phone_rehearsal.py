@@ -1,8 +1,6 @@
 """Every step of docs/how-to/phones.md, with the real adb, on an Android-like system whose programs run in qemu."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -10,7 +8,7 @@ from android_root import AndroidRoot, what_is_missing
 from stand_in_ndk import stand_in_ndk
 from typer.testing import CliRunner
 
-from tvmfbnet.cli.device import app
+from tvmfbnet.cli.main import app
 from tvmfbnet.provisioning.adb_shell import AdbShell
 from tvmfbnet.provisioning.loopback import Service, free_port
 from tvmfbnet.provisioning.programs import build_programs
@@ -66,17 +64,14 @@ def pixel(tmp_path, monkeypatch, adb):
 
 
 def tvmfbnet(*words):
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", *words, "--target", "pixel.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def device(*words):
-    """As :func:`tvmfbnet`, in this process, which has loaded everything."""
-    done = CliRunner().invoke(app, [words[0], "--target", "pixel.yaml", *map(str, words[1:])])
+    """A command in this process, which has loaded everything."""
+    done = CliRunner().invoke(app, [*map(str, words), "--target", "pixel.yaml"])
     assert done.exit_code == 0, f"{words}: {done.exit_code} {done.exception}\n{done.output}"
     return done
+
+
+def device(action, *words):
+    return tvmfbnet("device", action, *words)
 
 
 def test_a_phone_from_the_build_to_its_first_latencies(android, pixel, connect):
@@ -94,10 +89,10 @@ def test_a_phone_from_the_build_to_its_first_latencies(android, pixel, connect):
     try:
         tracker.wait_until_ready()
         assert "serves key pixel" in device("start", "--adb").stdout
-        tuned = json.loads(tvmfbnet("tune", *space, "--trials", "1", "--batch", "1", "--json"))
+        tuned = json.loads(tvmfbnet("tune", *space, "--trials", "1", "--batch", "1", "--json").stdout)
         assert tuned["measured_now"] == tuned["parts"] > 0 and tuned["untuned"] == []
         tvmfbnet("compile", "k3_e1", *space, "--out", "package")
-        timed = json.loads(tvmfbnet("bench", "package", "--json"))
+        timed = json.loads(tvmfbnet("bench", "package", "--json").stdout)
         assert timed["runtimes"] and timed["runtimes"][0]["latency_ms"] > 0
         logged = device("logs", "--adb")
         assert "session of 127.0.0.1" in logged.stdout and not logged.stderr
