@@ -26,6 +26,10 @@ elseif(TVM_SOURCE_DIR OR TVM_FETCH)
   # The compiler half of TVM is not wanted on a device, hence no LLVM.
   set(USE_LLVM OFF CACHE STRING "" FORCE)
   set(BUILD_STATIC_RUNTIME OFF CACHE BOOL "" FORCE)
+  if(ANDROID)
+    # Its own configure script gets the NDK's compiler without the option that names the phone's system.
+    set(TVM_FFI_USE_LIBBACKTRACE OFF CACHE BOOL "" FORCE)
+  endif()
   if(TVM_SOURCE_DIR)
     if(NOT EXISTS "${TVM_SOURCE_DIR}/include/tvm/runtime/base.h")
       message(FATAL_ERROR "TVM_SOURCE_DIR is '${TVM_SOURCE_DIR}', which is not TVM's source tree")

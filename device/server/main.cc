@@ -43,7 +43,7 @@ constexpr const char* kHelp = R"(tvmfbnet-server: serves this device to a TVM tr
   --advertise HOST:PORT where clients find this server, if not where it listens (a tunnel's end on the workstation)
   --threads N           worker threads of TVM's runtime; default 1
   --cores LIST          cores to run on, such as 4-7
-  --folder DIR          where session folders are made; default $TMPDIR or /tmp
+  --folder DIR          where session folders are made; default $TMPDIR or /tmp (Android: /data/local/tmp)
   --max-session SECONDS longest session, whatever the client asks for; default 3600
   --simulates MODEL     tell of a simulated device of this model, and nothing of this machine
   --until-stdin-closes  end when standard input closes
@@ -51,6 +51,11 @@ constexpr const char* kHelp = R"(tvmfbnet-server: serves this device to a TVM tr
 The server has no authentication and runs whatever it is sent: keep it on 127.0.0.1 and reach it through a tunnel.
 )";
 
+#ifdef __ANDROID__
+constexpr const char* kTemporary = "/data/local/tmp";  // there is no /tmp
+#else
+constexpr const char* kTemporary = "/tmp";
+#endif
 constexpr size_t kKeyLimit = 128;
 constexpr int kAcceptedAtOnce = 128;
 // Whoever waits for this server to end with its parent waits no longer than this.
@@ -108,7 +113,7 @@ Settings read_settings(const Options& options) {
   settings.port = static_cast<int>(options.number("port", 9090, 0, 65535));
   settings.port_end = static_cast<int>(options.number("port-end", settings.port, settings.port, 65535));
   const char* temporary = std::getenv("TMPDIR");
-  settings.folder = options.text("folder", temporary == nullptr ? "/tmp" : temporary);
+  settings.folder = options.text("folder", temporary == nullptr ? kTemporary : temporary);
   struct stat found {};
   if (stat(settings.folder.c_str(), &found) != 0 || !S_ISDIR(found.st_mode)) {
     throw UsageError("--folder is '" + settings.folder + "', which is no folder");

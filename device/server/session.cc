@@ -63,7 +63,8 @@ std::string how_it_ended(int status) {
 std::string Fault::text() const {
   std::string name = strsignal(signal);
   name[0] = static_cast<char>(std::tolower(name[0]));
-  return "signal " + std::to_string(signal) + " (" + name + ")";
+  const char* why = signal == SIGKILL ? "; the system does that when its memory is short" : "";
+  return "signal " + std::to_string(signal) + " (" + name + why + ")";
 }
 
 std::string Fault::json() const {

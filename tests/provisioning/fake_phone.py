@@ -1,7 +1,8 @@
 """The phone's end of adb: speaks the wire protocol of adbd over TCP, so that the real ``adb`` takes it for a phone.
 
-Its files and processes are this machine's. It can refuse this computer's key, as a phone does whose question nobody has
-answered. Formats: AOSP, packages/modules/adb: protocol.txt, SYNC.TXT, shell_protocol.h.
+Its files and processes are this machine's, or those of an Android of ``android_root.py``. It can refuse this computer's
+key, as a phone does whose question nobody has answered, and be unplugged in the middle of a push. Formats: AOSP,
+packages/modules/adb: protocol.txt, SYNC.TXT, shell_protocol.h.
 """
 
 import os
@@ -18,16 +19,39 @@ from pathlib import Path
 CNXN, AUTH, OPEN, OKAY, WRTE, CLSE = (
     int.from_bytes(name, "little") for name in (b"CNXN", b"AUTH", b"OPEN", b"OKAY", b"WRTE", b"CLSE")
 )
-VERSION, MOST_BYTES, TOKEN, SIGNATURE = 0x01000001, 4096, 1, 2
+VERSION, MOST_BYTES, TOKEN, SIGNATURE = 0x01000001, 1 << 18, 1, 2
 BANNER = b"device::ro.product.name=fake;ro.product.model=Fake;ro.product.device=fake;features=shell_v2"
-STDOUT, EXIT = 1, 3
+STDOUT, STDERR, EXIT = 1, 2, 3
+
+
+class ThisMachine:
+    """The system of a phone that has none of its own."""
+
+    def run(self, script: bytes) -> subprocess.CompletedProcess:
+        return subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)
+
+    def path(self, name: str) -> Path:
+        return Path(name)
+
+    def in_network(self, work):
+        return work()
 
 
 class FakePhone:
-    """Listens on a free port of loopback until closed."""
+    """Listens on a free port of loopback until closed.
 
-    def __init__(self, authorised: bool = True, hardware_serial: str = "") -> None:
+    Args:
+        authorised: whether it accepts this computer's key.
+        hardware_serial: its ``ro.serialno``, the same over every connection.
+        system: whose files, processes and network it has.
+        unplugged_after: bytes of a push, after which it is gone.
+    """
+
+    def __init__(
+        self, authorised: bool = True, hardware_serial: str = "", system=None, unplugged_after: float = float("inf")
+    ) -> None:
         self.authorised, self.hardware_serial = authorised, hardware_serial
+        self.system, self._bytes_left = system or ThisMachine(), unplugged_after
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.serial = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets = [self._listener]
@@ -40,18 +64,25 @@ class FakePhone:
     def _accept(self) -> None:
         while True:
             connection, _ = self._listener.accept()
+            at_once(connection)
             self._sockets.append(connection)
-            in_background(Connection(connection, self.authorised, self.hardware_serial).serve)
+            in_background(Connection(connection, self).serve)
+
+    def count(self, size: int) -> None:
+        """Of bytes that were pushed."""
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            self.close()
+            raise ConnectionError
 
 
 class Connection:
     """One adb server's connection, and the streams in it."""
 
-    def __init__(self, connection: socket.socket, authorised: bool, hardware_serial: str) -> None:
-        self._socket, self._authorised, self._lock = connection, authorised, threading.Lock()
-        self._properties = (
-            f"getprop() {{ echo {shlex.quote(hardware_serial)}; }}\n".encode() if hardware_serial else b""
-        )
+    def __init__(self, connection: socket.socket, phone: FakePhone) -> None:
+        self._socket, self._phone, self._lock = connection, phone, threading.Lock()
+        serial = phone.hardware_serial
+        self._properties = f"getprop() {{ echo {shlex.quote(serial)}; }}\n".encode() if serial else b""
         self._streams: dict[int, Stream] = {}
         self._reversed: dict[bytes, tuple[socket.socket, bytes]] = {}
 
@@ -70,7 +101,7 @@ class Connection:
                 close(listener)
 
     def _take(self, command: int, first: int, second: int, data: bytes) -> None:
-        if command == CNXN and self._authorised:
+        if command == CNXN and self._phone.authorised:
             self.send(CNXN, VERSION, MOST_BYTES, BANNER)
         elif command == CNXN or (command == AUTH and first == SIGNATURE):  # no signature is good enough
             self.send(AUTH, TOKEN, 0, os.urandom(20))
@@ -87,16 +118,22 @@ class Connection:
         return stream
 
     def _run(self, stream: "Stream", service: bytes) -> None:
+        try:
+            self._serve(stream, service)
+        finally:
+            stream.close()
+
+    def _serve(self, stream: "Stream", service: bytes) -> None:
         kind, _, argument = service.partition(b":")
         if kind.split(b",")[0] == b"shell":
-            run_shell(stream, self._properties + argument)
+            run_shell(stream, self._phone.system.run(self._properties + argument))
         elif kind == b"sync":
-            run_sync(stream)
+            run_sync(stream, self._phone)
         elif kind == b"tcp":
-            pump(stream, socket.create_connection(("127.0.0.1", int(argument))))
+            there = ("127.0.0.1", int(argument))
+            pump(stream, self._phone.system.in_network(lambda: socket.create_connection(there)))
         elif kind == b"reverse":
             self._reverse(stream, argument)
-        stream.close()
 
     def _reverse(self, stream: "Stream", request: bytes) -> None:
         what, _, ports = request.partition(b":")
@@ -105,7 +142,8 @@ class Connection:
             here, there = ports.split(b";")
             if here in self._reversed:  # as adbd does, which binds again
                 close(self._reversed.pop(here)[0])
-            self._reversed[here] = (socket.create_server(("127.0.0.1", int(here[4:]))), there)
+            address = ("127.0.0.1", int(here[4:]))
+            self._reversed[here] = (self._phone.system.in_network(lambda: socket.create_server(address)), there)
             in_background(self._accept_reversed, *self._reversed[here])
         elif what == b"list-forward":
             listed = b"".join(b"UsbFfs %s %s\n" % (here, there) for here, (_, there) in self._reversed.items())
@@ -166,13 +204,12 @@ class Stream:
             self._connection.send(CLSE, self.number, self._other)
 
 
-def run_shell(stream: Stream, script: bytes) -> None:
-    done = subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True)
-    for kind, data in ((STDOUT, done.stdout + done.stderr), (EXIT, bytes([done.returncode]))):
+def run_shell(stream: Stream, done: subprocess.CompletedProcess) -> None:
+    for kind, data in ((STDOUT, done.stdout), (STDERR, done.stderr), (EXIT, bytes([done.returncode & 0xFF]))):
         stream.write(struct.pack("<BI", kind, len(data)) + data)
 
 
-def run_sync(stream: Stream) -> None:
+def run_sync(stream: Stream, phone: FakePhone) -> None:
     """``adb push``."""
     path, content = Path(), b""
     while True:
@@ -180,24 +217,31 @@ def run_sync(stream: Stream) -> None:
         name, size = head[:4], struct.unpack("<I", head[4:])[0]
         data = exactly(stream.read, size) if name in (b"STAT", b"SEND", b"DATA") else b""
         if name == b"STAT":
-            file = Path(data.decode())
+            file = phone.system.path(data.decode())
             status = file.stat() if file.exists() else None
             answer = (status.st_mode, status.st_size, int(status.st_mtime)) if status else (0, 0, 0)
             stream.write(b"STAT" + struct.pack("<3I", *answer))
         elif name == b"SEND":
-            path, content = Path(data.rpartition(b",")[0].decode()), b""
+            path, content = phone.system.path(data.rpartition(b",")[0].decode()), b""
         elif name == b"DATA":
             content += data
+            phone.count(len(data))
         elif name == b"DONE":
-            path.write_bytes(content)
-            path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # a phone keeps no run bit either
-            stream.write(b"OKAY" + struct.pack("<I", 0))
+            try:
+                path.write_bytes(content)
+                path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # a phone keeps no run bit either
+                stream.write(b"OKAY" + struct.pack("<I", 0))
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                problem = f"write failed: {os.strerror(error.errno)}"
+                stream.write(b"FAIL" + struct.pack("<I", len(problem)) + problem.encode())
         else:
             return
 
 
 def pump(stream: Stream, connection: socket.socket) -> None:
     """Carries bytes both ways until one end closes."""
+    at_once(connection)
 
     def back() -> None:
         try:
@@ -222,6 +266,11 @@ def in_background(work, *arguments) -> None:
             work(*arguments)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def at_once(connection: socket.socket) -> None:
+    """Sends small messages without waiting for more, as adbd does."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def close(connection: socket.socket) -> None:

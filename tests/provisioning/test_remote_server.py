@@ -7,7 +7,7 @@ import pytest
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import write_json
-from tvmfbnet.provisioning.remote_server import Started, _forget_dead, stop
+from tvmfbnet.provisioning.remote_server import Started, _forget_dead, silent_end, stop
 from tvmfbnet.provisioning.shells import LocalShell
 from tvmfbnet.targets.definition import load_target
 
@@ -81,3 +81,17 @@ def test_states_of_older_versions_and_damaged_ones_do_not_stop_a_stop(tmp_path):
     write_json(state / "state.json", {"folder": "x", "server_port": "many"})
     assert not stop(shell, state)
     assert shell.closed == [1001] and not (state / "state.json").exists()
+
+
+def test_a_server_that_was_killed_is_told_apart_from_one_that_says_why_it_ended(tmp_path, serving):
+    shell = LocalShell(serving)
+    assert silent_end(shell, HOST) == "", "it runs"
+    (serving / "server.pid").write_text("999999999\n")
+    (serving / "server.log").write_text("2026-11-27T18:39:30Z [93] info session of 127.0.0.1:5 begins\n")
+    said = silent_end(shell, HOST)
+    assert "the system killed it (signal 9), as Android does when memory is short; start it again with" in said
+    assert "`tvmfbnet device start --target host`" in said and len(said.splitlines()) == 1
+    for last in ("[93] info ending on signal 15", "[93] info standard input closed; ending", "error: cannot listen"):
+        (serving / "server.log").write_text(f"2026-11-27T18:39:30Z {last}\n")
+        assert silent_end(shell, HOST) == ""
+    assert silent_end(LocalShell(tmp_path / "never"), HOST) == ""

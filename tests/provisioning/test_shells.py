@@ -7,25 +7,23 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
-from fake_phone import FakePhone
 from loopback_ssh import has_sshd, loopback_sshd
 
 from tvmfbnet.errors import DeviceError
 from tvmfbnet.files import make_folder, write_json
+from tvmfbnet.provisioning.adb_shell import AdbShell
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.provisioning.phones import choose_phone, listed_phones
 from tvmfbnet.provisioning.remote_server import Started, stop
 from tvmfbnet.provisioning.service import Service
 from tvmfbnet.provisioning.shell_base import Tunnel
-from tvmfbnet.provisioning.shells import AdbShell, SshShell
+from tvmfbnet.provisioning.shells import SshShell
 from tvmfbnet.rpc.tracker import address_text, query_tracker
-from tvmfbnet.tools import cache_folder
 
 
 @pytest.fixture
@@ -258,41 +256,6 @@ def test_ssh_failures_are_one_clear_line(ssh_options, tmp_path):
         SshShell("nobody@127.0.0.1", [f"Port={free_port()}"], tmp_path).run("true")
     with pytest.raises(DeviceError, match="Permission denied"):
         SshShell("nobody@127.0.0.1", [*ssh_options[:1], *ssh_options[2:], "IdentityAgent=none"], tmp_path).run("true")
-
-
-@pytest.fixture
-def adb(monkeypatch, tmp_path):
-    """The real adb with a server, a key and a port of its own."""
-    program = shutil.which("adb")
-    if program is None:
-        pytest.skip("adb is missing; scripts/setup --emulation installs it")
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free_port()))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))  # the programs built before
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    def run(*words):
-        return subprocess.run([program, *words], capture_output=True, text=True, timeout=60).stdout
-
-    yield run
-    run("kill-server")
-
-
-@pytest.fixture
-def connect(adb):
-    """Makes the real adb see a phone whose end of the protocol is ours."""
-    with ExitStack() as stack:
-
-        def connect(**options):
-            phone = FakePhone(**options)
-            stack.callback(phone.close)
-            adb("connect", phone.serial)
-            deadline = time.monotonic() + 20
-            while f"{phone.serial}\t" not in adb("devices") or f"{phone.serial}\toffline" in adb("devices"):
-                assert time.monotonic() < deadline, adb("devices")
-                time.sleep(0.1)
-            return phone
-
-        yield connect
 
 
 @pytest.mark.usefixtures("adb")

@@ -98,11 +98,20 @@ def facts_there(session):
     return json.loads(session.remote.get_function("tvmfbnet.device.info")())
 
 
+def end_by(path, code):
+    source, library = path.with_suffix(".c"), path.with_suffix(".so")
+    source.write_text(
+        f"#include <signal.h>\nint __tvm_ffi_main(void* a, void* b, int n, void* r) {{ {code}; return 0; }}\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
 def test_a_session_that_a_signal_ends_is_told_with_its_signal_and_the_server_lives_on(kind, tmp_path):
     endpoint = Endpoint("127.0.0.1", free_port(), "strangers")
-    source, library = tmp_path / "trap.c", tmp_path / "trap.so"
-    source.write_text("int __tvm_ffi_main(void* a, void* b, int n, void* r) { __builtin_trap(); }\n")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    trap, killed = (
+        end_by(tmp_path / name, code) for name, code in (("trap", "__builtin_trap()"), ("kill", "raise(9)"))
+    )
     tracker = start_tracker(endpoint.port)
     server, _ = start(kind, endpoint.address)
     try:
@@ -110,9 +119,11 @@ def test_a_session_that_a_signal_ends_is_told_with_its_signal_and_the_server_liv
         with RemoteWorker(endpoint, "cpu", 60) as worker:
             assert worker.call(last_fault, seconds=60) == ""
             with pytest.raises(RemoteError, match=r"ended by signal 4 \(illegal instruction\)"):
-                worker.call(crash_here, str(library), seconds=60)
+                worker.call(crash_here, trap, seconds=60)
             told = json.loads(worker.call(last_fault, seconds=60))
             assert told["signal"] == 4 and 0 <= told["age_seconds"] < 60 and told["peer"].startswith("127.0.0.1:")
+            with pytest.raises(RemoteError, match=r"9 \(killed; the system does that when its memory is short\)"):
+                worker.call(crash_here, killed, seconds=60)
         assert "ended by signal 4 (illegal instruction)" in server.log
     finally:
         server.stop()

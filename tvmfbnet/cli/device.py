@@ -50,7 +50,8 @@ def _connect(
     """SSH, adb, or this machine when there are neither."""
     from tvmfbnet.advice import note
     from tvmfbnet.errors import UserError
-    from tvmfbnet.provisioning.shells import AdbShell, LocalShell, SshShell
+    from tvmfbnet.provisioning.adb_shell import AdbShell
+    from tvmfbnet.provisioning.shells import LocalShell, SshShell
     from tvmfbnet.targets.definition import load_target
     from tvmfbnet.tools import cache_folder
 
@@ -199,9 +200,13 @@ def logs_command(
     lines: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Lines from the end.")] = 50,
 ) -> None:
     """Show the server's log. Example: tvmfbnet device logs --target rpi4 --ssh pi@raspberrypi."""
-    from tvmfbnet.provisioning.remote_server import logs
+    from tvmfbnet.progress import say
+    from tvmfbnet.provisioning.remote_server import logs, silent_end
 
-    print(logs(device.shell, device.folder, lines), end="")
+    print(logs(device.shell, device.folder, lines), end="", flush=True)
+    ended = silent_end(device.shell, device.target, device.folder)
+    if ended:
+        say(f"note: {ended}")
 
 
 def _state(device: DeviceConnection) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.targets.android_libraries import android_libraries
 from tvmfbnet.targets.definition import Target
 from tvmfbnet.targets.toolchain import find_compiler
 
@@ -38,6 +39,8 @@ def linker(target: Target, trial: bool = False) -> dict[str, Any]:
     # Kernels are C: with `zig c++` the first link for each system would also build the C++ library.
     compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
+    if "android" in target.triple:
+        options += android_libraries(compiler)
     if trial and target.toolchain.kind == "cxx":
         options.append("-nostdlib")
     return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}

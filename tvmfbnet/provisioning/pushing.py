@@ -87,6 +87,11 @@ def push_command(shell: Shell, target: Target, folder: str) -> str:
     return _command("push", shell, target, folder)
 
 
+def start_command(shell: Shell, target: Target, folder: str) -> str:
+    """The command in back quotes that starts the server pushed to a folder of a device."""
+    return _command("start", shell, target, folder)
+
+
 def stop_command(shell: Shell, target: Target, folder: str) -> str:
     """The command in back quotes that stops the server running in a folder of a device."""
     return _command("stop", shell, target, folder)

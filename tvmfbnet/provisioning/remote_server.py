@@ -19,7 +19,7 @@ from tvmfbnet.files import storage_errors, write_json
 from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import free_port
 from tvmfbnet.provisioning.programs import SERVER
-from tvmfbnet.provisioning.pushing import require_pushed, stop_command
+from tvmfbnet.provisioning.pushing import require_pushed, start_command, stop_command
 from tvmfbnet.provisioning.server_command import server_command
 from tvmfbnet.provisioning.shell_base import Shell, Tunnel
 from tvmfbnet.provisioning.shells import LocalShell
@@ -30,6 +30,8 @@ from tvmfbnet.targets.definition import Target
 
 _PID, _LOG = "server.pid", "server.log"
 _STATE = "state.json"
+# Of a server that ends by itself; see device/server/main.cc and device/common/options.cc.
+_LAST_WORDS = ("ending on signal", "; ending", "error: ")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,19 @@ def _running(shell: Shell, folder: str) -> bool:
         f"tr '\\0' ' ' 2>/dev/null </proc/$pid/cmdline | grep -q {SERVER} && echo running || true"
     )
     return shell.run(script).strip() == "running"
+
+
+def silent_end(shell: Shell, target: Target, folder: str = "") -> str:
+    """A line about a started server that no longer runs without its log saying why; empty for any other."""
+    folder = shell.folder(folder)
+    started = shell.run(f"if [ -f {shlex.quote(f'{folder}/{_PID}')} ]; then echo started; fi").strip()
+    if not started or _running(shell, folder) or any(word in _last_line(shell, folder) for word in _LAST_WORDS):
+        return ""
+    again = start_command(shell, target, folder)
+    return (
+        f"the server on {shell.where} no longer runs, and its log does not say why: it crashed, or the system killed "
+        f"it (signal 9), as Android does when memory is short; start it again with {again}"
+    )
 
 
 def stop(shell: Shell, state: Path, folder: str = "") -> bool:

@@ -1,13 +1,12 @@
-"""Shells of devices behind one interface: this machine, a board over SSH, a phone over adb.
+"""Shells of devices behind one interface: this machine, and a board over SSH (a phone: ``adb_shell.py``).
 
-All use the system's own ``ssh`` and ``adb``, each call with a timeout. So the user's keys, hosts and authorisation
-apply, and nothing prompts for a password. A board's login shell only needs to be able to run ``sh``.
+The system's own ``ssh`` is used, each call with a timeout. So the user's keys, hosts and authorisation apply, and
+nothing prompts for a password. A board's login shell only needs to be able to run ``sh``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 import shutil
@@ -22,10 +21,9 @@ from shlex import quote
 from tvmfbnet.errors import DeviceError, StorageError
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.progress import Reporter
-from tvmfbnet.provisioning.phones import choose_phone, listed_phones
 from tvmfbnet.provisioning.remote_script import MarkedScript, for_any_shell
 from tvmfbnet.provisioning.shell_base import RUN_SECONDS, Done, Shell, Tunnel, call, failure, run_program, show_files
-from tvmfbnet.rpc.addresses import join_address, split_address
+from tvmfbnet.rpc.addresses import join_address
 from tvmfbnet.tools import need_program
 
 _COPY_SECONDS = 600.0
@@ -179,77 +177,3 @@ class SshShell(Shell):
         with storage_errors(socket, "remove"):
             socket.unlink(missing_ok=True)
             Path(f"{socket}.log").unlink(missing_ok=True)
-
-
-class AdbShell(Shell):
-    """An Android phone, by its serial number, else by ``$ANDROID_SERIAL``, else the only one that is connected."""
-
-    default_folder = "/data/local/tmp/tvmfbnet"
-
-    def __init__(self, serial: str = "") -> None:
-        adb = need_program("adb", "reaches the phone")
-        named_by = "--serial" if serial else "ANDROID_SERIAL"
-        phones = listed_phones(call([adb, "devices"], RUN_SECONDS, "adb"))
-
-        def hardware_serial(name: str) -> str:
-            return call([adb, "-s", name, "shell", "getprop ro.serialno"], RUN_SECONDS, f"phone {name}").strip()
-
-        self._serial = choose_phone(phones, serial or os.environ.get("ANDROID_SERIAL", ""), named_by, hardware_serial)
-        self._adb = [adb, "-s", self._serial]
-        self.where, self.words = f"phone {self._serial}", ("--serial", self._serial)
-
-    def run(self, script: str, seconds: float = RUN_SECONDS) -> str:
-        """Runs a script in the phone's shell, which is always the same and prints nothing by itself."""
-        return call([*self._adb, "shell", for_any_shell(script)], seconds, self.where)
-
-    def put(self, files: Sequence[Path], folder: str, now: Reporter | None = None) -> None:
-        """Copies files with adb push."""
-        self.run(f"mkdir -p {quote(folder)}")
-        for number, file in enumerate(files):
-            show_files(now, files, number)
-            call([*self._adb, "push", str(file), f"{folder}/"], _COPY_SECONDS, self.where)
-
-    def tracker_there(self, tunnel: Tunnel) -> str:
-        """The tunnel's end on the phone; adb forwards only to this machine, so other trackers keep their address."""
-        return join_address(_LOOPBACK, tunnel.seen_port) if self._leads_here(tunnel) else tunnel.tracker
-
-    @staticmethod
-    def _leads_here(tunnel: Tunnel) -> bool:
-        host = split_address(tunnel.tracker)[0]
-        with suppress(ValueError):
-            return ipaddress.ip_address(host).is_loopback
-        return host == "localhost"
-
-    def _reversed(self) -> dict[str, str]:
-        """Ports of the phone that are forwarded to this machine."""
-        lines = call([*self._adb, "reverse", "--list"], RUN_SECONDS, self.where).splitlines()
-        return {words[-2]: words[-1] for words in (line.rsplit(maxsplit=2) for line in lines) if len(words) >= 2}
-
-    def _forwarded(self) -> dict[str, str]:
-        """Ports of this machine that are forwarded to the phone."""
-        lines = call([*self._adb, "forward", "--list"], RUN_SECONDS, self.where).splitlines()
-        entries = (line.rsplit(maxsplit=2) for line in lines)
-        return {words[1]: words[2] for words in entries if len(words) == 3 and words[0] == self._serial}
-
-    def open_tunnel(self, tunnel: Tunnel) -> None:
-        """``adb reverse`` for the tracker, ``adb forward`` for the server."""
-        if self._leads_here(tunnel):
-            there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
-            taken = self._reversed().get(there, here)
-            if taken != here:
-                raise DeviceError(
-                    f"{self.where}: its port {there} leads to {taken} of this machine already; choose another with "
-                    f"--device-tracker-port, or end that with: adb -s {quote(self._serial)} reverse --remove {there}"
-                )
-            call([*self._adb, "reverse", there, here], RUN_SECONDS, self.where)
-        call([*self._adb, "forward", f"tcp:{tunnel.local_port}", f"tcp:{tunnel.server_port}"], RUN_SECONDS, self.where)
-
-    def close_tunnel(self, tunnel: Tunnel) -> None:
-        """Removes both forwards, unless they were changed since."""
-        there, here = f"tcp:{tunnel.seen_port}", f"tcp:{split_address(tunnel.tracker)[1]}"
-        with suppress(DeviceError):  # a disconnected phone has no entries
-            if self._leads_here(tunnel) and self._reversed().get(there) == here:
-                call([*self._adb, "reverse", "--remove", there], RUN_SECONDS, self.where)
-        with suppress(DeviceError):
-            if self._forwarded().get(f"tcp:{tunnel.local_port}") == f"tcp:{tunnel.server_port}":
-                call([*self._adb, "forward", "--remove", f"tcp:{tunnel.local_port}"], RUN_SECONDS, self.where)

@@ -67,7 +67,8 @@ class Fault:
     def text(self) -> str:
         """Such as ``signal 4 (illegal instruction)``."""
         name = signal.strsignal(self.number) or "unknown"
-        return f"signal {self.number} ({name[:1].lower()}{name[1:]})"
+        why = "; the system does that when its memory is short" if self.number == signal.SIGKILL else ""
+        return f"signal {self.number} ({name[:1].lower()}{name[1:]}{why})"
 
     def json(self) -> str:
         """JSON for clients, with the age in seconds."""
