@@ -80,7 +80,7 @@ def smaller(words, walk):
             return set_option(words, "-n", "5")
         case "run":
             return [{"demo": "small.yaml", "demo_int8": "small_int8.yaml"}.get(word, word) for word in words]
-        case "report cross-device":  # tests/pipeline/test_cross_device.py times nets; here the runs are read
+        case "report cross-device":  # tests/pipeline/test_cross_device_report.py times nets; here the runs are read
             walk.finish_runs([word for word in words[2:] if word.startswith("runs/") and word != "runs/cross"])
             return words if "--dry-run" in words else [*words, "--dry-run"]
         case "device start":
