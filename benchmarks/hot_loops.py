@@ -71,12 +71,23 @@ def total(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     return summed | {"stall_cycles": [sum(stalls) for stalls in zip(*(b["stall_cycles"] for b in blocks), strict=True)]}
 
 
-def show(core: Core, summary: dict[str, Any], package: Path, top: int) -> None:
-    blocks = [block for block in summary["hottest"] if Path(block.get("file", "/")).parent == package.resolve()]
+def blocks_of(summary: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The blocks of the code in a folder, the hottest first.
+
+    Raises:
+        DeviceError: none was executed.
+    """
+    blocks = [block for block in summary["hottest"] if folder.resolve() in Path(block.get("file", "/")).parents]
     if not blocks:
-        raise DeviceError(f"nothing of {package} was executed")
+        raise DeviceError(f"nothing of {folder} was executed")
+    return blocks
+
+
+def show(core: Core, summary: dict[str, Any], folder: Path, top: int, what: str = "the net") -> None:
+    """Prints what the code of a folder cost, and its hottest blocks."""
+    blocks = blocks_of(summary, folder)
     of = total(blocks)["cycles"]
-    print(f"the net on {core.name}, {100 * of / summary['cycles']:.0f} % of the process's cycles:")
+    print(f"{what} on {core.name}, {100 * of / summary['cycles']:.0f} % of the process's cycles:")
     print(costs(total(blocks), of))
     blocks = blocks[:top]
     codes = disassemble(find_llvm(), core.mca.triple, [bytes.fromhex(block["code"]) for block in blocks])

@@ -1,8 +1,8 @@
-"""Makes an int8 TFLite model of a net, for int8_net.py to time LiteRT with XNNPACK on it.
+"""Makes a TFLite model of a net: in int8 for int8_net.py, in float32 for simulated_rivals.py, which time LiteRT on it.
 
-The net has the random weights of int8_net.py; weights are int8 per channel, activations int8 with one range a tensor,
-calibrated on the same random images. Input and output are float32, channels last, as LiteRT's own nets are. The script
-fails if XNNPACK does not take every node, or if the output is not that of the float32 net.
+The net has the random weights of int8_net.py. In int8, weights have a scale per channel and activations one range a
+tensor, calibrated on the same random images. Input and output are float32, channels last, as LiteRT's own nets are. The
+script fails if XNNPACK does not take every node, or if the output is not that of the float32 net.
 
 It needs an environment of its own. litert-torch pins a typing-extensions that is too old for this package, so its
 dependencies are listed here (Python 3.11, torch 2.14.1, numpy 2.4.6):
@@ -12,6 +12,7 @@ dependencies are listed here (Python 3.11, torch 2.14.1, numpy 2.4.6):
         tabulate==0.10.0 immutabledict==4.3.1 absl-py scipy safetensors
     litert/bin/pip install --no-deps litert-torch==0.10.0 ai-edge-quantizer==0.10.0 litert-converter==0.5.0
     litert/bin/python benchmarks/litert_model.py --space fbnet --arch fbnet_c --out fbnet_c.tflite
+    litert/bin/python benchmarks/litert_model.py --space fbnet --arch fbnet_c --dtype float32 --out fbnet_c.tflite
 
 Conversion takes two minutes.
 """
@@ -72,8 +73,8 @@ def quantise(model: Path, images: list[Any], out: Path) -> None:
     quantizer.quantize(quantizer.calibrate(data, num_threads=1)).export_model(str(out), overwrite=True)
 
 
-def make(space: str, arch: str, out: Path) -> dict[str, Any]:
-    """Writes the int8 model of a net, and tells how near it is to the float32 net."""
+def make(space: str, arch: str, out: Path, dtype: str = "int8") -> dict[str, Any]:
+    """Writes the model of a net in int8 or float32, and tells how near it is to the float32 net."""
     import_tools()  # before anything takes time
     chosen, loaded = resolve_arch(arch, load_space(space))
     net = fold_bn(untrained_net(chosen, loaded))
@@ -81,16 +82,20 @@ def make(space: str, arch: str, out: Path) -> dict[str, Any]:
     images = [random_tensor(shape, "float32", seed) for seed in range(CALIBRATION_IMAGES)]
     channels_last = [np.ascontiguousarray(image.transpose(0, 2, 3, 1)) for image in images]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        convert(net, channels_last, Path(folder) / "float32.tflite")
-        quantise(Path(folder) / "float32.tflite", channels_last, out)
+    if dtype == "float32":
+        convert(net, channels_last, out)
+    else:
+        with TemporaryDirectory() as folder:
+            convert(net, channels_last, Path(folder) / "float32.tflite")
+            quantise(Path(folder) / "float32.tflite", channels_last, out)
     image = random_tensor(shape, "float32", CALIBRATION_IMAGES)  # none that it was calibrated on
     made = LiteRtNet(out, image)
     if not made.all_delegated:
         raise RuntimeUnavailableError(f"{out}: XNNPACK does not run every node")
     with torch.no_grad():
         reference = net(torch.from_numpy(image)).numpy()
-    return {"space": space, "arch": arch, "out": str(out), "correlation_with_float32": made.correlation(reference)}
+    correlation = made.correlation(reference)
+    return {"space": space, "arch": arch, "dtype": dtype, "out": str(out), "correlation_with_float32": correlation}
 
 
 def main() -> None:
@@ -98,10 +103,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="fbnet")
     parser.add_argument("--arch", default="fbnet_c")
+    parser.add_argument("--dtype", choices=("int8", "float32"), default="int8")
     parser.add_argument("--out", type=Path, required=True, help="the .tflite file to write")
     options = parser.parse_args()
     try:
-        print(json.dumps(make(options.space, options.arch, options.out), indent=1))
+        print(json.dumps(make(options.space, options.arch, options.out, options.dtype), indent=1))
     except (UserError, OSError) as error:
         parser.exit(2, f"{error}\n")
 
