@@ -1,9 +1,9 @@
 """Times a model in a runtime's own Python wheel, by the clock of the simulated core that runs this script.
 
 `simulated_rivals.py` starts it inside the emulator, where nothing of the package is installed: it needs NumPy and the
-runtime. Prints one line of JSON: for every model the runtime's version, the milliseconds of each call after the caches
-were emptied, and for a TFLite model the interpreter's nodes; the output goes to a file. The first call of all, in which
-runtimes arrange weights and memory, is not timed.
+runtime. Prints one line of JSON: the runtime's version, the milliseconds of each call after the caches were emptied, and
+of a TFLite model the interpreter's nodes; the output goes to a file. The first call of all, in which runtimes arrange
+weights and memory, is not timed.
 
     python emulated_runtime.py onnxruntime net.onnx image.npy output.npy
     python emulated_runtime.py litert net.tflite image.npy output.npy
@@ -13,6 +13,7 @@ runtimes arrange weights and memory, is not timed.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # device/simulator/protocol.h
@@ -72,7 +74,7 @@ def time_calls(run: Callable[[], object]) -> list[float]:
         run()
         readings.append(clock.milliseconds())
     clock.summarise()
-    return [after - before for before, after in zip(readings, readings[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(readings)]
 
 
 def time_onnxruntime(model: str, image: str, output: str) -> dict[str, Any]:
@@ -136,9 +138,8 @@ def main() -> None:
         Clock().begin()  # the simulator need not look at what was done until now
         os._exit(1)
     # Renamed, because the simulator writes its summary again when the process ends.
-    summary = os.environ.get("SIMULATED_SUMMARY", "")
-    if summary and os.path.exists(summary):
-        os.rename(summary, f"{summary}.json")
+    if summary := os.environ.get("SIMULATED_SUMMARY"):
+        Path(summary).rename(f"{summary}.json")
     print(json.dumps(told), flush=True)
     os._exit(0)  # without the interpreter's own end, whose code the simulator would look at
 

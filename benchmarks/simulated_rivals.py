@@ -2,7 +2,7 @@
 
 All run under qemu with the same model for a clock: our package as `tvmfbnet bench` times it, the others in their Python
 wheels for aarch64. One thread, milliseconds of a warm call. Every figure is simulated. Outputs of the others must be
-those of the package's ONNX model. First a loop of known length is timed in the same way, to see that the clock is right.
+those of the package's ONNX model. First a loop of known length is timed in the same way, which checks the clock.
 
 It needs a 64-bit ARM Python with the wheels in a folder (neither is a dependency of the package):
 
