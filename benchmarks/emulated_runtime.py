@@ -1,9 +1,9 @@
 """Times a model in a runtime's own Python wheel, by the clock of the simulated core that runs this script.
 
 `simulated_rivals.py` starts it inside the emulator, where nothing of the package is installed: it needs NumPy and the
-runtime. Prints one line of JSON: the runtime's version, the milliseconds of each call after the caches were emptied, and
-of a TFLite model the interpreter's nodes; the output goes to a file. The first call of all, in which runtimes arrange
-weights and memory, is not timed.
+runtime. Prints one line of JSON: the runtime's version, the milliseconds of each call after the caches were emptied,
+and of a TFLite model the interpreter's nodes; the output goes to a file. The first call of all, in which runtimes
+arrange weights and memory, is not timed.
 
     python emulated_runtime.py onnxruntime net.onnx image.npy output.npy
     python emulated_runtime.py litert net.tflite image.npy output.npy
