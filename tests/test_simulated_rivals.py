@@ -1,4 +1,4 @@
-"""Other runtimes on the simulated cores: they see the core that is simulated, by a clock that is right, or say why not."""
+"""Other runtimes on the simulated cores see the core that is simulated, by a clock that is right, or say why not."""
 
 import importlib
 import os
@@ -55,7 +55,7 @@ def test_an_output_of_another_net_is_refused(script):
     module, output = script("simulated_rivals"), np.arange(10.0)
     module.require_same(module.Rival("1", (2.0, 1.0, 1.0), output + 1e-4, {}), output[None], "A runtime")
     for other in (output + 1, np.arange(9.0), output * np.nan):
-        with pytest.raises(ParityError, match="^A runtime: .*not the same net"):
+        with pytest.raises(ParityError, match=r"^A runtime: .*not the same net"):
             module.require_same(module.Rival("1", (2.0, 1.0, 1.0), other, {}), output[None], "A runtime")
 
 
