@@ -133,7 +133,7 @@ def main() -> None:
     kinds = {"onnxruntime": time_onnxruntime, "litert": time_litert, "loop": time_loop}
     try:
         told = kinds[sys.argv[1]](*sys.argv[2:])
-    except Exception:
+    except Exception:  # whatever a runtime raises: its last line is what the caller tells
         traceback.print_exc()
         Clock().begin()  # the simulator need not look at what was done until now
         os._exit(1)

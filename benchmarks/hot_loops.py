@@ -22,15 +22,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tvmfbnet.cli.terminal import as_command
-from tvmfbnet.errors import DeviceError, UserError
+from tvmfbnet.errors import DeviceError
 from tvmfbnet.provisioning.programs import build_programs
-from tvmfbnet.simulation.cores import Core, load_core
+from tvmfbnet.simulation.cores import Core
 from tvmfbnet.simulation.cycle_server import serving
 from tvmfbnet.simulation.disassembly import disassemble
 from tvmfbnet.simulation.emulator import Emulation, emulator_command
 from tvmfbnet.simulation.programs import build_simulator
 from tvmfbnet.simulation.tools import find_llvm
-from tvmfbnet.targets.definition import load_target
+from tvmfbnet.targets.definition import Target, load_target
+from tvmfbnet.targets.simulated import require_core
 from tvmfbnet.tools import cache_folder
 
 MULTIPLY_ADD = re.compile(r"(fmla|fmls|fmadd|sdot|udot|mla|smlal2?)\b|vfn?m(add|sub)\w+\b")
@@ -50,6 +51,12 @@ def summarise(core: Core, program: list[str]) -> dict[str, Any]:
         if done.returncode != 0:
             raise DeviceError(f"the program failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         return dict(json.loads(summary.read_text()))
+
+
+def runner_command(target: Target, package: Path) -> list[str]:
+    """The command of our native runner for a package and one repeat; ``--warmup`` adds calls of its net."""
+    repeat = ["--repeats", "1", "--min-repeat-ms", "1"]
+    return [str(build_programs(target).runner), "--package", str(package), *repeat]
 
 
 def costs(entry: dict[str, Any], of: float) -> str:
@@ -113,19 +120,8 @@ def main() -> int:
     parser.add_argument("--top", type=int, default=10, help="number of blocks")
     arguments = parser.parse_args()
     target = load_target(arguments.target)
-    if target.simulation is None:
-        raise UserError(f"target {target.name} is not simulated")
-    core = load_core(target.simulation.core)
-    runner = [
-        str(build_programs(target).runner),
-        "--package",
-        str(arguments.package),
-        "--repeats",
-        "1",
-        "--min-repeat-ms",
-        "1",
-    ]
-    runner += ["--warmup", str(arguments.calls)]
+    core = require_core(target)
+    runner = [*runner_command(target, arguments.package), "--warmup", str(arguments.calls)]
     show(core, summarise(core, runner), arguments.package, arguments.top)
     return 0
 

@@ -38,12 +38,13 @@ from litert_net import all_delegated
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.errors import DeviceError, ParityError, UserError
 from tvmfbnet.relative_error import relative_error
-from tvmfbnet.simulation.cores import Core, load_core
+from tvmfbnet.simulation.cores import Core
 from tvmfbnet.simulation.cycle_server import serving
 from tvmfbnet.simulation.emulator import Emulation, emulator_command
 from tvmfbnet.simulation.microbenchmarks import assemble
 from tvmfbnet.simulation.programs import build_simulator
 from tvmfbnet.targets.definition import load_target
+from tvmfbnet.targets.simulated import require_core
 from tvmfbnet.tools import cache_folder
 
 INSIDE = Path(__file__).with_name("emulated_runtime.py")
@@ -231,11 +232,8 @@ def main() -> int:
     parser.add_argument("--tflite", type=Path, help="the same net for LiteRT, in float32")
     parser.add_argument("--top", type=int, default=0, help="number of hottest blocks to print of each runtime")
     arguments = parser.parse_args()
-    target = load_target(arguments.target)
-    if target.simulation is None:
-        raise UserError(f"target {target.name} is not simulated")
+    core = require_core(load_target(arguments.target))
     with TemporaryDirectory() as folder:
-        core = load_core(target.simulation.core)
         python = EmulatedPython(core, arguments.arm_python, arguments.wheels, Path(folder))
         compare(arguments.package, arguments.target, python, arguments.tflite, arguments.top)
     return 0

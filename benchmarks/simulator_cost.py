@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from hot_loops import runner_command
+
 from tvmfbnet.cli.terminal import as_command
-from tvmfbnet.errors import UserError
-from tvmfbnet.provisioning.programs import build_programs
-from tvmfbnet.simulation.cores import Core, load_core
+from tvmfbnet.simulation.cores import Core
 from tvmfbnet.simulation.emulator import SYSROOT, Emulation, emulator_command
 from tvmfbnet.simulation.programs import build_simulator
 from tvmfbnet.targets.definition import load_target
+from tvmfbnet.targets.simulated import require_core
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -56,18 +57,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=20, help="calls of the net")
     arguments = parser.parse_args()
     target = load_target(arguments.target)
-    if target.simulation is None:
-        raise UserError(f"target {target.name} is not simulated")
-    runner = [
-        str(build_programs(target).runner),
-        "--package",
-        str(arguments.package),
-        "--repeats",
-        "1",
-        "--min-repeat-ms",
-        "1",
-    ]
-    compare(load_core(target.simulation.core), runner, arguments.calls)
+    compare(require_core(target), runner_command(target, arguments.package), arguments.calls)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from tvmfbnet.errors import UserError
@@ -51,3 +52,10 @@ def source_folder() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "device_sources"
     return inside if inside.is_dir() else package.parent
+
+
+def failed_build(what: str, said: Iterable[str]) -> UserError:
+    """The error of a build that failed, in one line: the first errors among the lines that the builder printed."""
+    lines = [line.strip() for line in said if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
+    return UserError(f"building {what} failed: {' | '.join(errors[:3])}")

@@ -29,7 +29,7 @@ from tvmfbnet.targets.android import find_ndk
 from tvmfbnet.targets.definition import Target
 from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.targets.tvm_runtime import fetch_wheels, host_wheels, installed_versions
-from tvmfbnet.tools import cache_folder, need_program, source_folder
+from tvmfbnet.tools import cache_folder, failed_build, need_program, source_folder
 
 SERVER, RUNNER = "tvmfbnet-server", "tvmfbnet-run"
 _BUILD_SECONDS = 3600
@@ -248,6 +248,4 @@ def _cmake(arguments: list[str], now: Reporter) -> None:
     if timed_out.is_set():
         raise UserError(f"building the device programs took longer than {_BUILD_SECONDS} s")
     if code != 0:
-        lines = [line for line in said if line]
-        errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
-        raise UserError(f"building the device programs failed: {' | '.join(errors[:3])}")
+        raise failed_build("the device programs", said)

@@ -19,12 +19,11 @@ from tvmfbnet.provisioning.server_command import server_command
 from tvmfbnet.provisioning.service import MAX_SESSION_SECONDS, Service
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.scratch import new_folder
-from tvmfbnet.simulation.cores import Core
 from tvmfbnet.simulation.emulator import Emulation, emulator_command
 from tvmfbnet.simulation.programs import CROSS_COMPILER, build_simulator
 from tvmfbnet.simulation.tools import find_llvm, missing_tools
 from tvmfbnet.targets.definition import Target
-from tvmfbnet.targets.simulated import core_of, model_of
+from tvmfbnet.targets.simulated import model_of, require_core
 from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.tools import cache_folder, need_program
 
@@ -55,7 +54,7 @@ def start_simulated(target: Target, endpoint: Endpoint) -> Service:
     Raises:
         UserError: a tool is missing (says what to install), or a program cannot be built.
     """
-    core = _core(target)
+    core = require_core(target)
     program, simulator, llvm = build_programs(target).server, build_simulator(), find_llvm()
     folder = new_folder()
     socket = folder / "cycles"
@@ -83,13 +82,6 @@ def _cycle_server(target: Target, socket: Path) -> Service:
     return Service(["cycle server"], program=[sys.executable, "-m", "tvmfbnet.simulation.cycle_server", *arguments])
 
 
-def _core(target: Target) -> Core:
-    core = core_of(target)
-    if core is None:
-        raise ValueError(f"target {target.name} is not simulated")
-    return core
-
-
 def missing_for_simulation(target: Target) -> list[str]:
     """What a simulated target needs and this machine lacks, one line each: which program, for what, from where."""
     builder = "ninja" if shutil.which("ninja") else "make"
@@ -100,7 +92,7 @@ def missing_for_simulation(target: Target) -> list[str]:
         lambda: find_compiler(target).command,
         lambda: need_program(CROSS_COMPILER[0], f"target {target.name} links with"),
     ]
-    problems = missing_tools(_core(target).mca.triple)
+    problems = missing_tools(require_core(target).mca.triple)
     for check in needed:
         try:
             check()

@@ -20,7 +20,7 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.files import make_folder, storage_errors
 from tvmfbnet.progress import step
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.tools import cache_folder, need_program, source_folder
+from tvmfbnet.tools import cache_folder, failed_build, need_program, source_folder
 
 PLUGIN, CLOCK, CACHE_TRACE = "libtvmfbnet_simulator.so", "libtvmfbnet_clock.so", "tvmfbnet-cache-trace"
 CROSS_COMPILER = ("aarch64-linux-gnu-g++",)
@@ -138,6 +138,4 @@ def _cmake(*arguments: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"building the simulator took longer than {_BUILD_SECONDS} s") from error
     if done.returncode != 0:
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if "error" in line.lower()] or lines or ["no message"]
-        raise UserError(f"building the simulator failed: {' | '.join(errors[:3])}")
+        raise failed_build("the simulator", done.stdout.splitlines())

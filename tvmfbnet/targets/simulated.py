@@ -64,6 +64,14 @@ def core_of(target: Target) -> Core | None:
     return None if target.simulation is None else load_core(target.simulation.core)
 
 
+def require_core(target: Target) -> Core:
+    """The core that a target simulates; UserError if it simulates none."""
+    core = core_of(target)
+    if core is None:
+        raise UserError(f"target {target.name} is not simulated")
+    return core
+
+
 def known_core(name: str) -> str:
     """A core's name, checked; ValueError lists the known ones."""
     try:
