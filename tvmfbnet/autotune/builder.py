@@ -7,6 +7,7 @@ run can remove them. A hung build, and the compiler it runs, die with the parent
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -29,11 +30,13 @@ def main() -> None:
 
 
 def load() -> None:
-    """Preloads the modules that the first build would wait for."""
+    """Preloads the modules that the first build would wait for, and spares them from garbage collections."""
     import tvm.driver
     import tvm.s_tir.transform  # noqa: F401
 
     import tvmfbnet.compiler.cold_weights  # noqa: F401
+
+    gc.freeze()
 
 
 if __name__ == "__main__":

@@ -53,34 +53,36 @@ def build_candidate(
     Args:
         mod_json: the scheduled kernel.
         target_json: TVM target.
-        linking: arguments of TVM's linker call.
+        linking: from :func:`tvmfbnet.compiler.library.linker`.
         pool_mb: size of the weight pool that it cycles through when it is timed, MiB; 0 for none.
         is_checked: whether the library also gets the kernel with its prepacking, whose output can be compared.
     """
     import tvm
     from tvm.driver import build
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
-    from tvm.support import cc
 
-    from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_of
+    from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_object
+    from tvmfbnet.compiler.library import link
     from tvmfbnet.compiler.stack_buffers import use_stack
+    from tvmfbnet.compiler.unchecked import unchecked
     from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
     started, target = time.monotonic(), tvm.target.Target(json.loads(target_json))
     scheduled = use_stack(narrow_half_sums(tvm.ir.load_json(mod_json)), target)
     mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled)
     pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
-    built = build(mod, target=target)
-    with scratch_folder() as folder:
-        path, others = folder / "candidate.so", []
+    with unchecked(), scratch_folder() as folder:
+        built = build(mod, target=target)
+        path, addons = folder / "candidate.so", []
         if pool is not None:
-            others.append(rotation_of(mod, pool))
+            addons.append(folder / "rotation.o")
+            addons[-1].write_bytes(rotation_object(mod, pool, target_json))
         if is_checked:
-            others.append(checked_of(scheduled))
-        addons = [str(folder / f"addon{number}.o") for number in range(len(others))]
-        for other, addon in zip(others, addons, strict=True):
-            build(other, target=target).write_to_file(addon)
-        built.export_library(str(path), fcompile=cc.create_shared, addons=addons or None, **linking)
+            addons.append(folder / "checked.o")
+            build(checked_of(scheduled), target=target).write_to_file(str(addons[-1]))
+        built.export_library(
+            str(path), fcompile=link, addons=[str(addon) for addon in addons], workspace_dir=str(folder), **linking
+        )
         content = path.read_bytes()
     return content, None if pool is None else (pool.argument, pool.slices, pool.values), time.monotonic() - started
 

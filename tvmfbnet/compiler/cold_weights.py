@@ -7,15 +7,20 @@ nearest cache times, and so selects for, the conditions in a net.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import tvm
 from tvm import tirx
 from tvm.ir import IRModule
 from tvm.tirx import op
 
+from tvmfbnet.compiler.unchecked import unchecked
 from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.rpc.session import CHECKED, ROTATE, Pool
+from tvmfbnet.scratch import scratch_folder
 
 # Number of output positions up to which the source of the weights matters.
 _FEW_USES = 8 * 8
@@ -55,27 +60,48 @@ def _padded(values: int, size: int) -> int:
     return math.ceil(size * values / _LINE) * _LINE // size
 
 
-def rotation_of(mod: IRModule, pool: Pool) -> IRModule:
+def rotation_of(arguments: Sequence[tuple[str, int]], pool: Pool) -> IRModule:
     """A module with ``rotate``, which takes the pool as weights and calls a kernel's ``main`` once per slice.
 
     It must be built separately and linked with the kernel: in a single module LLVM inlines the kernel, loses the
     information that its arguments do not alias, and the kernel runs at two thirds of its speed.
+
+    Arguments are passed as vectors, whatever the kernel calls their shapes, so that all schedules of a kernel share one
+    rotation. It and ``main`` must therefore be built without checks (:mod:`tvmfbnet.compiler.unchecked`).
+
+    Args:
+        arguments: (dtype, number of values) of each argument of ``main``.
+        pool: to cycle through.
     """
-    main = mod["main"]
-    arguments = []
-    for index, buffer in enumerate(main.params):
-        shape = (pool.values,) if index == pool.argument else tuple(buffer.shape)
-        arguments.append(tirx.decl_buffer(shape, buffer.dtype, f"argument{index}", layout=None))
-    number = tirx.Var("number", "int32")
     one = pool.values // pool.slices
-    passed = [
-        _tensor(argument, buffer, number * one if index == pool.argument else 0)
-        for index, (argument, buffer) in enumerate(zip(arguments, main.params, strict=True))
-    ]
+    number, taken, passed = tirx.Var("number", "int32"), [], []
+    for index, (dtype, values) in enumerate(arguments):
+        rotates = index == pool.argument
+        argument = tirx.decl_buffer((pool.values if rotates else values,), dtype, f"argument{index}", layout=None)
+        taken.append(argument)
+        address = op.address_of(argument[number * one if rotates else 0])
+        shape = op.tvm_stack_make_shape(one if rotates else values)
+        passed.append(op.tvm_stack_make_array(address, shape, 0, 1, dtype, 0))
     call = op.call_cpacked(_MAIN_SYMBOL, *passed)
     body = tirx.For(number, 0, pool.slices, tirx.ForKind.SERIAL, tirx.Evaluate(call))
-    function = tirx.PrimFunc(arguments, body).with_attr("global_symbol", ROTATE)
+    function = tirx.PrimFunc(taken, body).with_attr("global_symbol", ROTATE)
     return tvm.IRModule({ROTATE: function})
+
+
+def rotation_object(mod: IRModule, pool: Pool, target_json: str) -> bytes:
+    """The object file of a scheduled kernel's rotation; built once for all schedules of a kernel."""
+    values = [_values(buffer) for buffer in mod["main"].params]
+    values[pool.argument] = pool.values  # without a schedule's own padding of the weights
+    dtypes = [str(buffer.dtype) for buffer in mod["main"].params]
+    return _rotation_object(tuple(zip(dtypes, values, strict=True)), pool, target_json)
+
+
+@lru_cache(maxsize=256)
+def _rotation_object(arguments: tuple[tuple[str, int], ...], pool: Pool, target_json: str) -> bytes:
+    with unchecked(), scratch_folder() as folder:
+        built = tirx.build(rotation_of(arguments, pool), target=tvm.target.Target(json.loads(target_json)))
+        built.write_to_file(str(folder / "rotation.o"))
+        return (folder / "rotation.o").read_bytes()
 
 
 def checked_of(scheduled: IRModule) -> IRModule:
@@ -84,10 +110,3 @@ def checked_of(scheduled: IRModule) -> IRModule:
     Built separately for the same reason as the rotation.
     """
     return tvm.IRModule({CHECKED: scheduled["main"].with_attr("global_symbol", CHECKED)})
-
-
-def _tensor(argument: tirx.Buffer, like: tirx.Buffer, offset: tirx.PrimExpr | int) -> tirx.PrimExpr:
-    """A tensor on the stack: the argument's memory from ``offset`` on, in the shape that ``main`` expects."""
-    first = [offset] + [0] * (len(argument.shape) - 1)
-    shape = op.tvm_stack_make_shape(*like.shape)
-    return op.tvm_stack_make_array(op.address_of(argument[tuple(first)]), shape, 0, len(like.shape), like.dtype, 0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,9 @@ from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android_libraries import android_libraries
 from tvmfbnet.targets.definition import Target
 from tvmfbnet.targets.toolchain import find_compiler
+
+# For a compiler to name its linker.
+_ASKED_SECONDS = 30
 
 
 def save_library(executable: Any, path: Path, target: Target) -> Path:
@@ -20,27 +27,62 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     """
     from tvm.support import cc
 
-    link = partial(cc.create_shared)
+    create = partial(cc.create_shared)
     if target.triple:
         # A library without kernels names no machine, and TVM would use this machine's for its constants.
-        link.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
+        create.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
     with scratch_folder() as workspace:
-        executable.export_library(str(path), fcompile=link, workspace_dir=str(workspace), **linker(target))
+        executable.export_library(str(path), fcompile=create, workspace_dir=str(workspace), **linker(target))
     return path
 
 
 def linker(target: Target, trial: bool = False) -> dict[str, Any]:
-    """The arguments that make TVM's linker call use the target's toolchain.
+    """The arguments that make TVM's linker call, or :func:`link`, use the target's toolchain.
 
     Args:
         target: whose toolchain.
-        trial: for a kernel that is timed once and discarded: no start files or libraries, which saves 15 ms.
+        trial: for a kernel that is timed once and discarded: no start files or libraries, which saves 15 ms, and no
+            compiler driver where the toolchain's linker alone does the same; for :func:`link` only.
     """
     # Kernels are C: with `zig c++` the first link for each system would also build the C++ library.
     compiler = find_compiler(target, "c" if target.toolchain.kind == "zig" else "c++")
     options = [*compiler.options, *target.toolchain.options]
+    if trial and not options and (alone := _linker_of(compiler.command, target)) is not None:
+        return {"cc": alone, "options": ["--eh-frame-hdr"], "alone": True}
     if "android" in target.triple:
         options += android_libraries(compiler)
     if trial and target.toolchain.kind == "cxx":
         options.append("-nostdlib")
     return {"cc": compiler.command, "options": options} if options else {"cc": compiler.command}
+
+
+def _linker_of(compiler: str, target: Target) -> str | None:
+    """The linker that a compiler of ELF libraries calls; None where kernels are not linked by it alone."""
+    is_elf = target.system == "aarch64-linux" or (target.system == "host" and sys.platform.startswith("linux"))
+    if not is_elf or target.toolchain.kind != "cxx" or target.tvm["kind"] == "c":
+        return None
+    asked = subprocess.run([compiler, "-print-prog-name=ld"], capture_output=True, text=True, timeout=_ASKED_SECONDS)
+    return shutil.which(asked.stdout.strip()) if asked.returncode == 0 else None
+
+
+def link(output: str, objects: Sequence[str], cc: str, options: Sequence[str] = (), alone: bool = False) -> None:
+    """Links objects into a shared library, as TVM's linker call does.
+
+    Args:
+        output: the library.
+        objects: to link.
+        cc: a compiler driver, or a linker.
+        options: of that program.
+        alone: whether it is a linker.
+
+    Raises:
+        RuntimeError: it failed; says why.
+    """
+    from tvm.support import cc as compilers
+
+    if not alone:
+        compilers.create_shared(output, list(objects), list(options), cc)
+        return
+    done = subprocess.run([cc, "-shared", "-o", output, *options, *objects], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{cc} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")

@@ -29,6 +29,7 @@ from tvmfbnet.compiler.mixed_lowering import lower_mixed
 from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
 from tvmfbnet.compiler.stack_buffers import use_stack
+from tvmfbnet.compiler.unchecked import UNCHECKED
 from tvmfbnet.compiler.weight_copies import repeat_main
 from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
 from tvmfbnet.quantisation.post_training import is_quantised
@@ -258,9 +259,15 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
         return tvm.transform.Sequential(passes)(mod)
 
 
-def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
-    """Builds a module scheduled by :func:`prepare`."""
-    with target, tvm.transform.PassContext(opt_level=3):
+def build_prepared(mod: IRModule, target: tvm.target.Target, checks: bool = True) -> relax.VMExecutable:
+    """Builds a module scheduled by :func:`prepare`.
+
+    Args:
+        mod: to build.
+        target: to build for.
+        checks: whether kernels check their arguments (see :mod:`tvmfbnet.compiler.unchecked`).
+    """
+    with target, tvm.transform.PassContext(opt_level=3, config={} if checks else UNCHECKED):
         mod = use_stack(narrow_half_sums(mod), target)
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
