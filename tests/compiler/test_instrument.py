@@ -10,7 +10,7 @@ from tvm import relax
 
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.instrument import chain_nets, net_function
-from tvmfbnet.compiler.lowering import build, kernels_of, lower
+from tvmfbnet.compiler.lowering import build, build_prepared, kernels_of, lower, prepare
 from tvmfbnet.errors import UserError
 from tvmfbnet.profiling.device_timer import part_latencies
 from tvmfbnet.space.arch import Arch
@@ -54,6 +54,23 @@ def test_a_chain_calls_the_kernels_of_its_parts(chained, target):
     names = {kernel.key: kernel.name for kernel in kernels_of(chain_nets([mods], target), target)}
     assert part_keys <= set(names)
     assert {names[key].rstrip("0123456789_") for key in set(names) - part_keys} == {"clock", "gather_readings"}
+
+
+def test_a_chain_without_checks_computes_the_same_bits_and_a_net_still_refuses_another_shape(chained, target, tmp_path):
+    parts, mods = chained
+    chain = chain_nets([mods], target)
+    image = np.random.default_rng(0).standard_normal(part_input_shape(parts[0])).astype(np.float32)
+    outputs, sizes = [], []
+    for checks in (True, False):
+        executable = build_prepared(prepare(chain, target, None), target, checks)
+        executable.export_library(str(tmp_path / f"{checks}.so"))
+        sizes.append((tmp_path / f"{checks}.so").stat().st_size)
+        machine = relax.VirtualMachine(executable, tvm.cpu())
+        outputs.append(machine[net_function(0)](tvm.runtime.tensor(image, tvm.cpu()))[0].numpy())
+        with pytest.raises(Exception, match=r"[Ss]hape"):
+            machine[net_function(0)](tvm.runtime.tensor(image[:, :, 1:], tvm.cpu()))
+    np.testing.assert_array_equal(*outputs)
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 def test_nets_of_one_library_share_their_kernels_and_compute_their_own_results(tiny_space, target):

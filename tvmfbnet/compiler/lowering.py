@@ -29,7 +29,7 @@ from tvmfbnet.compiler.mixed_lowering import lower_mixed
 from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
 from tvmfbnet.compiler.stack_buffers import use_stack
-from tvmfbnet.compiler.unchecked import UNCHECKED
+from tvmfbnet.compiler.unchecked import UNCHECKED, unchecked
 from tvmfbnet.compiler.weight_copies import repeat_main
 from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
 from tvmfbnet.quantisation.post_training import is_quantised
@@ -134,12 +134,13 @@ def import_onnx(model: onnx.ModelProto) -> IRModule:
             relax.transform.Normalize(),
         ]
     )(mod)
-    return relax.transform.FoldConstant()(widen_sums(_simplify_layout(mod)))
+    with unchecked():
+        return relax.transform.FoldConstant()(widen_sums(_simplify_layout(mod)))
 
 
 def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
     """Lowers Relax operators to TIR and fuses them into kernels; marks weights whose layout is free."""
-    with target, tvm.transform.PassContext(opt_level=3):
+    with target, tvm.transform.PassContext(opt_level=3, config=UNCHECKED):
         return tvm.transform.Sequential(
             [
                 relax.transform.LegalizeOps(),
@@ -251,7 +252,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
     Weights that a schedule prepacks are transformed once, now, and become constants of the library.
     """
     scope = database if database is not None else nullcontext()
-    with target, scope, tvm.transform.PassContext(opt_level=3):
+    with target, scope, tvm.transform.PassContext(opt_level=3, config=UNCHECKED):
         passes = []
         if database is not None:
             passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
