@@ -62,7 +62,8 @@ def _linker_of(compiler: str, target: Target) -> str | None:
     if not is_elf or target.toolchain.kind != "cxx" or target.tvm["kind"] == "c":
         return None
     asked = subprocess.run([compiler, "-print-prog-name=ld"], capture_output=True, text=True, timeout=_ASKED_SECONDS)
-    return shutil.which(asked.stdout.strip()) if asked.returncode == 0 else None
+    name = asked.stdout.strip()  # as the compiler calls it: builders on other machines may keep it elsewhere
+    return name if asked.returncode == 0 and shutil.which(name) else None
 
 
 def link(output: str, objects: Sequence[str], cc: str, options: Sequence[str] = (), alone: bool = False) -> None:
