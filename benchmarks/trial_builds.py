@@ -13,12 +13,13 @@ import json
 import os
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tvmfbnet.autotune.builder_pool import build_candidate
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.knobs import KernelShape, all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.library import linker
@@ -41,10 +42,11 @@ def built_seconds(candidate: ScheduleCandidate, target: ResolvedTarget) -> float
     return processor_seconds() - began
 
 
-def builds(name: str, space: str, arch: str, schedules: int) -> dict[str, list[float]]:
-    """Seconds of each build of a target's trials, by kind and kernel size."""
+def candidates(
+    name: str, space: str, arch: str, schedules: int
+) -> Iterator[tuple[KernelShape, ScheduleCandidate, ResolvedTarget]]:
+    """Random schedules of every kernel of a net that a template schedules."""
     chosen, loaded = resolve_arch(arch, load_space(space))
-    seconds: dict[str, list[float]] = defaultdict(list)
     with TemporaryDirectory() as folder:
         plan = plan_space(loaded, load_target(name), arch=chosen, folder=Path(folder))
         registers = registers_of(plan.target.for_tvm())
@@ -54,8 +56,14 @@ def builds(name: str, space: str, arch: str, schedules: int) -> dict[str, list[f
                 continue
             ways = all_knobs(shape, registers)
             for knobs in random.Random(0).sample(ways, min(schedules, len(ways))):
-                candidate = ScheduleCandidate.of(apply_knobs(task.kernel.mod, shape, knobs), knobs)
-                seconds[f"{shape.kind} {shape.kernel}x{shape.kernel}"].append(built_seconds(candidate, plan.target))
+                yield shape, ScheduleCandidate.of(apply_knobs(task.kernel.mod, shape, knobs), knobs), plan.target
+
+
+def builds(name: str, space: str, arch: str, schedules: int) -> dict[str, list[float]]:
+    """Seconds of each build of a target's trials, by kind and kernel size."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for shape, candidate, target in candidates(name, space, arch, schedules):
+        seconds[f"{shape.kind} {shape.kernel}x{shape.kernel}"].append(built_seconds(candidate, target))
     return seconds
 
 
