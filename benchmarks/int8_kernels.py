@@ -56,7 +56,7 @@ def peak(dot: DotProduct) -> float:
         else:  # adds up the products of a lane only
             lines.append(f"vpmaddwd %%{register}14, %%{register}15, %%{register}13")
             lines.append(f"vpaddd %%{register}13, %%{register}{number}, %%{register}{number}")
-    code = " ".join(f'"{line}\\n\\t"' for line in lines).replace("%%", "%")
+    code = " ".join(f'"{line}\\n\\t"' for line in lines)
     clobbers = ", ".join(f'"xmm{number}"' for number in range(16))
     text = _PROGRAM.format(rounds=_ROUNDS, iterations=_ITERATIONS, code=code, clobbers=clobbers)
     with TemporaryDirectory() as folder:

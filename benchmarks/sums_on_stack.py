@@ -1,7 +1,7 @@
 """Kernels of a net with their sums in TVM's workspace and on the stack: the fastest call of each, in turn.
 
-What :mod:`tvmfbnet.compiler.stack_buffers` gains on this machine. Each kernel gets one random schedule. With AVX-512
-both forms are the same.
+What :mod:`tvmfbnet.compiler.stack_buffers` gains on this machine. Each kernel has the schedule that tuning proposes
+first. With AVX-512 both forms are the same.
 
     python benchmarks/sums_on_stack.py --dtype int8 --every 3
 """

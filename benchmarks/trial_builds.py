@@ -1,7 +1,8 @@
 """What compiling the trials of a net takes in two dtypes, in processor time, which other jobs hardly change.
 
-Compiling is most of what tuning on a host takes. Every kernel that a template schedules gets the same number of random
-schedules in each dtype; each is compiled and linked as tuning does it, in this process and on one core.
+Compiling is most of what tuning on a host takes. Every kernel that a template schedules gets the same number of
+schedules in each dtype, the first that tuning would try; each is compiled and linked as tuning does it, in this process
+and on one core.
 
     python benchmarks/trial_builds.py --space fbnet --arch fbnet_c --schedules 2
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +19,10 @@ from tempfile import TemporaryDirectory
 
 from tvmfbnet.autotune.builder_pool import build_candidate
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.knobs import KernelShape, all_knobs
-from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.template_search import TemplateSearch
+from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.library import linker
 from tvmfbnet.pipeline.tuning import plan_space
@@ -45,18 +47,17 @@ def built_seconds(candidate: ScheduleCandidate, target: ResolvedTarget) -> float
 def candidates(
     name: str, space: str, arch: str, schedules: int
 ) -> Iterator[tuple[KernelShape, ScheduleCandidate, ResolvedTarget]]:
-    """Random schedules of every kernel of a net that a template schedules."""
+    """The first schedules that tuning proposes for every kernel of a net that a template schedules."""
     chosen, loaded = resolve_arch(arch, load_space(space))
     with TemporaryDirectory() as folder:
         plan = plan_space(loaded, load_target(name), arch=chosen, folder=Path(folder))
-        registers = registers_of(plan.target.for_tvm())
+        cost_model = TrialCostModel(registers_of(plan.target.for_tvm()), 0)
         for task in plan.tasks:
             shape = shape_of(task.kernel.mod)
             if shape is None:
                 continue
-            ways = all_knobs(shape, registers)
-            for knobs in random.Random(0).sample(ways, min(schedules, len(ways))):
-                yield shape, ScheduleCandidate.of(apply_knobs(task.kernel.mod, shape, knobs), knobs), plan.target
+            for candidate in TemplateSearch(task.kernel, shape, cost_model, [], schedules, 0).propose():
+                yield shape, candidate, plan.target
 
 
 def builds(name: str, space: str, arch: str, schedules: int) -> dict[str, list[float]]:

@@ -41,8 +41,8 @@ class Built:
     seconds: float
 
 
-# Trials pass the arguments that the schedule asks for. Code that checks them, one set of messages per argument, would be
-# a quarter of an int8 kernel's compile time. What a schedule says, and so the kernel's own code, stays as it is in a net.
+# Trials pass the arguments that a schedule asks for. Code that checks them, with messages for each argument, would be a
+# quarter of an int8 kernel's compile time. The function that computes stays as it is in a net.
 _WITHOUT_CHECKS = {"tirx.disable_assert": True}
 
 # The result of a build as plain data: workers on other machines may run it.
