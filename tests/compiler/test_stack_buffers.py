@@ -1,4 +1,4 @@
-"""Sums of ARM kernels lie on the stack, where LLVM turns them into registers; kernels for x86 stay as they are."""
+"""Sums of kernels lie on the stack, where LLVM turns them into registers; with AVX-512 they stay as they are."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,15 @@ from tvmfbnet.compiler.stack_buffers import use_stack
 from tvmfbnet.dtypes import FLOAT32, INT8
 from tvmfbnet.space.registry import load_space
 
-X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 1}
 PART = load_space("fbnet_mini").layers[1].cell("k3_e3")
 
 
 def on_arm(mcpu):
     return tvm.target.Target({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": mcpu, "num-cores": 1})
+
+
+def on_x86(mcpu):
+    return tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu, "num-cores": 1})
 
 
 def scheduled(target, dtype):
@@ -38,16 +41,24 @@ def workspaces(mod, target):
     return build(mod, target=target).inspect_source("ll").count("load ptr, ptr @__TVMBackendAllocWorkspace")
 
 
-@pytest.mark.parametrize(("mcpu", "dtype"), [("cortex-a76", FLOAT32), ("cortex-a76", INT8), ("cortex-a72", INT8)])
-def test_sums_of_arm_kernels_need_no_workspace(mcpu, dtype):
-    target = on_arm(mcpu)
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [
+        (on_arm("cortex-a76"), FLOAT32),
+        (on_arm("cortex-a76"), INT8),
+        (on_arm("cortex-a72"), INT8),
+        (on_x86("haswell"), FLOAT32),
+    ],
+    ids=["a76 float32", "a76 int8", "a72 int8", "haswell float32"],
+)
+def test_sums_need_no_workspace(target, dtype):
     mods = [mod for _, mod in scheduled(target, dtype)]
     assert mods and all(workspaces(mod, target) for mod in mods)
     assert [workspaces(use_stack(mod, target), target) for mod in mods] == [0] * len(mods)
 
 
-def test_kernels_for_x86_stay_as_they_are():
-    target = tvm.target.Target(X86)
+def test_kernels_for_avx512_stay_as_they_are():
+    target = on_x86("skylake-avx512")
     for _, mod in scheduled(target, FLOAT32):
         assert use_stack(mod, target) is mod
 
