@@ -82,8 +82,8 @@ def start_simulated(target: Target, endpoint: Endpoint) -> Service:
 def _of_one_length(folder: Path) -> str:
     """The path of sessions' folders, as long as any other's.
 
-    A session keeps it in its heap, before the tensors that it times: their places, and with those which cache lines they
-    share, must not depend on ``TMPDIR`` or on the digits of a process's number.
+    A session keeps it in its heap, before the tensors that it times: their places, and with those which cache lines
+    they share, must not depend on ``TMPDIR`` or on the digits of a process's number.
     """
     return str(folder).ljust(_FOLDER_LENGTH, "/")
 
