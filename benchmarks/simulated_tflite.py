@@ -61,10 +61,10 @@ def write_models(schema: Any, parts: list[NetPart], layout: str, folder: Path) -
         image = random_tensor(input_shape(part), "float32")
         with torch.no_grad():
             output = block(torch.from_numpy(image)).numpy()
-        if layout == "nhwc":
+        if layout in ("nhwc", "fused"):
             image, output = (np.ascontiguousarray(tensor.transpose(0, 2, 3, 1)) for tensor in (image, output))
         name = name_of(part)
-        (folder / f"{name}.tflite").write_bytes(BlockWriter(schema, block, input_shape(part), layout).write())
+        (folder / f"{name}.tflite").write_bytes(BlockWriter(schema, input_shape(part), layout).model_of(block))
         np.save(folder / f"{name}.input.npy", image)
         expected[name] = output
     return expected

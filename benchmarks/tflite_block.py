@@ -5,6 +5,7 @@ not grouped when the published tables were made, so a grouped one becomes a spli
 concatenation. How much of PyTorch's order (channels first) stays depends on the converter:
 
 - ``nhwc``: channels last throughout, as a net written for TensorFlow.
+- ``fused``: the same, and convolutions of stride 1 pad by themselves, as in models that LiteRT's own converter makes.
 - ``borders``: input and output channels first, with transpositions there and around the channel shuffle.
 - ``every``: each convolution between transpositions of its own, padding and activation channels first, as
   onnx-tensorflow writes it where nothing removes a pair of transpositions.
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from tvmfbnet.errors import RuntimeUnavailableError
 from tvmfbnet.nets.blocks import FBNetBlock
 
-LAYOUTS = ("nhwc", "borders", "every")
+LAYOUTS = ("nhwc", "fused", "borders", "every")
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _SCHEMA_VERSION = 3
 
@@ -120,39 +121,41 @@ class TfliteGraph:
 
 
 class BlockWriter:
-    """Writes a block whose batch norms are folded.
+    """Writes blocks whose batch norms are folded into one model.
 
     Args:
         schema: of :func:`import_schema`.
-        block: the block.
         shape: of its input, (1, channels, height, width).
         layout: one of :data:`LAYOUTS`.
     """
 
-    def __init__(self, schema: Any, block: FBNetBlock, shape: Sequence[int], layout: str) -> None:
-        self._schema, self._block, self._layout, self._every = schema, block, layout, layout == "every"
+    def __init__(self, schema: Any, shape: Sequence[int], layout: str) -> None:
+        self._schema, self._layout, self._every = schema, layout, layout == "every"
         batch, channels, height, width = shape
-        first = layout != "nhwc"
-        self._graph = TfliteGraph(schema, shape if first else (batch, height, width, channels))
+        self._last = layout in ("nhwc", "fused")
+        self.graph = TfliteGraph(schema, (batch, height, width, channels) if self._last else shape)
 
-    def write(self) -> bytes:
-        """The model's file: the input's and output's order are the layout's."""
-        block, x = self._block, self._graph.input
+    def model_of(self, block: FBNetBlock) -> bytes:
+        """The file of a model of one block: the input's and output's order are the layout's."""
+        return self.graph.finish(self.block(self.graph.input, block))
+
+    def block(self, x: int, block: FBNetBlock) -> int:
+        """Appends a block to a tensor; returns its output."""
         if self._layout == "borders":
             x = self._transposed(x, _TO_LAST)
-        y = self._conv(x, block.conv_pw, relu=True)
+        y = self.conv(x, block.conv_pw, relu=True)
         if block.spec.groups > 1:
             y = self._shuffled(y, block.spec.groups)
-        y = self._conv(self._conv(y, block.conv_dw, relu=True), block.conv_pwl, relu=False)
+        y = self.conv(self.conv(y, block.conv_dw, relu=True), block.conv_pwl, relu=False)
         if block.has_residual:
-            y = self._graph.add("ADD", [y, x], [self._graph.shape(y)], "AddOptions")
-        return self._graph.finish(self._transposed(y, _TO_FIRST) if self._layout == "borders" else y)
+            y = self.graph.add("ADD", [y, x], [self.graph.shape(y)], "AddOptions")
+        return self._transposed(y, _TO_FIRST) if self._layout == "borders" else y
 
-    def _conv(self, x: int, conv: Any, relu: bool) -> int:
-        """A convolution of any groups with what the layout puts around it."""
-        padding = conv.padding[0]
-        if padding:
-            x = self._padded(x, padding)
+    def conv(self, x: int, conv: Any, relu: bool) -> int:
+        """Appends a convolution of any groups, with a bias, and what the layout puts around it."""
+        same = self._layout == "fused" and conv.stride[0] == 1
+        if conv.padding[0] and not same:
+            x = self._padded(x, conv.padding[0])
         if self._every:
             x = self._transposed(x, _TO_LAST)
         weights, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
@@ -161,32 +164,39 @@ class BlockWriter:
         inputs = [x] if groups == 1 else self._split(x, groups)
         fused = relu and not self._every
         kinds = zip(inputs, np.split(weights, groups), np.split(bias, groups), strict=True)
-        made = [self._one(given, *values, conv.stride[0], depthwise, fused) for given, *values in kinds]
+        made = [self._one(given, *values, conv.stride[0], depthwise, fused, same) for given, *values in kinds]
         y = made[0]
         if groups > 1:
-            shape = (*self._graph.shape(y)[:3], len(bias))
-            y = self._graph.add("CONCATENATION", made, [shape], "ConcatenationOptions", axis=3)
+            shape = (*self.graph.shape(y)[:3], len(bias))
+            y = self.graph.add("CONCATENATION", made, [shape], "ConcatenationOptions", axis=3)
         if not self._every:
             return y
         y = self._transposed(y, _TO_FIRST)
-        return self._graph.add("RELU", [y], [self._graph.shape(y)]) if relu else y
+        return self.graph.add("RELU", [y], [self.graph.shape(y)]) if relu else y
 
     def _one(
-        self, x: int, weights: npt.NDArray[Any], bias: npt.NDArray[Any], stride: int, depthwise: bool, relu: bool
+        self,
+        x: int,
+        weights: npt.NDArray[Any],
+        bias: npt.NDArray[Any],
+        stride: int,
+        depthwise: bool,
+        relu: bool,
+        same: bool,
     ) -> int:
-        """One convolution of TFLite's, without padding, channels last."""
-        batch, height, width, _ = self._graph.shape(x)
-        taps, schema = weights.shape[2], self._schema
-        shape = (batch, (height - taps) // stride + 1, (width - taps) // stride + 1, len(bias))
+        """One convolution of TFLite's, channels last."""
+        batch, height, width, _ = self.graph.shape(x)
+        lost, schema = 0 if same else weights.shape[2] - 1, self._schema
+        shape = (batch, (height - lost - 1) // stride + 1, (width - lost - 1) // stride + 1, len(bias))
         order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
         kind, options = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
         activation = schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
-        return self._graph.add(
+        return self.graph.add(
             kind,
-            [x, self._graph.constant(weights.transpose(order)), self._graph.constant(bias)],
+            [x, self.graph.constant(weights.transpose(order)), self.graph.constant(bias)],
             [shape],
             options,
-            padding=schema.Padding.VALID,
+            padding=schema.Padding.SAME if same else schema.Padding.VALID,
             strideH=stride,
             strideW=stride,
             fusedActivationFunction=activation,
@@ -194,35 +204,35 @@ class BlockWriter:
         )
 
     def _split(self, x: int, groups: int) -> list[int]:
-        *image, channels = self._graph.shape(x)
+        *image, channels = self.graph.shape(x)
         shapes = [(*image, channels // groups)] * groups
-        axis = self._graph.constant(np.int32([3]).reshape(()))
-        first = self._graph.add("SPLIT", [axis, x], shapes, "SplitOptions", numSplits=groups)
+        axis = self.graph.constant(np.int32([3]).reshape(()))
+        first = self.graph.add("SPLIT", [axis, x], shapes, "SplitOptions", numSplits=groups)
         return list(range(first, first + groups))
 
     def _padded(self, x: int, by: int) -> int:
         last = not self._every
         sizes = np.int32([[0, 0], [by, by], [by, by], [0, 0]] if last else [[0, 0], [0, 0], [by, by], [by, by]])
-        shape = [size + int(added.sum()) for size, added in zip(self._graph.shape(x), sizes, strict=True)]
-        return self._graph.add("PAD", [x, self._graph.constant(sizes)], [shape], "PadOptions")
+        shape = [size + int(added.sum()) for size, added in zip(self.graph.shape(x), sizes, strict=True)]
+        return self.graph.add("PAD", [x, self.graph.constant(sizes)], [shape], "PadOptions")
 
     def _transposed(self, x: int, axes: Sequence[int]) -> int:
-        shape = [self._graph.shape(x)[axis] for axis in axes]
-        return self._graph.add("TRANSPOSE", [x, self._graph.constant(np.int32(axes))], [shape], "TransposeOptions")
+        shape = [self.graph.shape(x)[axis] for axis in axes]
+        return self.graph.add("TRANSPOSE", [x, self.graph.constant(np.int32(axes))], [shape], "TransposeOptions")
 
     def _reshaped(self, x: int, shape: Sequence[int]) -> int:
-        sizes = self._graph.constant(np.int32(shape))
-        return self._graph.add("RESHAPE", [x, sizes], [shape], "ReshapeOptions", newShape=list(shape))
+        sizes = self.graph.constant(np.int32(shape))
+        return self.graph.add("RESHAPE", [x, sizes], [shape], "ReshapeOptions", newShape=list(shape))
 
     def _shuffled(self, x: int, groups: int) -> int:
         """The channel shuffle, channels first where the layout has them so."""
-        if self._layout == "nhwc":
-            *image, channels = self._graph.shape(x)
+        if self._last:
+            *image, channels = self.graph.shape(x)
             y = self._transposed(self._reshaped(x, (*image, groups, channels // groups)), (0, 1, 2, 4, 3))
             return self._reshaped(y, (*image, channels))
         if self._layout == "borders":
             x = self._transposed(x, _TO_FIRST)
-        batch, channels, *image = self._graph.shape(x)
+        batch, channels, *image = self.graph.shape(x)
         y = self._transposed(self._reshaped(x, (batch, groups, channels // groups, *image)), (0, 2, 1, 3, 4))
         y = self._reshaped(y, (batch, channels, *image))
         return self._transposed(y, _TO_LAST) if self._layout == "borders" else y
