@@ -7,6 +7,7 @@ arrange weights and memory, is not timed.
 
     python emulated_runtime.py onnxruntime net.onnx image.npy output.npy
     python emulated_runtime.py litert net.tflite image.npy output.npy
+    python emulated_runtime.py models FOLDER RESOLVER
     python emulated_runtime.py loop MACHINE_CODE ITERATIONS
 """
 
@@ -64,13 +65,14 @@ class Clock:
         self._syscall(_GETPRIORITY, _MAGIC, operation, slot, tag)
 
 
-def time_calls(run: Callable[[], object]) -> list[float]:
-    """Milliseconds of each of several calls, after one that is not timed."""
-    run()
+def time_calls(run: Callable[[], object], calls: int = CALLS, untimed: int = 1) -> list[float]:
+    """Milliseconds of each of several calls, after some that are not timed."""
+    for _ in range(untimed):
+        run()
     clock = Clock()
     clock.begin()
     readings = [clock.milliseconds()]
-    for _ in range(CALLS):
+    for _ in range(calls):
         run()
         readings.append(clock.milliseconds())
     clock.summarise()
@@ -120,6 +122,29 @@ def time_litert(model: str, image: str, output: str) -> dict[str, Any]:
     }
 
 
+def time_models(folder: str, resolver: str) -> dict[str, Any]:
+    """Every TFLite model of a folder on LiteRT: its first call, in which it arranges its weights, and a warm one.
+
+    ``NAME.tflite`` takes ``NAME.input.npy`` as it is and leaves ``NAME.output.npy``. The resolver is one of LiteRT's:
+    AUTO runs XNNPACK, BUILTIN_WITHOUT_DEFAULT_DELEGATES TensorFlow Lite's own kernels.
+    """
+    from importlib.metadata import version
+
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    calls_ms = {}
+    for model in sorted(Path(folder).glob("*.tflite")):
+        kind = OpResolverType[resolver]
+        interpreter = Interpreter(str(model), num_threads=1, experimental_op_resolver_type=kind)
+        interpreter.allocate_tensors()
+        (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.set_tensor(given["index"], np.load(model.with_suffix(".input.npy")))
+        calls_ms[model.stem] = time_calls(interpreter.invoke, calls=2, untimed=0)
+        np.save(model.with_suffix(".output.npy"), interpreter.get_tensor(result["index"]))
+    return {"version": version("ai-edge-litert"), "calls_ms": calls_ms}
+
+
 def time_loop(code: str, iterations: str) -> dict[str, Any]:
     """Machine code of a function of the number of its iterations."""
     machine_code = bytes.fromhex(code)
@@ -130,7 +155,7 @@ def time_loop(code: str, iterations: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    kinds = {"onnxruntime": time_onnxruntime, "litert": time_litert, "loop": time_loop}
+    kinds = {"onnxruntime": time_onnxruntime, "litert": time_litert, "models": time_models, "loop": time_loop}
     try:
         told = kinds[sys.argv[1]](*sys.argv[2:])
     except Exception:  # whatever a runtime raises: its last line is what the caller tells

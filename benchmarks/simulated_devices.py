@@ -14,17 +14,14 @@ Kernel times are kept in ``--out``: started again, it times what is missing.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import spearmanr
+from published_blocks import blocks_of, compare, published_ms
 from simulating import simulated_device, time_candidates
 from tvm.s_tir import Schedule
 
@@ -41,30 +38,12 @@ from tvmfbnet.files import write_json
 from tvmfbnet.rpc.session import Repeats
 from tvmfbnet.simulation.cores import Core, load_core
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.space.space import BLOCK, NetPart, Space
+from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.targets.definition import ResolvedTarget
 
 # One call to warm the caches, which the evaluator makes by itself, and one that counts: there is no noise.
 _ONCE = Repeats(1, 0)
 _ROUND = 12
-
-
-def published_ms(path: Path) -> dict[tuple[str, int, int, int, int, int], float]:
-    """Latency by block, input channels, output channels, input height, input width and stride."""
-    with path.open() as stream:
-        return {
-            (row["block"], *(int(row[name]) for name in ("cin", "cout", "height", "width", "stride"))): float(
-                row["latency_ms"]
-            )
-            for row in csv.DictReader(stream)
-            if row["part"] == "block" and row["block"] != "skip"
-        }
-
-
-def blocks_of(space: Space) -> list[NetPart]:
-    """The space's distinct blocks, without those that do nothing."""
-    parts = {layer.part(block) for layer in space.layers for block in layer.blocks}
-    return sorted({part for part in parts if part is not None and part.part == BLOCK and part.block != "skip"}, key=str)
 
 
 def candidate(kernel: Kernel, target: ResolvedTarget, number: int) -> ScheduleCandidate | None:
@@ -118,33 +97,6 @@ def time_blocks(
     return plan, times
 
 
-def best_scale(simulated: np.ndarray, published: np.ndarray) -> tuple[float, float]:
-    """The scale of the simulated times with the smallest MAPE, and that MAPE."""
-    scales = published / simulated
-    errors = [float(np.mean(np.abs(scale * simulated - published) / published)) for scale in scales]
-    best = int(np.argmin(errors))
-    return float(scales[best]), errors[best]
-
-
-def report(rows: Mapping[NetPart, tuple[float, float]]) -> None:
-    """Prints the comparison: over all blocks, by block type, and the blocks that are furthest off."""
-    parts = list(rows)
-    simulated, published = (np.array([rows[part][side] for part in parts]) for side in (0, 1))
-    scale, mape = best_scale(simulated, published)
-    rank = spearmanr(simulated, published).statistic
-    print(f"{len(parts)} blocks: Spearman {rank:.3f}, MAPE {mape:.1%} after the scale {scale:.3f}")
-    relative = scale * simulated / published - 1
-    for name in sorted({part.block for part in parts}):
-        members = [index for index, part in enumerate(parts) if part.block == name]
-        print(f"  {name:9} median error {np.median(relative[members]):+6.1%}")
-    for index in sorted(range(len(parts)), key=lambda index: -abs(relative[index]))[:12]:
-        part = parts[index]
-        print(
-            f"  {part.block:9} {part.cin:4} -> {part.cout:4} at {part.height:3} stride {part.stride}: simulated "
-            f"{simulated[index]:8.3f} ms, published {published[index]:8.3f} ms, {relative[index]:+.0%}"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", required=True)
@@ -158,15 +110,8 @@ def main() -> None:
     parts = blocks_of(space)
     out = arguments.out or Path(f"simulated_{core.name}_{core.digest}.json")
     plan, times = time_blocks(core, space, parts, arguments.tries, arguments.slow, out)
-    rows = {}
-    for part in parts:
-        key = (part.block, part.cin, part.cout, part.height, part.width, part.stride)
-        if key in published:
-            simulated = sum(min(times[kernel.key]) * kernel.count for kernel in plan.kernels[part])
-            rows[part] = (simulated, published[key])
-    report(rows)
-    print("Without grouped blocks, which depend most on how a runtime runs them:")
-    report({part: both for part, both in rows.items() if "_g" not in part.block})
+    simulated = {part: sum(min(times[kernel.key]) * kernel.count for kernel in plan.kernels[part]) for part in parts}
+    compare(simulated, published)
 
 
 if __name__ == "__main__":

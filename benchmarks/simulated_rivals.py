@@ -10,7 +10,7 @@ It needs a 64-bit ARM Python with the wheels in a folder (neither is a dependenc
     pip install --target wheels --no-deps --only-binary=:all: --python-version 3.11 --implementation cp \\
         --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 onnxruntime==1.32.0 ai-edge-litert==2.3.0
     tvmfbnet compile fbnet_c --space fbnet --target sim_a76 --out runs/package
-    python benchmarks/litert_model.py --arch fbnet_c --dtype float32 --out fbnet_c.tflite
+    python benchmarks/tflite_net.py --arch fbnet_c --wheels wheels --out fbnet_c.tflite
     python benchmarks/simulated_rivals.py runs/package --target sim_a76 --arm-python arm-python --wheels wheels \\
         --tflite fbnet_c.tflite
 

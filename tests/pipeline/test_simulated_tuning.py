@@ -4,6 +4,8 @@ Skipped where LLVM, qemu or a compiler is missing (`scripts/setup --emulation` i
 """
 
 import json
+import tempfile
+from contextlib import ExitStack
 
 import pytest
 
@@ -34,9 +36,25 @@ def space(tmp_path):
     return str(tmp_path / "one.yaml")
 
 
-def test_two_runs_of_tuning_and_a_compiled_net_are_bit_equal_and_simulated(space, tmp_path):
+@pytest.fixture
+def other_machine(monkeypatch):
+    """Makes this process look like one of another machine: a temporary folder and an environment of some length."""
+    with ExitStack() as folders:
+
+        def look(length):
+            prefix = "t" * length  # not in tmp_path, which is too long for a socket's path
+            folder = folders.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp"))
+            monkeypatch.setenv("TMPDIR", folder)
+            monkeypatch.setattr(tempfile, "tempdir", None)
+            monkeypatch.setenv("SOMETHING", "x" * 200 * length)
+
+        yield look
+
+
+def test_two_runs_of_tuning_and_a_compiled_net_are_bit_equal_and_simulated(space, tmp_path, other_machine):
     tables, journals = [], []
-    for name in ("first", "second"):
+    for name, length in (("first", 1), ("second", 30)):
+        other_machine(length)
         logs = tmp_path / name
         done = tf.tune(space, "sim_a76", {"trials": 1, "batch": 1}, tuning_logs=logs)
         assert done.timed == done.parts == 5 and not done.report.untuned and not done.report.failures

@@ -27,6 +27,9 @@ from tvmfbnet.targets.simulated import model_of, require_core
 from tvmfbnet.targets.toolchain import find_compiler
 from tvmfbnet.tools import cache_folder, need_program
 
+# Longer than any folder in which the cycle server's socket may lie.
+_FOLDER_LENGTH = 128
+
 
 class SimulatedDevice(Service):
     """A device server under the emulator, with the cycle server that it asks.
@@ -65,6 +68,7 @@ def start_simulated(target: Target, endpoint: Endpoint) -> Service:
             *emulator_command(core, emulation),
             *server_command(target, str(program), endpoint.address, endpoint.key, here=False),
             *("--simulates", model_of(core, llvm.version)),
+            *("--folder", _of_one_length(folder)),
             *("--port", "0", "--until-stdin-closes", "--max-session", str(MAX_SESSION_SECONDS)),
         ]
         cycles.wait_until_ready()
@@ -73,6 +77,15 @@ def start_simulated(target: Target, endpoint: Endpoint) -> Service:
         cycles.stop()
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _of_one_length(folder: Path) -> str:
+    """The path of sessions' folders, as long as any other's.
+
+    A session keeps it in its heap, before the tensors that it times: their places, and with those which cache lines
+    they share, must not depend on ``TMPDIR`` or on the digits of a process's number.
+    """
+    return str(folder).ljust(_FOLDER_LENGTH, "/")
 
 
 def _cycle_server(target: Target, socket: Path) -> Service:

@@ -177,6 +177,8 @@ class Documented(Config):
         fma_latency: cycles from one ``fmla`` to the next that adds to its sum; None where no document says.
         fmas_per_cycle: 128-bit ``fmla`` per cycle: the core's peak.
         loads_per_cycle: 128-bit loads per cycle; None where no document says.
+        pointer_cycles: cycles from a post-indexed 128-bit load to the next one by the same pointer; None where no
+            document says.
         copy_cycles: cycles to load and store 128 bits; None where no document says. Never taken from LLVM's model,
             which it is there to check.
         loads_beside_fma: whether a 128-bit load issues in the same cycle as an ``fmla``.
@@ -187,6 +189,7 @@ class Documented(Config):
     fma_latency: float | None = Field(gt=0, le=100)
     fmas_per_cycle: float = Field(gt=0, le=16)
     loads_per_cycle: float | None = Field(gt=0, le=16)
+    pointer_cycles: float | None = Field(default=None, gt=0, le=100)
     copy_cycles: float | None = Field(gt=0, le=100)
     loads_beside_fma: bool = True
     narrow_load_cycles: float = Field(default=0, ge=0, le=10)

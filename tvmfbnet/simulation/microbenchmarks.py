@@ -58,6 +58,8 @@ def microbenchmarks() -> list[Microbenchmark]:
     sums = [f"fmla v{number}.4s, v30.4s, v31.4s" for number in range(_SUMS)]
     loads = [f"ldr q{number}, [x0, #{16 * number}]" for number in range(_LOADS)]
     stores = [f"str q{number}, [x1, #{16 * number}]" for number in range(_LOADS)]
+    pointers = [f"ldr q{number}, [x0], #16" for number in range(_LOADS)]
+    pairs = [f"ldp q{number}, q{number + 1}, [x0], #32" for number in range(0, _LOADS, 2)]
     copy = [instruction for pair in zip(loads, stores, strict=True) for instruction in pair]
     narrow = _loop([*_tile(_narrow_loads)])
     return [
@@ -71,6 +73,10 @@ def microbenchmarks() -> list[Microbenchmark]:
             "load to use", _loop(["ldr x0, [x0]"] * _CHAIN), lambda _, core: core.caches[0].latency_cycles * _CHAIN
         ),
         Microbenchmark("128-bit loads", _loop(loads), lambda figures, _: _over(_LOADS, figures.loads_per_cycle)),
+        Microbenchmark(
+            "post-indexed loads", _loop(pointers), lambda figures, _: _times(_LOADS, figures.pointer_cycles)
+        ),
+        Microbenchmark("post-indexed pairs", _loop(pairs), _documented_pairs),
         Microbenchmark("copy by 128 bits", _loop(copy), lambda figures, _: _times(_LOADS, figures.copy_cycles)),
         Microbenchmark("pointwise tile, 128-bit loads", _loop([*_tile(_wide_loads)]), _documented_wide),
         Microbenchmark(
@@ -161,6 +167,11 @@ def _narrow_loads(loads: list[tuple[int, str, int]]) -> list[str]:
         if number >= 3:
             instructions.append(inserts[number - 3])
     return instructions + inserts[-3:]
+
+
+def _documented_pairs(figures: Documented, _: Core) -> float | None:
+    """Bound by the loads: a pair's pointer is there when its two loads are done."""
+    return None if figures.pointer_cycles is None else _over(_LOADS, figures.loads_per_cycle)
 
 
 def _documented_wide(figures: Documented, _: Core) -> float:
