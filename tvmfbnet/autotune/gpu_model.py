@@ -132,5 +132,5 @@ def slowness(shape: KernelShape, knobs: GpuKnobs, model: GpuModel) -> float:
 
 
 def fits(shape: KernelShape, knobs: GpuKnobs, model: GpuModel) -> bool:
-    """Whether a schedule keeps to the GPU's limits: threads of a work group, registers of a thread."""
-    return knobs.threads <= model.most_threads and registers_used(shape, knobs) <= model.most_registers
+    """Whether a thread's sums, inputs and weights fit its registers."""
+    return registers_used(shape, knobs) <= model.most_registers

@@ -45,11 +45,10 @@ def has_template(shape: KernelShape) -> bool:
 def gpu_ways(shape: KernelShape, model: GpuModel) -> list[GpuKnobs]:
     """Every sensible way within the GPU's limits, at most 1500 of them, those first that the model expects fastest.
 
-    Empty where no template fits the kernel or the limits.
+    Where every tile spills registers, as those of huge windows do, the least are left. Empty where no template fits.
     """
-    if not has_template(shape):
-        return []
-    ways = [knobs for knobs in _ways(shape, model) if fits(shape, knobs, model)]
+    ways = list(_ways(shape, model)) if has_template(shape) else []
+    ways = [knobs for knobs in ways if fits(shape, knobs, model)] or ways
     return heapq.nsmallest(_MOST_WAYS, ways, key=lambda knobs: slowness(shape, knobs, model))
 
 
