@@ -80,13 +80,23 @@ def test_every_kind_of_kernel_equals_onnx_runtime_whatever_its_knobs(models, tmp
     assert kernels | {("matmul", False, False), ("pool", True, False)} <= kinds
 
 
-def sources_of(models, name, dtype):
-    """Each templated kernel's shape, the schedule that is tried first, and its source for a target."""
-    compiled_for = resolve(load_target(f"{name},dtype={dtype}")).for_tvm()
-    machine, kernels = machine_of(compiled_for), {}
-    for model in models[dtype].values():
-        kernels |= {kernel.key: kernel for kernel in kernels_of(lower(model, compiled_for), compiled_for)}
-    for kernel in kernels.values():
+@pytest.fixture(scope="module")
+def kernels(models):
+    """The distinct kernels that GPU templates schedule, by dtype; every GPU has the same."""
+    compiled_for = resolve(load_target("mali")).for_tvm()
+    lowered = {dtype: [lower(model, compiled_for) for model in parts.values()] for dtype, parts in models.items()}
+    distinct = {
+        dtype: {kernel.key: kernel for mod in mods for kernel in kernels_of(mod, compiled_for)}
+        for dtype, mods in lowered.items()
+    }
+    return {dtype: list(by_key.values()) for dtype, by_key in distinct.items()}
+
+
+def sources_of(kernels, name):
+    """Each templated kernel's shape, the knobs that are tried first, and its source for a target."""
+    compiled_for = resolve(load_target(name)).for_tvm()
+    machine = machine_of(compiled_for)
+    for kernel in kernels:
         shape = shape_of(kernel.mod)
         if shape is not None and is_templated(shape, machine):
             knobs = ways_of(shape, machine)[0]
@@ -104,9 +114,9 @@ def sources_of(models, name, dtype):
         ("apple_gpu", "float32", ("float4*)",)),
     ],
 )
-def test_first_candidates_for_phones_load_vectors_and_share_no_memory(models, name, dtype, words):
+def test_first_candidates_for_phones_load_vectors_and_share_no_memory(kernels, name, dtype, words):
     kinds = set()
-    for shape, knobs, source in sources_of(models, name, dtype):
+    for shape, knobs, source in sources_of(kernels[dtype], name):
         kinds.add(shape.kind)
         assert not re.search(r"__local|barrier|threadgroup (float|half)", source), (shape, source)
         if knobs.lanes == 4:

@@ -25,8 +25,8 @@ KINDS = ("conv", "depthwise", "matmul", "pool")
 _MAX_ROWS, _MAX_COLUMNS, _CHANNELS = 4, 8, (16, 8, 4, 2, 1)
 # Vectors of these GPUs' loads, elements; the widest that divides is used.
 _LANES = (4, 2, 1)
-# Threads of a work group below which GPUs stay idle, if the kernel has as many.
-_FEWEST_THREADS = 16
+# Work groups are of whole multiples of this many threads, a warp of most of these GPUs, where the kernel allows it.
+_WHOLE = 16
 # Ways of one kernel that are kept: those that the model ranks first.
 _MOST_WAYS = 1500
 
@@ -73,14 +73,14 @@ def _groups(shape: KernelShape, pixels: int, tile: int, model: GpuModel) -> Iter
     A work group's channels are those of one group of a grouped convolution, or of whole ones.
     """
     vectors = shape.channels // tile
-    fewest = min(_FEWEST_THREADS, pixels * vectors)
     sizes = [
         (along, deep)
         for along, deep in product(divisors(pixels, model.most_threads), divisors(vectors, model.most_threads))
         if along * deep <= model.most_threads and (shape.kind != "conv" or _aligned(deep * tile, shape.group))
     ]
-    enough = [size for size in sizes if math.prod(size) >= fewest]
-    yield from enough or sizes[-1:]
+    whole = [size for size in sizes if math.prod(size) % _WHOLE == 0]
+    enough = [size for size in sizes if math.prod(size) >= min(_WHOLE, pixels * vectors)]
+    yield from whole or enough or sizes[-1:]
 
 
 def _aligned(channels: int, group: int) -> bool:
