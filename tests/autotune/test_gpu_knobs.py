@@ -33,7 +33,8 @@ GROUPED = KernelShape("conv", 28, 28, 96, reduction=24, group=24)
 STEM = KernelShape("conv", 112, 112, 16, kernel=3, stride=2, reduction=3, group=16, padded=True, extra=2)
 CLASSIFIER = KernelShape("matmul", 1, 1, 1000, reduction=1984, group=1000, extra=1)
 POOL = KernelShape("pool", 1, 1, 1984, kernel=7, group=1984)
-SHAPES = (POINTWISE, DEPTHWISE, GROUPED, STEM, CLASSIFIER, POOL)
+MOVE = KernelShape("move", 28, 28, 96, extra=2)
+SHAPES = (POINTWISE, DEPTHWISE, GROUPED, STEM, CLASSIFIER, POOL, MOVE)
 GOOD = GpuKnobs(1, 4, 4, 4, pixels=4, vectors=8, staged=4)
 
 
@@ -43,7 +44,9 @@ def test_every_way_tiles_the_output_within_the_gpus_limits(shape):
     assert 1 < len(ways) <= 1500 and len({knobs.key for knobs in ways}) == len(ways)
     for knobs in ways:
         assert shape.height % knobs.rows == shape.width % knobs.columns == 0
-        assert shape.channels % (knobs.channels * knobs.vectors) == knobs.channels % knobs.lanes == 0
+        assert knobs.channels % knobs.lanes == 0
+        elements = shape.height * shape.width * shape.channels if shape is MOVE else shape.channels
+        assert elements % (knobs.channels * knobs.vectors) == 0
         assert 1 <= knobs.threads <= 256 and registers_used(shape, knobs) <= 64
         if shape.kind == "conv":  # a work group stays within a group of channels, or has whole ones
             width = knobs.channels * knobs.vectors
@@ -59,8 +62,7 @@ def test_a_target_that_allows_fewer_threads_gets_no_larger_work_group():
         assert max(knobs.threads for knobs in gpu_ways(shape, small)) <= 32
 
 
-def test_kernels_of_integers_or_of_moves_have_no_gpu_template():
-    assert gpu_ways(KernelShape("move", 28, 28, 96), MALI) == []
+def test_kernels_of_integers_have_no_gpu_template():
     assert gpu_ways(replace(POINTWISE, element_bytes=1), MALI) == []
 
 

@@ -97,6 +97,9 @@ def thread_work(shape: KernelShape, knobs: GpuKnobs) -> ThreadWork:
     """Counts the work of one thread, inputs once for each row of the window, which stays in registers."""
     positions, wide, window = knobs.rows * knobs.columns, knobs.channels // knobs.lanes, shape.kernel**2
     others = (shape.extra + 1) * positions * wide
+    if shape.kind == "move":
+        reads = max(1, shape.extra)
+        return ThreadWork(knobs.lanes, knobs.lanes, reads * knobs.lanes, reads, knobs.lanes, 0, 1, 1)
     if shape.kind == "pool":
         loops = shape.kernel * math.ceil(shape.kernel / knobs.unroll)
         products = window * knobs.channels

@@ -91,7 +91,7 @@ def load_cycles(shape: KernelShape, knobs: GpuKnobs, model: GpuModel) -> float:
     work, size = thread_work(shape, knobs), shape.element_bytes
     deep, wide = _neighbours(knobs, model)
     vector = _lines(deep, knobs.channels * size, knobs.lanes * size)  # of one pixel's channels, or of weights
-    per_channel = shape.kind in ("depthwise", "pool")
+    per_channel = shape.kind in ("depthwise", "pool", "move")
     read = vector if per_channel else 1.0
     inputs = shape.channels if per_channel else shape.reduction * shape.channels / max(shape.group, 1)
     pixels = _lines(wide, knobs.columns * shape.stride * inputs * size, work.input_lanes * size)

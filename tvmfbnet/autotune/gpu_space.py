@@ -19,8 +19,8 @@ from tvmfbnet.autotune.gpu_model import (
 )
 from tvmfbnet.autotune.knobs import KernelShape, divisors
 
-# Kinds of kernels that GPU templates schedule; kernels that only move data go through MetaSchedule's search.
-KINDS = ("conv", "depthwise", "matmul", "pool")
+# Kinds of kernels that GPU templates schedule; others, such as those of integers, go through MetaSchedule's search.
+KINDS = ("conv", "depthwise", "matmul", "pool", "move")
 # A thread's tile, elements: larger ones need more registers than any of these GPUs has.
 _MAX_ROWS, _MAX_COLUMNS, _CHANNELS = 4, 8, (16, 8, 4, 2, 1)
 # Vectors of these GPUs' loads, elements; the widest that divides is used.
@@ -38,7 +38,7 @@ FEATURES = (
 
 
 def has_template(shape: KernelShape) -> bool:
-    """Whether a GPU template schedules a kernel: not for integers, and not for kernels that only move data."""
+    """Whether a GPU template schedules a kernel of this shape; not those of integers."""
     return shape.kind in KINDS and not shape.dot and shape.element_bytes in (2, 4) and shape.sum_bytes <= 4
 
 
@@ -53,6 +53,9 @@ def gpu_ways(shape: KernelShape, model: GpuModel) -> list[GpuKnobs]:
 
 
 def _ways(shape: KernelShape, model: GpuModel) -> Iterator[GpuKnobs]:
+    if shape.kind == "move":
+        yield from _moves(shape, model)
+        return
     rows = divisors(shape.height, _MAX_ROWS if shape.kernel > 1 else 2) if shape.stride == 1 else [1]
     columns = divisors(shape.width, _MAX_COLUMNS)
     span = shape.group if shape.kind == "conv" else shape.channels
@@ -65,6 +68,15 @@ def _ways(shape: KernelShape, model: GpuModel) -> Iterator[GpuKnobs]:
         for (staged, unroll), (pixels, vectors), across in product(_steps(shape), groups, ACROSS):
             if across == ACROSS[0] or (pixels > 1 and vectors > 1):
                 yield GpuKnobs(row, column, tile, lanes, pixels, vectors, staged, unroll, across)
+
+
+def _moves(shape: KernelShape, model: GpuModel) -> Iterator[GpuKnobs]:
+    """Element by element: only vectors and work groups differ."""
+    for lanes in (lanes for lanes in _LANES if shape.channels % lanes == 0):
+        threads = divisors(shape.height * shape.width * shape.channels // lanes, model.most_threads)
+        whole = [count for count in threads if count % _WHOLE == 0]
+        for count in whole or threads[-1:]:
+            yield GpuKnobs(1, 1, lanes, lanes, 1, count)
 
 
 def _groups(shape: KernelShape, pixels: int, tile: int, model: GpuModel) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Hand-written GPU schedules for convolutions, the classifier and pooling: no shared memory, no barriers.
+"""Hand-written GPU schedules for convolutions, the classifier, pooling and moves: no shared memory, no barriers.
 
 Every thread computes one tile of the output, a few pixels times a few vectors of channels, whose sums stay in its
 registers. Inputs are loaded as vectors of channels, one row of the window at a time, padding included; each is used for
@@ -36,6 +36,9 @@ def model_of(target: tvm.target.Target) -> GpuModel:
 def schedule_on_gpu(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: GpuKnobs) -> None:
     """Schedules a kernel whose blocks before the last of each side are inlined already."""
     total, last = blocks.total, blocks.after[-1]
+    if total is None:
+        _move(schedule, last, knobs)
+        return
     innermost = _tile_output(schedule, last, knobs)
     schedule.set_scope(total, 0, "local")
     schedule.compute_at(total, innermost, preserve_unit_loops=True)
@@ -52,6 +55,16 @@ def schedule_on_gpu(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape
     init = schedule.decompose_reduction(total, first)
     for loop in schedule.get_loops(init)[outside:-1]:
         schedule.unroll(loop)
+
+
+def _move(schedule: Schedule, last: Any, knobs: GpuKnobs) -> None:
+    """Computes a vector of elements in every thread."""
+    elements = schedule.fuse(*schedule.get_loops(last))
+    groups, threads, lanes = schedule.split(elements, [None, knobs.threads, knobs.lanes])
+    schedule.bind(groups, "blockIdx.x")
+    schedule.bind(threads, "threadIdx.x")
+    if knobs.lanes > 1:
+        schedule.vectorize(lanes)
 
 
 def _same(schedule: Schedule, one: Any, other: Any) -> bool:
