@@ -15,16 +15,19 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import argument_infos
 from tvmfbnet.autotune.machines import is_templated, ways_of
+from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.templates import apply_knobs, machine_of, shape_of
+from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build, coverage, kernels_of, lower
 from tvmfbnet.compiler.shapes import part_input_shape
 from tvmfbnet.dtypes import FLOAT16, FLOAT32, random_tensor
+from tvmfbnet.pipeline.tuning import spent_on
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.remote import RemoteWorker
-from tvmfbnet.rpc.session import run_library
+from tvmfbnet.rpc.session import KernelTiming, run_library
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -122,6 +125,18 @@ def test_first_candidates_for_phones_load_vectors_and_share_no_memory(kernels, n
         if knobs.lanes == 4 and shape.kind != "move":  # transposes read one by one
             assert all(word in source for word in words), (shape, source)
     assert kinds == {"conv", "depthwise", "matmul", "pool", "move"}
+
+
+def test_trials_of_a_gpus_kernels_without_templates_count_towards_no_budget(kernels, tmp_path):
+    tasks = tuple(TuningTask(kernel, 1) for kernel in kernels["float32"])
+    gpu, cpu = (Plan(load_space("fbnet_mini"), resolve(load_target(name)), {}, {}, tasks) for name in ("mali", "host"))
+    log = TrialLog(tmp_path / "trials.jsonl")
+    for task in tasks:  # as an earlier version wrote them
+        log.append(task.kernel, None, [None], [KernelTiming((1.0,))])
+    templated = len(gpu.gpu_templated)
+    assert spent_on(cpu, log) == len(tasks) > templated > len(tasks) // 2
+    assert spent_on(gpu, log) == len(tasks) - templated  # MetaSchedule's search goes on with the others
+    assert log.best_ms[tasks[0].kernel.key] == 1.0
 
 
 def test_a_gpu_target_says_its_own_limit_and_device():

@@ -14,7 +14,7 @@ a warp's access, and all figures of Adreno and Apple GPUs, which are round numbe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvmfbnet.autotune.gpu_knobs import GpuKnobs, thread_work
 from tvmfbnet.autotune.knobs import KernelShape
@@ -72,7 +72,7 @@ def gpu_model(device: str, kind: str, most_threads: int) -> GpuModel:
         most_threads: that the target allows in a work group.
     """
     known = MODELS.get(device) or MODELS.get(kind) or _UNKNOWN
-    return GpuModel(**{**vars(known), "most_threads": most_threads})
+    return replace(known, most_threads=most_threads)
 
 
 def registers_used(shape: KernelShape, knobs: GpuKnobs) -> int:

@@ -102,7 +102,7 @@ def _aligned(channels: int, group: int) -> bool:
 def _steps(shape: KernelShape) -> list[tuple[int, int]]:
     """Input channels that one access loads, and such accesses per iteration."""
     if shape.kind in ("depthwise", "pool"):
-        return [(1, 1), (1, shape.kernel)]
+        return [(1, unroll) for unroll in sorted({1, shape.kernel})]
     staged = next(lanes for lanes in _LANES if shape.reduction % lanes == 0)
     steps = shape.reduction // staged
     return [(staged, unroll) for unroll in (1, 2, 3, 4) if steps % unroll == 0]
