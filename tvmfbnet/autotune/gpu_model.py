@@ -71,8 +71,8 @@ def gpu_model(device: str, kind: str, most_threads: int) -> GpuModel:
         kind: of the TVM target.
         most_threads: that the target allows in a work group.
     """
-    known = MODELS.get(device) or MODELS.get(kind) or _UNKNOWN
-    return replace(known, most_threads=most_threads)
+    model = MODELS.get(device) or MODELS.get(kind) or _UNKNOWN
+    return replace(model, most_threads=most_threads)
 
 
 def registers_used(shape: KernelShape, knobs: GpuKnobs) -> int:
@@ -124,8 +124,8 @@ def slowness(shape: KernelShape, knobs: GpuKnobs, model: GpuModel) -> float:
     threads = shape.height * shape.width * shape.channels / (knobs.rows * knobs.columns * knobs.channels)
     warps = threads / knobs.threads * math.ceil(knobs.threads / model.warp)
     cycles = warps * max(arithmetic_cycles(shape, knobs, model), load_cycles(shape, knobs, model))
-    held = min(threads / model.cores, model.core_threads * occupancy(shape, knobs, model))
-    cycles /= held / (held + _FEW * model.core_threads)
+    resident = min(threads / model.cores, model.core_threads * occupancy(shape, knobs, model))
+    cycles /= resident / (resident + _FEW * model.core_threads)
     if registers_used(shape, knobs) > model.most_registers:
         cycles *= _SPILL
     return math.log2(max(cycles * model.products / shape.products, 1e-6))
