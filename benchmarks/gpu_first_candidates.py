@@ -55,7 +55,9 @@ def first_candidates(plan: Plan, task: TuningTask, count: int, folder: Path) -> 
     return dict(zip(SIDES, (list(theirs.propose(count)), list(ours.propose(count))), strict=True))
 
 
-def best_of(plan: Plan, task: TuningTask, options: argparse.Namespace, worker, pool, folder: Path) -> dict[str, object]:
+def best_of(
+    plan: Plan, task: TuningTask, options: argparse.Namespace, endpoint, pool, folder: Path
+) -> dict[str, object]:
     """Valid candidates and the fastest time of both sides for one kernel."""
     jobs: list[tuple[str, KernelJob]] = []
     failed = dict.fromkeys(SIDES, 0)
@@ -70,7 +72,8 @@ def best_of(plan: Plan, task: TuningTask, options: argparse.Namespace, worker, p
             path.write_bytes(built.library)
             jobs.append((side, KernelJob(str(path), candidate.arguments, built.pool)))
     turns = [job for _, job in jobs] * options.turns
-    timings = worker.call(time_kernels, turns, Repeats(1, 2), seconds=600.0)
+    with worker_for(plan.target, endpoint) as worker:  # a session has a deadline, and proposing takes long
+        timings = worker.call(time_kernels, turns, Repeats(1, 2), seconds=plan.target.timeouts.session)
     best: dict[str, float] = {}
     for place, (side, _) in enumerate(jobs):
         times = [timings[turn * len(jobs) + place].best_ms for turn in range(options.turns)]
@@ -101,11 +104,10 @@ def main() -> None:
     with (
         TemporaryDirectory() as name,
         connect_device(plan.target) as endpoint,
-        worker_for(plan.target, endpoint) as worker,
         BuilderPool(plan.target, 1, Path(name)) as pool,
     ):
         for task in chosen_tasks(plan, options.kernels):
-            lines.append(best_of(plan, task, options, worker, pool, Path(name)))
+            lines.append(best_of(plan, task, options, endpoint, pool, Path(name)))
             print(json.dumps(lines[-1]), flush=True)
     both = [line for line in lines if all(f"{side}_ms" in line for side in SIDES)]
     ratio = geometric_mean(float(str(line["templates_ms"])) / float(str(line["metaschedule_ms"])) for line in both)
