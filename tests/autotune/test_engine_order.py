@@ -20,10 +20,13 @@ class Recorder(Engine):
 
     def __init__(self, in_order, seed):
         self._in_order, self._early, self._in_flight = in_order, [], []
-        self._news, self._activity, self._templates = queue.SimpleQueue(), Activity(), False
+        self._news, self._activity = queue.SimpleQueue(), Activity()
         self.budget, self.options = Budget(ROUNDS * TRIALS), EngineOptions()
         self.order, self.begun, self._random = [], [], random.Random(seed)
         self._untold = {}
+
+    def _trained_cost_model(self):
+        return None
 
     def _choose(self, in_time):
         return len(self.begun) if len(self.begun) < ROUNDS else None

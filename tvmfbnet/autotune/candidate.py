@@ -11,7 +11,8 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo, TensorInfo
 
 from tvmfbnet.autotune.half_sums import OutputReference
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.machines import AnyKnobs
 from tvmfbnet.rpc.session import Arguments, KernelTiming
 
 
@@ -29,13 +30,13 @@ class ScheduleCandidate:
 
     schedule: Schedule | None
     arguments: Arguments = ()
-    knobs: Knobs | None = None
+    knobs: AnyKnobs | None = None
     error: str = ""
     reference: OutputReference | None = None
 
     @classmethod
     def of(
-        cls, schedule: Schedule, knobs: Knobs | None = None, reference: OutputReference | None = None
+        cls, schedule: Schedule, knobs: AnyKnobs | None = None, reference: OutputReference | None = None
     ) -> ScheduleCandidate:
         """A candidate from a finished schedule."""
         arguments = tuple(_argument(info) for info in argument_infos(schedule))

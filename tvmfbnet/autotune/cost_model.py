@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from tvmfbnet.autotune.features import FEATURES, features, load_slots, loads_per_product, parallel_share
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators
+from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.machines import AnyKnobs, Machine, feature_count, features_of, heuristic
 from tvmfbnet.autotune.transfer import TransferSource
 
 Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class TrialCostModel:
     """Gradient-boosted trees on log(milliseconds per multiply-add).
 
     Args:
-        registers: of the target.
+        machine: what is known of the target.
         seed: of the trees' sampling.
         sources: trials of other targets to transfer from. Each gets trees of its own, fitted relative to that target's
             mean speed. Until there are enough own trials, these trees alone rank a kernel's candidates; then their
@@ -52,8 +52,8 @@ class TrialCostModel:
     ``fits`` counts the fits so far: predictions stay the same until it changes.
     """
 
-    def __init__(self, registers: Registers, seed: int = 0, sources: Sequence[TransferSource] = ()) -> None:
-        self.registers, self.seed = registers, seed
+    def __init__(self, machine: Machine, seed: int = 0, sources: Sequence[TransferSource] = ()) -> None:
+        self.machine, self.seed = machine, seed
         self._shapes: list[KernelShape] = []
         self._rows: list[list[float]] = []
         self._logs: list[float] = []
@@ -66,22 +66,22 @@ class TrialCostModel:
     def _source(self, source: TransferSource) -> xgboost.Booster:
         """Trees that predict a trial's log slowdown relative to the mean of that target."""
         logs = _filled(np.array([_log(trial.shape, trial.best_ms) for trial in source.trials]))
-        rows = np.array([features(trial.shape, trial.knobs, source.registers) for trial in source.trials])
+        rows = np.array([features_of(trial.shape, trial.knobs, source.machine) for trial in source.trials])
         return _fit(rows, logs - logs.mean(), self.seed)
 
-    def add(self, shape: KernelShape, knobs: Knobs, latency_ms: float | None) -> None:
+    def add(self, shape: KernelShape, knobs: AnyKnobs, latency_ms: float | None) -> None:
         """Takes one trial; None where it failed."""
         self._shapes.append(shape)
-        self._rows.append(features(shape, knobs, self.registers))
+        self._rows.append(features_of(shape, knobs, self.machine))
         self._logs.append(_log(shape, latency_ms))
 
-    def rows(self, shape: KernelShape, candidates: Sequence[Knobs]) -> Array:
+    def rows(self, shape: KernelShape, candidates: Sequence[AnyKnobs]) -> Array:
         """The input of :meth:`predict_ms` and :meth:`slowness`: (candidates, features).
 
         With transfer sources there is one more column, the mean prediction of the sources.
         """
         return self._with_sources(
-            np.array([features(shape, knobs, self.registers) for knobs in candidates], dtype=np.float64)
+            np.array([features_of(shape, knobs, self.machine) for knobs in candidates], dtype=np.float64)
         )
 
     def _with_sources(self, rows: Array) -> Array:
@@ -112,22 +112,16 @@ class TrialCostModel:
 
         The kernel's overall level comes from own trials alone; the transfer sources only shift candidates within it.
         """
-        count = len(FEATURES)
+        count = feature_count(self.machine)
         logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64)
         if self._sources and self._trust > 0:
             transferred = rows[:, count] - rows[:, count].mean() + logs.mean()
             logs = (1.0 - self._trust) * logs + self._trust * transferred
         return np.asarray(logs, dtype=np.float64)
 
-    def heuristic(self, shape: KernelShape, knobs: Knobs) -> float:
-        """A heuristic score, lower is better: few loads per multiply-add, sums to hide its latency, busy threads."""
-        sums = accumulators(shape, knobs, self.registers)
-        hidden = 0.5 * (1.0 - min(1.0, sums / 8))
-        if self.registers.reads_operands:
-            serial = loads_per_product(shape, knobs, self.registers) + hidden
-        else:
-            serial = load_slots(shape, knobs, self.registers) + 3.0 * hidden
-        return serial * parallel_share(shape, knobs, self.registers)
+    def heuristic(self, shape: KernelShape, knobs: AnyKnobs) -> float:
+        """A score that ranks candidates of one kernel before the first fit, lower is better."""
+        return heuristic(shape, knobs, self.machine)
 
     def _refit(self) -> None:
         total = len(self._logs)

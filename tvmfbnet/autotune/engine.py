@@ -22,10 +22,11 @@ from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
 from tvmfbnet.autotune.engine_options import DEFAULTS, Budget, EngineOptions, TuningReport, builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
+from tvmfbnet.autotune.machines import is_templated
 from tvmfbnet.autotune.plan import Plan, TuningTask
 from tvmfbnet.autotune.task_scheduler import TaskState, next_task
 from tvmfbnet.autotune.template_search import SEEDS, TemplateSearch
-from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
+from tvmfbnet.autotune.templates import machine_of, shape_of
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.autotune.trial_runner import Activity, News, OpenRound, RoundRunner, StoppedError, start_worker
 from tvmfbnet.interrupts import raise_if_interrupted, undisturbed
@@ -69,7 +70,7 @@ class Engine:
         self._compiled_for = plan.target.for_tvm()
         self.database = database
         self.log = TrialLog(database.folder / TRIALS)
-        self._templates = has_templates(self._compiled_for)
+        self.log.count_only_templates(plan.gpu_templated)
         self._cost_model: Any = None
         self._states = [self._restore(task) for task in plan.tasks]
         self._activity = Activity()
@@ -88,7 +89,7 @@ class Engine:
         return TaskState(task, best_ms, -(-self.log.spent[key] // self.batch))
 
     def _trained_cost_model(self) -> TrialCostModel:
-        cost_model = TrialCostModel(registers_of(self._compiled_for), self.seed, self.options.sources)
+        cost_model = TrialCostModel(machine_of(self._compiled_for), self.seed, self.options.sources)
         for trials in self.log.templated.values():
             for trial in trials:
                 cost_model.add(trial.shape, trial.knobs, trial.best_ms)
@@ -136,7 +137,7 @@ class Engine:
                         self._take(self._news.get_nowait())
 
     def _loop(self, runner: RoundRunner, most: int, reporter: Reporter, started: float) -> None:
-        cost_model = self._trained_cost_model() if self._templates else None
+        cost_model = self._trained_cost_model()
         while True:
             in_time = self.budget.seconds is None or time.monotonic() - started < self.budget.seconds
             state = self._choose(in_time) if len(self._in_flight) < most else None
@@ -181,7 +182,7 @@ class Engine:
     def _choose(self, in_time: bool) -> TaskState | None:
         return next_task(self._states, in_time and self._trials_left() > 0)
 
-    def _start(self, state: TaskState, runner: RoundRunner, cost_model: TrialCostModel | None) -> None:
+    def _start(self, state: TaskState, runner: RoundRunner, cost_model: TrialCostModel) -> None:
         began = time.monotonic()
         if state.search is None:
             state.search = self._search_of(state.task, cost_model)
@@ -208,9 +209,9 @@ class Engine:
         except BaseException as error:
             self._news.put(News(opened, error=error))
 
-    def _search_of(self, task: TuningTask, cost_model: TrialCostModel | None) -> Search:
-        shape = shape_of(task.kernel.mod) if cost_model is not None else None
-        if cost_model is not None and shape is not None:
+    def _search_of(self, task: TuningTask, cost_model: TrialCostModel) -> Search:
+        shape = shape_of(task.kernel.mod)
+        if shape is not None and is_templated(shape, cost_model.machine):
             # If the best schedule was lost with a damaged file, tried knobs may be tried again.
             is_lost = task.kernel.key in self.log.best_ms and not self.database.holds(task.kernel)
             tried = [] if is_lost else [trial.knobs for trial in self.log.templated[task.kernel.key]]

@@ -17,9 +17,10 @@ import tvm
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
 from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.machines import is_templated
 from tvmfbnet.autotune.plan import TRIALS_PER_SECOND, Plan
 from tvmfbnet.autotune.template_search import TemplateSearch
-from tvmfbnet.autotune.templates import has_templates, registers_of, shape_of
+from tvmfbnet.autotune.templates import machine_of, shape_of
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.machine import allowed_cores
 from tvmfbnet.progress import step
@@ -71,11 +72,9 @@ def rate_of(plan: Plan, log: TrialLog, probes: bool) -> Rate:
 
 
 def _probe(plan: Plan) -> Rate | None:
-    """Builds a sample of the plan's kernels with template schedules; None where the target has no templates."""
+    """Builds a sample of the plan's kernels with template schedules; None where none can be built."""
     compiled_for = tvm.target.Target(plan.target.tvm)
-    if not has_templates(compiled_for):
-        return None
-    cost_model, seconds = TrialCostModel(registers_of(compiled_for), 0), list[float]()
+    cost_model, seconds = TrialCostModel(machine_of(compiled_for), 0), list[float]()
     began = time.monotonic()
     # Spread over the space: kernels of early layers build faster than those of late ones.
     tasks = plan.tasks[:: max(1, len(plan.tasks) // _MOST_PROBED)]
@@ -83,7 +82,7 @@ def _probe(plan: Plan) -> Rate | None:
         pool = BuilderPool(plan.target, 1, folder, _Here())
         for number, task in enumerate((tasks[0], *tasks)):  # the first one twice, as a warm-up
             shape = shape_of(task.kernel.mod)
-            if shape is None:
+            if shape is None or not is_templated(shape, cost_model.machine):
                 continue
             (candidate,) = TemplateSearch(task.kernel, shape, cost_model, [], 1, 0).propose(1)
             built = pool.result(pool.submit(candidate)) if not candidate.error else None

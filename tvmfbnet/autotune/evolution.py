@@ -1,4 +1,4 @@
-"""MetaSchedule's evolutionary search, for kernels that no template fits: all GPU kernels and unusual CPU kernels.
+"""MetaSchedule's evolutionary search, for kernels that no template fits: unusual ones, on GPUs those of integers.
 
 MetaSchedule's stock task scheduler searches, builds and measures sequentially, and restarts its builders every round;
 :mod:`tvmfbnet.autotune.engine` drives the search instead.

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tvm.ir import IRModule
 
+from tvmfbnet.autotune.gpu_space import has_template
 from tvmfbnet.autotune.lowering_cache import LoweredParts
+from tvmfbnet.autotune.templates import shape_of
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -42,6 +45,14 @@ class Plan:
     def blocks(self) -> int:
         """Number of parts that are blocks."""
         return sum(1 for part in self.parts if part.part == BLOCK)
+
+    @cached_property
+    def gpu_templated(self) -> frozenset[str]:
+        """Keys of the tasks that a GPU template schedules; empty on CPUs. Older logs have other trials of them."""
+        if self.target.on_cpu:
+            return frozenset()
+        shapes = {task.kernel.key: shape_of(task.kernel.mod) for task in self.tasks}
+        return frozenset(key for key, shape in shapes.items() if shape is not None and has_template(shape))
 
     def estimated_seconds(self, trials: int, trials_per_second: float, slowness: float, share: float = 1.0) -> float:
         """Estimated time of ``trials`` trials and the measurements.

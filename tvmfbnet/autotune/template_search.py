@@ -14,7 +14,8 @@ import numpy as np
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.half_sums import FloatSums
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.machines import AnyKnobs, ways_of
 from tvmfbnet.autotune.templates import apply_knobs
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.rpc.session import KernelTiming, last_line
@@ -46,16 +47,16 @@ class TemplateSearch:
         kernel: Kernel,
         shape: KernelShape,
         cost_model: TrialCostModel,
-        tried: Iterable[Knobs],
+        tried: Iterable[AnyKnobs],
         batch: int,
         seed: int,
-        seeds: Iterable[Knobs] = (),
+        seeds: Iterable[AnyKnobs] = (),
     ) -> None:
         self.kernel, self._shape, self.batch = kernel, shape, batch
         self._cost_model, self._float_sums = cost_model, FloatSums(kernel)
         self._random = random.Random(f"{seed} {kernel.key}")
         tried_keys = {knobs.key for knobs in tried}
-        self._untried = [knobs for knobs in all_knobs(shape, cost_model.registers) if knobs.key not in tried_keys]
+        self._untried = [knobs for knobs in ways_of(shape, cost_model.machine) if knobs.key not in tried_keys]
         self._seeds = [knobs.key for knobs in seeds]
         self._rows: Array = cost_model.rows(shape, self._untried)
         self._pending: list[ScheduleCandidate] = []
@@ -97,7 +98,7 @@ class TemplateSearch:
         ]
         return sorted(range(len(scores)), key=scores.__getitem__)
 
-    def _candidate(self, knobs: Knobs) -> ScheduleCandidate:
+    def _candidate(self, knobs: AnyKnobs) -> ScheduleCandidate:
         try:
             reference = self._float_sums.reference if knobs.sum_bytes else None
             return ScheduleCandidate.of(apply_knobs(self.kernel.mod, self._shape, knobs), knobs, reference)

@@ -18,7 +18,10 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.dot_templates import dot_shape, is_dot, schedule_dot
+from tvmfbnet.autotune.gpu_knobs import GpuKnobs
+from tvmfbnet.autotune.gpu_templates import model_of, schedule_on_gpu
 from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.autotune.machines import AnyKnobs, Machine
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.integer_kernels import WINDOW
 from tvmfbnet.compiler.stack_buffers import is_x86
@@ -32,9 +35,9 @@ _IN_ORDER = ("cortex-a35", "cortex-a53", "cortex-a55")
 _CONVS = ("conv2d_nhwc", "group_conv2d_nhwc")
 
 
-def has_templates(target: tvm.target.Target) -> bool:
-    """Whether templates schedule a target's kernels: true for CPUs."""
-    return compiles_for_cpu(target)
+def machine_of(target: tvm.target.Target) -> Machine:
+    """What templates know about a target's CPU or GPU."""
+    return registers_of(target) if compiles_for_cpu(target) else model_of(target)
 
 
 def registers_of(target: tvm.target.Target) -> Registers:
@@ -154,13 +157,13 @@ def _blocks(schedule: Schedule) -> KernelBlocks | None:
     return KernelBlocks(tuple(blocks[:at]), blocks[at], tuple(blocks[at + 1 :])) if blocks[at + 1 :] else None
 
 
-def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
+def apply_knobs(mod: IRModule, shape: KernelShape, knobs: AnyKnobs) -> Schedule:
     """Schedules a kernel.
 
     Args:
         mod: the kernel, one function ``main``.
         shape: of the kernel, from :func:`shape_of`.
-        knobs: one of :func:`tvmfbnet.autotune.knobs.all_knobs`.
+        knobs: one of :func:`tvmfbnet.autotune.machines.ways_of`.
     """
     schedule = Schedule(mod)
     blocks = _blocks(schedule)
@@ -168,7 +171,9 @@ def apply_knobs(mod: IRModule, shape: KernelShape, knobs: Knobs) -> Schedule:
         raise ValueError("no template fits this kernel")
     for block in (*blocks.before[:-1], *blocks.after[:-1]):
         schedule.compute_inline(block)
-    if blocks.total is None:
+    if isinstance(knobs, GpuKnobs):
+        schedule_on_gpu(schedule, blocks, shape, knobs)
+    elif blocks.total is None:
         _move(schedule, blocks.after[-1], knobs)
     elif shape.dot:
         schedule_dot(schedule, blocks, shape, knobs)

@@ -14,13 +14,14 @@ from typing import Any
 import tvm
 
 from tvmfbnet.autotune.database_folders import TRIALS, database_folder, stored_contexts
-from tvmfbnet.autotune.knobs import Registers
-from tvmfbnet.autotune.templates import has_templates, registers_of
+from tvmfbnet.autotune.machines import Machine
+from tvmfbnet.autotune.templates import machine_of
 from tvmfbnet.autotune.trial_log import Templated, TrialLog
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.repository import target_folder
 from tvmfbnet.rpc.device_context import context_of
 from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, resolve
+from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
 # Fewer valid trials are not worth a transfer.
 _MIN_VALID_TRIALS = 48
@@ -32,12 +33,12 @@ class TransferSource:
 
     Attributes:
         target: its name.
-        registers: of its CPU.
+        machine: what is known of its CPU or GPU.
         trials: templated trials, some of which may have failed.
     """
 
     target: str
-    registers: Registers
+    machine: Machine
     trials: tuple[Templated, ...]
 
 
@@ -50,11 +51,9 @@ def read_sources(names: Sequence[str], target: Target, root: Path | None = None)
         root: folder of all targets' logs.
 
     Raises:
-        UserError: an unknown target, one without a log (or with too few trials), the target itself, or kernels that are
-            not made from templates.
+        UserError: an unknown target, one without a log (or with too few trials), the target itself, or a CPU for
+            a GPU and the other way round.
     """
-    if names and not has_templates(resolve(target).for_tvm()):
-        raise UserError(f"--learn-from: kernels of target {target.name} are not made from templates; leave it out")
     others = {(other.name, other.dtype): other for other in (load_target(name) for name in names)}
     return tuple(_read(other, target, root) for other in others.values())
 
@@ -64,8 +63,10 @@ def _read(other: Target, target: Target, root: Path | None) -> TransferSource:
         raise UserError(f"--learn-from {other.name}: a target learns from its own trials anyway; name another")
     path, tvm_target = _log_of(resolve(other), root)
     compiled_for = tvm.target.Target(tvm_target)
-    if not has_templates(compiled_for):
-        raise UserError(f"--learn-from {other.name}: its kernels are not made from templates; name a CPU target")
+    if compiles_for_cpu(compiled_for) != resolve(target).on_cpu:
+        raise UserError(
+            f"--learn-from {other.name}: CPUs and GPUs have other templates; name a target of the same sort"
+        )
     if not path.is_file():
         raise UserError(f"--learn-from {other.name}: there is no {path}; tune that target first, or copy its folder")
     trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
@@ -74,7 +75,7 @@ def _read(other: Target, target: Target, root: Path | None) -> TransferSource:
         raise UserError(
             f"--learn-from {other.name}: {path} holds {valid} valid trials of templates, needed: {_MIN_VALID_TRIALS}"
         )
-    return TransferSource(other.name, registers_of(compiled_for), trials)
+    return TransferSource(other.name, machine_of(compiled_for), trials)
 
 
 def _log_of(other: ResolvedTarget, root: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.machines import AnyKnobs, knobs_of
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.files import storage_errors
 from tvmfbnet.latency.lines import append_whole, mend_file
@@ -35,7 +36,7 @@ class Templated:
     """A trial of a template: the kernel's shape, the knobs, and the time in milliseconds (None where it failed)."""
 
     shape: KernelShape
-    knobs: Knobs
+    knobs: AnyKnobs
     best_ms: float | None
 
 
@@ -67,7 +68,7 @@ class TrialLog:
 
     def _count(self, record: dict[str, Any]) -> None:
         task, kind, best = str(record["task"]), str(record["kind"]), trial_ms(record)
-        knobs = Knobs(**_plain(record["knobs"])) if record.get("knobs") else None
+        knobs = knobs_of(_plain(record["knobs"])) if record.get("knobs") else None
         shape = KernelShape(**_plain(record["shape"])) if record.get("shape") else None
         seconds = datetime.fromisoformat(record["time"]).timestamp() if "time" in record else None
         if best is None and record.get("best_ms") is not None:
@@ -86,7 +87,16 @@ class TrialLog:
         """Total trials of some kernels."""
         return sum(self.spent[kernel.key] for kernel in kernels)
 
-    def seeds(self, task: str, shape: KernelShape, most: int) -> list[Knobs]:
+    def count_only_templates(self, tasks: Iterable[str]) -> None:
+        """Counts of these tasks only the trials of today's templates, so that others do not use up the budget.
+
+        Args:
+            tasks: keys of kernels that earlier versions searched without templates, or with other ones.
+        """
+        for task in tasks:
+            self.spent[task] = len(self.templated[task])
+
+    def seeds(self, task: str, shape: KernelShape, most: int) -> list[AnyKnobs]:
         """The best knobs of other tasks that differ from ``task`` only in their epilogue, fastest first.
 
         Args:
@@ -116,7 +126,7 @@ class TrialLog:
         self,
         kernel: Kernel,
         shape: KernelShape | None,
-        knobs: Sequence[Knobs | None],
+        knobs: Sequence[AnyKnobs | None],
         timings: Sequence[KernelTiming],
     ) -> None:
         """Appends one line per candidate. The target's lock must be held."""

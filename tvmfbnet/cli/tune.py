@@ -80,7 +80,7 @@ def tune_command(
         typer.Option(
             "--learn-from",
             metavar="TARGET",
-            help="Transfer from another CPU target's trials (its folder in the tuning logs); repeatable.",
+            help="Transfer from another target's trials (its folder in the tuning logs); repeatable.",
         ),
     ] = None,
     batch: Annotated[

@@ -206,7 +206,8 @@ def log_of(target: Target, root: Path | None = None) -> TrialLog:
 
 
 def spent_on(plan: Plan, log: TrialLog) -> int:
-    """Trials that a plan's tasks have had so far."""
+    """Trials that a plan's tasks have had so far, on GPUs those of today's templates."""
+    log.count_only_templates(plan.gpu_templated)
     return log.trials_of(task.kernel for task in plan.tasks)
 
 

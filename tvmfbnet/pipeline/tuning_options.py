@@ -40,5 +40,5 @@ class TuneOptions(TuneConfig):
     blocks: str = Field(default="*", description="only blocks of these names, such as k3_*")
     arch: str | None = Field(default=None, description="only the blocks of this arch, and its head")
     learn_from: tuple[str, ...] = Field(
-        default=(), description="CPU targets whose trials tuning starts from, by name or .yaml file"
+        default=(), description="targets whose trials tuning starts from, by name or .yaml file"
     )
