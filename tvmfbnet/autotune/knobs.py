@@ -23,7 +23,8 @@ ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
-PADDINGS = ("inline", "whole", "outer", "middle")
+PADDINGS = ("inline", "whole", "outer", "middle", "border")
+_STORED = ("whole", "outer", "middle")
 # Of a depthwise kernel: taps whose weights stay in registers for all tiles of a channel; registers of inputs.
 MOST_TAPS, _WINDOW = 9, 3
 
@@ -133,7 +134,8 @@ class Knobs:
         lanes: vector width in elements.
         order: outer loops, outermost first: c (channels), y and x.
         unroll: unroll factor of the inner reduction loop.
-        padding: where padded input is computed: ``inline`` (never stored), ``whole`` (once, up front), or inside the
+        padding: where padded input is computed: ``inline`` (never stored), ``border`` (never stored; loops over tiles
+            are cut so that only those at the image's border test for it), ``whole`` (once, up front), or inside the
             first (``outer``) or second (``middle``) outer loop.
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
         sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
@@ -277,12 +279,6 @@ def _lanes(channels: int, full: int, most: int = 3) -> list[int]:
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
     unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
-    # Stored padding is written as vectors.
-    paddings: tuple[str, ...] = PADDINGS if shape.padded and registers.vector_bytes else PADDINGS[:1]
-    if shape.dot_pixels > 1:
-        paddings = PADDINGS[1:] if shape.padded else PADDINGS  # where pairs of pixels are put together
-    elif shape.dot and shape.padded:
-        paddings = PADDINGS[1:] if shape.height * shape.width > 1 else PADDINGS[1:2]  # instructions read memory
     orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
@@ -293,9 +289,20 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
             positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
             if positions * wide + operands(shape, positions, wide, registers) > registers.count:
                 continue
-            for order, unroll, padding in product(orders, unrolls, paddings):
+            for order, unroll, padding in product(orders, unrolls, _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
                     yield Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+
+
+def _paddings(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
+    """Where padded input may be computed."""
+    if shape.dot_pixels > 1:
+        return _STORED if shape.padded else ("inline", *_STORED)  # where pairs of pixels are put together
+    if shape.dot and shape.padded:
+        return _STORED if shape.height * shape.width > 1 else _STORED[:1]  # instructions read memory
+    if not shape.padded or not registers.vector_bytes:  # stored padding is written as vectors
+        return ("inline",)
+    return ("inline" if registers.reads_operands else "border", *_STORED)
 
 
 def operands(shape: KernelShape, positions: int, wide: int, registers: Registers) -> int:
@@ -315,7 +322,7 @@ def operands(shape: KernelShape, positions: int, wide: int, registers: Registers
 
 def _stages(shape: KernelShape, unroll: int, padding: str, registers: Registers) -> list[int]:
     """How many channels of a pixel may be loaded at once: full and half registers that divide the unrolled ones."""
-    readable = not shape.padded or padding != "inline"  # a padded pixel that is never stored cannot be loaded whole
+    readable = not shape.padded or padding in _STORED  # a padded pixel that is never stored cannot be loaded whole
     if registers.reads_operands or shape.kind != "conv" or shape.dot or shape.sum_bytes != shape.element_bytes:
         return [0]
     full = registers.lanes(shape.element_bytes)

@@ -9,6 +9,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.compiler.border_loops import mark_loop
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
 _VECTOR_BYTES = (64, 32, 16)
@@ -38,7 +39,18 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
     if knobs.parallel:
         _make_parallel(schedule, blocks, knobs)
         outside -= knobs.parallel - 1
+    if knobs.padding == "border":
+        _mark_borders(schedule, blocks.after[-1], knobs)
     return outside
+
+
+def _mark_borders(schedule: Schedule, last: Any, knobs: Knobs) -> None:
+    """Has loops over rows and columns of tiles cut at the image's borders; not those that one parallel loop fuses."""
+    fused = max(0, knobs.parallel - 1)
+    axes = ["" if knobs.parallel > 1 else knobs.order[0], *knobs.order[fused + 1 :]]
+    for axis, loop in zip(axes, schedule.get_loops(last)[1:], strict=False):
+        if axis in ("y", "x"):
+            mark_loop(schedule, loop)
 
 
 def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> None:
@@ -53,7 +65,7 @@ def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> No
 
 def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
     """Computes padded input where the knobs say: inside the loops ``outer`` over tiles, up front, or as it is read."""
-    if knobs.padding == "inline":
+    if knobs.padding in ("inline", "border"):
         schedule.compute_inline(block)
         return
     if knobs.padding != "whole":

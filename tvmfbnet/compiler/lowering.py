@@ -23,6 +23,7 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
+from tvmfbnet.compiler.border_loops import cut_borders
 from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
@@ -261,7 +262,7 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
 def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutable:
     """Builds a module scheduled by :func:`prepare`."""
     with target, tvm.transform.PassContext(opt_level=3):
-        mod = use_stack(narrow_half_sums(mod), target)
+        mod = cut_borders(use_stack(narrow_half_sums(mod), target))
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
         return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 
