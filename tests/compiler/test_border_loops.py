@@ -17,6 +17,7 @@ from tvmfbnet.space.registry import load_space
 
 # What ARM cores get, run here.
 NEON = Registers(32, 16, threads=2, reads_operands=False)
+IN_ORDER = Registers(32, 16, reads_operands=False, in_order=True)
 SPACE = load_space("fbnet_mini")
 PARTS = [SPACE.stem, SPACE.layers[1].cell("k3_e3"), SPACE.layers[1].cell("k5_e3"), SPACE.layers[2].cell("k5_e3")]
 
@@ -54,3 +55,45 @@ def test_kernels_cut_at_the_border_compute_the_same(padded_kernels, host):
                 output_of(cut, arguments, host), expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}"
             )
     assert {0, 1, ("conv", 3, 2), ("depthwise", 3, 1), ("depthwise", 5, 1), ("depthwise", 5, 2)} <= seen, seen
+
+
+def test_input_that_is_loaded_in_halves_gives_the_same_sums(padded_kernels, host):
+    chooser, rng, seen = random.Random(3), np.random.default_rng(3), set()
+    for kernel, shape in padded_kernels:
+        ways = [knobs for knobs in all_knobs(shape, IN_ORDER) if knobs.staged and shape.kind == "depthwise"]
+        if not ways or (shape.kernel, shape.stride) in seen:
+            continue
+        seen.add((shape.kernel, shape.stride))
+        infos = ArgInfo.from_prim_func(kernel.mod["main"])
+        arguments = [rng.standard_normal([int(size) for size in info.shape]).astype("float32") for info in infos]
+        knobs = chooser.choice(ways)
+        assert (knobs.staged, knobs.lanes, knobs.padding) == (2, 4, "border")
+        cut = cut_borders(apply_knobs(kernel.mod, shape, knobs).mod)
+        expected = output_of(kernel.mod, arguments, host)
+        np.testing.assert_allclose(output_of(cut, arguments, host), expected, rtol=2e-4, atol=2e-4, err_msg=str(knobs))
+    assert seen == {(3, 1), (5, 1), (5, 2)}
+
+
+def test_only_loops_at_the_border_test_for_it(padded_kernels):
+    """Of nine copies of a tile, the interior's tests nothing."""
+    kernel, shape = next((k, s) for k, s in padded_kernels if s.kind == "depthwise" and (s.kernel, s.stride) == (3, 1))
+    knobs = next(
+        knobs
+        for knobs in all_knobs(shape, NEON)
+        if (knobs.padding, knobs.rows, knobs.columns, knobs.order, knobs.parallel) == ("border", 2, 2, "cyx", 0)
+    )
+    mod = apply_knobs(kernel.mod, shape, knobs).mod
+    assert cut_borders(mod).script() != mod.script()
+    text = tvm.s_tir.transform.StmtSimplify()(cut_borders(mod)).script()
+    updates = [line for line in text.splitlines() if "local" in line and " * " in line and "=" in line and "+" in line]
+    sums = [line for line in updates if "param" in line or "if_then_else" in line]
+    assert len(sums) == 9
+    assert sum("if_then_else" not in line for line in sums) == 1
+
+
+def test_unmarked_kernels_stay_as_they_are(padded_kernels):
+    kernel, shape = padded_kernels[0]
+    knobs = next(knobs for knobs in all_knobs(shape, NEON) if knobs.padding == "whole")
+    mod = apply_knobs(kernel.mod, shape, knobs).mod
+    assert cut_borders(mod) is mod
+    assert cut_borders(kernel.mod) is kernel.mod

@@ -28,7 +28,7 @@ def scheduled(target, dtype):
     for kernel in kernels_of(lower(model, target), target):
         shape = shape_of(kernel.mod)
         if shape is not None and shape.kind in ("conv", "depthwise"):
-            ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding == "inline"]
+            ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding in ("inline", "border")]
             if ways:
                 mod = apply_knobs(kernel.mod, shape, ways[len(ways) // 2]).mod
                 yield shape, RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)

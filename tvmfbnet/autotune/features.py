@@ -25,6 +25,8 @@ from tvmfbnet.autotune.knobs import (
 _LAUNCH_PRODUCTS = 200_000
 # What a load costs in multiply-adds that issue in its place, with a margin against noise; a loop's own instructions.
 _LOAD, _LOOP = 3.0, 4.0
+# In order, the share of a multiply-add's slot that putting two loaded halves together takes.
+_INSERT = 0.5
 
 FEATURES = (
     *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
@@ -97,7 +99,10 @@ def load_slots(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     if registers.in_order and shape.kind == "conv":
         staged = positions / knobs.staged if knobs.staged * shape.element_bytes == registers.vector_bytes else 0.0
         return 2.0 * _LOAD * (staged + wide) / (positions * wide) + around
-    return _LOAD * loads_per_product(shape, knobs, registers) + around
+    cost = _LOAD * loads_per_product(shape, knobs, registers)
+    if registers.in_order and shape.kind == "depthwise":
+        cost *= _INSERT if knobs.staged else 2.0
+    return cost + around
 
 
 def _padding_slots(shape: KernelShape, knobs: Knobs) -> float:

@@ -141,7 +141,8 @@ class Knobs:
         sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
         chunk: products that a narrowed accumulator adds up before it is added to one as the kernel has it; 0 for all.
         staged: input channels of a pixel that one load brings into a register, from which multiply-adds take them by
-            lane; 0 where each channel is read by itself.
+            lane; 0 where each channel is read by itself. Of a depthwise kernel: those that one load brings of a tile's
+            input, half a register; 0 where multiply-adds' operands are loaded whole.
     """
 
     rows: int
@@ -291,7 +292,9 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
                 continue
             for order, unroll, padding in product(orders, unrolls, _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
-                    yield Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+                    knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+                    if shape.kind != "depthwise" or not staged or _holds_window(shape, knobs, wide, registers):
+                        yield knobs
 
 
 def _paddings(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
@@ -320,12 +323,26 @@ def operands(shape: KernelShape, positions: int, wide: int, registers: Registers
     return min(positions, wide) + 1
 
 
+def _holds_window(shape: KernelShape, knobs: Knobs, wide: int, registers: Registers) -> bool:
+    """Whether the input that a row of a depthwise kernel's taps reads fits beside sums and weights.
+
+    LLVM moves what is loaded in halves to the front of the tile.
+    """
+    pixels = knobs.rows * ((knobs.columns - 1) * shape.stride + shape.kernel)
+    sums = knobs.rows * knobs.columns
+    return knobs.lanes > knobs.staged and wide * (sums + pixels + min(shape.kernel**2, MOST_TAPS)) <= registers.count
+
+
 def _stages(shape: KernelShape, unroll: int, padding: str, registers: Registers) -> list[int]:
     """How many channels of a pixel may be loaded at once: full and half registers that divide the unrolled ones."""
     readable = not shape.padded or padding in _STORED  # a padded pixel that is never stored cannot be loaded whole
-    if registers.reads_operands or shape.kind != "conv" or shape.dot or shape.sum_bytes != shape.element_bytes:
-        return [0]
     full = registers.lanes(shape.element_bytes)
+    if registers.reads_operands or shape.dot or shape.sum_bytes != shape.element_bytes:
+        return [0]
+    if shape.kind == "depthwise" and registers.in_order and padding == "border" and full > 2:
+        return [0, full // 2]
+    if shape.kind != "conv":
+        return [0]
     fitting = [lanes for lanes in (full, full // 2) if lanes > 1 and unroll % lanes == 0 and readable]
     return fitting or [0]
 

@@ -33,7 +33,10 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
         How many loops are outside the tile: the batch axis and those over tiles. The next is the reduction's first.
     """
     for block in blocks.before[-1:]:
-        _place_padding(schedule, block, outer, shape, knobs)
+        if knobs.padding == "border" and knobs.staged:
+            _load_in_halves(schedule, block, schedule.get_loops(blocks.total)[len(outer) + 1], knobs)
+        else:
+            _place_padding(schedule, block, outer, shape, knobs)
     ms.postproc.RewriteLayout().apply(schedule)
     outside = len(outer) + 1
     if knobs.parallel:
@@ -61,6 +64,20 @@ def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> No
         for block in blocks.before[-1:]:
             rows = schedule.get_loops(block)[1]
             schedule.parallel(rows)
+
+
+def _load_in_halves(schedule: Schedule, block: Any, row: Any, knobs: Knobs) -> None:
+    """Loads the padded input of each row of taps in halves of a register, which issue beside multiply-adds in order.
+
+    LLVM puts the halves together, as what is multiplied is read whole.
+    """
+    schedule.set_scope(block, 0, "local")
+    schedule.compute_at(block, row, preserve_unit_loops=True)
+    *pixels, channels = schedule.get_loops(block)[-len(schedule.get(block).iter_vars) :]
+    vectors, half = schedule.split(channels, [None, knobs.staged])
+    for loop in (*pixels, vectors):
+        schedule.unroll(loop)
+    schedule.vectorize(half)
 
 
 def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
