@@ -21,6 +21,8 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
 ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
+# Input channels up to which ARM kernels may have no loop over them: a tile's stores then overlap with its products.
+_FEW_STEPS = 32
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
 PADDINGS = ("inline", "whole", "outer", "middle", "border")
@@ -279,7 +281,6 @@ def _lanes(channels: int, full: int, most: int = 3) -> list[int]:
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
-    unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
     orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
@@ -290,11 +291,19 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
             positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
             if positions * wide + operands(shape, positions, wide, registers) > registers.count:
                 continue
-            for order, unroll, padding in product(orders, unrolls, _paddings(shape, registers)):
+            for order, unroll, padding in product(orders, _unrolls(shape, registers), _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
                     knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
                     if shape.kind != "depthwise" or not staged or _holds_window(shape, knobs, wide, registers):
                         yield knobs
+
+
+def _unrolls(shape: KernelShape, registers: Registers) -> list[int]:
+    """Unroll factors of the loop over input channels; the first leaves no loop, where there are few."""
+    fitting = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
+    if registers.reads_operands or shape.kind != "conv" or shape.dot or not max(_UNROLLS) < shape.steps <= _FEW_STEPS:
+        return fitting
+    return [shape.steps, *fitting]
 
 
 def _paddings(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
