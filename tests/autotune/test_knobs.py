@@ -104,7 +104,7 @@ def test_tiles_of_neon_leave_registers_for_weights_and_inputs(shape):
         sums, positions = accumulators(shape, knobs, registers), knobs.rows * knobs.columns
         if shape.kind == "conv":
             assert sums + positions + knobs.channels // knobs.lanes <= 32
-        if shape.kind == "depthwise" and shape.kernel == 3:
+        if shape.kind == "depthwise" and shape.kernel == 3 and not knobs.order.endswith("c"):
             assert sums + 9 * knobs.channels // knobs.lanes < 32
         assert knobs.staged == 0 or (shape.kind == "conv" and knobs.unroll % knobs.staged == 0)
         assert knobs.staged == 0 or not shape.padded or knobs.padding != "inline"

@@ -289,9 +289,9 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
         columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
         for tile, row, column in product(channels, rows, columns):
             positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
-            if positions * wide + operands(shape, positions, wide, registers) > registers.count:
-                continue
-            for order, unroll, padding in product(orders, _unrolls(shape, registers), _paddings(shape, registers)):
+            free = registers.count - positions * wide
+            fitting = [order for order in orders if operands(shape, positions, wide, registers, order) <= free]
+            for order, unroll, padding in product(fitting, _unrolls(shape, registers), _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
                     knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
                     if shape.kind != "depthwise" or not staged or _holds_window(shape, knobs, wide, registers):
@@ -317,16 +317,18 @@ def _paddings(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
     return ("inline" if registers.reads_operands else "border", *_STORED)
 
 
-def operands(shape: KernelShape, positions: int, wide: int, registers: Registers) -> int:
+def operands(shape: KernelShape, positions: int, wide: int, registers: Registers, order: str) -> int:
     """Registers that a tile's multiply-adds need beside its sums, of ``positions`` times ``wide`` registers.
 
     Inputs that are read a vector of channels at a time stay while all their lanes are used; the weights of one channel
-    are loaded at once. A tile that has fewer registers spills, and one spill costs more than what a larger tile saves.
+    are loaded at once. Weights of a depthwise kernel stay for all tiles of a channel, unless the next tile has others.
+    A tile that has fewer registers spills, and one spill costs more than what a larger tile saves.
     """
     if registers.reads_operands:
         return 0
     if shape.kind == "depthwise":
-        return wide * min(shape.kernel**2, MOST_TAPS) + _WINDOW * shape.stride**2
+        kept = 1 if order.endswith("c") else min(shape.kernel**2, MOST_TAPS)
+        return wide * kept + _WINDOW * shape.stride**2
     if shape.kind == "conv" and not shape.dot:
         return positions + wide
     return min(positions, wide) + 1
