@@ -32,6 +32,7 @@ from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.border_loops import cut_borders
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
+from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
 from tvmfbnet.compiler.stack_buffers import use_stack
 from tvmfbnet.dtypes import DTYPES
 from tvmfbnet.errors import UserError
@@ -111,7 +112,7 @@ def hottest_loop(kernel: Kernel, shape: KernelShape, knobs: Knobs, target: Any) 
     """Builds a candidate; the loop with the most multiply-adds, empty where none has any."""
     scheduled = use_stack(apply_knobs(kernel.mod, shape, knobs).mod, target)
     mod = cut_borders(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled))
-    loops = straight_loops(build(mod, target=target).inspect_source("asm"))
+    loops = straight_loops(build(mod, target=ignore_signed_zeros(target)).inspect_source("asm"))
     # Of a kernel that is cut at the image's borders, LLVM may join loops there, which then have more multiply-adds.
     tile = accumulators(shape, knobs, registers_of(target)) * shape.kernel**2 * knobs.unroll
     inside = [body for body in loops if products_of(body) and products_of(body) % tile == 0]

@@ -64,6 +64,7 @@ def build_candidate(
 
     from tvmfbnet.compiler.border_loops import cut_borders
     from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_of
+    from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
     from tvmfbnet.compiler.stack_buffers import use_stack
     from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
@@ -71,6 +72,7 @@ def build_candidate(
     scheduled = use_stack(narrow_half_sums(tvm.ir.load_json(mod_json)), target)
     mod = cut_borders(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled))
     pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
+    target = ignore_signed_zeros(target)
     built = build(mod, target=target)
     with scratch_folder() as folder:
         path, others = folder / "candidate.so", []

@@ -29,6 +29,7 @@ from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
 from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
+from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
 from tvmfbnet.compiler.stack_buffers import use_stack
 from tvmfbnet.compiler.weight_copies import repeat_main
 from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
@@ -264,7 +265,8 @@ def build_prepared(mod: IRModule, target: tvm.target.Target) -> relax.VMExecutab
     with target, tvm.transform.PassContext(opt_level=3):
         mod = cut_borders(use_stack(narrow_half_sums(mod), target))
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
-        return relax.build(mod, target=target, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
+        compiled_for = ignore_signed_zeros(target)
+        return relax.build(mod, target=compiled_for, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 
 
 def build(
