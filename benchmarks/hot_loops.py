@@ -87,7 +87,29 @@ def blocks_of(summary: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     blocks = [block for block in summary["hottest"] if folder.resolve() in Path(block.get("file", "/")).parents]
     if not blocks:
         raise DeviceError(f"nothing of {folder} was executed")
-    return blocks
+    return joined(blocks)
+
+
+def joined(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Blocks with those that always followed them, as the simulator asked for their cycles: the hottest first.
+
+    The first part of such a chain has the cycles of all; a part that was never entered from elsewhere has none.
+    """
+    behind = {(block["address"], block["executions"]): block for block in blocks if not block["compute_cycles"]}
+    chains = []
+    for block in blocks:
+        if not block["compute_cycles"]:
+            continue
+        chain = [block]
+        while (follower := behind.pop((_end(chain[-1]), block["executions"]), None)) is not None:
+            chain.append(follower)
+        code = "".join(part["code"] for part in chain)
+        chains.append(block | total(chain) | {"code": code, "parts": len(chain)})
+    return sorted([*chains, *behind.values()], key=lambda block: -block["cycles"])
+
+
+def _end(block: dict[str, Any]) -> int:
+    return int(block["address"]) + len(block["code"]) // 2
 
 
 def show(core: Core, summary: dict[str, Any], folder: Path, top: int, what: str = "the net") -> None:

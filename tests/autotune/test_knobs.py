@@ -104,7 +104,7 @@ def test_tiles_of_neon_leave_registers_for_weights_and_inputs(shape):
         sums, positions = accumulators(shape, knobs, registers), knobs.rows * knobs.columns
         if shape.kind == "conv":
             assert sums + positions + knobs.channels // knobs.lanes <= 32
-        if shape.kind == "depthwise" and shape.kernel == 3:
+        if shape.kind == "depthwise" and shape.kernel == 3 and not knobs.order.endswith("c"):
             assert sums + 9 * knobs.channels // knobs.lanes < 32
         assert knobs.staged == 0 or (shape.kind == "conv" and knobs.unroll % knobs.staged == 0)
         assert knobs.staged == 0 or not shape.padded or knobs.padding != "inline"
@@ -120,3 +120,29 @@ def test_the_first_candidates_of_neon_load_inputs_as_vectors_and_hide_latency(sh
     for knobs in sorted(ways, key=lambda knobs: cost_model.heuristic(shape, knobs))[:10]:
         assert knobs.staged * summed(shape, knobs).sum_bytes == 16
         assert accumulators(shape, knobs, registers) >= 12
+
+
+def test_few_input_channels_of_arm_kernels_may_be_multiplied_without_a_loop():
+    for reduction, unrolls in ((16, {16, 1, 2, 4, 8}), (24, {24, 1, 2, 4, 8}), (8, {1, 2, 4, 8}), (64, {1, 2, 4, 8})):
+        shape = KernelShape("conv", 28, 28, 96, reduction=reduction, group=96)
+        assert {knobs.unroll for knobs in all_knobs(shape, NEON)} == unrolls
+        assert {knobs.unroll for knobs in all_knobs(shape, AVX512)} == {1, 2, 4, 8}
+    assert {knobs.unroll for knobs in all_knobs(SHAPES[3], NEON)} == {1}
+
+
+def test_in_order_cores_first_load_a_depthwise_tile_in_halves_that_fit_beside_sums_and_weights():
+    registers, cost_model = replace(NEON, in_order=True), TrialCostModel(replace(NEON, in_order=True))
+    for shape in (SHAPES[3], replace(SHAPES[3], kernel=3), replace(SHAPES[3], kernel=3, stride=2)):
+        ways = all_knobs(shape, registers)
+        for knobs in ways:
+            row = knobs.rows * ((knobs.columns - 1) * shape.stride + shape.kernel)
+            assert knobs.staged == 0 or (knobs.staged, knobs.lanes, knobs.padding) == (2, 4, "border")
+            assert knobs.staged == 0 or knobs.channels // 4 * (knobs.rows * knobs.columns + row + 9) <= 32
+        assert min(ways, key=lambda knobs: cost_model.heuristic(shape, knobs)).staged == 2
+        assert not any(knobs.staged for knobs in all_knobs(shape, NEON))
+
+
+def test_padding_is_copied_on_x86_and_cut_off_on_arm():
+    for shape in (SHAPES[0], SHAPES[3]):
+        paddings = [{knobs.padding for knobs in all_knobs(shape, registers)} for registers in (AVX512, NEON)]
+        assert paddings == [{"inline", "whole", "outer", "middle"}, {"border", "whole", "outer", "middle"}]

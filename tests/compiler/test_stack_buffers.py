@@ -10,6 +10,7 @@ from tvmfbnet.autotune.knobs import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import kernels_of, lower
+from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
 from tvmfbnet.compiler.stack_buffers import use_stack
 from tvmfbnet.dtypes import FLOAT32, INT8
 from tvmfbnet.space.registry import load_space
@@ -31,7 +32,7 @@ def scheduled(target, dtype):
     for kernel in kernels_of(lower(model, target), target):
         shape = shape_of(kernel.mod)
         if shape is not None and shape.kind in ("conv", "depthwise"):
-            ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding == "inline"]
+            ways = [knobs for knobs in all_knobs(shape, registers_of(target)) if knobs.padding in ("inline", "border")]
             if ways:
                 mod = apply_knobs(kernel.mod, shape, ways[len(ways) // 2]).mod
                 yield shape, RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
@@ -61,6 +62,17 @@ def test_kernels_for_avx512_stay_as_they_are():
     target = on_x86("skylake-avx512")
     for _, mod in scheduled(target, FLOAT32):
         assert use_stack(mod, target) is mod
+
+
+def test_the_first_product_of_an_arm_kernels_sum_is_no_addition_to_zero():
+    target = on_arm("cortex-a76")
+    relaxed = ignore_signed_zeros(target)
+    assert (relaxed.attrs["mcpu"], relaxed.attrs["mtriple"]) == ("cortex-a76", "aarch64-linux-gnu")
+    (mod,) = [use_stack(mod, target) for shape, mod in scheduled(target, FLOAT32) if shape.kind == "depthwise"]
+    strict, loose = (build(mod, target=each).inspect_source("asm") for each in (target, relaxed))
+    assert loose.count("fmul\t") > strict.count("fmul\t") and loose.count("fmla\t") < strict.count("fmla\t")
+    x86 = on_x86("haswell")
+    assert ignore_signed_zeros(x86) is x86
 
 
 def test_a_kernel_on_the_stack_computes_the_same():

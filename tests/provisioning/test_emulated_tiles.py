@@ -34,7 +34,7 @@ def test_first_candidates_equal_onnx_runtime_on_an_emulated_core(tmp_path):
     skip_where_missing("qemu_arm")
     target, space = resolve(load_target("qemu_arm")), load_space("fbnet_mini")
     compiled_for = target.for_tvm()
-    registers, staged = registers_of(compiled_for), set()
+    registers, staged, paddings = registers_of(compiled_for), set(), set()
     parts = [space.stem, space.layers[1].cell("k3_e6"), space.layers[1].cell("k3_e6"), space.layers[2].cell("k5_e3")]
     with connect_device(target) as endpoint, RemoteWorker(endpoint, target.device, target.timeouts.session) as worker:
         for number, part in enumerate(parts):
@@ -45,6 +45,7 @@ def test_first_candidates_equal_onnx_runtime_on_an_emulated_core(tmp_path):
                     continue
                 knobs = first_candidate(shape, registers, 2 if number == 2 else 4)
                 staged.add(knobs.staged)
+                paddings.add(knobs.padding)
                 schedule = apply_knobs(kernel.mod, shape, knobs)
                 record = (schedule.trace, database.commit_workload(kernel.mod), [1e-3], compiled_for)
                 database.commit_tuning_record(ms.database.TuningRecord(*record, argument_infos(schedule)))
@@ -55,4 +56,4 @@ def test_first_candidates_equal_onnx_runtime_on_an_emulated_core(tmp_path):
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
             (expected,) = session.run(None, {"input": image})
             assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max()), part.name
-    assert staged == {0, 2, 4}
+    assert staged == {0, 2, 4} and "border" in paddings

@@ -61,16 +61,19 @@ def build_candidate(
     from tvm.driver import build
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
+    from tvmfbnet.compiler.border_loops import cut_borders
     from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_object
     from tvmfbnet.compiler.library import link
+    from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
     from tvmfbnet.compiler.stack_buffers import use_stack
     from tvmfbnet.compiler.unchecked import unchecked
     from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
     started, target = time.monotonic(), tvm.target.Target(json.loads(target_json))
     scheduled = use_stack(narrow_half_sums(tvm.ir.load_json(mod_json)), target)
-    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled)
+    mod = cut_borders(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled))
     pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
+    target = ignore_signed_zeros(target)
     with unchecked(), scratch_folder() as folder:
         built = build(mod, target=target)
         path, addons = folder / "candidate.so", []

@@ -25,6 +25,8 @@ from tvmfbnet.autotune.knobs import (
 _LAUNCH_PRODUCTS = 200_000
 # What a load costs in multiply-adds that issue in its place, with a margin against noise; a loop's own instructions.
 _LOAD, _LOOP = 3.0, 4.0
+# In order, the share of a multiply-add's slot that putting two loaded halves together takes.
+_INSERT = 0.5
 
 FEATURES = (
     *("rows", "columns", "channels", "lanes", "unroll", "order", "padding", "accumulators", "loads_per_product"),
@@ -86,17 +88,28 @@ def load_slots(shape: KernelShape, knobs: Knobs, registers: Registers) -> float:
     """Heuristic for CPUs whose multiply-adds read registers: what issues beside one, in multiply-adds in its place.
 
     Loads of whole registers, broadcasts, the instructions of the loop itself, and tests for the border of an image
-    whose padding is never stored. In order, loads of half a register and of scalars are free, others count twice.
+    whose padding is never stored, or copying the input if it is. In order, loads of half a register and of scalars are
+    free, others count twice.
     """
     shape = summed(shape, knobs)
     wide = vectors(shape, knobs.channels, knobs.lanes, registers)
     positions = shape.positions(knobs.rows, knobs.columns)
     window = shape.kernel**2 if shape.kind in ("conv", "depthwise") else 1
-    around = _LOOP / (window * knobs.unroll * positions * wide) + float(shape.padded and knobs.padding == "inline")
+    around = _LOOP / (window * knobs.unroll * positions * wide) + _padding_slots(shape, knobs)
     if registers.in_order and shape.kind == "conv":
         staged = positions / knobs.staged if knobs.staged * shape.element_bytes == registers.vector_bytes else 0.0
         return 2.0 * _LOAD * (staged + wide) / (positions * wide) + around
-    return _LOAD * loads_per_product(shape, knobs, registers) + around
+    cost = _LOAD * loads_per_product(shape, knobs, registers)
+    if registers.in_order and shape.kind == "depthwise":
+        cost *= _INSERT if knobs.staged else 2.0
+    return cost + around
+
+
+def _padding_slots(shape: KernelShape, knobs: Knobs) -> float:
+    """What padding costs in slots of one multiply-add: a test for each, or a load and a store of the input's copy."""
+    if not shape.padded or knobs.padding == "border":
+        return 0.0
+    return 1.0 if knobs.padding == "inline" else 2.0 * _LOAD * shape.stride**2 / (shape.group * shape.kernel**2)
 
 
 def _keeps_weights(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:

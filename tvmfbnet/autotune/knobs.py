@@ -21,9 +21,12 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
 ORDERS = ("cyx", "yxc", "ycx")
 _UNROLLS = (1, 2, 4, 8)
+# Input channels up to which ARM kernels may have no loop over them: a tile's stores then overlap with its products.
+_FEW_STEPS = 32
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
-PADDINGS = ("inline", "whole", "outer", "middle")
+PADDINGS = ("inline", "whole", "outer", "middle", "border")
+_STORED = ("whole", "outer", "middle")
 # Of a depthwise kernel: taps whose weights stay in registers for all tiles of a channel; registers of inputs.
 MOST_TAPS, _WINDOW = 9, 3
 
@@ -133,13 +136,15 @@ class Knobs:
         lanes: vector width in elements.
         order: outer loops, outermost first: c (channels), y and x.
         unroll: unroll factor of the inner reduction loop.
-        padding: where padded input is computed: ``inline`` (never stored), ``whole`` (once, up front), or inside the
+        padding: where padded input is computed: ``inline`` (never stored), ``border`` (never stored; loops over tiles
+            are cut so that only those at the image's border test for it), ``whole`` (once, up front), or inside the
             first (``outer``) or second (``middle``) outer loop.
         parallel: number of outer loops, outermost first, fused into one parallel loop; 0 for a serial kernel.
         sum_bytes: of an accumulator where the schedule narrows it; 0 where it stays as the kernel has it.
         chunk: products that a narrowed accumulator adds up before it is added to one as the kernel has it; 0 for all.
         staged: input channels of a pixel that one load brings into a register, from which multiply-adds take them by
-            lane; 0 where each channel is read by itself.
+            lane; 0 where each channel is read by itself. Of a depthwise kernel: those that one load brings of a tile's
+            input, half a register; 0 where multiply-adds' operands are loaded whole.
     """
 
     rows: int
@@ -276,13 +281,6 @@ def _lanes(channels: int, full: int, most: int = 3) -> list[int]:
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
-    unrolls = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
-    # Stored padding is written as vectors.
-    paddings: tuple[str, ...] = PADDINGS if shape.padded and registers.vector_bytes else PADDINGS[:1]
-    if shape.dot_pixels > 1:
-        paddings = PADDINGS[1:] if shape.padded else PADDINGS  # where pairs of pixels are put together
-    elif shape.dot and shape.padded:
-        paddings = PADDINGS[1:] if shape.height * shape.width > 1 else PADDINGS[1:2]  # instructions read memory
     orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
@@ -291,34 +289,71 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
         columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
         for tile, row, column in product(channels, rows, columns):
             positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
-            if positions * wide + operands(shape, positions, wide, registers) > registers.count:
-                continue
-            for order, unroll, padding in product(orders, unrolls, paddings):
+            free = registers.count - positions * wide
+            fitting = [order for order in orders if operands(shape, positions, wide, registers, order) <= free]
+            for order, unroll, padding in product(fitting, _unrolls(shape, registers), _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
-                    yield Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+                    knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
+                    if shape.kind != "depthwise" or not staged or _holds_window(shape, knobs, wide, registers):
+                        yield knobs
 
 
-def operands(shape: KernelShape, positions: int, wide: int, registers: Registers) -> int:
+def _unrolls(shape: KernelShape, registers: Registers) -> list[int]:
+    """Unroll factors of the loop over input channels; the first leaves no loop, where there are few."""
+    fitting = [unroll for unroll in _UNROLLS if shape.steps % unroll == 0]
+    if registers.reads_operands or shape.kind != "conv" or shape.dot or not max(_UNROLLS) < shape.steps <= _FEW_STEPS:
+        return fitting
+    return [shape.steps, *fitting]
+
+
+def _paddings(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
+    """Where padded input may be computed."""
+    if shape.dot_pixels > 1:
+        return _STORED if shape.padded else ("inline", *_STORED)  # where pairs of pixels are put together
+    if shape.dot and shape.padded:
+        return _STORED if shape.height * shape.width > 1 else _STORED[:1]  # instructions read memory
+    if not shape.padded or not registers.vector_bytes:  # stored padding is written as vectors
+        return ("inline",)
+    return ("inline" if registers.reads_operands else "border", *_STORED)
+
+
+def operands(shape: KernelShape, positions: int, wide: int, registers: Registers, order: str) -> int:
     """Registers that a tile's multiply-adds need beside its sums, of ``positions`` times ``wide`` registers.
 
     Inputs that are read a vector of channels at a time stay while all their lanes are used; the weights of one channel
-    are loaded at once. A tile that has fewer registers spills, and one spill costs more than what a larger tile saves.
+    are loaded at once. Weights of a depthwise kernel stay for all tiles of a channel, unless the next tile has others.
+    A tile that has fewer registers spills, and one spill costs more than what a larger tile saves.
     """
     if registers.reads_operands:
         return 0
     if shape.kind == "depthwise":
-        return wide * min(shape.kernel**2, MOST_TAPS) + _WINDOW * shape.stride**2
+        kept = 1 if order.endswith("c") else min(shape.kernel**2, MOST_TAPS)
+        return wide * kept + _WINDOW * shape.stride**2
     if shape.kind == "conv" and not shape.dot:
         return positions + wide
     return min(positions, wide) + 1
 
 
+def _holds_window(shape: KernelShape, knobs: Knobs, wide: int, registers: Registers) -> bool:
+    """Whether the input that a row of a depthwise kernel's taps reads fits beside sums and weights.
+
+    LLVM moves what is loaded in halves to the front of the tile.
+    """
+    pixels = knobs.rows * ((knobs.columns - 1) * shape.stride + shape.kernel)
+    sums = knobs.rows * knobs.columns
+    return knobs.lanes > knobs.staged and wide * (sums + pixels + min(shape.kernel**2, MOST_TAPS)) <= registers.count
+
+
 def _stages(shape: KernelShape, unroll: int, padding: str, registers: Registers) -> list[int]:
     """How many channels of a pixel may be loaded at once: full and half registers that divide the unrolled ones."""
-    readable = not shape.padded or padding != "inline"  # a padded pixel that is never stored cannot be loaded whole
-    if registers.reads_operands or shape.kind != "conv" or shape.dot or shape.sum_bytes != shape.element_bytes:
-        return [0]
+    readable = not shape.padded or padding in _STORED  # a padded pixel that is never stored cannot be loaded whole
     full = registers.lanes(shape.element_bytes)
+    if registers.reads_operands or shape.dot or shape.sum_bytes != shape.element_bytes:
+        return [0]
+    if shape.kind == "depthwise" and registers.in_order and padding == "border" and full > 2:
+        return [0, full // 2]
+    if shape.kind != "conv":
+        return [0]
     fitting = [lanes for lanes in (full, full // 2) if lanes > 1 and unroll % lanes == 0 and readable]
     return fitting or [0]
 

@@ -206,7 +206,7 @@ def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: K
         _tile_chunks(schedule, total, partial, len(outer) + 1, knobs)
         _tile_sum(schedule, partial, shape, knobs)
     outside = finish_tiles(schedule, blocks, outer, shape, knobs)
-    if knobs.staged:
+    if knobs.staged and shape.kind == "conv":
         _stage(schedule, partial if partial is not None else total)
     _decompose(schedule, total, outside)
     if partial is not None:  # within the loop over chunks
@@ -277,7 +277,7 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
         schedule.reorder(*reduced, *spatial[:-1], vector, lanes)
         unrolled = reduced[-1:]
     else:
-        deep, *steps = schedule.split(reduced[-1], [None, *_steps(knobs)])
+        deep, *steps = schedule.split(reduced[-1], [None, *_steps(shape, knobs)])
         schedule.reorder(*reduced[:-1], deep, *steps, *spatial[:-1], vector, lanes)
         unrolled = [*reduced[:-1], *steps]
     for loop in (*unrolled, *spatial[1:-1], vector):
@@ -285,9 +285,10 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
     schedule.vectorize(lanes)
 
 
-def _steps(knobs: Knobs) -> list[int]:
+def _steps(shape: KernelShape, knobs: Knobs) -> list[int]:
     """Extents of the unrolled loops over input channels: over vectors of channels, and over those of one."""
-    return [knobs.unroll // knobs.staged, knobs.staged] if knobs.staged else [knobs.unroll]
+    vectors = knobs.staged and shape.kind == "conv"
+    return [knobs.unroll // knobs.staged, knobs.staged] if vectors else [knobs.unroll]
 
 
 def _stage(schedule: Schedule, total: Any) -> None:

@@ -9,6 +9,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.compiler.border_loops import mark_loop
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
 _VECTOR_BYTES = (64, 32, 16)
@@ -32,13 +33,27 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
         How many loops are outside the tile: the batch axis and those over tiles. The next is the reduction's first.
     """
     for block in blocks.before[-1:]:
-        _place_padding(schedule, block, outer, shape, knobs)
+        if knobs.padding == "border" and knobs.staged:
+            _load_in_halves(schedule, block, schedule.get_loops(blocks.total)[len(outer) + 1], knobs)
+        else:
+            _place_padding(schedule, block, outer, shape, knobs)
     ms.postproc.RewriteLayout().apply(schedule)
     outside = len(outer) + 1
     if knobs.parallel:
         _make_parallel(schedule, blocks, knobs)
         outside -= knobs.parallel - 1
+    if knobs.padding == "border":
+        _mark_borders(schedule, blocks.after[-1], knobs)
     return outside
+
+
+def _mark_borders(schedule: Schedule, last: Any, knobs: Knobs) -> None:
+    """Has loops over rows and columns of tiles cut at the image's borders; not those that one parallel loop fuses."""
+    fused = max(0, knobs.parallel - 1)
+    axes = ["" if knobs.parallel > 1 else knobs.order[0], *knobs.order[fused + 1 :]]
+    for axis, loop in zip(axes, schedule.get_loops(last)[1:], strict=False):
+        if axis in ("y", "x"):
+            mark_loop(schedule, loop)
 
 
 def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> None:
@@ -51,9 +66,23 @@ def _make_parallel(schedule: Schedule, blocks: KernelBlocks, knobs: Knobs) -> No
             schedule.parallel(rows)
 
 
+def _load_in_halves(schedule: Schedule, block: Any, row: Any, knobs: Knobs) -> None:
+    """Loads the padded input of each row of taps in halves of a register, which issue beside multiply-adds in order.
+
+    LLVM puts the halves together, as what is multiplied is read whole.
+    """
+    schedule.set_scope(block, 0, "local")
+    schedule.compute_at(block, row, preserve_unit_loops=True)
+    *pixels, channels = schedule.get_loops(block)[-len(schedule.get(block).iter_vars) :]
+    vectors, half = schedule.split(channels, [None, knobs.staged])
+    for loop in (*pixels, vectors):
+        schedule.unroll(loop)
+    schedule.vectorize(half)
+
+
 def _place_padding(schedule: Schedule, block: Any, outer: list[Any], shape: KernelShape, knobs: Knobs) -> None:
     """Computes padded input where the knobs say: inside the loops ``outer`` over tiles, up front, or as it is read."""
-    if knobs.padding == "inline":
+    if knobs.padding in ("inline", "border"):
         schedule.compute_inline(block)
         return
     if knobs.padding != "whole":
