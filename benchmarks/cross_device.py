@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from searching import TRAIN, carried_over, shrunk, trained
+from searching import TRAIN, carried_over, shrunk, trained, training_option
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--share", type=float, default=0.1, help="targets, as a share of the way to the slowest net")
     parser.add_argument("--search", type=Path, help="settings of the searches, YAML")
-    parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
+    training_option(parser)
     parser.add_argument("--trainings", type=int, default=2, help="seeds that each net is trained with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

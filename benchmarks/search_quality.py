@@ -14,7 +14,7 @@ the cost at which such a search first has an arch as good as the differentiable 
 Every training leaves its result in a file of its own, and searches and trainings continue from their checkpoints: kill
 it at any time and start the same command again.
 
-    python benchmarks/search_quality.py --space fbnet_mini@64 --data cluttered_fashion_mnist --latency-table table.csv
+    python benchmarks/search_quality.py --task cluttered
     python benchmarks/search_quality.py --latency-table table.csv --out tiny --seeds 1 --random 2 \\
         --contenders random --search tiny_search.yaml --train tiny_train.yaml
 """
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import t as student
-from searching import archs_between, options, space_and_table, trained
+from searching import archs_between, options, space_and_table, trained, training_option
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.config import validate
@@ -255,7 +255,7 @@ def main() -> None:
     )
     parser.add_argument("--climb", action="store_true", help="when did each first reach the differentiable search?")
     parser.add_argument("--noise", type=int, default=0, help="further trainings of the first random arch")
-    parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
+    training_option(parser)
     parser.add_argument("--label", default="", help="of the searches' folders: other settings against the same archs")
     contest(field_of(parser.parse_args()))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from search_tasks import TaskOption, known_training
 
 from tvmfbnet.config import validate
 from tvmfbnet.files import read_json, read_yaml, write_json
@@ -18,7 +19,7 @@ from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
-from tvmfbnet.search.cost_model import AdditiveCosts
+from tvmfbnet.search.cost_model import AdditiveCosts, Choice
 from tvmfbnet.search.draw import Window, choices_between
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
@@ -34,13 +35,17 @@ TRAIN = {
     **{"weight_decay": 5e-4, "ema_decay": 0.99, "train_images": 15000},
 }
 
+# Draws of archs before fewer than asked for are taken.
+_DRAWS = 20
+
 
 def options(text: str, out: str) -> argparse.ArgumentParser:
     """A parser with the options that say what is searched, on which images, by which latencies."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", action=TaskOption, metavar="NAME", help="of benchmarks/tasks: says all that follows")
     parser.add_argument("--space", default="fbnet_mini")
     parser.add_argument("--data", default="fashion_mnist")
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--latency-table", help="a CSV file, or a simulated processor: simulated:gflops=16,gbps=3")
     source.add_argument("--target", help="a target that was tuned")
     parser.add_argument("--tuning-logs", type=Path)
@@ -56,6 +61,8 @@ def options(text: str, out: str) -> argparse.ArgumentParser:
 
 def space_and_table(arguments: argparse.Namespace) -> tuple[Space, LatencyTable]:
     """The space and its latency table, whole."""
+    if not (arguments.latency_table or arguments.target):
+        raise SystemExit("give --task, --latency-table or --target")
     space = load_space(arguments.space)
     if arguments.last_channels is not None:
         space = space.with_last_channels(arguments.last_channels)
@@ -91,10 +98,27 @@ def carried_over(table: LatencyTable, measured: Space, searched: Space) -> Laten
 def archs_between(
     space: Space, costs: AdditiveCosts, low_ms: float, high_ms: float, count: int, seed: int
 ) -> list[Arch]:
-    """Different archs drawn uniformly among those whose latency lies between two bounds."""
+    """Different archs drawn uniformly among those whose latency lies between two bounds; fewer if there are fewer."""
     uniform = [[-math.log(len(layer.blocks))] * len(layer.blocks) for layer in space.layers]
-    drawn = choices_between(uniform, [Window(costs, low_ms, high_ms)], count, torch.Generator().manual_seed(seed))
-    return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in drawn]
+    windows, generator = [Window(costs, low_ms, high_ms)], torch.Generator().manual_seed(seed)
+    # A draw may repeat an arch, or miss the window by the width of the grid that it is made on.
+    drawn = dict[Choice, None]()
+    for _ in range(_DRAWS):
+        drawn.update(dict.fromkeys(choices_between(uniform, windows, count, generator)))
+        if len(drawn) >= count:
+            break
+    choices = list(drawn)[:count]
+    return [Arch(tuple(x.blocks[i] for x, i in zip(space.layers, choice, strict=True))) for choice in choices]
+
+
+def training_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says how archs are trained."""
+    parser.add_argument("--train", type=read_settings, metavar="YAML", help="settings of the archs' trainings")
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """The settings in a file."""
+    return read_yaml(Path(path))
 
 
 def window_options(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +128,7 @@ def window_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=float, default=0.05, help="of the window, as a share of its upper end")
     parser.add_argument("--archs", type=int, default=24)
-    parser.add_argument("--train", type=Path, help="settings of the archs' trainings, YAML")
+    training_option(parser)
     parser.add_argument("--truth", type=Path, help="folder of the archs' trainings; --out if not given")
 
 
@@ -124,14 +148,19 @@ def trained_window(
 def trained(
     arch: Arch, space: Space, arguments: argparse.Namespace, seed: int, usual: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The record of one training, from its file where it was done before; ``usual`` are the settings by default."""
+    """The record of one training, from the task's or its own file where it was done before.
+
+    ``usual`` are the settings if the command line gives none.
+    """
     text = format_arch(arch, space)
+    settings = {**(arguments.train or usual or TRAIN), "seed": seed, "threads": arguments.threads}
+    config = validate(TrainConfig, settings, "training settings")
+    record: dict[str, Any] = {"arch": text, "macs": count_arch(arch, space).macs}
+    accuracy = known_training(getattr(arguments, "task", None), arguments.space, arguments.data, config, text)
+    if accuracy is not None:
+        return {**record, "test_accuracy": accuracy}
     folder = arguments.out / "trainings" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}_{seed}"
     if not (folder / "result.json").exists():
-        settings = read_yaml(arguments.train) if arguments.train else usual or TRAIN
-        config = validate(TrainConfig, {**settings, "seed": seed, "threads": arguments.threads}, "training settings")
-        accuracy = train(arch, space, arguments.data, config, folder).test_accuracy
-        write_json(
-            folder / "result.json", {"arch": text, "macs": count_arch(arch, space).macs, "test_accuracy": accuracy}
-        )
+        record["test_accuracy"] = train(arch, space, arguments.data, config, folder).test_accuracy
+        write_json(folder / "result.json", record)
     return dict(read_json(folder / "result.json"))

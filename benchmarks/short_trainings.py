@@ -1,6 +1,6 @@
 """What a short training says of an arch: its noise and its ranks, for several lengths and ways to train.
 
-    python benchmarks/short_trainings.py --space fbnet_mini@64 --data cluttered_fashion_mnist --latency-table table.csv
+    python benchmarks/short_trainings.py --task cluttered
 
 Archs of one latency are trained in full (or the trainings that --truth holds are taken), then briefly, with each recipe
 and ``--seeds`` seeds. A recipe is a way and a number of steps: from random weights, from those of a supernet, with a
@@ -85,8 +85,7 @@ class Field:
         if not (folder / "net.pt").exists():
             heaviest = self._supernet_of(self.config()).heaviest_choice()
             arch = Arch(tuple(x.blocks[i] for x, i in zip(self.space.layers, heaviest, strict=True)))
-            settings = read_yaml(self.arguments.train) if self.arguments.train else TRAIN
-            values = {**settings, "threads": self.arguments.threads}
+            values = {**(self.arguments.train or TRAIN), "threads": self.arguments.threads}
             train(arch, self.space, self.arguments.data, validate(TrainConfig, values, "training settings"), folder)
         return folder / "net.pt"
 

@@ -1,6 +1,6 @@
 """How well a supernet ranks archs of one latency, with each way of training it, alone and together.
 
-    python benchmarks/supernet_ranking.py --space fbnet_mini@64 --data cluttered_fashion_mnist --latency-table table.csv
+    python benchmarks/supernet_ranking.py --task cluttered
 
 Draws archs whose latency lies within a narrow window, trains each of them (or takes the trainings that --truth holds),
 then trains supernets and compares: Kendall's tau between the archs' trained accuracy and their accuracy with the

@@ -6,7 +6,7 @@ and how long a training takes. A search can only be judged on a data set where t
 
 Every training leaves its result in a file of its own: kill it at any time and start the same command again.
 
-    python benchmarks/task_spread.py --space fbnet_mini@64 --data cluttered_fashion_mnist --latency-table table.csv
+    python benchmarks/task_spread.py --task cluttered --threads 1
     python benchmarks/task_spread.py --space fbnet_mini --data fashion_mnist --latency-table table.csv
 """
 
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
-from searching import archs_between, options, space_and_table, trained
+from search_tasks import keep_trainings
+from searching import archs_between, options, space_and_table, trained, training_option
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.files import write_json
@@ -27,26 +27,32 @@ from tvmfbnet.space.arch import Arch
 def main() -> None:
     parser = options(__doc__ or "", "task_spread")
     parser.add_argument("--share", type=float, default=0.4, help="latency, as a share of the way to the slowest net")
-    parser.add_argument("--band", type=float, default=0.05)
+    parser.add_argument("--band", type=float, default=0.05, help="how far below it archs may lie, as a share of it")
     parser.add_argument("--random", type=int, default=24)
     parser.add_argument("--noise", type=int, default=6)
-    parser.add_argument("--train", type=Path, help="settings of the trainings, YAML")
+    training_option(parser)
+    parser.add_argument("--keep", action="store_true", help="add the trainings to the task's file")
     arguments = parser.parse_args()
+    if arguments.keep and not arguments.task:
+        parser.error("--keep needs a --task")
     space, table = space_and_table(arguments)
     costs = latency_costs(table, space)
     high_ms = costs.least + arguments.share * (costs.most - costs.least)
     archs = archs_between(space, costs, (1 - arguments.band) * high_ms, high_ms, arguments.random, seed=0)
-    seconds = []
+    seconds, rows = [], []
 
     def accuracy(arch: Arch, seed: int) -> float:
         started = time.monotonic()
         record = trained(arch, space, arguments, seed)
         seconds.append(time.monotonic() - started)
+        rows.append({"arch": record["arch"], "seed": seed, "test_accuracy": record["test_accuracy"]})
         print(f"{record['arch']} seed {seed}: {record['test_accuracy']:.2%} in {seconds[-1]:.0f} s", flush=True)
         return float(record["test_accuracy"])
 
-    noise = [accuracy(archs[0], 1 + turn) for turn in range(arguments.noise)]
     spread = [accuracy(arch, 0) for arch in archs]
+    noise = [accuracy(archs[0], 1 + turn) for turn in range(arguments.noise)]
+    if arguments.keep:
+        keep_trainings(arguments.task, rows)
     deviations = {"spread": statistics.stdev(spread), "noise": statistics.stdev(noise)}
     # Without any noise the trainings were too short: all nets guess alike.
     ratio = deviations["spread"] / deviations["noise"] if deviations["noise"] else None
