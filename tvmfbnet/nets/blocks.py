@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvmfbnet.nets.depthwise import DepthwiseConv
+from tvmfbnet.nets.pointwise import PointwiseConv
 from tvmfbnet.space.blocks import BlockSpec, parse_block
 from tvmfbnet.space.space import NetPart
 
@@ -47,7 +48,11 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv: nn.Conv2d = (
+            PointwiseConv(cin, cout, stride)
+            if kernel == 1
+            else nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
+        )
         self.bn = nn.BatchNorm2d(cout)
         self.act = nn.ReLU(inplace=True)
 

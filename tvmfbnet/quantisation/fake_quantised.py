@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from tvmfbnet.errors import UserError
 from tvmfbnet.nets.depthwise import depthwise_conv
+from tvmfbnet.nets.pointwise import pointwise_conv
 
 # Share of a step's range in the moving average of ranges.
 _NEW_SHARE = 0.01
@@ -198,6 +199,8 @@ def _convolve(settings: dict[str, Any], inputs: Sequence[Any]) -> torch.Tensor:
     if is_depthwise and side % 2 and pads == [side // 2] * 4:
         y: torch.Tensor = depthwise_conv(x, weight, stride[0]) + bias.view(1, -1, 1, 1)
         return y
+    if weight.shape[2:] == (1, 1) and groups == 1 and not any(pads) and stride[0] == stride[1]:
+        return pointwise_conv(x, weight, stride[0], bias)
     if pads[:2] != pads[2:]:
         x, pads = F.pad(x, (pads[1], pads[3], pads[0], pads[2])), [0, 0]
     return F.conv2d(x, weight, bias, stride, pads[:2], settings["dilations"], groups)
