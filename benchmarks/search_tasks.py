@@ -74,17 +74,22 @@ def _described(space: str, data: str, config: TrainConfig) -> dict[str, Any]:
     return {"space": space, "data": data, "settings": config.model_dump(exclude=_IRRELEVANT)}
 
 
+def _stored(name: str, described: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """A task's trainings by arch and seed; none where its file is of other settings."""
+    if not trainings_file(name).exists():
+        return {}
+    stored = read_json(trainings_file(name))
+    if {key: stored[key] for key in described} != described:
+        return {}
+    return {(row["arch"], row["seed"]): row for row in stored["trainings"]}
+
+
 def known_training(name: str | None, space: str, data: str, config: TrainConfig, arch: str) -> float | None:
     """Top-1 accuracy of an arch that was trained so on a task, with the seed in ``config``; None if it was not."""
-    if name is None or not trainings_file(name).exists():
+    if name is None:
         return None
-    stored = read_json(trainings_file(name))
-    if {key: stored[key] for key in ("space", "data", "settings")} != _described(space, data, config):
-        return None
-    for row in stored["trainings"]:
-        if (row["arch"], row["seed"]) == (arch, config.seed):
-            return float(row["test_accuracy"])
-    return None
+    row = _stored(name, _described(space, data, config)).get((arch, config.seed))
+    return None if row is None else float(row["test_accuracy"])
 
 
 def keep_trainings(name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -92,12 +97,9 @@ def keep_trainings(name: str, rows: Sequence[dict[str, Any]]) -> None:
 
     The trainings of a file of other settings are dropped.
     """
-    task, file = load_task(name), trainings_file(name)
-    described, trainings = _described(task.space, task.data, task.train), dict[tuple[str, int], dict[str, Any]]()
-    if file.exists():
-        stored = read_json(file)
-        if {key: stored[key] for key in described} == described:
-            trainings = {(row["arch"], row["seed"]): row for row in stored["trainings"]}
+    task = load_task(name)
+    described = _described(task.space, task.data, task.train)
+    trainings = _stored(name, described)
     for row in rows:
         trainings.setdefault((row["arch"], row["seed"]), dict(row))
-    write_json(file, {**described, "trainings": [trainings[key] for key in sorted(trainings)]})
+    write_json(trainings_file(name), {**described, "trainings": [trainings[key] for key in sorted(trainings)]})
