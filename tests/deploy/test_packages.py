@@ -1,5 +1,6 @@
 """What a package says about itself is held against what it is wanted for; nothing that failed parity looks good."""
 
+import copy
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import yaml
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
-from tvmfbnet.deploy.parity import certify
+from tvmfbnet.deploy.parity import certify, check_outputs, expected_outputs, parity_inputs
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
@@ -163,6 +164,32 @@ def test_values_that_are_not_finite_on_either_side_are_no_parity():
         assert relative_error(bad, good) == relative_error(good, bad) == relative_error(bad, bad) == np.inf
     large = np.array([3e38, -3e38], np.float32)
     assert relative_error(large, -large) == pytest.approx(2.0), "differences beyond float32"
+
+
+def test_the_error_of_parity_is_of_all_its_images_together(compiled, host):
+    net, package = compiled
+    dtype = host.data_type
+    net = copy.deepcopy(net)
+    expected = np.stack(expected_outputs(net, package.input_shape, dtype))
+    largest = np.abs(expected).max(axis=(1, 2))
+    with torch.no_grad():
+        # The bias that makes one image's outputs cancel to almost nothing.
+        net.head_linear.bias -= torch.from_numpy(expected[largest.argmin()][0])
+    expected = np.stack(expected_outputs(net, package.input_shape, dtype))
+    quiet, most = np.abs(expected).max(axis=(1, 2)).argmin(), np.abs(expected).max()
+    images = parity_inputs(package.input_shape, dtype)
+
+    def run(error):
+        """The expected outputs, of the quiet image with an error relative to the largest output of all."""
+        outputs = {image.tobytes(): output.copy() for image, output in zip(images, expected, strict=True)}
+        outputs[images[quiet].tobytes()][0, 0] += error * most
+        return lambda image: outputs[image.tobytes()]
+
+    assert check_outputs(package, net, dtype, run(0.5 * dtype.parity_limit)) == pytest.approx(
+        0.5 * dtype.parity_limit, rel=0.01
+    )
+    with pytest.raises(ParityError, match="differs from PyTorch by"):
+        check_outputs(package, net, dtype, run(2 * dtype.parity_limit))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
