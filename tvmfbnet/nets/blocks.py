@@ -41,6 +41,14 @@ class ChannelShuffle(nn.Module):
         return grouped.transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class GlobalAveragePool(nn.Module):
+    """Means over the pixels: (N, C, H, W) to (N, C). As a mean, which is one kernel with what TVM fuses into it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, C, H, W) to (N, C)."""
+        return torch.flatten(x.mean(dim=(2, 3), keepdim=True), 1)
+
+
 class ConvBNReLU(nn.Module):
     """A conv without bias, batch normalisation, ReLU. In (N, cin, H, W), out (N, cout, ceil(H/s), ceil(W/s))."""
 
@@ -151,7 +159,7 @@ def build_part(part: NetPart) -> nn.Module:
         case "head_conv":
             return initialise(ConvBNReLU(part.cin, part.cout, 1, part.stride))
         case "head_pool":
-            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+            return GlobalAveragePool()
         case "head_linear":
             return initialise(nn.Linear(part.cin, part.cout))
         case _:
