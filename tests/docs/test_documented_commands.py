@@ -37,6 +37,10 @@ MEASURED = {
     "docs/how-to/search.md": ("host", "rpi4"),
     "docs/how-to/several-devices.md": ("host", "rpi4"),
     "docs/how-to/tune.md": ("host", "rpi4"),
+    "docs/results/int8.md": ("host",),
+    "docs/results/mixed-dtypes.md": ("host",),
+    "docs/tutorial/demo.md": ("host",),
+    "docs/tutorial/own-images.md": ("host",),
     "README.md": ("host",),
 }
 # Pages whose reader has a file with a table of another device.
@@ -137,8 +141,7 @@ def benchmark_help():
     scripts = sorted({words[1] for words in commands if words[0] == "python" and words[1].startswith("benchmarks/")})
     run = "import runpy\nsys.argv = [task, '--help']\nsys.path[0] = os.path.dirname(task)\n"
     run += "runpy.run_path(task, run_name='__main__')\n"
-    preload = "import os, sys\nimport onnx, torch, tvm, xgboost\n"  # what most of them take seconds to load
-    return dict(zip(scripts, run_forked(preload, run, [str(ROOT / script) for script in scripts]), strict=True))
+    return dict(zip(scripts, run_forked(PRELOAD, run, [str(ROOT / script) for script in scripts]), strict=True))
 
 
 def serve_by_python(words, walk):
@@ -174,7 +177,9 @@ def loaded():
 def measured(tmp_path_factory, loaded):
     """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
     walk = Walk(tmp_path_factory.mktemp("measured"), forking=loaded)
-    walk.run(tvmfbnet("tune", "--target", "host", "--space", "tiny.yaml", "--trials", "1", "--batch", "1"))
+    quickly = ("--space", "tiny.yaml", "--trials", "1", "--batch", "1")
+    walk.run(tvmfbnet("tune", "--target", "host", *quickly))
+    walk.run(tvmfbnet("tune", "--target", "host", "--dtype", "int8", *quickly))
     # As many trials as another target learns from.
     walk.run(tvmfbnet("tune", "--target", "rpi4", "--space", "tiny.yaml", "--blocks", "k3_e1", "--trials", "60"))
     return walk.folder / "tuning_logs"
@@ -199,9 +204,7 @@ def test_every_command_line_of_a_page_runs(page, tmp_path, request):
 
 def started_walk(page, folder, request, ssh_options=()):
     """The page's folder, with what its reader has measured before."""
-    # README's commands start as its reader starts them; the others need not load everything again.
-    forks = page != "README.md" and starts_commands(page)
-    walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if forks else None)
+    walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if starts_commands(page) else None)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
     if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):

@@ -48,11 +48,14 @@ BOARDS = ("rpi4", "rpi5", "phone", "sim_a76")
 TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
 
 
-# What most commands take seconds to load: their walks fork from a process that has loaded it.
+# What most commands and benchmarks take seconds to load: they fork from a process that has loaded it.
 PRELOAD = """
 import os, runpy, sys
-import onnxscript, scipy.optimize, scipy.stats, timm.utils, torch, torch._dynamo, torch.onnx, tvm, xgboost
-import torch.onnx._internal.exporter._core, tvm.relax.frontend.onnx
+import onnx.utils, onnxruntime.quantization, scipy.optimize, scipy.stats, timm.utils, torch, torch._dynamo, torch.onnx
+import tvm, tvm.relax.frontend.onnx, xgboost
+import tvmfbnet.autotune.engine, tvmfbnet.cli.main, tvmfbnet.deploy.bench, tvmfbnet.deploy.parity
+import tvmfbnet.latency.regressor, tvmfbnet.pipeline.run, tvmfbnet.pipeline.tuning, tvmfbnet.profiling.parts
+import tvmfbnet.quantisation.post_training, tvmfbnet.search.search, tvmfbnet.training.train
 """
 COMMAND = """
 sys.argv = ["-m", *task]
