@@ -29,7 +29,7 @@ def train_command(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a net from scratch and test it; writes net.pt.
+    """Train a net from scratch for the task of its data set and test it; writes net.pt.
 
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
@@ -61,6 +61,7 @@ def train_command(
     if not is_first():  # of several processes that torchrun started, one speaks
         return
     if as_json:
-        print_json({"test_accuracy": result.test_accuracy, "checkpoint": str(result.checkpoint)})
+        told = {"test_accuracy": result.test_accuracy, "metric": result.metric}
+        print_json({**told, "checkpoint": str(result.checkpoint)})
     else:
-        print(f"test accuracy {result.test_accuracy:.2%}, net in {result.checkpoint}")
+        print(f"test {result.metric} {result.test_accuracy:.2%}, net in {result.checkpoint}")

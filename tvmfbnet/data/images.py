@@ -24,7 +24,7 @@ class Images(ABC):
     """A list of labelled images of one size."""
 
     labels: torch.Tensor
-    """Class index of each image, int64, shape (n,)."""
+    """The target of each unchanged image, (n, ...): in classification its class index, int64 (n,)."""
 
     decodes: bool = False
     """Whether loading takes long enough to be worth doing ahead of time."""
@@ -41,6 +41,10 @@ class Images(ABC):
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
         """The images at ``indices`` as uint8 (n, channels, height, width), augmented by ``draws``."""
 
+    def targets(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """The targets of what :meth:`load` gives: other ones than of the unchanged images where these tell places."""
+        return self.labels[indices]
+
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
         """The images at ``indices`` as uint8 (n, channels, height, width), augmented at random as ``augment`` says."""
         return self.load(indices, augment, augment.draw(len(indices), generator))
@@ -51,7 +55,8 @@ class ImageData:
     """A data set, ready for a space: its images have the space's size and channels.
 
     ``mean`` and ``std`` (one per channel, for pixels in 0..1) normalise a batch.
-    ``class_names`` are those of a net's outputs, in order; empty if unknown.
+    ``class_names`` are those of a net's outputs, in order; empty if unknown. ``task`` is what the targets are for, one
+    of :data:`tvmfbnet.tasks.TASK_NAMES`; ``classes`` is how many outputs that takes.
     """
 
     name: str
@@ -61,6 +66,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
+    task: str = "classification"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,21 +102,34 @@ class TensorImages(Images):
         batch = self.pixels[indices]
         if draws is None:
             return batch
-        if augment.flip:
-            batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
-        if augment.shift:
-            batch = _shift(batch, augment.shift, draws)
+        batch = moved(batch, augment, draws)
         if augment.per_image:
             pairs = zip(batch, draws.tolist(), strict=True)
             batch = torch.stack([augment_image(image, augment, row) for image, row in pairs])
         return batch
 
 
+def moved(batch: torch.Tensor, augment: Augment, draws: torch.Tensor) -> torch.Tensor:
+    """Images or masks (n, channels, height, width), mirrored and shifted; what comes into view is 0."""
+    if augment.flip:
+        batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
+    return _shift(batch, augment.shift, draws) if augment.shift else batch
+
+
+def shift_offsets(most: int, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where images that are shifted begin in themselves with a border of ``most`` pixels: rows and columns, int64 (n,).
+
+    An image moves down by ``most`` less its row, and right by ``most`` less its column.
+    """
+    top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
+    return top, left
+
+
 def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
     """Moves each image by up to ``most`` pixels in both directions, filling with zeros."""
     count, _, height, width = batch.shape
     padded = F.pad(batch, (most, most, most, most))
-    top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
+    top, left = shift_offsets(most, draws)
     rows = (top.view(-1, 1) + torch.arange(height)).view(count, 1, height, 1)
     columns = (left.view(-1, 1) + torch.arange(width)).view(count, 1, 1, width)
     channels = torch.arange(batch.shape[1]).view(1, -1, 1, 1)
