@@ -24,12 +24,14 @@ from tvmfbnet.compiler.onnx_registry import one_registry
 from tvmfbnet.compiler.quantised_model import CODES, INPUT, OUTPUT
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
+from tvmfbnet.errors import UserError
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.space.heads import CLASSIFIER
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 # Of random images, for the ranges of a part that is only timed.
@@ -146,7 +148,9 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
 
 
 def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = ()) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes).
+    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output``.
+
+    The output is (1, classes), of LR-ASPP (1, classes, h, w).
 
     Args:
         net: the net.
@@ -154,9 +158,10 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
         images: calibration images (1, C, H, W) as the net sees them in training, for int8 only.
 
     Raises:
-        UserError: the dtype is int8, and there is no image.
+        UserError: the dtype is int8, and there is no image, or the head is no classifier.
     """
     if dtype.is_quantised:
+        require_classifier(net)
         return quantise(export_net(net), images)
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     return export_module(
@@ -165,6 +170,12 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
         ["input"],
         ["output"],
     )
+
+
+def require_classifier(net: ArchNet) -> None:
+    """UserError where a net that is to be quantised has another head than a classifier."""
+    if net.space.head_kind != CLASSIFIER:
+        raise UserError(f"nets with the head {net.space.head_kind} cannot be quantised: compile in float32 or float16")
 
 
 def export_module(

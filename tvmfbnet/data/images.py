@@ -45,6 +45,10 @@ class Images(ABC):
         """The targets of what :meth:`load` gives: other ones than of the unchanged images where these tell places."""
         return self.labels[indices]
 
+    def unchanged_targets(self, indices: torch.Tensor) -> torch.Tensor:
+        """The targets of unchanged images."""
+        return self.targets(indices, Augment(), None)
+
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
         """The images at ``indices`` as uint8 (n, channels, height, width), augmented at random as ``augment`` says."""
         return self.load(indices, augment, augment.draw(len(indices), generator))
@@ -181,18 +185,20 @@ class FolderImages(Images):
         image = self._cut(image, draw if augment.shift else None)
         return augment_image(image, augment, draw) if draw is not None and augment.per_image else image
 
-    def _cut(self, image: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
-        """A random crop, or the centre without a draw, at the input size."""
+    def _cut(self, image: torch.Tensor, draw: list[float] | None, smooth: bool = True) -> torch.Tensor:
+        """A random crop, or the centre without a draw, at the input size; of numbers of classes without smoothing."""
+        from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as tv
 
         size = [self.height, self.width]
+        mode = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST
         if draw is not None:
             rows, columns = image.shape[1:]
             side = (0.25 + 0.75 * draw[AREA]) ** 0.5
             height, width = max(1, round(rows * side)), max(1, round(columns * side))
             top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
-            cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, antialias=True)
+            cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, mode, smooth)
             return cut
         scale = max(self.height / image.shape[1], self.width / image.shape[2]) * 8 / 7
         scaled = [max(side, round(old * scale)) for side, old in zip(size, image.shape[1:], strict=True)]
-        return tv.center_crop(tv.resize(image, scaled, antialias=True), size)  # type: ignore[no-any-return]
+        return tv.center_crop(tv.resize(image, scaled, mode, antialias=smooth), size)  # type: ignore[no-any-return]

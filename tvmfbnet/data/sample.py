@@ -42,8 +42,8 @@ def sample_images(
         return None
     total = len(data.test)
     chosen = torch.linspace(0, total - 1, min(count, total)).round().long()
-    given = (chosen, Augment(), None)
-    return data.normalise(data.test.load(*given)), data.test.targets(*given), data.task
+    pixels = data.normalise(data.test.load(chosen, Augment(), None))
+    return pixels, data.test.unchanged_targets(chosen), data.task
 
 
 def calibration_images(

@@ -80,6 +80,22 @@ class SqueezeExcite(nn.Module):
         return x * self.gates(x.mean(dim=(2, 3)))[:, :, None, None]
 
 
+class GatedConv(nn.Module):
+    """A 1x1 conv with BN and ReLU, its channels weighted by what the whole map shows: LR-ASPP's branch of the last map.
+
+    In (N, cin, H, W), out (N, cout, H, W).
+    """
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.conv, self.gate = ConvBNReLU(cin, cout, 1), nn.Linear(cin, cout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, H, W)."""
+        gates = self.gate(x.mean(dim=(2, 3))).sigmoid()
+        return self.conv(x) * gates[:, :, None, None]  # type: ignore[no-any-return]
+
+
 def activation(name: str) -> nn.Module:
     """The module of an activation of :data:`tvmfbnet.space.blocks.ACTIVATIONS`."""
     kinds = {"relu": nn.ReLU, "hswish": nn.Hardswish, "swish": nn.SiLU}
@@ -154,6 +170,12 @@ def build_part(part: NetPart) -> nn.Module:
             return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
         case "head_linear":
             return initialise(nn.Linear(part.cin, part.cout))
+        case "head_aspp":
+            return initialise(GatedConv(part.cin, part.cout))
+        case "head_logits":
+            return initialise(nn.Conv2d(part.cin, part.cout, 1))
+        case "head_resize":
+            return nn.Upsample(scale_factor=part.stride, mode="bilinear", align_corners=False)
         case _:
             raise ValueError(f"no module for part {part.part!r}")
 

@@ -140,7 +140,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
     """Says what there is to know about the outcome, and writes the result files."""
     best, space, config = outcome.ranked[0], problem.space, problem.config
     measured = table.measured_share(parse_arch(best.arch, space), space)
-    chance = task_named(problem.data.task).chance(problem.data.train.labels[problem.indices[1]])
+    chance = task_named(problem.data.task).chance(problem.data.train.unchanged_targets(problem.indices[1]))
     notices = notices_of(outcome.health, space, best.accuracy, chance, config)
     if not outcome.learns_theta:
         notices = [notice for notice in notices if notice.kind != "uniform_theta"]

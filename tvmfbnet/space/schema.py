@@ -13,7 +13,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -21,6 +21,7 @@ from tvmfbnet.config import Config, problems_of, validate
 from tvmfbnet.errors import ArchError, listed
 from tvmfbnet.space.blocks import FBNET_BLOCKS, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.convs import RELU
+from tvmfbnet.space.heads import CLASSIFIER
 from tvmfbnet.space.space import Layer, Space
 
 
@@ -143,6 +144,7 @@ class SpaceConfig(Config):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     blocks: Candidates = FBNET_BLOCKS
     last_channels: Channels
+    head: Literal["classifier", "lraspp"] = CLASSIFIER
 
     @model_validator(mode="before")
     @classmethod
@@ -219,4 +221,5 @@ def build_space(value: Any, name: str, where: str) -> Space:
         last_channels=config.last_channels,
         layers=tuple(_layers(config)),
         description=config.description,
+        head_kind=config.head,
     )

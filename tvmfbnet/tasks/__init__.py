@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from tvmfbnet.tasks.task import Task
 
-TaskName = Literal["classification"]
+TaskName = Literal["classification", "multi_label", "regression", "segmentation"]
 
 TASK_NAMES: tuple[str, ...] = get_args(TaskName)
 CLASSIFICATION = "classification"
+# Kinds of heads (:data:`tvmfbnet.space.heads.HEADS`) of tasks that a classifier is no head for.
+_HEADS = {"segmentation": "lraspp"}
+
+
+def head_of(name: str) -> str:
+    """The kind of head that a task's nets have."""
+    return _HEADS.get(name, "classifier")
 
 
 def task_named(name: str) -> Task:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from tvmfbnet import process
@@ -151,7 +152,7 @@ def _train(
         metric = trainer.task.metric
         _continue(trainer, identity, data_spec, out, tested=f"test {metric}")
         test_accuracy = trainer.history[-1]["test_accuracy"]
-    chance = trainer.task.chance(data.test.labels)
+    chance = trainer.task.chance(data.test.unchanged_targets(torch.arange(len(data.test))))
     if chance.explains(test_accuracy):
         say(
             f"warning: the net learned nothing: its test {metric} of {chance.describe(test_accuracy)}; train longer "
