@@ -10,7 +10,7 @@ from tvmfbnet.data.held_out import with_held_out
 from tvmfbnet.data.loader import Loader, in_order
 from tvmfbnet.data.places import check_data, classes_of
 from tvmfbnet.data.scene_options import OUTPUTS, SceneOptions
-from tvmfbnet.data.scenes import masks, render_scenes, shown_classes
+from tvmfbnet.data.scenes import masks, render_scenes, shown_boxes, shown_classes
 from tvmfbnet.errors import DataError
 from tvmfbnet.tasks import TASK_NAMES
 
@@ -68,6 +68,33 @@ def test_masks_have_the_class_of_what_is_on_top_and_move_with_the_image(tmp_path
     draws = augment.draw(40, generator)
     pixels, moved = (getattr(data.train, name)(WHOLE, augment, draws) for name in ("load", "targets"))
     assert torch.equal(moved > 0, pixels[:, 0] > 0) and not torch.equal(moved, data.train.labels)
+
+
+def extents(seen):
+    """Corners of what is True in masks (n, h, w), as shares."""
+    corners = []
+    for mask in seen:
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        corners.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    height, width = seen.shape[1:]
+    return torch.tensor(corners) / torch.tensor([width, height, width, height])
+
+
+def test_boxes_enclose_what_is_to_be_seen_and_move_with_the_image(tmp_path):
+    scenes = drawn(objects=2)
+    boxes = shown_boxes(scenes)
+    last = (scenes.classes >= 0).sum(1)  # the object in front, which is whole
+    front = boxes[torch.arange(40), last - 1]
+    assert torch.allclose(front[:, 1:], extents(scenes.top == last.view(-1, 1, 1))) and bool((front[:, 0] == 8).all())
+    assert bool((boxes[last == 1, 1] == 0).all())
+    data = load_data(spec(tmp_path, task="detection", images=40, objects=1), 64, 64, 1, 11)
+    augment = Augment(shift=6, flip=True)
+    draws = augment.draw(40, torch.Generator().manual_seed(0))
+    pixels, moved = (getattr(data.train, name)(WHOLE, augment, draws) for name in ("load", "targets"))
+    assert torch.allclose(moved[:, 0, 1:], extents(pixels[:, 0] > 0), atol=1e-6)
+    assert not torch.equal(moved, data.train.labels)
+    gone = torch.tensor([[[3.0, 0.0, 0.2, 0.05, 0.4]]]).expand(40, -1, -1)
+    assert float(data.train._kind.move(gone, augment, draws, (64, 64))[:, :, 0].min()) == 0.0, "some leave the image"
 
 
 def test_every_task_has_targets_and_the_same_spec_gives_the_same_scenes(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import LabelledImages, certify, compare_answers
 from tvmfbnet.dtypes import INT8, random_tensor
@@ -17,6 +18,17 @@ from tvmfbnet.targets.definition import load_target, resolve
 def net(tiny_space_file):
     space = load_space(f"{tiny_space_file}@32,classes=3,head=lraspp")
     return untrained_net(Arch(tuple(layer.blocks[0] for layer in space.layers)), space)
+
+
+@pytest.mark.rpc
+@pytest.mark.slow
+def test_a_package_that_answers_with_boxes_equals_pytorch(tiny_space_file, tmp_path):
+    space, target = load_space(f"{tiny_space_file}@32,classes=3,head=ssdlite"), resolve(load_target("host"))
+    net = untrained_net(Arch(tuple(layer.blocks[0] for layer in space.layers)), space)
+    package = compile_net(net, target, None, tmp_path / "package", task="detection")
+    with connect_device(target) as endpoint:
+        parity = certify(package, net, target, endpoint).description.parity
+    assert parity.verdict == "passed" and parity.error < parity.limit
 
 
 @pytest.mark.rpc
@@ -43,3 +55,5 @@ def test_a_net_without_a_classifier_cannot_be_quantised_and_says_so(net, tmp_pat
     target = resolve(load_target("host").model_copy(update={"dtype": INT8.name}))
     with pytest.raises(UserError, match="head lraspp cannot be quantised: compile in float32"):
         compile_net(net, target, None, tmp_path, images=random_images(net.space, INT8))
+    with pytest.raises(UserError, match=r"part head_aspp/.* cannot be quantised"):
+        export_parts(net.space.head, INT8)

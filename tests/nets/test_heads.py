@@ -9,7 +9,7 @@ from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.supernet import Supernet
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.counts import count_arch
-from tvmfbnet.space.heads import feature_maps, head_maps
+from tvmfbnet.space.heads import anchors_of, feature_maps, head_maps
 from tvmfbnet.space.registry import load_space, spelled_like, spelled_with_classes, spelled_with_head
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.training.classes import fit_classes
@@ -37,6 +37,23 @@ def test_the_parts_of_the_head_have_the_shapes_that_they_say_and_count_as_torch_
         out = build_part(part).eval()(torch.zeros(input_shape(part)))
         assert out.shape == (1, part.cout, part.out_height, part.out_width), part.name
     assert count_arch(ARCH, space).params == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_ssdlite_answers_for_the_anchors_of_every_map_in_their_order():
+    space = load_space("fbnet_mini@64,classes=4,head=ssdlite")
+    net = build_net(ARCH, space).eval()
+    outputs = net(torch.zeros(2, 1, 64, 64))
+    assert outputs.shape == (2, 4 * (8 * 8 + 16 * 16), 4 + 8)
+    anchors = torch.tensor(anchors_of(space))
+    assert torch.equal(outputs[1, :, -4:], anchors)
+    assert anchors[0, :2].tolist() == [0.5 / 8, 0.5 / 8] and anchors[4, :2].tolist() == [1.5 / 8, 0.5 / 8]
+    assert anchors[0, 2:].tolist() == pytest.approx([0.8, 0.8]) and anchors[-4, 2:].tolist() == pytest.approx(
+        [0.15] * 2
+    )
+    assert count_arch(ARCH, space).params == sum(parameter.numel() for parameter in net.parameters())
+    part = space.head[0]
+    assert build_part(part)(torch.zeros(input_shape(part))).shape == (1, part.cout, part.out_height, part.out_width)
+    assert load_space("fbnet_mini@28,head=ssdlite").head, "any size will do"
 
 
 def test_a_net_takes_the_weights_of_the_supernet_head_and_all():

@@ -5,6 +5,8 @@ import torch
 
 from tvmfbnet.tasks import TASK_NAMES, task_named
 from tvmfbnet.tasks.average_precision import average_precision, score_histogram
+from tvmfbnet.tasks.boxes import as_centres, as_corners, decoded, encoded
+from tvmfbnet.tasks.detection import answers, match
 
 
 def sample(name, count=200, seed=0):
@@ -19,9 +21,23 @@ def sample(name, count=200, seed=0):
     if name == "segmentation":
         targets = torch.randint(3, (count, 4, 4), generator=generator).repeat_interleave(2, 1).repeat_interleave(2, 2)
         return targets.to(torch.uint8), 20 * torch.nn.functional.one_hot(targets, 3).permute(0, 3, 1, 2).float() - 10
+    if name == "detection":
+        return detection_sample(count, generator)
     assert name == "regression", f"a new task needs a sample here: {name}"
     targets = torch.rand(count, 3, generator=generator)
     return targets, targets.clone()
+
+
+def detection_sample(count, generator):
+    """Up to two boxes that lie as two of eight anchors do, and logits that are sure of them."""
+    anchors = torch.tensor([[(x + 0.5) / 4, (y + 0.5) / 2, 0.25, 0.5] for y in range(2) for x in range(4)])
+    chosen = torch.rand(count, 8, generator=generator).argsort(dim=1)[:, :2]
+    kinds = torch.randint(1, 4, (count, 2), generator=generator)
+    kinds[::3, 1] = 0
+    targets = torch.cat([kinds.unsqueeze(2), as_corners(anchors[chosen])], dim=2) * (kinds > 0).unsqueeze(2)
+    classes = torch.zeros(count, 8, dtype=torch.int64).scatter_(1, chosen, kinds)
+    logits = 20 * torch.nn.functional.one_hot(classes, 4).float() - 10
+    return targets, torch.cat([logits, torch.zeros(count, 8, 4), anchors.expand(count, -1, -1)], dim=2)
 
 
 @pytest.fixture(params=TASK_NAMES)
@@ -56,7 +72,7 @@ def test_a_net_that_learned_nothing_is_explained_by_chance_and_one_that_did_is_n
     chance = task.chance(targets)
     assert chance.images == 2000
     # The best that can be answered without a look at the image.
-    places = [dim for dim in range(outputs.dim()) if dim != 1]
+    places = [0] if task.name == "detection" else [dim for dim in range(outputs.dim()) if dim != 1]
     same = outputs.mean(dim=places, keepdim=True).expand_as(outputs)
     assert chance.explains(task.accuracy(task.tally(same, targets)))
     assert not chance.explains(task.accuracy(task.tally(outputs, targets)))
@@ -79,7 +95,7 @@ def test_soft_targets_take_the_place_of_targets_and_mix_with_them(task):
     for learned in (soft, task.mixed(targets, soft)):
         assert learned.shape == outputs.shape and bool(torch.isfinite(task.loss(outputs, learned)))
     # Half of what is learned are the targets: nearer to them than the soft ones alone.
-    assert float(task.loss(outputs, task.mixed(targets, soft))) < float(task.loss(outputs, soft))
+    assert not task.distils or float(task.loss(outputs, task.mixed(targets, soft))) < float(task.loss(outputs, soft))
 
 
 def test_two_nets_that_answer_differently_do_not_agree(task):
@@ -123,6 +139,29 @@ def test_a_coarser_map_is_judged_at_the_size_of_the_mask_and_pixels_that_are_not
         assert bool(torch.isfinite(loss)) and 0 < float(loss.detach()) < 0.4
     nothing = torch.full_like(masks, 255)
     assert task.accuracy(task.tally(logits, nothing)) == 0.0 and task.chance(nothing).accuracy == 0.0
+
+
+def test_a_box_counts_at_the_thresholds_that_it_reaches_and_once():
+    task = task_named("detection")
+    targets = torch.tensor([[[1.0, 0.0, 0.0, 0.5, 0.5]]])
+    anchors = as_centres(torch.tensor([[0.0, 0.0, 0.5, 0.31], [0.0, 0.0, 0.5, 0.32], [0.7, 0.7, 0.9, 0.9]]))
+    logits = torch.tensor([[-2.0, 2.0], [-1.5, 1.5], [9.0, -9.0]])
+    outputs = torch.cat([logits, torch.zeros(3, 4), anchors], dim=1).unsqueeze(0)
+    assert len(answers(outputs)[0][0]) == 1, "the second one is suppressed"
+    assert task.accuracy(task.tally(outputs, targets)) == pytest.approx(0.3), "0.62 of the box: 0.5, 0.55 and 0.6"
+    outputs[0, 2, :2] = torch.tensor([-3.0, 3.0])  # surer, and nowhere near a box
+    assert task.accuracy(task.tally(outputs, targets)) == pytest.approx(0.15)
+    assert task.accuracy(task.tally(outputs, torch.zeros(1, 2, 5))) == 0.0
+
+
+def test_every_box_has_an_anchor_and_offsets_lead_back_to_it():
+    boxes = torch.tensor([[[0.1, 0.1, 0.15, 0.2], [0.5, 0.4, 0.9, 1.0]]])
+    targets = torch.cat([torch.tensor([[[2.0], [3.0]]]), boxes], dim=2)
+    anchors = torch.tensor([[[0.2, 0.2, 0.4, 0.4], [0.7, 0.7, 0.4, 0.6], [0.8, 0.2, 0.3, 0.3]]])
+    matched, which = match(anchors, targets)
+    assert matched.tolist() == [[True, True, False]] and which[0, :2].tolist() == [0, 1]
+    near = anchors[:, :2]
+    assert torch.allclose(decoded(encoded(boxes, near), near), boxes, atol=1e-6)
 
 
 def test_an_unknown_task_is_refused():

@@ -31,7 +31,7 @@ from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
-from tvmfbnet.space.heads import CLASSIFIER
+from tvmfbnet.space.heads import CLASSIFIER, OTHER_PARTS
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 # Of random images, for the ranges of a part that is only timed.
@@ -112,8 +112,15 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
 
 
 def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPart, onnx.ModelProto]:
-    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype."""
+    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype.
+
+    Raises:
+        UserError: a part of a head that is no classifier is to be quantised.
+    """
     if dtype.is_quantised:
+        other = next((part for part in parts if part.part in OTHER_PARTS), None)
+        if other is not None:
+            raise UserError(f"part {other.name} cannot be quantised: tune it in float32 or float16")
         return {part: quantised_part(part, model) for part, model in export_parts(parts).items()}
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tvmfbnet.data.clutter import brightness, render
 from tvmfbnet.data.clutter_options import ClutterOptions
+from tvmfbnet.data.coco import load_coco
 from tvmfbnet.data.fingerprint import joined_digest, of_tensors
 from tvmfbnet.data.folders import load_folders
 from tvmfbnet.data.formats import read_cifar_batch, read_idx
@@ -22,6 +23,7 @@ from tvmfbnet.data.images import ImageData, TensorImages
 from tvmfbnet.data.mask_folders import load_mask_folders
 from tvmfbnet.data.places import (
     DataSpec,
+    coco_task,
     find_cifar10,
     find_fashion_mnist,
     require_classes,
@@ -51,7 +53,7 @@ def load_data(
         spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
             ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes),
             ``fashion_scenes?task=NAME`` (several objects, with targets of a task), ``maskfolder:DIR`` (images with
-            masks), or
+            masks), ``coco:DIR?task=NAME`` (images with boxes), or
             ``generated?images=N&classes=N`` (noise).
         height, width, channels: what the space takes; smaller images are padded with zeros, evenly.
         classes: what the space's classifier gives; another number in the data is refused, but for a subset.
@@ -63,6 +65,9 @@ def load_data(
     asked = DataSpec.of(spec)
     if asked.kind == "imagefolder":
         data = load_folders(asked.images, height, width, channels, asked.subset, check)
+    elif asked.kind == "coco":
+        require_grey_or_colour(asked.kind, channels)
+        data = load_coco(asked.images, coco_task(asked), height, width, channels)
     elif asked.kind == "maskfolder":
         require_grey_or_colour(asked.kind, channels)
         data = load_mask_folders(asked.images, height, width, channels)

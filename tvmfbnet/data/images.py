@@ -140,6 +140,13 @@ def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
     return padded[torch.arange(count).view(-1, 1, 1, 1), channels, rows, columns]
 
 
+def crop_of(draw: list[float], rows: int, columns: int) -> tuple[int, int, int, int]:
+    """The random crop of an image of a folder: its first row and column, its height and width, in pixels."""
+    side = (0.25 + 0.75 * draw[AREA]) ** 0.5
+    height, width = max(1, round(rows * side)), max(1, round(columns * side))
+    return int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT]), height, width
+
+
 class FolderImages(Images):
     """Image files, decoded on demand.
 
@@ -193,10 +200,7 @@ class FolderImages(Images):
         size = [self.height, self.width]
         mode = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST
         if draw is not None:
-            rows, columns = image.shape[1:]
-            side = (0.25 + 0.75 * draw[AREA]) ** 0.5
-            height, width = max(1, round(rows * side)), max(1, round(columns * side))
-            top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
+            top, left, height, width = crop_of(draw, image.shape[1], image.shape[2])
             cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, mode, smooth)
             return cut
         scale = max(self.height / image.shape[1], self.width / image.shape[2]) * 8 / 7

@@ -10,6 +10,7 @@ FORMS = {
     "cifar10": "cifar10[:DIR]",
     "imagefolder": "imagefolder:DIR[?classes=100]",
     "maskfolder": "maskfolder:DIR",
+    "coco": "coco:DIR[?task=NAME]",
     "generated": "generated[?NAME=VALUE&...]",
 }
 KINDS = tuple(FORMS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
+from tvmfbnet.data.coco_places import TASKS, coco_parts
 from tvmfbnet.data.generated_options import GeneratedOptions
 from tvmfbnet.data.kinds import KINDS, SPECS
 from tvmfbnet.data.mask_places import mask_classes, masked_files
@@ -27,6 +28,7 @@ _CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "fashion_scenes":
 # What must lie in a folder of own images.
 _NEEDED = {
     "imagefolder": "DIR/train/CLASS/*.jpg and DIR/val beside it",
+    "coco": "DIR/annotations/instances_train*.json, instances_val*.json and the images in folders beside it",
     "maskfolder": "DIR/classes.txt, DIR/train/images, DIR/train/masks and the same under DIR/val",
 }
 # Made of Fashion-MNIST's objects, at any size from theirs on; their specs have options.
@@ -89,7 +91,7 @@ def _place_and_options(behind: str, text: str, kind: str) -> tuple[str, dict[str
         return place, {"classes": tail}
     if kind == "generated" and behind[:1] not in ("", "?"):
         raise DataError(f"data set {text}: generated images lie in no folder")
-    if kind not in (*_MADE, "generated"):
+    if kind not in (*_MADE, "coco", "generated"):
         if behind.startswith("?"):
             raise DataError(f"data set {text}: {kind} takes no options")
         return place, {}
@@ -111,6 +113,9 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
     """
     spec = DataSpec.of(text)
     if spec.kind == "generated":
+        class_count = _own_classes(spec)
+    elif spec.kind == "coco":
+        require_grey_or_colour(spec.kind, channels)
         class_count = _own_classes(spec)
     elif spec.kind == "maskfolder":
         require_grey_or_colour(spec.kind, channels)
@@ -135,6 +140,8 @@ def _own_classes(spec: DataSpec) -> int:
         return GeneratedOptions.of(spec.options, spec.text).classes
     if spec.kind == "fashion_scenes":
         return SceneOptions.of(spec.options, spec.text).outputs
+    if spec.kind == "coco":
+        return len(coco_parts(spec.images)[0].class_names) + (coco_task(spec) == "detection")
     if spec.kind == "maskfolder":
         return len(mask_classes(spec.images))
     ClutterOptions.of(spec.options, spec.text)
@@ -184,9 +191,19 @@ def classes_of(text: str) -> int | None:
 def task_of(text: str) -> str:
     """The task that a data set's targets are for; DataError for an unknown spec or wrong options."""
     spec = DataSpec.of(text)
+    if spec.kind == "coco":
+        return coco_task(spec)
     if spec.kind == "maskfolder":
         return "segmentation"
     return SceneOptions.of(spec.options, text).task if spec.kind == "fashion_scenes" else "classification"
+
+
+def coco_task(spec: DataSpec) -> str:
+    """What the boxes of a data set in COCO's layout are for; DataError for another option or task."""
+    task = spec.options.get("task", TASKS[0])
+    if set(spec.options) - {"task"} or task not in TASKS:
+        raise DataError(f"data set {spec.text}: its only option is task, {' or '.join(TASKS)}")
+    return task
 
 
 def relocated(spec: str, place: str) -> str:

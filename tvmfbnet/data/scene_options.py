@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from tvmfbnet.errors import DataError
 
 # By task: how many outputs its targets ask of a net.
-# Of masks, the background is a class of its own.
-OUTPUTS = {"classification": 10, "multi_label": 10, "regression": 3, "segmentation": 11}
+# Of masks and boxes, the background is a class of its own.
+OUTPUTS = {"classification": 10, "multi_label": 10, "regression": 3, "segmentation": 11, "detection": 11}
 # Tasks whose targets are of one object.
 _OF_ONE = ("classification", "regression")
 _BOUNDS = {

@@ -1,8 +1,8 @@
 """Scenes: several Fashion-MNIST objects on one canvas, with targets for every task.
 
 Each object has a random place, size and rotation, and later ones cover earlier ones. What is on top in each pixel is
-known, so one rendering gives the classes that are to be seen (multi-label), where an object lies (regression)
-and what each pixel belongs to (segmentation).
+known, so one rendering gives the classes that are to be seen (multi-label), where an object lies (regression),
+what each pixel belongs to (segmentation), and what is to be seen of each object (detection).
 Every image follows from the options and its index.
 """
 
@@ -26,6 +26,8 @@ _VISIBLE = 16
 # Scenes are rendered in chunks of this many, to bound the memory that transforms take.
 _CHUNK = 250
 _CLASSES = 10
+# Pixels of an object that must be seen for it to have a box.
+_LEAST_SEEN = 12
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,40 @@ def masks(scenes: Scenes) -> torch.Tensor:
     return numbers.gather(1, scenes.top.flatten(1).long()).to(torch.uint8).view(count, height, width)
 
 
+def shown_boxes(scenes: Scenes) -> torch.Tensor:
+    """Detection targets: float32 (n, k, 5), 1 + the class and the corners of what is to be seen of each object.
+
+    Corners (left, top, right, bottom) are shares of the image. All are 0 where there is no object, or too little of it.
+    """
+    count, height, width = scenes.top.shape
+    most = scenes.classes.shape[1]
+    boxes = torch.zeros(count, most, 5)
+    for number in range(most):
+        seen = scenes.top == number + 1
+        rows, columns = seen.any(dim=2).float(), seen.any(dim=1).float()
+        left, top = columns.argmax(dim=1), rows.argmax(dim=1)
+        right, bottom = width - columns.flip(1).argmax(dim=1), height - rows.flip(1).argmax(dim=1)
+        corners = torch.stack([left / width, top / height, right / width, bottom / height], dim=1)
+        shown = (seen.flatten(1).sum(dim=1) >= _LEAST_SEEN).unsqueeze(1)
+        boxes[:, number] = torch.cat([scenes.classes[:, number : number + 1] + 1, corners], dim=1) * shown
+    return boxes
+
+
+def _moved_boxes(targets: torch.Tensor, augment: Augment, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Boxes (n, k, 5) in images that were mirrored and shifted; those that leave the image are 0."""
+    kind, left, top, right, bottom = targets.unbind(dim=2)
+    if augment.flip:
+        mirrored = (draws[:, FLIP] < 0.5).unsqueeze(1)
+        left, right = torch.where(mirrored, 1 - right, left), torch.where(mirrored, 1 - left, right)
+    if augment.shift:
+        first_row, first_column = (each.unsqueeze(1) for each in shift_offsets(augment.shift, draws))
+        across, down = (augment.shift - first_column) / size[1], (augment.shift - first_row) / size[0]
+        left, right, top, bottom = left + across, right + across, top + down, bottom + down
+    boxes = torch.stack([left, top, right, bottom], dim=2).clamp(0, 1)
+    shown = (kind > 0) & ((boxes[..., 2:] - boxes[..., :2]).amin(dim=2) > 1 / max(size))
+    return torch.cat([kind.unsqueeze(2), boxes], dim=2) * shown.unsqueeze(2)
+
+
 def _moved_masks(targets: torch.Tensor, augment: Augment, draws: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Masks (n, height, width) of images that were mirrored and shifted; what comes into view is background."""
     return moved(targets.unsqueeze(1), augment, draws).squeeze(1)
@@ -150,6 +186,7 @@ _KINDS = {
     "classification": _Kind(lambda scenes: scenes.classes[:, 0], _unmoved),
     "multi_label": _Kind(shown_classes, _unmoved),
     "segmentation": _Kind(masks, _moved_masks),
+    "detection": _Kind(shown_boxes, _moved_boxes),
     "regression": _Kind(lambda scenes: scenes.places[:, 0], _moved_places, ("centre x", "centre y", "side")),
 }
 
@@ -202,8 +239,9 @@ def scene_data(
         digest = joined_digest([of_tensors(pixels, labels), options.describe(), f"{count} {height}x{width}"])
         scenes = render_scenes(pixels, labels, count, options, height, width, stream)
         images.append(SceneImages(scenes, options.task, digest))
-    mean, std = brightness(images[0].pixels)
+    train, test = images
+    mean, std = brightness(train.pixels)
     names = _KINDS[options.task].names or class_names
     if options.outputs > len(names):
         names = ("background", *names)
-    return ImageData("fashion_scenes", options.outputs, *images, (mean,), (std,), names, options.task)
+    return ImageData("fashion_scenes", options.outputs, train, test, (mean,), (std,), names, options.task)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from tvmfbnet.nets.blocks import build_part
-from tvmfbnet.space.heads import CLASSIFIER, head_maps
+from tvmfbnet.space.heads import CLASSIFIER, LRASPP, SSDLITE, anchors_of, head_maps
 from tvmfbnet.space.space import Space
 
 
@@ -33,6 +33,33 @@ class LrasppHead(nn.Module):
         return logits
 
 
+class SsdliteHead(nn.Module):
+    """SSDLite over some feature maps.
+
+    Args:
+        space: says which maps, of what shapes.
+    """
+
+    anchors: torch.Tensor
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.predictors, self._each = nn.ModuleList(build_part(part) for part in space.head), space.classes + 4
+        self.register_buffer("anchors", torch.tensor([anchors_of(space)]), persistent=False)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Feature maps, coarsest first, to (N, anchors, classes + 8): logits, offsets, and the anchor itself."""
+        flattened = []
+        for predictor, given in zip(self.predictors, maps, strict=True):
+            answers = predictor(given).permute(0, 2, 3, 1)
+            flattened.append(answers.reshape(len(answers), -1, self._each))
+        joined = torch.cat(flattened, dim=1)
+        return torch.cat([joined, self.anchors.to(joined.dtype).expand(len(joined), -1, -1)], dim=2)
+
+
+_OTHERS: dict[str, Callable[[Space], nn.Module]] = {LRASPP: LrasppHead, SSDLITE: SsdliteHead}
+
+
 class HeadedNet(nn.Module):
     """A net that ends in the head of its space; it has ``features``, and calls :meth:`build_head` once it has layers.
 
@@ -49,7 +76,7 @@ class HeadedNet(nn.Module):
         """
         self._taken = tuple(each.layer for each in head_maps(self.space))
         if self.space.head_kind != CLASSIFIER:
-            self.head = LrasppHead(self.space)
+            self.head: nn.Module = _OTHERS[self.space.head_kind](self.space)
             return
         conv, pool, linear = self.space.head
         self.head_conv, self.head_pool = build_part(conv), build_part(pool)
@@ -57,7 +84,7 @@ class HeadedNet(nn.Module):
         self.head_linear = build_part(linear)
 
     def run_head(self, maps: dict[int, torch.Tensor]) -> torch.Tensor:
-        """Feature maps by the layer that gives them to outputs: (N, classes), or of LR-ASPP logits for each place."""
+        """Feature maps by the layer that gives them to outputs: (N, classes), or those of another head."""
         if self.space.head_kind != CLASSIFIER:
             return self.head([maps[layer] for layer in self._taken])  # type: ignore[no-any-return]
         x = self.head_pool(self.head_conv(maps[self._taken[0]]))

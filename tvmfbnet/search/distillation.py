@@ -10,6 +10,7 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.device import place_net
 from tvmfbnet.training.train import load_net
 
@@ -35,6 +36,8 @@ def net_to_distil(path: Path, space: Space, data: ImageData, device: torch.devic
         raise ConfigError(
             "search settings", [f"distil_from: {path} is for {shape(*own)}, the search for {shape(*wanted)}"]
         )
+    if not task_named(data.task).distils:
+        raise ConfigError("search settings", [f"distil_from: nets for {data.task} have no outputs to learn from so"])
     if about["task"] != data.task:
         raise ConfigError(
             "search settings", [f"distil_from: {path} was trained for {about['task']}, the search is for {data.task}"]

@@ -15,7 +15,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.convs import Conv
-from tvmfbnet.space.heads import HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE
+from tvmfbnet.space.heads import HEAD_ASPP, HEAD_BOXES, HEAD_LOGITS, HEAD_RESIZE
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart, Space
 
 
@@ -47,6 +47,9 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
     if part.part == HEAD_ASPP:
         gate = Conv("linear", cin, cout, 1, 1, 1, 1, 1, True, activation="sigmoid")
         return (Conv("pointwise", cin, cout, 1, 1, 1, height, width, True), gate)
+    if part.part == HEAD_BOXES:
+        depthwise = Conv("depthwise", cin, cin, 3, cin, 1, height, width, True)
+        return (depthwise, Conv("linear", cin, cout, 1, 1, 1, height, width, False))
     if part.part == HEAD_LOGITS:
         return (Conv("linear", cin, cout, 1, 1, 1, height, width, False),)
     if part.part != BLOCK:

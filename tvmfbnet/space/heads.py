@@ -1,4 +1,4 @@
-"""What follows the last layer: the classifier, or LR-ASPP for one answer per place of an image.
+"""What follows the last layer: the classifier, LR-ASPP for one answer per place of an image, or SSDLite for boxes.
 
 **Classifier**: a 1x1 conv, the global average pool, a fully connected layer.
 
@@ -7,6 +7,9 @@ per channel by a gate that sees the whole map, then a 1x1 conv to logits. Logits
 step those that a 1x1 conv makes of a finer feature map are added: the paper has one finer map, and here are up to two,
 as in FCN-8s (Long et al. 2015). Convs come before enlarging, which is the same function at a fraction of the cost.
 Outputs stay at the finest of these maps; whoever shows them enlarges them.
+
+**SSDLite** (Liu et al. 2016, "SSD"; Sandler et al. 2018, section 6.2): on the same feature maps a depthwise 3x3 conv
+and a 1x1 conv, which gives for each of four anchors per place the logits of the classes and four offsets.
 """
 
 from __future__ import annotations
@@ -21,11 +24,17 @@ from tvmfbnet.errors import UserError
 if TYPE_CHECKING:
     from tvmfbnet.space.space import NetPart, Space
 
-CLASSIFIER, LRASPP = "classifier", "lraspp"
-HEADS = (CLASSIFIER, LRASPP)
+CLASSIFIER, LRASPP, SSDLITE = "classifier", "lraspp", "ssdlite"
+HEADS = (CLASSIFIER, LRASPP, SSDLITE)
 
 # Parts that LR-ASPP has in place of the classifier's; a resize has the factor as its stride.
 HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE = "head_aspp", "head_logits", "head_resize"
+# The part that SSDLite has for each feature map, and the anchors of a place.
+HEAD_BOXES, ANCHORS = "head_boxes", 4
+OTHER_PARTS = (HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE, HEAD_BOXES)
+"""Parts of heads that are no classifier."""
+# Sides of anchors as shares of the image's, on the finest and on the coarsest map.
+_SMALLEST, _LARGEST = 0.15, 0.8
 # Channels of the gated map, and the most and the finest of the feature maps besides the last one.
 ASPP_CHANNELS, FINER_MAPS, FINEST_STRIDE = 128, 2, 4
 
@@ -84,6 +93,11 @@ def head_parts(space: Space) -> tuple[NetPart, ...]:
             NetPart(HEAD_POOL, "avgpool", channels, channels, last.height, last.width, 1),
             NetPart(HEAD_LINEAR, "linear", channels, classes, 1, 1, 1),
         )
+    if space.head_kind == SSDLITE:
+        outputs = ANCHORS * (classes + 4)
+        return tuple(
+            NetPart(HEAD_BOXES, "ssdlite", each.channels, outputs, each.height, each.width, 1) for each in maps
+        )
     require_whole_factors(space)
     parts = [
         NetPart(HEAD_ASPP, "gated_k1", last.channels, ASPP_CHANNELS, last.height, last.width, 1),
@@ -94,6 +108,26 @@ def head_parts(space: Space) -> tuple[NetPart, ...]:
         parts.append(NetPart(HEAD_RESIZE, "bilinear", classes, classes, coarse.height, coarse.width, factor))
         parts.append(NetPart(HEAD_LOGITS, "conv_k1", fine.channels, classes, fine.height, fine.width, 1))
     return tuple(parts)
+
+
+def anchors_of(space: Space) -> list[tuple[float, float, float, float]]:
+    """SSDLite's anchors in the order of its answers: centre and size, as shares of the image's width and height.
+
+    Each place has a square, a larger one on the way to the next map's, and one of twice the width or height each (SSD,
+    section 2.2).
+    """
+    maps, boxes = head_maps(space), list[tuple[float, float, float, float]]()
+    step = (_LARGEST - _SMALLEST) / max(1, len(maps) - 1)
+    for number, each in enumerate(maps):  # coarsest first
+        side = _LARGEST - step * number
+        larger = math.sqrt(side * (side + step if number else 1.0))
+        long, short = side * math.sqrt(2), side / math.sqrt(2)
+        shapes = ((side, side), (larger, larger), (long, short), (short, long))
+        for row in range(each.height):
+            for column in range(each.width):
+                centre = ((column + 0.5) / each.width, (row + 0.5) / each.height)
+                boxes += [(*centre, *shape) for shape in shapes]
+    return boxes
 
 
 def require_whole_factors(space: Space) -> None:

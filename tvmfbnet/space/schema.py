@@ -144,7 +144,7 @@ class SpaceConfig(Config):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     blocks: Candidates = FBNET_BLOCKS
     last_channels: Channels
-    head: Literal["classifier", "lraspp"] = CLASSIFIER
+    head: Literal["classifier", "lraspp", "ssdlite"] = CLASSIFIER
 
     @model_validator(mode="before")
     @classmethod

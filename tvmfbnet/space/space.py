@@ -138,7 +138,7 @@ class Space:
         last_channels: output channels of the head's 1x1 conv.
         layers: the searchable layers.
         description: one line for people.
-        head_kind: ``classifier`` or ``lraspp``.
+        head_kind: ``classifier``, ``lraspp`` or ``ssdlite``.
     """
 
     name: str

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from tvmfbnet.tasks.task import Task
 
-TaskName = Literal["classification", "multi_label", "regression", "segmentation"]
+TaskName = Literal["classification", "multi_label", "regression", "segmentation", "detection"]
 
 TASK_NAMES: tuple[str, ...] = get_args(TaskName)
 CLASSIFICATION = "classification"
 # Kinds of heads (:data:`tvmfbnet.space.heads.HEADS`) of tasks that a classifier is no head for.
-_HEADS = {"segmentation": "lraspp"}
+_HEADS = {"segmentation": "lraspp", "detection": "ssdlite"}
 
 
 def head_of(name: str) -> str:

@@ -24,6 +24,9 @@ class Task(ABC):
     metric: str
     """What its accuracy is called, for people."""
 
+    distils: bool = True
+    """Whether the targets of a data set and a net's outputs have a mean to learn from (:meth:`mixed`)."""
+
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """The mean loss over images, scalar.
