@@ -107,8 +107,8 @@ def test_average_precision_is_the_exact_one_where_no_two_scores_share_a_bin():
     scores = torch.tensor([0.95, 0.85, 0.75, 0.65, 0.55, 0.45])
     right = torch.tensor([True, False, True, True, False, False])
     histogram = score_histogram(scores, torch.zeros(6, dtype=torch.int64), right, 2)
-    found = average_precision(histogram, torch.tensor([4.0, 0.0]))  # a fourth one has no answer at all
-    assert found.tolist() == pytest.approx([(1 / 1 + 2 / 3 + 3 / 4) / 4, 0.0])
+    precisions = average_precision(histogram, torch.tensor([4.0, 0.0]))  # a fourth one has no answer at all
+    assert precisions.tolist() == pytest.approx([(1 / 1 + 2 / 3 + 3 / 4) / 4, 0.0])
 
 
 def test_multi_label_leaves_out_classes_that_no_image_has_and_regression_values_that_all_share():

@@ -29,7 +29,7 @@ def train_command(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a net from scratch for the task of its data set and test it; writes net.pt.
+    """Train a net from scratch and test it; writes net.pt.
 
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
