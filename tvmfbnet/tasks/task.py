@@ -47,7 +47,7 @@ class Task(ABC):
 
     def batch_accuracy(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
         """The accuracy on one batch."""
-        return self.accuracy(self.tally(outputs, targets))
+        return self.accuracy(self.tally(outputs.detach(), targets))
 
     @abstractmethod
     def soft(self, outputs: torch.Tensor) -> torch.Tensor:
