@@ -21,7 +21,6 @@ from tvmfbnet.config import Config, problems_of, validate
 from tvmfbnet.errors import ArchError, listed
 from tvmfbnet.space.blocks import FBNET_BLOCKS, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.convs import RELU
-from tvmfbnet.space.heads import CLASSIFIER
 from tvmfbnet.space.space import Layer, Space
 
 
@@ -144,7 +143,7 @@ class SpaceConfig(Config):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     blocks: Candidates = FBNET_BLOCKS
     last_channels: Channels
-    head: Literal["classifier", "lraspp", "ssdlite"] = CLASSIFIER
+    head: Literal["classifier", "lraspp", "ssdlite"] = "classifier"
 
     @model_validator(mode="before")
     @classmethod
