@@ -147,6 +147,7 @@ def judged(folder: Path, archs: list[str], space: Space) -> dict[str, float]:
                 parse_arch(arch, space),
                 calibrating,
                 in_order(data, data.test, images, VALIDATION_BATCH),
+                searcher.task,
             )
             for arch in archs
         }

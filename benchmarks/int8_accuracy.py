@@ -22,7 +22,7 @@ import torch
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_net
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.pipeline.fine_tuning import MODEL, count_correct, fine_tune_quantised
+from tvmfbnet.pipeline.fine_tuning import MODEL, fine_tune_quantised, judge_model
 from tvmfbnet.pipeline.recipe import load_recipe
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate
 from tvmfbnet.quantisation.post_training import quantise
@@ -46,7 +46,7 @@ def judge(arch: Arch, training: TrainConfig, epochs: int, out: Path) -> dict[str
     data = load_data(recipe.data, *shape)
 
     def accuracy(model: onnx.ModelProto) -> float:
-        return round(100 * count_correct(model, data) / len(data.test), 2)
+        return round(100 * judge_model(model, data), 2)
 
     untuned = accuracy(quantise(export_net(net), images_to_calibrate(recipe.data, space, target)))
     values = {"arch": format_arch(arch, space), "float32": round(100 * result.test_accuracy, 2), "int8": untuned}

@@ -22,25 +22,27 @@ MAY_IMPORT = {
     "rpc": {"targets", "latency"},
     "provisioning": {"rpc", "targets", "simulation"},
     "nets": {"space"},
+    # Losses and metrics of what nets are trained for; a data set names its task.
+    "tasks": set(),
     "quantisation": {"nets"},
     "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},
     "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
-    "training": {"nets", "data", "space"},
-    "search": {"training", "nets", "latency", "data", "space"},
+    "training": {"nets", "data", "space", "tasks"},
+    "search": {"training", "nets", "latency", "data", "space", "tasks"},
     "deploy": {
         *("profiling", "autotune", "compiler", "provisioning", "rpc", "targets", "latency", "nets", "space"),
-        "quantisation",
+        *("quantisation", "tasks"),
     },
     "report": {"space", "latency", "search", "training"},
     "pipeline": {
         *("report", "deploy", "search", "training", "profiling", "autotune", "compiler", "provisioning", "rpc"),
-        *("targets", "latency", "nets", "data", "space", "quantisation"),
+        *("targets", "latency", "nets", "data", "space", "quantisation", "tasks"),
     },
     # The public functions: above everything but the command line, which calls them.
     "api": {
         *("pipeline", "deploy", "search", "training", "autotune", "profiling", "provisioning"),
-        *("targets", "latency", "nets", "data", "space", "quantisation"),
+        *("targets", "latency", "nets", "data", "space", "quantisation", "tasks"),
     },
 }
 

@@ -273,7 +273,7 @@ class BenchRecord(_Verdict):
 
 
 class ParityRecord(_Record):
-    """``parity.json``: the largest relative difference from PyTorch, and the top-1 agreement with it in float32."""
+    """``parity.json``: the largest relative difference from PyTorch, and the agreement with it in float32."""
 
     parity_error: Annotated[float, Field(ge=0)]
     agreement: Share | None = None
@@ -288,7 +288,7 @@ class FineTuningRecord(Stored):
     Attributes:
         epochs: of fine-tuning.
         images: held-out training images that both nets were judged on.
-        accuracy: top-1 accuracy of the fine-tuned net on them, in ONNX Runtime.
+        accuracy: of the fine-tuned net on them, in ONNX Runtime.
         untuned_accuracy: that of the net as it was quantised after training.
         kept: whether the fine-tuned net is the result.
     """
@@ -327,6 +327,8 @@ class ResultRecord(_Verdict):
     accuracy: Share | None = None
     float32_accuracy: Share | None = None
     fine_tuning: FineTuningRecord | None = None
+    task: Name | None = None
+    metric: Name | None = None
     test_accuracy: Share | None = None
     measured_share: Share | None = None
     stage_seconds: dict[str, Seconds] = Field(default_factory=dict)

@@ -14,6 +14,7 @@ from tvmfbnet.compiler.lowering import build, build_prepared, kernels_of, lower,
 from tvmfbnet.errors import UserError
 from tvmfbnet.profiling.device_timer import part_latencies
 from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 
 
@@ -46,6 +47,16 @@ def test_a_chain_gives_what_its_parts_give_one_after_another(chained, target):
         expected = run(mod, target, expected.reshape(part_input_shape(part))).numpy()
     output, _ = run(chain_nets([mods], target), target, image, net_function(0))
     np.testing.assert_allclose(output.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_a_head_that_go_back_to_a_finer_map_take_it(tiny_space_file, target):
+    space = load_space(f"{tiny_space_file}@32,classes=3,head=lraspp")
+    parts = space.parts_of(Arch(tuple(layer.blocks[0] for layer in space.layers)))
+    lowered = {part: lower(model, target) for part, model in export_parts(list(dict.fromkeys(parts))).items()}
+    chain = chain_nets([[lowered[part] for part in parts]], target)
+    output, clock = chain[net_function(0)].ret_ty.fields
+    assert [int(size) for size in output.shape.values] == [1, parts[-1].out_height, parts[-1].out_width, 3]
+    assert [int(size) for size in clock.shape.values] == [len(parts) + 2, 2]
 
 
 def test_a_chain_calls_the_kernels_of_its_parts(chained, target):

@@ -20,9 +20,9 @@ def test_calibration_images_are_normalised_training_images(tiny_data):
 
 def test_sampled_test_images_come_with_their_labels(tiny_data, capsys):
     data = load_data(tiny_data, 28, 28, 1, 10)
-    pixels, labels = sample_images(tiny_data, 28, 28, 1, 10)
-    assert torch.equal(labels, data.test.labels) and len(pixels) == len(data.test)
-    _, few = sample_images(tiny_data, 28, 28, 1, 10, count=3)
+    pixels, labels, task = sample_images(tiny_data, 28, 28, 1, 10)
+    assert torch.equal(labels, data.test.labels) and len(pixels) == len(data.test) and task == data.task
+    _, few, _ = sample_images(tiny_data, 28, 28, 1, 10, count=3)
     assert few.tolist() == [int(labels[i]) for i in (0, round((len(data.test) - 1) / 2), -1)]
     assert sample_images("fashion_mnist:/nowhere", 28, 28, 1, 10) is None
     assert "note: classes are not compared with the float32 net's" in capsys.readouterr().err

@@ -56,6 +56,16 @@ def set_option(words, name, value):
     return words
 
 
+def smaller_data(spec, walk):
+    """The walk's own images of the kind that a spec names."""
+    if spec.startswith("imagefolder:"):
+        return "imagefolder:images"
+    kind, _, options = spec.partition("?")
+    if kind == "fashion_scenes":
+        return f"{kind}:{walk.data.partition(':')[2]}?{options}&images=60"
+    return walk.data
+
+
 def smaller(words, walk):
     """The words of one ``tvmfbnet`` command with a small space, little data and few trials."""
     words = [word.replace("9190", str(walk.port)) for word in words]
@@ -63,15 +73,16 @@ def smaller(words, walk):
     if "--latency-target" in words:
         words = set_option(words, "--latency-target", "1000ms")
     if "--data" in words:
-        is_folder = words[words.index("--data") + 1].startswith("imagefolder:")
-        words = set_option(words, "--data", "imagefolder:images" if is_folder else walk.data)
+        words = set_option(words, "--data", smaller_data(words[words.index("--data") + 1], walk))
     if "--ssh" in words:
         place = words.index("--ssh")
         words = [*words[:place], *walk.way(), *words[place + 2 :]]
     groups = ("latency", "device", "targets", "spaces", "arch", "report")
     command = " ".join(words[:2]) if words[0] in groups else words[0]
     if "--space" in words and command != "arch describe":
-        words = set_option(words, "--space", "tiny.yaml")
+        if any(word.startswith("fashion_scenes") for word in words):
+            walk.space = "tiny.yaml@32"  # from here on: a head for masks needs a multiple of 8
+        words = set_option(words, "--space", walk.space)
     if "fbnet_c" in words and command != "arch describe":
         words = [ARCH if word == "fbnet_c" else word for word in words]
     match command:

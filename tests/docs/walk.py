@@ -81,7 +81,7 @@ class Walk:
     def __init__(self, folder, ssh_options=(), forking=None):
         self.folder, self.ssh_options, self._forking = folder, ssh_options, forking
         self.port, self.tunnel_port, self.server_port = free_port(), free_port(), free_port()
-        self.background = []
+        self.background, self.space = [], "tiny.yaml"
         self.data = f"fashion_mnist:{folder / 'digits'}"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TVMFBNET_TUNING_LOGS": "tuning_logs"}
         (folder / "tiny.yaml").write_text(SPACE)

@@ -118,7 +118,7 @@ def test_minutes_are_converted_once_and_the_resumed_search_spends_what_the_first
     rates = iter([10.0, 1000.0])
     monkeypatch.setattr(budget_module, "images_per_second", lambda *_: next(rates))
     with monkeypatch.context() as patched:
-        patched.setattr(torch.nn.functional, "cross_entropy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(torch.nn.functional, "cross_entropy", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             go("killed", budget_minutes=1)
     resumed = go("killed", budget_minutes=1)

@@ -8,12 +8,13 @@ import torch
 from test_health import COSTS, logs_of
 from test_search_run import TINY, table_of
 
-from tvmfbnet.data.chance import Chance
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.health import health_of
 from tvmfbnet.search.notices import entropy_of_a_favourite, few_images, layers_without_favourite, notices_of
 from tvmfbnet.search.search import read_result, search
+from tvmfbnet.tasks import task_named
+from tvmfbnet.tasks.chance import Chance
 
 CONFIG = SearchConfig(epochs=12, train_images=2000)
 MANY = Chance(0.1, 1000)
@@ -43,7 +44,8 @@ def test_an_accuracy_at_chance_is_told_by_what_the_most_frequent_class_gives(tin
     assert kinds(*sure, space=tiny_space, accuracy=0.11) == ["chance_accuracy"]
     assert kinds(*sure, space=tiny_space, accuracy=0.14) == []
     labels = torch.tensor([0] * 900 + [1] * 100)
-    assert kinds(*sure, space=tiny_space, accuracy=0.9, chance=Chance.of(labels)) == ["chance_accuracy"]
+    chance = task_named("classification").chance(labels)
+    assert kinds(*sure, space=tiny_space, accuracy=0.9, chance=chance) == ["chance_accuracy"]
     assert kinds(*sure, space=tiny_space, accuracy=None) == []
 
 

@@ -21,9 +21,10 @@ from tvmfbnet.progress import loading, say, step
 from tvmfbnet.quantisation.config import QuantisationConfig
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
-from tvmfbnet.space.registry import spelled_with_classes
+from tvmfbnet.space.registry import spelled_with_classes, spelled_with_head
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
+from tvmfbnet.tasks import CLASSIFICATION
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -180,7 +181,7 @@ def compile_and_time(
 
 @dataclass(frozen=True)
 class _Made:
-    """The net to compile: its arch and space as asked for, how both are spelled, its classes and its data set."""
+    """The net to compile: its arch and space as asked for, how both are spelled, its classes, data set and task."""
 
     net: ArchNet
     arch: Arch
@@ -189,6 +190,7 @@ class _Made:
     spelled_arch: str
     class_names: tuple[str, ...] = ()
     data: str | None = None
+    task: str = CLASSIFICATION
 
 
 def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Made:
@@ -213,13 +215,18 @@ def _made(arch: Arch | str, space: Space | str, checkpoint: Path | None) -> _Mad
         spelled = spelled_with_classes(spelled, classes) if isinstance(space, str) else f"{spelled},classes={classes}"
         say(f"note: the net in {checkpoint} has {classes} classes; its space is {spelled}")
         advice.note(space=spelled)
+    kind = net.space.head_kind
+    if kind != net_space.head_kind and ",head=" not in spelled:
+        net_space = net_space.with_head(kind)
+        spelled = spelled_with_head(spelled, kind) if isinstance(space, str) else f"{spelled},head={kind}"
+        say(f"note: the net in {checkpoint} has the head {kind}; its space is {spelled}")
+        advice.note(space=spelled)
     net_arch, net_space = as_arch(arch, net_space)
     if format_arch(net.arch, net.space) != format_arch(net_arch, net_space):
         raise ArchError(f"{checkpoint} holds {format_arch(net.arch, net.space)}, not the arch that was asked for")
     require_same_net(checkpoint, net_arch, net.space, net_space)
-    return _Made(
-        net, net_arch, net_space, spelled, _spelled(arch, net_space), tuple(about["class_names"]), about["data"]
-    )
+    told = (tuple(about["class_names"]), about["data"], about["task"])
+    return _Made(net, net_arch, net_space, spelled, _spelled(arch, net_space), *told)
 
 
 def _calibration(made: _Made, target: ResolvedTarget) -> list[npt.NDArray[Any]]:
@@ -270,7 +277,7 @@ def _built(
     tuning, tuning_folder = _fine_tuned(made, target, options, out)
     with step("compiling the net"):
         images, model = _calibration(made, target), fine_tuned_model(tuning, tuning_folder)
-        package = compile_net(made.net, target, database, out, made.class_names, images, model, float32)
+        package = compile_net(made.net, target, database, out, made.class_names, images, model, float32, made.task)
     if chosen is not None:
         package = with_mixed_prediction(package, chosen, target)
     else:

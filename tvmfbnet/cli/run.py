@@ -83,13 +83,13 @@ def result_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("parity error", f"{values['parity_error']:.1e} relative to PyTorch"),
         *_dtype_rows(values),
         ("tuned kernels", f"{values['kernels_found']} of {values['kernels_needed']} conv kernels"),
-        ("test accuracy", f"{values['test_accuracy']:.2%}"),
+        (f"test {values.get('metric', 'accuracy')}", f"{values['test_accuracy']:.2%}"),
         *((f"time: {stage_title(stage)}", f"{seconds:.0f} s") for stage, seconds in values["stage_seconds"].items()),
     ]
 
 
 def _dtype_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """The dtype and what it does to the net's classes; nothing in float32."""
+    """The dtype and what it does to the net's answers; nothing in float32."""
     from tvmfbnet.deploy.description import COMPARED, Parity
     from tvmfbnet.run_files import FineTuningRecord
 

@@ -178,7 +178,7 @@ def search_command(
     from tvmfbnet.preflight import check_all, require_writable_folder
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.settings import commented_yaml
-    from tvmfbnet.space.registry import load_space, spelled_with_classes
+    from tvmfbnet.space.registry import load_space, spelled_like
     from tvmfbnet.targets.definition import measured_name
     from tvmfbnet.training.classes import fit_classes
 
@@ -215,7 +215,7 @@ def search_command(
     note(
         target=single,
         named=None if single is None else measured_name(single),
-        space=spelled_with_classes(space, net_space.classes),
+        space=spelled_like(space, net_space),
         tuning_logs=tuning_logs,
     )
     size = (net_space.height, net_space.width, net_space.input_channels, net_space.classes)

@@ -61,6 +61,7 @@ def train_command(
     if not is_first():  # of several processes that torchrun started, one speaks
         return
     if as_json:
-        print_json({"test_accuracy": result.test_accuracy, "checkpoint": str(result.checkpoint)})
+        told = {"test_accuracy": result.test_accuracy, "metric": result.metric}
+        print_json({**told, "checkpoint": str(result.checkpoint)})
     else:
-        print(f"test accuracy {result.test_accuracy:.2%}, net in {result.checkpoint}")
+        print(f"test {result.metric} {result.test_accuracy:.2%}, net in {result.checkpoint}")

@@ -23,12 +23,14 @@ from torch import nn
 from tvmfbnet.compiler.quantised_model import CODES, INPUT, OUTPUT
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
+from tvmfbnet.errors import UserError
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.space.heads import CLASSIFIER, OTHER_PARTS
 from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 # Of random images, for the ranges of a part that is only timed.
@@ -111,8 +113,15 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
 
 
 def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPart, onnx.ModelProto]:
-    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype."""
+    """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype.
+
+    Raises:
+        UserError: a part of a head that is no classifier is to be quantised.
+    """
     if dtype.is_quantised:
+        other = next((part for part in parts if part.part in OTHER_PARTS), None)
+        if other is not None:
+            raise UserError(f"part {other.name} cannot be quantised: tune it in float32 or float16")
         return {part: quantised_part(part, model) for part, model in export_parts(parts).items()}
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):
@@ -147,7 +156,9 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
 
 
 def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = ()) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output`` (1, classes).
+    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output``.
+
+    The output is (1, classes), of LR-ASPP (1, classes, h, w).
 
     Args:
         net: the net.
@@ -155,9 +166,10 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
         images: calibration images (1, C, H, W) as the net sees them in training, for int8 only.
 
     Raises:
-        UserError: the dtype is int8, and there is no image.
+        UserError: the dtype is int8, and there is no image, or the head is no classifier.
     """
     if dtype.is_quantised:
+        require_classifier(net)
         return quantise(export_net(net), images)
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
     return export_module(
@@ -166,6 +178,12 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
         ["input"],
         ["output"],
     )
+
+
+def require_classifier(net: ArchNet) -> None:
+    """UserError where a net that is to be quantised has another head than a classifier."""
+    if net.space.head_kind != CLASSIFIER:
+        raise UserError(f"nets with the head {net.space.head_kind} cannot be quantised: compile in float32 or float16")
 
 
 def export_module(

@@ -59,20 +59,27 @@ def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule],
     with builder.function(name, [source]):
         with builder.dataflow():
             value: relax.Expr = source
+            values = [value]
             readings.append(_read_clock(builder, value, target))
             for number, part in enumerate(parts):
-                value = splice(builder, part, _fitting(value, part), sum(part is other for other in parts[:number]))
+                given = _fitting(values, part)
+                value = splice(builder, part, given, sum(part is other for other in parts[:number]))
+                values.append(value)
                 readings.append(_read_clock(builder, value, target))
             readings.append(_read_clock(builder, value, target))
             output = builder.emit_output(relax.Tuple([value, _gathered(builder, readings)]))
         builder.emit_func_output(output)
 
 
-def _fitting(value: relax.Expr, part: IRModule) -> relax.Expr:
-    """The value reshaped for a part: pooling returns (1, C, 1, 1), the classifier takes (1, C)."""
+def _fitting(values: Sequence[relax.Expr], part: IRModule) -> relax.Expr:
+    """The value that a part takes: the last one, or the last of its shape where the head goes back to a finer map.
+
+    Pooling returns (1, C, 1, 1), and the classifier takes (1, C): that is reshaped.
+    """
     (given,) = part["main"].params
     wanted = [int(size) for size in given.ty.shape.values]
-    return value if [int(size) for size in value.ty.shape.values] == wanted else relax.op.reshape(value, wanted)
+    fitting = [value for value in values if [int(size) for size in value.ty.shape.values] == wanted]
+    return fitting[-1] if fitting else relax.op.reshape(values[-1], wanted)
 
 
 def _read_clock(builder: relax.BlockBuilder, value: relax.Expr, target: tvm.target.Target) -> relax.Expr:

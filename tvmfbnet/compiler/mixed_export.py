@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import nn
 
-from tvmfbnet.compiler.export import export_module, folded_in
+from tvmfbnet.compiler.export import export_module, folded_in, require_classifier
 from tvmfbnet.compiler.mixed_model import UNITS, UnitTensor, nodes_between
 from tvmfbnet.dtypes import FLOAT32, INT8
 from tvmfbnet.errors import UserError
@@ -49,8 +49,9 @@ def export_mixed_net(net: ArchNet, floats: Collection[str], images: Sequence[npt
         images: calibration images (1, C, H, W) as the net sees them in training.
 
     Raises:
-        UserError: a name is of no unit, or there is no image.
+        UserError: a name is of no unit, there is no image, or the head is no classifier.
     """
+    require_classifier(net)
     return quantised_but(export_with_borders(net), units_of(net.arch, net.space), floats, images)
 
 

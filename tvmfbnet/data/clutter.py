@@ -12,6 +12,7 @@ spec gives the same images again.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -51,24 +52,54 @@ def _render(
     width: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    objects = _placed_objects(originals[shown], options, height, width, generator)
+    places = draw_places(len(shown), options.smallest, options.largest, options.turn, height, width, generator)
+    objects = place_objects(originals[shown], places, height, width)
     return torch.maximum(objects, _clutter(originals, len(shown), options.pieces, height, width, generator))
 
 
-def _placed_objects(
-    objects: torch.Tensor, options: ClutterOptions, height: int, width: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Objects scaled, turned and moved at random, whole within the image while not turned: uint8 (n, 1, h, w)."""
-    draws = torch.rand(len(objects), 4, generator=generator)
-    side = (options.smallest + (options.largest - options.smallest) * draws[:, 0]) * min(height, width)
-    angle = math.radians(options.turn) * (2 * draws[:, 1] - 1)
+@dataclass(frozen=True)
+class Places:
+    """Where n objects lie.
+
+    Attributes:
+        side: in pixels, float32 (n,).
+        angle: in radians, (n,).
+        centre_x, centre_y: from -1, the left or upper border of the image, to 1, (n,).
+    """
+
+    side: torch.Tensor
+    angle: torch.Tensor
+    centre_x: torch.Tensor
+    centre_y: torch.Tensor
+
+
+def draw_places(
+    count: int, smallest: float, largest: float, turn: float, height: int, width: int, generator: torch.Generator
+) -> Places:
+    """Random places, of objects that are whole within the image while not turned.
+
+    Args:
+        count: of the objects.
+        smallest, largest: side, as a share of the image's shorter side.
+        turn: largest rotation, degrees, either way.
+        height, width: of the images, pixels.
+        generator: of the random numbers.
+    """
+    draws = torch.rand(count, 4, generator=generator)
+    side = (smallest + (largest - smallest) * draws[:, 0]) * min(height, width)
+    angle = math.radians(turn) * (2 * draws[:, 1] - 1)
     centre_x = (side / 2 + (width - side) * draws[:, 2]) * 2 / width - 1
     centre_y = (side / 2 + (height - side) * draws[:, 3]) * 2 / height - 1
-    cos, sin = torch.cos(angle), torch.sin(angle)
+    return Places(side, angle, centre_x, centre_y)
+
+
+def place_objects(objects: torch.Tensor, places: Places, height: int, width: int) -> torch.Tensor:
+    """Objects, uint8 (n, 28, 28), scaled, turned and moved, each on a black image of its own: uint8 (n, 1, h, w)."""
+    cos, sin = torch.cos(places.angle), torch.sin(places.angle)
     # affine_grid asks where each output pixel comes from, in units of half the image: the inverse of the placement.
     rows = torch.stack([torch.stack([cos * width, sin * height], 1), torch.stack([-sin * width, cos * height], 1)], 1)
-    scaled = rows / side.view(-1, 1, 1)
-    offset = -(scaled @ torch.stack([centre_x, centre_y], 1).unsqueeze(2))
+    scaled = rows / places.side.view(-1, 1, 1)
+    offset = -(scaled @ torch.stack([places.centre_x, places.centre_y], 1).unsqueeze(2))
     grid = F.affine_grid(torch.cat([scaled, offset], 2), [len(objects), 1, height, width], align_corners=False)
     placed = F.grid_sample(objects.unsqueeze(1).float(), grid, mode="bilinear", align_corners=False)
     return placed.round().clamp(0, 255).to(torch.uint8)

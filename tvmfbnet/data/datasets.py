@@ -13,13 +13,25 @@ from torch.nn import functional as F
 
 from tvmfbnet.data.clutter import brightness, render
 from tvmfbnet.data.clutter_options import ClutterOptions
+from tvmfbnet.data.coco import load_coco
 from tvmfbnet.data.fingerprint import joined_digest, of_tensors
 from tvmfbnet.data.folders import load_folders
 from tvmfbnet.data.formats import read_cifar_batch, read_idx
 from tvmfbnet.data.generated import generated_data
 from tvmfbnet.data.generated_options import GeneratedOptions
 from tvmfbnet.data.images import ImageData, TensorImages
-from tvmfbnet.data.places import DataSpec, find_cifar10, find_fashion_mnist, require_classes, require_shape
+from tvmfbnet.data.mask_folders import load_mask_folders
+from tvmfbnet.data.places import (
+    DataSpec,
+    coco_task,
+    find_cifar10,
+    find_fashion_mnist,
+    require_classes,
+    require_grey_or_colour,
+    require_shape,
+)
+from tvmfbnet.data.scene_options import SceneOptions
+from tvmfbnet.data.scenes import scene_data
 from tvmfbnet.errors import DataError
 
 FASHION_MNIST_CLASSES = (
@@ -39,7 +51,9 @@ def load_data(
 
     Args:
         spec: ``fashion_mnist``, ``cifar10`` (both take ``:DIR``) or ``imagefolder:DIR`` (``DIR/train/CLASS/*.jpg`` and
-            ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes), or
+            ``DIR/val`` or ``DIR/test`` beside it; ``?classes=`` behind it takes a subset of the classes),
+            ``fashion_scenes?task=NAME`` (several objects, with targets of a task), ``maskfolder:DIR`` (images with
+            masks), ``coco:DIR?task=NAME`` (images with boxes), or
             ``generated?images=N&classes=N`` (noise).
         height, width, channels: what the space takes; smaller images are padded with zeros, evenly.
         classes: what the space's classifier gives; another number in the data is refused, but for a subset.
@@ -51,12 +65,17 @@ def load_data(
     asked = DataSpec.of(spec)
     if asked.kind == "imagefolder":
         data = load_folders(asked.images, height, width, channels, asked.subset, check)
+    elif asked.kind == "coco":
+        require_grey_or_colour(asked.kind, channels)
+        data = load_coco(asked.images, coco_task(asked), height, width, channels)
+    elif asked.kind == "maskfolder":
+        require_grey_or_colour(asked.kind, channels)
+        data = load_mask_folders(asked.images, height, width, channels)
     elif asked.kind == "generated":
         data = generated_data(GeneratedOptions.of(asked.options, spec), height, width, channels)
     else:
         require_shape(asked.kind, height, width, channels)
-        loaders = {"fashion_mnist": _fashion_mnist, "cluttered_fashion_mnist": _cluttered, "cifar10": _cifar10}
-        data = loaders[asked.kind](asked, height, width)
+        data = _LOADERS[asked.kind](asked, height, width)
     require_classes(asked, data.classes, classes)
     return data
 
@@ -108,6 +127,19 @@ def _cifar10(asked: DataSpec, height: int, width: int) -> ImageData:
     test = _in_memory(*read_cifar_batch(home / "test_batch.bin"), height, width, "cifar10")
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     return ImageData("cifar10", 10, train, test, mean, std, CIFAR10_CLASSES)
+
+
+def _scenes(asked: DataSpec, height: int, width: int) -> ImageData:
+    options = SceneOptions.of(asked.options, asked.text)
+    return scene_data(_fashion_mnist_sets(asked.folder), options, height, width, FASHION_MNIST_CLASSES)
+
+
+_LOADERS = {
+    "fashion_mnist": _fashion_mnist,
+    "cluttered_fashion_mnist": _cluttered,
+    "fashion_scenes": _scenes,
+    "cifar10": _cifar10,
+}
 
 
 def _in_memory(pixels: torch.Tensor, labels: torch.Tensor, height: int, width: int, name: str) -> TensorImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tvmfbnet.data.augment import Augment
@@ -34,6 +36,10 @@ class SelectedImages(Images):
         """See :meth:`Images.load`."""
         return self._images.load(self._indices[indices], augment, draws)
 
+    def targets(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """See :meth:`Images.targets`."""
+        return self._images.targets(self._indices[indices], augment, draws)
+
 
 def with_held_out(data: ImageData, seed: int, train_images: int | None = None) -> ImageData:
     """The data set with some of its training images in place of its test images, and the others to train on.
@@ -49,12 +55,4 @@ def with_held_out(data: ImageData, seed: int, train_images: int | None = None) -
     order, _ = split_indices(len(data.train), 1.0, seed)
     count = max(1, min(MOST, round(SHARE * len(order))))
     trained, held_out = order[:-count][:train_images], order[-count:]
-    return ImageData(
-        data.name,
-        data.classes,
-        SelectedImages(data.train, trained),
-        SelectedImages(data.train, held_out),
-        data.mean,
-        data.std,
-        data.class_names,
-    )
+    return replace(data, train=SelectedImages(data.train, trained), test=SelectedImages(data.train, held_out))

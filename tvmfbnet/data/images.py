@@ -24,7 +24,7 @@ class Images(ABC):
     """A list of labelled images of one size."""
 
     labels: torch.Tensor
-    """Class index of each image, int64, shape (n,)."""
+    """The target of each unchanged image, (n, ...): in classification its class index, int64 (n,)."""
 
     decodes: bool = False
     """Whether loading takes long enough to be worth doing ahead of time."""
@@ -41,6 +41,14 @@ class Images(ABC):
     def load(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
         """The images at ``indices`` as uint8 (n, channels, height, width), augmented by ``draws``."""
 
+    def targets(self, indices: torch.Tensor, augment: Augment, draws: torch.Tensor | None) -> torch.Tensor:
+        """The targets of what :meth:`load` gives: other ones than of the unchanged images where these tell places."""
+        return self.labels[indices]
+
+    def unchanged_targets(self, indices: torch.Tensor) -> torch.Tensor:
+        """The targets of unchanged images."""
+        return self.targets(indices, Augment(), None)
+
     def take(self, indices: torch.Tensor, augment: Augment, generator: torch.Generator) -> torch.Tensor:
         """The images at ``indices`` as uint8 (n, channels, height, width), augmented at random as ``augment`` says."""
         return self.load(indices, augment, augment.draw(len(indices), generator))
@@ -51,7 +59,8 @@ class ImageData:
     """A data set, ready for a space: its images have the space's size and channels.
 
     ``mean`` and ``std`` (one per channel, for pixels in 0..1) normalise a batch.
-    ``class_names`` are those of a net's outputs, in order; empty if unknown.
+    ``class_names`` are those of a net's outputs, in order; empty if unknown. ``task`` is what the targets are for, one
+    of :data:`tvmfbnet.tasks.TASK_NAMES`; ``classes`` is how many outputs that takes.
     """
 
     name: str
@@ -61,6 +70,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
+    task: str = "classification"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,25 +106,45 @@ class TensorImages(Images):
         batch = self.pixels[indices]
         if draws is None:
             return batch
-        if augment.flip:
-            batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
-        if augment.shift:
-            batch = _shift(batch, augment.shift, draws)
+        batch = moved(batch, augment, draws)
         if augment.per_image:
             pairs = zip(batch, draws.tolist(), strict=True)
             batch = torch.stack([augment_image(image, augment, row) for image, row in pairs])
         return batch
 
 
+def moved(batch: torch.Tensor, augment: Augment, draws: torch.Tensor) -> torch.Tensor:
+    """Images or masks (n, channels, height, width), mirrored and shifted; what comes into view is 0."""
+    if augment.flip:
+        batch = torch.where((draws[:, FLIP] < 0.5).view(-1, 1, 1, 1), batch.flip(3), batch)
+    return _shift(batch, augment.shift, draws) if augment.shift else batch
+
+
+def shift_offsets(most: int, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where images that are shifted begin in themselves with a border of ``most`` pixels: rows and columns, int64 (n,).
+
+    An image moves down by ``most`` less its row, and right by ``most`` less its column.
+    """
+    top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
+    return top, left
+
+
 def _shift(batch: torch.Tensor, most: int, draws: torch.Tensor) -> torch.Tensor:
     """Moves each image by up to ``most`` pixels in both directions, filling with zeros."""
     count, _, height, width = batch.shape
     padded = F.pad(batch, (most, most, most, most))
-    top, left = ((draws[:, place] * (2 * most + 1)).long() for place in (TOP, LEFT))
+    top, left = shift_offsets(most, draws)
     rows = (top.view(-1, 1) + torch.arange(height)).view(count, 1, height, 1)
     columns = (left.view(-1, 1) + torch.arange(width)).view(count, 1, 1, width)
     channels = torch.arange(batch.shape[1]).view(1, -1, 1, 1)
     return padded[torch.arange(count).view(-1, 1, 1, 1), channels, rows, columns]
+
+
+def crop_of(draw: list[float], rows: int, columns: int) -> tuple[int, int, int, int]:
+    """The random crop of an image of a folder: its first row and column, its height and width, in pixels."""
+    side = (0.25 + 0.75 * draw[AREA]) ** 0.5
+    height, width = max(1, round(rows * side)), max(1, round(columns * side))
+    return int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT]), height, width
 
 
 class FolderImages(Images):
@@ -162,18 +192,17 @@ class FolderImages(Images):
         image = self._cut(image, draw if augment.shift else None)
         return augment_image(image, augment, draw) if draw is not None and augment.per_image else image
 
-    def _cut(self, image: torch.Tensor, draw: list[float] | None) -> torch.Tensor:
-        """A random crop, or the centre without a draw, at the input size."""
+    def _cut(self, image: torch.Tensor, draw: list[float] | None, smooth: bool = True) -> torch.Tensor:
+        """A random crop, or the centre without a draw, at the input size; of numbers of classes without smoothing."""
+        from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as tv
 
         size = [self.height, self.width]
+        mode = InterpolationMode.BILINEAR if smooth else InterpolationMode.NEAREST
         if draw is not None:
-            rows, columns = image.shape[1:]
-            side = (0.25 + 0.75 * draw[AREA]) ** 0.5
-            height, width = max(1, round(rows * side)), max(1, round(columns * side))
-            top, left = int((rows - height + 1) * draw[TOP]), int((columns - width + 1) * draw[LEFT])
-            cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, antialias=True)
+            top, left, height, width = crop_of(draw, image.shape[1], image.shape[2])
+            cut: torch.Tensor = tv.resized_crop(image, top, left, height, width, size, mode, smooth)
             return cut
         scale = max(self.height / image.shape[1], self.width / image.shape[2]) * 8 / 7
         scaled = [max(side, round(old * scale)) for side, old in zip(size, image.shape[1:], strict=True)]
-        return tv.center_crop(tv.resize(image, scaled, antialias=True), size)  # type: ignore[no-any-return]
+        return tv.center_crop(tv.resize(image, scaled, mode, antialias=smooth), size)  # type: ignore[no-any-return]

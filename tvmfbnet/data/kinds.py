@@ -6,8 +6,11 @@ from __future__ import annotations
 FORMS = {
     "fashion_mnist": "fashion_mnist[:DIR]",
     "cluttered_fashion_mnist": "cluttered_fashion_mnist[:DIR][?NAME=VALUE&...]",
+    "fashion_scenes": "fashion_scenes[:DIR][?task=NAME&NAME=VALUE&...]",
     "cifar10": "cifar10[:DIR]",
     "imagefolder": "imagefolder:DIR[?classes=100]",
+    "maskfolder": "maskfolder:DIR",
+    "coco": "coco:DIR[?task=NAME]",
     "generated": "generated[?NAME=VALUE&...]",
 }
 KINDS = tuple(FORMS)

@@ -14,7 +14,7 @@ from tvmfbnet.data.images import ImageData, Images
 from tvmfbnet.errors import DataError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Normalised images float32 (n, c, h, w) and labels int64 (n,)."""
+"""Normalised images float32 (n, c, h, w) and their targets (n, ...)."""
 
 # One thread for all loaders: decoding itself uses several. It starts with the first batch that must be decoded.
 _READER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
@@ -74,7 +74,7 @@ class Loader:
         return len(self._indices) // self.batch_size
 
     def next(self) -> Batch:
-        """The next batch: normalised images float32 (n, c, h, w) and labels int64 (n,)."""
+        """The next batch: normalised images float32 (n, c, h, w) and their targets (n, ...)."""
         started = time.monotonic()
         if self._ahead is None:
             batch = self._load(*self._plan())
@@ -98,7 +98,8 @@ class Loader:
         return chosen[self._own], draws[self._own] if draws is not None else None
 
     def _load(self, chosen: torch.Tensor, draws: torch.Tensor | None) -> Batch:
-        return self._data.normalise(self._images.load(chosen, self._augment, draws)), self._images.labels[chosen]
+        given = (chosen, self._augment, draws)
+        return self._data.normalise(self._images.load(*given)), self._images.targets(*given)
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, order and position, as tensors and integers; a batch loaded ahead does not count as taken."""
@@ -123,10 +124,10 @@ def in_order(
     data: ImageData, images: Images, indices: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Each image once, unchanged and in order, for evaluation: the last batch may be smaller."""
-    unused = torch.Generator()
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
-        yield data.normalise(images.take(chosen, Augment(), unused)), images.labels[chosen]
+        given = (chosen, Augment(), None)
+        yield data.normalise(images.load(*given)), images.targets(*given)
 
 
 def split_indices(count: int, share: float, seed: int, most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

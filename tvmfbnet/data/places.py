@@ -13,15 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
+from tvmfbnet.data.coco_places import TASKS, coco_parts
 from tvmfbnet.data.generated_options import GeneratedOptions
 from tvmfbnet.data.kinds import KINDS, SPECS
+from tvmfbnet.data.mask_places import mask_classes, masked_files
+from tvmfbnet.data.scene_options import SceneOptions
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
 # Of the data sets with files of their own: channels.
-_CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "cifar10": 3}
+_CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "fashion_scenes": 1, "cifar10": 3}
+# What must lie in a folder of own images.
+_NEEDED = {
+    "imagefolder": "DIR/train/CLASS/*.jpg and DIR/val beside it",
+    "coco": "DIR/annotations/instances_train*.json, instances_val*.json and the images in folders beside it",
+    "maskfolder": "DIR/classes.txt, DIR/train/images, DIR/train/masks and the same under DIR/val",
+}
+# Made of Fashion-MNIST's objects, at any size from theirs on; their specs have options.
+_MADE = ("cluttered_fashion_mnist", "fashion_scenes")
 _CIFAR_SIDE = 32
 
 
@@ -33,9 +44,8 @@ class DataSpec:
         text: the whole spec.
         kind: one of :data:`tvmfbnet.data.kinds.KINDS`.
         folder: None if the spec names none.
-        options: what follows the ``?``, by name: an image folder takes ``classes``, cluttered Fashion-MNIST those of
-            :class:`tvmfbnet.data.clutter_options.ClutterOptions`, generated images those of
-            :class:`tvmfbnet.data.generated_options.GeneratedOptions`, others none.
+        options: what follows the ``?``, by name: an image folder takes ``classes``; those of others are parsed by
+            ``ClutterOptions``, ``SceneOptions`` and ``GeneratedOptions`` of this package.
     """
 
     text: str
@@ -60,10 +70,8 @@ class DataSpec:
             raise DataError(f"unknown data set {text!r}: use {SPECS}")
         behind = text[len(kind) + 1 :] if text[len(kind) :].startswith(":") else text[len(kind) :]
         place, options = _place_and_options(behind, text, kind)
-        if kind == "imagefolder" and not place:
-            raise DataError(
-                "imagefolder needs a folder: imagefolder:DIR, with DIR/train/CLASS/*.jpg and DIR/val beside it"
-            )
+        if kind in _NEEDED and not place:
+            raise DataError(f"{kind} needs a folder: {kind}:DIR, with {_NEEDED[kind]}")
         return cls(text, kind, Path(place).expanduser() if place else None, options)
 
     @property
@@ -83,7 +91,7 @@ def _place_and_options(behind: str, text: str, kind: str) -> tuple[str, dict[str
         return place, {"classes": tail}
     if kind == "generated" and behind[:1] not in ("", "?"):
         raise DataError(f"data set {text}: generated images lie in no folder")
-    if kind not in ("cluttered_fashion_mnist", "generated"):
+    if kind not in (*_MADE, "coco", "generated"):
         if behind.startswith("?"):
             raise DataError(f"data set {text}: {kind} takes no options")
         return place, {}
@@ -105,7 +113,13 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
     """
     spec = DataSpec.of(text)
     if spec.kind == "generated":
-        class_count = GeneratedOptions.of(spec.options, text).classes
+        class_count = _own_classes(spec)
+    elif spec.kind == "coco":
+        require_grey_or_colour(spec.kind, channels)
+        class_count = _own_classes(spec)
+    elif spec.kind == "maskfolder":
+        require_grey_or_colour(spec.kind, channels)
+        class_count = len(masked_files(spec.images).class_names)
     elif spec.kind == "imagefolder":
         names = folder_classes(spec.images, channels, spec.subset)
         _require_images(spec.images, names)
@@ -115,10 +129,23 @@ def check_data(text: str, height: int, width: int, channels: int, classes: int |
             find_cifar10(spec.folder)
         else:
             find_fashion_mnist(spec.folder)
-            ClutterOptions.of(spec.options, text)
+        class_count = _own_classes(spec)
         require_shape(spec.kind, height, width, channels)
-        class_count = 10
     require_classes(spec, class_count, classes)
+
+
+def _own_classes(spec: DataSpec) -> int:
+    """The number of classes of a data set that is no image folder; DataError where its options are wrong."""
+    if spec.kind == "generated":
+        return GeneratedOptions.of(spec.options, spec.text).classes
+    if spec.kind == "fashion_scenes":
+        return SceneOptions.of(spec.options, spec.text).outputs
+    if spec.kind == "coco":
+        return len(coco_parts(spec.images)[0].class_names) + (coco_task(spec) == "detection")
+    if spec.kind == "maskfolder":
+        return len(mask_classes(spec.images))
+    ClutterOptions.of(spec.options, spec.text)
+    return 10
 
 
 def require_shape(kind: str, height: int, width: int, channels: int) -> None:
@@ -127,9 +154,9 @@ def require_shape(kind: str, height: int, width: int, channels: int) -> None:
     if channels != own_channels:
         what = "is grey (1 channel)" if own_channels == 1 else f"has {own_channels} channels"
         raise DataError(f"{kind} {what} but the space takes {channels}; append `,channels={own_channels}` to the space")
-    if kind == "cluttered_fashion_mnist" and min(height, width) < OBJECT_SIDE:
+    if kind in _MADE and min(height, width) < OBJECT_SIDE:
         raise DataError(
-            f"cluttered_fashion_mnist needs an input of at least {OBJECT_SIDE}x{OBJECT_SIDE}, the space's is "
+            f"{kind} needs an input of at least {OBJECT_SIDE}x{OBJECT_SIDE}, the space's is "
             f"{height}x{width}; append `@64` to the space"
         )
     # IDX files say the size of their images themselves, and own ones may be of any.
@@ -156,11 +183,27 @@ def classes_of(text: str) -> int | None:
         DataError: unknown spec, or a folder that is missing.
     """
     spec = DataSpec.of(text)
-    if spec.kind == "generated":
-        return GeneratedOptions.of(spec.options, text).classes
     if spec.kind != "imagefolder":
-        return 10
+        return _own_classes(spec)
     return None if spec.subset is not None else len(class_names(spec.images / "train"))
+
+
+def task_of(text: str) -> str:
+    """The task that a data set's targets are for; DataError for an unknown spec or wrong options."""
+    spec = DataSpec.of(text)
+    if spec.kind == "coco":
+        return coco_task(spec)
+    if spec.kind == "maskfolder":
+        return "segmentation"
+    return SceneOptions.of(spec.options, text).task if spec.kind == "fashion_scenes" else "classification"
+
+
+def coco_task(spec: DataSpec) -> str:
+    """What the boxes of a data set in COCO's layout are for; DataError for another option or task."""
+    task = spec.options.get("task", TASKS[0])
+    if set(spec.options) - {"task"} or task not in TASKS:
+        raise DataError(f"data set {spec.text}: its only option is task, {' or '.join(TASKS)}")
+    return task
 
 
 def relocated(spec: str, place: str) -> str:
@@ -226,6 +269,14 @@ def find_test_folder(folder: Path) -> Path:
     return next((folder / part for part in ("val", "test") if (folder / part).is_dir()), folder / "val")
 
 
+def require_grey_or_colour(kind: str, channels: int) -> None:
+    """DataError where a space takes other images than files give."""
+    if channels not in (1, 3):
+        raise DataError(
+            f"{kind} gives 1 or 3 channels but the space takes {channels}; append `,channels=3` to the space"
+        )
+
+
 def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]:
     """The classes of an image folder, in order.
 
@@ -237,10 +288,7 @@ def folder_classes(folder: Path, channels: int, subset: str | None) -> list[str]
     Raises:
         DataError: folders are missing or do not hold the same classes, or there is no such subset.
     """
-    if channels not in (1, 3):
-        raise DataError(
-            f"imagefolder gives 1 or 3 channels but the space takes {channels}; append `,channels=3` to the space"
-        )
+    require_grey_or_colour("imagefolder", channels)
     names, test_folder = class_names(folder / "train"), find_test_folder(folder)
     different = sorted(set(names) ^ set(class_names(test_folder)))
     if different:

@@ -1,4 +1,4 @@
-"""A few images of a data set, evenly spaced: test images to compare a compiled net's classes with the float32 net's,
+"""A few images of a data set, evenly spaced: test images to compare a compiled net's answers with the float32 net's,
 and training images to calibrate the ranges of a quantised net.
 """
 
@@ -22,8 +22,8 @@ CALIBRATION_IMAGES = 128
 
 def sample_images(
     spec: str, height: int, width: int, channels: int, classes: int, count: int = IMAGES
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Test images, normalised, float32 (n, channels, height, width), and their labels, int64 (n,).
+) -> tuple[torch.Tensor, torch.Tensor, str] | None:
+    """Test images, normalised, float32 (n, channels, height, width), their targets (n, ...), and the task of these.
 
     None, with a note, where the data is not there.
 
@@ -42,7 +42,8 @@ def sample_images(
         return None
     total = len(data.test)
     chosen = torch.linspace(0, total - 1, min(count, total)).round().long()
-    return data.normalise(data.test.load(chosen, Augment(), None)), data.test.labels[chosen]
+    pixels = data.normalise(data.test.load(chosen, Augment(), None))
+    return pixels, data.test.unchanged_targets(chosen), data.task
 
 
 def calibration_images(

@@ -20,6 +20,7 @@ from tvmfbnet.run_files import FineTuningRecord, LatencyOriginRecord
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, resolve
+from tvmfbnet.tasks import CLASSIFICATION
 
 # What `mcpu: native` fills in.
 _NATIVE_FIELDS = ("mcpu", "mattr", "num-cores", "host")
@@ -40,9 +41,10 @@ class Parity(Stored):
         error: largest relative difference; None if unknown or not finite.
         limit: the largest that passes.
         reason: why it failed.
-        agreement: share of test images whose class is the one that the net has in float32; None if not compared.
+        agreement: with the answers of the net in float32 on test images: in classification the share that gets the same
+            class; None if not compared.
         images: how many they were.
-        accuracy: top-1 accuracy on these images, on the device; None if not compared.
+        accuracy: the task's accuracy (top-1 in classification) on these images, on the device; None if not compared.
         float32_accuracy: that of the net in float32.
     """
 
@@ -56,13 +58,13 @@ class Parity(Stored):
     float32_accuracy: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def describe_agreement(self) -> str | None:
-        """The top-1 agreement for people; None if it was not compared."""
+        """The agreement for people; None if it was not compared."""
         if self.agreement is None:
             return None
-        told = f"{self.agreement:.2%} of {self.images} test images get the class that they get in float32"
+        told = f"{self.agreement:.2%} agreement with float32 on {self.images} test images"
         if self.accuracy is None or self.float32_accuracy is None:
             return told
-        return f"{told}; top-1 accuracy {self.accuracy:.2%} instead of {self.float32_accuracy:.2%}"
+        return f"{told}; accuracy {self.accuracy:.2%} instead of {self.float32_accuracy:.2%}"
 
 
 class PackageDescription(Stored):
@@ -87,7 +89,10 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
-    class_names: tuple[str, ...] = Field(default=(), description="the class of each output, in order; empty if unknown")
+    task: str = Field(default=CLASSIFICATION, description="what the net was trained for; older packages do not say")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="the class (or value) of each output, in order; empty if unknown"
+    )
     kernels_needed: _Count
     kernels_found: _Count
     kernels_missing: tuple[str, ...]
@@ -229,6 +234,7 @@ def require_same_net(checkpoint: Path, arch: Arch, trained: Space, wanted: Space
         ("input", _input(trained), _input(wanted)),
         ("classes", trained.classes, wanted.classes),
         ("stem", trained.stem.name, wanted.stem.name),
+        ("head", trained.head_kind, wanted.head_kind),
         ("head channels", trained.last_channels, wanted.last_channels),
         ("layers", len(trained.layers), len(wanted.layers)),
     ]

@@ -42,6 +42,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.targets.definition import ResolvedTarget, Target, load_target, resolve
+from tvmfbnet.tasks import CLASSIFICATION
 
 if TYPE_CHECKING:
     from tvmfbnet.deploy.bench import BenchResult
@@ -197,13 +198,14 @@ def compile_net(
     images: Sequence[npt.NDArray[Any]] = (),
     model: onnx.ModelProto | None = None,
     float32: Float32Units | None = None,
+    task: str = CLASSIFICATION,
 ) -> Package:
     """Compiles a net for a target with its tuned schedules; no tuning happens here.
 
     The package is marked as unchecked until :func:`tvmfbnet.deploy.parity.certify`. Its description stores
-    ``class_names``, one per output. ``images`` are calibration images (1, C, H, W), which int8 alone needs. ``model``
-    is the net in the target's dtype where it was exported before, such as fine-tuned. With ``float32`` an int8
-    target's net has mixed dtypes.
+    ``class_names``, one per output, and ``task``, what the net was trained for. ``images`` are calibration images
+    (1, C, H, W), which int8 alone needs. ``model`` is the net in the target's dtype where it was exported before, such
+    as fine-tuned. With ``float32`` an int8 target's net has mixed dtypes.
 
     Raises:
         ParityError: PyTorch's own output is not finite; nothing is written.
@@ -238,6 +240,7 @@ def compile_net(
         float32_units=() if float32 is None else float32.names,
         input_dtype=dtype.boundary,
         context=vars(context_of(target)),
+        task=task,
         class_names=tuple(class_names),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),

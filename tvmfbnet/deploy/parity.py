@@ -23,6 +23,7 @@ from tvmfbnet.rpc.session import run_library, run_on_images
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.targets.definition import ResolvedTarget
+from tvmfbnet.tasks import CLASSIFICATION, task_named
 
 if TYPE_CHECKING:
     from tvmfbnet.deploy.package import Package
@@ -36,15 +37,17 @@ _IMAGES_PER_CALL = 50
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with their classes.
+    """Images with what a net should answer.
 
     Attributes:
         pixels: normalised, float32 (n, channels, height, width).
-        labels: int64 (n,).
+        labels: the targets, (n, ...): in classification int64 (n,).
+        task: what they are for.
     """
 
     pixels: torch.Tensor
     labels: torch.Tensor
+    task: str = CLASSIFICATION
 
 
 def parity_inputs(shape: Sequence[int], dtype: DType = FLOAT32) -> list[npt.NDArray[Any]]:
@@ -68,9 +71,9 @@ def certify(
         net: that it was compiled from.
         target: that it was compiled for.
         endpoint: where the device is.
-        images: test images; with them, the classes of a package in another dtype than float32 are compared with those
+        images: test images; with them, the answers of a package in another dtype than float32 are compared with those
             of the float32 net.
-        max_accuracy_loss: percentage points of top-1 accuracy on these that it may lose; not judged on fewer than 100.
+        max_accuracy_loss: percentage points of accuracy on these that it may lose; not judged on fewer than 100.
 
     Returns:
         The package, which passed.
@@ -87,7 +90,7 @@ def certify(
         raise
     parity = Parity(verdict="passed", limit=limit, error=error)
     if images is not None and target.dtype != FLOAT32.name:
-        compared = compare_classes(package, net, target, endpoint, images)
+        compared = compare_answers(package, net, target, endpoint, images)
         parity = parity.model_copy(
             update={
                 **{"agreement": compared.agreement, "images": len(images.labels)},
@@ -98,7 +101,7 @@ def certify(
             say(f"note: {len(images.labels)} test images are too few to tell what {target.dtype} costs in accuracy")
         elif compared.loss > max_accuracy_loss:
             reason = (
-                f"in {target.dtype} the net loses {compared.loss:.2f} percentage points of its top-1 accuracy "
+                f"in {target.dtype} the net loses {compared.loss:.2f} percentage points of its {compared.metric} "
                 f"({compared.float32_accuracy:.2%} in float32, {compared.accuracy:.2%} on the device, "
                 f"{len(images.labels)} test images), more than {max_accuracy_loss:g}"
             )
@@ -111,18 +114,20 @@ def certify(
 
 
 @dataclass(frozen=True)
-class ComparedClasses:
-    """How a package's classes compare with those of the net in float32.
+class ComparedAnswers:
+    """How a package's answers compare with those of the net in float32.
 
     Attributes:
-        agreement: share of images that both put into one class.
-        accuracy: share that the package, on the device, puts into the right class.
-        float32_accuracy: share that PyTorch puts into the right class in float32.
+        agreement: how far both agree, in classification the share of images that both put into one class.
+        accuracy: the task's accuracy of the package, on the device.
+        float32_accuracy: that of PyTorch in float32.
+        metric: what the task calls its accuracy.
     """
 
     agreement: float
     accuracy: float
     float32_accuracy: float
+    metric: str
 
     @property
     def loss(self) -> float:
@@ -130,31 +135,32 @@ class ComparedClasses:
         return 100 * (self.float32_accuracy - self.accuracy)
 
 
-def compare_classes(
+def compare_answers(
     package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint, images: LabelledImages
-) -> ComparedClasses:
+) -> ComparedAnswers:
     """Runs images through the package on the device, and through the net in PyTorch.
 
     Raises:
         DeviceError: the device did not answer.
     """
     deadline = target.timeouts.connect + target.timeouts.session
-    precise, total = net.eval(), len(images.labels)
-    agreed = right = right_in_float32 = 0
-    with worker_for(target, endpoint) as worker, progress("comparing classes with float32's", total) as reporter:
+    precise, total, task = net.eval(), len(images.labels), task_named(images.task)
+    agreed, right, right_in_float32 = 0.0, list[torch.Tensor](), list[torch.Tensor]()
+    with worker_for(target, endpoint) as worker, progress("comparing answers with float32's", total) as reporter:
         for start in range(0, total, _IMAGES_PER_CALL):
             batch = images.pixels[start : start + _IMAGES_PER_CALL]
-            labels = images.labels[start : start + _IMAGES_PER_CALL].numpy()
+            targets = images.labels[start : start + _IMAGES_PER_CALL]
             given = batch.numpy().astype(target.data_type.boundary)
             got = worker.call(run_on_images, str(package.library), given, seconds=deadline)
             with torch.no_grad():
-                expected = precise(batch).argmax(dim=1).numpy()
-            classes = got.reshape(len(batch), -1).argmax(axis=1)
-            agreed += int((classes == expected).sum())
-            right += int((classes == labels).sum())
-            right_in_float32 += int((expected == labels).sum())
+                expected = precise(batch)
+            outputs = torch.from_numpy(got.astype(np.float32)).view(expected.shape)
+            agreed += float(task.agreement(outputs, expected).sum())
+            right.append(task.tally(outputs, targets))
+            right_in_float32.append(task.tally(expected, targets))
             reporter.update(start + len(batch))
-    return ComparedClasses(agreed / total, right / total, right_in_float32 / total)
+    accuracy, in_float32 = (task.accuracy(torch.stack(tallies).sum(dim=0)) for tallies in (right, right_in_float32))
+    return ComparedAnswers(agreed / total, accuracy, in_float32, task.metric)
 
 
 def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> float:

@@ -33,6 +33,7 @@ from tvmfbnet.progress import say
 from tvmfbnet.run_files import TableRecord
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.counts import convs_of
+from tvmfbnet.space.heads import HEAD_ASPP, HEAD_BOXES, HEAD_LOGITS, HEAD_RESIZE
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 _SIZES = ("cin", "cout", "height", "width", "stride")
@@ -41,6 +42,7 @@ _WRITTEN = (*_REQUIRED, "spread_ms", "source")
 _OPTIONAL = ("spread_ms", "source", "dtype")
 _UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 _FIXED = {STEM: "conv_k3", HEAD_CONV: "conv_k1", HEAD_POOL: "avgpool", HEAD_LINEAR: "linear"}
+_FIXED |= {HEAD_ASPP: "gated_k1", HEAD_LOGITS: "conv_k1", HEAD_RESIZE: "bilinear", HEAD_BOXES: "ssdlite"}
 _MOST_SIZE = 1_000_000
 _LISTED = 8
 

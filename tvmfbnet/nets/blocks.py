@@ -88,6 +88,40 @@ class SqueezeExcite(nn.Module):
         return x * self.gates(x.mean(dim=(2, 3)))[:, :, None, None]
 
 
+class GatedConv(nn.Module):
+    """A 1x1 conv with BN and ReLU, its channels weighted by what the whole map shows: LR-ASPP's branch of the last map.
+
+    In (N, cin, H, W), out (N, cout, H, W).
+    """
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.conv, self.gate = ConvBNReLU(cin, cout, 1), nn.Linear(cin, cout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, H, W)."""
+        gates = self.gate(x.mean(dim=(2, 3))).sigmoid()
+        return self.conv(x) * gates[:, :, None, None]  # type: ignore[no-any-return]
+
+
+class BoxPredictor(nn.Module):
+    """A depthwise 3x3 conv with BN and ReLU, then a 1x1 conv: SSDLite's answers for each place of a feature map.
+
+    In (N, cin, H, W), out (N, cout, H, W).
+    """
+
+    FOLDED = (("conv_dw", "bn"),)
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.conv_dw, self.bn, self.act = DepthwiseConv(cin, 3, 1), nn.BatchNorm2d(cin), nn.ReLU(inplace=True)
+        self.answers = nn.Conv2d(cin, cout, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, cin, H, W) to (N, cout, H, W)."""
+        return self.answers(self.act(self.bn(self.conv_dw(x))))  # type: ignore[no-any-return]
+
+
 def activation(name: str) -> nn.Module:
     """The module of an activation of :data:`tvmfbnet.space.blocks.ACTIVATIONS`."""
     kinds = {"relu": nn.ReLU, "hswish": nn.Hardswish, "swish": nn.SiLU}
@@ -162,6 +196,14 @@ def build_part(part: NetPart) -> nn.Module:
             return GlobalAveragePool()
         case "head_linear":
             return initialise(nn.Linear(part.cin, part.cout))
+        case "head_aspp":
+            return initialise(GatedConv(part.cin, part.cout))
+        case "head_logits":
+            return initialise(nn.Conv2d(part.cin, part.cout, 1))
+        case "head_boxes":
+            return initialise(BoxPredictor(part.cin, part.cout))
+        case "head_resize":
+            return nn.Upsample(scale_factor=part.stride, mode="bilinear", align_corners=False)
         case _:
             raise ValueError(f"no module for part {part.part!r}")
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tvmfbnet.nets.batched_mixture import bands_of, merged_mixture, share_initialisation
 from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
+from tvmfbnet.nets.heads import HeadedNet
 from tvmfbnet.nets.joint_batchnorm import frozen_statistics
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.sampling_modes import Form
@@ -152,7 +153,7 @@ class MixedLayer(nn.Module):
         return total
 
 
-class Supernet(nn.Module):
+class Supernet(HeadedNet):
     """All archs of a space in one net.
 
     ``theta`` has shape (layers, candidates); layers with fewer candidates than the largest leave the rest unused
@@ -172,20 +173,22 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        conv, pool, linear = space.head
         self.stem = build_part(space.stem)
         self.layers = nn.ModuleList(MixedLayer(layer, merged, save_memory, share_weights) for layer in space.layers)
-        self.head_conv, self.head_pool, self.head_linear = build_part(conv), build_part(pool), build_part(linear)
+        self.build_head()
         counts = torch.tensor([len(layer.blocks) for layer in space.layers])
         self.theta = nn.Parameter(torch.zeros(len(counts), int(counts.max())))
         self.register_buffer("mask", torch.arange(int(counts.max())) < counts.view(-1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
-        """Images (N, channels, height, width) to logits (N, classes)."""
+        """Images (N, channels, height, width) to the head's outputs: of a classifier logits (N, classes)."""
         x = self.stem(x)
-        for layer, weights in zip(self.layers, mix, strict=True):
+        maps = {-1: x} if -1 in self._taken else {}
+        for index, (layer, weights) in enumerate(zip(self.layers, mix, strict=True)):
             x = layer(x, weights)
-        return self.head_linear(self.head_pool(self.head_conv(x)))  # type: ignore[no-any-return]
+            if index in self._taken:
+                maps[index] = x
+        return self.run_head(maps)
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """All learned parameters except theta."""
@@ -263,6 +266,5 @@ class Supernet(nn.Module):
         net.stem.load_state_dict(self.stem.state_dict())
         for layer, mixed, choice in zip(net.layers, self.layers, self.choice_of(arch), strict=True):
             layer.load_state_dict(cast(MixedLayer, mixed).block_state(choice))
-        net.head_conv.load_state_dict(self.head_conv.state_dict())
-        net.head_linear.load_state_dict(self.head_linear.state_dict())
+        net.load_state_dict(self.head_state(), strict=False)
         return net.to(self.theta.device)

@@ -1,8 +1,8 @@
 """Fine-tuning of a quantised net, kept only where it makes the net better.
 
 The trained net is quantised from calibration images as ever. Then it is trained on with its weights and activations
-rounded, on the training images but some that are held out. Both nets classify these in the reference that integer
-kernels are checked against, and the fine-tuned one is the result if it gets more of them right.
+rounded, on the training images but some that are held out. Both nets are judged on these in the reference that
+integer kernels are checked against, and the fine-tuned one is the result if it is more accurate.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.quantisation.reference import QuantisedReference
 from tvmfbnet.run_files import FineTuningRecord
 from tvmfbnet.targets.definition import Target
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.identity import identity_of, require_identity
@@ -72,14 +74,13 @@ def fine_tune_quantised(
     divided = with_held_out(data, training.seed, training.train_images)
     module = FakeQuantisedNet(model, untuned)
     tuned = fine_tune(module, divided, data_spec, settings, identity, make_folder(out)).to_model()
-    correct, untuned_correct = (count_correct(item, divided) for item in (tuned, untuned))
-    total = len(divided.test)
+    accuracy, untuned_accuracy = (judge_model(item, divided) for item in (tuned, untuned))
     record = FineTuningRecord(
         epochs=config.fine_tune_epochs,
-        images=total,
-        accuracy=correct / total,
-        untuned_accuracy=untuned_correct / total,
-        kept=correct > untuned_correct,
+        images=len(divided.test),
+        accuracy=accuracy,
+        untuned_accuracy=untuned_accuracy,
+        kept=accuracy > untuned_accuracy,
     )
     write_atomically(out / MODEL, lambda path: onnx.save(tuned, str(path)))
     write_json(out / RECORD, record.model_dump())
@@ -116,14 +117,14 @@ def _digest(net: nn.Module) -> str:
     )
 
 
-def count_correct(model: onnx.ModelProto, data: ImageData) -> int:
-    """The number of test images (here: held-out ones) that a QDQ model puts into the right class, in ONNX Runtime."""
-    reference, total = QuantisedReference(model), len(data.test)
-    correct = done = 0
+def judge_model(model: onnx.ModelProto, data: ImageData) -> float:
+    """The accuracy of a QDQ model on the test images (here: held-out ones), in ONNX Runtime."""
+    reference, task, total, done = QuantisedReference(model), task_named(data.task), len(data.test), 0
+    tallies = []
     with progress("judging the int8 net", total) as reporter:
-        for pixels, labels in in_order(data, data.test, torch.arange(total), 100):
-            for image, label in zip(pixels.numpy(), labels.tolist(), strict=True):
-                correct += int(reference.run(image[None]).argmax()) == label
-            done += len(labels)
+        for pixels, targets in in_order(data, data.test, torch.arange(total), 100):
+            outputs = np.concatenate([reference.run(image[None]) for image in pixels.numpy()])
+            tallies.append(task.tally(torch.from_numpy(outputs), targets))
+            done += len(targets)
             reporter.update(done)
-    return correct
+    return task.accuracy(torch.stack(tallies).sum(dim=0))

@@ -17,6 +17,7 @@ from tvmfbnet.search.constraints import ConstraintCheck
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import CLASSIFICATION, task_named
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "parity_error": parity["parity_error"],
         **{name: parity[name] for name in COMPARED if parity.get(name) is not None},
         "fine_tuning": package.get("fine_tuning"),
+        "task": package.get("task", CLASSIFICATION),
+        "metric": task_named(package.get("task", CLASSIFICATION)).metric,
         "test_accuracy": read_run_file(folder, "train/history.json")[-1]["test_accuracy"],
         "kernels_needed": package["kernels_needed"],
         "kernels_found": package["kernels_found"],

@@ -52,7 +52,7 @@ from tvmfbnet.search.constraints import constraints_of, require_feasible
 from tvmfbnet.search.cost_model import CostSources
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.space.registry import load_space, spelled_with_classes
+from tvmfbnet.space.registry import load_space, spelled_like
 from tvmfbnet.space.space import Space, content_key
 from tvmfbnet.targets import simulated
 from tvmfbnet.targets.definition import Target, in_dtype, load_target, resolve
@@ -92,7 +92,7 @@ class Run:
         self.target: Target = load_target(recipe.spelled_target)
         note(
             **{"target": recipe.spelled_target, "named": self.target.name, "tuning_logs": logs_root},
-            **{"space": spelled_with_classes(recipe.space, self.space.classes), "package": folder / "package"},
+            **{"space": spelled_like(recipe.space, self.space), "package": folder / "package"},
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
@@ -313,7 +313,7 @@ class Run:
         with step("compiling the net"):
             classes, images = about["class_names"], images_to_calibrate(self.recipe.data, self.space, self.target)
             model, out = fine_tuned_model(tuning, self.folder / FOLDER), self.folder / "package"
-            package = compile_net(net, target, database, out, classes, images, model, float32)
+            package = compile_net(net, target, database, out, classes, images, model, float32, about["task"])
         package = package.with_description(fine_tuning=tuning)
         compared = images_to_compare(self.recipe.data, self.space, self.target)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):

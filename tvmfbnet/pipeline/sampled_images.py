@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def images_to_compare(data: str, space: Space, target: Target) -> LabelledImages | None:
-    """Test images to compare the classes of, where the dtype may change them and the data is there.
+    """Test images to compare the answers to, where the dtype may change them and the data is there.
 
     Args:
         data: spec of the data set.

@@ -91,7 +91,7 @@ def search_curves(history: Sequence[Record], target_ms: float | None, canvas: Ca
     tidy(losses, "Loss")
     _curve(accuracy, history, "weight_accuracy", "weights w", BLUE, 100)
     _curve(accuracy, history, "theta_accuracy", "theta", ORANGE, 100)
-    tidy(accuracy, "Top-1 accuracy of the supernet, %")
+    tidy(accuracy, "Accuracy of the supernet, %")
     _curve(latency, history, "expected_ms", "expected", BLUE, unit.per_ms)
     if target_ms is not None:
         label = f"target {unit.text(target_ms)}"
@@ -105,14 +105,14 @@ def search_curves(history: Sequence[Record], target_ms: float | None, canvas: Ca
 
 
 def training_curves(history: Sequence[Record], canvas: Canvas = WIDE) -> Figure:
-    """Loss and top-1 accuracy of the found net over the epochs of its training."""
+    """Loss and accuracy of the found net over the epochs of its training."""
     figure = canvas.figure(4.4 if canvas.narrow else 2.7)
     losses, accuracy = figure.subplots(*((2, 1) if canvas.narrow else (1, 2)))
     _curve(losses, history, "train_loss", "train", BLUE)
     tidy(losses, "Training loss")
     _curve(accuracy, history, "train_accuracy", "train", BLUE, 100)
     _curve(accuracy, history, "test_accuracy", "test", ORANGE, 100)
-    tidy(accuracy, "Top-1 accuracy of the net, %")
+    tidy(accuracy, "Accuracy of the net, %")
     _finish_curves((losses, accuracy), (accuracy,) if canvas.narrow else (losses, accuracy))
     return figure
 

@@ -103,7 +103,7 @@ def _sections(run: RunData) -> list[_Section]:
         _Section(
             "search",
             "Search",
-            "Loss, top-1 accuracy, expected latency and temperature over the epochs of the search",
+            "Loss, accuracy, expected latency and temperature over the epochs of the search",
             ((SEARCH_HISTORY, searched),),
             partial(figures.search_curves, searched, run.target_ms) if searched else None,
         ),
@@ -117,7 +117,7 @@ def _sections(run: RunData) -> list[_Section]:
         _Section(
             "training",
             "Training of the found net",
-            "Loss and top-1 accuracy over the epochs of the training",
+            "Loss and accuracy over the epochs of the training",
             ((TRAIN_HISTORY, trained),),
             partial(figures.training_curves, trained) if trained else None,
         ),

@@ -16,6 +16,7 @@ from tvmfbnet.data.loader import Loader
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.step import learn_batch
+from tvmfbnet.tasks import task_named
 
 # Of the learning rate that trained the supernet; it falls to 0 by a cosine.
 _RATE = 0.5
@@ -37,7 +38,7 @@ class ArchTuning:
 
     def tune(self, net: ArchNet, device: torch.device) -> None:
         """Trains ``net`` in place; its batch norms' running statistics must be gathered again afterwards."""
-        config, steps = self.config, self.config.tune_steps
+        config, steps, task = self.config, self.config.tune_steps, task_named(self.data.task)
         seed = 3 * config.seed + 1
         batches = Loader(self.data, self.data.train, self.indices, config.batch_size, config.augment, seed)
         optimiser = torch.optim.SGD(
@@ -47,4 +48,4 @@ class ArchTuning:
         for step in range(steps):
             rate = (1 + math.cos(math.pi * step / steps)) / 2
             optimiser.param_groups[0]["lr"] = _RATE * config.weight_lr * rate
-            learn_batch(net, optimiser, batches.next(), config, device)
+            learn_batch(net, optimiser, batches.next(), config, device, task)

@@ -95,18 +95,18 @@ class Steered:
 
 
 def penalised(
-    cross_entropy: torch.Tensor, controllers: Sequence[LagrangeController], expected: Sequence[torch.Tensor]
+    task_loss: torch.Tensor, controllers: Sequence[LagrangeController], expected: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Cross entropy plus the terms of all constraints, scalar.
+    """The task's loss plus the terms of all constraints, scalar.
 
     Args:
-        cross_entropy: scalar.
+        task_loss: scalar.
         controllers: one per constraint; at least one.
         expected: the mean cost that each of them bounds.
     """
     excesses = [float(item.excess(cost.detach())) for item, cost in zip(controllers, expected, strict=True)]
     nearest = excesses.index(max(excesses))
-    loss = cross_entropy
+    loss = task_loss
     for index, (controller, cost) in enumerate(zip(controllers, expected, strict=True)):
         loss = loss + controller.term(cost, pulls_up=index == nearest)
     return loss
@@ -129,10 +129,10 @@ class Steering:
         bounded = tuple(Steered.of(item, config.target_strength, steps, device) for item in additive)
         return cls(bounded, () if config.mode == "penalty" else bounded)
 
-    def penalised(self, cross_entropy: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+    def penalised(self, task_loss: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
         """Theta's loss, scalar."""
         expected = [steered.expected(probabilities) for steered in self.active]
-        return penalised(cross_entropy, [steered.controller for steered in self.active], expected)
+        return penalised(task_loss, [steered.controller for steered in self.active], expected)
 
     def update(self, probabilities: torch.Tensor) -> None:
         """Updates all multipliers after a step of theta."""

@@ -35,7 +35,7 @@ class ScoredArch:
         arch: canonical string.
         probability: of being sampled from theta.
         predicted_ms: from the latency table.
-        accuracy: top-1 as the search judged it, between 0 and 1 (with the supernet's weights and recalibrated
+        accuracy: the task's as the search judged it, between 0 and 1 (with the supernet's weights and recalibrated
             batch-norm statistics, or after a short training); None when it was not validated.
         spread_ms: one standard deviation of ``predicted_ms``, from the table's cells.
         constraints: what it has of each bounded quantity.

@@ -10,6 +10,7 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.errors import ConfigError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.device import place_net
 from tvmfbnet.training.train import load_net
 
@@ -25,15 +26,21 @@ def net_to_distil(path: Path, space: Space, data: ImageData, device: torch.devic
 
     Raises:
         StorageError: the file is missing or damaged.
-        ConfigError: it takes other images, or tells other classes apart.
+        ConfigError: it takes other images, tells other classes apart, or was trained for another task.
     """
-    net, _ = load_net(path)
+    net, about = load_net(path)
     own = (net.space.input_channels, net.space.height, net.space.width, net.space.classes)
     wanted = (space.input_channels, space.height, space.width, data.classes)
     if own != wanted:
         shape = "{0}x{1}x{2} images and {3} classes".format
         raise ConfigError(
             "search settings", [f"distil_from: {path} is for {shape(*own)}, the search for {shape(*wanted)}"]
+        )
+    if not task_named(data.task).distils:
+        raise ConfigError("search settings", [f"distil_from: nets for {data.task} have no outputs to learn from so"])
+    if about["task"] != data.task:
+        raise ConfigError(
+            "search settings", [f"distil_from: {path} was trained for {about['task']}, the search is for {data.task}"]
         )
     for parameter in net.parameters():
         parameter.requires_grad_(False)

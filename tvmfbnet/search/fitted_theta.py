@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.nets.joint_batchnorm import frozen_statistics
@@ -34,7 +33,8 @@ from tvmfbnet.search.losses import penalised_loss
 from tvmfbnet.search.multipliers import bounded_theta
 from tvmfbnet.search.paths import Path, window_paths
 from tvmfbnet.search.plan import FITTED_ARCHS
-from tvmfbnet.search.step import NotFiniteError, StepFigures, right_share
+from tvmfbnet.search.step import NotFiniteError, StepFigures
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.device import place_batch
 from tvmfbnet.training.workers import Workers
 
@@ -58,6 +58,7 @@ class FittedTheta:
         steering: the constraints that theta's mean cost meets.
         workers: the processes that share every batch.
         generator: of the drawn archs.
+        task: what archs are judged by.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class FittedTheta:
         steering: Steering,
         workers: Workers,
         generator: torch.Generator,
+        task: Task,
     ) -> None:
+        self._task = task
         self._supernet, self.batches, self._costs, self._config = supernet, batches, costs, config
         self._constraints, self._steering = constraints, steering
         self._workers, self._generator = workers, generator
@@ -82,16 +85,16 @@ class FittedTheta:
         if epoch != self._epoch:
             self._fit.forget(_KEPT)
             self._epoch = epoch
-        pixels, labels = place_batch(*self.batches.next(), self._workers.device)
+        pixels, targets = place_batch(*self.batches.next(), self._workers.device)
         self._supernet.train()
         paths = self._draw()
         losses, shares = [], []
         with torch.no_grad(), frozen_statistics(self._supernet):
             for path in paths:
                 with computing_in(self._config.precision, self._workers.device):
-                    logits = self._supernet(pixels, path).float()
-                losses.append(float(self._loss(F.cross_entropy(logits, labels), path)))
-                shares.append(right_share(logits, labels))
+                    outputs = self._supernet(pixels, path).float()
+                losses.append(float(self._loss(self._task.loss(outputs, targets), path)))
+                shares.append(self._task.batch_accuracy(outputs, targets))
         losses = list(self._workers.average({str(number): loss for number, loss in enumerate(losses)}).values())
         if not all(map(math.isfinite, losses)):
             raise NotFiniteError(f"the loss is {max(losses)}")
@@ -105,15 +108,13 @@ class FittedTheta:
             return window_paths(uniform, self._constraints, self._config.window_share, FITTED_ARCHS, self._generator)
         return [list(choice) for choice in sample_choices(uniform.detach(), FITTED_ARCHS, self._generator)]
 
-    def _loss(self, cross_entropy: torch.Tensor, path: Path) -> torch.Tensor:
-        """What theta is fitted to: cross entropy, and without constraints the paper's loss on the arch's latency."""
+    def _loss(self, task_loss: torch.Tensor, path: Path) -> torch.Tensor:
+        """What theta is fitted to: the task's loss, and without constraints the paper's loss on the arch's latency."""
         if self._steering.active:
-            return cross_entropy
+            return task_loss
         config = self._config
         latency = torch.tensor(self._costs.value(path))
-        return penalised_loss(
-            cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
-        )
+        return penalised_loss(task_loss, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms)
 
     @torch.no_grad()
     def _set_theta(self) -> None:

@@ -19,6 +19,8 @@ from tvmfbnet.search.searcher import Searcher
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.device import place_net, place_pixels
 from tvmfbnet.training.evaluation import accuracy
 
@@ -72,18 +74,23 @@ class Judge:
         """The archs' search space."""
         return self.supernet.space
 
+    @property
+    def task(self) -> Task:
+        """What archs are judged by."""
+        return task_named(self.data.task)
+
     @cached_property
     def _calibration_batches(self) -> list[torch.Tensor]:
         batches = in_order(self.data, self.data.train, self.calibration, VALIDATION_BATCH)
         return [pixels for pixels, _ in batches]
 
     def validation(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The images that accuracy is measured on, with their labels."""
+        """The images that accuracy is measured on, with their targets."""
         return in_order(self.data, self.data.train, self.judged, VALIDATION_BATCH)
 
     def accuracy(self, arch: Arch) -> float:
         """Accuracy of one arch, between 0 and 1."""
-        return validate_arch(self.supernet, arch, self._calibration_batches, self.validation(), self.tuning)
+        return validate_arch(self.supernet, arch, self._calibration_batches, self.validation(), self.task, self.tuning)
 
 
 def validate_arch(
@@ -91,6 +98,7 @@ def validate_arch(
     arch: Arch,
     calibration: Iterable[torch.Tensor],
     validation: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    task: Task,
     tuning: ArchTuning | None = None,
 ) -> float:
     """Accuracy of an arch with the supernet's weights, after batch-norm recalibration.
@@ -99,7 +107,8 @@ def validate_arch(
         supernet: gives the weights; stays as it is.
         arch: the net to judge.
         calibration: images for the statistics, from the part that trained w.
-        validation: labelled batches to judge on, from the other part.
+        validation: batches with targets to judge on, from the other part.
+        task: what the targets are for.
         tuning: what the arch learns first.
     """
     device = supernet.theta.device
@@ -107,4 +116,4 @@ def validate_arch(
     if tuning is not None:
         tuning.tune(net, device)
     recalibrate(net, (place_pixels(batch, device) for batch in calibration))
-    return accuracy(net, validation, device)
+    return accuracy(net, validation, device, task)

@@ -21,19 +21,19 @@ def latency_term(latency_ms: torch.Tensor, beta: float, reference_ms: float) -> 
 
 
 def penalised_loss(
-    cross_entropy: torch.Tensor, latency_ms: torch.Tensor, form: str, alpha: float, beta: float, reference_ms: float
+    task_loss: torch.Tensor, latency_ms: torch.Tensor, form: str, alpha: float, beta: float, reference_ms: float
 ) -> torch.Tensor:
     """The search's loss without a latency target.
 
     Args:
-        cross_entropy: scalar.
+        task_loss: scalar (FBNet: cross entropy, CE).
         latency_ms: scalar, latency of the sampled mixture.
-        form: ``additive``: CE + alpha * term; ``multiplicative``: CE * alpha * term (FBNet, eq. 2).
+        form: ``additive``: loss + alpha * term; ``multiplicative``: loss * alpha * term (FBNet, eq. 2).
         alpha, beta: 0.2 and 0.6 in the paper.
         reference_ms: unit of the latency inside the logarithm, see the module's text.
     """
     term = latency_term(latency_ms, beta, reference_ms)
-    return cross_entropy + alpha * term if form == "additive" else cross_entropy * alpha * term
+    return task_loss + alpha * term if form == "additive" else task_loss * alpha * term
 
 
 def expected_cost(mix: torch.Tensor, cells: torch.Tensor, fixed: float) -> torch.Tensor:

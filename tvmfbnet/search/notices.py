@@ -20,10 +20,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from tvmfbnet.data.chance import Chance
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.health import Health
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks.chance import Chance
 
 # Ratio of a favourite's probability to that of each other block of its layer.
 _FAVOURED = 2.0

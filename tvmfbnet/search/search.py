@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvmfbnet import process
-from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.places import check_data
 from tvmfbnet.errors import ConfigError
@@ -36,6 +35,7 @@ from tvmfbnet.search.strategies.base import Outcome
 from tvmfbnet.search.strategies.differentiable import reopen
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import seeded
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
 from tvmfbnet.training.workers import Workers
@@ -140,7 +140,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
     """Says what there is to know about the outcome, and writes the result files."""
     best, space, config = outcome.ranked[0], problem.space, problem.config
     measured = table.measured_share(parse_arch(best.arch, space), space)
-    chance = Chance.of(problem.data.train.labels[problem.indices[1]])
+    chance = task_named(problem.data.task).chance(problem.data.train.unchanged_targets(problem.indices[1]))
     notices = notices_of(outcome.health, space, best.accuracy, chance, config)
     if not outcome.learns_theta:
         notices = [notice for notice in notices if notice.kind != "uniform_theta"]

@@ -33,6 +33,7 @@ from tvmfbnet.search.step import NotFiniteError, StepFigures
 from tvmfbnet.search.theta_training import GradientTheta, ThetaTraining
 from tvmfbnet.search.weight_training import WeightTraining
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import restore_rng, rng_state
 from tvmfbnet.training.device import pick_device, place_net
 from tvmfbnet.training.workers import Workers
@@ -62,6 +63,7 @@ class Searcher:
         constraints: Sequence[Constraint] = (),
     ) -> None:
         self.space, self.data, self.costs, self.config = space, data, costs, config
+        self.task = task_named(data.task)
         self.constraints = merged(latency_constraint(costs, config.latency_target_ms), constraints)
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
@@ -92,12 +94,12 @@ class Searcher:
         path = config.distil_from
         distilled = net_to_distil(Path(path), self.space, self.data, self.device) if path else None
         return WeightTraining(
-            self.supernet, batches, config, self.constraints, self.workers, self._generator, distilled
+            self.supernet, batches, config, self.constraints, self.workers, self._generator, self.task, distilled
         )
 
     def _theta_training(self, batches: Loader) -> ThetaTraining:
         config, supernet, steering = self.config, self.supernet, self._steering
-        given = (self.workers, self._generator)
+        given = (self.workers, self._generator, self.task)
         if config.theta_steps == "fitted":
             return FittedTheta(supernet, batches, self.costs, config, self.constraints, steering, *given)
         return GradientTheta(supernet, batches, self.costs, config, config.theta_steps, steering, *given)

@@ -31,6 +31,7 @@ from tvmfbnet.search.step import learn_batch
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import differences
 from tvmfbnet.training.device import place_net
 from tvmfbnet.training.evaluation import accuracy
@@ -158,6 +159,7 @@ class ShortTraining:
     def _train(self, text: str, stepped: Callable[[], None], repetition: int = 0) -> float:
         """The accuracy after one short training; tells of every step."""
         config, device, data = self._config, self._workers.device, self._data
+        task = task_named(data.task)
         seed = config.seed + _REPETITION * repetition
         torch.manual_seed(seed)
         space = replace(self._space, classes=data.classes)
@@ -173,13 +175,13 @@ class ShortTraining:
             passed = (step + 1) / self._steps
             rate = min(passed / _RISE, 1.0) * (1 + math.cos(math.pi * passed)) / 2
             optimiser.param_groups[0]["lr"] = config.weight_lr * rate
-            learn_batch(net, optimiser, batches.next(), config, device, self._distilled)
+            learn_batch(net, optimiser, batches.next(), config, device, task, self._distilled)
             if average is not None:
                 average.update(net, step)
             if step + 1 < self._steps:  # the last one is reported with its accuracy
                 stepped()
         judged = net if average is None else average.module
-        return accuracy(judged, in_order(data, data.train, self._judged, VALIDATION_BATCH), device)
+        return accuracy(judged, in_order(data, data.train, self._judged, VALIDATION_BATCH), device, task)
 
 
 def trained_before(file: Path, identity: dict[str, Any]) -> Trained:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from tvmfbnet.nets.precision import Precision, computing_in
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.device import place_batch
 
 
@@ -20,7 +20,7 @@ class NotFiniteError(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepFigures:
-    """Of one step: the loss, and the share of the batch that was classified rightly."""
+    """Of one step: the loss, and the accuracy on the batch."""
 
     loss: float
     right: float
@@ -34,28 +34,29 @@ def require_finite(loss: torch.Tensor) -> float:
     return value
 
 
-def right_share(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The share of images (n, classes) whose largest logit is that of their label (n,)."""
-    return (logits.argmax(dim=1) == labels).float().mean().item()
-
-
 @torch.no_grad()
 def targets_of(
-    pixels: torch.Tensor, labels: torch.Tensor, distilled: nn.Module | None, precision: Precision, device: torch.device
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    distilled: nn.Module | None,
+    precision: Precision,
+    device: torch.device,
+    task: Task,
 ) -> torch.Tensor:
-    """What a batch is learned from: its labels (n,), or the mean of them and the output of a trained net, (n, classes).
+    """What a batch is learned from: its targets, or the mean of them and the output of a trained net.
 
     Args:
-        pixels, labels: the batch.
+        pixels, targets: the batch.
         distilled: a trained net in evaluation mode.
         precision: that it computes in.
         device: where it lies.
+        task: what the targets are for.
     """
     if distilled is None:
-        return labels
+        return targets
     with computing_in(precision, device):
-        soft: torch.Tensor = distilled(pixels).float().softmax(dim=1)
-    return (soft + F.one_hot(labels, soft.shape[1])) / 2
+        soft = task.soft(distilled(pixels).float())
+    return task.mixed(targets, soft)
 
 
 def learn_batch(
@@ -64,6 +65,7 @@ def learn_batch(
     batch: tuple[torch.Tensor, torch.Tensor],
     config: SearchConfig,
     device: torch.device,
+    task: Task,
     distilled: nn.Module | None = None,
 ) -> None:
     """One step of an arch that is trained by itself.
@@ -71,16 +73,17 @@ def learn_batch(
     Args:
         net: the arch, in training mode.
         optimiser: of its weights.
-        batch: images and labels.
+        batch: images and targets.
         config: says in which precision, and how large gradients may be.
         device: where the net lies.
+        task: what the targets are for.
         distilled: a trained net that the arch learns from besides.
     """
-    pixels, labels = place_batch(*batch, device)
-    target = targets_of(pixels, labels, distilled, config.precision, device)
+    pixels, targets = place_batch(*batch, device)
+    target = targets_of(pixels, targets, distilled, config.precision, device, task)
     with computing_in(config.precision, device):
-        logits = net(pixels).float()
-    loss = F.cross_entropy(logits, target)
+        outputs = net(pixels).float()
+    loss = task.loss(outputs, target)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), config.gradient_clip or math.inf)

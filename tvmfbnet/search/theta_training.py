@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.nets.precision import computing_in
@@ -18,7 +17,8 @@ from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.controller import Steering
 from tvmfbnet.search.cost_model import AdditiveCosts
 from tvmfbnet.search.losses import expected_cost, penalised_loss
-from tvmfbnet.search.step import NotFiniteError, StepFigures, require_finite, right_share
+from tvmfbnet.search.step import NotFiniteError, StepFigures, require_finite
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.checkpoint import restore_optimiser
 from tvmfbnet.training.device import place_batch
 from tvmfbnet.training.workers import Workers
@@ -54,6 +54,7 @@ class GradientTheta:
         steering: the constraints that theta learns under.
         workers: the processes that share every batch.
         generator: of the mixtures.
+        task: what theta learns.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class GradientTheta:
         steering: Steering,
         workers: Workers,
         generator: torch.Generator,
+        task: Task,
     ) -> None:
+        self._task = task
         self._supernet, self.batches, self._costs, self._config, self._form = supernet, batches, costs, config, form
         self._steering, self._workers, self._generator = steering, workers, generator
         self._cells_ms = torch.tensor(costs.padded()).to(workers.device)
@@ -76,15 +79,15 @@ class GradientTheta:
 
     def step(self, epoch: int) -> StepFigures:
         """One Adam step of theta under the latency-aware loss; w is a constant."""
-        pixels, labels = place_batch(*self.batches.next(), self._workers.device)
+        pixels, targets = place_batch(*self.batches.next(), self._workers.device)
         self._supernet.train()
         weights = self._supernet.weight_parameters()
         for parameter in weights:
             parameter.requires_grad_(False)
         mix, soft = self._supernet.draw(self._form, self._config.temperature_at(epoch), self._generator)
         with computing_in(self._config.precision, self._workers.device):
-            logits = self._supernet(pixels, mix).float()
-        loss = self._loss(F.cross_entropy(logits, labels), soft)
+            outputs = self._supernet(pixels, mix).float()
+        loss = self._loss(self._task.loss(outputs, targets), soft)
         value = require_finite(loss)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -96,20 +99,18 @@ class GradientTheta:
             raise NotFiniteError("theta is not finite")
         with torch.no_grad():
             self._steering.update(self._supernet.probabilities())
-        return StepFigures(value, right_share(logits, labels))
+        return StepFigures(value, self._task.batch_accuracy(outputs, targets))
 
-    def _loss(self, cross_entropy: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    def _loss(self, task_loss: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """The paper's loss on the sampled mixture's latency, or the constraints' on the expected costs.
 
         Constraints bind the archs that are sampled in the end, so they look at their mean, free of this step's noise.
         """
         if self._steering.active:
-            return self._steering.penalised(cross_entropy, self._supernet.probabilities())
+            return self._steering.penalised(task_loss, self._supernet.probabilities())
         config = self._config
         latency = expected_cost(soft, self._cells_ms, self._costs.fixed)
-        return penalised_loss(
-            cross_entropy, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms
-        )
+        return penalised_loss(task_loss, latency, config.loss, config.alpha, config.beta, config.latency_reference_ms)
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments and the loader's state."""

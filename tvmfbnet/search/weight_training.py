@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from tvmfbnet.data.loader import Loader
 from tvmfbnet.nets.network import ArchNet
@@ -21,8 +20,9 @@ from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.paths import Path, fair_paths, window_paths
-from tvmfbnet.search.step import StepFigures, require_finite, right_share, targets_of
+from tvmfbnet.search.step import StepFigures, require_finite, targets_of
 from tvmfbnet.search.weight_average import WeightAverage
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.checkpoint import restore_optimiser
 from tvmfbnet.training.device import place_batch
 from tvmfbnet.training.timm_parts import CosineLRScheduler
@@ -42,6 +42,7 @@ class WeightTraining:
         constraints: what the paths of ``weight_paths: window`` meet.
         workers: the processes that share every batch.
         generator: of mixtures and paths.
+        task: what w learns.
         distilled: a trained net to learn from.
     """
 
@@ -53,10 +54,11 @@ class WeightTraining:
         constraints: Sequence[Constraint],
         workers: Workers,
         generator: torch.Generator,
+        task: Task,
         distilled: ArchNet | None = None,
     ) -> None:
         self.supernet, self.batches, self._config, self._constraints = supernet, batches, config, constraints
-        self._workers, self._generator, self._distilled = workers, generator, distilled
+        self._workers, self._generator, self._task, self._distilled = workers, generator, task, distilled
         self._optimiser = torch.optim.SGD(
             supernet.weight_parameters(),
             lr=config.weight_lr,
@@ -86,12 +88,12 @@ class WeightTraining:
         """
         done = epoch * len(self.batches) + step
         self._schedule.step_update(done)
-        pixels, labels = place_batch(*self.batches.next(), self._workers.device)
+        pixels, targets = place_batch(*self.batches.next(), self._workers.device)
         self.supernet.train()
         with torch.no_grad():
             mixes = self._mixes(epoch, step)
         self._optimiser.zero_grad()
-        figures = self._learn(mixes, pixels, labels)
+        figures = self._learn(mixes, pixels, targets)
         parameters = self.supernet.weight_parameters()
         self._workers.average_gradients(parameters)
         if self._config.gradient_clip is not None:
@@ -101,19 +103,20 @@ class WeightTraining:
             self._average.update(done)
         return figures
 
-    def _learn(self, mixes: Sequence[Mix], pixels: torch.Tensor, labels: torch.Tensor) -> StepFigures:
+    def _learn(self, mixes: Sequence[Mix], pixels: torch.Tensor, targets: torch.Tensor) -> StepFigures:
         """The gradients of a step's mixes on its batch; the figures are the drawn mixes' mean."""
-        target = targets_of(pixels, labels, self._distilled, self._config.precision, self._workers.device)
+        task, precision = self._task, self._config.precision
+        target = targets_of(pixels, targets, self._distilled, precision, self._workers.device, task)
         if self._config.sandwich:
-            logits = self._logits(pixels, self.supernet.heaviest_choice())
-            self._backward(F.cross_entropy(logits, target), 1)
-            target = logits.detach().softmax(dim=1)
+            outputs = self._outputs(pixels, self.supernet.heaviest_choice())
+            self._backward(task.loss(outputs, target), 1)
+            target = task.soft(outputs.detach())
             mixes = [self.supernet.lightest_choice(), *mixes]
         losses, shares = [], []
         for mix in mixes:
-            logits = self._logits(pixels, mix)
-            losses.append(self._backward(F.cross_entropy(logits, target), len(mixes)))
-            shares.append(right_share(logits, labels))
+            outputs = self._outputs(pixels, mix)
+            losses.append(self._backward(task.loss(outputs, target), len(mixes)))
+            shares.append(task.batch_accuracy(outputs, targets))
         return StepFigures(sum(losses) / len(losses), sum(shares) / len(shares))
 
     def _backward(self, loss: torch.Tensor, parts: int) -> float:
@@ -121,7 +124,7 @@ class WeightTraining:
         (loss / parts if parts > 1 else loss).backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _logits(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
+    def _outputs(self, pixels: torch.Tensor, mix: Mix) -> torch.Tensor:
         """The supernet's output in float32, computed at the precision that the settings ask for."""
         with computing_in(self._config.precision, self._workers.device):
             return self.supernet(pixels, mix).float()  # type: ignore[no-any-return]

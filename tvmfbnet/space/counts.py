@@ -15,6 +15,7 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.convs import Conv
+from tvmfbnet.space.heads import HEAD_ASPP, HEAD_BOXES, HEAD_LOGITS, HEAD_RESIZE
 from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM, NetPart, Space
 
 
@@ -27,7 +28,7 @@ class Counts:
 
 
 def convs_of(part: NetPart) -> tuple[Conv, ...]:
-    """The convs of a part in order of execution; the pool and an identity skip have none.
+    """The convs of a part in order of execution; the pool, a resize and an identity skip have none.
 
     Raises:
         ArchError: the kind of part is unknown.
@@ -41,6 +42,16 @@ def convs_of(part: NetPart) -> tuple[Conv, ...]:
         return (Conv("pointwise", cin, cout, 1, 1, 1, height, width, True),)
     if part.part == HEAD_LINEAR:
         return (Conv("linear", cin, cout, 1, 1, 1, 1, 1, False),)
+    if part.part == HEAD_RESIZE:
+        return ()
+    if part.part == HEAD_ASPP:
+        gate = Conv("linear", cin, cout, 1, 1, 1, 1, 1, True, activation="sigmoid")
+        return (Conv("pointwise", cin, cout, 1, 1, 1, height, width, True), gate)
+    if part.part == HEAD_BOXES:
+        depthwise = Conv("depthwise", cin, cin, 3, cin, 1, height, width, True)
+        return (depthwise, Conv("linear", cin, cout, 1, 1, 1, height, width, False))
+    if part.part == HEAD_LOGITS:
+        return (Conv("linear", cin, cout, 1, 1, 1, height, width, False),)
     if part.part != BLOCK:
         raise ArchError(f"part {part.name} has no convs to count: {part.part!r} is not a piece of a net")
     spec = parse_block(part.block)

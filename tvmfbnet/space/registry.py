@@ -9,6 +9,7 @@ from typing import Any
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.shipped import Shipped
+from tvmfbnet.space.heads import HEADS
 from tvmfbnet.space.schema import build_space
 from tvmfbnet.space.space import Space
 
@@ -24,7 +25,8 @@ def load_space(name_or_file: str) -> Space:
     """Reads a shipped space by name, or a space file by path (it ends in ``.yaml`` or ``.yml``).
 
     A suffix changes it: ``@`` and a size the input resolution (``fbnet@160``, ``fbnet@160x128`` for
-    height x width), then ``,classes=3`` and ``,channels=1`` the number of classes and of the image's channels.
+    height x width), then ``,classes=3`` and ``,channels=1`` the number of classes and of the image's channels, and
+    ``,head=lraspp`` the head.
 
     Raises:
         UserError: there is no space of that name.
@@ -40,26 +42,38 @@ def spelled_with_classes(name_or_file: str, classes: int) -> str:
     """The name of the same space with another number of classes: ``fbnet@64`` and 3 give ``fbnet@64,classes=3``."""
     if load_space(name_or_file).classes == classes:
         return name_or_file
-    return f"{re.sub(r',classes=[0-9]+(?=$|,channels=)', '', name_or_file)},classes={classes}"
+    return f"{re.sub(r',classes=[0-9]+(?=$|,channels=|,head=)', '', name_or_file)},classes={classes}"
 
 
-_NUMBER = re.compile(r"[0-9]{1,7}")
+def spelled_with_head(name_or_file: str, kind: str) -> str:
+    """The name of the same space with another head: ``fbnet@64`` and ``lraspp`` give ``fbnet@64,head=lraspp``."""
+    if load_space(name_or_file).head_kind == kind:
+        return name_or_file
+    return f"{re.sub(r',head=[a-z]+(?=$|,)', '', name_or_file)},head={kind}"
 
 
-def _split(text: str) -> tuple[str, dict[str, int], str]:
-    """Name or file, the changes (``height``, ``width``, ``classes``, ``channels``), and their text.
+def spelled_like(name_or_file: str, space: Space) -> str:
+    """The name of a space with the classes and the head of another one."""
+    return spelled_with_head(spelled_with_classes(name_or_file, space.classes), space.head_kind)
+
+
+_CHANGES = {"classes": r"[0-9]{1,7}", "channels": r"[0-9]{1,7}", "head": "|".join(HEADS)}
+
+
+def _split(text: str) -> tuple[str, dict[str, int | str], str]:
+    """Name or file, the changes (``height``, ``width``, ``classes``, ``channels``, ``head``), and their text.
 
     Names of folders may contain ``@`` and commas, too.
     """
-    whole, changes = text, {}
+    whole, changes = text, dict[str, int | str]()
     while True:
         before, comma, change = text.rpartition(",")
-        name, _, number = change.partition("=")
-        if not comma or name not in ("classes", "channels"):
+        name, _, given = change.partition("=")
+        if not comma or name not in _CHANGES:
             break
-        if not _NUMBER.fullmatch(number) or name in changes:
+        if not re.fullmatch(_CHANGES[name], given) or name in changes:
             raise UserError(f"unknown change {change!r} of a space: write it once, as in fbnet@64,classes=3,channels=1")
-        text, changes[name] = before, int(number)
+        text, changes[name] = before, given if name == "head" else int(given)
     name, _, size = text.rpartition("@")
     if name and "/" not in size and "." not in size:
         match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", size)
@@ -69,10 +83,11 @@ def _split(text: str) -> tuple[str, dict[str, int], str]:
     return text, changes, whole.removeprefix(text)
 
 
-def _changed(value: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
-    """A space file's content with another resolution, number of classes or of channels."""
-    image = {name: number for name, number in changes.items() if name != "classes"}
+def _changed(value: dict[str, Any], changes: dict[str, int | str]) -> dict[str, Any]:
+    """A space file's content with another resolution, head, number of classes or of channels."""
+    outer = {name: given for name, given in changes.items() if name in ("classes", "head")}
+    image = {name: number for name, number in changes.items() if name not in outer}
     if image:
         given = value.get("input")
         value = {**value, "input": {**(given if isinstance(given, dict) else {}), **image}}
-    return {**value, "classes": changes["classes"]} if "classes" in changes else value
+    return {**value, **outer}

@@ -13,7 +13,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -143,6 +143,7 @@ class SpaceConfig(Config):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=MOST_LAYERS)]
     blocks: Candidates = FBNET_BLOCKS
     last_channels: Channels
+    head: Literal["classifier", "lraspp", "ssdlite"] = "classifier"
 
     @model_validator(mode="before")
     @classmethod
@@ -219,4 +220,5 @@ def build_space(value: Any, name: str, where: str) -> Space:
         last_channels=config.last_channels,
         layers=tuple(_layers(config)),
         description=config.description,
+        head_kind=config.head,
     )

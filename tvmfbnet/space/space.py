@@ -16,6 +16,7 @@ from typing import Any
 from tvmfbnet.files import digest
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.blocks import SKIP
+from tvmfbnet.space.heads import CLASSIFIER, HEAD_RESIZE, head_parts
 
 STEM, BLOCK, HEAD_CONV, HEAD_POOL, HEAD_LINEAR = "stem", "block", "head_conv", "head_pool", "head_linear"
 
@@ -25,13 +26,13 @@ class NetPart:
     """One measurable piece of a net: the key of a cell of the latency table.
 
     Attributes:
-        part: ``stem``, ``block``, ``head_conv``, ``head_pool`` or ``head_linear``.
-        block: the block's name; for the fixed parts ``conv_k3``, ``conv_k1``, ``avgpool`` or ``linear``.
+        part: ``stem``, ``block``, or a part of the head (:mod:`tvmfbnet.space.heads`), such as ``head_linear``.
+        block: the block's name; for the fixed parts what they compute, such as ``conv_k3`` or ``linear``.
         cin: input channels.
         cout: output channels.
         height: input height in pixels (1 for ``head_linear``).
         width: input width in pixels (1 for ``head_linear``).
-        stride: step of the spatial conv (1 for pool and linear).
+        stride: step of the spatial conv (1 for pool and linear); the factor of a resize.
     """
 
     part: str
@@ -44,13 +45,18 @@ class NetPart:
 
     @property
     def out_height(self) -> int:
-        """Output height in pixels: convs pad to ceil(height / stride), the pool leaves one pixel."""
-        return 1 if self.part == HEAD_POOL else math.ceil(self.height / self.stride)
+        """Output height in pixels: convs pad to ceil(height / stride), the pool leaves one, a resize adds."""
+        return self._out(self.height)
 
     @property
     def out_width(self) -> int:
         """Output width in pixels."""
-        return 1 if self.part == HEAD_POOL else math.ceil(self.width / self.stride)
+        return self._out(self.width)
+
+    def _out(self, side: int) -> int:
+        if self.part == HEAD_RESIZE:
+            return side * self.stride
+        return 1 if self.part == HEAD_POOL else math.ceil(side / self.stride)
 
     @property
     def has_residual(self) -> bool:
@@ -132,6 +138,7 @@ class Space:
         last_channels: output channels of the head's 1x1 conv.
         layers: the searchable layers.
         description: one line for people.
+        head_kind: ``classifier``, ``lraspp`` or ``ssdlite``.
     """
 
     name: str
@@ -144,6 +151,7 @@ class Space:
     last_channels: int
     layers: tuple[Layer, ...]
     description: str = ""
+    head_kind: str = CLASSIFIER
 
     @classmethod
     def load(cls, name_or_file: str | Path) -> Space:
@@ -181,15 +189,13 @@ class Space:
         )
 
     @property
-    def head(self) -> tuple[NetPart, NetPart, NetPart]:
-        """The 1x1 conv, the global average pool and the classifier after the last layer."""
-        last = self.layers[-1].cell(SKIP)
-        height, width, channels = last.out_height, last.out_width, self.last_channels
-        return (
-            NetPart(HEAD_CONV, "conv_k1", last.cout, channels, height, width, 1),
-            NetPart(HEAD_POOL, "avgpool", channels, channels, height, width, 1),
-            NetPart(HEAD_LINEAR, "linear", channels, self.classes, 1, 1, 1),
-        )
+    def head(self) -> tuple[NetPart, ...]:
+        """The parts after the last layer: of a classifier its 1x1 conv, global average pool and linear layer.
+
+        Raises:
+            UserError: the head does not fit the space's images.
+        """
+        return head_parts(self)
 
     def fixed_parts(self) -> tuple[NetPart, ...]:
         """Stem and head, which every arch has."""
@@ -221,9 +227,16 @@ class Space:
         """The same space with another number of classes."""
         return replace(self, classes=classes)
 
+    def with_head(self, kind: str) -> Space:
+        """The same space with another kind of head."""
+        return replace(self, head_kind=kind)
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data, for a self-contained checkpoint."""
-        return {**asdict(self), "layers": [{**asdict(layer), "blocks": list(layer.blocks)} for layer in self.layers]}
+        """All fields as plain data, for a self-contained checkpoint; the head only where it is no classifier."""
+        value = {**asdict(self), "layers": [{**asdict(layer), "blocks": list(layer.blocks)} for layer in self.layers]}
+        if self.head_kind == CLASSIFIER:  # so are the identities of spaces from before there were other heads
+            del value["head_kind"]
+        return value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Space:

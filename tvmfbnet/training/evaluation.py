@@ -1,4 +1,4 @@
-"""How good a net is: top-1 accuracy over labelled batches."""
+"""How good a net is at its task, over batches with targets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from tvmfbnet.tasks.task import Task
 from tvmfbnet.training.device import place_batch
 
 
-@torch.no_grad()
-def accuracy(net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device) -> float:
-    """Top-1 accuracy, between 0 and 1, of a net that is in eval mode on ``device``."""
-    correct, total = count_correct(net, batches, device)
-    return correct / total
+def accuracy(
+    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device, task: Task
+) -> float:
+    """The task's accuracy, between 0 and 1, of a net that is in eval mode on ``device``."""
+    return task.accuracy(tally(net, batches, device, task))
 
 
 @torch.no_grad()
-def count_correct(
-    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device
-) -> tuple[int, int]:
-    """Number of correctly classified images, and of all images."""
-    correct = total = 0
+def tally(
+    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device, task: Task
+) -> torch.Tensor:
+    """The sums over all images that the task's accuracy follows from, float64 (k,).
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    total: torch.Tensor | None = None
     for batch in batches:
-        pixels, labels = place_batch(*batch, device)
-        correct += int((net(pixels).argmax(dim=1) == labels).sum())
-        total += len(labels)
-    return correct, total
+        pixels, targets = place_batch(*batch, device)
+        own = task.tally(net(pixels).float(), targets)
+        total = own if total is None else total + own
+    if total is None:
+        raise ValueError("no images to judge a net on")
+    return total

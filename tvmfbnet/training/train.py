@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from tvmfbnet import process
-from tvmfbnet.data.chance import Chance
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.places import DataSpec, check_data, folder_classes
@@ -27,6 +27,7 @@ from tvmfbnet.progress import progress, resumed, say, step
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.space import Space
+from tvmfbnet.tasks import CLASSIFICATION, task_named
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device
@@ -47,9 +48,10 @@ class NetRecord(State):
         space: :meth:`tvmfbnet.space.space.Space.to_dict`.
         data: where the data set lay.
         fingerprint: of the data set; empty in files of earlier versions.
-        test_accuracy: top-1, between 0 and 1.
+        test_accuracy: the task's, between 0 and 1.
         state_dict: the weights.
         class_names: of the outputs, in order; empty where nobody knows them, as in files of earlier versions.
+        task: what it was trained for; files of earlier versions do not say.
     """
 
     arch: str
@@ -59,6 +61,7 @@ class NetRecord(State):
     test_accuracy: float = Field(ge=0, le=1)
     state_dict: Tensors
     class_names: list[str] = Field(default_factory=list)
+    task: str = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,16 @@ class TrainResult:
     """The result of a training.
 
     Args:
-        test_accuracy: top-1 on the test images, between 0 and 1.
+        test_accuracy: the task's on the test images, between 0 and 1.
         checkpoint: file of the weights, for :func:`load_net`.
         history: one record per epoch.
+        metric: what the task calls its accuracy.
     """
 
     test_accuracy: float
     checkpoint: Path
     history: tuple[dict[str, Any], ...]
+    metric: str = "accuracy"
 
 
 def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Path) -> TrainResult:
@@ -144,12 +149,13 @@ def _train(
     workers = Workers.join(config.device)
     with seeded(config.seed, config.threads):
         trainer = Trainer(build_net(arch, space, config.dropout), data, config, workers)
-        _continue(trainer, identity, data_spec, out)
+        metric = trainer.task.metric
+        _continue(trainer, identity, data_spec, out, tested=f"test {metric}")
         test_accuracy = trainer.history[-1]["test_accuracy"]
-    chance = Chance.of(data.test.labels)
+    chance = trainer.task.chance(data.test.unchanged_targets(torch.arange(len(data.test))))
     if chance.explains(test_accuracy):
         say(
-            f"warning: the net learned nothing: its test accuracy of {chance.describe(test_accuracy)}; train longer "
+            f"warning: the net learned nothing: its test {metric} of {chance.describe(test_accuracy)}; train longer "
             f"(epochs is {config.epochs}), with another lr (it is {config.lr:g}), or on more images"
         )
     record = NetRecord(
@@ -160,11 +166,12 @@ def _train(
         test_accuracy=test_accuracy,
         state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
         class_names=list(data.class_names),
+        task=data.task,
     )
     if workers.rank == 0:
         save_checkpoint(out / "net.pt", "net", record.model_dump())
     workers.wait()
-    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history))
+    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history), metric)
 
 
 def fine_tune(
@@ -173,7 +180,7 @@ def fine_tune(
     """Trains a net that has weights already, or resumes that in ``out``; in this process alone.
 
     Args:
-        net: images to logits; changed in place.
+        net: images to outputs; changed in place.
         data: whose test images are held-out ones.
         data_spec: how its data set was named.
         config: the settings.
@@ -191,7 +198,7 @@ def fine_tune(
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     with memory_advice("the fine-tuning", advice), _held(out), seeded(config.seed, config.threads):
         trainer = Trainer(net, data, config, Workers.alone(pick_device(config.device)))
-        _continue(trainer, identity, data_spec, out, "fine-tune", "held-out accuracy")
+        _continue(trainer, identity, data_spec, out, "fine-tune", f"held-out {trainer.task.metric}")
         return trainer.net.to("cpu").eval()
 
 
@@ -248,8 +255,8 @@ def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
     """The trained net of a ``net.pt``, on the CPU and in eval mode, with its metadata.
 
     Returns:
-        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``
-        and ``class_names``.
+        The net (``net.arch`` and ``net.space`` say what it is) and a dict with ``arch``, ``data``, ``test_accuracy``,
+        ``class_names`` and ``task``.
 
     Raises:
         StorageError: the file is missing, damaged or no trained net.
@@ -260,4 +267,6 @@ def load_net(path: Path) -> tuple[ArchNet, dict[str, Any]]:
         space = Space.from_dict(record.space)
         net = build_net(parse_arch(record.arch, space), space)
         net.load_state_dict(record.state_dict)
-    return net.eval(), {name: getattr(record, name) for name in ("arch", "data", "test_accuracy", "class_names")}
+        task_named(record.task)
+    told = ("arch", "data", "test_accuracy", "class_names", "task")
+    return net.eval(), {name: getattr(record, name) for name in told}

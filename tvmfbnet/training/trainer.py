@@ -9,17 +9,17 @@ from typing import Any, Generic
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional as F
 
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError
 from tvmfbnet.nets.precision import computing_in, precision_on
+from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
-from tvmfbnet.training.evaluation import count_correct
+from tvmfbnet.training.evaluation import tally
 from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
@@ -63,14 +63,14 @@ class Trainer(Generic[NetT]):
     """Trains a net, from the weights that it has.
 
     Args:
-        net: images to logits.
-        data: images of the net's size.
+        net: images to outputs.
+        data: images of the net's size; says the task.
         config: the settings.
         workers: the processes that share every batch; this one alone if None.
     """
 
     def __init__(self, net: NetT, data: ImageData, config: TrainConfig, workers: Workers | None = None) -> None:
-        self.data, self.config = data, config
+        self.data, self.config, self.task = data, config, task_named(data.task)
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         self._precision = precision_on(self.device) if config.precision == "auto" else config.precision
@@ -124,11 +124,11 @@ class Trainer(Generic[NetT]):
         """
         started = time.monotonic()
         self._schedule.step_update(self.done_steps)
-        pixels, labels = place_batch(*self._batches.next(), self.device)
+        pixels, targets = place_batch(*self._batches.next(), self.device)
         self.net.train()
         with computing_in(self._precision, self.device):
-            logits = self.net(pixels).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            outputs = self.net(pixels).float()
+        loss = self.task.loss(outputs, targets, self.config.label_smoothing)
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
@@ -144,7 +144,7 @@ class Trainer(Generic[NetT]):
             self._ema.update(self.net, self.done_steps)
         self.done_steps += 1
         self._sums["loss"] += loss.item()
-        self._sums["right"] += (logits.argmax(dim=1) == labels).float().mean().item()
+        self._sums["right"] += self.task.batch_accuracy(outputs, targets)
         self._sums["seconds"] += time.monotonic() - started
         if self.done_steps % len(self._batches):
             return False
@@ -167,12 +167,10 @@ class Trainer(Generic[NetT]):
         self._sums = {"loss": 0.0, "right": 0.0, "seconds": 0.0}
 
     def test(self) -> float:
-        """Top-1 accuracy of :attr:`result_net` on the test images, between 0 and 1."""
+        """The task's accuracy of :attr:`result_net` on the test images, between 0 and 1."""
         indices = torch.arange(len(self.data.test))[self.workers.rank :: self.workers.size]
         batches = in_order(self.data, self.data.test, indices, TEST_BATCH)
-        correct, total = count_correct(self.result_net.eval(), batches, self.device)
-        counts = self.workers.average({"correct": correct, "total": total})
-        return counts["correct"] / counts["total"]
+        return self.task.accuracy(self.workers.sum(tally(self.result_net.eval(), batches, self.device, self.task)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain data and tensors; called by all processes together."""

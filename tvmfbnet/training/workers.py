@@ -130,6 +130,13 @@ class Workers:
         """The sum of each figure over the processes."""
         return self._reduced(figures, "sum")
 
+    def sum(self, figures: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor, float64 on the CPU, over the processes."""
+        if self.size == 1:
+            return figures
+        total: torch.Tensor = self._fabric.all_reduce(figures.to(self.device), reduce_op="sum")
+        return total.cpu()
+
     def _reduced(self, figures: Mapping[str, float], operation: str) -> dict[str, float]:
         if self.size == 1:
             return dict(figures)
