@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.nets.own_blocks import block
     from tvmfbnet.pipeline.recipe import Recipe
     from tvmfbnet.pipeline.result import RunResult
     from tvmfbnet.pipeline.tuning import TuneResult, TuningForecast
@@ -102,6 +103,7 @@ __all__ = [
     "WorkEnded",
     "WorkStarted",
     "__version__",
+    "block",
     "compile",
     "forecast_tuning",
     "format_arch",
@@ -125,6 +127,7 @@ _HOMES = {
     "deploy.package": ("Package",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "latency.table": ("LatencyTable",),
+    "nets.own_blocks": ("block",),
     "pipeline.recipe": ("Recipe",),
     "pipeline.result": ("RunResult",),
     "pipeline.tuning": ("TuneResult", "TuningForecast"),

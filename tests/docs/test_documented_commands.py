@@ -66,7 +66,8 @@ def smaller(words, walk):
         words = [*words[:place], *walk.way(), *words[place + 2 :]]
     groups = ("latency", "device", "targets", "spaces", "arch", "report")
     command = " ".join(words[:2]) if words[0] in groups else words[0]
-    if "--space" in words and command != "arch describe":
+    shown = "--space" in words and words[words.index("--space") + 1] in walk.shown  # small already
+    if "--space" in words and command != "arch describe" and not shown:
         words = set_option(words, "--space", "tiny.yaml")
     if "fbnet_c" in words and command != "arch describe":
         words = [ARCH if word == "fbnet_c" else word for word in words]
@@ -107,6 +108,9 @@ def run_line(line: CommandLine, walk: Walk):
         case ["tvmfbnet-run", *options]:
             walk.run(tvmfbnet("compile", ARCH, "--space", "tiny.yaml", "--target", "rpi5", "--out", "package"))
             walk.run([walk.runner(), *("0" if word == "7" else word for word in options)])
+        case ["export", setting]:
+            name, _, value = setting.partition("=")
+            walk.environment[name] = value
         case ["python", "-m", "tvm.exec.rpc_server", *options]:
             serve_by_python(options, walk)
         case ["python", script, *options] if script.startswith("benchmarks/"):
@@ -202,6 +206,7 @@ def started_walk(page, folder, request, ssh_options=()):
     # README's commands start as its reader starts them; the others need not load everything again.
     forks = page != "README.md" and starts_commands(page)
     walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if forks else None)
+    walk.write_shown_files(page)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
     if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):
