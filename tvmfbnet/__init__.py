@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvmfbnet.api.compile import CompileOptions, compile
+    from tvmfbnet.api.network import build_network, export_network
     from tvmfbnet.api.run import run
     from tvmfbnet.api.search import search
     from tvmfbnet.api.train import train
@@ -104,7 +105,9 @@ __all__ = [
     "WorkStarted",
     "__version__",
     "block",
+    "build_network",
     "compile",
+    "export_network",
     "forecast_tuning",
     "format_arch",
     "keep_freed_memory",
@@ -119,6 +122,7 @@ __all__ = [
 # Where each name is defined, by module. The imports above say the same to type checkers; a test compares both.
 _HOMES = {
     "api.compile": ("CompileOptions", "compile"),
+    "api.network": ("build_network", "export_network"),
     "api.run": ("run",),
     "api.search": ("search",),
     "api.train": ("train",),
