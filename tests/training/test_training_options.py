@@ -19,7 +19,7 @@ from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import place_batch, place_net
 from tvmfbnet.training.mixing import Mixing, hard_labels
 from tvmfbnet.training.recipe import list_training_recipes, training_recipe
-from tvmfbnet.training.teacher import Teacher, load_teacher, teacher_identity
+from tvmfbnet.training.teacher import Renormalised, Teacher, load_teacher, teacher_identity
 from tvmfbnet.training.timm_parts import create_scheduler_v2
 from tvmfbnet.training.train import train
 from tvmfbnet.training.trainer import Trainer
@@ -222,6 +222,12 @@ def test_a_model_of_timms_teaches_with_weights_of_a_file(data, tmp_path):
     broken = TrainConfig(**PLAIN, distil_from=f"timm:{name},{tmp_path / 'other.pth'}")
     with pytest.raises(UserError, match="cannot be loaded"):
         load_teacher(broken, data, torch.device("cpu"), "float32")
+
+
+def test_a_published_teacher_sees_images_normalised_as_it_was_trained(data):
+    pixels = torch.arange(0, 256, dtype=torch.uint8).view(1, 1, 16, 16)
+    seen = Renormalised(nn.Identity(), data, (0.2, 0.4, 0.6), (0.1, 0.2, 0.3))(data.normalise(pixels))
+    torch.testing.assert_close(seen, (pixels / 255 - 0.4) / 0.2, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused(tiny_space, data, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ publishes (fetched once, then from its cache), ``timm:NAME,FILE`` with those of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class Teacher:
             logits: of the net that learns (n, classes).
             pixels: that it saw (n, c, h, w).
         """
-        softened = [F.log_softmax(values / self._temperature, dim=1) for values in (logits, self.logits(pixels))]
-        divergence = F.kl_div(*softened, reduction="batchmean", log_target=True) * self._temperature**2
+        own, theirs = (F.log_softmax(values / self._temperature, dim=1) for values in (logits, self.logits(pixels)))
+        divergence = F.kl_div(own, theirs, reduction="batchmean", log_target=True) * self._temperature**2
         return (1 - self._weight) * loss + self._weight * divergence
 
 
@@ -110,31 +111,48 @@ def _net(spec: str, data: ImageData) -> nn.Module:
 
     if not timm.is_model(name):
         raise UserError(f"distil_from: timm has no model {name!r}")
+    channels = len(data.mean)
     try:
         if file is not None:
-            return timm.create_model(name, num_classes=data.classes, in_chans=len(data.mean), checkpoint_path=str(file))
-        net = timm.create_model(name, pretrained=True, in_chans=len(data.mean))
+            net: nn.Module = timm.create_model(
+                name, num_classes=data.classes, in_chans=channels, checkpoint_path=str(file)
+            )
+            return net
+        net = timm.create_model(name, pretrained=True, in_chans=channels)
     except Exception as error:  # timm and what it fetches with raise many kinds
         what = " ".join(str(error).split())[:300]
         raise UserError(f"distil_from: the weights of {spec} cannot be loaded: {what}") from error
-    return _OwnNormalisation(net, data)
+    settings: Any = net.pretrained_cfg
+    return Renormalised(net, data, settings["mean"], settings["std"])
 
 
-class _OwnNormalisation(nn.Module):
-    """A model that was trained on images of another mean and deviation than the data set is normalised by."""
+class Renormalised(nn.Module):
+    """A model that was trained on images of another mean and deviation than the data set is normalised by.
 
-    def __init__(self, net: nn.Module, data: ImageData) -> None:
+    Args:
+        net: images to logits.
+        data: the data set.
+        mean: of each channel that the model was trained with, for pixels in 0..1.
+        std: their deviation.
+    """
+
+    factor: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, net: nn.Module, data: ImageData, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.net, settings = net, net.pretrained_cfg
-        mean, std = (_channels(settings[name], len(data.mean)) for name in ("mean", "std"))
-        self.register_buffer("factor", torch.tensor(data.std).view(1, -1, 1, 1) / std)
-        self.register_buffer("offset", (torch.tensor(data.mean).view(1, -1, 1, 1) - mean) / std)
+        self.net = net
+        theirs = [_by_channel(values, len(data.mean)) for values in (mean, std)]
+        own = [_by_channel(values, len(data.mean)) for values in (data.mean, data.std)]
+        self.register_buffer("factor", own[1] / theirs[1])
+        self.register_buffer("offset", (own[0] - theirs[0]) / theirs[1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images as the data set normalises them (n, c, h, w) to logits."""
         return self.net(x * self.factor + self.offset)  # type: ignore[no-any-return]
 
 
-def _channels(values: Any, channels: int) -> torch.Tensor:
-    """(1, channels, 1, 1); the mean of all where the model was made for colour and the data set has none."""
+def _by_channel(values: Sequence[float], channels: int) -> torch.Tensor:
+    """(1, channels, 1, 1); the mean of all where a model was made for colour and the data set has none."""
     tensor = torch.tensor(values, dtype=torch.float32)
     return (tensor if len(tensor) == channels else tensor.mean().expand(channels)).view(1, -1, 1, 1)
