@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvmfbnet.api.compile import CompileOptions, compile
+    from tvmfbnet.api.network import build_network, export_network
     from tvmfbnet.api.run import run
     from tvmfbnet.api.search import search
     from tvmfbnet.api.train import train
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from tvmfbnet.latency.table import LatencyTable
+    from tvmfbnet.nets.own_blocks import block
     from tvmfbnet.pipeline.recipe import Recipe
     from tvmfbnet.pipeline.result import RunResult
     from tvmfbnet.pipeline.tuning import TuneResult, TuningForecast
@@ -102,7 +104,10 @@ __all__ = [
     "WorkEnded",
     "WorkStarted",
     "__version__",
+    "block",
+    "build_network",
     "compile",
+    "export_network",
     "forecast_tuning",
     "format_arch",
     "keep_freed_memory",
@@ -117,6 +122,7 @@ __all__ = [
 # Where each name is defined, by module. The imports above say the same to type checkers; a test compares both.
 _HOMES = {
     "api.compile": ("CompileOptions", "compile"),
+    "api.network": ("build_network", "export_network"),
     "api.run": ("run",),
     "api.search": ("search",),
     "api.train": ("train",),
@@ -125,6 +131,7 @@ _HOMES = {
     "deploy.package": ("Package",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "latency.table": ("LatencyTable",),
+    "nets.own_blocks": ("block",),
     "pipeline.recipe": ("Recipe",),
     "pipeline.result": ("RunResult",),
     "pipeline.tuning": ("TuneResult", "TuningForecast"),

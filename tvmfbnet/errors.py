@@ -47,6 +47,10 @@ class ArchError(UserError):
     """An arch string or block name does not fit the search space."""
 
 
+class MissingBlockError(ArchError):
+    """A block of a user's own is not registered here, or was changed since; the message says which file is missing."""
+
+
 class DataError(UserError):
     """A data set is missing or not in its expected format."""
 

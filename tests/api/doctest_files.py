@@ -21,6 +21,31 @@ def write_table_of(space_name: str, path: Path) -> None:
     write_table(LatencyTable({part: Cell(0.002 + 1e-7 * count_part(part).macs) for part in parts}, 0.01), path)
 
 
+def write_own_block(folder: Path) -> None:
+    """A file of blocks, and a space that has it among its candidates."""
+    (folder / "my_blocks.py").write_text(_BLOCKS)
+    (folder / "own.yaml").write_text(_SPACE)
+
+
+_BLOCKS = """
+import tvmfbnet as tf
+from torch import nn
+
+@tf.block("conv_tanh", kernel=3)
+class ConvTanh(nn.Sequential):
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__(nn.Conv2d(cin, cout, 3, stride, 1), nn.Tanh())
+"""
+_SPACE = """
+input: {channels: 1, height: 8, width: 8}
+classes: 2
+stem: {channels: 4, stride: 2}
+stages: [{channels: 4, layers: 1}, {channels: 8, layers: 1, stride: 2}]
+blocks: [k3_e1, conv_tanh]
+last_channels: 8
+"""
+
+
 def write_fashion_mnist(folder: Path) -> None:
     """120 + 40 learnable images in Fashion-MNIST's form: the class is where the bright square is."""
     generator = np.random.default_rng(0)

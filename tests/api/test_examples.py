@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from doctest_files import write_fashion_mnist, write_table_of
+from doctest_files import write_fashion_mnist, write_own_block, write_table_of
 
 import tvmfbnet as tf
+from tvmfbnet.space import own_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = ROOT / "docs/how-to/python.md"
@@ -48,7 +49,10 @@ def folder(tmp_path, monkeypatch):
     """A folder with what the examples name."""
     write_table_of("fbnet_mini", tmp_path / "table.csv")
     write_fashion_mnist(tmp_path / "datasets/fashion-mnist")
+    write_own_block(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(own_blocks, "_REGISTERED", {})
     monkeypatch.delenv("TVMFBNET_DATA", raising=False)
     monkeypatch.delenv("TVMFBNET_TUNING_LOGS", raising=False)
     return tmp_path
@@ -82,6 +86,7 @@ def test_type_checkers_accept_every_example(tmp_path):
     for name, code in codes.items():
         ast.parse(code)
         (tmp_path / f"{name}.py").write_text(code)
+    write_own_block(tmp_path)
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\nplugins = pydantic.mypy\nfollow_imports = silent\n")
     words = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", ".cache", "."]
     done = subprocess.run(

@@ -79,7 +79,8 @@ def smaller(words, walk):
         words = [*words[:place], *walk.way(), *words[place + 2 :]]
     groups = ("latency", "device", "targets", "spaces", "arch", "report")
     command = " ".join(words[:2]) if words[0] in groups else words[0]
-    if "--space" in words and command != "arch describe":
+    shown = "--space" in words and words[words.index("--space") + 1] in walk.shown  # small already
+    if "--space" in words and command != "arch describe" and not shown:
         if any(word.startswith("fashion_scenes") for word in words):
             walk.space = "tiny.yaml@32"  # from here on: a head for masks needs a multiple of 8
         words = set_option(words, "--space", walk.space)
@@ -122,6 +123,9 @@ def run_line(line: CommandLine, walk: Walk):
         case ["tvmfbnet-run", *options]:
             walk.run(tvmfbnet("compile", ARCH, "--space", "tiny.yaml", "--target", "rpi5", "--out", "package"))
             walk.run([walk.runner(), *("0" if word == "7" else word for word in options)])
+        case ["export", setting]:
+            name, _, value = setting.partition("=")
+            walk.environment[name] = value
         case ["python", "-m", "tvm.exec.rpc_server", *options]:
             serve_by_python(options, walk)
         case ["python", script, *options] if script.startswith("benchmarks/"):
@@ -216,6 +220,7 @@ def test_every_command_line_of_a_page_runs(page, tmp_path, request):
 def started_walk(page, folder, request, ssh_options=()):
     """The page's folder, with what its reader has measured before."""
     walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if starts_commands(page) else None)
+    walk.write_shown_files(page)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)
     if any(line.words[:2] in (["tvmfbnet", "tune"], ["tvmfbnet", "run"]) for line in shown_on(page)):

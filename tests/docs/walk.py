@@ -16,6 +16,7 @@ import yaml
 from documented import ROOT
 from finished_runs import write_finished_run
 from PIL import Image
+from shown_files import shown_files
 
 from tvmfbnet.provisioning.loopback import free_port
 
@@ -82,6 +83,7 @@ class Walk:
         self.folder, self.ssh_options, self._forking = folder, ssh_options, forking
         self.port, self.tunnel_port, self.server_port = free_port(), free_port(), free_port()
         self.background, self.space = [], "tiny.yaml"
+        self.shown = set()
         self.data = f"fashion_mnist:{folder / 'digits'}"
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TVMFBNET_TUNING_LOGS": "tuning_logs"}
         (folder / "tiny.yaml").write_text(SPACE)
@@ -105,6 +107,12 @@ class Walk:
         where = {"kind": "tracker", "port": self.port} if remote else {"kind": "local"}
         board["transport"] = {**where, "key": name}
         (self.folder / "targets" / f"{name}.yaml").write_text(yaml.safe_dump(board))
+
+    def write_shown_files(self, page):
+        """Writes the files that a page shows: code whose fence has a title."""
+        for name, content in shown_files(page).items():
+            (self.folder / name).write_text(content)
+            self.shown.add(name)
 
     def run(self, words, check=(0,)):
         """Runs a command to its end and gives what it printed; AssertionError with its messages where it failed."""

@@ -26,11 +26,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps ``describe`` a subcommand although it is the only one."""
-
-
 @app.command("describe")
 def describe_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
@@ -72,6 +67,32 @@ def describe_command(
         print_json(description)
     else:
         _print(description)
+
+
+@app.command("export")
+def export_command(
+    arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: .onnx, .pt2 (torch.export), or .safetensors (weights by timm's names).")
+    ],
+    space: Annotated[str, typer.Option(help=SPACE_HELP)] = "fbnet",
+    checkpoint: Annotated[Path | None, typer.Option(help="Trained weights (net.pt); random ones if not given.")] = None,
+    features_only: Annotated[
+        bool, typer.Option("--features-only", help="Without its head: the last feature map of each resolution.")
+    ] = False,
+) -> None:
+    """Write a net for use outside of this package.
+
+    Example: tvmfbnet arch export fbnet_c --space fbnet --checkpoint training/net.pt --out net.onnx
+    """
+    from tvmfbnet.api.network import build_network
+    from tvmfbnet.deploy.net_files import require_form, write_net
+    from tvmfbnet.nets.features import FeatureNet
+
+    require_form(out)
+    net = build_network(arch, space, checkpoint=checkpoint)
+    write_net(FeatureNet(net) if features_only else net, out)
+    print(f"net in {out}")
 
 
 def _add_latency(description: dict[str, Any], table: LatencyTable, arch: Arch, space: Space) -> None:

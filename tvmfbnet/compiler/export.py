@@ -27,11 +27,14 @@ from tvmfbnet.errors import UserError
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.own_blocks import randomise_constants
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
+from tvmfbnet.space.blocks import parse_block
 from tvmfbnet.space.heads import CLASSIFIER, OTHER_PARTS
-from tvmfbnet.space.space import HEAD_LINEAR, HEAD_POOL, STEM, NetPart
+from tvmfbnet.space.own_blocks import OwnBlock
+from tvmfbnet.space.space import BLOCK, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
 # Of random images, for the ranges of a part that is only timed.
 _CALIBRATION_IMAGES = 2
@@ -44,7 +47,7 @@ _OPSET = 20
 def randomise_biases(module: nn.Module) -> None:
     """Gives classifiers a random bias: theirs is initialised to zero, and the exporter would drop adding zeros."""
     for child in module.modules():
-        if isinstance(child, nn.Linear):
+        if isinstance(child, nn.Linear) and child.bias is not None:
             nn.init.uniform_(child.bias, -0.5, 0.5)
 
 
@@ -78,6 +81,8 @@ class _InteriorPart(nn.Module):
             torch.manual_seed(seed)
             body = build_part(part)
             randomise_biases(body)
+            if part.part == BLOCK and isinstance(parse_block(part.block), OwnBlock):
+                randomise_constants(body)
         randomise_bn(body, seed)
         takes, gives = part.part == STEM, part.part == HEAD_LINEAR
         self.body = _Bordered(folded_in(body, dtype), dtype, takes, gives)

@@ -34,7 +34,8 @@ from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.progress import say
-from tvmfbnet.space.space import Space, content_key
+from tvmfbnet.space.blocks import is_known
+from tvmfbnet.space.space import BLOCK, NetPart, Space, content_key
 
 ENVIRONMENT = "TVMFBNET_TUNING_LOGS"
 
@@ -95,7 +96,11 @@ def measured_table(recorded: Iterable[Measurement], context: Context) -> Latency
 
     For a context without a device, the device model measured last counts.
     """
-    parts = [item for item in recorded if item.part.part not in (NET, OVERHEAD) and context.admits(item.context)]
+    parts = [
+        item
+        for item in recorded
+        if item.part.part not in (NET, OVERHEAD) and context.admits(item.context) and _is_known(item.part)
+    ]
     return LatencyTable.from_measurements(parts, parts[-1].context, in_order=True) if parts else LatencyTable({})
 
 
@@ -123,7 +128,10 @@ def load_table(
     """
     journal, table = journal_path(target, root), table_path(target, root)
     if journal.exists():
-        measurements = [item for item in Journal(journal).read() if item.part.part != NET]
+        recorded = [item for item in Journal(journal).read() if item.part.part != NET]
+        measurements = [item for item in recorded if _is_known(item.part)]
+        if len(measurements) < len(recorded):
+            _say_unknown([item.part.block for item in recorded if not _is_known(item.part)], journal)
         if measurements:
             return _table_of(measurements, journal, context, device_model, dtype)
     if table.exists():
@@ -174,4 +182,18 @@ def _table_of(
             f"that of the newest ({used[-1].context.describe()})"
         )
     times = load_kernel_times(journal.with_name(_KERNELS), used[-1].context)
+    times = {part: ms for part, ms in times.items() if _is_known(part)}
     return replace(LatencyTable.from_measurements(used, in_order=True), kernel_ms=times)
+
+
+def _is_known(part: NetPart) -> bool:
+    """Whether a part can be read: a user's own block, only where it is registered as it was when it was timed."""
+    return part.part != BLOCK or is_known(part.block)
+
+
+def _say_unknown(blocks: Sequence[str], journal: Path) -> None:
+    names = ", ".join(dict.fromkeys(blocks))
+    say(
+        f"note: {len(blocks)} measurements in {journal} are left out: they are of blocks that are not defined here or "
+        f"were changed since ({names})"
+    )

@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tvmfbnet.nets.depthwise import DepthwiseConv
+from tvmfbnet.nets.own_blocks import build_own
 from tvmfbnet.nets.pointwise import PointwiseConv
 from tvmfbnet.space.blocks import BlockSpec, parse_block
+from tvmfbnet.space.own_blocks import OwnBlock
 from tvmfbnet.space.space import NetPart
 
 
@@ -172,11 +174,16 @@ MODULES: dict[type, Callable[[Any, int, int, int], nn.Module]] = {BlockSpec: FBN
 
 
 def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:
-    """The module of a candidate block; ``skip`` is the identity where shapes allow, else 1x1 conv + BN + ReLU."""
+    """The module of a candidate block, freshly initialised: a user's own as its builder does.
+
+    ``skip`` is the identity where shapes allow, else 1x1 conv + BN + ReLU.
+    """
     spec = parse_block(block)
+    if isinstance(spec, OwnBlock):
+        return build_own(spec, cin, cout, stride)
     if spec is not None:
-        return MODULES[type(spec)](spec, cin, cout, stride)
-    return nn.Identity() if stride == 1 and cin == cout else ConvBNReLU(cin, cout, 1, stride)
+        return initialise(MODULES[type(spec)](spec, cin, cout, stride))
+    return nn.Identity() if stride == 1 and cin == cout else initialise(ConvBNReLU(cin, cout, 1, stride))
 
 
 def build_part(part: NetPart) -> nn.Module:
@@ -189,7 +196,7 @@ def build_part(part: NetPart) -> nn.Module:
         case "stem":
             return initialise(ConvBNReLU(part.cin, part.cout, 3, part.stride))
         case "block":
-            return initialise(build_block(part.block, part.cin, part.cout, part.stride))
+            return build_block(part.block, part.cin, part.cout, part.stride)
         case "head_conv":
             return initialise(ConvBNReLU(part.cin, part.cout, 1, part.stride))
         case "head_pool":

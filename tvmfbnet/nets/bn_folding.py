@@ -7,6 +7,8 @@ dropping them; blocks that are only timed or tested get random ones first.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -35,9 +37,16 @@ def fold_bn(module: nn.Module) -> nn.Module:
     """
     folded = copy.deepcopy(module).eval()
     for child in folded.modules():
-        for conv, norm in getattr(child, "FOLDED", ()):
+        for conv, norm in getattr(child, "FOLDED", _neighbours(child)):
             _fold(child, conv, norm)
     return folded
+
+
+def _neighbours(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """The neighbours of a sequence, by name: a batch norm behind a conv there is applied to nothing else."""
+    if isinstance(module, nn.Sequential):
+        names = [name for name, _ in module.named_children()]
+        yield from pairwise(names)
 
 
 def _fold(owner: nn.Module, conv_name: str, norm_name: str) -> None:

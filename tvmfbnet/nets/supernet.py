@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tvmfbnet.nets.batched_mixture import bands_of, merged_mixture, share_initialisation
-from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part, initialise
+from tvmfbnet.nets.blocks import FBNetBlock, build_block, build_part
 from tvmfbnet.nets.heads import HeadedNet
 from tvmfbnet.nets.joint_batchnorm import frozen_statistics
 from tvmfbnet.nets.network import ArchNet
@@ -61,9 +61,7 @@ class MixedLayer(nn.Module):
         self, layer: Layer, merged: bool = True, save_memory: bool = False, share_weights: bool = False
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            initialise(build_block(block, layer.cin, layer.cout, layer.stride)) for block in layer.blocks
-        )
+        self.blocks = nn.ModuleList(build_block(block, layer.cin, layer.cout, layer.stride) for block in layer.blocks)
         # Residual blocks start as the identity (Goyal et al. 2017, section 5.1). Without it a path of random blocks
         # hands each layer another kind of noise in every warm-up step, and weights hardly learn.
         # Where there is no residual to start from, they start as one common function.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.errors import StorageError, UserError
+from tvmfbnet.errors import MissingBlockError, StorageError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.origin import LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
@@ -109,6 +109,8 @@ def damage(path: Path) -> Iterator[None]:
     """Turns errors about unexpected content into one that names the file."""
     try:
         yield
+    except MissingBlockError:
+        raise  # the file is whole: what defines its blocks is missing
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, UserError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise StorageError(f"{path} is damaged or of another version ({what}); remove it and run again") from error

@@ -56,7 +56,7 @@ def check_arch(blocks: Sequence[str], space: Space) -> Arch:
         try:
             block = canonical_block(name)
         except ArchError as error:
-            raise ArchError(f"{where}: {error}") from error
+            raise type(error)(f"{where}: {error}") from error
         if block not in layer.blocks:
             raise ArchError(
                 f"{where} of space {space.name}: {block} is no candidate there; {_allowed(block, layer.blocks)}"

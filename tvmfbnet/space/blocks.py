@@ -6,7 +6,8 @@ and ``_hswish`` or ``_swish`` another activation (Howard et al. 2019): ``k5_e6_s
 and group count may be named, so a space of one's own is not bound to the paper's nine.
 
 :class:`Block` is what a conv block of any structure says of itself. Parameters, MACs, latency features, simulated
-latencies, accuracy models and colours follow from that, so no other file knows a structure. :data:`STRUCTURES` has all.
+latencies, accuracy models and colours follow from that, so no other file knows a structure. :data:`STRUCTURES` has all
+that ship with the package; a user's own are in :mod:`tvmfbnet.space.own_blocks`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tvmfbnet.errors import ArchError
+from tvmfbnet.errors import ArchError, MissingBlockError
+from tvmfbnet.space.block_files import ENVIRONMENT, load_environment_files
 from tvmfbnet.space.convs import RELU, Conv
+from tvmfbnet.space.own_blocks import own_block, unregistered
 
 if TYPE_CHECKING:
     from tvmfbnet.space.space import NetPart
@@ -179,15 +182,35 @@ def parse_block(name: str) -> Block | None:
 
     Raises:
         ArchError: the name is malformed; says what is allowed.
+        MissingBlockError: it is of a user's own block that is not registered here with this source.
     """
     if name == SKIP:
         return None
-    for structure in STRUCTURES.values():
-        block = structure.parse(name)
-        if block is not None:
-            return block
+    block = shipped_block(name) or own_block(name)
+    if block is None:
+        load_environment_files()
+        block = own_block(name)
+    if block is not None:
+        return block
+    missing = unregistered(name, ENVIRONMENT)
+    if missing is not None:
+        raise MissingBlockError(f"unknown block {name!r}: {missing}")
     forms = "; or ".join(structure.form for structure in STRUCTURES.values())
     raise ArchError(f"unknown block {name!r}: a block is 'skip' or {forms}")
+
+
+def shipped_block(name: str) -> Block | None:
+    """The block of a name of one of :data:`STRUCTURES`; None if it is of none."""
+    return next((block for structure in STRUCTURES.values() if (block := structure.parse(name)) is not None), None)
+
+
+def is_known(name: str) -> bool:
+    """Whether a block can be read here: one of a user's own, only where it is registered with the same source."""
+    try:
+        parse_block(name)
+    except ArchError:
+        return False
+    return True
 
 
 def block_features(name: str) -> list[float]:

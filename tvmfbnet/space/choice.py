@@ -18,8 +18,13 @@ def choose_parts(space: Space, blocks: str, arch: Arch | None = None) -> tuple[N
     chosen = [
         part
         for part in space.distinct_blocks()
-        if (fnmatch(part.block, blocks) or fnmatch(part.name, blocks)) and (used is None or part in used)
+        if any(fnmatch(name, blocks) for name in _names(part)) and (used is None or part in used)
     ]
     if not chosen:
         raise UserError(f"no block of space {space.name} matches --blocks {blocks!r}; try k3_* or block/*/16-16/*")
     return (*space.fixed_parts(), *chosen)
+
+
+def _names(part: NetPart) -> tuple[str, ...]:
+    """What a glob may match: of a user's own block also its name without the digest."""
+    return part.block, part.name, part.block.partition("@")[0]

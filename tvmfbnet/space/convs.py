@@ -1,4 +1,4 @@
-"""One conv of a part: the source of counts, features and simulated latencies, whatever the structure of the block."""
+"""One conv or matrix product of a part: the source of counts, features and simulated latencies of every block."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Conv:
         width: input width in pixels.
         relu: whether an activation follows.
         activation: which one, where one follows: a ReLU, unless the block names another.
+        learnable: parameters, where they are not those of a conv with BatchNorm or of a classifier.
         residual: whether the block's input is added to the output (fused too, so it makes another kernel).
     """
 
@@ -37,6 +38,7 @@ class Conv:
     relu: bool
     residual: bool = False
     activation: str = RELU
+    learnable: int | None = None
 
     @property
     def weights(self) -> int:
@@ -56,4 +58,6 @@ class Conv:
     @property
     def params(self) -> int:
         """Learnable parameters: the kernel and BatchNorm's two per channel, or the classifier's bias."""
+        if self.learnable is not None:
+            return self.learnable
         return self.weights + self.cout * (1 if self.kind == "linear" else 2)

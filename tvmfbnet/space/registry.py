@@ -9,6 +9,7 @@ from typing import Any
 from tvmfbnet.errors import UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.shipped import Shipped
+from tvmfbnet.space.block_files import load_block_files
 from tvmfbnet.space.heads import HEADS
 from tvmfbnet.space.schema import build_space
 from tvmfbnet.space.space import Space
@@ -28,14 +29,20 @@ def load_space(name_or_file: str) -> Space:
     height x width), then ``,classes=3`` and ``,channels=1`` the number of classes and of the image's channels, and
     ``,head=lraspp`` the head.
 
+    Python files that it names in ``block_files`` are run.
+
     Raises:
-        UserError: there is no space of that name.
+        UserError: there is no space of that name, or a file of blocks fails.
         ConfigError: the file is malformed.
         StorageError: the file cannot be read.
     """
     name_or_file, changes, suffix = _split(name_or_file)
     path = _SHIPPED.path(name_or_file)
-    return build_space(_changed(read_yaml(path), changes), path.stem + suffix, str(path))
+    value = read_yaml(path)
+    files = value.get("block_files")
+    if isinstance(files, list) and all(isinstance(file, str) for file in files):  # else refused with all other problems
+        load_block_files(files, path.parent)
+    return build_space(_changed(value, changes), path.stem + suffix, str(path))
 
 
 def spelled_with_classes(name_or_file: str, classes: int) -> str:

@@ -21,6 +21,7 @@ from tvmfbnet.config import Config, problems_of, validate
 from tvmfbnet.errors import ArchError, listed
 from tvmfbnet.space.blocks import FBNET_BLOCKS, SKIP, BlockSpec, canonical_block, parse_block
 from tvmfbnet.space.convs import RELU
+from tvmfbnet.space.own_blocks import OwnBlock
 from tvmfbnet.space.space import Layer, Space
 
 
@@ -134,9 +135,13 @@ class StageConfig(Config):
 
 
 class SpaceConfig(Config):
-    """A search space as written in YAML. ``blocks`` are the candidates of every stage that names none of its own."""
+    """A search space as written in YAML. ``blocks`` are the candidates of every stage that names none of its own.
+
+    ``block_files`` are Python files that define blocks (:mod:`tvmfbnet.space.block_files`).
+    """
 
     description: str = ""
+    block_files: tuple[str, ...] = ()
     input: InputConfig
     classes: Annotated[int, Field(ge=1, le=1_000_000)]
     stem: StemConfig
@@ -176,6 +181,10 @@ def _shape_problems(config: SpaceConfig) -> Iterator[str]:
                     f"stages.{layer.stage}: block {name} splits channels into {spec.groups} groups, which does not "
                     f"divide its {layer.cin} input and {layer.cout} output channels"
                 )
+            elif isinstance(spec, OwnBlock):
+                fault = spec.fault(layer.cell(name))
+                if fault is not None:
+                    yield f"stages.{layer.stage}: {fault}"
         if layer.stride > min(layer.height, layer.width):
             yield (
                 f"stages.{layer.stage}: stride {layer.stride} on {layer.height}x{layer.width} pixels "

@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tvmfbnet.config import problems_of
-from tvmfbnet.errors import StorageError
+from tvmfbnet.errors import MissingBlockError, StorageError
 from tvmfbnet.files import storage_errors, write_atomically
 from tvmfbnet.training.memory import is_out_of_memory
 
@@ -92,6 +92,8 @@ def damage_named(path: Path, advice: str = "remove it to start again") -> Iterat
     """Turns any error while a checkpoint's content is used into a StorageError that names the file."""
     try:
         yield
+    except MissingBlockError:
+        raise  # the file is whole: what defines its blocks is missing
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -13,7 +13,7 @@ from torch import nn
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
-from tvmfbnet.errors import DivergedError
+from tvmfbnet.errors import DivergedError, UserError
 from tvmfbnet.nets.precision import computing_in, precision_on
 from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
@@ -21,10 +21,14 @@ from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
 from tvmfbnet.training.evaluation import tally
 from tvmfbnet.training.forecast import Forecaster
+from tvmfbnet.training.mixing import Mixing, hard_labels
+from tvmfbnet.training.teacher import Teacher
 from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
+# They blend labels, move what targets describe, or compare outputs of one class for each image.
+_FOR_CLASSIFICATION = ("mixup", "cutmix", "rand_augment", "distil_from")
 
 
 class Epoch(State):
@@ -67,17 +71,30 @@ class Trainer(Generic[NetT]):
         data: images of the net's size; says the task.
         config: the settings.
         workers: the processes that share every batch; this one alone if None.
+
+    Raises:
+        UserError: a setting is for classification, and the data set's task is another.
     """
 
     def __init__(self, net: NetT, data: ImageData, config: TrainConfig, workers: Workers | None = None) -> None:
         self.data, self.config, self.task = data, config, task_named(data.task)
+        given = [name for name in _FOR_CLASSIFICATION if getattr(config, name)]
+        if given and self.task.name != "classification":
+            raise UserError(f"{', '.join(given)}: for classification; the task of this data set is {self.task.name}")
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
-        self._precision = precision_on(self.device) if config.precision == "auto" else config.precision
+        self.precision = precision_on(self.device) if config.precision == "auto" else config.precision
+        self.teacher: Teacher | None = None
+        self._mixing = Mixing(config.mixup, config.cutmix, data.classes)
         self.net = self.workers.share(place_net(net, self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
         indices, _ = split_indices(len(data.train), 1.0, config.seed, config.train_images)
-        augment = Augment(config.augment_shift, config.augment_flip)
+        augment = Augment(
+            config.augment_shift,
+            config.augment_flip,
+            rand_operations=config.rand_augment,
+            rand_magnitude=config.rand_magnitude,
+        )
         part = (self.workers.rank, self.workers.size)
         self._batches = Loader(data, data.train, indices, config.batch_size, augment, config.seed, part)
         self._optimiser = torch.optim.SGD(
@@ -85,6 +102,9 @@ class Trainer(Generic[NetT]):
         )
         self._schedule = create_scheduler_v2(
             self._optimiser,
+            sched="cosine" if config.decay_epochs is None else "multistep",
+            # timm lets the rate fall in the step before a milestone: in the first one behind the epoch.
+            decay_milestones=[epoch + 0.5 / len(self._batches) for epoch in config.decay_epochs or ()],
             num_epochs=config.epochs,
             warmup_epochs=config.warmup_epochs,
             warmup_lr=config.lr / 100,
@@ -124,18 +144,12 @@ class Trainer(Generic[NetT]):
         """
         started = time.monotonic()
         self._schedule.step_update(self.done_steps)
-        pixels, targets = place_batch(*self._batches.next(), self.device)
+        pixels, targets = place_batch(*self._mixing.of(*self._batches.next()), self.device)
         self.net.train()
-        with computing_in(self._precision, self.device):
-            outputs = self.net(pixels).float()
-        loss = self.task.loss(outputs, targets, self.config.label_smoothing)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(
-                f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
-                "restart with a lower lr (the last good checkpoint is kept)"
-            )
         self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = min(self.config.accumulate, len(targets))
+        for part_pixels, part_targets in zip(pixels.chunk(parts), targets.chunk(parts), strict=True):
+            self._add_gradient(part_pixels, part_targets, len(part_targets) / len(targets))
         self.workers.average_gradients(self.net.parameters())
         if self.config.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
@@ -143,13 +157,34 @@ class Trainer(Generic[NetT]):
         if self._ema is not None:
             self._ema.update(self.net, self.done_steps)
         self.done_steps += 1
-        self._sums["loss"] += loss.item()
-        self._sums["right"] += self.task.batch_accuracy(outputs, targets)
         self._sums["seconds"] += time.monotonic() - started
         if self.done_steps % len(self._batches):
             return False
         self._close_epoch()
         return True
+
+    def _add_gradient(self, pixels: torch.Tensor, targets: torch.Tensor, share: float) -> None:
+        """Adds the gradient of a part of the batch, and its loss and accuracy to the sums.
+
+        Args:
+            pixels: of its images.
+            targets: of its images (n, ...); shares of classes (n, classes) where they are blended.
+            share: of the batch.
+        """
+        with computing_in(self.precision, self.device):
+            outputs = self.net(pixels).float()
+        loss = self.task.loss(outputs, targets, self.config.label_smoothing)
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, outputs, pixels)
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
+                "restart with a lower lr (the last good checkpoint is kept)"
+            )
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        self._sums["loss"] += loss.item() * share
+        told = hard_labels(targets) if self._mixing.is_on else targets
+        self._sums["right"] += self.task.batch_accuracy(outputs, told) * share
 
     def _close_epoch(self) -> None:
         steps, epoch = len(self._batches), self.done_steps // len(self._batches)
