@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvmfbnet.api.compile import CompileOptions, compile
+    from tvmfbnet.api.prune import prune
     from tvmfbnet.api.run import run
     from tvmfbnet.api.search import search
     from tvmfbnet.api.train import train
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from tvmfbnet.pipeline.tuning import TuneResult, TuningForecast
     from tvmfbnet.pipeline.tuning_options import TuneOptions
     from tvmfbnet.progress import Event, Message, WorkAdvanced, WorkEnded, WorkStarted, observing
+    from tvmfbnet.pruning.config import PruneConfig
+    from tvmfbnet.pruning.rounds import PruneResult, PruneRound
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.constraints import ConstraintCheck
     from tvmfbnet.search.derive import ScoredArch
@@ -82,6 +85,9 @@ __all__ = [
     "Package",
     "PackageError",
     "ParityError",
+    "PruneConfig",
+    "PruneResult",
+    "PruneRound",
     "Recipe",
     "RunResult",
     "RuntimeUnavailableError",
@@ -108,6 +114,7 @@ __all__ = [
     "keep_freed_memory",
     "observing",
     "parse_arch",
+    "prune",
     "run",
     "search",
     "train",
@@ -117,6 +124,7 @@ __all__ = [
 # Where each name is defined, by module. The imports above say the same to type checkers; a test compares both.
 _HOMES = {
     "api.compile": ("CompileOptions", "compile"),
+    "api.prune": ("prune",),
     "api.run": ("run",),
     "api.search": ("search",),
     "api.train": ("train",),
@@ -130,6 +138,8 @@ _HOMES = {
     "pipeline.tuning": ("TuneResult", "TuningForecast"),
     "pipeline.tuning_options": ("TuneOptions",),
     "progress": ("Event", "Message", "WorkAdvanced", "WorkEnded", "WorkStarted", "observing"),
+    "pruning.config": ("PruneConfig",),
+    "pruning.rounds": ("PruneResult", "PruneRound"),
     "search.config": ("SearchConfig",),
     "search.constraints": ("ConstraintCheck",),
     "search.derive": ("ScoredArch",),
