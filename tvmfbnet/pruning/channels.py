@@ -1,8 +1,8 @@
-"""Structured tickets: channels inside blocks are removed, so that the net is a smaller dense one that kernels run faster.
+"""Structured tickets: channels inside blocks are removed, which leaves a smaller dense net that takes less time.
 
-Widths are multiples of what a device's kernels like (8 or 16 channels). Where to remove is decided by the latency table:
-the step that saves most latency per loss of magnitude comes first. Only channels inside a block go, as what passes
-between layers, and so every other block's shape, stays as it is; blocks with grouped convs stay whole.
+Widths are multiples of what a device's kernels like (8 or 16 channels). The latency table decides where to remove: the
+step that saves most latency per loss of magnitude comes first. Only channels inside a block go, so that every other
+block's shape stays as it is; blocks with grouped convs stay whole.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from tvmfbnet.training.checkpoint import Tensors, seeded
 # Of a block's tensors: the dimension of its inner channels, by the end of the name.
 _INNER_FIRST = ("conv_pw.weight", "conv_dw.weight", "se.expand.weight", "se.expand.bias")
 _INNER_SECOND = ("conv_pwl.weight", "se.reduce.weight")
-_NORMS = tuple(
-    f"{norm}.{name}" for norm in ("bn1", "bn2") for name in ("weight", "bias", "running_mean", "running_var")
-)
+_TENSORS = ("weight", "bias", "running_mean", "running_var")
+_NORMS = tuple(f"{norm}.{name}" for norm in ("bn1", "bn2") for name in _TENSORS)
 
 
 def magnitudes(block: InvertedResidual) -> torch.Tensor:
@@ -129,13 +128,8 @@ class ChannelTicket:
     def _options(self, index: int, widths: Sequence[Width], sums: Sequence[float]) -> list[Narrowing]:
         """The present width of a layer and those below; ``sums`` of its channels' magnitudes, largest first."""
         layer = self.space.layers[index]
-        return [
-            Narrowing(
-                width.channels, self.table.lookup(layer.cell(width.block)).latency_ms, 1 - sums[width.channels - 1]
-            )
-            for width in widths
-            if width.channels <= len(sums)
-        ]
+        costs = {width.channels: self.table.lookup(layer.cell(width.block)).latency_ms for width in widths}
+        return [Narrowing(count, ms, 1 - sums[count - 1]) for count, ms in costs.items() if count <= len(sums)]
 
     @property
     def _latency_ms(self) -> float:

@@ -68,7 +68,5 @@ def geometric_levels(first: float, reached: tuple[float, ...], rounds: int) -> t
 def require_rewind_within(rewind_epochs: int, training: TrainConfig) -> None:
     """ConfigError where there is nothing left to train after the rewinding."""
     if rewind_epochs >= training.epochs:
-        raise ConfigError(
-            "prune settings",
-            [f"rewind_epochs ({rewind_epochs}) must be below the training's epochs ({training.epochs})"],
-        )
+        problem = f"rewind_epochs ({rewind_epochs}) must be below the training's epochs ({training.epochs})"
+        raise ConfigError("prune settings", [problem])

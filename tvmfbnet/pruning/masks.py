@@ -52,7 +52,7 @@ def smallest_removed(
             prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=count)
         return {name: module.weight_mask.detach().clone() for name, module in modules.items()}  # type: ignore[union-attr,operator]
     finally:
-        for name, module in modules.items():
+        for module in modules.values():
             _restore(module)
 
 

@@ -1,10 +1,9 @@
 """The rounds of a pruning, in a folder: train, remove, rewind, repeat. ``tvmfbnet prune`` calls it.
 
 Files: ``prune.ckpt`` (what it is, and the weights to rewind to), ``round-NN`` and ``control-NN`` (each with ``net.pt``,
-an ordinary trained net, ``history.json``, and ``space.yaml`` where channels were removed), ``prune.json`` (the result). A
-finished round is never trained
-again, and one that was killed resumes in the middle; the result is that of an uninterrupted pruning, bit for bit on a
-CPU.
+an ordinary trained net, ``history.json``, and ``space.yaml`` where channels were removed), ``prune.json`` (the result).
+A finished round is never trained again, and one that was killed resumes in the middle; the result is that of an
+uninterrupted pruning, bit for bit on a CPU.
 """
 
 from __future__ import annotations
