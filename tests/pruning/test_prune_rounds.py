@@ -98,6 +98,8 @@ def test_shares_fall_by_equal_factors_between_those_to_reach():
         PruneConfig(latency_target_ms=1.0, scope="layer")
     with pytest.raises(ConfigError, match="multiple is of channels"):
         PruneConfig(multiple=16)
+    with pytest.raises(ConfigError, match="latency_target_ms or latency_target_share, not both"):
+        PruneConfig(latency_target_ms=1.0, latency_target_share=0.5)
 
 
 def run(capsys, *words):
@@ -116,10 +118,10 @@ def test_the_command_prunes_weights_and_channels_and_refuses_bad_input_in_one_li
     rounds = json.loads(out)["rounds"]
     assert code == 0 and [round(each["remaining"], 2) for each in rounds] == [1.0, 0.5]
     assert json.loads((tmp_path / "weights/prune.json").read_text())["rounds"] == rounds
-    table = ("--latency-table", "simulated:gflops=1,gbps=1", "--latency-target", "0.013ms", "--multiple", 4)
+    table = ("--latency-table", "simulated:gflops=1,gbps=1", "--latency-target", "70%", "--multiple", 4)
     code, out, _ = run(capsys, *given, *table, "--out", tmp_path / "channels", "--json")
     dense, narrow = json.loads(out)["rounds"]
-    assert code == 0 and narrow["latency_ms"] <= 0.013 < dense["latency_ms"] and "_w" in narrow["arch"]
+    assert code == 0 and narrow["latency_ms"] <= 0.7 * dense["latency_ms"] and "_w" in narrow["arch"]
     code, out, _ = run(capsys, *given, *table, "--out", tmp_path / "channels")
     assert code == 0 and "predicted, ms" in out
     for words, line in (

@@ -36,7 +36,7 @@ def prune(
 ) -> PruneResult:
     """Prunes a net in rounds: train, remove the smallest weights, rewind the others, repeat. Resumable: call it again.
 
-    With a ``latency_target_ms`` channels inside blocks are removed in place of single weights, those first that save
+    With a latency target channels inside blocks are removed in place of single weights, those first that save
     most latency per loss of magnitude by a latency table.
 
     Args:
@@ -45,7 +45,7 @@ def prune(
         data: a data set, such as ``fashion_mnist`` or ``imagefolder:DIR``: ``docs/reference/data.md`` has all.
         settings: a :class:`PruneConfig` or its fields.
         training: of every round: a :class:`TrainConfig` or its fields.
-        table: with a ``latency_target_ms``: what :meth:`LatencyTable.load` takes; what it lacks is predicted.
+        table: with a latency target: what :meth:`LatencyTable.load` takes; what it lacks is predicted.
         out: folder of the files; every round has a ``net.pt`` in a folder of its own.
         on_progress: called with an event for everything that is reported meanwhile.
 
@@ -93,7 +93,7 @@ def _latencies(
     Raises:
         UserError: a table without a latency target, or the other way round.
     """
-    if (table is None) != (settings.latency_target_ms is None):
+    if (table is None) == settings.of_channels:
         raise UserError("channels are removed by a latency table until a latency target is met: give both or neither")
     if table is None:
         return None

@@ -45,7 +45,7 @@ def prune_command(
     ] = False,
     latency_target: Annotated[
         str | None,
-        typer.Option(metavar="LATENCY", help="Remove channels until the net takes so long, in place of weights."),
+        typer.Option(metavar="LATENCY", help="Remove channels until the net takes 8ms, or 60% of the dense one."),
     ] = None,
     latency_table: Annotated[
         str | None,
@@ -79,14 +79,17 @@ def prune_command(
         config, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, threads=threads, device=device
     )
     given: dict[str, Any] = {
-        "remaining": [_share(text) for text in remaining] if remaining else None,
+        "remaining": [_share(text, "--remaining") for text in remaining] if remaining else None,
         "rounds": rounds,
         "scope": scope,
         "rewind_epochs": rewind_epochs,
         "control": control or None,
-        "latency_target_ms": parse_latency(latency_target) if latency_target is not None else None,
         "multiple": multiple,
     }
+    if latency_target is not None and latency_target.strip().endswith("%"):
+        given["latency_target_share"] = _share(latency_target, "--latency-target")
+    elif latency_target is not None:
+        given["latency_target_ms"] = parse_latency(latency_target)
     settings = validate(
         PruneConfig, {name: value for name, value in given.items() if value is not None}, "prune settings"
     )
@@ -97,15 +100,15 @@ def prune_command(
         _show(result)
 
 
-def _share(text: str) -> float:
-    """``20%`` or ``0.2``, as a number."""
+def _share(text: str, option: str) -> float:
+    """``20%`` or ``0.2``, as a number; UserError names the option otherwise."""
     from tvmfbnet.errors import UserError
 
-    number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    number = text.strip()
     try:
-        return float(number) / 100 if percent else float(number)
+        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
     except ValueError as error:
-        raise UserError(f"--remaining {text[:40]!r} is no share: write 20% or 0.2") from error
+        raise UserError(f"{option} {text[:40]!r} is no share: write 20% or 0.2") from error
 
 
 def _show(result: PruneResult) -> None:

@@ -32,16 +32,26 @@ class PruneConfig(Config):
     latency_target_ms: float | None = Field(
         None, gt=0, le=MOST_LATENCY_MS, description="remove channels until the net takes so long; else single weights"
     )
+    latency_target_share: Share | None = Field(
+        None, description="in place of latency_target_ms: the share of what the dense net takes by the latency table"
+    )
     multiple: int = Field(8, ge=1, le=1024, description="channels inside a narrowed block are a multiple of this")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
         given = self.model_fields_set
-        if self.latency_target_ms is not None and given & {"remaining", "scope"}:
-            raise ValueError("remaining and scope are of single weights: leave them out with latency_target_ms")
-        if self.latency_target_ms is None and "multiple" in given:
-            raise ValueError("multiple is of channels, which latency_target_ms has removed: give it as well")
+        if self.latency_target_ms is not None and self.latency_target_share is not None:
+            raise ValueError("give latency_target_ms or latency_target_share, not both")
+        if self.of_channels and given & {"remaining", "scope"}:
+            raise ValueError("remaining and scope are of single weights: leave them out with a latency target")
+        if not self.of_channels and "multiple" in given:
+            raise ValueError("multiple is of channels, which are removed to meet a latency target: give one as well")
         return self
+
+    @property
+    def of_channels(self) -> bool:
+        """Whether channels are removed, in place of single weights."""
+        return self.latency_target_ms is not None or self.latency_target_share is not None
 
     @model_validator(mode="after")
     def _falls(self) -> Self:

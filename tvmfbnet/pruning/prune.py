@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.errors import ConfigError, ConstraintError
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.pruning.channels import ChannelTicket
@@ -57,23 +57,22 @@ def prune_channels(
     Args:
         arch, space, data_spec, training, out: as there.
         table: latency of every net of :func:`.widths.widths_space`.
-        config: what to remove; has a ``latency_target_ms``.
+        config: what to remove; has a latency target.
 
     Raises:
         ConstraintError: the net is fast enough already, or even the narrowest one is not.
         LatencyError: the table lacks parts.
         DataError, StorageError, DivergedError, OutOfMemoryError: as :func:`.rounds.run_rounds`.
     """
-    if config.latency_target_ms is None:
-        raise ConfigError("prune settings", ["channels are removed until latency_target_ms is met: give it"])
     space = with_subset(space, data_spec)
     dense = ChannelTicket(arch, space, table, config.multiple, dropout=training.dropout)
     latency_ms = table.arch_ms(*dense.narrowed)
-    if latency_ms <= config.latency_target_ms:
+    target_ms = config.latency_target_ms or (config.latency_target_share or 1.0) * latency_ms
+    if latency_ms <= target_ms:
         raise ConstraintError(f"the net takes {latency_ms:.4g} ms, no more than the latency target: nothing to prune")
-    levels = geometric_levels(latency_ms, (config.latency_target_ms,), config.rounds)
+    levels = geometric_levels(latency_ms, (target_ms,), config.rounds)
     # The rounds' sizes follow from the latencies, so these belong to what a resumed pruning must have in common.
-    settings = _settings(config, "channels", "latency_target_ms", "multiple")
+    settings = _settings(config, "channels", "latency_target_ms", "latency_target_share", "multiple")
     settings["latencies"] = digest(table.to_records(sorted(table.cells)))
     return run_rounds(dense, arch, space, data_spec, training, levels[1:], settings, out)
 
