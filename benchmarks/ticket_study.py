@@ -56,7 +56,7 @@ def write_images(folder: Path, train: int, test: int) -> str:
     whole = load_data("fashion_mnist", 28, 28, 1, 10)
     folder.mkdir(parents=True, exist_ok=True)
     for part, images, count in (("train", whole.train, train), ("t10k", whole.test, test)):
-        for kind, array in (("images-idx3", images.pixels[:count, 0]), ("labels-idx1", images.labels[:count])):  # type: ignore[attr-defined]
+        for kind, array in (("images-idx3", images.pixels[:count, 0]), ("labels-idx1", images.labels[:count])):
             header = b"\0\0\x08" + bytes([array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
             content = header + array.to(torch.uint8).numpy().tobytes()
             (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))

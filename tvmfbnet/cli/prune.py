@@ -112,7 +112,7 @@ def _share(text: str, option: str) -> float:
 
 
 def _show(result: PruneResult) -> None:
-    columns = {
+    columns: dict[str, list[object]] = {
         "round": [each.round for each in result.rounds],
         "weights": [each.size.weights for each in result.rounds],
         "remaining": [f"{each.size.remaining:.1%}" for each in result.rounds],

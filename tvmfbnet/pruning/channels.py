@@ -112,7 +112,8 @@ class ChannelTicket:
         Raises:
             ConstraintError: even the narrowest net takes longer.
         """
-        options, ranked = {}, {}
+        options: dict[int, list[Narrowing]] = {}
+        ranked: dict[int, torch.Tensor] = {}
         for index, block in enumerate(fold_bn(trained).layers):
             widths = widths_of(self.arch, self.space, index, self.multiple)
             if isinstance(block, InvertedResidual) and widths:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import prune as torch_prune
 
 from tvmfbnet.nets.network import ArchNet, build_net
 from tvmfbnet.pruning.ticket import Size, Ticket
@@ -19,6 +20,7 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import Tensors, seeded
 
 _WEIGHT = "weight"
+prune: Any = torch_prune  # torch has no types for it
 
 
 def prunable(net: nn.Module) -> dict[str, nn.Module]:
@@ -50,7 +52,7 @@ def smallest_removed(
             count = _excess(every, max(1, round(level * every.numel())))
             pairs = [(module, _WEIGHT) for module in modules.values()]
             prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=count)
-        return {name: module.weight_mask.detach().clone() for name, module in modules.items()}  # type: ignore[union-attr,operator]
+        return {name: module.get_buffer(f"{_WEIGHT}_mask").clone() for name, module in modules.items()}
     finally:
         for module in modules.values():
             _restore(module)
@@ -114,7 +116,7 @@ class MaskedTicket:
         for name, module in prunable(net).items():
             prune.custom_from_mask(module, _WEIGHT, self.masks[name])
             # Computed again in every forward pass; only a tensor without history can be copied for the moving average.
-            module.weight = module.weight.detach()  # type: ignore[union-attr,operator]
+            setattr(module, _WEIGHT, getattr(module, _WEIGHT).detach())
         return net
 
     def plain(self, net: ArchNet) -> ArchNet:
