@@ -8,10 +8,11 @@ import torch
 
 from tvmfbnet.cli.main import main
 from tvmfbnet.errors import ConfigError, StorageError
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.pruning.config import PruneConfig, geometric_levels
 from tvmfbnet.pruning.prune import prune_weights
 from tvmfbnet.space.arch_text import parse_arch
-from tvmfbnet.training.checkpoint import load_checkpoint
+from tvmfbnet.training.checkpoint import load_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.train import load_net
 from tvmfbnet.training.trainer import Trainer
@@ -41,7 +42,7 @@ def states(folder):
 
 
 def test_rounds_prune_by_equal_factors_from_the_rewound_weights_and_resume_to_the_same_bits(
-    pruned, tmp_path, monkeypatch
+    pruned, tiny_space, tmp_path, monkeypatch
 ):
     result = pruned("whole")
     shares = [each.size.remaining for each in result.rounds]
@@ -53,9 +54,17 @@ def test_rounds_prune_by_equal_factors_from_the_rewound_weights_and_resume_to_th
     saved = load_checkpoint(tmp_path / "whole/prune.ckpt", "pruning")["rewind"]
     histories = [json.loads((tmp_path / "whole" / name / "history.json").read_text()) for name in made]
     dense, first = histories[2], histories[3]
-    assert saved["begin"]["done_steps"] == 3 and first[0] == dense[0] and first[1] != dense[1]
+    with seeded(TRAINING.seed):
+        initial = build_net(parse_arch(ARCH, tiny_space), tiny_space).state_dict()
+    early = saved["weights"]["head_linear.weight"]
+    assert not any(torch.equal(early, state["head_linear.weight"]) for state in (initial, made["round-00"]))
+    assert (
+        saved["begin"]["done_steps"] == 3 and first[0] == dense[0] and first[1]["train_loss"] != dense[1]["train_loss"]
+    )
     control = histories[0]
-    assert control[0] != dense[0], "the control has no early weights: it is trained from the start"
+    assert control[0]["train_loss"] != dense[0]["train_loss"], (
+        "the control has no early weights: it is trained from the start"
+    )
 
     advance, steps = Trainer.advance, iter(range(10_000))
 
@@ -118,10 +127,10 @@ def test_the_command_prunes_weights_and_channels_and_refuses_bad_input_in_one_li
     rounds = json.loads(out)["rounds"]
     assert code == 0 and [round(each["remaining"], 2) for each in rounds] == [1.0, 0.5]
     assert json.loads((tmp_path / "weights/prune.json").read_text())["rounds"] == rounds
-    table = ("--latency-table", "simulated:gflops=1,gbps=1", "--latency-target", "70%", "--multiple", 4)
+    table = ("--latency-table", "simulated:gflops=1,gbps=1", "--latency-target", "90%", "--multiple", 4)
     code, out, _ = run(capsys, *given, *table, "--out", tmp_path / "channels", "--json")
     dense, narrow = json.loads(out)["rounds"]
-    assert code == 0 and narrow["latency_ms"] <= 0.7 * dense["latency_ms"] and "_w" in narrow["arch"]
+    assert code == 0 and narrow["latency_ms"] <= 0.9 * dense["latency_ms"] and "_w" in narrow["arch"]
     code, out, _ = run(capsys, *given, *table, "--out", tmp_path / "channels")
     assert code == 0 and "predicted, ms" in out
     for words, line in (
