@@ -1,6 +1,6 @@
 """Lottery tickets of a small net on Fashion-MNIST: accuracy against the weights that remain, and measured latency.
 
-For each seed the largest net of a small space is pruned in rounds, each ticket beside its control: the same net from
+Images are halved to 14x14, so that hundreds of trainings take minutes. For each seed the largest net of a small space is pruned in rounds, each ticket beside its control: the same net from
 other random weights. Beside them stand dense nets of a ticket's size, chosen by a search within `params<=`, and nets of
 which channels were removed in place of weights. The ordinary compile path compiles the nets of the first seed for this
 host, without tuned schedules; all are timed in turn on one thread, and the least time of each counts. Prints means with
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from torch.nn import functional
 
 import tvmfbnet as tf
 from tvmfbnet.cli.terminal import as_command
@@ -34,13 +35,13 @@ from tvmfbnet.space.counts import count_arch, describe_arch
 from tvmfbnet.training.train import load_net
 
 SPACE = """
-description: for the study of lottery tickets; 28x28 grey, 10 classes
-input: {channels: 1, height: 28, width: 28}
+description: for the study of lottery tickets; 14x14 grey, 10 classes
+input: {channels: 1, height: 14, width: 14}
 classes: 10
 stem: {channels: 8, stride: 2}
 stages:
-  - {channels: 8, layers: 1, stride: 2}
-  - {channels: 16, layers: 2, stride: 1}
+  - {channels: 8, layers: 1, stride: 1}
+  - {channels: 16, layers: 2, stride: 2}
   - {channels: 32, layers: 2, stride: 2}
 blocks: [k3_e1, k3_e3, k3_e6, k5_e1, k5_e3, skip]
 last_channels: 16
@@ -52,11 +53,12 @@ TABLE = "simulated:gflops=16,gbps=8,kernel_us=1"
 
 
 def write_images(folder: Path, train: int, test: int) -> str:
-    """The first images of Fashion-MNIST, as a data set of their own; gives its spec."""
+    """The first images of Fashion-MNIST at half their size, as a data set of their own; gives its spec."""
     whole = load_data("fashion_mnist", 28, 28, 1, 10)
     folder.mkdir(parents=True, exist_ok=True)
     for part, images, count in (("train", whole.train, train), ("t10k", whole.test, test)):
-        for kind, array in (("images-idx3", images.pixels[:count, 0]), ("labels-idx1", images.labels[:count])):
+        halved = functional.avg_pool2d(images.pixels[:count].float(), 2).round()[:, 0]
+        for kind, array in (("images-idx3", halved), ("labels-idx1", images.labels[:count])):
             header = b"\0\0\x08" + bytes([array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
             content = header + array.to(torch.uint8).numpy().tobytes()
             (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))
@@ -83,8 +85,9 @@ class Study:
 
     def training(self, seed: int) -> tf.TrainConfig:
         """Of every net alike."""
-        short = {"epochs": self.options.epochs, "test_every": self.options.epochs, "batch_size": 64, "lr": 0.1}
-        return tf.TrainConfig(**short, ema_decay=None, label_smoothing=0.0, seed=seed, threads=1, device="cpu")
+        short = {"epochs": self.options.epochs, "test_every": self.options.epochs, "batch_size": 32, "lr": 0.1}
+        plain = {"ema_decay": None, "label_smoothing": 0.0, "augment_shift": 0, "augment_flip": False}
+        return tf.TrainConfig(**short, **plain, seed=seed, threads=1, device="cpu")
 
     def searched(self, share: float) -> str:
         """The net that a search finds within the parameters that remain to a ticket; one search, for all seeds."""
