@@ -1,7 +1,7 @@
 """Lottery tickets of a small net on Fashion-MNIST: accuracy against the weights that remain, and measured latency.
 
-Images are halved to 14x14, so that a training takes seconds. For each seed the largest net of a small space is pruned in
-rounds, each ticket beside its control: the same net from other random weights. Beside them stand dense nets of a
+Images are halved to 14x14, so that a training takes seconds. For each seed the largest net of a small space is pruned
+in rounds, each ticket beside its control: the same net from other random weights. Beside them stand dense nets of a
 ticket's size, chosen by a search within `params<=`, and nets of which channels were removed in place of weights. The
 ordinary compile path compiles the nets of the first seed for this host, without tuned schedules; all are timed in turn
 on one thread, and the least time of each counts. Prints means with 95 % intervals (Student's t over the seeds), writes
