@@ -256,19 +256,25 @@ def main() -> None:
     for seed in range(options.seeds):
         rows += study.accuracies(seed)
         _show(summary(rows))
+        _write(study, rows)
     if options.timing_rounds:
         first = [row for row in rows if row["seed"] == 0 and "control" not in row["kind"]]
         time_nets([row for row in first if _is_timed(row)], study.out, options.timing_rounds)
         for row in first:
             if "latency_ms" in row:
                 print(f"{row['kind']:9} {row['share']:7.2%}: {row['latency_ms']:.4f} ms, {row['accuracy']:.2%}")
+    _write(study, rows)
+
+
+def _write(study: Study, rows: Sequence[dict[str, Any]]) -> None:
+    """The JSON and the figure of what there is so far."""
     dense = describe_arch(study.arch, study.space)
     about = {"date": date.today().isoformat(), "machine": platform.processor() or platform.machine()}
-    about |= {"options": {name: str(value) for name, value in vars(options).items()}, "dense": dense["arch"]}
+    about |= {"options": {name: str(value) for name, value in vars(study.options).items()}, "dense": dense["arch"]}
     about |= {"params": dense["params"], "macs": dense["macs"]}
     write_json(study.out / "study.json", {**about, "summary": _plain(summary(rows)), "nets": rows})
-    if options.figure is not None:
-        draw(summary(rows), rows, options.figure)
+    if study.options.figure is not None:
+        draw(summary(rows), rows, study.options.figure)
 
 
 def _is_timed(row: dict[str, Any]) -> bool:
