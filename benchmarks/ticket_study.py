@@ -42,12 +42,12 @@ classes: 10
 stem: {channels: 8, stride: 2}
 stages:
   - {channels: 8, layers: 1, stride: 1}
-  - {channels: 16, layers: 2, stride: 2}
-  - {channels: 32, layers: 2, stride: 2}
+  - {channels: 16, layers: 1, stride: 2}
+  - {channels: 32, layers: 1, stride: 2}
 blocks: [k3_e1, k3_e3, k3_e6, k5_e1, k5_e3, skip]
 last_channels: 16
 """
-ARCH = "k3_e6/k3_e6,k3_e6/k3_e6,k3_e6"
+ARCH = "k3_e6/k3_e6/k3_e6"
 REMAINING = (0.2, 0.05)
 # Removes channels by arithmetic and traffic alone: whoever has tuned a target names that one instead.
 TABLE = "simulated:gflops=16,gbps=8,kernel_us=1"
@@ -75,7 +75,11 @@ class Study:
         (self.out / "space.yaml").write_text(SPACE)
         self.space = tf.Space.load(self.out / "space.yaml")
         self.weights = tf.PruneConfig(
-            remaining=REMAINING, rounds=options.rounds, rewind_epochs=options.rewind_epochs, control=True
+            remaining=REMAINING,
+            rounds=options.rounds,
+            scope=options.scope,
+            rewind_epochs=options.rewind_epochs,
+            control=True,
         )
         self.table = tf.LatencyTable.load(options.latency_table, widths_space(self.arch, self.space, 8))
 
@@ -244,6 +248,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3, help="to 20 %% of the weights, and as many to 5 %%")
+    parser.add_argument("--scope", choices=("layer", "global"), default="layer")
     parser.add_argument("--rewind-epochs", type=int, default=0)
     parser.add_argument("--search-epochs", type=int, default=10, help="0: no searched nets")
     parser.add_argument("--latency-table", default=TABLE, help="what channels are removed by")
