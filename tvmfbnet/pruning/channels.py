@@ -88,13 +88,13 @@ class ChannelTicket:
 
     def _part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """What remains of a tensor of the dense net's state."""
-        place, _, rest = name.removeprefix("layers.").partition(".")
+        place, _, inside = name.removeprefix("layers.").partition(".")
         kept = self.kept.get(int(place)) if name.startswith("layers.") else None
         if kept is None:
             return tensor
-        if rest in _INNER_FIRST or rest in _NORMS:
+        if inside in _INNER_FIRST or inside in _NORMS:
             return tensor[kept]
-        return tensor[:, kept] if rest in _INNER_SECOND else tensor
+        return tensor[:, kept] if inside in _INNER_SECOND else tensor
 
     def control(self, seed: int) -> ArchNet:
         """See :meth:`.ticket.Ticket.control`; initialised as a net of its widths is."""

@@ -19,18 +19,18 @@ class PruneConfig(Config):
     """Iterative magnitude pruning (Frankle and Carbin 2019, arXiv 1803.03635): train, prune, rewind, repeat."""
 
     remaining: tuple[Share, ...] = Field(
-        (0.2,), min_length=1, max_length=100, description="shares of the weights to reach, each after so many rounds"
+        (0.2,), min_length=1, max_length=100, description="shares of the weights to reach, one after the other"
     )
     rounds: int = Field(3, ge=1, le=MOST_ROUNDS, description="rounds to each share; each prunes the same fraction")
     scope: Literal["global", "layer"] = Field(
         "global", description="smallest weights of the whole net, or the same share of every layer"
     )
     rewind_epochs: int = Field(
-        0, ge=0, le=MOST_EPOCHS, description="rewind to the weights after so many epochs; 0: the initial ones"
+        0, ge=0, le=MOST_EPOCHS, description="rewind to the weights after this number of epochs; 0: the initial ones"
     )
     control: bool = Field(False, description="also train every pruned net from other random weights")
     latency_target_ms: float | None = Field(
-        None, gt=0, le=MOST_LATENCY_MS, description="remove channels until the net takes so long; else single weights"
+        None, gt=0, le=MOST_LATENCY_MS, description="remove channels until the net meets this; single weights if unset"
     )
     latency_target_share: Share | None = Field(
         None, description="in place of latency_target_ms: the share of what the dense net takes by the latency table"
