@@ -294,13 +294,11 @@ def _plain(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _show(records: Sequence[dict[str, Any]]) -> None:
     for record in _plain(records):
-        gain = f", {record['gain']:+.2f} +- {record.get('gain_interval', float('nan')):.2f} over its control"
-        spread = f"{record['accuracy']:.2f} +- {record.get('interval', float('nan')):.2f}"
-        print(
-            f"{record['kind']:16} {record['share']:7.2%} of the weights, {record['seeds']} seeds: {spread} %"
-            + (gain if "gain" in record else ""),
-            flush=True,
-        )
+        line = f"{record['kind']:16} {record['share']:7.2%} of the weights, {record['seeds']} seeds: "
+        line += f"{record['accuracy']:.2f} +- {record.get('interval', float('nan')):.2f} %"
+        if "gain" in record:
+            line += f", {record['gain']:+.2f} +- {record.get('gain_interval', float('nan')):.2f} over its control"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
