@@ -65,10 +65,10 @@ class PruneConfig(Config):
         return geometric_levels(1.0, self.remaining, self.rounds)
 
 
-def geometric_levels(first: float, reached: tuple[float, ...], rounds: int) -> tuple[float, ...]:
-    """Falls from ``first`` to each value in ``rounds`` equal factors: to p in n rounds by p^(1/n) a round."""
+def geometric_levels(first: float, goals: tuple[float, ...], rounds: int) -> tuple[float, ...]:
+    """Falls from ``first`` to each of ``goals`` in ``rounds`` equal factors: to p in n rounds by p^(1/n) a round."""
     levels = [first]
-    for goal in reached:
+    for goal in goals:
         factor = (goal / levels[-1]) ** (1 / rounds)
         start = levels[-1]
         levels += [start * factor**number for number in range(1, rounds)] + [goal]
