@@ -41,7 +41,8 @@ def magnitudes(block: InvertedResidual) -> torch.Tensor:
     """
     kinds = (block.conv_pw.weight.flatten(1), block.conv_dw.weight.flatten(1), block.conv_pwl.weight[:, :, 0, 0].T)
     norms = torch.cat(kinds, dim=1).detach().double().norm(dim=1)
-    return norms / norms.sum()
+    shares: torch.Tensor = norms / norms.sum()
+    return shares
 
 
 def _weights(arch: Arch, space: Space) -> int:
@@ -114,7 +115,9 @@ class ChannelTicket:
         """
         options: dict[int, list[Narrowing]] = {}
         ranked: dict[int, torch.Tensor] = {}
-        for index, block in enumerate(fold_bn(trained).layers):
+        folded = fold_bn(trained)
+        for index in range(len(self.space.layers)):
+            block = folded.get_submodule(f"layers.{index}")
             widths = widths_of(self.arch, self.space, index, self.multiple)
             if isinstance(block, InvertedResidual) and widths:
                 shares = magnitudes(block)
