@@ -72,9 +72,9 @@ class PruneRound:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the size's fields among the others."""
-        fields = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        size = fields.pop("size")
-        return {"round": fields.pop("round"), **size, **fields}
+        fields = {name: value for name, value in asdict(self).items() if name not in ("round", "size")}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+        return {"round": self.round, **asdict(self.size), **plain}
 
 
 @dataclass(frozen=True)
