@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},
     "profiling": {"autotune", "compiler", "provisioning", "rpc", "targets", "latency", "space"},
     "training": {"nets", "data", "space", "tasks"},
+    # Lottery tickets, and channels by what they cost on a device.
+    "pruning": {"training", "nets", "latency", "data", "space"},
     "search": {"training", "nets", "latency", "data", "space", "tasks"},
     "deploy": {
         *("profiling", "autotune", "compiler", "provisioning", "rpc", "targets", "latency", "nets", "space"),
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     },
     # The public functions: above everything but the command line, which calls them.
     "api": {
-        *("pipeline", "deploy", "search", "training", "autotune", "profiling", "provisioning"),
+        *("pipeline", "deploy", "search", "pruning", "training", "autotune", "profiling", "provisioning"),
         *("targets", "latency", "nets", "data", "space", "quantisation", "tasks"),
     },
 }

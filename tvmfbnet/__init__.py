@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tvmfbnet.api.compile import CompileOptions, compile
     from tvmfbnet.api.network import build_network, export_network
+    from tvmfbnet.api.prune import prune
     from tvmfbnet.api.run import run
     from tvmfbnet.api.search import search
     from tvmfbnet.api.train import train
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from tvmfbnet.pipeline.tuning import TuneResult, TuningForecast
     from tvmfbnet.pipeline.tuning_options import TuneOptions
     from tvmfbnet.progress import Event, Message, WorkAdvanced, WorkEnded, WorkStarted, observing
+    from tvmfbnet.pruning.config import PruneConfig
+    from tvmfbnet.pruning.rounds import PruneResult, PruneRound
     from tvmfbnet.search.config import SearchConfig
     from tvmfbnet.search.constraints import ConstraintCheck
     from tvmfbnet.search.derive import ScoredArch
@@ -84,6 +87,9 @@ __all__ = [
     "Package",
     "PackageError",
     "ParityError",
+    "PruneConfig",
+    "PruneResult",
+    "PruneRound",
     "Recipe",
     "RunResult",
     "RuntimeUnavailableError",
@@ -113,6 +119,7 @@ __all__ = [
     "keep_freed_memory",
     "observing",
     "parse_arch",
+    "prune",
     "run",
     "search",
     "train",
@@ -123,6 +130,7 @@ __all__ = [
 _HOMES = {
     "api.compile": ("CompileOptions", "compile"),
     "api.network": ("build_network", "export_network"),
+    "api.prune": ("prune",),
     "api.run": ("run",),
     "api.search": ("search",),
     "api.train": ("train",),
@@ -137,6 +145,8 @@ _HOMES = {
     "pipeline.tuning": ("TuneResult", "TuningForecast"),
     "pipeline.tuning_options": ("TuneOptions",),
     "progress": ("Event", "Message", "WorkAdvanced", "WorkEnded", "WorkStarted", "observing"),
+    "pruning.config": ("PruneConfig",),
+    "pruning.rounds": ("PruneResult", "PruneRound"),
     "search.config": ("SearchConfig",),
     "search.constraints": ("ConstraintCheck",),
     "search.derive": ("ScoredArch",),

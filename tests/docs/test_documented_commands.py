@@ -69,7 +69,9 @@ def smaller_data(spec, walk):
 def smaller(words, walk):
     """The words of one ``tvmfbnet`` command with a small space, little data and few trials."""
     words = [word.replace("9190", str(walk.port)) for word in words]
-    words = [walk.found_arch() if word == "ARCH" else word for word in words]
+    own_space = next((word for word in words if word.endswith("/space.yaml")), None)  # of the page's pruning
+    arch = walk.found_arch() if own_space is None else pruned_arch(walk.folder / own_space)
+    words = [arch if word == "ARCH" else word for word in words]
     if "--latency-target" in words:
         words = set_option(words, "--latency-target", "1000ms")
     if "--data" in words:
@@ -79,8 +81,8 @@ def smaller(words, walk):
         words = [*words[:place], *walk.way(), *words[place + 2 :]]
     groups = ("latency", "device", "targets", "spaces", "arch", "report")
     command = " ".join(words[:2]) if words[0] in groups else words[0]
-    shown = "--space" in words and words[words.index("--space") + 1] in walk.shown  # small already
-    if "--space" in words and command != "arch describe" and not shown:
+    shown = "--space" in words and words[words.index("--space") + 1] in walk.shown
+    if "--space" in words and command != "arch describe" and not shown and own_space is None:
         if any(word.startswith("fashion_scenes") for word in words):
             walk.space = "tiny.yaml@32"  # from here on: a head for masks needs a multiple of 8
         words = set_option(words, "--space", walk.space)
@@ -90,6 +92,12 @@ def smaller(words, walk):
         case "tune":
             words = set_option(words, "--time", "1s") if "--time" in words else words
             return set_option(set_option(words, "--trials", "1"), "--batch", "1")
+        case "prune":
+            words = set_option(set_option([words[0], ARCH, *words[2:]], "--config", "train.yaml"), "--epochs", "2")
+            if "--latency-target" not in words:
+                return words
+            # The tiny space's blocks have four channels inside.
+            return set_option(set_option(words, "--latency-target", "90%"), "--multiple", "2")
         case "search" | "train":
             return set_option(words, "--config", f"{command}.yaml")
         case "sample" | "latency validate":
@@ -102,6 +110,12 @@ def smaller(words, walk):
         case "device start":
             return [*words, "--port", str(walk.server_port), "--device-tracker-port", str(walk.tunnel_port)]
     return words
+
+
+def pruned_arch(space):
+    """The net of the round that a pruning wrote this space for."""
+    rounds = json.loads((space.parents[1] / "prune.json").read_text())["rounds"]
+    return rounds[int(space.parent.name.rpartition("-")[2])]["arch"]
 
 
 def run_line(line: CommandLine, walk: Walk):

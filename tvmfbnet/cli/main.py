@@ -16,6 +16,7 @@ from tvmfbnet.cli import arch, device, latency, recipe, report, spaces, streams,
 from tvmfbnet.cli.bench import bench_command
 from tvmfbnet.cli.compile import compile_command
 from tvmfbnet.cli.devices import devices_command
+from tvmfbnet.cli.prune import prune_command
 from tvmfbnet.cli.run import run_command
 from tvmfbnet.cli.sample import sample_command
 from tvmfbnet.cli.search import search_command
@@ -41,7 +42,7 @@ def _print_version(wanted: bool) -> None:
 
 
 # Run again after a Ctrl-C, these resume; `latency validate` says so itself.
-_RESUMABLE = frozenset({"run", "tune", "search", "train"})
+_RESUMABLE = frozenset({"run", "tune", "search", "train", "prune"})
 
 
 @app.callback()
@@ -68,6 +69,7 @@ app.add_typer(latency.app, name="latency")
 app.command("search")(search_command)
 app.command("sample")(sample_command)
 app.command("train")(train_command)
+app.command("prune")(prune_command)
 app.command("tune")(tune_command)
 app.command("compile")(compile_command)
 app.command("bench")(bench_command)

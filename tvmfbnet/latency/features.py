@@ -122,7 +122,7 @@ def loads(parts: Sequence[NetPart]) -> NDArray[np.float64]:
 
 def _coordinates(part: NetPart) -> list[float]:
     spec = parse_block(part.block) if part.part == BLOCK else None
-    expansion, kernel, groups = (spec.expansion, spec.kernel, spec.groups) if spec else (1, 1, 1)
+    expansion, kernel, groups = (_inner(part) / part.cin, spec.kernel, spec.groups) if spec else (1.0, 1, 1)
     sizes = (part.cin, part.cout, part.out_height * part.out_width, part.stride**2, expansion, kernel**2, groups**2)
     return [*(math.log2(size) for size in sizes), 0.0 if spec else 2.0]
 
@@ -184,11 +184,17 @@ def _inputs(conv: Conv) -> int:
     return conv.cin * conv.height * conv.width
 
 
+def _inner(part: NetPart) -> int:
+    """Channels inside a conv block: what its first conv gives."""
+    return convs_of(part)[0].cout
+
+
 def _shapes(part: NetPart) -> list[float]:
     convs = convs_of(part)
     spec = parse_block(part.block) if part.part == BLOCK else None
-    kernel, expansion, groups = (spec.kernel, spec.expansion, spec.groups) if spec else (0, 0, 1)
-    inner = part.cin * expansion if spec else part.cin
+    kernel, groups = (spec.kernel, spec.groups) if spec else (0, 1)
+    inner = _inner(part) if spec else part.cin
+    expansion = inner / part.cin if spec else 0
     depthwise = [conv for conv in convs if conv.kind == "depthwise"]
     macs = sum(conv.macs for conv in convs)
     activations = sum(conv.outputs for conv in convs)

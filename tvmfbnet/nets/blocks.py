@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tvmfbnet.nets.depthwise import DepthwiseConv
 from tvmfbnet.nets.own_blocks import build_own
 from tvmfbnet.nets.pointwise import PointwiseConv
-from tvmfbnet.space.blocks import BlockSpec, parse_block
+from tvmfbnet.space.blocks import BlockSpec, NarrowedSpec, parse_block
 from tvmfbnet.space.own_blocks import OwnBlock
 from tvmfbnet.space.space import NetPart
 
@@ -130,7 +130,7 @@ def activation(name: str) -> nn.Module:
     return kinds[name](inplace=True)
 
 
-class FBNetBlock(nn.Module):
+class InvertedResidual(nn.Module):
     """1x1 conv (expand), k x k depthwise conv, 1x1 conv (project); identity added when the shape stays the same.
 
     The first 1x1 conv is there also when the expansion is 1; with groups a channel shuffle follows it. No ReLU after
@@ -140,9 +140,9 @@ class FBNetBlock(nn.Module):
 
     FOLDED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
-    def __init__(self, spec: BlockSpec, cin: int, cout: int, stride: int) -> None:
+    def __init__(self, spec: BlockSpec | NarrowedSpec, cin: int, cout: int, stride: int) -> None:
         super().__init__()
-        self.spec, middle = spec, cin * spec.expansion
+        middle = spec.inner(cin)
         self.conv_pw = nn.Conv2d(cin, middle, 1, groups=spec.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
         self.act1 = activation(spec.activation)
@@ -168,9 +168,17 @@ class FBNetBlock(nn.Module):
         return y + x if self.has_residual else y
 
 
+class FBNetBlock(InvertedResidual):
+    """A block whose inner channels are a multiple of its input channels, so that a supernet can merge several."""
+
+    def __init__(self, spec: BlockSpec, cin: int, cout: int, stride: int) -> None:
+        super().__init__(spec, cin, cout, stride)
+        self.spec = spec
+
+
 # The module of each structure of :data:`tvmfbnet.space.blocks.STRUCTURES`, by the class of its blocks. One with batch
 # norms says in ``FOLDED`` which of its convs each follows.
-MODULES: dict[type, Callable[[Any, int, int, int], nn.Module]] = {BlockSpec: FBNetBlock}
+MODULES: dict[type, Callable[[Any, int, int, int], nn.Module]] = {BlockSpec: FBNetBlock, NarrowedSpec: InvertedResidual}
 
 
 def build_block(block: str, cin: int, cout: int, stride: int) -> nn.Module:

@@ -3,7 +3,8 @@
 A block is written ``k<kernel>_e<expansion>`` with ``_g<groups>`` appended where its 1x1 convs are grouped, or ``skip``
 (Table 2 of the FBNet paper, arXiv 1812.03443). Beyond the paper ``_se`` adds squeeze-and-excitation (Hu et al. 2018)
 and ``_hswish`` or ``_swish`` another activation (Howard et al. 2019): ``k5_e6_se_hswish``. Any odd kernel, expansion
-and group count may be named, so a space of one's own is not bound to the paper's nine.
+and group count may be named, so a space of one's own is not bound to the paper's nine. Pruning leaves blocks with a
+width of their own: ``k5_e6_w88`` is a ``k5_e6`` of whose channels 88 remain.
 
 :class:`Block` is what a conv block of any structure says of itself. Parameters, MACs, latency features, simulated
 latencies, accuracy models and colours follow from that, so no other file knows a structure. :data:`STRUCTURES` has all
@@ -42,6 +43,7 @@ FBNET_BLOCKS: tuple[str, ...] = (
 
 ACTIVATIONS: tuple[str, ...] = (RELU, "hswish", "swish")
 
+_WIDTH = re.compile(r"(.+)_w([1-9]\d{0,4})")
 _PATTERN = re.compile(r"k([1-9]\d?)_e([1-9]\d?)(?:_g([1-9]\d{0,2}))?(_se)?(?:_(relu|hswish|swish))?")
 
 
@@ -116,6 +118,10 @@ class BlockSpec:
         activation = f"_{self.activation}" if self.activation != RELU else ""
         return f"k{self.kernel}_e{self.expansion}{groups}{'_se' if self.squeeze_excite else ''}{activation}"
 
+    def inner(self, cin: int) -> int:
+        """Channels inside the block, of ``cin`` input channels."""
+        return cin * self.expansion
+
     def squeezed(self, cin: int) -> int:
         """Channels between the two fully connected layers of squeeze-and-excitation: a quarter of the inner ones."""
         return max(1, cin * self.expansion // 4)
@@ -127,19 +133,7 @@ class BlockSpec:
 
     def convs(self, part: NetPart) -> tuple[Conv, ...]:
         """Expansion, depthwise conv, the two layers of squeeze-and-excitation where it has one, projection."""
-        cin, cout, height, width = part.cin, part.cout, part.height, part.width
-        inner, groups, act = cin * self.expansion, self.groups, self.activation
-        squeezed = self.squeezed(cin)
-        excitation = (
-            Conv("linear", inner, squeezed, 1, 1, 1, 1, 1, True),
-            Conv("linear", squeezed, inner, 1, 1, 1, 1, 1, True, activation="hsigmoid"),
-        )
-        return (
-            Conv("pointwise", cin, inner, 1, groups, 1, height, width, True, activation=act),
-            Conv("depthwise", inner, inner, self.kernel, inner, part.stride, height, width, True, activation=act),
-            *(excitation if self.squeeze_excite else ()),
-            Conv("pointwise", inner, cout, 1, groups, 1, part.out_height, part.out_width, False, part.has_residual),
-        )
+        return _inverted_residual(self, part, self.inner(part.cin))
 
     @classmethod
     def parse(cls, name: str) -> BlockSpec | None:
@@ -148,6 +142,88 @@ class BlockSpec:
         if match is None or int(match[1]) % 2 == 0:
             return None
         return cls(int(match[1]), int(match[2]), int(match[3] or 1), match[4] is not None, match[5] or RELU)
+
+
+@dataclass(frozen=True)
+class NarrowedSpec:
+    """A block without groups of whose inner channels some remain.
+
+    Attributes:
+        whole: the block that it was.
+        width: channels inside, whatever its input channels.
+    """
+
+    whole: BlockSpec
+    width: int
+
+    @property
+    def name(self) -> str:
+        """The canonical name, e.g. ``k5_e6_w88``."""
+        return f"{self.whole.name}_w{self.width}"
+
+    @property
+    def kernel(self) -> int:
+        """That of the whole block; so are the other figures."""
+        return self.whole.kernel
+
+    @property
+    def expansion(self) -> int:
+        """That of the whole block: the width as a multiple of the input channels depends on the layer."""
+        return self.whole.expansion
+
+    @property
+    def groups(self) -> int:
+        """One."""
+        return self.whole.groups
+
+    @property
+    def squeeze_excite(self) -> bool:
+        """As the whole block."""
+        return self.whole.squeeze_excite
+
+    @property
+    def activation(self) -> str:
+        """As the whole block's."""
+        return self.whole.activation
+
+    @property
+    def tint(self) -> float:
+        """A shift of its own."""
+        return -0.15
+
+    def inner(self, cin: int) -> int:
+        """The width."""
+        return self.width
+
+    def squeezed(self, cin: int) -> int:
+        """As in the whole block."""
+        return self.whole.squeezed(cin)
+
+    def convs(self, part: NetPart) -> tuple[Conv, ...]:
+        """As the whole block's, narrower."""
+        return _inverted_residual(self, part, self.width)
+
+    @classmethod
+    def parse(cls, name: str) -> NarrowedSpec | None:
+        """The block of a name; None if the name is not of this structure."""
+        match = _WIDTH.fullmatch(name)
+        whole = BlockSpec.parse(match[1]) if match is not None else None
+        return None if match is None or whole is None or whole.groups > 1 else cls(whole, int(match[2]))
+
+
+def _inverted_residual(spec: BlockSpec | NarrowedSpec, part: NetPart, inner: int) -> tuple[Conv, ...]:
+    cin, cout, height, width = part.cin, part.cout, part.height, part.width
+    groups, act, squeezed = spec.groups, spec.activation, spec.squeezed(part.cin)
+    excitation = (
+        Conv("linear", inner, squeezed, 1, 1, 1, 1, 1, True),
+        Conv("linear", squeezed, inner, 1, 1, 1, 1, 1, True, activation="hsigmoid"),
+    )
+    return (
+        Conv("pointwise", cin, inner, 1, groups, 1, height, width, True, activation=act),
+        Conv("depthwise", inner, inner, spec.kernel, inner, part.stride, height, width, True, activation=act),
+        *(excitation if spec.squeeze_excite else ()),
+        Conv("pointwise", inner, cout, 1, groups, 1, part.out_height, part.out_width, False, part.has_residual),
+    )
 
 
 # By: grouped, squeeze-and-excitation.
@@ -173,7 +249,10 @@ STRUCTURES: dict[str, Structure] = {
         "k<odd kernel>_e<expansion>, with _g<groups> appended where its 1x1 convs are grouped, _se for "
         "squeeze-and-excitation, _hswish or _swish for an activation, e.g. k3_e6, k5_e1_g2 or k5_e3_se_hswish",
         BlockSpec.parse,
-    )
+    ),
+    "narrowed": Structure(
+        "such a block without groups with _w<channels inside> appended: k5_e6_w88", NarrowedSpec.parse
+    ),
 }
 
 

@@ -206,6 +206,28 @@ def _layers(config: SpaceConfig) -> Iterator[Layer]:
             cin, index = stage.channels, index + 1
 
 
+def written_out(space: Space) -> dict[str, Any]:
+    """A space as the content of a space file, every layer with candidates of its own."""
+    stages = []
+    for number in range(len(space.stage_sizes)):
+        layers = [layer for layer in space.layers if layer.stage == number]
+        blocks = {place: list(layer.blocks) for place, layer in enumerate(layers)}
+        stages.append(
+            {
+                **{"channels": layers[0].cout, "layers": len(layers), "stride": layers[0].stride},
+                "layer_blocks": blocks,
+            }
+        )
+    return {
+        "description": space.description,
+        "input": {"channels": space.input_channels, "height": space.height, "width": space.width},
+        "classes": space.classes,
+        "stem": {"channels": space.stem_channels, "stride": space.stem_stride},
+        "stages": stages,
+        "last_channels": space.last_channels,
+    }
+
+
 def build_space(value: Any, name: str, where: str) -> Space:
     """Builds a space from the plain data of a space file.
 

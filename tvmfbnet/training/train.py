@@ -7,7 +7,7 @@ by torchrun, several processes share every batch (:mod:`tvmfbnet.training.worker
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
     """
-    space = _with_subset(space, data_spec)
+    space = with_subset(space, data_spec)
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     settings = {**config.content(), **teacher_identity(config)}
@@ -114,7 +114,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
         return _train(arch, space, data, data_spec, config, identity, out)
 
 
-def _with_subset(space: Space, data_spec: str) -> Space:
+def with_subset(space: Space, data_spec: str) -> Space:
     """The space with the number of classes of the subset; unchanged without a subset."""
     spec = DataSpec.of(data_spec)
     if spec.subset is None:
@@ -158,20 +158,33 @@ def _train(
             f"warning: the net learned nothing: its test {metric} of {chance.describe(test_accuracy)}; train longer "
             f"(epochs is {config.epochs}), with another lr (it is {config.lr:g}), or on more images"
         )
+    if workers.rank == 0:
+        save_net(out / "net.pt", trainer.result_net, data, data_spec, test_accuracy)
+    workers.wait()
+    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history), metric)
+
+
+def save_net(path: Path, net: ArchNet, data: ImageData, data_spec: str, test_accuracy: float) -> None:
+    """Writes a trained net for :func:`load_net`.
+
+    Args:
+        path: the ``net.pt``.
+        net: on any device.
+        data: what it was trained on.
+        data_spec: how that was named.
+        test_accuracy: top-1, between 0 and 1.
+    """
     record = NetRecord(
-        arch=identity["arch"],
-        space=space.to_dict(),
+        arch=format_arch(net.arch, net.space),
+        space=net.space.to_dict(),
         data=data_spec,
         fingerprint=data.fingerprint,
         test_accuracy=test_accuracy,
-        state_dict={name: tensor.cpu().contiguous() for name, tensor in trainer.result_net.state_dict().items()},
+        state_dict={name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()},
         class_names=list(data.class_names),
         task=data.task,
     )
-    if workers.rank == 0:
-        save_checkpoint(out / "net.pt", "net", record.model_dump())
-    workers.wait()
-    return TrainResult(test_accuracy, out / "net.pt", tuple(trainer.history), metric)
+    save_checkpoint(path, "net", record.model_dump())
 
 
 def fine_tune(
@@ -195,11 +208,44 @@ def fine_tune(
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
     """
+    return train_on(net, data, data_spec, config, identity, out, "fine-tune", "held-out").net.to("cpu").eval()
+
+
+def train_on(
+    net: NetT,
+    data: ImageData,
+    data_spec: str,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    out: Path,
+    what: str = "train",
+    tested: str = "test",
+    begin: Mapping[str, Any] | None = None,
+    watch: Callable[[Trainer[NetT]], None] | None = None,
+) -> Trainer[NetT]:
+    """Trains a net from the weights that it has, or resumes that in ``out``; in this process alone.
+
+    Args:
+        net, data, data_spec, config, identity, out: as of :func:`fine_tune`.
+        what: is done, for progress.
+        tested: on which images, for progress: test or held-out.
+        begin: where the training begins (:meth:`Trainer.begin_at`); at its first step if None.
+        watch: called after every step, before its checkpoint; a step that is repeated after a kill is seen twice.
+
+    Returns:
+        The finished trainer.
+
+    Raises:
+        StorageError, DivergedError, OutOfMemoryError: as :func:`fine_tune`.
+    """
     advice = f"use a smaller batch_size (it is {config.batch_size})"
-    with memory_advice("the fine-tuning", advice), _held(out), seeded(config.seed, config.threads):
+    with memory_advice("the training", advice), _held(out), seeded(config.seed, config.threads):
         trainer = Trainer(net, data, config, Workers.alone(pick_device(config.device)))
-        _continue(trainer, identity, data_spec, out, "fine-tune", f"held-out {trainer.task.metric}")
-        return trainer.net.to("cpu").eval()
+        trainer.teacher = load_teacher(config, data, trainer.device, trainer.precision)
+        if begin is not None:
+            trainer.begin_at(begin)
+        _continue(trainer, identity, data_spec, out, what, f"{tested} {trainer.task.metric}", watch)
+        return trainer
 
 
 def _continue(
@@ -209,6 +255,7 @@ def _continue(
     out: Path,
     what: str = "train",
     tested: str = "test accuracy",
+    watch: Callable[[Trainer[Any]], None] | None = None,
 ) -> None:
     """All remaining steps, with checkpoints."""
     path, workers = out / "train.ckpt", trainer.workers
@@ -231,6 +278,8 @@ def _continue(
                 epoch_ended = trainer.advance()
             for line in forecaster.step(time.monotonic() - started):
                 say(line)
+            if watch is not None:
+                watch(trainer)
             if epoch_ended or steps.interrupted or trainer.done_steps % trainer.config.checkpoint_steps == 0:
                 with steps.timed("save"):
                     state = trainer.state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import torch
@@ -220,6 +221,18 @@ class Trainer(Generic[NetT]):
             "sums": dict(self._sums),
             "history": list(self.history),
         }
+
+    def begin_at(self, state: Mapping[str, Any]) -> None:
+        """Takes the place of another training from its saved state, with this net's own weights and no momentum.
+
+        Steps, schedule, order of the images, random numbers and history continue there.
+
+        Raises:
+            ValueError: the state is of a training on other images.
+        """
+        self._batches.load_state_dict(state["batches"])
+        restore_rng(state["rng"])
+        self.done_steps, self.history = state["done_steps"], list(state["history"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a saved state. The learning rate follows from the step.
