@@ -87,6 +87,11 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
+    peak_memory_bytes: _Count | None = Field(
+        default=None, description="most that activations take at once by the static memory plan, the output included"
+    )
+    weight_bytes: _Count | None = Field(default=None, description="of the weights in the library")
+    library_bytes: _Count | None = Field(default=None, description="of the library file: weights and kernels")
     class_names: tuple[str, ...] = Field(default=(), description="the class of each output, in order; empty if unknown")
     kernels_needed: _Count
     kernels_found: _Count

@@ -1,0 +1,41 @@
+"""Peak memory, three times the same to the byte: worked out for the search, read from the plan, asked from TVM."""
+
+import random
+
+import numpy as np
+import pytest
+import tvm
+
+from tvmfbnet.compiler.export import export_net
+from tvmfbnet.compiler.lowering import build_prepared, lower, plan_memory, prepare
+from tvmfbnet.compiler.memory_plan import net_memory
+from tvmfbnet.deploy.package import untrained_net
+from tvmfbnet.dtypes import FLOAT32
+from tvmfbnet.profiling.allocated_memory import allocated_peak, used_bytes
+from tvmfbnet.search.derive import choice_of
+from tvmfbnet.search.quantities.peak_memory import PeakMemory
+from tvmfbnet.search.quantities.size import size_costs
+from tvmfbnet.space.arch import Arch
+from tvmfbnet.space.arch_text import format_arch
+from tvmfbnet.space.registry import load_space
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_space("fbnet_mini@16")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_search_plan_and_runtime_agree_to_the_byte(tiny, seed):
+    draw = random.Random(seed)
+    arch = Arch(tuple(draw.choice(layer.blocks) for layer in tiny.layers))
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    prepared = prepare(lower(export_net(untrained_net(arch, tiny).eval()), target), target, None)
+    memory = net_memory(plan_memory(prepared, target))
+    image = tvm.runtime.tensor(np.zeros((1, 1, 16, 16), "float32"))
+    choice = choice_of(format_arch(arch, tiny), tiny)
+    before = used_bytes()
+    assert allocated_peak(build_prepared(prepared, target), image) == memory.peak_bytes
+    assert used_bytes() == before
+    assert PeakMemory.of(tiny, FLOAT32).value(choice) == memory.peak_bytes
+    assert size_costs(tiny, FLOAT32).value(choice) == memory.weight_bytes
