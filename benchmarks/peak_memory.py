@@ -1,4 +1,4 @@
-"""Peak memory of random archs: what the search works out, what the static memory plan says, what TVM's runtime allocates.
+"""Peak memory of random archs: as the search works it out, by the static memory plan, and as TVM's runtime allocates.
 
     python benchmarks/peak_memory.py --space fbnet_mini --archs 20
 

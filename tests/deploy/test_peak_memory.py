@@ -9,6 +9,7 @@ import tvm
 from tvmfbnet.compiler.export import export_net
 from tvmfbnet.compiler.lowering import build_prepared, lower, plan_memory, prepare
 from tvmfbnet.compiler.memory_plan import net_memory
+from tvmfbnet.deploy.description import PackageDescription
 from tvmfbnet.deploy.package import untrained_net
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.profiling.allocated_memory import allocated_peak, used_bytes
@@ -39,3 +40,12 @@ def test_search_plan_and_runtime_agree_to_the_byte(tiny, seed):
     assert used_bytes() == before
     assert PeakMemory.of(tiny, FLOAT32).value(choice) == memory.peak_bytes
     assert size_costs(tiny, FLOAT32).value(choice) == memory.weight_bytes
+
+
+def test_a_package_tells_what_it_takes():
+    taken = PackageDescription.model_construct(peak_memory_bytes=90_112, weight_bytes=123_456, library_bytes=400_000)
+    assert taken.describe_memory() == (
+        "memory: 90.1 kB of activations at once, 123.5 kB of weights, 400.0 kB of library"
+    )
+    older = PackageDescription.model_construct(peak_memory_bytes=None, weight_bytes=None, library_bytes=None)
+    assert older.describe_memory() == "memory: not recorded"

@@ -1,12 +1,10 @@
 """Where a machine tells the energy it takes: counters of joules, and sensors of watts that are summed up over time.
 
-| source | read from | tells |
-|---|---|---|
-| ``rapl`` | ``/sys/class/powercap/intel-rapl:*`` | joules of the CPU packages and their memory (Intel and AMD) |
-| ``odpm`` | ``/sys/bus/iio/devices/iio:device*/energy_value`` | joules of a phone's power rails, all those that are on |
-| ``hwmon`` | ``/sys/class/hwmon/hwmon*`` named ``ina2..`` | watts at a board's supply |
-| ``battery`` | ``/sys/class/power_supply/*`` | watts that a discharging battery gives |
-| ``command:...`` | a command that prints the joules taken so far, one number | whatever it measures |
+- ``rapl``: joules of the CPU packages and their memory, Intel's and AMD's; ``/sys/class/powercap/intel-rapl:*``.
+- ``odpm``: joules of a phone's power rails, of all together; ``/sys/bus/iio/devices/iio:device*/energy_value``.
+- ``hwmon``: watts at a board's supply; ``/sys/class/hwmon/hwmon*`` whose name starts with ``ina2``.
+- ``battery``: watts that a discharging battery gives; ``/sys/class/power_supply/*``.
+- ``command:...``: a command that prints the joules taken so far, one number.
 
 Virtual machines mostly show none of the first four. Formats: the kernel's documentation of powercap, hwmon and
 power_supply (its sysfs-class ABI pages), and the driver of the Pixel's on-device power meters.

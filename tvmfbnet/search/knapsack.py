@@ -51,8 +51,10 @@ def least_choice(
 
 def is_infeasible(constraints: Sequence[Constraint]) -> bool:
     """Whether certainly no arch meets all constraints; certain either way where all of them add up."""
-    cells = constraints[0].model.allowed(math.inf)
-    program = _Program([[0.0] * len(row) for row in cells], ())
+    sums = [item.model.cells for item in constraints if isinstance(item.model, AdditiveCosts)]
+    # The least of a sum is looked for, as it may be the only one that its bound just admits.
+    objective = sums[0] if sums else [[0.0] * len(row) for row in constraints[0].model.allowed(math.inf)]
+    program = _Program(objective, ())
     return program.candidate(constraints, (), 1.0) is None
 
 

@@ -66,7 +66,7 @@ class PeakMemory:
 
     @cached_property
     def most(self) -> float:
-        """The largest that single changes from the arch of the largest blocks lead to; tells the range, decides nothing."""
+        """The largest that single changes from the largest blocks lead to; tells the range, decides nothing."""
         choice = tuple(row.index(max(row)) for row in self.cells)
         best = self.value(choice)
         for layer, row in enumerate(self.cells):

@@ -25,7 +25,7 @@ def size_costs(space: Space, dtype: DType) -> AdditiveCosts:
     """The bytes of every candidate's weights; ConstraintError for a quantised dtype."""
     if dtype.is_quantised:
         raise ConstraintError(
-            f"a bound on size is not for {dtype.name}: how its kernels store weights depends on the target; bound params"
+            f"a bound on size is not for {dtype.name}: how kernels store weights depends on the target; bound params"
         )
     layers = tuple(tuple(_stored(layer.cell(block), dtype) for block in layer.blocks) for layer in space.layers)
     return AdditiveCosts(SIZE, layers, sum(_stored(part, dtype) for part in space.fixed_parts()))
