@@ -111,9 +111,9 @@ def test_bounds_out_of_reach_are_refused_with_what_is_reachable(space, peak, arc
     with pytest.raises(ConstraintError, match=r"a bound on peak_memory of 100 B: reachable are 3\.072kB to "):
         require_feasible([Constraint(peak, 100.0)])
     slow_where_small = tuple(tuple((max(row) - cell) / 1e4 for cell in row) for row in peak.cells)
-    limits = [Constraint(peak, peak.least), latency(slow_where_small, 0.4)]
+    limits = [Constraint(peak, peak.least), latency(slow_where_small, 0.8)]
     limits[1].require_reachable()
     with pytest.raises(ConstraintError) as caught:
         require_feasible(limits)
-    assert "no net of this space meets peak_memory<=3.072kB and latency<=0.4ms together" in str(caught.value)
+    assert "no net of this space meets peak_memory<=3.072kB and latency<=0.8ms together" in str(caught.value)
     assert "with peak_memory<=3.072kB, latency is at least " in str(caught.value)
