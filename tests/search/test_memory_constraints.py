@@ -1,21 +1,27 @@
 """Peak memory as a constraint: it does not add up, and still every net that is chosen or drawn is within the bound."""
 
 import itertools
+import json
 import random
 
 import pytest
 import torch
 from cost_models import latency
+from test_search_run import TINY, table_of
 
 from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ConstraintError
+from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint, require_feasible
-from tvmfbnet.search.derive import propose
+from tvmfbnet.search.cost_model import CostSources
+from tvmfbnet.search.derive import choice_of, propose
 from tvmfbnet.search.draw import Window, choices_between, log_probability, most_probable_within
 from tvmfbnet.search.knapsack import is_infeasible, least_choice
 from tvmfbnet.search.predictor.candidates import Candidates
+from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.search.quantities.peak_memory import PeakMemory
 from tvmfbnet.search.quantities.size import size_costs
+from tvmfbnet.search.search import sample_run, search
 from tvmfbnet.space.registry import load_space
 
 SPACE = """
@@ -55,7 +61,7 @@ def bounds_of(values):
     return sorted(set(values))[:-1]
 
 
-def test_the_range_is_reached_and_no_allowed_candidate_is_lost(peak, archs):
+def test_the_range_is_that_of_all_archs_and_no_candidate_they_have_is_excluded(peak, archs):
     values = {choice: peak.value(choice) for choice in archs}
     assert (peak.least, peak.most) == (min(values.values()), max(values.values()))
     for bound in bounds_of(values.values()):
@@ -107,7 +113,7 @@ def test_every_proposed_net_is_within_all_bounds(space, peak, archs):
     assert {check.quantity for candidate in proposed for check in candidate.constraints} == {"peak_memory", "size"}
 
 
-def test_bounds_out_of_reach_are_refused_with_what_is_reachable(space, peak, archs):
+def test_bounds_that_no_net_meets_are_refused_with_the_range(space, peak, archs):
     with pytest.raises(ConstraintError, match=r"a bound on peak_memory of 100 B: reachable are 3\.072kB to "):
         require_feasible([Constraint(peak, 100.0)])
     slow_where_small = tuple(tuple((max(row) - cell) / 1e4 for cell in row) for row in peak.cells)
@@ -117,3 +123,22 @@ def test_bounds_out_of_reach_are_refused_with_what_is_reachable(space, peak, arc
         require_feasible(limits)
     assert "no net of this space meets peak_memory<=3.072kB and latency<=0.8ms together" in str(caught.value)
     assert "with peak_memory<=3.072kB, latency is at least " in str(caught.value)
+
+
+def test_a_search_proposes_only_nets_within_memory_and_size(tiny_space, tiny_data, tmp_path):
+    sources = CostSources(tiny_space, table_of(tiny_space))
+    models = [QUANTITIES[name].build(sources) for name in ("size", "peak_memory")]
+    bounds = [f"{model.quantity.name}<={model.least + 0.6 * (model.most - model.least):.0f}B" for model in models]
+    config = SearchConfig(**TINY, strategy="random", finalist_steps=2, constraints=bounds)
+    result = search(tiny_space, tiny_data, table_of(tiny_space), config, tmp_path / "s")
+    proposed = [*result.candidates, *sample_run(tmp_path / "s", 5, 0, bounds=config.bounds)]
+    for candidate in proposed:
+        choice = choice_of(candidate.arch, tiny_space)
+        assert [check.quantity for check in candidate.constraints] == ["size", "peak_memory"]
+        for check, model in zip(candidate.constraints, models, strict=True):
+            assert check.met and check.value == model.value(choice) <= check.bound
+    record = json.loads((tmp_path / "s/search.json").read_text())
+    assert record["dtype"] == "float32" and set(record["cost_models"]) == {"size", "peak_memory"}
+    damaged = {**record["cost_models"]["peak_memory"], "dtype": "float16"}
+    with pytest.raises(ValueError, match="not that of the space"):
+        QUANTITIES["peak_memory"].load(damaged, tiny_space)

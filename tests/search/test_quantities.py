@@ -128,9 +128,9 @@ def test_an_energy_is_the_sum_of_the_parts_and_none_is_made_up(tiny_space):
         assert model.value(choice) == pytest.approx(2 * parts_ms) and model.spread(choice) > 0
     with pytest.raises(ConstraintError, match="needs a latency table with the energy of every part"):
         QUANTITIES["energy"].build(CostSources(tiny_space, table))
-    some = dict(list(sources.table.energies.items())[1:])
+    without_stem = dict(list(sources.table.energies.items())[1:])
     with pytest.raises(ConstraintError, match=r"lacks the energy of 1 part\(s\): stem/conv_k3"):
-        QUANTITIES["energy"].build(CostSources(tiny_space, replace(table, energies=some)))
+        QUANTITIES["energy"].build(CostSources(tiny_space, replace(table, energies=without_stem)))
 
 
 def test_costs_that_were_not_all_measured_say_what_share_was(tiny_space):

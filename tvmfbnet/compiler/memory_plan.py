@@ -68,7 +68,7 @@ class _Reader:
             self._release(call.args[0])
         elif not name:
             self._count_weights(call)
-        self.peak = max(self.peak, sum(self.sizes[storage] for storage, held in self._holders.items() if held))
+        self.peak = max(self.peak, sum(self.sizes[storage] for storage, users in self._holders.items() if users))
 
     def _hold(self, var: relax.Var, source: relax.Var) -> None:
         storage = var if var == source else self._storages.get(source)

@@ -7,10 +7,9 @@ image, where its layout or its type is not the one that kernels compute in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tvmfbnet.dtypes import DType
+from tvmfbnet.dtypes import DType, bytes_of
 from tvmfbnet.space.convs import Conv
 from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.space import BLOCK, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
@@ -45,14 +44,10 @@ def outputs_of(part: NetPart, dtype: DType) -> tuple[Output, ...]:
     if part.part == STEM:
         return _stem(part, convs[0], dtype)
     if part.part == HEAD_LINEAR:
-        return (Output(convs[0].outputs * _boundary_bytes(dtype), (PART_INPUT,)),)
-    return tuple(_Chain(dtype).outputs(convs, part.part == BLOCK))
-
-
-def _boundary_bytes(dtype: DType) -> int:
-    from tvmfbnet.dtypes import bytes_of
-
-    return bytes_of(dtype.boundary)
+        return (Output(convs[0].outputs * bytes_of(dtype.boundary), (PART_INPUT,)),)
+    chain = _Chain(dtype)
+    chain.add(convs, part.part == BLOCK)
+    return tuple(chain.outputs)
 
 
 def _stem(part: NetPart, conv: Conv, dtype: DType) -> tuple[Output, ...]:
@@ -68,26 +63,27 @@ class _Chain:
     """The kernels of a block's convs, each of which reads what the one before it wrote."""
 
     def __init__(self, dtype: DType) -> None:
-        self._bytes, self._count = dtype.bytes, 0
+        self.outputs: list[Output] = []
+        self._bytes = dtype.bytes
 
-    def outputs(self, convs: tuple[Conv, ...], is_block: bool) -> Iterator[Output]:
+    def add(self, convs: tuple[Conv, ...], is_block: bool) -> None:
+        """Adds the kernels of a part's convs."""
         weighted: tuple[int, int] | None = None  # place and elements of what squeeze-and-excitation weights
         last, elements = PART_INPUT, 0
         for number, conv in enumerate(convs):
             excites = is_block and conv.kind == "linear"
             if excites and weighted is None:
                 weighted = (last, elements)
-                last = yield from self._kernel(conv.cin, last)  # the means
+                last = self._kernel(conv.cin, last)  # the means
             if not excites and weighted is not None:
-                last = yield from self._kernel(weighted[1], last, weighted[0])
+                last = self._kernel(weighted[1], last, weighted[0])
                 weighted = None
             reads = (last, PART_INPUT) if conv.residual else (last,)
             elements = conv.outputs
-            last = yield from self._kernel(elements, *reads)
+            last = self._kernel(elements, *reads)
             if conv.kind == "pointwise" and conv.groups > 1 and number < len(convs) - 1:
-                last = yield from self._kernel(elements, last)  # the channel shuffle
+                last = self._kernel(elements, last)  # the channel shuffle
 
-    def _kernel(self, elements: int, *reads: int) -> Iterator[Output]:  # type: ignore[misc]
-        yield Output(elements * self._bytes, reads)
-        self._count += 1
-        return self._count - 1
+    def _kernel(self, elements: int, *reads: int) -> int:
+        self.outputs.append(Output(elements * self._bytes, reads))
+        return len(self.outputs) - 1
