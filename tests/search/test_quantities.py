@@ -112,15 +112,17 @@ def test_size_is_refused_where_the_target_decides_how_weights_are_stored(dtype, 
         QUANTITIES["size"].build(CostSources(tiny_space, dtype=dtype))
 
 
-def test_peak_memory_follows_the_dtype_and_mixed_counts_as_the_larger(tiny_space):
+def test_peak_memory_follows_the_dtype_which_must_be_one(tiny_space):
     models = {dtype: QUANTITIES["peak_memory"].build(CostSources(tiny_space, dtype=dtype))
-              for dtype in ("float32", "float16", "int8", "mixed")}  # fmt: skip
+              for dtype in ("float32", "float16", "int8")}  # fmt: skip
     for choice in random_choices(tiny_space, 5):
         values = {dtype: model.value(choice) for dtype, model in models.items()}
-        assert values["int8"] < values["float16"] < values["float32"] == values["mixed"]
+        assert values["int8"] < values["float16"] < values["float32"]
+    with pytest.raises(ConstraintError, match="a bound on peak_memory is not for mixed dtypes"):
+        QUANTITIES["peak_memory"].build(CostSources(tiny_space, dtype="mixed"))
 
 
-def test_an_energy_is_the_sum_of_the_parts_and_none_is_made_up(tiny_space):
+def test_an_energy_is_the_sum_of_the_parts_and_every_part_needs_one(tiny_space):
     sources, table = sources_of(tiny_space), table_of(tiny_space)
     model = QUANTITIES["energy"].build(sources)
     for choice in random_choices(tiny_space, 5):

@@ -74,7 +74,7 @@ def energy_per_inference(
         seconds: of a pause, and of the inferences after it.
         rounds: how many times; at least 2.
         clock: the time in seconds.
-        pause: waits so many seconds.
+        pause: waits for a time in seconds.
 
     Raises:
         UserError: the source does not tell, or not that inferences take more than the idle machine.

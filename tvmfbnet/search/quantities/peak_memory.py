@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tvmfbnet.dtypes import FLOAT32, DType, dtype_named
+from tvmfbnet.dtypes import DType, dtype_named
+from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import Choice, CostSources, Quantity
 from tvmfbnet.search.quantities.bytes import in_bytes
 from tvmfbnet.space.activations import Output, outputs_of
@@ -114,8 +115,9 @@ class PeakMemory:
 
 
 def _build(sources: CostSources) -> PeakMemory:
-    # Of mixed dtypes the larger one: an upper bound.
-    return PeakMemory.of(sources.space, FLOAT32 if sources.is_mixed else sources.data_type)
+    if sources.is_mixed:  # storages of different dtypes are not shared, and which block has which is chosen later
+        raise ConstraintError("a bound on peak_memory is not for mixed dtypes: bound it in float32 or in int8")
+    return PeakMemory.of(sources.space, sources.data_type)
 
 
 def _load(record: Mapping[str, Any], space: Space) -> PeakMemory:
