@@ -97,6 +97,8 @@ def test_a_phones_rails_add_up(tmp_path):
     source = source_named("auto", tmp_path)
     taken, _ = taken_in(source, 0.0, lambda: rails(3_000_000, 1_000_000))
     assert (source.name, taken) == ("odpm", pytest.approx(2.5))
+    with pytest.raises(UserError, match="odpm told 2 counters of energy and now 0: measure again"):
+        taken_in(source, 0.0, lambda: (folder / "energy_value").write_text("t=4242\n"))
 
 
 def test_a_boards_sensor_is_summed_up_over_time(tmp_path):

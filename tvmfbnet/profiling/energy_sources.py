@@ -67,6 +67,8 @@ class Counter:
         def joules() -> float:
             nonlocal total
             now = list(self.read())
+            if len(now) != len(last):
+                raise UserError(f"{self.name} told {len(last)} counters of energy and now {len(now)}: measure again")
             for place, (new, old) in enumerate(zip(now, last, strict=True)):
                 total += new - old if new >= old else new - old + self.ranges[place]
             last[:] = now
