@@ -12,7 +12,9 @@ from tvmfbnet.compiler.memory_plan import net_memory
 from tvmfbnet.deploy.description import PackageDescription
 from tvmfbnet.deploy.package import untrained_net
 from tvmfbnet.dtypes import FLOAT32
+from tvmfbnet.pipeline.result import _as_measured
 from tvmfbnet.profiling.allocated_memory import allocated_peak, used_bytes
+from tvmfbnet.search.constraints import ConstraintCheck
 from tvmfbnet.search.derive import choice_of
 from tvmfbnet.search.quantities.peak_memory import PeakMemory
 from tvmfbnet.search.quantities.size import size_costs
@@ -49,3 +51,12 @@ def test_a_package_tells_what_it_takes():
     )
     older = PackageDescription.model_construct(peak_memory_bytes=None, weight_bytes=None, library_bytes=None)
     assert older.describe_memory() == "memory: not recorded"
+
+
+def test_a_runs_result_judges_memory_and_size_by_the_compiled_net():
+    checks = [ConstraintCheck("peak_memory", "B", 90_000.0, 100_000.0, True)]
+    checks += [ConstraintCheck("size", "B", 50_000.0, 60_000.0, True), ConstraintCheck("params", "", 5.0, 6.0, True)]
+    package = {"peak_memory_bytes": 120_000, "weight_bytes": 60_000}
+    judged = [_as_measured(check, {}, package) for check in checks]
+    assert [(item["value"], item["met"]) for item in judged] == [(120_000, False), (60_000, True), (5.0, True)]
+    assert _as_measured(checks[0], {}, {}) == checks[0].to_dict(), "packages of earlier versions do not say"
