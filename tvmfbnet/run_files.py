@@ -88,6 +88,8 @@ class CellRecord(_Record):
     trials: Count = 0
     canary_ratio: Annotated[float, Field(ge=0, le=1e9)] | None = None
     steady: bool = True
+    energy_mj: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    energy_spread_mj: Annotated[float, Field(ge=0, le=1e9)] | None = None
 
 
 class LatencyOriginRecord(Stored):

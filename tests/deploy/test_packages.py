@@ -16,12 +16,16 @@ from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
 from tvmfbnet.deploy.parity import certify, check_outputs, expected_outputs, parity_inputs
 from tvmfbnet.deploy.runtimes.onnx_runtime import OnnxSession
 from tvmfbnet.deploy.trial import certify_and_time
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError, UserError
 from tvmfbnet.profiling.device_timer import SESSION_CAP_SECONDS, device_timer, sustained_sessions
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.session import InputSpec
 from tvmfbnet.run_files import LatencyOriginRecord
+from tvmfbnet.search.derive import choice_of
+from tvmfbnet.search.quantities.peak_memory import PeakMemory
+from tvmfbnet.search.quantities.size import size_costs
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
@@ -74,6 +78,14 @@ def test_a_package_opens_for_what_it_was_compiled_for_and_says_that_nobody_check
     assert opened.arch == ARCH and opened.input_shape == (1, 1, 16, 16)
     assert opened.description.parity.verdict == "unchecked" and opened.description.latency is None
     assert "never compared with PyTorch" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_package_tells_the_memory_that_the_search_works_out(compiled):
+    net, package = compiled
+    described, choice = package.description, choice_of(package.arch, net.space)
+    assert described.peak_memory_bytes == PeakMemory.of(net.space, FLOAT32).value(choice)
+    assert described.weight_bytes == size_costs(net.space, FLOAT32).value(choice)
+    assert described.library_bytes == package.library.stat().st_size > described.weight_bytes
 
 
 def test_a_package_for_another_machine_is_refused_with_both_named(package, host):

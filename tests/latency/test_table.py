@@ -414,3 +414,47 @@ def test_a_real_phones_table_gives_the_latency_of_the_published_net(device: str)
     assert arch.blocks.count("skip") == 1
     assert table.arch_ms(arch, space) == pytest.approx(sum(table.cells[part].latency_ms for part in parts))
     assert table.measured_share(arch, space) == 1.0
+
+
+def with_energies(space, path):
+    """A table of a space on file, each part with 2 mJ a millisecond, an identity skip without."""
+    lines = ["part,block,cin,cout,height,width,stride,latency_ms,energy_uj,energy_spread_uj"]
+    for number, part in enumerate(space.distinct_parts(), start=1):
+        sizes = [part.cin, part.cout, part.height, part.width, part.stride, number / 100, 20 * number, number]
+        lines.append(",".join(map(str, [part.part, part.block, *sizes])))
+    path.write_text("\n".join([*lines, "overhead,call,1,1,1,1,1,0.005,,"]) + "\n")
+    return read_table(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_the_energy_of_parts_is_one_more_column(suffix, tmp_path):
+    space = load_space("fbnet_mini@16")
+    table = with_energies(space, tmp_path / "energies.csv")
+    assert {part.part for part in table.energies} == {"stem", "block", "head_conv", "head_pool", "head_linear"}
+    assert all(mj == pytest.approx(2 * table.cells[part].latency_ms) for part, (mj, _) in table.energies.items())
+    write_table(table, tmp_path / f"again.{suffix}")
+    again = read_table(tmp_path / f"again.{suffix}")
+    assert (again.energies, again.cells, again.overhead_ms) == (table.energies, table.cells, table.overhead_ms)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        ("energy_mj", "2000000000", "energy_mj is more than 1e\\+09 mJ"),
+        ("energy_mj", "-1", "energy_mj must not be negative"),
+        ("energy_mj,energy_spread_mj", ",0.1", "there is a spread of the energy, but no energy"),
+        ("energy_spread_mj", "0.1", "needs the column\\(s\\) energy_mj"),
+        ("energy_mj,energy_j", "1,1", "energy is given in mj and j; leave one column"),
+    ],
+)
+def test_an_energy_that_cannot_be_is_refused(head, row, said, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text(f"part,block,cin,cout,height,width,stride,latency_ms,{head}\nblock,k3_e1,16,16,8,8,1,0.1,{row}\n")
+    with pytest.raises(ConfigError, match=said):
+        read_table(path)
+    path.write_text(
+        "part,block,cin,cout,height,width,stride,latency_ms,energy_mj\n"
+        "block,k3_e1,16,16,8,8,1,0.1,1\noverhead,call,1,1,1,1,1,0.1,1\n"
+    )
+    with pytest.raises(ConfigError, match="the overhead row has no energy"):
+        read_table(path)

@@ -29,7 +29,7 @@ from tvmfbnet.report.figures import additivity
 from tvmfbnet.report.page import write_report
 from tvmfbnet.report.pareto import pareto_figure
 from tvmfbnet.report.run_data import read_run
-from tvmfbnet.report.summary import _constraints
+from tvmfbnet.report.summary import _constraints, binding
 from tvmfbnet.report.table_figure import latency_map
 from tvmfbnet.search.derive import ScoredArch
 from tvmfbnet.space.arch import Arch
@@ -213,6 +213,16 @@ def test_no_two_figures_of_the_page_share_an_id(page):
     assert len(ids) == len(set(ids)) > 100
     references = re.findall(r'(?:href="#|url\(#)([^")]*)', text)
     assert references and set(references) <= set(ids)
+
+
+def test_the_report_names_the_constraint_that_binds():
+    def check(quantity, value, bound):
+        return {"quantity": quantity, "unit": "", "value": value, "bound": bound, "met": value <= bound}
+
+    checks = [check("latency", 5.0, 8.0), check("peak_memory", 1.96e6, 2e6), check("size", 3e6, 6e6)]
+    assert binding(checks) == "peak_memory, at 98% of its bound"
+    assert binding([checks[0], checks[2]]) == "none: the nearest, latency, is at 62% of its bound"
+    assert binding([]) is None
 
 
 def test_constraints_are_listed_in_the_unit_of_the_other_latencies():

@@ -36,6 +36,9 @@ class PeakCosts:
     def measured_share(self, choice):
         return 1.0
 
+    def allowed(self, bound):
+        return tuple(tuple(cell <= bound for cell in row) for row in self.cells)
+
     def to_dict(self):
         return {"cells": [list(row) for row in self.cells]}
 

@@ -2,12 +2,15 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from test_search_run import table_of
 
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.nets.bn_folding import fold_bn
+from tvmfbnet.nets.network import build_net
 from tvmfbnet.search.constraints import parse_bound
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
 from tvmfbnet.search.quantities import QUANTITIES, quantity_named
@@ -27,13 +30,20 @@ def arch_of(choice, space):
     return Arch(tuple(layer.blocks[index] for layer, index in zip(space.layers, choice, strict=True)))
 
 
+def sources_of(space):
+    """Latencies, and an energy of every part."""
+    table = table_of(space)
+    energies = {part: (2 * cell.latency_ms, 0.1 * cell.latency_ms) for part, cell in table.cells.items()}
+    return CostSources(space, replace(table, energies=energies))
+
+
 @pytest.fixture(params=QUANTITIES)
 def quantity(request):
     return QUANTITIES[request.param]
 
 
 def test_a_model_keeps_within_its_range_and_survives_a_file(quantity, tiny_space):
-    sources = CostSources(tiny_space, table_of(tiny_space))
+    sources = sources_of(tiny_space)
     model = quantity.build(sources)
     assert model.quantity is quantity and 0 < model.least < model.most
     for choice in random_choices(tiny_space, 30):
@@ -47,7 +57,7 @@ def test_a_model_keeps_within_its_range_and_survives_a_file(quantity, tiny_space
 
 
 def test_a_model_of_another_space_or_a_damaged_one_is_refused(quantity, tiny_space):
-    record = quantity.build(CostSources(tiny_space, table_of(tiny_space))).to_dict()
+    record = quantity.build(sources_of(tiny_space)).to_dict()
     cells = next(name for name in record if name.startswith("cells"))
     for damage in ([[1.0]], [[-1.0] * len(row) for row in record[cells]], [["a"] * len(row) for row in record[cells]]):
         with pytest.raises((ValueError, TypeError)):
@@ -85,6 +95,44 @@ def test_parameters_are_those_of_the_whole_arch_to_the_unit(name):
 def test_latency_needs_a_table(tiny_space):
     with pytest.raises(ConstraintError, match="needs a latency table"):
         LATENCY.build(CostSources(tiny_space))
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("float32", 4), ("float16", 2)])
+def test_size_is_what_the_folded_weights_take(dtype, bytes_each, tiny_space):
+    model = QUANTITIES["size"].build(CostSources(tiny_space, dtype=dtype))
+    for choice in random_choices(tiny_space, 5):
+        net = build_net(arch_of(choice, tiny_space), tiny_space)
+        stored = sum(weight.numel() for weight in fold_bn(net.eval()).state_dict().values())
+        assert model.value(choice) == stored * bytes_each
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("int8", "not for int8"), ("mixed", "not for mixed dtypes")])
+def test_size_is_refused_where_the_target_decides_how_weights_are_stored(dtype, said, tiny_space):
+    with pytest.raises(ConstraintError, match=f"a bound on size is {said}.*bound params"):
+        QUANTITIES["size"].build(CostSources(tiny_space, dtype=dtype))
+
+
+def test_peak_memory_follows_the_dtype_which_must_be_one(tiny_space):
+    models = {dtype: QUANTITIES["peak_memory"].build(CostSources(tiny_space, dtype=dtype))
+              for dtype in ("float32", "float16", "int8")}  # fmt: skip
+    for choice in random_choices(tiny_space, 5):
+        values = {dtype: model.value(choice) for dtype, model in models.items()}
+        assert values["int8"] < values["float16"] < values["float32"]
+    with pytest.raises(ConstraintError, match="a bound on peak_memory is not for mixed dtypes"):
+        QUANTITIES["peak_memory"].build(CostSources(tiny_space, dtype="mixed"))
+
+
+def test_an_energy_is_the_sum_of_the_parts_and_every_part_needs_one(tiny_space):
+    sources, table = sources_of(tiny_space), table_of(tiny_space)
+    model = QUANTITIES["energy"].build(sources)
+    for choice in random_choices(tiny_space, 5):
+        parts_ms = table.arch_ms(arch_of(choice, tiny_space), tiny_space) - table.overhead_ms
+        assert model.value(choice) == pytest.approx(2 * parts_ms) and model.spread(choice) > 0
+    with pytest.raises(ConstraintError, match="needs a latency table with the energy of every part"):
+        QUANTITIES["energy"].build(CostSources(tiny_space, table))
+    without_stem = dict(list(sources.table.energies.items())[1:])
+    with pytest.raises(ConstraintError, match=r"lacks the energy of 1 part\(s\): stem/conv_k3"):
+        QUANTITIES["energy"].build(CostSources(tiny_space, replace(table, energies=without_stem)))
 
 
 def test_costs_that_were_not_all_measured_say_what_share_was(tiny_space):

@@ -60,6 +60,7 @@ def compile_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.api.compile import CompileOptions, compile_and_time
+    from tvmfbnet.deploy.description import MEMORY
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
     from tvmfbnet.targets.definition import load_target
@@ -88,6 +89,7 @@ def compile_command(
             {
                 **{"package": str(out), "arch": package.arch},
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
+                **{name: getattr(package.description, name) for name in MEMORY},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
                 "fine_tuning": None if tuning is None else tuning.model_dump(),
@@ -103,6 +105,8 @@ def compile_command(
     else:
         tuned = f"{kernels.tuned} of {kernels.needed} conv kernels tuned"
         print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
+    if not as_json:
+        print(package.description.describe_memory())
     agreement = package.description.parity.describe_agreement()
     if agreement is not None and not as_json:
         print(f"{package.description.dtype}: {agreement}")

@@ -223,8 +223,7 @@ def coverage(mod: IRModule, target: tvm.target.Target, database: ms.Database | N
     return Coverage(len(needed), len(needed) - len(missing), missing)
 
 
-def _lowering_passes() -> list[tvm.transform.Pass]:
-    # The tail of TVM's default pipelines, the same for every backend; not all of them export it (cpu_generic does not).
+def _planning_passes() -> list[tvm.transform.Pass]:
     return [
         relax.transform.RewriteDataflowReshape(),
         relax.transform.ToNonDataflow(),
@@ -233,6 +232,13 @@ def _lowering_passes() -> list[tvm.transform.Pass]:
         relax.transform.StaticPlanBlockMemory(),
         relax.transform.LowerAllocTensor(),
         relax.transform.KillAfterLastUse(),
+    ]
+
+
+def _lowering_passes() -> list[tvm.transform.Pass]:
+    # The tail of TVM's default pipelines, the same for every backend; not all of them export it (cpu_generic does not).
+    return [
+        *_planning_passes(),
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),
@@ -260,6 +266,12 @@ def prepare(mod: IRModule, target: tvm.target.Target, database: ms.Database | No
             passes += [relax.transform.MetaScheduleApplyDatabase(), relax.transform.SplitLayoutRewritePreproc()]
         passes += [relax.transform.LiftTransformParams(), relax.transform.FoldConstant()]
         return tvm.transform.Sequential(passes)(mod)
+
+
+def plan_memory(mod: IRModule, target: tvm.target.Target) -> IRModule:
+    """A module scheduled by :func:`prepare` with the memory plan that :func:`build_prepared` gives it."""
+    with target, tvm.transform.PassContext(opt_level=3):
+        return tvm.transform.Sequential(_planning_passes())(mod)
 
 
 def build_prepared(mod: IRModule, target: tvm.target.Target, checks: bool = True) -> relax.VMExecutable:

@@ -26,6 +26,9 @@ from tvmfbnet.tasks import CLASSIFICATION
 _NATIVE_FIELDS = ("mcpu", "mattr", "num-cores", "host")
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
+# What a compiled net takes, in bytes.
+MEMORY = ("peak_memory_bytes", "weight_bytes", "library_bytes")
+
 # What a comparison of a package's classes with those of the float32 net tells, in files of packages and runs.
 COMPARED = ("agreement", "images", "accuracy", "float32_accuracy")
 
@@ -89,6 +92,11 @@ class PackageDescription(Stored):
     model: str = MODEL
     library_sha256: str = ""
     model_sha256: str = ""
+    peak_memory_bytes: _Count | None = Field(
+        default=None, description="most that activations take at once by the static memory plan, the output included"
+    )
+    weight_bytes: _Count | None = Field(default=None, description="of the weights in the library")
+    library_bytes: _Count | None = Field(default=None, description="of the library file: weights and kernels")
     task: str = Field(default=CLASSIFICATION, description="what the net was trained for; older packages do not say")
     class_names: tuple[str, ...] = Field(
         default=(), description="the class (or value) of each output, in order; empty if unknown"
@@ -117,6 +125,14 @@ class PackageDescription(Stored):
     def on_simulated(self) -> bool:
         """Whether simulated latencies, and no device's, chose the net or predicted its latency."""
         return self.latency_source is not None and self.latency_source.simulated
+
+    def describe_memory(self) -> str:
+        """What the compiled net takes, for people; older packages do not say."""
+        peak, weights, library = (getattr(self, name) for name in MEMORY)
+        if None in (peak, weights, library):
+            return "memory: not recorded"
+        kilobytes = [f"{taken / 1e3:.1f} kB" for taken in (peak, weights, library)]
+        return f"memory: {kilobytes[0]} of activations at once, {kilobytes[1]} of weights, {kilobytes[2]} of library"
 
     @field_validator("input_dtype")
     @classmethod

@@ -19,7 +19,8 @@ import tvm
 from tvmfbnet.autotune.database import TuningDatabase, joined_records
 from tvmfbnet.compiler.export import export_net, randomise_biases
 from tvmfbnet.compiler.library import save_library
-from tvmfbnet.compiler.lowering import Coverage, build, coverage, lower
+from tvmfbnet.compiler.lowering import Coverage, build_prepared, coverage, lower, plan_memory, prepare
+from tvmfbnet.compiler.memory_plan import net_memory
 from tvmfbnet.compiler.mixed_export import export_mixed_net
 from tvmfbnet.deploy.description import (
     DESCRIPTION,
@@ -225,7 +226,9 @@ def compile_net(
         )
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, records)
-    executable = build(lowered, compiled_for, records)
+    prepared = prepare(lowered, compiled_for, records)
+    memory = net_memory(plan_memory(prepared, compiled_for))
+    executable = build_prepared(prepared, compiled_for)
     write_atomically(out / MODEL, lambda path: onnx.save(model, str(path)))
     save_library(executable, out / LIBRARY, target)
     described = PackageDescription(
@@ -244,6 +247,9 @@ def compile_net(
         class_names=tuple(class_names),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
+        peak_memory_bytes=memory.peak_bytes,
+        weight_bytes=memory.weight_bytes,
+        library_bytes=(out / LIBRARY).stat().st_size,
         kernels_needed=kernels.needed,
         kernels_found=kernels.tuned,
         kernels_missing=tuple(kernels.missing),

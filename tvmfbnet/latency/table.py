@@ -67,6 +67,7 @@ class LatencyTable:
         context: of the measurements; None for an imported table.
         origin: where its latencies come from.
         stated_dtype: what the file of an imported table says; empty where it says nothing.
+        energies: millijoules of each part and one standard deviation, where the table has them.
         conversions: latency of each timed conversion from and to this dtype (:mod:`tvmfbnet.space.borders`), which
             only nets of mixed dtypes have.
     """
@@ -79,6 +80,7 @@ class LatencyTable:
     context: Context | None = None
     origin: LatencyOrigin = UNKNOWN
     stated_dtype: str = ""
+    energies: Mapping[NetPart, tuple[float, float]] = field(default_factory=dict)
     conversions: Mapping[NetPart, Cell] = field(default_factory=dict)
 
     @property
@@ -297,7 +299,17 @@ class LatencyTable:
 
     def to_records(self, parts: Iterable[NetPart]) -> list[dict[str, Any]]:
         """The cells of ``parts`` as plain data, for JSON: the part's fields and the cell's."""
-        return [{"name": part.name, **part.to_dict(), **vars(self.lookup(part))} for part in parts]
+        return [
+            {"name": part.name, **part.to_dict(), **vars(self.lookup(part)), **self.energy_record(part)}
+            for part in parts
+        ]
+
+    def energy_record(self, part: NetPart) -> dict[str, float | None]:
+        """A part's energy as plain data; nothing for a table without energies."""
+        if not self.energies:
+            return {}
+        energy, spread = self.energies.get(part, (None, None))
+        return {"energy_mj": energy, "energy_spread_mj": spread}
 
     @classmethod
     def from_records(
@@ -310,13 +322,14 @@ class LatencyTable:
         dtype: str | None = None,
     ) -> LatencyTable:
         """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`."""
-        fields = vars(NOTHING)  # fields that an older record lacks keep their defaults
+        fields, records = vars(NOTHING), list(records)  # fields that an older record lacks keep their defaults
         cells = {
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records
         }
         made_by = LatencyOrigin(**(origin or {}))
-        return cls(cells, overhead_ms, name, correction, origin=made_by, stated_dtype=dtype or "")
+        energies = energies_of(records)
+        return cls(cells, overhead_ms, name, correction, origin=made_by, stated_dtype=dtype or "", energies=energies)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
@@ -328,3 +341,12 @@ class LatencyTable:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]
         self.require(parts)
         return [self.lookup(part) for part in parts]
+
+
+def energies_of(records: Iterable[Mapping[str, Any]]) -> dict[NetPart, tuple[float, float]]:
+    """The energies of :meth:`LatencyTable.to_records`, of the parts that have one."""
+    return {
+        NetPart.from_dict(record): (record["energy_mj"], record["energy_spread_mj"] or 0.0)
+        for record in records
+        if record.get("energy_mj") is not None
+    }

@@ -1,12 +1,13 @@
 """Importing and exporting latency tables as CSV, Parquet or JSON.
 
-Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source,dtype``; one row per
-part, sizes are those of its input. A table is of one dtype, and names it where it is not float32. Latency and spread
-may be in other units, as the column's name says: ``latency_us``, ``spread_s``. Blocks need not be the paper's nine
-(``k7_e3`` is valid too). One ``overhead`` row may give the cost of a call. An identity skip may have a row of its own
-(some runtimes copy the tensor there), which is used. The file's suffix, ``.csv``, ``.parquet`` or ``.json``, decides
-its form. Unknown content is refused, never dropped. JSON has the form of a run's ``table.json`` and keeps all of a
-cell: repeats, trials and drift as well.
+Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source,dtype`` and the energy
+of each part, ``energy_mj,energy_spread_mj``; one row per part, sizes are those of its input. A table is of one dtype,
+and names it where it is not float32. Latency, energy and their spreads may be in other units, as the column's name
+says: ``latency_us``, ``spread_s``, ``energy_uj``. A row without energy leaves it empty. Blocks need not be the paper's
+nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of a call. An identity skip may have a row of its
+own (some runtimes copy the tensor there), which is used. The file's suffix, ``.csv``, ``.parquet`` or ``.json``,
+decides its form. Unknown content is refused, never dropped. JSON has the form of a run's ``table.json`` and keeps all
+of a cell: repeats, trials and drift as well.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
 from tvmfbnet.latency.origin import LatencyOrigin
-from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.latency.table import LatencyTable, energies_of
 from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import TableRecord
@@ -39,8 +40,10 @@ from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM,
 _SIZES = ("cin", "cout", "height", "width", "stride")
 _REQUIRED = ("part", "block", *_SIZES, "latency_ms")
 _WRITTEN = (*_REQUIRED, "spread_ms", "source")
-_OPTIONAL = ("spread_ms", "source", "dtype")
-_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
+_OPTIONAL = ("spread_ms", "source", "dtype", "energy_mj", "energy_spread_mj")
+_TIMES, _ENERGIES = {"ms": 1.0, "us": 1e-3, "s": 1e3}, {"mj": 1.0, "uj": 1e-3, "j": 1e3}
+_UNITS = {"latency": _TIMES, "spread": _TIMES, "energy": _ENERGIES, "energy_spread": _ENERGIES}
+_MOST_ENERGY_MJ = 1e9
 _FIXED = {STEM: "conv_k3", HEAD_CONV: "conv_k1", HEAD_POOL: "avgpool", HEAD_LINEAR: "linear"}
 _FIXED |= {HEAD_ASPP: "gated_k1", HEAD_LOGITS: "conv_k1", HEAD_RESIZE: "bilinear", HEAD_BOXES: "ssdlite"}
 _MOST_SIZE = 1_000_000
@@ -80,16 +83,17 @@ def require_stated_dtype(table: LatencyTable, dtype: str, where: str) -> None:
 
 
 def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
-    """The column and the unit in ms, for ``latency`` and ``spread``; checks that every column is known."""
+    """The column of each quantity, and its unit in ms or mJ; checks that every column is known."""
     factors = {}
-    for quantity in ("latency", "spread"):
-        given = [unit for unit in _UNITS if f"{quantity}_{unit}" in content.columns]
+    for quantity, units in _UNITS.items():
+        given = [unit for unit in units if f"{quantity}_{unit}" in content.columns]
         if len(given) > 1:
             raise ConfigError(str(path), [f"{quantity} is given in {' and '.join(given)}; leave one column"])
         if given:
-            factors[quantity] = (f"{quantity}_{given[0]}", _UNITS[given[0]])
+            factors[quantity] = (f"{quantity}_{given[0]}", units[given[0]])
     absent = [name for name in _REQUIRED[:-1] if name not in content.columns]
     absent += [] if "latency" in factors else ["latency_ms"]
+    absent += ["energy_mj"] if "energy_spread" in factors and "energy" not in factors else []
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
     columns = {*_REQUIRED[:-1], "source", "dtype", *(column for column, _ in factors.values())}
@@ -118,7 +122,12 @@ def write_table(table: LatencyTable, path: Path) -> None:
     # Tables of float32 do not say so: they stay as they always were.
     dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
     rows: list[dict[str, Any]] = [
-        {**part.to_dict(), "latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source} | dtype
+        {
+            **part.to_dict(),
+            **{"latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source},
+            **dtype,
+            **table.energy_record(part),
+        }
         for part, cell in cells.items()
     ]
     if form == "parquet":
@@ -130,7 +139,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
         write_atomically(path, lambda temporary: parquet.write_table(content, temporary))
         return
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, (*_WRITTEN, *dtype), lineterminator="\n")
+    writer = csv.DictWriter(text, tuple(rows[0]) if rows else _WRITTEN, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # floats are written so that they read back equal
     write_text(path, text.getvalue())
@@ -166,7 +175,9 @@ def _read_json(path: Path) -> LatencyTable:
     origin = _checked_origin([cell.source for cell in cells.values()], path, stated)
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([record.dtype or ""], path)
-    return LatencyTable(cells, record.overhead_ms, record.target, record.correction, stated_dtype=dtype, origin=origin)
+    named = (cells, record.overhead_ms, record.target, record.correction)
+    energies = energies_of(item.model_dump() for item in record.cells)
+    return LatencyTable(*named, stated_dtype=dtype, origin=origin, energies=energies)
 
 
 def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False) -> LatencyOrigin:
@@ -188,11 +199,13 @@ def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False)
 
 def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: Path) -> LatencyTable:
     cells: dict[NetPart, Cell] = {}
+    energies: dict[NetPart, tuple[float, float]] = {}
     overhead: Cell | None = None
     problems: dict[str, list[str]] = {}  # what is wrong, and where
     for row in content.rows:
         try:
             part, cell = _read_row(row, factors, content.comma)
+            energy = _read_energy(row, factors, content.comma)
             if part in cells or (part.part == OVERHEAD and overhead is not None):
                 raise ValueError(f"{part.part if part.part == OVERHEAD else part.name} has a row already")
         except ValueError as error:
@@ -202,6 +215,8 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
             overhead = cell
         else:
             cells[part] = cell
+        if energy is not None:
+            energies[part] = energy
     if not cells and not problems:
         raise ConfigError(str(path), ["there are no rows"])
     if problems:
@@ -212,7 +227,7 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
     overhead_ms = 0.0 if overhead is None else overhead.latency_ms
-    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, origin=origin)
+    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, origin=origin, energies=energies)
 
 
 def _one_dtype(names: Iterable[str], path: Path) -> str:
@@ -251,11 +266,29 @@ def _read_row(row: Row, factors: Mapping[str, tuple[str, float]], comma: bool) -
     source = _source(row.fields.get("source") or MEASURED)
     values = {"spread": 0.0}
     for quantity, (column, factor) in factors.items():
+        if quantity.startswith("energy"):
+            continue
         if quantity == "latency" or row.fields[column]:
             values[quantity] = _number(row.fields, column, comma) * factor
             if values[quantity] > MOST_LATENCY_MS:
                 raise ValueError(f"{column} is more than {MOST_LATENCY_MS:g} ms")
     return part, Cell(values["latency"], values["spread"], source)
+
+
+def _read_energy(row: Row, factors: Mapping[str, tuple[str, float]], comma: bool) -> tuple[float, float] | None:
+    """A row's energy and spread in mJ; None where it has none; ``ValueError`` says what is wrong with it."""
+    values = []
+    for quantity in ("energy", "energy_spread"):
+        column, factor = factors.get(quantity, ("", 1.0))
+        values.append(_number(row.fields, column, comma) * factor if column and row.fields[column] else None)
+        if values[-1] is not None and values[-1] > _MOST_ENERGY_MJ:
+            raise ValueError(f"{column} is more than {_MOST_ENERGY_MJ:g} mJ")
+    energy, spread = values
+    if energy is not None and row.fields["part"] == OVERHEAD:
+        raise ValueError("the overhead row has no energy: a call's energy belongs to the parts")
+    if energy is None and spread is not None:
+        raise ValueError("there is a spread of the energy, but no energy")
+    return None if energy is None else (energy, spread or 0.0)
 
 
 def _source(text: str) -> Source:

@@ -15,9 +15,14 @@ from tvmfbnet.rpc.host_facts import host_fingerprint
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.search.constraints import ConstraintCheck
 from tvmfbnet.search.quantities.latency import LATENCY
+from tvmfbnet.search.quantities.peak_memory import PEAK_MEMORY
+from tvmfbnet.search.quantities.size import SIZE
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
 from tvmfbnet.tasks import CLASSIFICATION, task_named
+
+# Where a package's description has what a net was searched for.
+_COMPILED = {SIZE.name: "weight_bytes", PEAK_MEMORY.name: "peak_memory_bytes"}
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,20 @@ def result_values(folder: Path, arch: Arch, space: Space, target: str, table: La
         "tvm_target": package["tvm_target"],
         "threads": package["threads"],
         "notices": read_run_file(folder, "search/search.json").get("notices", []),
-        "constraints": [_as_measured(check, bench) for check in checks_of(folder, package["arch"])],
+        "constraints": [_as_measured(check, bench, package) for check in checks_of(folder, package["arch"])],
         "machine": describe_machine(host_fingerprint()),
     }
 
 
-def _as_measured(check: ConstraintCheck, bench: dict[str, Any]) -> dict[str, Any]:
-    """What the found net has of a bounded quantity: latency as timed, with its verdict (null: undecided)."""
+def _as_measured(check: ConstraintCheck, bench: dict[str, Any], package: dict[str, Any]) -> dict[str, Any]:
+    """What the found net has of a bounded quantity.
+
+    Latency as timed, with its verdict (null: undecided); size and peak memory as the package was compiled.
+    """
     values = check.to_dict()
+    compiled = package.get(_COMPILED.get(check.quantity, ""))
+    if compiled is not None:
+        values |= {"value": compiled, "met": compiled <= check.bound}
     if check.quantity == LATENCY.name:
         met = {"met": True, "missed": False}.get(str(bench.get("verdict_kind")))
         values |= {"value": bench["latency_ms"], "met": met}

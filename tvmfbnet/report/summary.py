@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.counts import count_arch
 
 Rows = list[tuple[str, str]]
+# The share of a bound above which a constraint limits the net: nets are proposed from just below a bound.
+_BINDS = 0.9
 _SEEDED = ("tune", "search", "train")
 
 
@@ -37,6 +39,7 @@ def net_rows(run: RunData) -> Rows:
         ("Predicted latency", _predicted(result, unit, run.origin is not None and run.origin.simulated)),
         ("Latencies that it was found on", run.origin and run.origin.describe()),
         *_constraints(result, unit),
+        ("Constraint that binds", binding(result.get("constraints") or [])),
         ("Correction from whole nets", (run.table.correction or None) if run.table else None),
         ("Speed factor of the device", (result.get("speed_factor") or {}).get("description")),
         ("ONNX Runtime, same device", _onnxruntime(result, unit)),
@@ -77,6 +80,21 @@ def _constraints(result: Mapping[str, Any], unit: Unit) -> Rows:
         met = {True: "met", False: "missed", None: "undecided"}[check["met"]]
         rows.append((f"Constraint on {check['quantity']}", f"{value} of at most {bound}: {met}"))
     return rows
+
+
+def binding(checks: Sequence[Mapping[str, Any]]) -> str | None:
+    """The constraint that limits a net most: the one with the largest value as a share of its bound; None without any.
+
+    Args:
+        checks: what a net has of each bounded quantity (:class:`tvmfbnet.search.constraints.ConstraintCheck`).
+    """
+    shares = {check["quantity"]: check["value"] / check["bound"] for check in checks}
+    if not shares:
+        return None
+    name = max(shares, key=lambda quantity: shares[quantity])
+    if shares[name] < _BINDS:
+        return f"none: the nearest, {name}, is at {shares[name]:.0%} of its bound"
+    return f"{name}, at {shares[name]:.0%} of its bound"
 
 
 def made_rows(run: RunData) -> Rows:

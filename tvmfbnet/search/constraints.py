@@ -12,7 +12,7 @@ from typing import Any
 
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice, CostModel, CostSources, Quantity
-from tvmfbnet.search.knapsack import least_choice
+from tvmfbnet.search.knapsack import is_infeasible, least_choice
 from tvmfbnet.search.quantities import QUANTITIES, quantity_named
 from tvmfbnet.search.quantities.latency import LATENCY
 
@@ -138,22 +138,28 @@ def latency_constraint(costs: CostModel, target_ms: float | None) -> tuple[Const
 def require_feasible(constraints: Sequence[Constraint]) -> None:
     """ConstraintError where no arch meets one of the constraints, or all of them together.
 
-    Together they are solved exactly where they are additive; of other ones only the range is known beforehand.
+    Together they are solved exactly where they are additive. Of others, what is refused is certainly out of reach:
+    no candidates are left that each of them allows, or these do not fit into the additive ones.
     """
     for constraint in constraints:
         constraint.require_reachable()
-    models = [(item, item.model) for item in constraints if isinstance(item.model, AdditiveCosts)]
-    additive = [constraint for constraint, _ in models]
-    if len(models) < 2 or least_choice(models[0][1].cells, additive) is not None:
+    if len(constraints) < 2 or not is_infeasible(constraints):
         return
     ranges = []
-    for constraint, model in models:
-        others = [other for other in additive if other is not constraint]
-        choice = least_choice(model.cells, others)
-        if choice is not None:
-            least = constraint.quantity.text(constraint.model.value(choice))
+    for constraint in constraints:
+        others = [other for other in constraints if other is not constraint]
+        least = _least_with(constraint, others)
+        if least is not None:
             ranges.append(f"with {_listed(others)}, {constraint.quantity.name} is at least {least}")
-    raise ConstraintError("; ".join([f"no net of this space meets {_listed(additive)} together", *ranges]))
+    raise ConstraintError("; ".join([f"no net of this space meets {_listed(constraints)} together", *ranges]))
+
+
+def _least_with(constraint: Constraint, others: Sequence[Constraint]) -> str | None:
+    """The least of an additive quantity under other constraints, for people; None where it is not known."""
+    if not isinstance(constraint.model, AdditiveCosts):
+        return None
+    choice = least_choice(constraint.model.cells, others)
+    return None if choice is None else constraint.quantity.text(constraint.model.value(choice))
 
 
 def _listed(constraints: Sequence[Constraint]) -> str:

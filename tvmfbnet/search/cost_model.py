@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tvmfbnet.dtypes import FLOAT32, MIXED, DType, dtype_named
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.space.space import Space
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # loads numpy, which settings do without
 Choice = tuple[int, ...]
 """One candidate's index per layer: an arch, as numbers."""
 
+# Relative rounding of a sum of costs.
+_ROUNDING = 1e-9
 _NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*"
 
 
@@ -33,11 +36,28 @@ class CostSources:
 
     Attributes:
         space: the search space.
-        table: its latencies; None where only quantities that follow from the space are asked for.
+        table: its latencies; None where only quantities that follow from the space and the dtype are asked for.
+        dtype: of the nets, or ``mixed``; where there is a table, its own counts.
     """
 
     space: Space
     table: LatencyTable | None = None
+    dtype: str = FLOAT32.name
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of the nets, or ``mixed``."""
+        return self.dtype if self.table is None else self.table.dtype_name
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether a net's blocks may have different dtypes."""
+        return self.dtype_name == MIXED
+
+    @property
+    def data_type(self) -> DType:
+        """The dtype of the nets, which must be one."""
+        return dtype_named(self.dtype_name)
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,13 @@ class CostModel(Protocol):
 
     def measured_share(self, choice: Sequence[int]) -> float:
         """Share (0 to 1) of :meth:`value` that is measured or exact, not predicted."""
+        ...
+
+    def allowed(self, bound: float) -> tuple[tuple[bool, ...], ...]:
+        """For each layer and candidate, False where no arch within the bound has it. True promises nothing.
+
+        A lower bound allows no more than a higher one does.
+        """
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -221,6 +248,11 @@ class AdditiveCosts:
         predicted = self.fixed_predicted + sum(row[index] for row, guessed, index in rows if guessed[index])
         total = self.value(choice)
         return 1.0 - predicted / total if total > 0 else 1.0
+
+    def allowed(self, bound: float) -> tuple[tuple[bool, ...], ...]:
+        """For each layer and candidate whether it fits together with the least of the other layers."""
+        spare = bound - self.least + _ROUNDING * bound
+        return tuple(tuple(cell - min(row) <= spare for cell in row) for row in self.cells)
 
     def scaled(self, factor: float) -> AdditiveCosts:
         """The same costs, each multiplied: for a device that runs whole nets slower than their parts."""

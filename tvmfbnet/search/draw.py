@@ -3,7 +3,8 @@
 Rejecting what falls outside would hardly ever hit a narrow window. Instead the probability mass that the layers from l
 on can bring into the windows is summed backwards over a grid of costs, and the layers are then drawn forwards in
 proportion to it: exact up to the grid, and what the grid gets wrong is rejected in the end. The grid has one dimension
-for each of the first two additive cost models; further ones, and those that are not additive, are left to rejection.
+for each of the first two additive cost models; further ones are left to rejection, and so are those that are not
+additive, once the candidates that no arch within them has are gone.
 """
 
 from __future__ import annotations
@@ -83,6 +84,9 @@ def draws_between(
         count: draws; fewer archs come back where many are rejected, none where there is none.
         generator: source of randomness, on the CPU.
     """
+    log_probabilities = _allowed_rows(log_probabilities, windows)
+    if any(max(row) == -math.inf for row in log_probabilities):
+        return []
     summed = [window for window in windows if isinstance(window.model, AdditiveCosts)]
     gridded = summed[:1] + [window for window in summed[1:] if window.high < window.model.most][:1]
     grid = _Grid.of(log_probabilities, gridded) if gridded else None
@@ -98,6 +102,18 @@ def draws_between(
         if len(kept) >= count:
             break
     return kept[:count]
+
+
+def _allowed_rows(rows: Sequence[Sequence[float]], windows: Sequence[Window]) -> Sequence[Sequence[float]]:
+    """The rows with the logarithm of nothing where a window that is not additive excludes a candidate."""
+    for window in windows:
+        if not isinstance(window.model, AdditiveCosts):
+            allowed = window.model.allowed(window.high)
+            rows = [
+                [log if fits else -math.inf for log, fits in zip(row, fitting, strict=False)]
+                for row, fitting in zip(rows, allowed, strict=True)
+            ]
+    return rows
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> torch.Tensor:
@@ -203,21 +219,21 @@ def most_probable_within(log_probabilities: Sequence[Sequence[float]], constrain
     """The most probable arch within all constraints.
 
     One additive constraint is a knapsack with one item per layer, solved by dynamic programming with costs rounded up
-    to 1/4000 of the budget; several are solved as an integer program. Constraints that are not additive are met by the
-    most probable of many archs drawn within the additive ones.
+    to 1/4000 of the budget; others are solved as an integer program (:mod:`tvmfbnet.search.knapsack`). Where that finds
+    no arch that meets the constraints that are not additive, it is the most probable of many that are drawn.
 
     Raises:
         ConstraintError: there is no such arch, or none was drawn.
     """
     models = [(item, item.model) for item in constraints if isinstance(item.model, AdditiveCosts)]
     best: Choice | None
-    if not models:
+    if not constraints:
         best = tuple(row.index(max(row)) for row in log_probabilities)
-    elif len(models) == 1:
+    elif len(constraints) == len(models) == 1:
         best = _knapsack(log_probabilities, models[0][1], models[0][0].bound)
     else:
-        rows = zip(log_probabilities, models[0][1].cells, strict=True)
-        best = least_choice([[-score for score in row[: len(cells)]] for row, cells in rows], [c for c, _ in models])
+        rows = zip(log_probabilities, constraints[0].model.allowed(math.inf), strict=True)
+        best = least_choice([[-score for score in row[: len(cells)]] for row, cells in rows], constraints)
     if best is not None and all(constraint.met(best) for constraint in constraints):
         return best
     if len(models) < len(constraints):

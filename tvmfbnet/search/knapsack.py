@@ -1,12 +1,18 @@
-"""The best archs within several additive constraints, exactly: a multiple-choice knapsack as an integer program.
+"""The best archs within several constraints, exactly: a multiple-choice knapsack as an integer program.
 
-One binary variable per candidate, exactly one of each layer; the objective and every constraint are sums of cells, and
-the objective may also count pairs of blocks in neighbouring layers. Solved by HiGHS through
+One binary variable per candidate, exactly one of each layer; the objective and every additive constraint are sums of
+cells, and the objective may also count pairs of blocks in neighbouring layers. Solved by HiGHS through
 :func:`scipy.optimize.milp`; a space of 22 layers and 9 candidates takes milliseconds.
+
+A constraint that does not add up removes the candidates that no arch within it has
+(:meth:`tvmfbnet.search.cost_model.CostModel.allowed`). If the best arch that is left meets it, that arch is the exact
+optimum. Otherwise the next best ones are tried, and then those of fewer candidates, as if the bound were lower: these
+meet the constraints, but a better arch may exist.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,29 +27,35 @@ if TYPE_CHECKING:
 
 # The solver is allowed to exceed a bound by its tolerance; then the bound is lowered by these shares.
 _TIGHTER = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+# How many archs are tried that violate a constraint which does not add up, and shares of its bound after that.
+_TRIED, _SHARES = 8, (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 Pairs = Sequence[Sequence[Sequence[float]]]
 """For each layer but the last, (its candidates, the next layer's candidates): what the two together add."""
 
 
-def additive(constraint: Constraint) -> AdditiveCosts:
-    """The cost model of an additive constraint; TypeError for another one."""
-    if not isinstance(constraint.model, AdditiveCosts):
-        raise TypeError(f"{constraint.quantity.name} does not add up over layers")
-    return constraint.model
-
-
 def least_choice(
     objective: Sequence[Sequence[float]], constraints: Sequence[Constraint], pairs: Pairs = ()
 ) -> Choice | None:
-    """The arch with the least sum of ``objective`` within additive constraints; None where there is none.
+    """The arch with the least sum of ``objective`` within constraints; None where there is none.
+
+    Where a constraint does not add up, None says that none was tried; :func:`is_infeasible` tells whether there is one.
 
     Args:
         objective: one number per candidate of each layer.
-        constraints: on :class:`AdditiveCosts`.
+        constraints: what it must meet.
         pairs: what neighbouring blocks add to the objective.
     """
     return _Program(objective, pairs).solve(constraints, ())
+
+
+def is_infeasible(constraints: Sequence[Constraint]) -> bool:
+    """Whether certainly no arch meets all constraints; certain either way where all of them add up."""
+    sums = [item.model.cells for item in constraints if isinstance(item.model, AdditiveCosts)]
+    # The least of a sum is looked for, as it may be the only one that its bound just admits.
+    objective = sums[0] if sums else [[0.0] * len(row) for row in constraints[0].model.allowed(math.inf)]
+    program = _Program(objective, ())
+    return program.candidate(constraints, (), 1.0) is None
 
 
 def least_choices(
@@ -55,7 +67,7 @@ def least_choices(
 
     Args:
         objective: one number per candidate of each layer.
-        constraints: on :class:`AdditiveCosts`.
+        constraints: what they must meet.
         count: how many.
         pairs: what neighbouring blocks add to the objective.
     """
@@ -116,18 +128,39 @@ class _Program:
 
     def solve(self, constraints: Sequence[Constraint], excluded: Sequence[Choice]) -> Choice | None:
         """The best arch but the excluded ones."""
+        others = [item for item in constraints if not isinstance(item.model, AdditiveCosts)]
+        for share in _SHARES if others else _SHARES[:1]:
+            tried: list[Choice] = []
+            while len(tried) < _TRIED:
+                choice = self.candidate(constraints, [*excluded, *tried], share)
+                if choice is None:
+                    break
+                if all(item.met(choice) for item in others):
+                    return choice
+                tried.append(choice)
+        return None
+
+    def candidate(self, constraints: Sequence[Constraint], excluded: Sequence[Choice], share: float) -> Choice | None:
+        """The best arch within the additive constraints, of candidates that the others allow at a share of their bound.
+
+        Args:
+            constraints: all.
+            excluded: archs that it must not be.
+            share: 1 for the bounds themselves.
+        """
         import numpy as np
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         cuts = []
+        additive = [item for item in constraints if isinstance(item.model, AdditiveCosts)]
         for choice in excluded:
             cut = np.zeros(self._singles)
             cut[self._starts + np.asarray(choice)] = 1.0
             cuts.append(LinearConstraint(self._row(cut), -np.inf, len(choice) - 1.0))
         for tighter in _TIGHTER:
-            limits = []
-            for constraint in constraints:
-                model = additive(constraint)
+            limits: list[LinearConstraint] = []
+            for constraint in additive:
+                model = _costs(constraint)
                 cells = np.concatenate([np.asarray(row, dtype=float) for row in model.cells])
                 spare = constraint.bound - model.fixed
                 if spare < 0:
@@ -137,7 +170,7 @@ class _Program:
             solved = milp(
                 self._cost,
                 integrality=(np.arange(len(self._cost)) < self._singles).astype(float),
-                bounds=Bounds(0.0, 1.0),
+                bounds=Bounds(0.0, self._allowed(constraints, share)),
                 constraints=[*self._structure, *limits, *cuts],
                 options={"mip_rel_gap": 0.0},
             )
@@ -145,6 +178,24 @@ class _Program:
                 return None
             places = zip(self._starts, self._widths, strict=True)
             choice = tuple(int(np.argmax(solved.x[start : start + width])) for start, width in places)
-            if all(item.met(choice) for item in constraints):
+            if all(item.met(choice) for item in additive):
                 return choice
         return None
+
+    def _allowed(self, constraints: Sequence[Constraint], share: float) -> np.ndarray:
+        """The largest value of each variable: 0 for candidates that a constraint which does not add up excludes."""
+        import numpy as np
+
+        most = np.ones(len(self._cost))
+        for item in constraints:
+            if not isinstance(item.model, AdditiveCosts):
+                rows = item.model.allowed(share * item.bound)
+                most[: self._singles] *= np.concatenate([np.asarray(row, dtype=float) for row in rows])
+        return most
+
+
+def _costs(constraint: Constraint) -> AdditiveCosts:
+    """The cost model of an additive constraint; TypeError for another one."""
+    if not isinstance(constraint.model, AdditiveCosts):
+        raise TypeError(f"{constraint.quantity.name} does not add up over layers")
+    return constraint.model

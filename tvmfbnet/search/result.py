@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from tvmfbnet.config import validate as validate_config
+from tvmfbnet.dtypes import FLOAT32
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_model
 from tvmfbnet.run_files import LatencyOriginRecord
@@ -69,6 +70,7 @@ class SearchRecord(Stored):
         spent_images: what that cost, in training images; None in files of earlier versions.
         spent_seconds: the time that it took, all starts together; None in files of earlier versions.
         latency_source: where the latencies come from (:class:`tvmfbnet.latency.origin.LatencyOrigin`); likewise.
+        dtype: of the nets by the latency table, or ``mixed``; files of earlier versions do not say.
     """
 
     best: Best
@@ -87,6 +89,7 @@ class SearchRecord(Stored):
     spent_images: float | None = Field(default=None, ge=0)
     spent_seconds: float | None = Field(default=None, ge=0)
     latency_source: LatencyOriginRecord | None = None
+    dtype: str = FLOAT32.name
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""
@@ -141,7 +144,7 @@ def constraint_from(record: Mapping[str, Any], bound: Bound) -> Constraint:
         return Constraint(latency_of(record), bound.value)
     if name in record["cost_models"]:
         return Constraint(bound.quantity.load(record["cost_models"][name], space), bound.value)
-    return Constraint(bound.quantity.build(CostSources(space)), bound.value)
+    return Constraint(bound.quantity.build(CostSources(space, dtype=record["dtype"])), bound.value)
 
 
 def constraints_from(folder: Path, record: Mapping[str, Any]) -> tuple[Constraint, ...]:

@@ -165,6 +165,7 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
         spent_images=outcome.spent_images,
         spent_seconds=seconds,
         latency_source=LatencyOriginRecord(**table.origin.to_dict()),
+        dtype=table.dtype_name,
     )
     out = problem.out
     if problem.workers.rank == 0:

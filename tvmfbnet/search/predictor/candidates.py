@@ -35,7 +35,6 @@ class Candidates:
     def __init__(self, space: Space, constraints: Sequence[Constraint]) -> None:
         self._space, self._constraints = space, tuple(constraints)
         self.widths = [len(layer.blocks) for layer in space.layers]
-        self._additive = [c for c in self._constraints if isinstance(c.model, AdditiveCosts)]
         self.all_enumerated = space.size <= ENUMERATED
         self._canonical = Canonical(space, [c.model for c in self._constraints if isinstance(c.model, AdditiveCosts)])
 
@@ -67,9 +66,9 @@ class Candidates:
         return self.fitting(np.concatenate([*singles, doubles]))
 
     def best_by(self, cells: Sequence[Sequence[float]], count: int) -> Choices:
-        """The archs with the largest sums of ``cells``, solved exactly; only additive constraints are solved with."""
+        """The archs with the largest sums of ``cells`` (:func:`tvmfbnet.search.knapsack.least_choices`)."""
         negative = [[-cell for cell in row] for row in cells]
-        return self.fitting(least_choices(negative, self._additive, count))
+        return self.fitting(least_choices(negative, self._constraints, count))
 
     def _meet(self, choices: Choices) -> NDArray[np.bool_]:
         meets = np.ones(len(choices), dtype=bool)

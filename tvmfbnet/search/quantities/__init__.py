@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import Quantity
+from tvmfbnet.search.quantities.energy import ENERGY
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.quantities.macs import MACS
 from tvmfbnet.search.quantities.params import PARAMS
+from tvmfbnet.search.quantities.peak_memory import PEAK_MEMORY
+from tvmfbnet.search.quantities.size import SIZE
 
-QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in (LATENCY, PARAMS, MACS)}
+_ALL = (LATENCY, PARAMS, MACS, SIZE, PEAK_MEMORY, ENERGY)
+QUANTITIES: dict[str, Quantity] = {quantity.name: quantity for quantity in _ALL}
 
 
 def quantity_named(name: str) -> Quantity:
