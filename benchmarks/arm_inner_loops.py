@@ -25,7 +25,9 @@ from tvm.driver import build
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, accumulators
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import accumulators
 from tvmfbnet.autotune.template_search import TemplateSearch
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command

@@ -17,7 +17,10 @@ import tvm
 from tvm.driver import build
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import Registers, accumulators
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS

@@ -32,7 +32,9 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.lowering import fuse, kernels_of

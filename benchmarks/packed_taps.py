@@ -24,7 +24,8 @@ from tvm.ir import IRModule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.knobs import Knobs, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import dot_product_of

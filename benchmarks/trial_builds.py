@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from tvmfbnet.autotune.builder_pool import build_candidate
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.template_search import TemplateSearch
 from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
