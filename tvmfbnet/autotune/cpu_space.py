@@ -23,7 +23,8 @@ _UNROLLS = (1, 2, 4, 8)
 _FEW_STEPS = 32
 # Products that sums in half may have; longer ones are made of chunks of at most that many, of two lengths.
 _SHORT_SUM, _CHUNKS = 32, (32, 16, 24, 8)
-# Where padded input may be stored.
+# Where padded input may be computed, and where stored.
+PADDINGS = ("inline", "whole", "outer", "middle", "border")
 _STORED = ("whole", "outer", "middle")
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
+from tvmfbnet.autotune.cpu_space import PADDINGS
 from tvmfbnet.autotune.kernel_shape import KernelShape
-from tvmfbnet.autotune.knobs import ORDERS, PADDINGS, Knobs, summed
+from tvmfbnet.autotune.knobs import ORDERS, Knobs, summed
 from tvmfbnet.autotune.parallel_tiles import chunks, evenness
 from tvmfbnet.autotune.registers import MOST_TAPS, Registers, accumulators, vectors
 

@@ -13,7 +13,6 @@ from typing import Any
 from tvmfbnet.autotune.kernel_shape import KernelShape
 
 ORDERS = ("cyx", "yxc", "ycx")
-PADDINGS = ("inline", "whole", "outer", "middle", "border")
 
 
 @dataclass(frozen=True)
