@@ -21,19 +21,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import tvm
+from first_candidates import first_candidates
 from tvm.driver import build
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+from tvm.ir import IRModule
 
-from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, accumulators
-from tvmfbnet.autotune.template_search import TemplateSearch
-from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import accumulators
+from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
-from tvmfbnet.compiler.border_loops import cut_borders
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
-from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
-from tvmfbnet.compiler.stack_buffers import use_stack
+from tvmfbnet.compiler.scheduled_kernels import for_codegen, without_prepacking
 from tvmfbnet.dtypes import DTYPES
 from tvmfbnet.errors import UserError
 from tvmfbnet.simulation.block_cycles import BlockCycles
@@ -101,18 +100,10 @@ def cycles_of(bodies: list[list[str]], core: Core) -> list[float]:
     return BlockCycles(core, cache_folder() / "block-cycles").of(blocks)
 
 
-def candidates(kernel: Kernel, shape: KernelShape, target: Any, count: int) -> list[Knobs]:
-    """The first candidates of a search that has no trials yet, without its random ones."""
-    cost_model = TrialCostModel(registers_of(target))
-    search = TemplateSearch(kernel, shape, cost_model, (), count, 0)
-    return [knobs for candidate in search.propose() if (knobs := candidate.knobs) is not None]
-
-
-def hottest_loop(kernel: Kernel, shape: KernelShape, knobs: Knobs, target: Any) -> list[str]:
+def hottest_loop(scheduled: IRModule, shape: KernelShape, knobs: Knobs, target: Any) -> list[str]:
     """Builds a candidate; the loop with the most multiply-adds, empty where none has any."""
-    scheduled = use_stack(apply_knobs(kernel.mod, shape, knobs).mod, target)
-    mod = cut_borders(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled))
-    loops = straight_loops(build(mod, target=ignore_signed_zeros(target)).inspect_source("asm"))
+    mod, compiled_for = for_codegen(without_prepacking(scheduled), target)
+    loops = straight_loops(build(mod, target=compiled_for).inspect_source("asm"))
     # Of a kernel that is cut at the image's borders, LLVM may join loops there, which then have more multiply-adds.
     tile = accumulators(shape, knobs, registers_of(target)) * shape.kernel**2 * knobs.unroll
     inside = [body for body in loops if products_of(body) and products_of(body) % tile == 0]
@@ -141,8 +132,11 @@ def described(body: list[str], cycles: float, sums: int, knobs: Knobs, peak: flo
 
 def summary(kernel: Kernel, shape: KernelShape, target: Any, core: Core, count: int) -> dict[str, Any] | None:
     """A kernel's best candidate of the first ones, and their median share of the core's throughput."""
-    ways = candidates(kernel, shape, target, count)
-    built = [(knobs, body) for knobs in ways if (body := hottest_loop(kernel, shape, knobs, target))]
+    built = []
+    for candidate in first_candidates(kernel, shape, target, count):
+        if candidate.schedule is not None and isinstance(candidate.knobs, Knobs):
+            body = hottest_loop(candidate.schedule.mod, shape, candidate.knobs, target)
+            built += [(candidate.knobs, body)] if body else []
     if not built:
         return None
     registers, peak = registers_of(target), peak_of(core)

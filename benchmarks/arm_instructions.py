@@ -15,14 +15,17 @@ from typing import Any
 
 import tvm
 from tvm.driver import build
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import Registers, accumulators
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import Kernel, kernels_of, lower
+from tvmfbnet.compiler.scheduled_kernels import without_prepacking
 from tvmfbnet.dtypes import INT8
 from tvmfbnet.space.registry import load_space
 
@@ -56,7 +59,7 @@ def count(kernel: Kernel, target: Any, most: int) -> dict[str, Any]:
     ways = [knobs for knobs in all_knobs(shape, registers) if fills(shape, knobs, registers)][:most]
     counted = []
     for knobs in ways:
-        scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(apply_knobs(kernel.mod, shape, knobs).mod)
+        scheduled = without_prepacking(apply_knobs(kernel.mod, shape, knobs).mod)
         body = innermost_loop(build(scheduled, target=target).inspect_source("asm"), dot.name)
         products = sum(line.startswith(dot.name) for line in body) * dot.pixels * shape.dot_lanes * dot.group
         useful = products * knobs.columns / (shape.positions(1, knobs.columns) * dot.pixels)

@@ -11,7 +11,8 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,16 @@ from blocked_kernels import Case, apply_blocked, arrays, as_blocked, blocked, bl
 from tvm import relax
 from tvm.driver import build
 from tvm.s_tir import Schedule
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.lowering import fuse, kernels_of
+from tvmfbnet.compiler.scheduled_kernels import without_prepacking
 from tvmfbnet.targets.definition import load_target, resolve
 
 BATCH, FINALISTS = 8, 4
@@ -135,7 +137,7 @@ class Bench:
 
     def load(self, candidate: ScheduleCandidate, prepacked: bool = True) -> Any:
         """The kernel's library; with ``prepacked`` its weights are to come as the schedule wants them."""
-        mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(candidate.schedule.mod)
+        mod = without_prepacking(candidate.schedule.mod)
         path = self._folder / f"{self._count}.so"
         self._count += 1
         build(mod if prepacked else candidate.schedule.mod, target=self._target).export_library(str(path))

@@ -17,15 +17,15 @@ from pathlib import Path
 from statistics import geometric_mean
 from tempfile import TemporaryDirectory
 
+from first_candidates import first_candidates
+
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.gpu_space import has_template
 from tvmfbnet.autotune.plan import Plan, TuningTask
-from tvmfbnet.autotune.template_search import TemplateSearch
-from tvmfbnet.autotune.templates import machine_of, shape_of
+from tvmfbnet.autotune.templates import shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.provisioning.loopback import connect_device
@@ -44,15 +44,13 @@ def chosen_tasks(plan: Plan, most: int) -> list[TuningTask]:
     return tasks[:: max(1, len(tasks) // most)][:most]
 
 
-def first_candidates(plan: Plan, task: TuningTask, count: int, folder: Path) -> dict[str, list[ScheduleCandidate]]:
+def proposals(plan: Plan, task: TuningTask, count: int, folder: Path) -> dict[str, list[ScheduleCandidate]]:
     """What each side proposes first."""
     compiled_for = plan.target.for_tvm()
     database = TuningDatabase(folder / task.kernel.key, repair=True)
     theirs = EvolutionSearch(task.kernel, compiled_for, database, new_cost_model(), count, 0)
-    ours = TemplateSearch(
-        task.kernel, shape_of(task.kernel.mod), TrialCostModel(machine_of(compiled_for)), [], count, 0
-    )
-    return dict(zip(SIDES, (list(theirs.propose(count)), list(ours.propose(count))), strict=True))
+    ours = first_candidates(task.kernel, shape_of(task.kernel.mod), compiled_for, count)
+    return dict(zip(SIDES, (list(theirs.propose(count)), ours), strict=True))
 
 
 def best_of(
@@ -61,7 +59,7 @@ def best_of(
     """Valid candidates and the fastest time of both sides for one kernel."""
     jobs: list[tuple[str, KernelJob]] = []
     failed = dict.fromkeys(SIDES, 0)
-    proposed = first_candidates(plan, task, options.candidates, folder)
+    proposed = proposals(plan, task, options.candidates, folder)
     for side, candidates in proposed.items():
         for number, candidate in enumerate(candidates):
             built = pool.result(pool.submit(candidate)) if not candidate.error else None

@@ -23,8 +23,11 @@ from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.candidate import argument_infos
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.half_sums import LIMIT, FloatSums
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_net, export_parts

@@ -18,17 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from first_candidates import arguments_of
 from tvm import relax
 from tvm.driver import build
 from tvm.ir import IRModule
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.knobs import Knobs, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import dot_product_of
 from tvmfbnet.compiler.integer_sums import widening_convolution
+from tvmfbnet.compiler.scheduled_kernels import without_prepacking
 from tvmfbnet.compiler.tap_products import tap_convolution
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -73,15 +74,10 @@ def scheduled(mod: IRModule, target: tvm.target.Target, count: int) -> list[Time
 
 def timed(mod: IRModule, target: tvm.target.Target, way: Knobs) -> Timed:
     """One schedule, built."""
-    shape, draw = shape_of(mod), np.random.default_rng(0)
+    shape = shape_of(mod)
     assert shape is not None
-    whole = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(apply_knobs(mod, shape, way).mod)
-    function = build(whole, target=target)["main"]
-    tensors = []
-    for info in ArgInfo.from_prim_func(whole["main"]):
-        sizes, dtype = [int(size) for size in info.shape], str(info.dtype)
-        values = np.full(sizes, 1e-3, dtype) if dtype == "float32" else draw.integers(0, 100, sizes).astype(dtype)
-        tensors.append(tvm.runtime.tensor(values, tvm.cpu()))
+    whole = without_prepacking(apply_knobs(mod, shape, way).mod)
+    function, tensors = build(whole, target=target)["main"], arguments_of(whole)
     return Timed(lambda: function(*tensors))
 
 

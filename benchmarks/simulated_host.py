@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 from simulating import simulated_host, time_candidates
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.knobs import KernelShape, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.plan import make_plan
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command

@@ -10,29 +10,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 import numpy as np
-import tvm
-from trial_builds import candidates
+from first_candidates import arguments_of, net_candidates
 from tvm.driver import build
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.cli.terminal import as_command
+from tvmfbnet.compiler.scheduled_kernels import without_prepacking
 from tvmfbnet.compiler.stack_buffers import use_stack
 
 _ROUNDS, _CALLS = 40, 3
-
-
-def arguments_of(mod: Any) -> list[Any]:
-    """Random arguments of a kernel."""
-    draw, tensors = np.random.default_rng(0), []
-    for info in ArgInfo.from_prim_func(mod["main"]):
-        sizes, dtype = [int(size) for size in info.shape], str(info.dtype)
-        values = np.full(sizes, 1e-3, dtype) if dtype == "float32" else draw.integers(0, 100, sizes).astype(dtype)
-        tensors.append(tvm.runtime.tensor(values, tvm.cpu()))
-    return tensors
 
 
 def main() -> None:
@@ -44,11 +31,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every n-th kernel")
     options = parser.parse_args()
     ratios = []
-    drawn = candidates(f"host,dtype={options.dtype}", options.space, options.arch, 1)
+    drawn = net_candidates(f"host,dtype={options.dtype}", options.space, options.arch, 1)
     for number, (shape, candidate, target) in enumerate(drawn):
         if number % options.every or candidate.schedule is None:
             continue
-        before = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(candidate.schedule.mod)
+        before = without_prepacking(candidate.schedule.mod)
         mods, compiled_for = (before, use_stack(before, target.for_tvm())), target.for_tvm()
         calls, tensors = [build(mod, target=compiled_for)["main"] for mod in mods], arguments_of(before)
         best = [float("inf")] * 2

@@ -13,22 +13,14 @@ import argparse
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from first_candidates import net_candidates
 
 from tvmfbnet.autotune.builder_pool import build_candidate
 from tvmfbnet.autotune.candidate import ScheduleCandidate
-from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape
-from tvmfbnet.autotune.template_search import TemplateSearch
-from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.library import linker
-from tvmfbnet.pipeline.tuning import plan_space
-from tvmfbnet.space.arch_text import resolve_arch
-from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import ResolvedTarget, load_target
+from tvmfbnet.targets.definition import ResolvedTarget
 
 
 def processor_seconds() -> float:
@@ -44,26 +36,10 @@ def built_seconds(candidate: ScheduleCandidate, target: ResolvedTarget) -> float
     return processor_seconds() - began
 
 
-def candidates(
-    name: str, space: str, arch: str, schedules: int
-) -> Iterator[tuple[KernelShape, ScheduleCandidate, ResolvedTarget]]:
-    """The first schedules that tuning proposes for every kernel of a net that a template schedules."""
-    chosen, loaded = resolve_arch(arch, load_space(space))
-    with TemporaryDirectory() as folder:
-        plan = plan_space(loaded, load_target(name), arch=chosen, folder=Path(folder))
-        cost_model = TrialCostModel(registers_of(plan.target.for_tvm()), 0)
-        for task in plan.tasks:
-            shape = shape_of(task.kernel.mod)
-            if shape is None:
-                continue
-            for candidate in TemplateSearch(task.kernel, shape, cost_model, [], schedules, 0).propose():
-                yield shape, candidate, plan.target
-
-
 def builds(name: str, space: str, arch: str, schedules: int) -> dict[str, list[float]]:
     """Seconds of each build of a target's trials, by kind and kernel size."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    for shape, candidate, target in candidates(name, space, arch, schedules):
+    for shape, candidate, target in net_candidates(name, space, arch, schedules):
         seconds[f"{shape.kind} {shape.kernel}x{shape.kernel}"].append(built_seconds(candidate, target))
     return seconds
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate, argument_infos
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.dot_products import dot_product_of
 from tvmfbnet.compiler.lowering import kernels_of

@@ -13,8 +13,8 @@ import tvm
 from brief_target import brief_target
 from tvm import relax
 
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import existing_database
-from tvmfbnet.autotune.knobs import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.main import app

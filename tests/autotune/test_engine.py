@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine import Engine, tune
 from tvmfbnet.autotune.engine_options import Budget, EngineOptions
-from tvmfbnet.autotune.knobs import Knobs, all_knobs
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import registers_of, shape_of
 from tvmfbnet.autotune.transfer import TransferSource
 from tvmfbnet.autotune.trial_log import TrialLog

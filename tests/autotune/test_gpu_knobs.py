@@ -18,8 +18,10 @@ from tvmfbnet.autotune.gpu_model import (
     slowness,
 )
 from tvmfbnet.autotune.gpu_space import FEATURES, gpu_features, gpu_ways
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.machines import features_of, heuristic
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.transfer import read_sources
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.errors import UserError

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.features import FEATURES, features
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators, all_knobs, summed
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs, summed
+from tvmfbnet.autotune.registers import Registers, accumulators
 
 AVX512, NEON = Registers(32, 64), Registers(32, 16, reads_operands=False)
 # What x86 gets, so that logs and databases stay what they are: (registers, candidates, digest of them and their ranks).

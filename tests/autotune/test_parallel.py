@@ -15,10 +15,14 @@ from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.engine_options import builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, all_knobs, chunks, evenness
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.parallel_tiles import chunks, evenness
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.compiler.export import export_parts

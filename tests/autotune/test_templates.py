@@ -10,8 +10,9 @@ from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.knobs import Registers, all_knobs
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library

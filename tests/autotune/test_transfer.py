@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import KernelShape, Registers, accumulators, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.registers import Registers, accumulators
 from tvmfbnet.autotune.transfer import TransferSource, read_sources
 from tvmfbnet.autotune.trial_log import Templated, TrialLog
 from tvmfbnet.cli.main import main

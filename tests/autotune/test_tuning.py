@@ -14,7 +14,8 @@ import pytest
 import typer
 
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.errors import UserError

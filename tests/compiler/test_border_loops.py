@@ -8,7 +8,8 @@ import tvm
 from tvm.driver import build
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from tvmfbnet.autotune.knobs import Registers, all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.templates import apply_knobs, shape_of
 from tvmfbnet.compiler.border_loops import cut_borders
 from tvmfbnet.compiler.export import export_parts

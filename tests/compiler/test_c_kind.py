@@ -8,9 +8,9 @@ import tvm
 
 from tvmfbnet.autotune.builder_pool import build_candidate
 from tvmfbnet.autotune.candidate import ScheduleCandidate
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
-from tvmfbnet.autotune.knobs import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts, part_input_shape
 from tvmfbnet.compiler.instrument import chain_nets, net_function

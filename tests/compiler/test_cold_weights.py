@@ -8,7 +8,7 @@ import tvm
 from tvm.driver import build
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.cold_weights import pool_for, rotation_object
 from tvmfbnet.compiler.export import export_parts

@@ -14,8 +14,9 @@ from tvm import relax
 
 from tvmfbnet.autotune import half_sums
 from tvmfbnet.autotune.builder_pool import build_candidate
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.half_sums import FloatSums, OutputReference
-from tvmfbnet.autotune.knobs import Knobs, all_knobs
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts, part_module
 from tvmfbnet.compiler.library import linker

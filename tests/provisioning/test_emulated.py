@@ -17,7 +17,7 @@ from device_samples import SMALL_SPACE, compile_small, run_package
 from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.candidate import argument_infos
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts, part_module
 from tvmfbnet.compiler.library import save_library

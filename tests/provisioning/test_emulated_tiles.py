@@ -8,7 +8,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.candidate import argument_infos
 from tvmfbnet.autotune.cost_model import TrialCostModel
-from tvmfbnet.autotune.knobs import all_knobs
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.library import save_library

@@ -59,30 +59,25 @@ def build_candidate(
     """
     import tvm
     from tvm.driver import build
-    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    from tvmfbnet.compiler.border_loops import cut_borders
     from tvmfbnet.compiler.cold_weights import checked_of, pool_for, rotation_object
     from tvmfbnet.compiler.library import link
-    from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
-    from tvmfbnet.compiler.stack_buffers import use_stack
+    from tvmfbnet.compiler.scheduled_kernels import for_codegen, without_prepacking
     from tvmfbnet.compiler.unchecked import unchecked
-    from tvmfbnet.compiler.wide_sums import narrow_half_sums
 
     started, target = time.monotonic(), tvm.target.Target(json.loads(target_json))
-    scheduled = use_stack(narrow_half_sums(tvm.ir.load_json(mod_json)), target)
-    mod = cut_borders(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(scheduled))
+    scheduled = tvm.ir.load_json(mod_json)
+    mod, compiled_for = for_codegen(without_prepacking(scheduled), target)
     pool = pool_for(mod, pool_mb * 2**20) if pool_mb else None
-    target = ignore_signed_zeros(target)
     with unchecked(), scratch_folder() as folder:
-        built = build(mod, target=target)
+        built = build(mod, target=compiled_for)
         path, addons = folder / "candidate.so", []
         if pool is not None:
             addons.append(folder / "rotation.o")
             addons[-1].write_bytes(rotation_object(mod, pool, target_json))
         if is_checked:
             addons.append(folder / "checked.o")
-            build(checked_of(scheduled), target=target).write_to_file(str(addons[-1]))
+            build(checked_of(for_codegen(scheduled, target)[0]), target=compiled_for).write_to_file(str(addons[-1]))
         built.export_library(
             str(path), fcompile=link, addons=[str(addon) for addon in addons], workspace_dir=str(folder), **linking
         )

@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo, TensorInfo
 
 from tvmfbnet.autotune.half_sums import OutputReference
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.machines import AnyKnobs
 from tvmfbnet.rpc.session import Arguments, KernelTiming
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost
 
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.machines import AnyKnobs, Machine, feature_count, features_of, heuristic
 from tvmfbnet.autotune.transfer import TransferSource
 

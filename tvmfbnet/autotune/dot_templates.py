@@ -13,7 +13,8 @@ from tvm.ir import IRModule
 from tvm.s_tir import Schedule
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape, Kind
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name
 from tvmfbnet.compiler.integer_kernels import DOT, WINDOW

@@ -7,19 +7,11 @@ from __future__ import annotations
 
 import math
 
-from tvmfbnet.autotune.knobs import (
-    MOST_TAPS,
-    ORDERS,
-    PADDINGS,
-    KernelShape,
-    Knobs,
-    Registers,
-    accumulators,
-    chunks,
-    evenness,
-    summed,
-    vectors,
-)
+from tvmfbnet.autotune.cpu_space import PADDINGS
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import ORDERS, Knobs, summed
+from tvmfbnet.autotune.parallel_tiles import chunks, evenness
+from tvmfbnet.autotune.registers import MOST_TAPS, Registers, accumulators, vectors
 
 # Multiply-adds a core could do while a parallel loop is launched and joined: 5 us at 40 G multiply-adds/s.
 _LAUNCH_PRODUCTS = 200_000

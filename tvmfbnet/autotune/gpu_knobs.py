@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 
 # Of the schedules that the knobs mean. Trials of another version in a log are not learnt from and are tried again.
 TEMPLATES_VERSION = 1

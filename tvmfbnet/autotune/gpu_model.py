@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 
 from tvmfbnet.autotune.gpu_knobs import GpuKnobs, thread_work
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 
 # Bytes that the load/store unit serves in one cycle if all of a warp's accesses lie in them.
 _LINE = 64

@@ -17,7 +17,8 @@ from tvmfbnet.autotune.gpu_model import (
     registers_used,
     slowness,
 )
-from tvmfbnet.autotune.knobs import KernelShape, divisors
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import divisors
 
 # Kinds of kernels that GPU templates schedule; others, such as those of integers, go through MetaSchedule's search.
 KINDS = ("conv", "depthwise", "matmul", "pool", "move")

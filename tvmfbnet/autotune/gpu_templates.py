@@ -18,7 +18,7 @@ from tvm.s_tir import Schedule
 
 from tvmfbnet.autotune.gpu_knobs import ACROSS, GpuKnobs
 from tvmfbnet.autotune.gpu_model import GpuModel, gpu_model
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.tiles import KernelBlocks
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce

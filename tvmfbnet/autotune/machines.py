@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from tvmfbnet.autotune import features as cpu_features
+from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.features import load_slots, loads_per_product, parallel_share
 from tvmfbnet.autotune.gpu_knobs import VERSION_FIELD, GpuKnobs, gpu_knobs_of
 from tvmfbnet.autotune.gpu_model import GpuModel, slowness
 from tvmfbnet.autotune.gpu_space import FEATURES as GPU_FEATURES
 from tvmfbnet.autotune.gpu_space import gpu_features, gpu_ways, has_template
-from tvmfbnet.autotune.knobs import KernelShape, Knobs, Registers, accumulators, all_knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
+from tvmfbnet.autotune.registers import Registers, accumulators
 
 Machine = Registers | GpuModel
 AnyKnobs = Knobs | GpuKnobs

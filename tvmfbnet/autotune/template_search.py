@@ -14,7 +14,7 @@ import numpy as np
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.half_sums import FloatSums
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.machines import AnyKnobs, ways_of
 from tvmfbnet.autotune.templates import apply_knobs
 from tvmfbnet.compiler.lowering import Kernel

@@ -20,8 +20,10 @@ from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvmfbnet.autotune.dot_templates import dot_shape, is_dot, schedule_dot
 from tvmfbnet.autotune.gpu_knobs import GpuKnobs
 from tvmfbnet.autotune.gpu_templates import model_of, schedule_on_gpu
-from tvmfbnet.autotune.knobs import KernelShape, Kind, Knobs, Registers
+from tvmfbnet.autotune.kernel_shape import KernelShape, Kind
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.machines import AnyKnobs, Machine
+from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.integer_kernels import WINDOW
 from tvmfbnet.compiler.stack_buffers import is_x86

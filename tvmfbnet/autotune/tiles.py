@@ -8,7 +8,8 @@ from typing import Any
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from tvmfbnet.autotune.knobs import KernelShape, Knobs
+from tvmfbnet.autotune.kernel_shape import KernelShape
+from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.compiler.border_loops import mark_loop
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.autotune.knobs import KernelShape
+from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.machines import AnyKnobs, knobs_of
 from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.files import storage_errors

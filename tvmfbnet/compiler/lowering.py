@@ -23,17 +23,15 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
-from tvmfbnet.compiler.border_loops import cut_borders
 from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
 from tvmfbnet.compiler.mixed_model import units_in
 from tvmfbnet.compiler.parallel import parallel_defaults
-from tvmfbnet.compiler.signed_zeros import ignore_signed_zeros
-from tvmfbnet.compiler.stack_buffers import use_stack
+from tvmfbnet.compiler.scheduled_kernels import for_codegen
 from tvmfbnet.compiler.unchecked import UNCHECKED, unchecked
 from tvmfbnet.compiler.weight_copies import repeat_main
-from tvmfbnet.compiler.wide_sums import narrow_half_sums, widen_sums
+from tvmfbnet.compiler.wide_sums import widen_sums
 from tvmfbnet.quantisation.post_training import is_quantised
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
@@ -283,9 +281,8 @@ def build_prepared(mod: IRModule, target: tvm.target.Target, checks: bool = True
         checks: whether kernels check their arguments (see :mod:`tvmfbnet.compiler.unchecked`).
     """
     with target, tvm.transform.PassContext(opt_level=3, config={} if checks else UNCHECKED):
-        mod = cut_borders(use_stack(narrow_half_sums(mod), target))
+        mod, compiled_for = for_codegen(mod, target)
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
-        compiled_for = ignore_signed_zeros(target)
         return relax.build(mod, target=compiled_for, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
 
 
