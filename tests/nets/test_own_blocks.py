@@ -7,12 +7,14 @@ import torch
 from shown_files import shown_files
 from torch import nn
 
-from tvmfbnet.errors import ArchError, ConfigError, MissingBlockError, UserError
+from tvmfbnet.errors import ArchError, ConfigError, ConstraintError, MissingBlockError, UserError
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
 from tvmfbnet.nets.network import build_net
 from tvmfbnet.nets.own_blocks import block, randomise_constants
 from tvmfbnet.nets.supernet import Supernet
+from tvmfbnet.search.cost_model import CostSources
+from tvmfbnet.search.quantities import QUANTITIES
 from tvmfbnet.space import block_files, own_blocks
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.blocks import is_known, parse_block
@@ -240,3 +242,9 @@ def test_batch_norms_of_sequences_are_folded_and_constants_randomised():
 def test_a_builder_that_the_space_never_asked_for_says_why(space):
     with pytest.raises(ArchError, match="attention keeps channels and size"):
         count_part(own_part("attention", 16, 32, 8))
+
+
+@pytest.mark.parametrize("quantity", ["size", "peak_memory"])
+def test_bytes_that_only_the_compiler_knows_are_not_bounded(space, quantity):
+    with pytest.raises(ConstraintError, match=f"a bound on {quantity} is not for blocks of your own.*: attention@"):
+        QUANTITIES[quantity].build(CostSources(space, None))

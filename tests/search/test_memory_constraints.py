@@ -142,3 +142,10 @@ def test_a_search_proposes_only_nets_within_memory_and_size(tiny_space, tiny_dat
     damaged = {**record["cost_models"]["peak_memory"], "dtype": "float16"}
     with pytest.raises(ValueError, match="not that of the space"):
         QUANTITIES["peak_memory"].load(damaged, tiny_space)
+
+
+@pytest.mark.parametrize("quantity", ["size", "peak_memory"])
+def test_bounds_in_bytes_are_for_nets_with_a_classifier(tiny_space_file, quantity):
+    headed = load_space(f"{tiny_space_file}@32,head=lraspp")
+    with pytest.raises(ConstraintError, match=f"{quantity} is for nets with a classifier; the head is lraspp"):
+        QUANTITIES[quantity].build(CostSources(headed, None))

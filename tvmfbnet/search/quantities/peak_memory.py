@@ -18,6 +18,7 @@ from tvmfbnet.dtypes import DType, dtype_named
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import Choice, CostSources, Quantity
 from tvmfbnet.search.quantities.bytes import in_bytes
+from tvmfbnet.search.quantities.kernels import require_known_kernels
 from tvmfbnet.space.activations import Output, outputs_of
 from tvmfbnet.space.memory_plan import live_bytes, peak_bytes
 from tvmfbnet.space.space import NetPart, Space
@@ -117,6 +118,7 @@ class PeakMemory:
 def _build(sources: CostSources) -> PeakMemory:
     if sources.is_mixed:  # storages of different dtypes are not shared, and which block has which is chosen later
         raise ConstraintError("a bound on peak_memory is not for mixed dtypes: bound it in float32 or in int8")
+    require_known_kernels(sources.space, "peak_memory")
     return PeakMemory.of(sources.space, sources.data_type)
 
 

@@ -13,6 +13,7 @@ from tvmfbnet.dtypes import DType
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
 from tvmfbnet.search.quantities.bytes import in_bytes
+from tvmfbnet.search.quantities.kernels import require_known_kernels
 from tvmfbnet.space.counts import convs_of
 from tvmfbnet.space.space import NetPart, Space
 
@@ -34,6 +35,7 @@ def size_costs(space: Space, dtype: DType) -> AdditiveCosts:
 def _build(sources: CostSources) -> AdditiveCosts:
     if sources.is_mixed:
         raise ConstraintError("a bound on size is not for mixed dtypes: bound params")
+    require_known_kernels(sources.space, "size")
     return size_costs(sources.space, sources.data_type)
 
 
