@@ -41,7 +41,7 @@ def examples():
 
 
 EXAMPLES = examples()
-SLOW = {"search", "train", "compile", "forecast_tuning"}
+SLOW = {"search", "train", "prune", "compile", "forecast_tuning"}
 
 
 @pytest.fixture
