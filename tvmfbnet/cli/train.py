@@ -16,7 +16,10 @@ def train_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
-    config: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Settings of the training.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME_OR_FILE", help="Settings of the training: paper, short, or a .yaml file."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="Of these, a linear rise of the learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
@@ -38,6 +41,7 @@ def train_command(
     from tvmfbnet.files import read_yaml
     from tvmfbnet.settings import commented_yaml
     from tvmfbnet.training.config import TrainConfig
+    from tvmfbnet.training.recipe import training_recipe
 
     flags: dict[str, Any] = {
         "epochs": epochs,
@@ -48,9 +52,10 @@ def train_command(
         "threads": threads,
         "device": device,
     }
-    settings = read_yaml(config) if config is not None else {}
+    file = None if config is None else training_recipe(config)
+    settings = {} if file is None else read_yaml(file)
     settings.update({name: value for name, value in flags.items() if value is not None})
-    checked = validate(TrainConfig, settings, str(config) if config is not None else "training settings")
+    checked = validate(TrainConfig, settings, "training settings" if file is None else str(file))
     if print_config:
         print(commented_yaml(TrainConfig, settings), end="")
         return

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from tvmfbnet.data.rand_augment import rand_operation
+
 FLIP, AREA, TOP, LEFT, BRIGHTNESS, CONTRAST, SATURATION, OPERATION, STRENGTH, ERASE, ERASE_TOP, ERASE_LEFT = range(12)
 DRAWS = 12
-"""Random numbers per image; the names above are their indices."""
+"""Random numbers per image; the names above are their indices. RandAugment appends two for each operation."""
 
 # The strongest changes that TrivialAugment makes.
 _DEGREES, _SHEAR_DEGREES, _SHIFT_SHARE, _FACTOR = 30.0, 17.0, 0.25, 0.9
@@ -31,6 +33,8 @@ class Augment:
         colour: brightness, contrast and saturation vary by up to this factor, between 0 and 1.
         trivial: one random operation of random strength on each image (TrivialAugment, Müller and Hutter 2021).
         erase: share of the images of which a random rectangle is blanked (Zhong et al. 2020).
+        rand_operations: random operations on each image (RandAugment, Cubuk et al. 2020).
+        rand_magnitude: of these, between 0 and 1.
     """
 
     shift: int = 0
@@ -38,11 +42,13 @@ class Augment:
     colour: float = 0.0
     trivial: bool = False
     erase: float = 0.0
+    rand_operations: int = 0
+    rand_magnitude: float = 0.0
 
     @property
     def per_image(self) -> bool:
         """Whether any per-image change is enabled."""
-        return bool(self.colour or self.trivial or self.erase)
+        return bool(self.colour or self.trivial or self.erase or self.rand_operations)
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor | None:
         """Random numbers in 0..1 that determine all changes to ``count`` images, one row per image; None for no change.
@@ -51,11 +57,11 @@ class Augment:
         """
         if not (self.shift or self.flip or self.per_image):
             return None
-        return torch.rand(count, DRAWS, generator=generator)
+        return torch.rand(count, DRAWS + 2 * self.rand_operations, generator=generator)
 
 
 def augment_image(image: torch.Tensor, augment: Augment, draw: list[float]) -> torch.Tensor:
-    """Colour, TrivialAugment and erasing for one image, uint8 (channels, height, width)."""
+    """Colour, TrivialAugment, RandAugment and erasing for one image, uint8 (channels, height, width)."""
     from torchvision.transforms.v2 import functional as tv
 
     if augment.colour:
@@ -65,6 +71,8 @@ def augment_image(image: torch.Tensor, augment: Augment, draw: list[float]) -> t
             image = tv.adjust_saturation(image, factors[2])
     if augment.trivial:
         image = _trivial(image, draw[OPERATION], 2 * draw[STRENGTH] - 1)
+    for place in range(DRAWS, DRAWS + 2 * augment.rand_operations, 2):
+        image = rand_operation(image, draw[place], draw[place + 1], augment.rand_magnitude)
     if draw[ERASE] < augment.erase:
         height, width = (max(1, round(side * _ERASED_SIDE)) for side in image.shape[1:])
         top = int((image.shape[1] - height + 1) * draw[ERASE_TOP])

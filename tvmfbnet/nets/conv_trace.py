@@ -14,14 +14,14 @@ from tvmfbnet.space.convs import Conv
 _ATEN = torch.ops.aten
 
 
-class ConvTrace(TorchDispatchMode):
+class ConvTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, collects what runs, in order, for a batch of one image: exact in MACs, whatever the module is.
 
     A product of (M, K) and (K, N) is a 1x1 conv from K to N channels on M pixels, a batch of products one with groups.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.convs: list[Conv] = []
 
     def __torch_dispatch__(

@@ -30,13 +30,11 @@ from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device
+from tvmfbnet.training.distillation import distilled_identity, load_distillation
 from tvmfbnet.training.identity import identity_of, require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
 from tvmfbnet.training.trainer import Trainer
 from tvmfbnet.training.workers import Workers, is_first
-
-# Settings that change how a training is run, but not what comes out of it.
-_FREE_SETTINGS = frozenset({"checkpoint_steps", "device", "threads"})
 
 
 class NetRecord(State):
@@ -88,6 +86,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
 
     Raises:
         DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
+        UserError: the net to distil from cannot be loaded, or does not fit the data set.
         StorageError: ``out`` is not writable or another process's, its checkpoint is damaged or of another run.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
@@ -95,7 +94,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     space = _with_subset(space, data_spec)
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
-    settings = {name: value for name, value in config.model_dump().items() if name not in _FREE_SETTINGS}
+    settings = {**config.content(), **distilled_identity(config)}
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the training", advice), _held(out):
         path = out / "train.ckpt"
@@ -144,6 +143,7 @@ def _train(
     workers = Workers.join(config.device)
     with seeded(config.seed, config.threads):
         trainer = Trainer(build_net(arch, space, config.dropout), data, config, workers)
+        trainer.distilled = load_distillation(config, data, trainer.device, trainer.precision)
         _continue(trainer, identity, data_spec, out)
         test_accuracy = trainer.history[-1]["test_accuracy"]
     chance = Chance.of(data.test.labels)

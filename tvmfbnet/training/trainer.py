@@ -19,8 +19,10 @@ from tvmfbnet.nets.precision import computing_in, precision_on
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
+from tvmfbnet.training.distillation import Distillation
 from tvmfbnet.training.evaluation import count_correct
 from tvmfbnet.training.forecast import Forecaster
+from tvmfbnet.training.mixing import Mixing, hard_labels
 from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
 
@@ -73,11 +75,18 @@ class Trainer(Generic[NetT]):
         self.data, self.config = data, config
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
-        self._precision = precision_on(self.device) if config.precision == "auto" else config.precision
+        self.precision = precision_on(self.device) if config.precision == "auto" else config.precision
+        self.distilled: Distillation | None = None
+        self._mixing = Mixing(config.mixup, config.cutmix, data.classes)
         self.net = self.workers.share(place_net(net, self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
         indices, _ = split_indices(len(data.train), 1.0, config.seed, config.train_images)
-        augment = Augment(config.augment_shift, config.augment_flip)
+        augment = Augment(
+            config.augment_shift,
+            config.augment_flip,
+            rand_operations=config.rand_augment,
+            rand_magnitude=config.rand_magnitude,
+        )
         part = (self.workers.rank, self.workers.size)
         self._batches = Loader(data, data.train, indices, config.batch_size, augment, config.seed, part)
         self._optimiser = torch.optim.SGD(
@@ -85,6 +94,9 @@ class Trainer(Generic[NetT]):
         )
         self._schedule = create_scheduler_v2(
             self._optimiser,
+            sched="cosine" if config.decay_epochs is None else "multistep",
+            # timm lets the rate fall in the step before a milestone: in the first one behind the epoch.
+            decay_milestones=[epoch + 0.5 / len(self._batches) for epoch in config.decay_epochs or ()],
             num_epochs=config.epochs,
             warmup_epochs=config.warmup_epochs,
             warmup_lr=config.lr / 100,
@@ -124,18 +136,12 @@ class Trainer(Generic[NetT]):
         """
         started = time.monotonic()
         self._schedule.step_update(self.done_steps)
-        pixels, labels = place_batch(*self._batches.next(), self.device)
+        pixels, labels = place_batch(*self._mixing.of(*self._batches.next()), self.device)
         self.net.train()
-        with computing_in(self._precision, self.device):
-            logits = self.net(pixels).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(
-                f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
-                "restart with a lower lr (the last good checkpoint is kept)"
-            )
         self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        parts = min(self.config.accumulate, len(labels))
+        for part_pixels, part_labels in zip(pixels.chunk(parts), labels.chunk(parts), strict=True):
+            self._add_gradient(part_pixels, part_labels, len(part_labels) / len(labels))
         self.workers.average_gradients(self.net.parameters())
         if self.config.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
@@ -143,13 +149,33 @@ class Trainer(Generic[NetT]):
         if self._ema is not None:
             self._ema.update(self.net, self.done_steps)
         self.done_steps += 1
-        self._sums["loss"] += loss.item()
-        self._sums["right"] += (logits.argmax(dim=1) == labels).float().mean().item()
         self._sums["seconds"] += time.monotonic() - started
         if self.done_steps % len(self._batches):
             return False
         self._close_epoch()
         return True
+
+    def _add_gradient(self, pixels: torch.Tensor, labels: torch.Tensor, share: float) -> None:
+        """Adds the gradient of a part of the batch, and its loss and accuracy to the sums.
+
+        Args:
+            pixels: of its images.
+            labels: of its images (n,), or their shares of classes (n, classes).
+            share: of the batch.
+        """
+        with computing_in(self.precision, self.device):
+            logits = self.net(pixels).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if self.distilled is not None:
+            loss = self.distilled.loss(loss, logits, pixels)
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "
+                "restart with a lower lr (the last good checkpoint is kept)"
+            )
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        self._sums["loss"] += loss.item() * share
+        self._sums["right"] += (logits.argmax(dim=1) == hard_labels(labels)).float().mean().item() * share
 
     def _close_epoch(self) -> None:
         steps, epoch = len(self._batches), self.done_steps // len(self._batches)
