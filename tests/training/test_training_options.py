@@ -1,4 +1,4 @@
-"""What a training may do besides: distillation, blended batches, RandAugment, batches in parts, steps of the rate."""
+"""What a training may do besides: distillation, mixed batches, RandAugment, batches in parts, steps of the rate."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import place_batch, place_net
+from tvmfbnet.training.distillation import Distillation, Renormalised, distilled_identity, load_distillation
 from tvmfbnet.training.mixing import Mixing, hard_labels
 from tvmfbnet.training.recipe import list_training_recipes, training_recipe
-from tvmfbnet.training.teacher import Renormalised, Teacher, load_teacher, teacher_identity
 from tvmfbnet.training.timm_parts import create_scheduler_v2
 from tvmfbnet.training.train import train
 from tvmfbnet.training.trainer import Trainer
@@ -101,14 +101,14 @@ def test_settings_that_are_off_are_no_part_of_a_trainings_identity():
 
 def test_stopped_after_a_step_and_continued_with_everything_on_it_ends_bit_equal(net, data, tiny_space, tmp_path):
     initial = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    teacher = build_net(parse_arch("k3_e1/k3_e1,k3_e1", tiny_space), tiny_space)
+    trained = build_net(parse_arch("k3_e1/k3_e1,k3_e1", tiny_space), tiny_space)
 
     def make():
         torch.manual_seed(0)
         learner = build_net(net.arch, tiny_space, EVERYTHING["dropout"])
         learner.load_state_dict(initial)
         trainer = Trainer(learner, data, TrainConfig(**{**PLAIN, **EVERYTHING}))
-        trainer.teacher = Teacher(teacher, 0.3, 2.0, "float32")
+        trainer.distilled = Distillation(trained, 0.3, 2.0, "float32")
         return trainer
 
     whole = make()
@@ -145,7 +145,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(data):
     assert first["train_accuracy"] == pytest.approx(second["train_accuracy"])
 
 
-def test_blended_images_have_blended_labels():
+def test_mixed_images_have_mixed_labels():
     torch.manual_seed(0)
     pixels, labels = torch.zeros(4, 1, 8, 8), torch.arange(4)
     pixels += labels.view(-1, 1, 1, 1)
@@ -177,15 +177,15 @@ def test_rand_augment_changes_images_within_their_type_and_repeats():
     assert Augment(shift=1).draw(3, torch.Generator()).shape == (3, 12), "nothing else is drawn when it is off"
 
 
-def test_the_loss_is_blended_with_the_divergence_from_the_teacher():
+def test_the_loss_is_mixed_with_the_divergence_from_the_trained_net():
     torch.manual_seed(0)
     pixels, logits = torch.randn(4, 5), torch.randn(4, 3, requires_grad=True)
-    teacher = Teacher(nn.Linear(5, 3), 0.25, 3.0, "float32")
-    blended = teacher.blended(torch.tensor(2.0), logits, pixels)
-    p, q = (teacher.logits(pixels) / 3).softmax(1), (logits / 3).softmax(1)
+    trained = Distillation(nn.Linear(5, 3), 0.25, 3.0, "float32")
+    mixed = trained.loss(torch.tensor(2.0), logits, pixels)
+    p, q = (trained.logits(pixels) / 3).softmax(1), (logits / 3).softmax(1)
     divergence = (p * (p / q).log()).sum(dim=1).mean() * 9
-    torch.testing.assert_close(blended, 0.75 * 2.0 + 0.25 * divergence)
-    assert not teacher.net.weight.requires_grad and not teacher.net.training
+    torch.testing.assert_close(mixed, 0.75 * 2.0 + 0.25 * divergence)
+    assert not trained.net.weight.requires_grad and not trained.net.training
 
 
 def test_a_net_learns_from_an_earlier_training_whose_content_is_part_of_its_identity(
@@ -196,13 +196,13 @@ def test_a_net_learns_from_an_earlier_training_whose_content_is_part_of_its_iden
     second = train(net.arch, tiny_space, tiny_data, TrainConfig(**settings), tmp_path / "second")
     assert second.history[0]["train_loss"] != first.history[0]["train_loss"]
     identity = load_checkpoint(tmp_path / "second/train.ckpt", "training")["identity"]
-    assert len(identity["teacher"]) == 64
-    assert "teacher" not in load_checkpoint(tmp_path / "first/train.ckpt", "training")["identity"]
+    assert len(identity["distilled"]) == 64
+    assert "distilled" not in load_checkpoint(tmp_path / "first/train.ckpt", "training")["identity"]
     with pytest.raises(StorageError, match=r"missing\.pt"):
         train(net.arch, tiny_space, tiny_data, TrainConfig(**PLAIN, distil_from="missing.pt"), tmp_path / "third")
 
 
-def test_a_model_of_timms_teaches_with_weights_of_a_file(data, tmp_path):
+def test_a_model_of_timms_is_distilled_from_with_weights_of_a_file(data, tmp_path):
     import timm
 
     torch.manual_seed(0)
@@ -210,28 +210,28 @@ def test_a_model_of_timms_teaches_with_weights_of_a_file(data, tmp_path):
     theirs = timm.create_model(name, num_classes=10, in_chans=1).eval()
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     config = TrainConfig(**PLAIN, distil_from=f"timm:{name},{tmp_path / 'weights.pth'}")
-    teacher = load_teacher(config, data, torch.device("cpu"), "float32")
+    trained = load_distillation(config, data, torch.device("cpu"), "float32")
     x = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(teacher.logits(x), theirs(x), rtol=1e-4, atol=1e-5)
-    assert len(teacher_identity(config)["teacher"]) == 64
+        torch.testing.assert_close(trained.logits(x), theirs(x), rtol=1e-4, atol=1e-5)
+    assert len(distilled_identity(config)["distilled"]) == 64
     wrong = TrainConfig(**PLAIN, distil_from="timm:no_such_model")
     with pytest.raises(UserError, match="timm has no model 'no_such_model'"):
-        load_teacher(wrong, data, torch.device("cpu"), "float32")
+        load_distillation(wrong, data, torch.device("cpu"), "float32")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     broken = TrainConfig(**PLAIN, distil_from=f"timm:{name},{tmp_path / 'other.pth'}")
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_teacher(broken, data, torch.device("cpu"), "float32")
+        load_distillation(broken, data, torch.device("cpu"), "float32")
 
 
-def test_a_published_teacher_sees_images_normalised_as_it_was_trained(data):
+def test_a_published_model_sees_images_normalised_as_it_was_trained(data):
     pixels = torch.arange(0, 256, dtype=torch.uint8).view(1, 1, 16, 16)
     seen = Renormalised(nn.Identity(), data, (0.2, 0.4, 0.6), (0.1, 0.2, 0.3))(data.normalise(pixels))
     torch.testing.assert_close(seen, (pixels / 255 - 0.4) / 0.2, rtol=1e-4, atol=1e-5)
 
 
-def test_a_teacher_of_other_classes_or_channels_is_refused(tiny_space, data, tmp_path, monkeypatch):
-    from tvmfbnet.training import teacher as module
+def test_a_trained_net_of_other_classes_or_channels_is_refused(tiny_space, data, tmp_path, monkeypatch):
+    from tvmfbnet.training import distillation as module
 
     arch = parse_arch("k3_e1/k3_e1,skip", tiny_space)
     config = TrainConfig(**PLAIN, distil_from="net.pt")
@@ -241,7 +241,7 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(tiny_space, data, tmp
     ):
         monkeypatch.setattr(module, "_net", lambda spec, data, net=net: net)
         with pytest.raises(UserError, match=said):
-            load_teacher(config, data, torch.device("cpu"), "float32")
+            load_distillation(config, data, torch.device("cpu"), "float32")
 
 
 def test_settings_that_do_not_fit_are_refused():

@@ -29,8 +29,8 @@ from tvmfbnet.space.schema import written_out
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
+from tvmfbnet.training.distillation import distilled_identity
 from tvmfbnet.training.identity import identity_of, require_identity
-from tvmfbnet.training.teacher import teacher_identity
 from tvmfbnet.training.train import load_net, save_net, train_on
 from tvmfbnet.training.trainer import Trainer
 
@@ -151,7 +151,7 @@ def run_rounds(
         clear_leftovers(out / CHECKPOINT, out / RESULT)
         with step("reading the data set", patience=2.0):
             data = load_data(data_spec, space.height, space.width, space.input_channels, space.classes)
-        kept = {**training.content(), **teacher_identity(training)}
+        kept = {**training.content(), **distilled_identity(training)}
         identity = identity_of({**kept, **settings}, space, data.fingerprint, arch=format_arch(arch, space))
         pruning = _Pruning(out, space, data, data_spec, training, identity)
         rewind_epochs, control = int(settings["rewind_epochs"]), bool(settings["control"])

@@ -10,7 +10,7 @@ from tvmfbnet.config import MOST_BATCH, MOST_EPOCHS, MOST_IMAGES, MOST_STEPS, MO
 
 # With fewer epochs than this, 3 epochs of warm-up would be too large a share.
 _SHORT = 30
-# What names a teacher of timm's starts with.
+# What names a model of timm's starts with.
 TIMM = "timm:"
 
 
@@ -58,15 +58,15 @@ class TrainConfig(Config):
 
     rand_augment: int = Field(0, ge=0, le=16, description="RandAugment: random operations on each training image")
     rand_magnitude: float = Field(0.3, ge=0, le=1, description="of these, from 0 to 1; 0.3 is magnitude 9 of 30")
-    mixup: float = Field(0.0, ge=0, le=100, description="mixup: alpha of the shares that images are blended by; 0: off")
+    mixup: float = Field(0.0, ge=0, le=100, description="mixup: alpha of the shares that images are mixed by; 0: off")
     cutmix: float = Field(
         0.0, ge=0, le=100, description="CutMix: alpha of the areas that other images take; with mixup, half the batches"
     )
 
     distil_from: str | None = Field(
-        None, description="teacher to distil from: a net.pt, timm:NAME, or timm:NAME,FILE with weights of a file"
+        None, description="trained net to distil from: a net.pt, timm:NAME, or timm:NAME,FILE with weights of a file"
     )
-    distil_weight: float = Field(0.5, gt=0, le=1, description="share of the teacher's outputs in the loss")
+    distil_weight: float = Field(0.5, gt=0, le=1, description="share of the trained net's outputs in the loss")
     distil_temperature: float = Field(2.0, gt=0, le=100, description="that both nets' outputs are softened by")
 
     accumulate: int = Field(

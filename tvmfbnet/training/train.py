@@ -31,9 +31,9 @@ from tvmfbnet.tasks import CLASSIFICATION, task_named
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device
+from tvmfbnet.training.distillation import distilled_identity, load_distillation
 from tvmfbnet.training.identity import identity_of, require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
-from tvmfbnet.training.teacher import load_teacher, teacher_identity
 from tvmfbnet.training.trainer import Trainer
 from tvmfbnet.training.workers import Workers, is_first
 
@@ -91,7 +91,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
 
     Raises:
         DataError: the data set is missing, does not fit, or is not the one that ``out`` was begun with.
-        UserError: the teacher cannot be loaded, or does not fit the data set.
+        UserError: the net to distil from cannot be loaded, or does not fit the data set.
         StorageError: ``out`` is not writable or another process's, its checkpoint is damaged or of another run.
         DivergedError: the loss became NaN or infinite.
         OutOfMemoryError: says which settings need less.
@@ -99,7 +99,7 @@ def train(arch: Arch, space: Space, data_spec: str, config: TrainConfig, out: Pa
     space = with_subset(space, data_spec)
     text = format_arch(arch, space)
     advice = f"use a smaller batch_size (it is {config.batch_size})"
-    settings = {**config.content(), **teacher_identity(config)}
+    settings = {**config.content(), **distilled_identity(config)}
     check_data(data_spec, space.height, space.width, space.input_channels, space.classes)
     with memory_advice("the training", advice), _held(out):
         path = out / "train.ckpt"
@@ -148,7 +148,7 @@ def _train(
     workers = Workers.join(config.device)
     with seeded(config.seed, config.threads):
         trainer = Trainer(build_net(arch, space, config.dropout), data, config, workers)
-        trainer.teacher = load_teacher(config, data, trainer.device, trainer.precision)
+        trainer.distilled = load_distillation(config, data, trainer.device, trainer.precision)
         metric = trainer.task.metric
         _continue(trainer, identity, data_spec, out, tested=f"test {metric}")
         test_accuracy = trainer.history[-1]["test_accuracy"]
@@ -241,7 +241,7 @@ def train_on(
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     with memory_advice("the training", advice), _held(out), seeded(config.seed, config.threads):
         trainer = Trainer(net, data, config, Workers.alone(pick_device(config.device)))
-        trainer.teacher = load_teacher(config, data, trainer.device, trainer.precision)
+        trainer.distilled = load_distillation(config, data, trainer.device, trainer.precision)
         if begin is not None:
             trainer.begin_at(begin)
         _continue(trainer, identity, data_spec, out, what, f"{tested} {trainer.task.metric}", watch)

@@ -20,15 +20,15 @@ from tvmfbnet.tasks import task_named
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
+from tvmfbnet.training.distillation import Distillation
 from tvmfbnet.training.evaluation import tally
 from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.mixing import Mixing, hard_labels
-from tvmfbnet.training.teacher import Teacher
 from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
-# They blend labels, move what targets describe, or compare outputs of one class for each image.
+# They mix labels, move what targets describe, or compare outputs of one class for each image.
 _FOR_CLASSIFICATION = ("mixup", "cutmix", "rand_augment", "distil_from")
 
 
@@ -85,7 +85,7 @@ class Trainer(Generic[NetT]):
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         self.precision = precision_on(self.device) if config.precision == "auto" else config.precision
-        self.teacher: Teacher | None = None
+        self.distilled: Distillation | None = None
         self._mixing = Mixing(config.mixup, config.cutmix, data.classes)
         self.net = self.workers.share(place_net(net, self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
@@ -169,14 +169,14 @@ class Trainer(Generic[NetT]):
 
         Args:
             pixels: of its images.
-            targets: of its images (n, ...); shares of classes (n, classes) where they are blended.
+            targets: of its images (n, ...); shares of classes (n, classes) where images are mixed.
             share: of the batch.
         """
         with computing_in(self.precision, self.device):
             outputs = self.net(pixels).float()
         loss = self.task.loss(outputs, targets, self.config.label_smoothing)
-        if self.teacher is not None:
-            loss = self.teacher.blended(loss, outputs, pixels)
+        if self.distilled is not None:
+            loss = self.distilled.loss(loss, outputs, pixels)
         if not math.isfinite(loss.item()):
             raise DivergedError(
                 f"training diverged in step {self.done_steps + 1} of {self.total_steps}: the loss is {loss.item()}; "

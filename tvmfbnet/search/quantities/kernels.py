@@ -21,7 +21,7 @@ def require_known_kernels(space: Space, quantity: str) -> None:
     )
     if own:
         raise ConstraintError(
-            f"a bound on {quantity} is not for blocks of your own, whose kernels only the compiler knows: {', '.join(own)}"
+            f"a bound on {quantity} is not for blocks of your own, whose kernels only the compiler knows: {own}"
         )
     if space.head_kind != CLASSIFIER:
         raise ConstraintError(f"a bound on {quantity} is for nets with a classifier; the head is {space.head_kind}")

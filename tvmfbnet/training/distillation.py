@@ -1,6 +1,6 @@
 """Knowledge distillation (Hinton et al. 2015): a trained net whose outputs a training learns from, beside the labels.
 
-The teacher is a ``net.pt`` of an earlier training, or a model of timm's: ``timm:NAME`` with the weights that timm
+That net is a ``net.pt`` of an earlier training, or a model of timm's: ``timm:NAME`` with the weights that timm
 publishes (fetched once, then from its cache), ``timm:NAME,FILE`` with those of a file.
 """
 
@@ -23,7 +23,7 @@ from tvmfbnet.training.config import TIMM, TrainConfig
 from tvmfbnet.training.device import place_net
 
 
-class Teacher:
+class Distillation:
     """A trained net and how much it counts.
 
     Args:
@@ -43,8 +43,8 @@ class Teacher:
         with computing_in(self._precision, pixels.device):
             return self.net(pixels).float()  # type: ignore[no-any-return]
 
-    def blended(self, loss: torch.Tensor, logits: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """The loss on the labels, blended with that on the teacher's outputs.
+    def loss(self, loss: torch.Tensor, logits: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The loss on the labels, mixed with that on the trained net's outputs.
 
         The latter is the Kullback-Leibler divergence of the softened outputs, times the temperature squared, so that
         its gradient keeps its size (Hinton et al., section 2.1).
@@ -59,8 +59,10 @@ class Teacher:
         return (1 - self._weight) * loss + self._weight * divergence
 
 
-def load_teacher(config: TrainConfig, data: ImageData, device: torch.device, precision: Precision) -> Teacher | None:
-    """The teacher that a training names; None where it names none.
+def load_distillation(
+    config: TrainConfig, data: ImageData, device: torch.device, precision: Precision
+) -> Distillation | None:
+    """The net to distil from that a training names; None where it names none.
 
     Raises:
         UserError: timm has no such model, or its weights cannot be had; or it takes other images or other classes.
@@ -80,17 +82,17 @@ def load_teacher(config: TrainConfig, data: ImageData, device: torch.device, pre
         told = shape[1] if len(shape) == 2 else list(shape)
         what = f"tells {told} classes apart, the data set has {data.classes}"
         raise UserError(f"distil_from: {config.distil_from} {what}")
-    return Teacher(place_net(net, device), config.distil_weight, config.distil_temperature, precision)
+    return Distillation(place_net(net, device), config.distil_weight, config.distil_temperature, precision)
 
 
-def teacher_identity(config: TrainConfig) -> dict[str, Any]:
-    """What a training's identity says of its teacher: the content of its file; nothing without one.
+def distilled_identity(config: TrainConfig) -> dict[str, Any]:
+    """What a training's identity says of the net that it distils from: the content of its file; nothing without one.
 
     Raises:
         StorageError: the file cannot be read.
     """
     _, file = _parts(config.distil_from or "")
-    return {} if file is None else {"teacher": checksum(file)}
+    return {} if file is None else {"distilled": checksum(file)}
 
 
 def _parts(spec: str) -> tuple[str | None, Path | None]:
