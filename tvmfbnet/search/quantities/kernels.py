@@ -16,9 +16,8 @@ def require_known_kernels(space: Space, quantity: str) -> None:
         space: to be searched.
         quantity: that is bounded, for the message.
     """
-    own = sorted(
-        {block for layer in space.layers for block in layer.blocks if isinstance(parse_block(block), OwnBlock)}
-    )
+    blocks = {block for layer in space.layers for block in layer.blocks}
+    own = ", ".join(sorted(block for block in blocks if isinstance(parse_block(block), OwnBlock)))
     if own:
         raise ConstraintError(
             f"a bound on {quantity} is not for blocks of your own, whose kernels only the compiler knows: {own}"
