@@ -43,6 +43,8 @@ MEASURED = {
     "docs/tutorial/own-images.md": ("host",),
     "README.md": ("host",),
 }
+# Nets of shipped spaces that pages show.
+OTHER_ARCHS = ("fbnet_c", "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3")
 # Pages whose reader has a file with a table of another device.
 HAVE_A_TABLE = ("docs/how-to/latency-tables.md", "docs/how-to/several-devices.md")
 
@@ -86,8 +88,8 @@ def smaller(words, walk):
         if any(word.startswith("fashion_scenes") for word in words):
             walk.space = "tiny.yaml@32"  # from here on: a head for masks needs a multiple of 8
         words = set_option(words, "--space", walk.space)
-    if "fbnet_c" in words and command != "arch describe":
-        words = [ARCH if word == "fbnet_c" else word for word in words]
+    if command != "arch describe":
+        words = [ARCH if word in OTHER_ARCHS else word for word in words]
     match command:
         case "tune":
             words = set_option(words, "--time", "1s") if "--time" in words else words
