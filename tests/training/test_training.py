@@ -59,7 +59,8 @@ def test_training_learns_and_the_saved_net_gives_the_reported_accuracy(arch, tin
     net, metadata = load_net(result.checkpoint)
     names = list(FASHION_MNIST_CLASSES)
     assert not net.training and net.arch == arch and net.space == tiny_space
-    assert metadata == {"arch": ARCH, "data": tiny_data, "test_accuracy": result.test_accuracy, "class_names": names}
+    described = {"arch": ARCH, "data": tiny_data, "class_names": names, "task": "classification"}
+    assert metadata == {**described, "test_accuracy": result.test_accuracy}
     data = load_data(tiny_data, 28, 28, 1)
     with torch.no_grad():
         correct = net(data.normalise(data.test.pixels)).argmax(dim=1) == data.test.labels
