@@ -14,6 +14,7 @@ import typer
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.cli.search import parse_latency
 from tvmfbnet.cli.tune import parse_duration, parse_share
+from tvmfbnet.pruning.config import PruneConfig
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.training.config import TrainConfig
 
@@ -127,7 +128,11 @@ def parameters(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 # Checked as settings, whose bounds another test watches.
-SETTINGS = {("search",): SearchConfig, ("train",): TrainConfig}
+SETTINGS = {
+    ("search",): {*SearchConfig.model_fields},
+    ("train",): {*TrainConfig.model_fields},
+    ("prune",): {*TrainConfig.model_fields, *PruneConfig.model_fields},
+}
 
 
 def test_every_number_on_the_command_line_has_bounds():
@@ -137,7 +142,7 @@ def test_every_number_on_the_command_line_has_bounds():
         if not {kind, *get_args(kind)} & {int, float}:
             continue
         seen += 1
-        if path in SETTINGS and name in SETTINGS[path].model_fields:
+        if name in SETTINGS.get(path, ()):
             continue
         if not any(detail.parser or None not in (detail.min, detail.max) for detail in details):
             boundless.append((*path, name))
