@@ -69,3 +69,13 @@ def test_what_tracing_cannot_export_is_exported_all_the_same_and_quietly(capfd):
     (got,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": x.numpy()})
     assert torch.allclose(torch.from_numpy(got), Spectrum()(x), atol=1e-4)
     assert capfd.readouterr().err == "" and logging.getLogger("torch.onnx").level == level
+
+
+def test_equal_weights_of_several_convs_are_weights_of_each():
+    convs = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)).eval()
+    convs[1].load_state_dict(convs[0].state_dict())
+    model = export.export_module(convs, (torch.randn(1, 4, 2, 2),), ["input"], ["output"])
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
+    stored = {tensor.name for tensor in model.graph.initializer}
+    used = [name for node in model.graph.node for name in node.input[1:]]
+    assert len({*used}) == 4 and stored == {*used}

@@ -212,12 +212,22 @@ def export_module(
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Turns constant nodes, such as the shapes of reshapes, into initializers, which all our passes read."""
-    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    for node in constants:
-        tensor = node.attribute[0].t
+    """Turns what computes nothing into initializers, which all our passes read.
+
+    These are constants, such as the shapes of reshapes, and the identities by which the exporter shares equal weights.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            source = node.attribute[0].t
+        elif node.op_type == "Identity" and node.input[0] in stored:
+            source = stored[node.input[0]]
+        else:
+            continue
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(source)
         tensor.name = node.output[0]
-        graph.initializer.append(tensor)
+        stored[tensor.name] = tensor
         graph.node.remove(node)
 
 
