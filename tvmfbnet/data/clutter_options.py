@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from tvmfbnet.errors import DataError
+from tvmfbnet.data.option_texts import numbers_of, require_object_options
 
 OBJECT_SIDE = 28
-_MOST_IMAGES, _MOST_VIEWS = 1_000_000, 100
+_BOUNDS = {
+    "images": (10, 1_000_000),
+    "views": (1, 100),
+    "pieces": (0, 100),
+    "smallest": (0.1, 1.0),
+    "largest": (0.1, 1.0),
+    "turn": (0.0, 180.0),
+    "seed": (0, 2**31),
+}
 
 
 @dataclass(frozen=True)
@@ -35,34 +43,9 @@ class ClutterOptions:
     @classmethod
     def of(cls, texts: Mapping[str, str], spec: str) -> ClutterOptions:
         """Parses the options that follow a spec's ``?``; DataError names the first that is wrong."""
-        types = {field.name: float if field.type == "float" else int for field in fields(cls)}
-        values: dict[str, float] = {}
-        for name, text in texts.items():
-            if name not in types:
-                raise DataError(f"data set {spec}: there is no option {name!r}; there are {', '.join(types)}")
-            try:
-                values[name] = types[name](text)
-            except ValueError as error:
-                raise DataError(f"data set {spec}: {name}={text} is not a number") from error
-        options = cls(**values)  # type: ignore[arg-type]
-        options._require_sensible(spec)
+        options = cls(**numbers_of(cls, texts, spec))
+        require_object_options(options, _BOUNDS, spec)
         return options
-
-    def _require_sensible(self, spec: str) -> None:
-        bounds = {
-            "images": (10, _MOST_IMAGES),
-            "views": (1, _MOST_VIEWS),
-            "pieces": (0, 100),
-            "smallest": (0.1, 1.0),
-            "largest": (0.1, 1.0),
-            "turn": (0.0, 180.0),
-            "seed": (0, 2**31),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:  # NaN is refused as well
-                raise DataError(f"data set {spec}: {name} must lie in {low:g} to {high:g}")
-        if self.smallest > self.largest:
-            raise DataError(f"data set {spec}: smallest ({self.smallest:g}) is above largest ({self.largest:g})")
 
     def describe(self) -> str:
         """All options in one line: two data sets with the same line and originals are the same.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
+from tvmfbnet.data.option_texts import numbers_of, require_object_options
 from tvmfbnet.errors import DataError
 
 # By task: how many outputs its targets ask of a net.
@@ -49,27 +51,14 @@ class SceneOptions:
         task = texts.get("task", cls.task)
         if task not in OUTPUTS:
             raise DataError(f"data set {spec}: there is no task {task!r}; there are {', '.join(OUTPUTS)}")
-        values: dict[str, float] = {"objects": 1} if task in _OF_ONE else {}
-        types = {field.name: float if field.type == "float" else int for field in fields(cls) if field.name != "task"}
-        for name, text in texts.items():
-            if name == "task":
-                continue
-            if name not in types:
-                raise DataError(f"data set {spec}: there is no option {name!r}; there are task, {', '.join(types)}")
-            try:
-                values[name] = types[name](text)
-            except ValueError as error:
-                raise DataError(f"data set {spec}: {name}={text} is not a number") from error
-        options = cls(task=task, **values)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"objects": 1} if task in _OF_ONE else {}
+        values |= numbers_of(cls, texts, spec, words=("task",))
+        options = cls(task=task, **values)
         options._require_sensible(spec)
         return options
 
     def _require_sensible(self, spec: str) -> None:
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:  # NaN is refused as well
-                raise DataError(f"data set {spec}: {name} must lie in {low:g} to {high:g}")
-        if self.smallest > self.largest:
-            raise DataError(f"data set {spec}: smallest ({self.smallest:g}) is above largest ({self.largest:g})")
+        require_object_options(self, _BOUNDS, spec)
         if self.task in _OF_ONE and self.objects > 1:
             raise DataError(f"data set {spec}: targets of {self.task} are of one object; leave objects out")
 

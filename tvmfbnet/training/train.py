@@ -31,7 +31,7 @@ from tvmfbnet.tasks import CLASSIFICATION, task_named
 from tvmfbnet.training.checkpoint import State, Tensors, damage_named, load_checkpoint, save_checkpoint, seeded
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device
-from tvmfbnet.training.distillation import distilled_identity, load_distillation
+from tvmfbnet.training.distillation import distilled_identity
 from tvmfbnet.training.identity import identity_of, require_identity, require_settings
 from tvmfbnet.training.memory import keep_freed_memory, memory_advice
 from tvmfbnet.training.trainer import Trainer
@@ -148,7 +148,6 @@ def _train(
     workers = Workers.join(config.device)
     with seeded(config.seed, config.threads):
         trainer = Trainer(build_net(arch, space, config.dropout), data, config, workers)
-        trainer.distilled = load_distillation(config, data, trainer.device, trainer.precision)
         metric = trainer.task.metric
         _continue(trainer, identity, data_spec, out, tested=f"test {metric}")
         test_accuracy = trainer.history[-1]["test_accuracy"]
@@ -241,7 +240,6 @@ def train_on(
     advice = f"use a smaller batch_size (it is {config.batch_size})"
     with memory_advice("the training", advice), _held(out), seeded(config.seed, config.threads):
         trainer = Trainer(net, data, config, Workers.alone(pick_device(config.device)))
-        trainer.distilled = load_distillation(config, data, trainer.device, trainer.precision)
         if begin is not None:
             trainer.begin_at(begin)
         _continue(trainer, identity, data_spec, out, what, f"{tested} {trainer.task.metric}", watch)

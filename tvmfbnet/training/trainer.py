@@ -16,11 +16,11 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import Loader, in_order, split_indices
 from tvmfbnet.errors import DivergedError, UserError
 from tvmfbnet.nets.precision import computing_in, precision_on
-from tvmfbnet.tasks import task_named
+from tvmfbnet.tasks import CLASSIFICATION, task_named
 from tvmfbnet.training.checkpoint import State, Tensors, restore_optimiser, restore_rng, rng_state
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import NetT, pick_device, place_batch, place_net
-from tvmfbnet.training.distillation import Distillation
+from tvmfbnet.training.distillation import load_distillation
 from tvmfbnet.training.evaluation import tally
 from tvmfbnet.training.forecast import Forecaster
 from tvmfbnet.training.mixing import Mixing, hard_labels
@@ -74,18 +74,18 @@ class Trainer(Generic[NetT]):
         workers: the processes that share every batch; this one alone if None.
 
     Raises:
-        UserError: a setting is for classification, and the data set's task is another.
+        UserError: a setting is for classification, and the data set's task is another; or the net to distil from
+            cannot be loaded, or does not fit the data set.
     """
 
     def __init__(self, net: NetT, data: ImageData, config: TrainConfig, workers: Workers | None = None) -> None:
         self.data, self.config, self.task = data, config, task_named(data.task)
         given = [name for name in _FOR_CLASSIFICATION if getattr(config, name)]
-        if given and self.task.name != "classification":
+        if given and self.task.name != CLASSIFICATION:
             raise UserError(f"{', '.join(given)}: for classification; the task of this data set is {self.task.name}")
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         self.precision = precision_on(self.device) if config.precision == "auto" else config.precision
-        self.distilled: Distillation | None = None
         self._mixing = Mixing(config.mixup, config.cutmix, data.classes)
         self.net = self.workers.share(place_net(net, self.device))
         self._ema = ModelEmaV3(self.net, config.ema_decay, use_warmup=True) if config.ema_decay else None
@@ -112,6 +112,8 @@ class Trainer(Generic[NetT]):
             step_on_epochs=False,
             updates_per_epoch=len(self._batches),
         )[0]
+        # Last: building that net draws random numbers.
+        self.distilled = load_distillation(config, data, self.device, self.precision)
         self.done_steps = 0
         self.history: list[dict[str, Any]] = []
         self._sums = {"loss": 0.0, "right": 0.0, "seconds": 0.0}
