@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from brief_target import write_host
 
 import tvmfbnet as tf
 from tvmfbnet import advice, process
@@ -52,7 +53,9 @@ def silent():
 def test_a_call_prints_nothing_and_leaves_the_process_as_it_was(what, tiny_data, tmp_path):
     folder = Path(tiny_data.partition(":")[2])
     write_table(table_of(tf.Space.load("fbnet_mini")), folder / "table.csv")
-    done = subprocess.run([sys.executable, STATE, what, folder], capture_output=True, text=True, timeout=600)
+    write_host(folder)
+    words = [sys.executable, STATE, what, folder]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     # A warning of another package is not ours to silence; nothing of ours is on either stream.
     assert len(done.stdout.splitlines()) == 1 and "tvmfbnet" not in done.stderr

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from brief_target import write_host
 
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.kernel_shape import KernelShape
@@ -168,8 +169,17 @@ def test_what_is_no_duration_is_refused(text):
 def test_two_tunings_of_one_target_share_the_work_and_repeat_nothing(tmp_path):
     space, logs = tmp_path / "small.yaml", tmp_path / "logs"
     space.write_text(SMALL_SPACE)
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", "tune", "--target", "host", "--space", str(space)]
-    command += ["--trials", "40", "--tuning-logs", str(logs), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tvmfbnet.cli.main",
+        "tune",
+        "--target",
+        str(write_host(tmp_path)),
+        "--space",
+        str(space),
+    ]
+    command += ["--space", str(space), "--trials", "40", "--tuning-logs", str(logs), "--json"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outcomes = [json.loads(process.communicate(timeout=400)[0]) for process in both]
     assert sorted(outcome["new_trials"] == 0 for outcome in outcomes) == [False, True]
@@ -184,8 +194,17 @@ def test_two_tunings_of_one_target_share_the_work_and_repeat_nothing(tmp_path):
 def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     space, logs = tmp_path / "small.yaml", tmp_path / "logs"
     space.write_text(SMALL_SPACE)
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", "tune", "--target", "host", "--space", str(space)]
-    command += ["--trials", "24", "--tuning-logs", str(logs), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tvmfbnet.cli.main",
+        "tune",
+        "--target",
+        str(write_host(tmp_path)),
+        "--space",
+        str(space),
+    ]
+    command += ["--space", str(space), "--trials", "24", "--tuning-logs", str(logs), "--json"]
     trials = logs / "host" / "database" / "trials.jsonl"
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from brief_target import host_values
 
 from tvmfbnet import extras
 from tvmfbnet.cli.main import app, main
@@ -66,9 +67,7 @@ def target_file(folder, threads=1):
     """This machine, timed quickly, whatever else goes on here."""
     timing = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1}
     path = folder / f"threads{threads}.yaml"
-    path.write_text(
-        yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": timing, "threads": threads})
-    )
+    path.write_text(yaml.safe_dump(host_values(timing=timing, threads=threads)))
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from brief_target import host_values
 from finished_runs import write_finished_run, write_json
 from test_runs import TIMING, recipe_values
 from typer.testing import CliRunner
@@ -17,7 +18,6 @@ from tvmfbnet.errors import StorageError, UserError
 from tvmfbnet.pipeline.cross_device import CrossTimings
 from tvmfbnet.pipeline.finished_runs import count_test_images, device_names, read_finished_runs
 from tvmfbnet.profiling.net_latency import PASSES
-from tvmfbnet.targets.definition import load_target
 
 ARCHS = {"float32": "k3_e1/skip,k3_e1", "float16": "k3_e3/k3_e3,skip"}
 
@@ -41,7 +41,7 @@ def write_run(folder, target, space_file, data, dtype):
 def target(tmp_path):
     """This machine, timed briefly."""
     path = tmp_path / "host.yaml"
-    path.write_text(yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": TIMING}))
+    path.write_text(yaml.safe_dump(host_values(timing=TIMING)))
     return path
 
 

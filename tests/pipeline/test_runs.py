@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from brief_target import host_values
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.errors import DataError, DeviceError, LatencyError, StorageError, UserError
@@ -30,7 +31,6 @@ from tvmfbnet.search.search import search
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import load_space
-from tvmfbnet.targets.definition import load_target
 from tvmfbnet.training.checkpoint import load_checkpoint
 
 
@@ -57,7 +57,7 @@ TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 
 @pytest.fixture
 def recipe_file(tmp_path, tiny_space_file, tiny_data):
     target = tmp_path / "host.yaml"
-    target.write_text(yaml.safe_dump({**load_target("host").model_dump(mode="json"), "timing": TIMING}))
+    target.write_text(yaml.safe_dump(host_values(timing=TIMING)))
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump({**recipe_values(tiny_space_file, tiny_data), "target": str(target)}))
     return path
@@ -118,7 +118,7 @@ def test_a_missing_data_set_ends_a_run_before_it_tunes(tiny_space_file, tmp_path
 
 
 def test_a_device_that_is_away_ends_a_run_that_still_needs_it_and_no_other(tiny_space_file, tiny_data, tmp_path):
-    away = {**load_target("host").model_dump(mode="json"), "name": "away"}
+    away = host_values(name="away")
     away["transport"] = {"kind": "tracker", "port": free_port(), "key": "away"}
     (tmp_path / "away.yaml").write_text(yaml.safe_dump(away))
     values = {**recipe_values(tiny_space_file, tiny_data), "target": str(tmp_path / "away.yaml")}
@@ -195,7 +195,7 @@ def own_target(tmp_path):
     """A target file beside the run, for this machine."""
     (tmp_path / "targets").mkdir()
     path = tmp_path / "targets/mine.yaml"
-    values = {**load_target("host").model_dump(mode="json"), "name": "mine", "threads": 1}
+    values = host_values(name="mine", threads=1)
     path.write_text(yaml.safe_dump(values))
     return path
 
