@@ -9,8 +9,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tvmfbnet.rpc.without_torch import leave_out_torch
 
@@ -27,12 +30,36 @@ def load_runtime() -> None:
     before = os.environ.get(_SWITCH)
     os.environ[_SWITCH] = "1"
     try:
-        importlib.import_module("tvm")
+        with _missing_types_unasked():
+            importlib.import_module("tvm")
     finally:
         if before is None:
             del os.environ[_SWITCH]
         else:
             os.environ[_SWITCH] = before
+
+
+@contextmanager
+def _missing_types_unasked() -> Iterator[None]:
+    """TVM asks for each type that Python has a class for; here those of the compiler are not asked for.
+
+    They are missing, which is an error in C++, and the backtrace of a process's first error takes 0.3 s.
+    """
+    core: Any = importlib.import_module("tvm_ffi.core")
+    registry: Any = importlib.import_module("tvm_ffi.registry")
+    ask = core._object_type_key_to_index
+    # Listed at the first question, when TVM has loaded its library.
+    keys = cache(lambda: frozenset(map(str, registry.get_registered_type_keys())))
+
+    def ask_if_there(key: str) -> int | None:
+        index: int | None = ask(key) if key in keys() else None
+        return index
+
+    core._object_type_key_to_index = ask_if_there
+    try:
+        yield
+    finally:
+        core._object_type_key_to_index = ask
 
 
 def load_device_runtimes() -> None:
