@@ -27,9 +27,9 @@ from tvmfbnet.profiling.canary import (
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.provisioning.simulated_device import missing_for_simulation
 from tvmfbnet.provisioning.ways import device_command
-from tvmfbnet.rpc.device_facts import device_facts
+from tvmfbnet.rpc.device_facts import device_exists, device_facts
 from tvmfbnet.rpc.remote import RemoteError, RemoteWorker, instructions_advice, worker_for
-from tvmfbnet.rpc.session import Repeats, Session
+from tvmfbnet.rpc.session import Repeats
 from tvmfbnet.rpc.tracker import Endpoint, TrackerStatus, address_text, query_tracker
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.android import find_ndk
@@ -172,7 +172,7 @@ def _key(target: Target, endpoint: Endpoint, status: TrackerStatus) -> Iterator[
 def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link: bool) -> Iterator[Check]:
     seconds = target.timeouts.connect
     try:
-        exists = worker.call(_device_exists, seconds=seconds)
+        exists = worker.call(device_exists, seconds=seconds)
         facts = worker.call(device_facts, seconds=seconds)
         limits = worker.call(device_limits, seconds=seconds) if exists else {}
     except DeviceError as error:
@@ -192,11 +192,6 @@ def _device(target: Target, worker: RemoteWorker, link: LinkArguments, can_link:
         yield from _canary(target, worker, link)
     if not target.is_simulated:  # whose clock is exact, at one speed
         yield from _conditions(facts)
-
-
-def _device_exists(session: Session) -> bool:
-    """Runs in the worker process: whether the remote runtime has the device."""
-    return bool(session.device.exist)
 
 
 def _versions(facts: dict[str, str]) -> Check:

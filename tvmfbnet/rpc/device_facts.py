@@ -26,6 +26,11 @@ def device_facts(session: Session) -> dict[str, str]:
     return facts
 
 
+def device_exists(session: Session) -> bool:
+    """Whether the remote runtime has the device."""
+    return bool(session.device.exist)
+
+
 def opencl_extensions(session: Session) -> frozenset[str]:
     """The extensions of an OpenCL device's driver; empty where its server, such as TVM's own, does not tell."""
     with suppress(Exception):  # as above

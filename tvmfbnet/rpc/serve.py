@@ -34,9 +34,9 @@ def device_info(max_session: float) -> str:
 
 
 def _serve_tracker(options: argparse.Namespace) -> None:
-    from tvmfbnet.rpc.without_torch import leave_out_torch
+    from tvmfbnet.rpc.runtime_only import load_runtime
 
-    leave_out_torch()
+    load_runtime()
     from tvmfbnet.rpc.tracker_server import serve_tracker
 
     serve_tracker(options.host, options.port, _say_ready)
@@ -46,13 +46,13 @@ def _serve_device(options: argparse.Namespace) -> None:
     from tvmfbnet.rpc.addresses import split_address
     from tvmfbnet.rpc.cores import apply_cores
     from tvmfbnet.rpc.device_server import DeviceServer, Settings
-    from tvmfbnet.rpc.without_torch import leave_out_torch
-
-    leave_out_torch()
+    from tvmfbnet.rpc.runtime_only import load_device_runtimes, load_runtime
 
     tracker = split_address(options.tracker, "--tracker")
     if options.cores:
         apply_cores(options.cores)
+    load_runtime()
+    load_device_runtimes()
     settings = Settings(options.host, options.port, options.key, tracker, options.max_session)
     server = DeviceServer(settings, lambda: device_info(options.max_session))
     stopped: list[int] = []

@@ -1,6 +1,7 @@
 """Code that runs in a worker process (:mod:`tvmfbnet.rpc.remote`): an open RPC session and its jobs.
 
-A job is a function whose first argument is the session. Its exceptions are reported to the calling process.
+A job is a function whose first argument is the session. Its exceptions are reported to the calling process. The worker
+has TVM's runtime only (:mod:`tvmfbnet.rpc.runtime_only`).
 """
 
 from __future__ import annotations
@@ -136,9 +137,9 @@ class Session:
 
     def virtual_machine(self, library: str) -> Any:
         """Loads a compiled net or block."""
-        from tvm import relax
+        from tvm.runtime.vm import VirtualMachine  # importing it from relax loads the compiler
 
-        return relax.VirtualMachine(self.load(library), self.device)
+        return VirtualMachine(self.load(library), self.device)
 
     def put(self, array: Array) -> Any:
         """Copies an array to the device."""

@@ -6,6 +6,8 @@ whatever its threads are doing, and by the parent, in case the child is stopped.
 (:mod:`tvmfbnet.rpc.lifeline`), and has a process group of its own, so that only the parent gets a Ctrl-C and decides
 what to keep.
 
+It has TVM's runtime but not its compiler: a job lies in a module that can be imported without.
+
 A message is an 8-byte length and a pickle. The parent sends ``(function, arguments, stages)``; the child answers with
 any number of ``("stage", name, note)`` and ``("part", value)``, then ``("done", value)`` or ``("failed", text)``.
 """
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmfbnet.rpc import lifeline
-from tvmfbnet.rpc.without_torch import leave_out_torch
+from tvmfbnet.rpc.runtime_only import load_runtime
 
 _HEADER = struct.Struct("<q")
 # Time for a child to exit after it closed its pipe.
@@ -181,14 +183,14 @@ Told = Callable[[str, str], None]
 
 
 def main() -> None:
-    """Loads TVM, reports ready, then answers calls until the parent closes the pipe; dies with the parent."""
+    """Loads TVM's runtime, reports ready, then answers calls until the parent closes the pipe; dies with the parent."""
     lifeline.hold(int(sys.argv[2]), int(sys.argv[1]), group=False)
-    leave_out_torch()
     out = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)  # drivers may print to stdout
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
+    load_runtime()
     import cloudpickle
     import tvm.rpc  # noqa: F401 - what every job needs
 
