@@ -10,14 +10,14 @@ import yaml
 
 from tvmfbnet.targets.definition import Target, load_target
 
+# The shortest sensible timing of trials, and of parts and nets.
+TRIALS = {"trial_repeats": 1, "trial_min_ms": 2}
+TIMING = {"warmup": 1, "repeats": 3, "min_repeat_ms": 5, "chain_rounds": 1, "drift_limit": 100}
+
 
 def brief_target(**timing: float) -> str:
     """The file's text: target ``mine``; ``timing`` overrides and adds to its shortest sensible policy."""
-    policy = {
-        **{"warmup": 1, "repeats": 3, "min_repeat_ms": 5, "chain_rounds": 1, "drift_limit": 100},
-        **{"trial_repeats": 1, "trial_min_ms": 2},
-        **timing,
-    }
+    policy = {**TIMING, **TRIALS, **timing}
     return (
         "name: mine\ndescription: this machine, timed briefly\nexercised: false\n"
         "tvm: {kind: llvm, mcpu: native, num-cores: 1, opt-level: 0}\ntoolchain: {kind: cxx, command: c++}\n"
@@ -26,10 +26,11 @@ def brief_target(**timing: float) -> str:
     )
 
 
-def unoptimised_host() -> Target:
-    """This machine, whose kernels LLVM does not optimise."""
+def brief_host() -> Target:
+    """This machine, whose kernels LLVM does not optimise and whose trials are timed briefly."""
     host = load_target("host")
-    return host.model_copy(update={"tvm": {**host.tvm, "opt-level": 0}})
+    timing = host.timing.model_copy(update=TRIALS)
+    return host.model_copy(update={"tvm": {**host.tvm, "opt-level": 0}, "timing": timing})
 
 
 def write_host(folder: Path) -> Path:
@@ -41,5 +42,5 @@ def write_host(folder: Path) -> Path:
 
 
 def host_values(**changes: Any) -> dict[str, Any]:
-    """What a file of this machine says, without LLVM's optimisations, with some values changed."""
-    return {**unoptimised_host().model_dump(mode="json"), **changes}
+    """What a file of :func:`brief_host` says, with some values changed."""
+    return {**brief_host().model_dump(mode="json"), **changes}

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from brief_target import unoptimised_host
+from brief_target import brief_host
 
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.cpu_space import all_knobs
@@ -52,7 +52,7 @@ pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 def plan(tmp_path_factory):
     path = tmp_path_factory.mktemp("space") / "small.yaml"
     path.write_text(SPACE)
-    return plan_space(load_space(str(path)), unoptimised_host())
+    return plan_space(load_space(str(path)), brief_host())
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def siblings(tmp_path_factory):
     """A plan of two convolutions, one of which has a residual to add: a stage's layers of stride 2 and 1."""
     path = tmp_path_factory.mktemp("space") / "siblings.yaml"
     path.write_text(SPACE.replace("{channels: 16, layers: 1, stride: 1}", "{channels: 8, layers: 2, stride: 2}"))
-    plan = plan_space(load_space(str(path)), unoptimised_host())
+    plan = plan_space(load_space(str(path)), brief_host())
     by_anchor = defaultdict(list)
     for task in plan.tasks:
         shape = shape_of(task.kernel.mod)

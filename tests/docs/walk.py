@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from brief_target import TRIALS
 from documented import ROOT
 from finished_runs import write_finished_run
 from PIL import Image
@@ -47,6 +48,7 @@ RECIPE = {
 BOARDS = ("rpi4", "rpi5", "phone", "sim_a76")
 # Measured once, quickly, on a machine that other work may share.
 TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+TIMING |= TRIALS
 
 
 # What most commands and benchmarks take seconds to load: they fork from a process that has loaded it.

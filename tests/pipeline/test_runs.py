@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from brief_target import host_values
+from brief_target import TRIALS, host_values
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.errors import DataError, DeviceError, LatencyError, StorageError, UserError
@@ -52,6 +52,7 @@ def recipe_values(space_file, data):
 
 # What is timed is timed briefly: these tests are about what becomes of the latencies.
 TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+TIMING |= TRIALS
 
 
 @pytest.fixture
