@@ -2,10 +2,10 @@
 
 The objects of several modules can be emitted at the same time (:mod:`tvmfbnet.compiler.library`).
 
-Without a schedule, the innermost loop of a convolution runs over its input channels. LLVM's most aggressive level
-unrolls it up to 120 times; each step reads another row of the weights, and choosing the addresses of these reads
-takes LLVM two seconds of one pointwise kernel, for code that is no faster. At the level below, the loop stays a loop.
-Tuned kernels have short loops and keep the level that they were timed with, as do kernels that only move or add data.
+Without a schedule, the innermost loop of a convolution runs over its input channels. At LLVM's most aggressive level
+it is unrolled up to a hundred channels and more, and writing the code of one such pointwise kernel takes LLVM two
+seconds, for code that is no faster. At the level below, the loop stays a loop. Tuned kernels have short loops and keep
+the level that they were timed with, as do kernels that only move or add data.
 """
 
 from __future__ import annotations
