@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,29 @@ def save_library(executable: Any, path: Path, target: Target) -> Path:
     if target.triple:
         # A library without kernels names no machine, and TVM would use this machine's for its constants.
         create.get_target_triple = lambda: target.triple  # type: ignore[attr-defined]
+    module = getattr(executable, "mod", executable)
+    modules = module._collect_dso_modules()
     with scratch_folder() as workspace:
-        executable.export_library(str(path), fcompile=create, workspace_dir=str(workspace), **linker(target))
+        if len(modules) > 1 and all(each.kind == "llvm" for each in modules):
+            create(str(path), _objects(module, modules, workspace), **linker(target))
+        else:
+            module.export_library(str(path), fcompile=create, workspace_dir=str(workspace), **linker(target))
     return path
+
+
+def _objects(module: Any, modules: Sequence[Any], workspace: Path) -> list[str]:
+    """The object files of a library: those of its modules of LLVM, emitted at the same time, and of all else.
+
+    As TVM's ``export_library``, which emits one after the other.
+    """
+    from tvm.runtime import _ffi_api
+
+    files = [str(workspace / f"lib{number}.o") for number in range(len(modules))]
+    with ThreadPoolExecutor(len(modules)) as threads:  # LLVM works without Python's lock
+        list(threads.map(lambda each, file: each.write_to_file(file), modules, files))
+    constants = _ffi_api.ModulePackImportsToLLVM(module, False, modules[-1].get_function("_get_target_string")(), "")
+    constants.write_to_file(str(workspace / "devc.o"))
+    return [*files, str(workspace / "devc.o")]
 
 
 def linker(target: Target, trial: bool = False) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
+from tvmfbnet.compiler.executable import build_executable, is_conv_name
 from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
@@ -185,7 +186,7 @@ class Kernel:
     @property
     def is_conv(self) -> bool:
         """Whether it multiplies by weights (a convolution or the classifier), as opposed to moving or adding data."""
-        return "conv2d" in self.name or "matmul" in self.name
+        return is_conv_name(self.name)
 
 
 def kernels_of(mod: IRModule, target: tvm.target.Target) -> list[Kernel]:
@@ -283,7 +284,7 @@ def build_prepared(mod: IRModule, target: tvm.target.Target, checks: bool = True
     with target, tvm.transform.PassContext(opt_level=3, config={} if checks else UNCHECKED):
         mod, compiled_for = for_codegen(mod, target)
         mod = parallel_defaults(mod, target) if compiles_for_cpu(target) else _default_schedules(mod)
-        return relax.build(mod, target=compiled_for, relax_pipeline=tvm.transform.Sequential(_lowering_passes()))
+        return build_executable(mod, compiled_for, _lowering_passes())
 
 
 def build(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tvm
 
+from tvmfbnet.compiler.llvm_options import with_options
 from tvmfbnet.compiler.stack_buffers import is_x86
 
 
@@ -16,6 +17,4 @@ def ignore_signed_zeros(target: tvm.target.Target) -> tvm.target.Target:
     """The target that kernels are compiled for: as given for x86 and GPUs."""
     if target.kind.name != "llvm" or is_x86(target):
         return target
-    derived = ("feature.", "tag", "keys")
-    options = {str(name): value for name, value in target.export().items() if not str(name).startswith(derived)}
-    return tvm.target.Target({**options, "fast-math-nsz": True})
+    return with_options(target, fast_math_nsz=True)

@@ -6,6 +6,9 @@ says what the package was compiled for, whether its outputs match PyTorch's, and
 
 from __future__ import annotations
 
+# TVM before torch: else the first error that TVM catches takes a second, to read torch's symbols for a backtrace.
+import tvmfbnet.autotune  # noqa: F401  # isort: skip
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -96,6 +96,8 @@ class Run:
         )
         self._identity = {"space": content_key(self.space), "target": _target_key(self.target)}
         self._check()
+        if _ON_DEVICE - self._state().keys():
+            import tvmfbnet.autotune  # noqa: F401 - TVM before torch: as in tvmfbnet.deploy.package
         from tvmfbnet.data.datasets import load_data  # torch, which a refused recipe does without
 
         space = self.space
