@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def main(words: list[str] | None = None) -> int:
     if options.command == "page":
         write_page(options.files, options.out)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no benchmark runs on
     settings = Settings(options.work.resolve(), options.inputs.resolve(), options.repeats, options.limit_minutes)
     good = run_all(options.command, chosen(options.only), options.json, settings, options.again)
     if options.page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -63,7 +64,7 @@ class Outcome(Stored):
 
     status: Literal["done", "failed", "skipped"]
     reason: str = ""
-    commands: list[str]
+    commands: tuple[str, ...]
     recorded: str
     seconds: float = 0.0
     load: tuple[float, float] | None = None
@@ -125,6 +126,7 @@ _FEATURES = (
 )
 
 
+@cache
 def this_machine() -> Machine:
     """The machine that this runs on. Loads TVM for the name of its core."""
     from tvmfbnet.targets.cpu_features import native_cpu

@@ -97,13 +97,13 @@ BENCHMARKS = (
     Benchmark(
         "regressor",
         "regressor.md",
-        Form((f"'{_PROCESSOR}' --splits 2",)),
+        Form((f"'{_PROCESSOR}' --space fbnet_mini --splits 2",)),
         Form(("{inputs}/pixel3.csv {inputs}/raspi4.csv {inputs}/edgegpu.csv",), inputs=_TABLES),
     ),
     Benchmark(
         "choosing",
         "active-learning.md",
-        Form((f"'{_PROCESSOR}' --first 16 --step 16 --until 32 --draws 1",)),
+        Form((f"'{_PROCESSOR}' --space fbnet_mini --first 8 --step 8 --until 16 --draws 1",)),
         Form(("{inputs}/pixel3.csv {inputs}/raspi4.csv {inputs}/edgegpu.csv --first 8",), inputs=_TABLES),
     ),
     Benchmark("protocols", "additivity.md", "it needs a whole space tuned", Form(("--nets 40",), (_TUNED,), cores=2)),

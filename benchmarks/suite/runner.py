@@ -75,7 +75,7 @@ def lacking(form: Form, settings: Settings) -> str | None:
 def run_benchmark(benchmark: Benchmark, form: Form, settings: Settings) -> Outcome:
     """Runs a benchmark and says what became of it; never raises for what the benchmark does."""
     lines = [["python", f"benchmarks/{benchmark.script}.py", *shlex.split(options)] for options in form.options]
-    told = {"commands": [shlex.join(line) for line in lines], "revision": revision()}
+    told = {"commands": tuple(shlex.join(line) for line in lines), "revision": revision()}
     if (reason := lacking(form, settings)) is not None:
         return Outcome(status="skipped", reason=reason, recorded=_now(), **told)
     cores = core_numbers()[-form.cores :]

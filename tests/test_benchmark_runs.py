@@ -1,0 +1,319 @@
+"""The benchmarks' entry point: figures are kept whatever fails, files are compared fairly, no script is left out."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tvmfbnet.errors import StorageError, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "benchmarks"
+
+HANDS_OVER = """
+import sys
+from figures import report_figure
+report_figure("time", [3.0, 1.0, 2.0], "ms", better="lower")
+print("pinned to", sorted(__import__("os").sched_getaffinity(0)), sys.argv[1:])
+"""
+FAILS = HANDS_OVER + 'sys.exit("the device was on fire")\n'
+HANGS = HANDS_OVER + (
+    "import subprocess, time\nchild = subprocess.Popen(['sleep', '60'])\n"
+    "open('child', 'w').write(str(child.pid))\ntime.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    """The entry point and its modules."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    names = ("run", "figures", "suite.records", "suite.runner", "suite.compare", "suite.page", "suite.registry")
+    names += ("suite.forms",)
+    return SimpleNamespace(**{name.rpartition(".")[2]: importlib.import_module(name) for name in names})
+
+
+@pytest.fixture
+def fakes(suite, tmp_path, monkeypatch):
+    """Runs fake benchmarks, each given by its source or by a form, as the entry point does."""
+    scripts, work = tmp_path / "scripts", tmp_path / "work"
+    scripts.mkdir()
+    (scripts / "figures.py").symlink_to(SCRIPTS / "figures.py")
+
+    def run(file=tmp_path / "figures.json", again=False, limit_minutes=1.0, repeats=1, form=None, **sources):
+        for name, source in sources.items():
+            (scripts / f"{name}.py").write_text(source)
+        settings = suite.runner.Settings(work, tmp_path / "inputs", repeats, limit_minutes, scripts)
+        given = [suite.forms.Benchmark(name, "x.md", form or suite.forms.Form(), "none") for name in sources]
+        good = suite.run.run_all("quick", given, file, settings, again)
+        return good, suite.records.read_record(file).benchmarks
+
+    return SimpleNamespace(run=run, work=work, file=tmp_path / "figures.json")
+
+
+def is_benchmark(file):
+    return "__main__" in file.read_text()
+
+
+def test_every_script_is_listed_and_those_with_a_form_report_figures(suite):
+    benchmarks, helpers = suite.registry.BENCHMARKS, suite.registry.HELPERS
+    names = [benchmark.script for benchmark in benchmarks] + list(helpers)
+    assert sorted(names) == sorted(file.stem for file in SCRIPTS.glob("*.py"))
+    pages = {page.name for page in (ROOT / "docs/results").glob("*.md")}
+    for benchmark in benchmarks:
+        assert is_benchmark(SCRIPTS / f"{benchmark.script}.py") and benchmark.page in pages
+        source = sources_of(benchmark.script)
+        for name in ("quick", "full"):
+            form = benchmark.form(name)
+            if isinstance(form, str):
+                assert len(form) > 10, f"{benchmark.name} has no {name} form and no reason"
+                continue
+            assert "report_figure(" in source, f"{benchmark.name} reports nothing"
+            options = re.findall(r"(?<!\S)--[a-z-]+", " ".join(form.options))
+            assert not [option for option in options if f'"{option}"' not in source], benchmark.name
+
+
+def sources_of(script):
+    """The source of a script and of those that it imports from its folder."""
+    source = (SCRIPTS / f"{script}.py").read_text()
+    imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    files = [SCRIPTS / f"{module}.py" for module in imported - {"figures"} if module]
+    return source + "".join(file.read_text() for file in files if file.exists())
+
+
+def test_a_failure_is_recorded_and_the_others_run(suite, fakes, capsys):
+    good, outcomes = fakes.run(first=FAILS, second=HANDS_OVER)
+    assert not good
+    first, second = outcomes["first"], outcomes["second"]
+    assert first.status == "failed" and first.reason.startswith("exit code 1: the device was on fire; see ")
+    assert [figure.values for figure in first.figures] == [[3.0, 1.0, 2.0]]
+    assert (second.status, second.reason, second.commands) == ("done", "", ("python benchmarks/second.py",))
+    assert second.figures[0].value == 2.0 and second.figures[0].spread == (1.0, 3.0)
+    assert second.load is not None and len(second.load) == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("first: failed: exit code 1") and printed[1].startswith("second: 1 figure in ")
+
+
+def test_a_benchmark_is_pinned_to_the_cores_that_it_needs(fakes):
+    _, outcomes = fakes.run(one=HANDS_OVER)
+    assert re.fullmatch(r"\d+", outcomes["one"].cores)
+    printed = (fakes.work / "output" / "one.txt").read_text()
+    assert printed.startswith(f"pinned to [{outcomes['one'].cores}]")
+
+
+def test_a_second_call_runs_what_failed_and_keeps_the_others(fakes):
+    before = fakes.run(first=FAILS, second=HANDS_OVER)[1]
+    good, after = fakes.run(first=HANDS_OVER.replace("3.0", "9.0"), second=FAILS)
+    assert good and after["first"].status == "done" and after["second"] == before["second"]
+    good, after = fakes.run(again=True, second=FAILS)
+    assert not good and after["second"].status == "failed" and after["first"].status == "done"
+
+
+def test_repeats_of_a_benchmark_add_their_values(fakes):
+    _, outcomes = fakes.run(repeats=2, one=HANDS_OVER)
+    assert outcomes["one"].figures[0].values == [3.0, 1.0, 2.0] * 2
+
+
+def test_a_hanging_benchmark_is_ended_with_all_that_it_started(fakes):
+    _, outcomes = fakes.run(limit_minutes=0.03, slow=HANGS)
+    assert outcomes["slow"].reason.startswith("it took longer than 0.03 minutes")
+    assert outcomes["slow"].figures
+    child = int((fakes.work / "child").read_text())
+    ends = time.monotonic() + 5
+    while time.monotonic() < ends and is_alive(child):
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("print('nothing')", "it reported no figure"),
+        ("import os\nopen(os.environ['TVMFBNET_BENCHMARK_FIGURES'], 'w').write('{\"name\": 1}')", "cannot be read"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11: it printed nothing"),
+    ],
+)
+def test_a_benchmark_without_figures_failed(fakes, source, reason):
+    good, outcomes = fakes.run(one=source)
+    assert not good and outcomes["one"].status == "failed" and reason in outcomes["one"].reason
+
+
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        ({"inputs": {"pixel3.csv": "published"}}, r"pixel3.csv is not in \S+ \(published\)"),
+        ({"programs": {"no-such-program": "package x"}}, r"program no-such-program is not installed \(package x\)"),
+        ({"modules": {"no_such_module": "pip install it"}}, r"no_such_module is not installed \(pip install it\)"),
+        ({"cores": 4000}, r"it takes 4000 cores"),
+    ],
+)
+def test_what_a_benchmark_lacks_is_told_and_fails_nothing(suite, fakes, needs, reason):
+    good, outcomes = fakes.run(form=suite.forms.Form(**needs), one=HANDS_OVER)
+    assert good and outcomes["one"].status == "skipped" and re.search(reason, outcomes["one"].reason)
+
+
+def test_a_failed_preparation_fails_the_benchmark_that_needs_it(suite, fakes):
+    form = suite.forms.Form(prepare=(("spaces show nowhere.yaml",),))
+    _, outcomes = fakes.run(form=form, one=HANDS_OVER)
+    assert outcomes["one"].reason.startswith("its preparation failed, tvmfbnet spaces show nowhere.yaml: exit code 2")
+
+
+def test_figures_of_another_run_are_not_mixed_in(suite, fakes, tmp_path):
+    fakes.run(one=HANDS_OVER)
+    record = suite.records.read_record(fakes.file)
+    other_cpu = record.machine.model_copy(update={"cpu": "other"})
+    for changes, problem in (
+        ({"form": "full"}, "is of a full run"),
+        ({"machine": other_cpu}, "give --json another file"),
+        ({"versions": {**record.versions, "torch": "0.1"}}, "other versions .torch 0.1 there"),
+    ):
+        suite.records.write_record(fakes.file, record.model_copy(update=changes))
+        with pytest.raises(StorageError, match=problem):
+            fakes.run(one=HANDS_OVER)
+    with pytest.raises(StorageError, match=r"none\.json"):
+        suite.run.main(["compare", str(fakes.file), str(tmp_path / "none.json")])
+    fakes.file.write_text("{")
+    with pytest.raises(StorageError, match="not valid JSON"):
+        fakes.run(one=HANDS_OVER)
+    with pytest.raises(UserError, match="unknown benchmark 'nope'"):
+        suite.run.chosen(["nope"])
+
+
+def record_of(suite, form="quick", cpu="znver3", status="done", **values):
+    """A record whose one benchmark has figures in ms, or of the unit that a name ends with."""
+    machine = suite.records.Machine(
+        model="CPU", cpu=cpu, features=["avx2"], architecture="x86_64", cores=2, system="Linux 6"
+    )
+    figures = tuple(
+        suite.records.Figure(
+            name=name,
+            unit="ratio" if "ratio" in name else "ms",
+            better="higher" if "high" in name else "lower",
+            exact="exact" in name,
+            values=value,
+        )
+        for name, value in values.items()
+    )
+    outcome = suite.records.Outcome(
+        status=status,
+        reason="" if status == "done" else "exit code 1",
+        commands=("python benchmarks/regressor.py",),
+        recorded="2026-11-28 05:00",
+        seconds=3,
+        load=(0.5, 1.25),
+        cores="1",
+        figures=figures,
+    )
+    return suite.records.Record(form=form, machine=machine, versions={"torch": "2"}, benchmarks={"regressor": outcome})
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "verdict"),
+    [
+        ("time", [1.0, 1.1, 1.2], [1.15, 1.3, 1.4], "slower"),
+        ("time", [1.0, 1.1, 1.4], [1.15, 1.3, 1.4], "within noise"),
+        ("time", [1.0, 1.01], [0.8, 0.81], "faster"),
+        ("time", [1.0], [1.09], "within noise"),
+        ("time", [1.0], [1.3], "slower"),
+        ("steady", [1.0, 1.0], [1.005, 1.005], "within noise"),
+        ("ratio", [1.0, 1.01], [0.8, 0.81], "better"),
+        ("ratio_high", [1.0, 1.01], [0.8, 0.81], "worse"),
+        ("exact", [1.0], [1.01], "slower"),
+        ("exact", [1.0], [1.0000001], "within noise"),
+        ("exact", [0.0], [2.0], "slower"),
+    ],
+)
+def test_a_change_counts_beyond_the_spread_of_the_repeats(suite, name, before, after, verdict):
+    (row,) = suite.compare.compared(record_of(suite, **{name: before}), record_of(suite, **{name: after}))
+    assert row.verdict == verdict
+
+
+def test_times_of_different_cpus_are_not_compared(suite):
+    values = {"time": [1.0], "ratio": [1.0], "exact": [1.0]}
+    old, new = record_of(suite, **values), record_of(suite, cpu="znver4", **{**values, "ratio": [2.0]})
+    assert [row.verdict for row in suite.compare.compared(old, new)] == ["other CPU", "worse", "within noise"]
+    assert suite.compare.differences(old, new)[0].startswith("different CPUs: CPU (znver3), 2 cores and CPU (znver4)")
+    assert suite.compare.differences(old, old) == []
+
+
+def test_missing_figures_are_told_and_losing_one_to_a_failure_is_worse(suite):
+    old = record_of(suite, time=[1.0], other=[1.0])
+    _, more, other = suite.compare.compared(old, record_of(suite, time=[1.0], more=[1.0]))
+    assert (more.name, more.verdict, more.is_worse) == ("more", "new", False)
+    assert (other.name, other.verdict, other.is_worse) == ("other", "missing", False)
+    failed = suite.compare.compared(old, record_of(suite, status="failed", time=[1.0]))[1]
+    assert (failed.name, failed.verdict, failed.note, failed.is_worse) == ("other", "failed", "exit code 1", True)
+    with pytest.raises(UserError, match="compare two runs of one form"):
+        suite.compare.compared(old, record_of(suite, form="full", time=[1.0]))
+
+
+def test_two_files_are_compared_by_a_command(suite, tmp_path, capsys):
+    files = [tmp_path / "before.json", tmp_path / "after.json"]
+    for file, value in zip(files, (1.0, 2.0), strict=True):
+        suite.records.write_record(file, record_of(suite, time=[value]))
+    assert suite.run.main(["compare", *map(str, files)]) == 3
+    assert capsys.readouterr().out == "slower: regressor, time: 1 -> 2 ms, 2.000 of before (each timed once)\n"
+    assert suite.run.main(["compare", *map(str, files[::-1]), "--as-json"]) == 0
+    (figure,) = json.loads(capsys.readouterr().out)["figures"]
+    assert figure["verdict"] == "faster" and figure["change"] == 0.5
+
+
+def test_the_page_has_machines_side_by_side_with_their_load(suite, tmp_path):
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    suite.records.write_record(files[0], record_of(suite, time=[1.0, 2.0, 4.0], ratio=[0.5]))
+    suite.records.write_record(files[1], record_of(suite, cpu="znver4", time=[12345.0], status="failed"))
+    out = tmp_path / "page.md"
+    assert suite.run.main(["page", *map(str, files), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "| `one` | CPU (znver3), 2 cores | avx2 | Linux 6 | torch 2 | 2026-11-28 |" in text
+    assert "| time | ms | lower | 2 (1 to 4) | 12,345 |" in text and "| ratio | ratio | lower | 0.5 |  |" in text
+    assert "`one`: 2026-11-28 05:00 UTC, 3 s, load 0.5 to 1.2, on core 1; `two`" in text
+    assert "**failed**: exit code 1" in text
+    assert "| peak_memory | `two` | not run yet |" in text
+    assert "| search_quality | `one` | no quick form: it trains nets for hours |" in text
+
+
+def test_the_page_is_that_of_the_recorded_files(suite, tmp_path):
+    suite.run.main(["page", "--out", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text() == suite.run.PAGE.read_text()
+
+
+def test_a_figure_is_handed_over_only_to_the_entry_point(suite, tmp_path, monkeypatch):
+    monkeypatch.delenv(suite.figures.FIGURES_FILE, raising=False)
+    suite.figures.report_figure("time", float("nan"), "ms", better="lower")
+    file = tmp_path / "figures.jsonl"
+    monkeypatch.setenv(suite.figures.FIGURES_FILE, str(file))
+    for values, problem in (([], "has no values"), ([float("nan")], "JSON")):
+        with pytest.raises(ValueError, match=problem):
+            suite.figures.report_figure("time", values, "ms", better="lower")
+    suite.figures.report_figure("time", 2, "ms", better="lower", exact=True)
+    assert json.loads(file.read_text())["values"] == [2.0]
+
+
+def test_features_are_those_of_the_cpu(suite, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd crc32 asimddp\n")
+    assert suite.records.cpu_features(cpuinfo) == ["asimd", "asimddp"]
+    assert suite.records.cpu_features(tmp_path / "none") == []
+    assert os.uname().machine != "x86_64" or "avx2" in suite.records.this_machine().features
+
+
+@pytest.mark.slow
+def test_a_real_benchmark_runs_through_the_entry_point(suite, tmp_path):
+    words = ["quick", "--json", str(tmp_path / "figures.json"), "--work", str(tmp_path), "--only", "choosing"]
+    assert suite.run.main(words) == 0
+    outcome = suite.records.read_record(tmp_path / "figures.json").benchmarks["choosing"]
+    assert outcome.status == "done" and len(outcome.figures) == 2
+    assert all(figure.exact and 0 < figure.value < 20 for figure in outcome.figures)
