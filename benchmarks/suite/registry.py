@@ -32,6 +32,9 @@ _ARM_WHEELS = {
     "wheels": "aarch64 wheels; benchmarks/simulated_rivals.py says which",
 }
 
+# All but those that take a minute to compile a net.
+_QUICK_RIVALS = "onnxruntime openvino mnn ncnn litert"
+
 _HOURS = "it trains nets for hours"
 _BY_HAND = "it reports no figures to run.py yet; it is run by hand"
 
@@ -42,6 +45,18 @@ BENCHMARKS = (
         "onnxruntime.md",
         Form((f"{_MINI} --space fbnet_mini --turns 20",), (_TUNED_MINI,)),
         Form(("fbnet_c fbnet_a --turns 40",), (_TUNED,)),
+    ),
+    Benchmark(
+        "rivals",
+        "onnxruntime.md",
+        Form(
+            (f"{_MINI} --space fbnet_mini --wheels {{inputs}}/rivals --rounds 20 --runtimes {_QUICK_RIVALS}",),
+            (_TUNED_MINI,),
+        ),
+        Form(
+            ("fbnet_c --space fbnet --wheels {inputs}/rivals", "fbnet_a --space fbnet --wheels {inputs}/rivals"),
+            (_TUNED,),
+        ),
     ),
     Benchmark(
         "int8_net",
@@ -248,6 +263,7 @@ HELPERS = {
     "latency_files": "tables for several benchmarks",
     "litert_model": "makes a model for int8_net and simulated_rivals",
     "litert_net": "runs LiteRT for int8_net",
+    "rival_runtimes": "how each runtime of rivals takes a net",
     "published_blocks": "published latencies, and how simulated ones compare",
     "search_tasks": "tasks that searches are judged on",
     "searching": "options of the benchmarks of the search",

@@ -1,0 +1,208 @@
+"""How each runtime that `rivals.py` times takes a net: converted where it must be, float32, one thread.
+
+Each function loads the net into one runtime and gives a call that runs it once on its image and returns the output.
+It is called in a process of its own. Imports are inside: a runtime that is not installed raises ImportError.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Run = Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class RivalNet:
+    """A net as every runtime gets it.
+
+    Attributes:
+        folder: for what is converted; holds ``net.onnx``, our ``lib.so`` and the ``image.npy`` to run on.
+        space: name or file of its space.
+        arch: of the net, whose random weights are those of the model.
+        wheels: folder in which the runtimes of `rivals.txt` are installed.
+    """
+
+    folder: Path
+    space: str
+    arch: str
+    wheels: Path
+
+    @property
+    def model(self) -> Path:
+        """The net as ONNX."""
+        return self.folder / "net.onnx"
+
+    @property
+    def image(self) -> Array:
+        """(1, channels, height, width)."""
+        image: Array = np.load(self.folder / "image.npy")
+        return image
+
+    def module(self) -> Any:
+        """The net in PyTorch, batch norms folded."""
+        from tvmfbnet.deploy.package import untrained_net
+        from tvmfbnet.nets.bn_folding import fold_bn
+        from tvmfbnet.space.arch_text import resolve_arch
+        from tvmfbnet.space.registry import load_space
+
+        return fold_bn(untrained_net(*resolve_arch(self.arch, load_space(self.space))))
+
+
+def tvmfbnet(net: RivalNet) -> Run:
+    """Our compiled library."""
+    import tvm
+    from tvm import relax
+
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(net.folder / "lib.so")), tvm.cpu())
+    image = tvm.runtime.tensor(net.image, tvm.cpu())
+    return lambda: np.asarray(machine["main"](image).numpy())
+
+
+def onnxruntime(net: RivalNet) -> Run:
+    """ONNX Runtime's CPU provider."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(str(net.model), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: net.image}
+    return lambda: np.asarray(session.run(None, feed)[0])
+
+
+def openvino(net: RivalNet) -> Run:
+    """OpenVINO's CPU plugin; it takes bfloat16 where the CPU has it, unless told otherwise."""
+    import openvino as ov
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    core = ov.Core()
+    request = core.compile_model(core.read_model(str(net.model)), "CPU", settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(net.image))
+
+    def run() -> Array:
+        request.infer()
+        return np.asarray(request.get_output_tensor().data)
+
+    return run
+
+
+def mnn(net: RivalNet) -> Run:
+    """MNN, from the ONNX model by its own converter."""
+    import MNN
+
+    converted = net.folder / "net.mnn"
+    words = ["-f", "ONNX", "--modelFile", str(net.model), "--MNNModel", str(converted), "--bizCode", "rival"]
+    script = "import sys; sys.path.append(sys.argv.pop(1)); from MNN.tools.mnnconvert import main; main()"
+    subprocess.run([sys.executable, "-c", script, str(net.wheels), *words], check=True, stdout=subprocess.DEVNULL)
+    interpreter = MNN.Interpreter(str(converted))
+    session = interpreter.createSession({"backend": "CPU", "numThread": 1, "precision": "high"})
+    image, kind, layout = net.image, MNN.Halide_Type_Float, MNN.Tensor_DimensionType_Caffe
+    interpreter.getSessionInput(session).copyFrom(MNN.Tensor(image.shape, kind, image, layout))
+    output = interpreter.getSessionOutput(session)
+    shape = output.getShape()
+
+    def run() -> Array:
+        interpreter.runSession(session)
+        host = MNN.Tensor(shape, kind, np.zeros(shape, np.float32), layout)
+        output.copyToHostTensor(host)
+        return np.array(host.getData(), np.float32)
+
+    return run
+
+
+def ncnn(net: RivalNet) -> Run:
+    """ncnn, from PyTorch by pnnx."""
+    import ncnn as runtime
+    import pnnx
+    import torch
+
+    pnnx.export(net.module(), str(net.folder / "net.pt"), torch.from_numpy(net.image), fp16=False)
+    loaded = runtime.Net()
+    loaded.opt.num_threads = 1
+    loaded.opt.use_vulkan_compute = False
+    for load, ending in ((loaded.load_param, "param"), (loaded.load_model, "bin")):
+        if load(str(net.folder / f"net.ncnn.{ending}")):
+            raise RuntimeError(f"ncnn cannot read the {ending} file that pnnx wrote")
+    image = runtime.Mat(net.image[0])
+
+    def run() -> Array:
+        extractor = loaded.create_extractor()
+        extractor.input("in0", image)
+        return np.array(extractor.extract("out0")[1])
+
+    return run
+
+
+def litert(net: RivalNet) -> Run:
+    """LiteRT with XNNPACK, on a TFLite model that is written here."""
+    from litert_net import LiteRtNet
+    from tflite_block import import_schema
+    from tflite_net import write_net
+
+    file = net.folder / "net.tflite"
+    file.write_bytes(write_net(import_schema(net.wheels), net.module(), net.image.shape))
+    loaded = LiteRtNet(file, net.image)
+
+    def run() -> Array:
+        loaded.run()
+        return loaded.output()
+
+    return run
+
+
+def executorch(net: RivalNet) -> Run:
+    """ExecuTorch with XNNPACK."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.extension.pybindings.portable_lib import _load_for_executorch_from_buffer, _unsafe_reset_threadpool
+
+    image = torch.from_numpy(net.image)
+    exported = torch.export.export(net.module(), (image,))
+    program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    _unsafe_reset_threadpool(1)
+    loaded = _load_for_executorch_from_buffer(program.buffer)
+    return lambda: loaded.forward([image])[0].numpy()
+
+
+def torch_compile(net: RivalNet) -> Run:
+    """PyTorch's own compiler, channels last."""
+    import torch
+
+    torch.set_num_threads(1)
+    compiled = torch.compile(net.module().to(memory_format=torch.channels_last))
+    image = torch.from_numpy(net.image).contiguous(memory_format=torch.channels_last)
+
+    def run() -> Array:
+        with torch.inference_mode():
+            return np.asarray(compiled(image).numpy())
+
+    return run
+
+
+# The function, and the package whose version is told.
+RUNTIMES: dict[str, tuple[Callable[[RivalNet], Run], str]] = {
+    "tvmfbnet": (tvmfbnet, "apache-tvm"),
+    "onnxruntime": (onnxruntime, "onnxruntime"),
+    "openvino": (openvino, "openvino"),
+    "mnn": (mnn, "MNN"),
+    "ncnn": (ncnn, "ncnn"),
+    "litert": (litert, "ai-edge-litert"),
+    "executorch": (executorch, "executorch"),
+    "torch_compile": (torch_compile, "torch"),
+}
+
+
+def version_of(name: str) -> str:
+    """The installed version of a runtime's package; empty where there is none."""
+    package = RUNTIMES[name][1].lower()
+    return next((each.version for each in distributions() if each.metadata["Name"].lower() == package), "")
