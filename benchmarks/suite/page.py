@@ -58,8 +58,8 @@ def _section(benchmark: Benchmark, records: Mapping[str, Record]) -> str:
     if not outcomes:
         return ""
     commands = dict.fromkeys(command for outcome in outcomes.values() for command in outcome.commands)
-    lines = [f"### {benchmark.name}", "", f"Page: [{benchmark.page}]({benchmark.page})", ""]
-    lines += [f"    {command}" for command in commands]
+    lines = [f"### {benchmark.name}", "", f"[{benchmark.page}]({benchmark.page})", ""]
+    lines += [f"- `{command}`" for command in commands]
     notes = [f"`{name}`: {_note(outcome)}" for name, outcome in outcomes.items()]
     figures = {figure.name: figure for outcome in outcomes.values() for figure in outcome.figures}
     rows = [
