@@ -96,12 +96,16 @@ def openvino(net: RivalNet) -> Run:
 
 
 def mnn(net: RivalNet) -> Run:
-    """MNN, from the ONNX model by its own converter."""
+    """MNN, from the ONNX model by its own converter.
+
+    Only the converter's library is loaded: MNN's script around it (``MNN.tools``) installs a package for telemetry by
+    pip, which changes the environment that it runs in.
+    """
     import MNN
 
     converted = net.folder / "net.mnn"
     words = ["-f", "ONNX", "--modelFile", str(net.model), "--MNNModel", str(converted), "--bizCode", "rival"]
-    script = "import sys; sys.path.append(sys.argv.pop(1)); from MNN.tools.mnnconvert import main; main()"
+    script = "import sys; sys.path.append(sys.argv.pop(1)); import _tools; _tools.mnnconvert(sys.argv)"
     subprocess.run([sys.executable, "-c", script, str(net.wheels), *words], check=True, stdout=subprocess.DEVNULL)
     interpreter = MNN.Interpreter(str(converted))
     session = interpreter.createSession({"backend": "CPU", "numThread": 1, "precision": "high"})

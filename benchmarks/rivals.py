@@ -49,9 +49,17 @@ class Rival:
         words = [sys.executable, __file__, net.arch, "--space", net.space, "--wheels", str(net.wheels)]
         words += ["--serve", name, "--folder", str(net.folder)]
         self._errors = net.folder / f"{name}.txt"
+        # Runtimes of others: none may install anything into the environment, as one tries to.
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_NO_INPUT": "1"}
         with self._errors.open("wb") as stream:
             self._process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True, cwd=net.folder
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                cwd=net.folder,
+                env=environment,
             )
         self.name, self.times_ms, self.calls = name, list[float](), 1
         try:
