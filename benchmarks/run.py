@@ -163,6 +163,18 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> int:
+    """Runs a command line; the exit code, 2 for what the user can mend."""
+    try:
+        return run_command(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+
+
+def run_command(words: list[str] | None) -> int:
     options = parsed(words)
     if options.command == "list":
         show_list()
@@ -182,8 +194,4 @@ def main(words: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     with as_command():
-        try:
-            sys.exit(main())
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        sys.exit(main())

@@ -182,13 +182,23 @@ def test_figures_of_another_run_are_not_mixed_in(suite, fakes, tmp_path):
         suite.records.write_record(fakes.file, record.model_copy(update=changes))
         with pytest.raises(StorageError, match=problem):
             fakes.run(one=HANDS_OVER)
-    with pytest.raises(StorageError, match=r"none\.json"):
-        suite.run.main(["compare", str(fakes.file), str(tmp_path / "none.json")])
     fakes.file.write_text("{")
     with pytest.raises(StorageError, match="not valid JSON"):
         fakes.run(one=HANDS_OVER)
-    with pytest.raises(UserError, match="unknown benchmark 'nope'"):
-        suite.run.chosen(["nope"])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["compare", "none.json", "none.json"], r"error: \S+none\.json .+\n"),
+        (["quick", "--json", "x.json", "--only", "nope"], r"error: unknown benchmark 'nope': known are [\w, ]+\n"),
+        (["page", "none.json"], r"error: \S+none\.json .+\n"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(suite, tmp_path, monkeypatch, capsys, words, problem):
+    monkeypatch.chdir(tmp_path)
+    assert suite.run.main([str(tmp_path / word) if word == "none.json" else word for word in words]) == 2
+    assert re.fullmatch(problem, capsys.readouterr().err)
 
 
 def record_of(suite, form="quick", cpu="znver3", status="done", **values):
