@@ -190,9 +190,9 @@ def test_figures_of_another_run_are_not_mixed_in(suite, fakes, tmp_path):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["compare", "none.json", "none.json"], r"error: \S+none\.json .+\n"),
+        (["compare", "none.json", "none.json"], r"error: cannot read \S+none\.json: .+\n"),
         (["quick", "--json", "x.json", "--only", "nope"], r"error: unknown benchmark 'nope': known are [\w, ]+\n"),
-        (["page", "none.json"], r"error: \S+none\.json .+\n"),
+        (["page", "none.json"], r"error: cannot read \S+none\.json: .+\n"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(suite, tmp_path, monkeypatch, capsys, words, problem):
