@@ -36,7 +36,6 @@ _ARM_WHEELS = {
 _QUICK_RIVALS = "onnxruntime openvino mnn ncnn litert"
 
 _HOURS = "it trains nets for hours"
-_BY_HAND = "it reports no figures to run.py yet; it is run by hand"
 
 BENCHMARKS = (
     # Nets, against ONNX Runtime and other runtimes.
@@ -182,12 +181,27 @@ BENCHMARKS = (
             (f"--space fbnet_mini --data fashion_mnist --latency-table '{_PROCESSOR}' --out {{work}}/targets",), cores=2
         ),
     ),
-    Benchmark("search_quality", "search-quality.md", _HOURS, _BY_HAND),
-    Benchmark("supernet_ranking", "search-task.md", _HOURS, _BY_HAND),
-    Benchmark("short_trainings", "search-task.md", _HOURS, _BY_HAND),
-    Benchmark("task_spread", "search-task.md", _HOURS, _BY_HAND),
-    Benchmark("cross_device", "cross-device.md", _HOURS, _BY_HAND),
-    Benchmark("ticket_study", "tickets.md", _HOURS, _BY_HAND),
+    Benchmark(
+        "search_quality", "search-quality.md", _HOURS, Form(("--task cluttered --out {work}/search_quality",), cores=2)
+    ),
+    Benchmark(
+        "supernet_ranking", "search-task.md", _HOURS, Form(("--task cluttered --out {work}/supernet_ranking",), cores=2)
+    ),
+    Benchmark(
+        "short_trainings", "search-task.md", _HOURS, Form(("--task cluttered --out {work}/short_trainings",), cores=2)
+    ),
+    Benchmark("task_spread", "search-task.md", _HOURS, Form(("--task cluttered --out {work}/task_spread",), cores=2)),
+    Benchmark(
+        "cross_device",
+        "cross-device.md",
+        _HOURS,
+        Form(
+            ("--table phone={inputs}/pixel3.csv --table board={inputs}/raspi4.csv --out {work}/cross_device",),
+            inputs=_TABLES,
+            cores=2,
+        ),
+    ),
+    Benchmark("ticket_study", "tickets.md", _HOURS, Form(("--out {work}/ticket_study",))),
     Benchmark("int8_accuracy", "int8.md", "it trains nets", Form(("--out {work}/int8_accuracy",))),
     # Simulated and emulated devices.
     Benchmark("core_throughput", "simulated-cores.md", Form(programs=_LLVM), Form(programs=_LLVM)),
@@ -243,12 +257,29 @@ BENCHMARKS = (
             programs=_QEMU,
         ),
     ),
-    Benchmark("simulated_rivals", "arm-kernels.md", "it simulates whole nets of three runtimes", _BY_HAND),
-    Benchmark("emulated_space", "emulated.md", "it tunes a space under emulation", _BY_HAND),
+    Benchmark(
+        "simulated_rivals",
+        "arm-kernels.md",
+        "it simulates whole nets of several runtimes",
+        Form(
+            ("{work}/fbnet_c_sim_a76 --target sim_a76 --arm-python {inputs}/arm-python --wheels {inputs}/wheels",),
+            (_SIM_PACKAGES,),
+            inputs=_ARM_WHEELS,
+            programs=_QEMU,
+        ),
+    ),
+    Benchmark(
+        "emulated_space",
+        "emulated.md",
+        "it tunes a space under emulation",
+        Form(("qemu_arm", "qemu_arm --dtype float16 --cpu cortex-a76 --trials 1 --batch 2"), programs=_QEMU, cores=2),
+    ),
     # Contracts: nothing lost, nothing wrong.
     Benchmark("faults", "faults.md", "each fault takes seconds", Form(("--faults 160", "--tune --faults 48"), cores=2)),
     Benchmark("kill_sweep", "faults.md", "each kill takes a run", Form(("--kills 20",), cores=2)),
-    Benchmark("target_contract", "additivity.md", "it loads the whole machine on purpose", _BY_HAND),
+    Benchmark(
+        "target_contract", "additivity.md", "it keeps the whole machine busy", Form(("--space fbnet_mini",), cores=2)
+    ),
 )
 
 HELPERS = {
