@@ -60,7 +60,7 @@ def lacking(form: Form, settings: Settings) -> str | None:
     """Why a form cannot run here, as a clause; None where nothing is missing."""
     for name, source in form.inputs.items():
         if not (settings.inputs / name).exists():
-            return f"{name} is not in {settings.inputs} ({source})"
+            return f"{name} is not in --inputs ({source})"
     for program, package in form.programs.items():
         if shutil.which(program) is None:
             return f"the program {program} is not installed ({package})"
@@ -125,6 +125,7 @@ def _prepare(commands: tuple[str, ...], settings: Settings) -> None:
 def _run(command: list[str], name: str, settings: Settings, cores: tuple[int, ...], figures: Path | None) -> None:
     """Runs a command to its end; FailedError says what was wrong. Nothing that it started outlives it."""
     output = make_folder(settings.work / "output") / f"{name}.txt"
+    place = f"see output/{output.name} in --work"  # files of figures name no folder of this machine
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("TVMFBNET_TUNING_LOGS", str(settings.work / "tuning_logs"))
     environment.pop(FIGURES_FILE, None)
@@ -139,12 +140,12 @@ def _run(command: list[str], name: str, settings: Settings, cores: tuple[int, ..
             _pin(process.pid, cores)
             code = process.wait(60 * settings.limit_minutes)
         except subprocess.TimeoutExpired:
-            raise FailedError(f"it took longer than {settings.limit_minutes:g} minutes; see {output}") from None
+            raise FailedError(f"it took longer than {settings.limit_minutes:g} minutes; {place}") from None
         finally:
             _end(process)
     if code:
         ended = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-        raise FailedError(f"{ended}: {_last_line(output)}; see {output}")
+        raise FailedError(f"{ended}: {_last_line(output)}; {place}")
 
 
 def _pin(process: int, cores: tuple[int, ...]) -> None:
@@ -178,7 +179,9 @@ def _read(file: Path) -> tuple[list[Figure], str]:
             values = [*(earlier.values if earlier else []), *figure.values]
             figures[figure.name] = figure.model_copy(update={"values": values})
     except (ValidationError, ValueError, StorageError) as error:
-        return list(figures.values()), f"a figure in {file} cannot be read: {' '.join(str(error).split())[:200]}"
+        return list(
+            figures.values()
+        ), f"a figure in output/{file.name} cannot be read: {' '.join(str(error).split())[:200]}"
     return list(figures.values()), ""
 
 
