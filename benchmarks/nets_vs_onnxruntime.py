@@ -91,6 +91,8 @@ def main() -> None:
         low, middle, high = np.percentile(ours / theirs, (10, 50, 90))
         share = 2 * count_arch(arch, space).macs / np.median(ours) / 1e6 / peak
         report_figure(f"{name}, latency over ONNX Runtime's", ours / theirs, "ratio", better="lower")
+        fastest = float(ours.min() / theirs.min())  # other work on the machine changes it least
+        report_figure(f"{name}, fastest pass over ONNX Runtime's", fastest, "ratio", better="lower")
         report_figure(f"{name}, latency", ours, "ms", better="lower")
         report_figure(f"{name}, time to compile", seconds, "s", better="lower")
         report_figure(f"{name}, share of the matrix-multiply speed", 100 * share, "%", better="higher")

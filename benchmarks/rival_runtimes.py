@@ -1,7 +1,8 @@
 """How each runtime that `rivals.py` times takes a net: converted where it must be, float32, one thread.
 
-Each function loads the net into one runtime and gives a call that runs it once on its image and returns the output.
-It is called in a process of its own. Imports are inside: a runtime that is not installed raises ImportError.
+Each function loads the net into one runtime and gives two calls: one that runs it on its image, which is timed, and one
+that gives the output of the last run, which is not. It is called in a process of its own. Imports are inside: a runtime
+that is not installed raises ImportError.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-Run = Callable[[], Array]
+Loaded = tuple[Callable[[], object], Callable[[], Array]]
+"""Runs the net; gives its output."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,18 @@ class RivalNet:
         return fold_bn(untrained_net(*resolve_arch(self.arch, load_space(self.space))))
 
 
-def tvmfbnet(net: RivalNet) -> Run:
+def tvmfbnet(net: RivalNet) -> Loaded:
     """Our compiled library."""
     import tvm
     from tvm import relax
 
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(net.folder / "lib.so")), tvm.cpu())
     image = tvm.runtime.tensor(net.image, tvm.cpu())
-    return lambda: np.asarray(machine["main"](image).numpy())
+    main = machine["main"]
+    return lambda: main(image), lambda: np.asarray(main(image).numpy())
 
 
-def onnxruntime(net: RivalNet) -> Run:
+def onnxruntime(net: RivalNet) -> Loaded:
     """ONNX Runtime's CPU provider."""
     import onnxruntime as ort
 
@@ -76,10 +79,10 @@ def onnxruntime(net: RivalNet) -> Run:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(str(net.model), options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: net.image}
-    return lambda: np.asarray(session.run(None, feed)[0])
+    return lambda: session.run(None, feed), lambda: np.asarray(session.run(None, feed)[0])
 
 
-def openvino(net: RivalNet) -> Run:
+def openvino(net: RivalNet) -> Loaded:
     """OpenVINO's CPU plugin; it takes bfloat16 where the CPU has it, unless told otherwise."""
     import openvino as ov
 
@@ -87,15 +90,10 @@ def openvino(net: RivalNet) -> Run:
     core = ov.Core()
     request = core.compile_model(core.read_model(str(net.model)), "CPU", settings).create_infer_request()
     request.set_input_tensor(ov.Tensor(net.image))
-
-    def run() -> Array:
-        request.infer()
-        return np.asarray(request.get_output_tensor().data)
-
-    return run
+    return request.infer, lambda: np.asarray(request.get_output_tensor().data)
 
 
-def mnn(net: RivalNet) -> Run:
+def mnn(net: RivalNet) -> Loaded:
     """MNN, from the ONNX model by its own converter.
 
     Only the converter's library is loaded: MNN's script around it (``MNN.tools``) installs a package for telemetry by
@@ -114,16 +112,15 @@ def mnn(net: RivalNet) -> Run:
     output = interpreter.getSessionOutput(session)
     shape = output.getShape()
 
-    def run() -> Array:
-        interpreter.runSession(session)
+    def result() -> Array:
         host = MNN.Tensor(shape, kind, np.zeros(shape, np.float32), layout)
         output.copyToHostTensor(host)
         return np.array(host.getData(), np.float32)
 
-    return run
+    return lambda: interpreter.runSession(session), result
 
 
-def ncnn(net: RivalNet) -> Run:
+def ncnn(net: RivalNet) -> Loaded:
     """ncnn, from PyTorch by pnnx."""
     import ncnn as runtime
     import pnnx
@@ -132,21 +129,22 @@ def ncnn(net: RivalNet) -> Run:
     pnnx.export(net.module(), str(net.folder / "net.pt"), torch.from_numpy(net.image), fp16=False)
     loaded = runtime.Net()
     loaded.opt.num_threads = 1
-    loaded.opt.use_vulkan_compute = False
+    for option in ("vulkan_compute", "fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(loaded.opt, f"use_{option}", False)
     for load, ending in ((loaded.load_param, "param"), (loaded.load_model, "bin")):
         if load(str(net.folder / f"net.ncnn.{ending}")):
             raise RuntimeError(f"ncnn cannot read the {ending} file that pnnx wrote")
-    image = runtime.Mat(net.image[0])
+    image = runtime.Mat(net.image[0]).clone()  # it only refers to NumPy's memory
 
-    def run() -> Array:
+    def run() -> object:
         extractor = loaded.create_extractor()
         extractor.input("in0", image)
-        return np.array(extractor.extract("out0")[1])
+        return extractor.extract("out0")[1]
 
-    return run
+    return run, lambda: np.array(run())
 
 
-def litert(net: RivalNet) -> Run:
+def litert(net: RivalNet) -> Loaded:
     """LiteRT with XNNPACK, on a TFLite model that is written here."""
     from litert_net import LiteRtNet
     from tflite_block import import_schema
@@ -155,15 +153,10 @@ def litert(net: RivalNet) -> Run:
     file = net.folder / "net.tflite"
     file.write_bytes(write_net(import_schema(net.wheels), net.module(), net.image.shape))
     loaded = LiteRtNet(file, net.image)
-
-    def run() -> Array:
-        loaded.run()
-        return loaded.output()
-
-    return run
+    return loaded.run, loaded.output
 
 
-def executorch(net: RivalNet) -> Run:
+def executorch(net: RivalNet) -> Loaded:
     """ExecuTorch with XNNPACK."""
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -175,10 +168,10 @@ def executorch(net: RivalNet) -> Run:
     program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     _unsafe_reset_threadpool(1)
     loaded = _load_for_executorch_from_buffer(program.buffer)
-    return lambda: loaded.forward([image])[0].numpy()
+    return lambda: loaded.forward([image]), lambda: np.asarray(loaded.forward([image])[0].numpy())
 
 
-def torch_compile(net: RivalNet) -> Run:
+def torch_compile(net: RivalNet) -> Loaded:
     """PyTorch's own compiler, channels last."""
     import torch
 
@@ -186,15 +179,15 @@ def torch_compile(net: RivalNet) -> Run:
     compiled = torch.compile(net.module().to(memory_format=torch.channels_last))
     image = torch.from_numpy(net.image).contiguous(memory_format=torch.channels_last)
 
-    def run() -> Array:
+    def run() -> Any:
         with torch.inference_mode():
-            return np.asarray(compiled(image).numpy())
+            return compiled(image)
 
-    return run
+    return run, lambda: np.asarray(run().numpy())
 
 
 # The function, and the package whose version is told.
-RUNTIMES: dict[str, tuple[Callable[[RivalNet], Run], str]] = {
+RUNTIMES: dict[str, tuple[Callable[[RivalNet], Loaded], str]] = {
     "tvmfbnet": (tvmfbnet, "apache-tvm"),
     "onnxruntime": (onnxruntime, "onnxruntime"),
     "openvino": (openvino, "openvino"),
