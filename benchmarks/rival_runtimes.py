@@ -167,8 +167,14 @@ def executorch(net: RivalNet) -> Loaded:
     exported = torch.export.export(net.module(), (image,))
     program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
     _unsafe_reset_threadpool(1)
-    loaded = _load_for_executorch_from_buffer(program.buffer)
-    return lambda: loaded.forward([image]), lambda: np.asarray(loaded.forward([image])[0].numpy())
+    code = program.buffer
+    loaded = _load_for_executorch_from_buffer(code)
+
+    def run() -> Any:
+        # What is loaded only refers to the code's memory, which must stay.
+        return loaded.forward([image]) if code else None
+
+    return run, lambda: np.array(run()[0].numpy())
 
 
 def torch_compile(net: RivalNet) -> Loaded:

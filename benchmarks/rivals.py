@@ -158,14 +158,35 @@ def start(names: list[str], net: RivalNet) -> list[Rival]:
     return rivals
 
 
-def time_in_turn(rivals: list[Rival], rounds: int, pass_ms: float) -> None:
-    """Passes of each runtime in every round; what warms up and says how many calls a pass has is left out."""
+def time_in_turn(rivals: list[Rival], rounds: int, pass_ms: float) -> list[Rival]:
+    """Passes of each runtime in every round; what warms up and says how many calls a pass has is left out.
+
+    Returns:
+        Those that lived to the end: a runtime of others whose process dies is left out with a message.
+
+    Raises:
+        RuntimeUnavailableError: ours or ONNX Runtime's died.
+    """
+    alive = list(rivals)
+
+    def timed(rival: Rival, calls: int) -> float:
+        try:
+            return rival.pass_ms(calls)
+        except (RuntimeUnavailableError, BrokenPipeError) as error:
+            if rival.name in (OURS, REFERENCE):
+                raise RuntimeUnavailableError(f"the process of {rival.name} died: {error}") from error
+            print(f"{rival.name} is left out, its process died: {error}", flush=True)
+            alive.remove(rival)
+            return 0.0
+
     for rival in rivals:
-        rival.pass_ms(3)
-        rival.calls = max(2, round(pass_ms / max(rival.pass_ms(3), 1e-3)))
+        timed(rival, 3)
+        if rival in alive:
+            rival.calls = max(2, round(pass_ms / max(timed(rival, 3), 1e-3)))
     for number in range(rounds):
-        for rival in rivals if number % 2 else reversed(rivals):
-            rival.times_ms.append(rival.pass_ms(rival.calls))
+        for rival in list(alive if number % 2 else reversed(alive)):
+            rival.times_ms.append(timed(rival, rival.calls))
+    return alive
 
 
 def show(arch: str, rivals: list[Rival]) -> None:
@@ -212,11 +233,13 @@ def main() -> None:
         except UserError as error:
             parser.exit(2, f"error: {error}\n")
         try:
-            time_in_turn(rivals, options.rounds, options.pass_ms)
+            alive = time_in_turn(rivals, options.rounds, options.pass_ms)
+        except UserError as error:
+            parser.exit(2, f"error: {error}\n")
         finally:
             for rival in rivals:
                 rival.close()
-        show(options.arch, rivals)
+        show(options.arch, alive)
 
 
 if __name__ == "__main__":

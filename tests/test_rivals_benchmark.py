@@ -45,6 +45,22 @@ def test_a_runtime_runs_in_a_process_that_can_install_nothing(rivals, net):
     assert rival._process.returncode is not None
 
 
+def test_a_rival_that_dies_is_left_out_and_the_others_are_timed(rivals, net, capsys):
+    processes = [rivals.Rival("onnxruntime", net) for _ in range(2)]
+    try:
+        processes[1].name = "mnn"
+        processes[1]._process.kill()
+        alive = rivals.time_in_turn(processes, 2, 0.1)
+        assert alive == processes[:1] and len(alive[0].times_ms) == 2
+        assert "mnn is left out, its process died: " in capsys.readouterr().out
+        processes[0]._process.kill()
+        with pytest.raises(RuntimeUnavailableError, match="the process of onnxruntime died"):
+            rivals.time_in_turn(alive, 2, 0.1)
+    finally:
+        for process in processes:
+            process.close()
+
+
 def test_a_runtime_that_is_not_installed_says_so(rivals, net):
     with pytest.raises(RuntimeUnavailableError, match="ModuleNotFoundError: No module named 'MNN'"):
         rivals.Rival("mnn", net)
