@@ -261,6 +261,14 @@ def test_times_of_different_cpus_are_not_compared(suite):
     assert suite.compare.differences(old, old) == []
 
 
+def test_runs_of_different_load_say_so(suite):
+    old, new = record_of(suite, time=[1.0]), record_of(suite, time=[1.0])
+    busy = new.benchmarks["regressor"].model_copy(update={"load": (7.0, 7.0)})
+    new = new.model_copy(update={"benchmarks": {"regressor": busy}})
+    (line,) = suite.compare.differences(old, new)
+    assert line.startswith("different loads: 0.5 and 7.0 on average")
+
+
 def test_missing_figures_are_told_and_losing_one_to_a_failure_is_worse(suite):
     old = record_of(suite, time=[1.0], other=[1.0])
     _, more, other = suite.compare.compared(old, record_of(suite, time=[1.0], more=[1.0]))

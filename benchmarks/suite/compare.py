@@ -1,12 +1,13 @@
 """Two files of figures, figure by figure: faster, slower, or within the noise of their own repeats.
 
 A figure counts as changed when each median lies outside the other's spread (10th to 90th percentile of the repeats, of
-few repeats the least to the largest). What was measured once has no spread: then a tenth either way is taken for noise.
+few repeats the least to the largest). What was measured once has no spread: then 15 % either way is taken for noise.
 Exact figures have none. Times and rates of different CPUs are not compared; ratios and exact figures are.
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from figures import ABSOLUTE
@@ -15,9 +16,13 @@ from suite.records import Figure, Outcome, Record
 from tvmfbnet.errors import UserError
 
 # Relative noise of what was timed once, and of exact figures, whose last digits differ between libraries.
-ONCE, EXACT = 0.10, 1e-3
+# The first is what such figures differed by between two runs of one revision on a shared machine.
+ONCE, EXACT = 0.15, 1e-3
 # Changes below this are noise, however steady the repeats of one run are: runs differ more than their repeats do.
 LEAST = 0.01
+
+# Processes that are ready to run, on average: more of them than this, and times cannot be compared.
+_OTHER_LOAD = 0.5
 
 WITHIN, MISSING, OTHER_CPU = "within noise", "missing", "other CPU"
 
@@ -81,6 +86,12 @@ def compared(before: Record, after: Record) -> list[Row]:
     ]
 
 
+def _mean_load(record: Record, names: set[str]) -> float:
+    """Over the benchmarks of these names that ran."""
+    loads = [record.benchmarks[name].load for name in sorted(names)]
+    return statistics.mean([load[0] for load in loads if load is not None] or [0.0])
+
+
 def _row(
     key: tuple[str, str], before: Figure | None, after: Figure | None, outcome: Outcome | None, same_cpu: bool
 ) -> Row:
@@ -104,6 +115,12 @@ def differences(before: Record, after: Record) -> list[str]:
     if not before.machine.same_cpu(after.machine):
         told.append(
             f"different CPUs: {before.machine.title} and {after.machine.title}; only ratios and exact figures compare"
+        )
+    loads = [_mean_load(record, set(before.benchmarks) & set(after.benchmarks)) for record in (before, after)]
+    if abs(loads[0] - loads[1]) > _OTHER_LOAD:
+        told.append(
+            f"different loads: {loads[0]:.1f} and {loads[1]:.1f} on average when benchmarks began; "
+            "times of the busier run are longer"
         )
     names = [name for name in after.versions if before.versions.get(name) != after.versions[name]]
     if names:

@@ -186,12 +186,22 @@ def _read(file: Path) -> tuple[list[Figure], str]:
 
 
 def revision() -> str:
-    """The revision of the sources, ``-dirty`` where they were changed since; empty outside a git repository."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    """The revision of the sources, ``-dirty`` where they were changed since; empty outside a git repository.
+
+    Files of figures and their page are no sources.
+    """
+    results = ("benchmarks/recorded", "docs/results/benchmarks.md")
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in results))
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _now() -> str:
