@@ -1,4 +1,4 @@
-"""The benchmarks' entry point: figures are kept whatever fails, what is there is not repeated, no script is left out."""
+"""The benchmarks' entry point: figures are kept whatever fails, nothing is repeated, no script is left out."""
 
 import ast
 import importlib
