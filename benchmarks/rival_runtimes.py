@@ -134,7 +134,8 @@ def ncnn(net: RivalNet) -> Loaded:
     for load, ending in ((loaded.load_param, "param"), (loaded.load_model, "bin")):
         if load(str(net.folder / f"net.ncnn.{ending}")):
             raise RuntimeError(f"ncnn cannot read the {ending} file that pnnx wrote")
-    image = runtime.Mat(net.image[0]).clone()  # it only refers to NumPy's memory
+    pixels = net.image[0]  # what is not cloned refers to this memory, and nothing keeps it
+    image = runtime.Mat(pixels).clone()
 
     def run() -> object:
         extractor = loaded.create_extractor()
