@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import tvm
+from figures import report_figure
 from first_candidates import first_candidates
 from tvm.driver import build
 from tvm.ir import IRModule
@@ -184,6 +185,10 @@ def main() -> None:
         if shape is not None and shape.kind in options.kinds:
             row = summary(kernel, shape, target, core, options.candidates)
             rows += [] if row is None else [{"core": core.name, "mcpu": cpu, **row}]
+    if rows:
+        shares = [100 * row["peak"] for row in rows]
+        name = f"{core.name}, {options.block}, {options.dtype}, best candidates, mean share of the peak"
+        report_figure(name, statistics.mean(shares), "%", better="higher", exact=True)
     print(json.dumps(rows, indent=1))
 
 

@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 import tvm
+from figures import report_figure
 from tvm.driver import build
 
 from tvmfbnet.autotune.cpu_space import all_knobs
@@ -97,6 +98,10 @@ def main() -> None:
             shape = shape_of(kernel.mod)
             if shape is not None and shape.dot and shape.kind == "conv" and shape.kernel == 1:
                 rows.append({"cpu": cpu, **count(kernel, target, options.most)})
+    for cpu in options.cpus:
+        counts = [row["for_1000_products"] for row in rows if row["cpu"] == cpu]
+        name = f"{cpu}, {options.block}, instructions for 1000 multiply-adds, mean of kernels"
+        report_figure(name, sum(counts) / len(counts), "count", better="lower", exact=True)
     print(json.dumps(rows, indent=1))
 
 

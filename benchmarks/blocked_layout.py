@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import tvm
 from blocked_kernels import Case, apply_blocked, arrays, as_blocked, blocked, blocked_weights, from_blocked
+from figures import report_figure
 from tvm import relax
 from tvm.driver import build
 from tvm.s_tir import Schedule
@@ -253,6 +254,8 @@ def main() -> None:
             kind = "depthwise" if each.case.depthwise else "1x1"
             ratios.setdefault(kind, []).append(compare(each, options, bench))
     for kind, values in ratios.items():
+        mean = float(np.exp(np.mean(np.log(values))))
+        report_figure(f"{kind}, blocked over NHWC, geometric mean", mean, "ratio", better="higher")
         print(f"{kind}: geometric mean {np.exp(np.mean(np.log(values))):.3f}, {min(values):.3f} to {max(values):.3f}")
 
 

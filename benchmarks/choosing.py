@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from figures import report_figure
+from latency_files import table_named
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.latency.active_learning import choose_batch
@@ -27,7 +29,6 @@ from tvmfbnet.latency.kernel_sums import if_complete
 from tvmfbnet.latency.regressor import LatencyRegressor
 from tvmfbnet.latency.repository import load_table
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.latency.table_io import read_table
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import BLOCK, NetPart, Space
@@ -72,7 +73,7 @@ def needed(counts: list[int], chosen: list[float], error: float) -> float | None
     return None
 
 
-def study(table: LatencyTable, space: Space, counts: list[int], draws: int) -> None:
+def study(table: LatencyTable, source: str, space: Space, counts: list[int], draws: int) -> None:
     wanted = set(space.distinct_parts())
     truth = {p: c.latency_ms for p, c in table.cells.items() if p in wanted and not p.is_identity and c.latency_ms > 0}
     kernel_ms = if_complete(table.kernel_ms, list(truth))
@@ -88,6 +89,8 @@ def study(table: LatencyTable, space: Space, counts: list[int], draws: int) -> N
         active.append(errors(truth, chosen, nets, kernel_ms))
         lucky = [errors(truth, [*fixed, *order[:count]], nets, kernel_ms) for order in orders]
         by_luck.append(np.mean(lucky, axis=0))
+        name = f"{table.name or source}, {count} chosen blocks, error of nets"
+        report_figure(name, 100 * active[-1][0], "%", better="lower", exact=True)
         told = "; ".join(
             f"{kind} {own:6.2%} chosen, {other:6.2%} random"
             for kind, own, other in zip(ERRORS, active[-1], by_luck[-1], strict=True)
@@ -106,7 +109,7 @@ def study(table: LatencyTable, space: Space, counts: list[int], draws: int) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", type=Path)
+    parser.add_argument("tables", nargs="*", help="CSV files, or simulated processors: simulated:gflops=16,gbps=3")
     parser.add_argument("--target", help="the table of a target, with what its kernels took in tuning")
     parser.add_argument("--tuning-logs", type=Path)
     parser.add_argument("--first", type=int, default=16, help="blocks measured before the first comparison")
@@ -118,10 +121,16 @@ def main() -> None:
     options = parser.parse_args()
     counts = list(range(options.first, options.until + 1, options.step))
     if options.target:
-        study(load_table(options.target, options.tuning_logs), load_space(options.space), counts, options.draws)
+        study(
+            load_table(options.target, options.tuning_logs),
+            options.target,
+            load_space(options.space),
+            counts,
+            options.draws,
+        )
     space = load_space(options.space).with_last_channels(options.last_channels)
-    for file in options.tables:
-        study(read_table(file), space, counts, options.draws)
+    for name in options.tables:
+        study(table_named(name, space), Path(name).stem, space, counts, options.draws)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
+
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.simulation.block_cycles import BlockCycles
 from tvmfbnet.simulation.cores import list_cores, load_core
@@ -28,13 +30,15 @@ def main() -> int:
     worst = 0.0
     with TemporaryDirectory() as folder:
         for name in arguments.cores:
-            core = load_core(name)
+            core, errors = load_core(name), []
             for row in compare(core, BlockCycles(core, Path(folder))):
-                worst = max(worst, abs(row.error))
+                errors.append(abs(row.error))
                 print(
                     f"{core.name:5} {row.name:30} {row.model_cycles:8.2f} "
                     f"{row.documented_cycles:10.2f} {row.error:+7.1%}"
                 )
+            worst = max(worst, *errors)
+            report_figure(f"{core.name}, largest error of a loop", 100 * max(errors), "%", better="lower", exact=True)
     print(f"largest error {worst:.1%} (limit {arguments.limit:.0%}), cycles of one iteration")
     return int(worst > arguments.limit)
 

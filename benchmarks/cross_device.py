@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import report_figure
 from searching import TRAIN, carried_over, shrunk, trained, training_option
 
 from tvmfbnet.cli.terminal import as_command
@@ -123,6 +124,8 @@ def compare(
             f"{match.predicted_ms / ms:.3f} of that latency has "
             + ", ".join(f"{gain:+.2%} ({kind})" for kind, gain in gains.items())
         )
+        what = f"on {name}, gain of its own search over the net of {other}, trained, in points"
+        report_figure(what, 100 * gains["trained"], "%", better="higher")
         homes.append({"device": name, "foreign": other, "foreign_ms": ms, "match": match.to_dict(), "gains": gains})
     return nets, homes
 

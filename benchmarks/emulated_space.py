@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from figures import report_figure
 
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.engine import tune
@@ -140,7 +141,7 @@ def tune_alone(plan: Plan, options: TuneOptions, root: Path) -> TuningReport:
         return tune(plan, endpoint, folder, budget, EngineOptions(options.seed, options.batch), context)
 
 
-def run(space: Space, target: Target, options: TuneOptions, root: Path, timed: bool) -> dict[str, object]:
+def run(space: Space, target: Target, options: TuneOptions, root: Path, timed: bool) -> dict[str, Any]:
     """Tunes (resumable), compares, and prints the result."""
     started = time.monotonic()
     chosen, own = (None, space) if options.arch is None else resolve_arch(options.arch, space)
@@ -194,6 +195,10 @@ def main() -> None:
         target = emulating(load_target(f"{options.target},dtype={options.dtype}"), options.cpu)
         chosen = TuneOptions(trials=options.trials, batch=options.batch, quality="quick", arch=options.arch)
         result = run(load_space(options.space), target, chosen, root, timed=not options.untimed)
+    name = f"{options.target}, {options.dtype}, largest error of a part over its limit"
+    report_figure(name, result["worst"][1] / result["limit"], "ratio", better="lower")
+    name = f"{options.target}, {options.dtype}, failed trials"
+    report_figure(name, sum(result["failures"].values()), "count", better="lower")
     print(json.dumps(result, indent=1))
     sys.exit(0 if str(result["verdict"]).startswith("every") else 1)
 

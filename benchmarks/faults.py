@@ -28,6 +28,7 @@ from pathlib import Path
 
 import cloudpickle
 import numpy as np
+from figures import report_figure
 from fleet import Fleet
 
 from tvmfbnet.cli.terminal import as_command
@@ -302,6 +303,8 @@ def main() -> None:
         tally = run(options.faults, options.seed, Path(folder), options.minutes)
     print(json.dumps(tally, indent=1))
     sys.stdout.flush()
+    for name in ("lost", "hangs", "wrong_results"):
+        report_figure(f"{name}, of {options.faults} faults", float(tally[name]), "count", better="lower", exact=True)
     bad = tally["lost"] or tally["hangs"] or tally["wrong_results"]
     os._exit(1 if bad else 0)
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from figures import report_figure
 from truth_tables import Truth, macro_space, macro_truths
 
 from tvmfbnet.cli.terminal import as_command
@@ -103,6 +104,9 @@ def main() -> None:
         for strategy in strategies:
             seeds = [one_seed(truths, strategy, evaluations, seed, arguments.alone) for seed in range(arguments.seeds)]
             ways = ", ".join(f"{way} {interval([s[way] for s in seeds])}" for way in ways_of(arguments.alone))
+            for way in ways_of(arguments.alone):
+                name = f"{evaluations} evaluations, {strategy.name}, {way}, regret in points"
+                report_figure(name, statistics.mean(s[way] for s in seeds), "%", better="lower", exact=True)
             wins = statistics.mean(s["front"] < s["separate"] for s in seeds)
             print(
                 f"{evaluations:4} evaluations, {strategy.name:10} {ways}; front better in {wins:4.0%} of the seeds, "

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
 from first_candidates import first_candidates
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
@@ -109,6 +110,7 @@ def main() -> None:
             print(json.dumps(lines[-1]), flush=True)
     both = [line for line in lines if all(f"{side}_ms" in line for side in SIDES)]
     ratio = geometric_mean(float(str(line["templates_ms"])) / float(str(line["metaschedule_ms"])) for line in both)
+    report_figure(f"{options.target}, templates over MetaSchedule", ratio, "ratio", better="lower")
     print(json.dumps({"kernels": len(both), "templates / metaschedule": round(ratio, 3), "load": os.getloadavg()[0]}))
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from figures import report_figure
 from torch import nn
 from torch.nn import functional as F
 
@@ -200,6 +201,9 @@ def main() -> None:
             print(f"{form:22} out of memory", flush=True)
             continue
         print(report(form, records[form], records.get("plain")), flush=True)
+        if form != "plain" and "plain" in records:
+            speedup = records["plain"]["seconds"] / records[form]["seconds"]
+            report_figure(f"{space.name}, {form}, speedup over plain", speedup, "ratio", better="higher")
     if arguments.out is not None:
         about = {"space": space.name, "batch": arguments.batch, "device": name, "torch": torch.__version__}
         write_json(arguments.out, {**about, "forms": records})

@@ -17,8 +17,10 @@ import argparse
 import json
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import tvm
+from figures import report_figure
 from tvm import relax
 from tvm.s_tir import meta_schedule as ms
 
@@ -65,7 +67,7 @@ def error(kernel: Kernel, shape: KernelShape, knobs: Knobs, floats: FloatSums, t
     return relative_error(arguments[-1].numpy(), floats.reference.output)
 
 
-def errors_of_kernels(name: str, target: tvm.target.Target, registers: Registers) -> dict[str, object]:
+def errors_of_kernels(name: str, target: tvm.target.Target, registers: Registers) -> dict[str, Any]:
     """The largest error by the number of products of a sum."""
     models = export_parts(load_space(name).distinct_parts(), FLOAT16).values()
     kernels = {kernel.key: kernel for model in models for kernel in kernels_of(lower(model, target), target)}
@@ -82,7 +84,7 @@ def errors_of_kernels(name: str, target: tvm.target.Target, registers: Registers
     return {"space": name, "kernels": len(convs), "limit": LIMIT, "errors": by_products}
 
 
-def errors_of_net(name: str, arch: str, target: tvm.target.Target, registers: Registers) -> dict[str, object]:
+def errors_of_net(name: str, arch: str, target: tvm.target.Target, registers: Registers) -> dict[str, Any]:
     """The largest relative error of a whole net for the images of the parity check, by the type of its sums."""
     chosen, space = resolve_arch(arch, load_space(name))
     net = untrained_net(chosen, space)
@@ -114,9 +116,18 @@ def main() -> None:
     target = resolve(load_target("host")).for_tvm()
     registers = replace(registers_of(target), halves=True)
     if options.arch is None:
-        print(json.dumps(errors_of_kernels(options.space, target, registers), indent=1))
+        result = errors_of_kernels(options.space, target, registers)
+        for way in ("whole", "chunks of 16", "chunks of 32"):
+            errors = [errors[way] for errors in result["errors"].values() if way in errors]
+            if errors:
+                name = f"{options.space}, sums in half, {way}, largest error"
+                report_figure(name, 100 * max(errors), "%", better="lower", exact=True)
     else:
-        print(json.dumps(errors_of_net(options.space, options.arch, target, registers), indent=1))
+        result = errors_of_net(options.space, options.arch, target, registers)
+        for sums, error_of_net in result["errors"].items():
+            name = f"{options.arch}, sums in {sums}, error"
+            report_figure(name, 100 * error_of_net, "%", better="lower", exact=True)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

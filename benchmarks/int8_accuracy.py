@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 import torch
+from figures import report_figure
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.compiler.export import export_net
@@ -80,6 +81,7 @@ def main() -> None:
         print(json.dumps(values), flush=True)
         taken = values["fine_tuned"] if values.get("kept") else values["int8"]
         losses.append(round(values["float32"] - taken, 2))
+    report_figure(f"{options.nets} nets, largest loss in points", max(losses), "%", better="lower")
     print(json.dumps({"losses": losses, "largest": max(losses)}))
 
 

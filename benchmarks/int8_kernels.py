@@ -16,6 +16,8 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
+
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
@@ -88,6 +90,9 @@ def main() -> None:
         name = f"{shape.kind} {shape.kernel}x{shape.kernel}, stride {shape.stride}, {shape.reduction} inputs"
         rows.append((rate / highest, f"{shape.height}x{shape.width}x{shape.channels}", name, round(rate, 1)))
     rows.sort(reverse=True)
+    shares = [share for share, *_ in rows]
+    report_figure("best kernel, share of the peak", 100 * shares[0], "%", better="higher")
+    report_figure("all kernels, mean share of the peak", 100 * sum(shares) / len(shares), "%", better="higher")
     if options.as_json:
         print(json.dumps({"instruction": dot.name, "peak": highest, "kernels": rows}, indent=1))
         return

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from figures import report_figure
 from litert_net import LiteRtNet
 from tvm import relax
 
@@ -95,6 +96,10 @@ def run(space: str, arch: str, name: str, root: Path | None, rounds: int, tflite
             for _ in range(3):
                 once()
             times[name].append((time.perf_counter() - began) / 3 * 1e3)
+    for other in [other for other in times if other != "int8"]:
+        ratios = np.array(times["int8"]) / np.array(times[other])
+        report_figure(f"{arch}, int8 over {other}", ratios, "ratio", better="lower")
+    report_figure(f"{arch}, int8", times["int8"], "ms", better="lower")
     fastest = {name: float(np.min(values)) for name, values in times.items()}
     return {
         "space": space,

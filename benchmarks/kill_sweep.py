@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from figures import report_figure
 from PIL import Image
 
 from tvmfbnet.cli.terminal import as_command
@@ -324,6 +325,9 @@ def main() -> None:
         f"{'command':10}{'kills':>8}{'ended':>10}{'lost':>8}{'left running':>14}{'left behind':>13}{'other result':>14}"
     )
     for name, tally in tallies.items():
+        failures = tally.lost + tally.left_running + tally.left_behind + tally.other_result
+        what = f"{name}, of {options.kills} kills, lost, left or different"
+        report_figure(what, float(failures), "count", better="lower", exact=True)
         print(
             f"{name:10}{tally.kills:8}{tally.after_the_end:10}{tally.lost:8}{tally.left_running:14}"
             f"{tally.left_behind:13}{tally.other_result:14}"

@@ -10,6 +10,7 @@ nets are then compiled with the kernels that were tuned for ``--target``, and ti
 
 from __future__ import annotations
 
+from figures import report_figure
 from searching import options, space_and_table
 
 from tvmfbnet.cli.terminal import as_command
@@ -51,6 +52,8 @@ def main() -> None:
         result = search(space, arguments.data, table, config, out)
         multiplier = read_json(out / "history.json")[-1]["latency_price"]
         best = result.best
+        name = f"target at {share:g} of the range, how far below it the found arch is"
+        report_figure(name, 100 * (1 - best.predicted_ms / target), "%", better="lower")
         predicted_ms[best.arch] = best.predicted_ms
         ratios = f"{best.predicted_ms / target:13.4f} {result.expected_ms / target:12.4f}"
         print(f"{target:10.4g} {ratios} {multiplier:7.2f} {best.accuracy or 0:9.2%}  {best.arch}", flush=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from figures import report_figure
 
 from tvmfbnet.autotune.builder_pool import BuilderPool, Built
 from tvmfbnet.autotune.candidate import ScheduleCandidate
@@ -156,6 +157,8 @@ def compare(plan: Plan, best_by_side: Best, options: argparse.Namespace) -> None
     for rounds in sorted(options.rounds):
         without, transferred = (np.array([logs[side, seed, rounds] for seed in range(options.seeds)]) for side in SIDES)
         each = np.exp(np.average(transferred - without, axis=1, weights=cells))
+        name = f"{BATCH * rounds} trials per task, with over without transfer"
+        report_figure(name, each, "ratio", better="lower")
         every = ", ".join(f"{ratio:.3f}" for ratio in each)
         excess = [side.mean(axis=0) - fastest for side in (without, transferred)]
         above = [100 * (np.exp(np.average(side, weights=cells)) - 1) for side in excess]

@@ -99,7 +99,12 @@ class LiteRtNet:
         """Runs the net on its image. Neither the image nor the output is copied."""
         self._interpreter.invoke()
 
+    def output(self) -> npt.NDArray[Any]:
+        """A copy of what the last run computed."""
+        output: npt.NDArray[Any] = self._interpreter.get_tensor(self._output["index"])
+        return output
+
     def correlation(self, reference: npt.NDArray[Any]) -> float:
         """That of the net's output with the float32 net's; see :func:`correlation`."""
         self.run()
-        return correlation(self._interpreter.get_tensor(self._output["index"]), reference)
+        return correlation(self.output(), reference)

@@ -11,6 +11,7 @@ import statistics
 import time
 
 import torch
+from figures import report_figure
 from torch.nn import functional as F
 
 from tvmfbnet.cli.terminal import as_command
@@ -52,6 +53,9 @@ def main() -> None:
             stepping.append(stepped - loaded)
             waiting.append(time.perf_counter() - stepped)
     load, step, wait = (statistics.median(times) for times in (loading, stepping, waiting))
+    batch = arguments.batch
+    report_figure("loader alone", [batch / seconds for seconds in loading], "images/s", better="higher")
+    report_figure(f"{arguments.form} step", [batch / seconds for seconds in stepping], "images/s", better="higher")
     print(f"loader alone: {arguments.batch / load:8.0f} images/s")
     print(f"{arguments.form + ' step:':13} {arguments.batch / step:8.0f} images/s (step/load {step / load:.2f})")
     print(f"waiting for a batch that is loaded ahead takes {wait / step:.1%} of a step")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
+from figures import report_figure
 from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database, joined_records
@@ -84,6 +85,8 @@ def run(space: str, arch: str, root: Path | None, rounds: int) -> dict[str, Any]
             **{"conversions": summed.conversions, "conversions_ms": round(summed.conversions_ms, 4)},
             "measured_over_sum": round(measured[name] / summed.latency_ms, 3),
         }
+    for name in ("int8", "fastest"):
+        report_figure(f"{arch}, {name} over float32", measured[name] / measured["float32"], "ratio", better="lower")
     return {"space": space, "arch": arch, "fastest": fastest.describe(), "nets": rows}
 
 

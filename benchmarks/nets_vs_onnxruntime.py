@@ -21,6 +21,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS"):
 
 import numpy as np
 import tvm
+from figures import report_figure
 from tvm import relax
 
 from tvmfbnet.autotune.database import existing_database
@@ -89,6 +90,12 @@ def main() -> None:
             ours, theirs = compare(package, options.turns)
         low, middle, high = np.percentile(ours / theirs, (10, 50, 90))
         share = 2 * count_arch(arch, space).macs / np.median(ours) / 1e6 / peak
+        report_figure(f"{name}, latency over ONNX Runtime's", ours / theirs, "ratio", better="lower")
+        fastest = float(ours.min() / theirs.min())  # other work on the machine changes it least
+        report_figure(f"{name}, fastest pass over ONNX Runtime's", fastest, "ratio", better="lower")
+        report_figure(f"{name}, latency", ours, "ms", better="lower")
+        report_figure(f"{name}, time to compile", seconds, "s", better="lower")
+        report_figure(f"{name}, share of the matrix-multiply speed", 100 * share, "%", better="higher")
         print(
             f"{name}: {np.median(ours):.3f} ms, ONNX Runtime {np.median(theirs):.3f} ms, ratio {middle:.3f} "
             f"({low:.3f} to {high:.3f}); {package.kernels.tuned} of {package.kernels.needed} conv kernels found, "

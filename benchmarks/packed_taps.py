@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
+from figures import report_figure
 from first_candidates import arguments_of
 from tvm import relax
 from tvm.driver import build
@@ -103,6 +104,7 @@ def main() -> None:
                     way.call()
                 way.best_us = min(way.best_us, (time.perf_counter() - started) / _CALLS * 1e6)
         widened, packed = (min(way.best_us for way in form) for form in forms)
+        report_figure(f"{shape}, packed over widened", packed / widened, "ratio", better="lower")
         print(f"{shape:14} {widened:8.2f} {packed:8.2f} {packed / widened:6.2f}", flush=True)
 
 

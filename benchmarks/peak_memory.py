@@ -17,6 +17,7 @@ import sys
 
 import numpy as np
 import tvm
+from figures import report_figure
 
 from tvmfbnet.compiler.export import export_net
 from tvmfbnet.compiler.lowering import build_prepared, lower, plan_memory, prepare
@@ -42,7 +43,7 @@ def measured(arch: Arch, space: Space, target: ResolvedTarget) -> tuple[NetMemor
     return net_memory(plan_memory(prepared, compiled_for)), allocated_peak(executable, tvm.runtime.tensor(image))
 
 
-def over_live(costs: PeakMemory, count: int, draw: random.Random) -> None:
+def over_live(costs: PeakMemory, costs_of: str, count: int, draw: random.Random) -> None:
     """Prints quantiles of plan over lower bound, and the share of archs that reach it."""
     ratios = []
     for _ in range(count):
@@ -53,6 +54,8 @@ def over_live(costs: PeakMemory, count: int, draw: random.Random) -> None:
     equal = sum(ratio == 1 for ratio in ratios) / count
     print(f"plan over live: least {low:.2f}, median {middle:.2f}, 90th percentile {high:.2f}, most {max(ratios):.2f}")
     print(f"equal in {equal:.1%} of {count} archs")
+    report_figure(f"{costs_of}, plan over lower bound, median", middle, "ratio", better="lower", exact=True)
+    report_figure(f"{costs_of}, plan over lower bound, largest", max(ratios), "ratio", better="lower", exact=True)
 
 
 def main() -> int:
@@ -67,19 +70,23 @@ def main() -> int:
     space, target, draw = load_space(given.space), resolve(load_target(given.target)), random.Random(given.seed)
     costs = PeakMemory.of(space, target.data_type)
     if given.over_live:
-        over_live(costs, given.over_live, draw)
+        over_live(costs, given.space, given.over_live, draw)
         return 0
     print(f"{'search':>9} {'plan':>9} {'runtime':>9} {'sum':>9} {'weights':>9}  arch")
-    equal = 0
+    equal, peaks = 0, []
     for _ in range(given.archs):
         arch = Arch(tuple(draw.choice(layer.blocks) for layer in space.layers))
         text = format_arch(arch, space)
         memory, allocated = measured(arch, space, target)
         worked_out = int(costs.value(choice_of(text, space)))
+        peaks.append(memory.peak_bytes)
         equal += worked_out == memory.peak_bytes == allocated
         figures = (worked_out, memory.peak_bytes, allocated, sum(memory.storages), memory.weight_bytes)
         print(" ".join(f"{figure:>9,}" for figure in figures), "", text, flush=True)
     print(f"{equal} of {given.archs} archs: the same to the byte")
+    share, mean = 100 * equal / given.archs, sum(peaks) / len(peaks)
+    report_figure(f"{given.space}, archs whose three peaks are equal", share, "%", better="higher", exact=True)
+    report_figure(f"{given.space}, peak memory, mean of archs", mean, "bytes", better="lower", exact=True)
     return 0 if equal == given.archs else 1
 
 

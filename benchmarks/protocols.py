@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
+
 from tvmfbnet.autotune.database import TuningDatabase, existing_database
 from tvmfbnet.autotune.plan import Plan
 from tvmfbnet.cli.terminal import as_command
@@ -78,6 +80,8 @@ def main() -> None:
     measured = {arch: item.at_table_speed_ms for arch, item in nets.items()}
     for name, table in tables.items():
         agreement = study(replace(table, correction=""), space, measured).agreement
+        report_figure(f"{name}, MAPE", 100 * agreement.mean_error, "%", better="lower")
+        report_figure(f"{name}, Spearman", agreement.spearman, "ratio", better="higher")
         print(
             f"{name:30} bias {agreement.bias:+.2%}, MAPE {agreement.mean_error:.2%}, "
             f"Spearman {agreement.spearman:.4f}, Kendall {agreement.kendall:.4f}, worst {agreement.worst_error:+.2%}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from figures import report_figure
 from scipy.stats import spearmanr
 
 from tvmfbnet.space.space import BLOCK, NetPart, Space
@@ -59,6 +60,9 @@ def report(rows: Mapping[NetPart, tuple[float, float]]) -> None:
     simulated, published = (np.array([rows[part][side] for part in parts]) for side in (0, 1))
     scale, mape = best_scale(simulated, published)
     rank = spearmanr(simulated, published).statistic
+    what = f"{len(parts)} blocks"
+    report_figure(f"{what}, Spearman", float(rank), "ratio", better="higher", exact=True)
+    report_figure(f"{what}, MAPE after the best scale", 100 * mape, "%", better="lower", exact=True)
     print(f"{len(parts)} blocks: Spearman {rank:.3f}, MAPE {mape:.1%} after the scale {scale:.3f}")
     relative = scale * simulated / published - 1
     for name in sorted({part.block for part in parts}):

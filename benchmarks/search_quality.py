@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figures import report_figure
 from scipy.stats import t as student
 from searching import archs_between, options, space_and_table, trained, training_option
 
@@ -200,6 +201,11 @@ def contest(field: Field) -> list[dict[str, Any]]:
             f"{statistics.mean(row['spent_seconds'] for row in own) / 60:.1f} min",
             flush=True,
         )
+        report_figure(
+            f"{contender.name}, share of random archs beaten", [100 * s for s in shares], "%", better="higher"
+        )
+        accuracies = [100 * row["accuracy"] for row in own]
+        report_figure(f"{contender.name}, accuracy", accuracies, "%", better="higher")
         for row in own:
             if "images_until_as_good" in row:
                 images = row["images_until_as_good"]

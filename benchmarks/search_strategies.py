@@ -17,9 +17,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from figures import report_figure
 
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.search.strategies import STRATEGY_NAMES, strategy_named
@@ -85,7 +87,7 @@ def interval(regrets: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(regrets)), float(half)
 
 
-def summary(truths: Sequence[Truth], options: argparse.Namespace, records: dict[Key, float]) -> list[dict[str, object]]:
+def summary(truths: Sequence[Truth], options: argparse.Namespace, records: dict[Key, float]) -> list[dict[str, Any]]:
     """One row for each truth, strategy and number of evaluations."""
     rows = []
     for truth in truths:
@@ -171,6 +173,9 @@ def main() -> None:
         parser.error("give --macro, --accel, or both")
     rows = summary(truths, options, run(truths, options))
     show(rows, options.budgets)
+    for row in rows:
+        name = f"{row['truth']}, {row['strategy']}, {row['evaluations']} evaluations, regret in points"
+        report_figure(name, row["regret"], "%", better="lower", exact=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.figure:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import report_figure
 from scipy.stats import kendalltau
 from searching import TRAIN, options, space_and_table, trained_window, window_options
 
@@ -153,6 +154,7 @@ def summary(name: str, rows: list[dict[str, Any]], truth: list[float]) -> str:
     noise = statistics.mean(statistics.variance(values) for values in by_arch) ** 0.5 if len(rows) > 1 else float("nan")
     pairs = [kendalltau(one, other).statistic for one, other in combinations(by_seed, 2)] or [float("nan")]
     taus = [kendalltau(truth, values).statistic for values in by_seed]
+    report_figure(f"{name}, Kendall's tau with full trainings", taus, "ratio", better="higher")
     return (
         f"{name:20} {statistics.mean(map(statistics.mean, by_seed)):9.1%} {spread:7.2%} {noise:7.2%} "
         f"{statistics.mean(taus):6.2f} {statistics.mean(pairs):9.2f} {statistics.mean(r['seconds'] for r in rows):8.1f}"

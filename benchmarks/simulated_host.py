@@ -18,6 +18,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+from figures import report_figure
 from scipy.stats import spearmanr
 from simulating import simulated_host, time_candidates
 
@@ -133,6 +134,7 @@ def main() -> None:
             write_json(arguments.out, rows)
             _print_kernel(shape, np.array([row[1:] for row in timed], dtype=float))
     both = np.array([(row["measured_ms"], row["simulated_ms"]) for row in rows])
+    report_figure("all schedules, Spearman", float(spearmanr(both).statistic), "ratio", better="higher")
     print(f"{len(rows)} schedules of {arguments.kernels} kernels: Spearman {spearmanr(both).statistic:.3f}")
 
 

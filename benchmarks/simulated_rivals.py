@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from emulated_machine import machine_root
+from figures import report_figure
 from hot_loops import EVERY_BLOCK, show
 from litert_net import all_delegated
 
@@ -211,6 +212,8 @@ def compare(package_folder: Path, target_name: str, python: EmulatedPython, tfli
     for kind, rival in rivals.items():
         title, cold_ms = f"{TITLES[kind]} {rival.version}", rival.calls_ms[0]
         ratio = f"ours takes {ours_ms / rival.warm_ms:.3f} of it"
+        name = f"{package.arch} on {python.core.name}, ours over {title}"
+        report_figure(name, ours_ms / rival.warm_ms, "ratio", better="lower", exact=True)
         print(f"{title:32} {rival.warm_ms:9.3f} ms   {ratio}; {cold_ms:.3f} ms with empty caches")
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
 from hot_loops import runner_command
 
 from tvmfbnet.cli.terminal import as_command
@@ -43,11 +44,14 @@ def compare(core: Core, runner: list[str], calls: int) -> None:
         # With the clock preloaded: it brings the heap that sessions have.
         simulated = emulator_command(core, Emulation(build_simulator(), mailbox=Path(folder) / "mailbox"))
         plain = [f"qemu-{core.mca.triple}", "-cpu", core.emulated_cpu, "-L", SYSROOT]
+        ratios = []
         for _ in range(3):
             seconds = [seconds_per_call(emulator, runner, calls) for emulator in (plain, simulated)]
+            ratios.append(seconds[1] / seconds[0])
             print(
                 f"qemu {seconds[0]:.3f} s of CPU a call, simulated {seconds[1]:.3f} s: {seconds[1] / seconds[0]:.2f}x"
             )
+        report_figure(f"{core.name}, CPU time over qemu's", ratios, "ratio", better="lower")
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import argparse
 import time
 
 import numpy as np
+from figures import report_figure
 from first_candidates import arguments_of, net_candidates
 from tvm.driver import build
 
@@ -48,7 +49,9 @@ def main() -> None:
         ratios.append(best[1] / best[0])
         name = f"{shape.kind} {shape.kernel}x{shape.kernel} to {shape.height}x{shape.width}x{shape.channels}"
         print(f"{name:36} {best[0]:8.1f} us, on the stack {best[1]:8.1f}: {ratios[-1]:.2f}", flush=True)
-    print(f"{len(ratios)} kernels: {np.exp(np.mean(np.log(ratios))):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    mean = float(np.exp(np.mean(np.log(ratios))))
+    report_figure(f"{options.arch}, {options.dtype}, on the stack over in the workspace", mean, "ratio", better="lower")
+    print(f"{len(ratios)} kernels: {mean:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import torch
+from figures import report_figure
 from scipy.stats import kendalltau
 from searching import options, space_and_table, trained_window, window_options
 
@@ -72,6 +73,7 @@ def main() -> None:
         rows = [judged(name, seed, arguments, space, costs, target, archs) for seed in range(arguments.seeds)]
         taus = [kendalltau(truth, row["accuracies"]).statistic for row in rows]
         of_theta = [kendalltau(truth, row["log_probabilities"]).statistic for row in rows]
+        report_figure(f"{name}, Kendall's tau with trained accuracies", taus, "ratio", better="higher")
         print(
             f"{name:24} {statistics.mean(statistics.mean(row['accuracies']) for row in rows):9.1%} "
             f"{' '.join(f'{tau:7.2f}' for tau in taus):>24} {statistics.mean(taus):6.2f} "

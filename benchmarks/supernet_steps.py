@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from figures import report_figure
 from torch.nn import functional as F
 
 from tvmfbnet.cli.terminal import as_command
@@ -127,9 +128,14 @@ class Worker:
         return statistics.median(took[kind] for took in self.taken)
 
 
+def speedups(plain: Worker, worker: Worker, kind: str) -> list[float]:
+    """How many times less one form took than the plain one, in each round."""
+    return [theirs[kind] / mine[kind] for theirs, mine in zip(plain.taken, worker.taken, strict=True)]
+
+
 def faster(plain: Worker, worker: Worker, kind: str) -> str:
-    """How many times less one form took than the plain one: median, least and largest of the rounds."""
-    ratios = [theirs[kind] / mine[kind] for theirs, mine in zip(plain.taken, worker.taken, strict=True)]
+    """The median, least and largest speedup of the rounds."""
+    ratios = speedups(plain, worker, kind)
     return f"{statistics.median(ratios):7.2f} ({min(ratios):5.2f}-{max(ratios):5.2f})"
 
 
@@ -167,7 +173,16 @@ def main() -> None:
             f"(plain {plain.median('wall'):.3f} s, {plain_used / 1e6:.0f} MB)",
             flush=True,
         )
+        report_form(name, plain, worker)
     plain.end()
+
+
+def report_form(name: str, plain: Worker, worker: Worker) -> None:
+    """Hands the figures of a form to `run.py`."""
+    memory = worker.median("bytes") / plain.median("bytes")
+    report_figure(f"{name}, speedup over plain", speedups(plain, worker, "wall"), "ratio", better="higher")
+    report_figure(f"{name}, speedup in CPU time", speedups(plain, worker, "cpu"), "ratio", better="higher")
+    report_figure(f"{name}, peak memory over plain's", memory, "ratio", better="lower")
 
 
 if __name__ == "__main__":

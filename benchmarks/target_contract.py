@@ -32,6 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from figures import report_figure
 
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.cli.terminal import as_command
@@ -216,6 +217,8 @@ def main() -> None:
     tally = Counter((run["claimed"]["verdict_kind"], run["truth"]["verdict_kind"]) for run in runs)
     for (claim, truth), count in sorted(tally.items()):
         print(f"called {claim}, in truth {truth}: {count}")
+    name = f"{arguments.space}, of {arguments.runs} runs under load, wrongly called met"
+    report_figure(name, tally[MET, MISSED], "count", better="lower", exact=True)
     if tally[MET, MISSED]:
         sys.exit(f"{tally[MET, MISSED]} run(s) called a target met that the net misses")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from figures import report_figure
 from search_tasks import keep_trainings
 from searching import archs_between, options, space_and_table, trained, training_option
 
@@ -56,6 +57,8 @@ def main() -> None:
     deviations = {"spread": statistics.stdev(spread), "noise": statistics.stdev(noise)}
     # Without any noise the trainings were too short: all nets guess alike.
     ratio = deviations["spread"] / deviations["noise"] if deviations["noise"] else None
+    if ratio is not None:
+        report_figure("spread of archs over noise of trainings", ratio, "ratio", better="higher")
     shown = "unknown" if ratio is None else f"{ratio:.1f}"
     write_json(arguments.out / "result.json", {**deviations, "ratio": ratio, "accuracies": spread, "again": noise})
     print(

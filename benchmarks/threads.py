@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from figures import report_figure
 
 from tvmfbnet.autotune.database import existing_database
 from tvmfbnet.autotune.engine import tune
@@ -133,9 +134,17 @@ def main() -> None:
         for threads in others:
             label = f"{runtime}, {first} to {threads} threads, faster by"
             print(ratio(label, times[runtime, first], times[runtime, threads]))
+            speedups = np.array(times[runtime, first]) / np.array(times[runtime, threads])
+            report_figure(
+                f"{options.arch}, {runtime}, {first} to {threads} threads, speedup", speedups, "ratio", better="higher"
+            )
     for threads in options.threads:
         label = f"tvmfbnet to ONNX Runtime, {threads} thread(s)"
         print(ratio(label, times["tvmfbnet", threads], times["ONNX Runtime", threads]))
+        ratios = np.array(times["tvmfbnet", threads]) / np.array(times["ONNX Runtime", threads])
+        report_figure(
+            f"{options.arch}, {threads} thread(s), latency over ONNX Runtime's", ratios, "ratio", better="lower"
+        )
     print(json.dumps({f"{runtime} {threads}": values for (runtime, threads), values in times.items()}))
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import report_figure
 from scipy import stats
 from torch.nn import functional
 
@@ -269,6 +270,9 @@ def main() -> None:
             if "latency_ms" in row:
                 print(f"{row['kind']:9} {row['share']:7.2%}: {row['latency_ms']:.4f} ms, {row['accuracy']:.2%}")
     _write(study, rows)
+    for record in summary(rows):
+        name = f"{record['kind']}, {record['share']:.1%} of the weights, accuracy"
+        report_figure(name, record["accuracy"], "%", better="higher")
 
 
 def _write(study: Study, rows: Sequence[dict[str, Any]]) -> None:

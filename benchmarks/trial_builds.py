@@ -14,6 +14,7 @@ import json
 import os
 from collections import defaultdict
 
+from figures import report_figure
 from first_candidates import net_candidates
 
 from tvmfbnet.autotune.builder_pool import build_candidate
@@ -58,6 +59,7 @@ def main() -> None:
         seconds = builds(f"{options.target},dtype={dtype}", options.space, options.arch, options.schedules)
         values = [value for each in seconds.values() for value in each]
         means.append(sum(values) / len(values))
+        report_figure(f"{options.arch}, {dtype}, CPU time of a trial's build", 1e3 * means[-1], "ms", better="lower")
         kinds = {kind: round(sum(each) / len(each), 3) for kind, each in sorted(seconds.items())}
         print(json.dumps({"dtype": dtype, "trials": len(values), "seconds": round(means[-1], 3), **kinds}), flush=True)
     one, other = options.dtypes

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from figures import report_figure
 
 from tvmfbnet.autotune.database import TuningDatabase, database_folder
 from tvmfbnet.autotune.engine import tune
@@ -84,6 +85,7 @@ def main() -> None:
                     f"{sum(longer[key] for key in keys):5} trials {after:.4f} ms: {ratios[-1]:.3f}",
                     flush=True,
                 )
+    report_figure("more trials, before over after, worst block", max(ratios), "ratio", better="lower")
     print(f"worst {max(ratios):.3f}, median {np.median(ratios):.3f}")
 
 

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from figures import report_figure
+
 from tvmfbnet.cli.terminal import as_command
 from tvmfbnet.pipeline.tuning import plan_space
 from tvmfbnet.space.registry import load_space
@@ -88,6 +90,9 @@ def main() -> None:
     parser.add_argument("--blocks", default="block/k3_e6/*")
     parser.add_argument("--trials", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--stock", type=int, nargs="*", default=[64, 16], help="its candidates per round; none: ours alone"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=64, help=argparse.SUPPRESS)
     parser.add_argument("--kernels", type=Path, help=argparse.SUPPRESS)
@@ -119,11 +124,15 @@ def compare(options: argparse.Namespace) -> None:
                 f"stock, {batch} a round": run_side(
                     [*common, "--side", "stock", "--batch", str(batch), "--kernels", str(kernels)]
                 )
-                for batch in (64, 16)
+                for batch in options.stock
             }
             rate = engine["valid"] / engine["seconds"]
+            report_figure("valid trials/s, start-up included", rate, "trials/s", better="higher")
+            report_figure("CPU time per trial", 1e3 * engine["CPU"] / engine["valid"], "ms", better="lower")
             for name, side in sides.items():
                 other = side["valid"] / side["seconds"]
+                if other:
+                    report_figure(f"rate over {name}", rate / other, "ratio", better="higher")
                 print(
                     f"{name}: {side['valid']} valid in {side['seconds']:.0f} s, {other:.2f}/s; ours is "
                     f"{rate / other:.1f} times as fast"

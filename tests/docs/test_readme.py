@@ -22,3 +22,13 @@ def test_the_python_versions_are_those_of_the_package():
 def test_the_extras_are_those_of_the_package():
     named = set(re.findall(r"`(?:'tvmfbnet)?\[(\w+)\]'?`", README))
     assert named == set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
+
+
+def test_every_page_of_results_names_the_kind_of_core():
+    pages = sorted((ROOT / "docs/results").glob("*.md"))
+    assert len(pages) > 20
+    named = re.compile(r"Zen \d|znver\d|[Kk]ind (of core )?not recorded")
+    assert not [page.name for page in pages if not named.search(page.read_text())]
+    machines = [row for page in pages for row in re.findall(r"(?m)^\| machine \|.*\n\|-.*\n(\|.*)", page.read_text())]
+    assert len(machines) > 20
+    assert not [row for row in machines if not named.search(row)]
