@@ -26,8 +26,8 @@ from tvmfbnet.space.registry import load_space
 _BLOCKS, _PARTS, _KERNELS = ("k3_e3", "k5_e1_g2"), 3, 6
 
 
-def times_ms(core: Core) -> list[tuple[str, float]]:
-    """Name and milliseconds of the first schedule of some kernels of `fbnet_mini`.
+def times_ms(core: Core, count: int = _KERNELS) -> list[tuple[str, float]]:
+    """Name and milliseconds of the first schedule of the first ``count`` kernels of some of `fbnet_mini`'s blocks.
 
     Raises:
         DeviceError: a kernel failed.
@@ -35,7 +35,7 @@ def times_ms(core: Core) -> list[tuple[str, float]]:
     space = load_space("fbnet_mini")
     parts = [part for part in blocks_of(space) if part.block in _BLOCKS][:_PARTS]
     with simulated_device(core) as (target, endpoint):
-        kernels = [task.kernel for task in make_plan(space, target, parts).tasks[:_KERNELS]]
+        kernels = [task.kernel for task in make_plan(space, target, parts).tasks[:count]]
         schedules = [schedule for kernel in kernels if (schedule := candidate(kernel, target, 0)) is not None]
         timings = time_candidates(target, endpoint, schedules, Repeats(1, 0))
     times = []

@@ -1,11 +1,15 @@
 """Every shipped core is complete, says where its figures come from, and has an identity."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from tvmfbnet.config import validate
 from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.simulation.cores import CORES, Core, list_cores, load_core
+
+DOCS = Path(__file__).resolve().parents[2] / "docs/reference"
 
 
 def plain(name: str = "a72") -> dict:
@@ -26,6 +30,16 @@ def test_a_shipped_core_is_named_after_its_file_and_documented(name):
     assert core.name == name
     assert core.documented is not None
     assert core.caches[0].latency_cycles in (3, 4)
+
+
+@pytest.mark.parametrize("name", list_cores())
+def test_a_page_says_what_the_model_of_a_core_lacks(name):
+    core, page = load_core(name), (DOCS / "cores" / f"{name}.md").read_text()
+    caches = ", ".join(f"{cache.size_kb} KiB in {cache.ways} ways" for cache in core.caches)
+    row = [f"`{name}`", core.device, f"`{core.mca.cpu}`", f"{core.frequency_ghz:g} GHz", caches]
+    row.append(f"{core.memory.latency_ns:g} ns, {core.memory.gbps:g} GB/s")
+    assert f"| {' | '.join(row)} |" in page
+    assert "## What it lacks\n\n- **" in page and f"[`{name}`](cores/{name}.md)" in (DOCS / "cores.md").read_text()
 
 
 @pytest.mark.parametrize("name", list_cores())
