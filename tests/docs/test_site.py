@@ -93,5 +93,5 @@ def test_the_navigation_has_the_four_kinds_apart():
     text = re.sub(r"!!python/\S+ ", "", (ROOT / "mkdocs.yml").read_text())
     sections = {title: yaml.safe_dump(pages) for part in yaml.safe_load(text)["nav"] for title, pages in part.items()}
     for title, folder in {"Tutorials": "tutorial", "How-to guides": "how-to", "Reference": "reference"}.items():
-        assert {page.split("/")[0] for page in re.findall(r"[\w-]+/[\w-]+\.md", sections[title])} == {folder}
+        assert {page.split("/")[0] for page in re.findall(r"[\w/-]+/[\w-]+\.md", sections[title])} == {folder}
     assert {"Start", "Explanation", "Results"} <= set(sections)
