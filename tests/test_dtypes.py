@@ -109,7 +109,7 @@ def test_a_target_is_taken_in_another_dtype_by_its_spelling_or_by_an_argument(tm
     file.write_text(brief_target() + "dtype: float16\n")
     assert load_target(str(file)).dtype == "float16" and load_target(f"{file},dtype=float32").dtype == "float32"
     c = tmp_path / "c.yaml"
-    c.write_text(brief_target().replace("{kind: llvm, mcpu: native, num-cores: 1}", "{kind: c}"))
+    c.write_text(re.sub(r"\{kind: llvm.*?\}", "{kind: c}", brief_target()))
     for refused in (lambda: load_target(f"{c},dtype=float16"), lambda: as_target(load_target(str(c)), "float16")):
         with pytest.raises(UserError, match=r"dtype is float16, which has kernels for .* not for tvm.kind c"):
             refused()
