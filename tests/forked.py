@@ -3,6 +3,8 @@
 Each runs in a process of its own, as from a shell: its own modules, folder, environment, output and exit code.
 """
 
+import atexit
+import functools
 import json
 import os
 import select
@@ -11,6 +13,21 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+# What most commands and benchmarks take seconds to load: they fork from a process that has loaded it.
+PRELOAD = """
+import os, runpy, sys
+import onnx.utils, onnxruntime.quantization, scipy.optimize, scipy.stats, timm.utils, torch, torch._dynamo, torch.onnx
+import tvm, tvm.relax.frontend.onnx, xgboost
+import tvmfbnet.autotune.engine, tvmfbnet.cli.main, tvmfbnet.deploy.bench, tvmfbnet.deploy.parity
+import tvmfbnet.latency.regressor, tvmfbnet.pipeline.run, tvmfbnet.pipeline.tuning, tvmfbnet.profiling.parts
+import tvmfbnet.quantisation.post_training, tvmfbnet.search.search, tvmfbnet.training.train
+"""
+COMMAND = """
+sys.argv = ["-m", *task]
+runpy.run_module("tvmfbnet", run_name="__main__", alter_sys=True)
+"""
 
 # Reads a JSON line for each program and answers with another once it has ended.
 _PROGRAM = """
@@ -105,3 +122,19 @@ def run_forked(preload, run, tasks, seconds=900):
     """Runs code once for each task, as ``task``, in forks of a process that ran ``preload``."""
     with forking(preload, run) as process:
         return [process.run(task, seconds=seconds) for task in tasks]
+
+
+@functools.cache
+def _commands():
+    """The process that commands of this one's tests fork from; it ends with this one."""
+    process = Forking(PRELOAD, COMMAND)
+    atexit.register(process.stop)
+    return process
+
+
+def run_command(words, folder=None, environment=None, seconds=900):
+    """Runs a command of ours to its end, in this process's folder and environment unless others are given.
+
+    It starts with all that it may load: not for tests of what is loaded, and when.
+    """
+    return _commands().run(list(map(str, words)), folder or Path.cwd(), environment or dict(os.environ), seconds)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from brief_target import write_host
+from forked import run_command
 
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.kernel_shape import KernelShape
@@ -215,7 +216,8 @@ def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     before = trials.read_text().splitlines()
     assert before, "nothing was tuned before the kill"
     assert (logs / "host" / "kernels.json").exists(), "written before the first trial"
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=400)
+    done = run_command(command[3:])
+    assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     after = trials.read_text().splitlines()
     assert after[: len(before)] == before

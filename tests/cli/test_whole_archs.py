@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import run_command
 
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.table import LatencyTable
@@ -35,7 +36,9 @@ def printed(folder, words, terminal):
     command = [sys.executable, "-m", "tvmfbnet", *words]
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
     if not terminal:
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+        done = run_command(words, folder, environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs, stderr=subprocess.DEVNULL)
     os.close(theirs)

@@ -13,9 +13,9 @@ import sys
 import pytest
 import typer
 from documented import ROOT, CommandLine, command_lines, inline_commands, pages
-from forked import forking, run_forked
+from forked import PRELOAD, run_forked
 from loopback_ssh import has_sshd, loopback_sshd
-from walk import ARCH, BOARDS, COMMAND, PRELOAD, Walk, tvmfbnet
+from walk import ARCH, BOARDS, Walk, tvmfbnet
 
 from tvmfbnet.cli.main import app
 from tvmfbnet.rpc.tracker import port_is_open, query_tracker
@@ -192,22 +192,10 @@ def shown_on(page):
     return [line for line in command_lines(page) if not line.text.startswith(tuple(SKIPPED))]
 
 
-def starts_commands(page):
-    """Whether a page shows commands of ours."""
-    return any(line.words[0].startswith("tvmfbnet") for line in shown_on(page))
-
-
 @pytest.fixture(scope="module")
-def loaded():
-    """The process that commands fork from."""
-    with forking(PRELOAD, COMMAND) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory, loaded):
+def measured(tmp_path_factory):
     """The measurements of the small space on this machine, as after docs/how-to/tune.md."""
-    walk = Walk(tmp_path_factory.mktemp("measured"), forking=loaded)
+    walk = Walk(tmp_path_factory.mktemp("measured"))
     quickly = ("--space", "tiny.yaml", "--trials", "1", "--batch", "1")
     walk.run(tvmfbnet("tune", "--target", "host", *quickly))
     walk.run(tvmfbnet("tune", "--target", "host", "--dtype", "int8", *quickly))
@@ -235,7 +223,7 @@ def test_every_command_line_of_a_page_runs(page, tmp_path, request):
 
 def started_walk(page, folder, request, ssh_options=()):
     """The page's folder, with what its reader has measured before."""
-    walk = Walk(folder, ssh_options, request.getfixturevalue("loaded") if starts_commands(page) else None)
+    walk = Walk(folder, ssh_options)
     walk.write_shown_files(page)
     for target in MEASURED.get(page, ()):
         shutil.copytree(request.getfixturevalue("measured") / target, walk.folder / "tuning_logs" / target)

@@ -16,6 +16,7 @@ import yaml
 from brief_target import TRIALS
 from documented import ROOT
 from finished_runs import write_finished_run
+from forked import run_command
 from PIL import Image
 from shown_files import shown_files
 
@@ -51,21 +52,6 @@ TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 
 TIMING |= TRIALS
 
 
-# What most commands and benchmarks take seconds to load: they fork from a process that has loaded it.
-PRELOAD = """
-import os, runpy, sys
-import onnx.utils, onnxruntime.quantization, scipy.optimize, scipy.stats, timm.utils, torch, torch._dynamo, torch.onnx
-import tvm, tvm.relax.frontend.onnx, xgboost
-import tvmfbnet.autotune.engine, tvmfbnet.cli.main, tvmfbnet.deploy.bench, tvmfbnet.deploy.parity
-import tvmfbnet.latency.regressor, tvmfbnet.pipeline.run, tvmfbnet.pipeline.tuning, tvmfbnet.profiling.parts
-import tvmfbnet.quantisation.post_training, tvmfbnet.search.search, tvmfbnet.training.train
-"""
-COMMAND = """
-sys.argv = ["-m", *task]
-runpy.run_module("tvmfbnet", run_name="__main__", alter_sys=True)
-"""
-
-
 def tvmfbnet(*words):
     return [sys.executable, "-m", "tvmfbnet", *words]
 
@@ -78,11 +64,11 @@ class Walk:
     """The folder, its space, data, recipe and boards, and what runs in the background.
 
     A board is this machine: behind a tracker and the server program where a page starts one by ``device start``, else
-    on loopback. With ``forking``, of ``PRELOAD`` and ``COMMAND``, commands that end by themselves run in forks.
+    on loopback.
     """
 
-    def __init__(self, folder, ssh_options=(), forking=None):
-        self.folder, self.ssh_options, self._forking = folder, ssh_options, forking
+    def __init__(self, folder, ssh_options=()):
+        self.folder, self.ssh_options = folder, ssh_options
         self.port, self.tunnel_port, self.server_port = free_port(), free_port(), free_port()
         self.background, self.space = [], "tiny.yaml"
         self.shown = set()
@@ -119,8 +105,8 @@ class Walk:
 
     def run(self, words, check=(0,)):
         """Runs a command to its end and gives what it printed; AssertionError with its messages where it failed."""
-        if self._forking is not None and words[:3] == tvmfbnet():
-            done = self._forking.run(list(map(str, words[3:])), self.folder, self.environment)
+        if words[:3] == tvmfbnet():
+            done = run_command(words[3:], self.folder, self.environment)
         else:
             given = {"cwd": self.folder, "env": self.environment, "stdin": subprocess.DEVNULL}
             done = subprocess.run(words, capture_output=True, text=True, **given)

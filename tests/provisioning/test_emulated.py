@@ -6,7 +6,6 @@ Skipped, with what to install, where the cross compiler or qemu is missing (`scr
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from device_samples import SMALL_SPACE, compile_small, run_package
+from forked import run_command
 from tvm.s_tir import meta_schedule as ms
 
 from tvmfbnet.autotune.candidate import argument_infos
@@ -111,9 +111,9 @@ def test_sums_in_half_on_an_emulated_cortex_a76_equal_pytorch(tmp_path):
 def test_a_tiny_tuning_completes_with_every_part_measured(target, tmp_path):
     space = tmp_path / "small.yaml"
     space.write_text(SMALL_SPACE.replace("layers: 2", "layers: 1").replace("[k3_e1, k3_e3]", "[k3_e1]"))
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", "tune", "--target", target.name, "--space", str(space)]
+    command = ["tune", "--target", target.name, "--space", str(space)]
     command += ["--trials", "16", "--batch", "2", "--tuning-logs", str(tmp_path / "logs"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = run_command(command)
     assert done.returncode == 0, done.stderr[-2000:]
     outcome = json.loads(done.stdout)
     assert outcome["new_trials"] >= 16 and outcome["untuned"] == []

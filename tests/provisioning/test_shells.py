@@ -4,14 +4,13 @@ import getpass
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
+from forked import run_command
 from loopback_ssh import has_sshd, loopback_sshd
 
 from tvmfbnet.errors import DeviceError
@@ -45,7 +44,7 @@ def ssh_options(tmp_path, request):
 
 
 def tvmfbnet(*words):
-    done = subprocess.run([sys.executable, "-m", "tvmfbnet.cli.main", *map(str, words)], capture_output=True, text=True)
+    done = run_command(words)
     return done.returncode, done.stdout, done.stderr
 
 

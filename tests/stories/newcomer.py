@@ -1,12 +1,11 @@
 """What the stories of a newcomer share: the real command line in a folder of their own, images made on the spot."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from brief_target import brief_target
+from forked import run_command
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +17,8 @@ def tvmfbnet(folder, *words, codes=(0,)):
     """Runs a command in a folder as a user does; gives what it printed, AssertionError where it failed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("TVMFBNET_TUNING_LOGS", None)
-    command = [sys.executable, "-m", "tvmfbnet", *map(str, words)]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    told = f"{' '.join(command[2:])}: exit {done.returncode}\n{done.stderr[-3000:]}"
+    done = run_command(words, folder, environment)
+    told = f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-3000:]}"
     assert done.returncode in codes and "Traceback" not in done.stderr, told
     return done
 

@@ -1,11 +1,10 @@
 """Own images of another number of classes need no space file: the data's classes win, and other commands can say so."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked import run_command
 from PIL import Image
 
 from tvmfbnet.data.datasets import CIFAR10_CLASSES, load_data
@@ -65,8 +64,7 @@ def test_classes_and_channels_stand_behind_a_space(tmp_path):
 
 
 def tvmfbnet(*words):
-    done = subprocess.run([sys.executable, "-m", "tvmfbnet", *map(str, words)], capture_output=True, text=True)
-    return done
+    return run_command(words)
 
 
 @pytest.mark.slow
