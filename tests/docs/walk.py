@@ -48,7 +48,15 @@ RECIPE = {
 # Simulated targets are this machine, too: tests/provisioning/test_simulated_device.py has real ones.
 BOARDS = ("rpi4", "rpi5", "phone", "sim_a76")
 # Measured once, quickly, on a machine that other work may share.
-TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+TIMING = {
+    "drift_limit": 5.0,
+    "rest_seconds": 0,
+    "cooldown_seconds": 0,
+    "repeats": 3,
+    "min_repeat_ms": 1,
+    "visits": 1,
+    "chain_rounds": 1,
+}
 TIMING |= TRIALS
 
 

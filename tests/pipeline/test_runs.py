@@ -52,7 +52,15 @@ def recipe_values(space_file, data):
 
 
 # What is timed is timed briefly: these tests are about what becomes of the latencies.
-TIMING = {"drift_limit": 5.0, "rest_seconds": 0, "repeats": 3, "min_repeat_ms": 1, "visits": 1, "chain_rounds": 1}
+TIMING = {
+    "drift_limit": 5.0,
+    "rest_seconds": 0,
+    "cooldown_seconds": 0,
+    "repeats": 3,
+    "min_repeat_ms": 1,
+    "visits": 1,
+    "chain_rounds": 1,
+}
 TIMING |= TRIALS
 
 
