@@ -145,6 +145,12 @@ def test_in_order_cores_first_load_a_depthwise_tile_in_halves_that_fit_beside_su
         assert not any(knobs.staged for knobs in all_knobs(shape, NEON))
 
 
+def test_depthwise_kernels_of_in_order_cores_may_go_down_a_column_of_tiles():
+    for registers, downwards in ((NEON, False), (replace(NEON, in_order=True), True)):
+        orders = [{knobs.order for knobs in all_knobs(shape, registers)} for shape in (SHAPES[0], SHAPES[3])]
+        assert orders == [{"cyx", "yxc", "ycx"}, {"cyx", "yxc", "ycx"} | ({"cxy"} if downwards else set())]
+
+
 def test_padding_is_copied_on_x86_and_cut_off_on_arm():
     for shape in (SHAPES[0], SHAPES[3]):
         paddings = [{knobs.padding for knobs in all_knobs(shape, registers)} for registers in (AVX512, NEON)]

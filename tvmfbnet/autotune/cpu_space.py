@@ -65,7 +65,7 @@ def _worthwhile(shape: KernelShape, knobs: Knobs, registers: Registers) -> bool:
 
 def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     spans = shape.channels if shape.kind in ("depthwise", "pool") else shape.span
-    orders = ORDERS if shape.height * shape.width > 1 else ORDERS[:1]
+    orders = _orders(shape, registers)
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
@@ -80,6 +80,17 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
                     knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
                     if shape.kind != "depthwise" or not staged or holds_window(shape, knobs, wide, registers):
                         yield knobs
+
+
+def _orders(shape: KernelShape, registers: Registers) -> tuple[str, ...]:
+    """Orders of the loops over tiles.
+
+    Down a column of tiles, LLVM keeps few addresses of a depthwise kernel's input. Along a short row it joins the
+    tiles, whose addresses spill; CPUs that execute in order wait for them.
+    """
+    if shape.height * shape.width == 1:
+        return ORDERS[:1]
+    return ORDERS if shape.kind == "depthwise" and registers.in_order else ORDERS[:3]
 
 
 def _widths(shape: KernelShape, channels: int, registers: Registers) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from tvmfbnet.autotune.kernel_shape import KernelShape
 
-ORDERS = ("cyx", "yxc", "ycx")
+# The last one is for depthwise kernels of CPUs that execute in order.
+ORDERS = ("cyx", "yxc", "ycx", "cxy")
 
 
 @dataclass(frozen=True)
