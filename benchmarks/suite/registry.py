@@ -17,6 +17,8 @@ _TUNED_MINI_INT8 = (f"tune --target host --dtype int8 --space fbnet_mini --arch 
 _TUNED = ("tune --target host --space fbnet",)
 _TUNED_INT8 = ("tune --target host --dtype int8 --space fbnet --arch fbnet_c",)
 _MINI_PACKAGE = (f"compile {_MINI} --space fbnet_mini --target sim_a76 --out {{work}}/mini_sim_a76",)
+_COMPILED_MINI = (f"compile {_MINI} --space fbnet_mini --target host --build-only --out {{work}}/mini_untuned",)
+_COMPILED_TUNED_MINI = (f"compile {_MINI} --space fbnet_mini --target host --out {{work}}/mini_tuned",)
 _SIM_PACKAGES = ("compile fbnet_c --space fbnet --target sim_a76 --out {work}/fbnet_c_sim_a76",)
 
 _LLVM = {"llvm-mca-19": "Debian's package llvm-19"}
@@ -56,6 +58,15 @@ BENCHMARKS = (
             ("fbnet_c --space fbnet --wheels {inputs}/rivals", "fbnet_a --space fbnet --wheels {inputs}/rivals"),
             (_TUNED,),
         ),
+    ),
+    Benchmark(
+        "packages_in_turn",
+        "arm-kernels.md",
+        Form(
+            ("{work}/mini_untuned {work}/mini_tuned --rounds 50 --calls 20",),
+            (_COMPILED_MINI, _TUNED_MINI, _COMPILED_TUNED_MINI),
+        ),
+        "its packages are of two revisions, and one checkout compiles those of one",
     ),
     Benchmark(
         "int8_net",
