@@ -38,6 +38,13 @@ def bench_command(
             metavar="NAME", help="Also time this runtime, in turn; repeatable (default: onnxruntime where it can run)."
         ),
     ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Then measure energy: auto, rapl, odpm, hwmon, battery, or command:... that prints joules.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Time it although it failed the parity check.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -80,7 +87,9 @@ def bench_command(
     opened = Package.load(package, loaded, force=force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms
-    result = opened.bench(latency_target_ms=target_ms, sustained_seconds=sustained or 0.0, runtimes=chosen)
+    result = opened.bench(
+        latency_target_ms=target_ms, sustained_seconds=sustained or 0.0, runtimes=chosen, energy_source=energy
+    )
     if as_json:
         print_json(
             {
@@ -94,6 +103,10 @@ def bench_command(
         if agreement := told.parity.describe_agreement():
             print(agreement)
         print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))
+        if result.energy is not None:
+            print(f"energy: {result.energy.describe()}")
+            if told.predicted_energy is not None:
+                print(f"energy by the latency table when it was compiled: {told.predicted_energy.describe()}")
     end_with_verdict(result.verdict, as_json)
 
 

@@ -46,6 +46,7 @@ def show(
     """
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.latency.cells import SOURCES
+    from tvmfbnet.latency.measurement import OVERHEAD_PART
     from tvmfbnet.latency.sources.source import Missing
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
@@ -69,6 +70,7 @@ def show(
                 "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
+                **({"call_energy": table.energies.record(OVERHEAD_PART)} if table.energies else {}),
                 "fastest_ms": fastest_ms,
                 "slowest_ms": slowest_ms,
                 "cells": cells,
@@ -87,6 +89,10 @@ def show(
         ]
         for cell in cells
     ]
+    if table.energies:
+        columns += ["energy, mJ", "spread, mJ"]
+        for row, cell in zip(rows, cells, strict=True):
+            row += [_millijoules(cell["energy_mj"]), _millijoules(cell["energy_spread_mj"])]
     if not all(cell["steady"] for cell in cells):  # elsewhere drift says nothing about a cell
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
@@ -99,6 +105,11 @@ def show(
     if fastest_ms is not None and slowest_ms is not None:
         whole = unit_for((fastest_ms, slowest_ms))
         print(f"nets of the space: {whole.text(fastest_ms)} (fastest) to {whole.text(slowest_ms)} (slowest)")
+    if table.energies:
+        call = _millijoules(table.energies.call[0])
+        print(
+            f"energies are above idle, told by {table.energies.source or 'an unnamed source'}; a call takes {call} mJ"
+        )
     _print_drift(_drift(cells))
 
 
@@ -199,6 +210,10 @@ def _drift(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ratios = [cell["canary_ratio"] for cell in cells if cell["canary_ratio"] is not None]
     unsteady = sum(not cell["steady"] for cell in cells)
     return {"lowest": min(ratios, default=None), "highest": max(ratios, default=None), "unsteady": unsteady}
+
+
+def _millijoules(energy: float | None) -> str:
+    return "" if energy is None else f"{energy:.3g}"
 
 
 def _percent(ratio: float | None) -> str:

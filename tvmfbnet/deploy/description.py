@@ -70,6 +70,18 @@ class Parity(Stored):
         return f"{told}; accuracy {self.accuracy:.2%} instead of {self.float32_accuracy:.2%}"
 
 
+class PredictedEnergy(Stored):
+    """Energy of one inference above idle, summed up over the parts of a latency table, and what told those."""
+
+    energy_mj: Annotated[float, Field(ge=0, le=1e9)]
+    energy_spread_mj: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    energy_source: str = ""
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.energy_mj:.3g} mJ an inference ({self.energy_source or 'source unknown'})"
+
+
 class PackageDescription(Stored):
     """The content of ``package.json``; fields of later versions are ignored."""
 
@@ -116,6 +128,9 @@ class PackageDescription(Stored):
     )
     predicted_ms: _Latency | None = Field(
         default=None, description="latency by the target's table at compile time; None without a table"
+    )
+    predicted_energy: PredictedEnergy | None = Field(
+        default=None, description="energy by the target's table at compile time; None where it has none of every part"
     )
     latency_source: LatencyOriginRecord | None = Field(
         default=None, description="where the latencies come from that the net was chosen or predicted by"

@@ -125,6 +125,7 @@ class Package:
         latency_target_ms: float | None = None,
         sustained_seconds: float = 0.0,
         runtimes: Sequence[str] | None = None,
+        energy_source: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> BenchResult:
         """Times the package on its device, in turn with other runtimes on the same machine.
@@ -134,6 +135,7 @@ class Package:
             latency_target_ms: judge the latency by this; by default by what it was made to meet.
             sustained_seconds: then measure the sustained latency over this time; 0 for not at all.
             runtimes: names of the other runtimes; by default ONNX Runtime where it can run.
+            energy_source: then measure the energy of one inference: ``auto``, ``rapl`` or ``command:...``.
             on_progress: called with an event for everything that is reported meanwhile.
 
         Raises:
@@ -148,7 +150,8 @@ class Package:
         from tvmfbnet.deploy.bench import bench_on_device
 
         with library_call(on_progress, package=self.folder):
-            return bench_on_device(self, self._opened_for(target), sustained_seconds, latency_target_ms, runtimes)
+            where = self._opened_for(target)
+            return bench_on_device(self, where, sustained_seconds, latency_target_ms, runtimes, energy_source)
 
     def _opened_for(self, target: Target | str | None) -> ResolvedTarget:
         """The target to run on; refused where the package does not fit it."""

@@ -201,7 +201,7 @@ class InputSpec:
 
 def time_library(session: Session, library: str, image: InputSpec, repeats: Repeats) -> tuple[float, ...]:
     """Times a compiled function ``main`` on the device; milliseconds, one value per repeat."""
-    module = _on_random_image(session, library, image)
+    module = on_random_image(session, library, image)
     if repeats.warmup:
         module.time_evaluator("timed", session.device, number=repeats.warmup)()
     evaluator = module.time_evaluator(
@@ -212,7 +212,7 @@ def time_library(session: Session, library: str, image: InputSpec, repeats: Repe
 
 def time_sustained(session: Session, library: str, image: InputSpec, seconds: float) -> tuple[float, ...]:
     """Runs a compiled function ``main`` on the device continuously; milliseconds, one value per second."""
-    module = _on_random_image(session, library, image)
+    module = on_random_image(session, library, image)
     evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
     values: list[float] = []
     end = time.monotonic() + seconds
@@ -221,7 +221,7 @@ def time_sustained(session: Session, library: str, image: InputSpec, seconds: fl
     return tuple(values)
 
 
-def _on_random_image(session: Session, library: str, image: InputSpec) -> Any:
+def on_random_image(session: Session, library: str, image: InputSpec) -> Any:
     """A module whose function ``timed`` runs the library's ``main`` on an image in device memory."""
     machine = session.virtual_machine(library)
     machine.save_function("main", "timed", session.put(image.random()), include_return=False)
