@@ -217,7 +217,9 @@ def _command(command: str) -> EnergySource:
             raise UserError(f"{words[0]} does not tell the energy: {error}") from error
         try:
             if done.returncode != 0:
-                raise ValueError(done.stderr.strip()[-200:] or f"exit code {done.returncode}")
+                raise ValueError(
+                    "".join(done.stderr.strip().splitlines()[-1:])[-200:] or f"exit code {done.returncode}"
+                )
             told = float(done.stdout)
             if not math.isfinite(told):
                 raise ValueError(f"{told} is none")
