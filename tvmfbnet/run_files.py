@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tvmfbnet.batches import MOST_IMAGES
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_json, read_model
 
@@ -121,6 +122,7 @@ class TableRecord(_Record):
     dtype: Name | None = None
     space: SpaceRecord | Name | None = None
     call_energy: CallEnergyRecord | None = None
+    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
 
 
 class ConstraintRecord(_Record):

@@ -60,6 +60,7 @@ def bench_command(
     from contextlib import suppress
 
     from tvmfbnet.advice import note
+    from tvmfbnet.batches import split_batch
     from tvmfbnet.deploy.description import read_description, require_same_kind
     from tvmfbnet.deploy.runtimes.registry import rivals
     from tvmfbnet.dtypes import spelled_with_dtype, split_dtype
@@ -70,9 +71,12 @@ def bench_command(
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
     described = read_description(package)
-    # A package is timed in its own dtype, unless another is asked for, which is refused with both named.
+    # A package is timed in its own dtype and batch, unless another is asked for, which is refused with both named.
     target = spelled_with_dtype(target, dtype or (described.dtype if split_dtype(target)[1] is None else None))
     loaded = load_target(target)
+    if split_batch(target)[1] is None and loaded.batch != described.input_shape[0]:
+        target = f"{target},batch={described.input_shape[0]}"
+        loaded = load_target(target)
     note(target=target, named=loaded.name, package=package)
     require_same_kind(package, described, loaded)
     with suppress(UserError):  # the space may be of a file, whose place the package does not know
@@ -99,7 +103,8 @@ def bench_command(
             }
         )
     else:
-        print(f"{opened.arch}, {told.dtype}, {loaded.threads} thread(s)")
+        batch = "" if loaded.batch == 1 else f", {loaded.batch} images a call"
+        print(f"{opened.arch}, {told.dtype}{batch}, {loaded.threads} thread(s)")
         if agreement := told.parity.describe_agreement():
             print(agreement)
         print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))

@@ -67,6 +67,7 @@ def show(
             {
                 "target": target,
                 "dtype": table.dtype_name,
+                "batch": table.batch,
                 "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
@@ -97,7 +98,8 @@ def show(
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
             row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
-    print_table(f"{target}: {shown.name}, {table.dtype_name}", columns, rows)
+    batch = "" if table.batch == 1 else f", {table.batch} images a call"
+    print_table(f"{target}: {shown.name}, {table.dtype_name}{batch}", columns, rows)
     print(
         f"{counts[table.basis]} {table.basis}, {counts['predicted']} predicted, {len(missing)} missing; "
         f"call overhead {unit.text(table.overhead_ms)}"
@@ -162,10 +164,11 @@ def import_command(
     """
     import dataclasses
 
+    from tvmfbnet.batches import named_batch
     from tvmfbnet.dtypes import split_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, table_path
-    from tvmfbnet.latency.table_io import read_table, require_stated_dtype, write_table
+    from tvmfbnet.latency.table_io import read_table, require_batch, require_stated_dtype, write_table
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.targets.definition import measured_name
@@ -181,6 +184,7 @@ def import_command(
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
     require_writable_file(destination)
     table = read_table(file)
+    require_batch(table, named_batch(target)[1], str(file))
     if dtype is not None:
         require_stated_dtype(table, dtype, str(file))
         table = dataclasses.replace(table, stated_dtype=dtype)

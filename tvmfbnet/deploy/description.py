@@ -212,6 +212,8 @@ def _refuse_unfit(
         problems.append(
             f"was compiled for {described.threads} thread(s), and target {target.name} uses {target.threads}"
         )
+    if described.input_shape[0] != target.batch:
+        problems.append(f"computes {described.input_shape[0]} image(s) a call, and target {target.name} {target.batch}")
     if described.dtype != target.dtype:
         problems.append(f"computes in {described.dtype}, and target {target.name} in {target.dtype}")
     if described.tvm_version != tvm_version:

@@ -170,7 +170,7 @@ class Package:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, channels, height, width)."""
+        """(images of a call, channels, height, width)."""
         return self.description.input_shape
 
     @property
@@ -219,7 +219,8 @@ def compile_net(
         UserError: the toolchain is missing, or the calibration images.
         StorageError: ``out`` is not writable.
     """
-    shape, dtype = (1, net.space.input_channels, net.space.height, net.space.width), target.data_type
+    space, dtype = net.space, target.data_type
+    shape = (target.batch, space.input_channels, space.height, space.width)
     expected_outputs(net, shape, dtype)
     make_folder(out)
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
@@ -228,7 +229,9 @@ def compile_net(
     records = joined_records(database, None if float32 is None else float32.database)
     if model is None:
         model = (
-            export_net(net.eval(), dtype, images) if float32 is None else export_mixed_net(net, float32.names, images)
+            export_net(net.eval(), dtype, images, target.batch)
+            if float32 is None
+            else export_mixed_net(net, float32.names, images)
         )
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, records)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tvmfbnet.batches import named_batch
 from tvmfbnet.dtypes import FLOAT32, MIXED, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
@@ -69,6 +70,7 @@ class LatencyTable:
         origin: where its latencies come from.
         stated_dtype: what the file of an imported table says; empty where it says nothing.
         energies: of its parts, where they were measured.
+        batch: images of a call, whose latencies and energies these are.
         conversions: latency of each timed conversion from and to this dtype (:mod:`tvmfbnet.space.borders`), which
             only nets of mixed dtypes have.
     """
@@ -82,6 +84,7 @@ class LatencyTable:
     origin: LatencyOrigin = UNKNOWN
     stated_dtype: str = ""
     energies: Energies = field(default_factory=Energies)
+    batch: int = 1
     conversions: Mapping[NetPart, Cell] = field(default_factory=dict)
 
     @property
@@ -194,7 +197,9 @@ class LatencyTable:
         conversions = {part: cell for part, cell in all_cells.items() if part.part == CONVERSION}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
-        return cls(cells, overhead_ms, name or last.target, context=last.context, conversions=conversions)
+        batch = named_batch(last.target)[1]
+        told = {"context": last.context, "conversions": conversions, "batch": batch}
+        return cls(cells, overhead_ms, name or last.target, **told)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
         """Those of ``parts`` that the table lacks, without repeats."""
@@ -315,6 +320,7 @@ class LatencyTable:
         origin: Mapping[str, Any] | None = None,
         dtype: str | None = None,
         call_energy: Mapping[str, Any] | None = None,
+        batch: int | None = None,
     ) -> LatencyTable:
         """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`.
 
@@ -328,13 +334,14 @@ class LatencyTable:
         made_by = LatencyOrigin(**(origin or {}))
         called = [] if call_energy is None else [{**OVERHEAD_PART.to_dict(), **call_energy}]
         energies = Energies.from_records([*records, *called])
-        return cls(cells, overhead_ms, name, correction, origin=made_by, stated_dtype=dtype or "", energies=energies)
+        told = {"origin": made_by, "stated_dtype": dtype or "", "energies": energies, "batch": batch or 1}
+        return cls(cells, overhead_ms, name, correction, **told)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
         """The table of the content of a run's ``table.json``."""
         first = (values["cells"], values["overhead_ms"], values["target"])
-        more = {name: values.get(name) for name in ("origin", "dtype", "call_energy")}
+        more = {name: values.get(name) for name in ("origin", "dtype", "call_energy", "batch")}
         return cls.from_records(*first, values.get("correction", ""), **more)
 
     def arch_energy(self, arch: Arch, space: Space) -> tuple[float, float] | None:

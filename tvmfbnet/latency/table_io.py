@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet.batches import MOST_IMAGES
 from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.dtypes import FLOAT32, require_dtype
 from tvmfbnet.errors import ArchError, ConfigError, LatencyError, UserError
@@ -41,7 +43,7 @@ from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM,
 _SIZES = ("cin", "cout", "height", "width", "stride")
 _REQUIRED = ("part", "block", *_SIZES, "latency_ms")
 _WRITTEN = (*_REQUIRED, "spread_ms", "source")
-_OPTIONAL = ("spread_ms", "source", "dtype", *COLUMNS)
+_OPTIONAL = ("spread_ms", "source", "dtype", "batch", *COLUMNS)
 _TIMES, _ENERGIES = {"ms": 1.0, "us": 1e-3, "s": 1e3}, {"mj": 1.0, "uj": 1e-3, "j": 1e3}
 _UNITS = {"latency": _TIMES, "spread": _TIMES, "energy": _ENERGIES, "energy_spread": _ENERGIES}
 _MOST_ENERGY_MJ = 1e9
@@ -98,7 +100,14 @@ def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
     absent += ["energy_mj"] if has_more and "energy" not in factors else []
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
-    columns = {*_REQUIRED[:-1], "source", "dtype", "energy_source", *(column for column, _ in factors.values())}
+    columns = {
+        *_REQUIRED[:-1],
+        "source",
+        "dtype",
+        "batch",
+        "energy_source",
+        *(column for column, _ in factors.values()),
+    }
     unknown = [name or "(without a name)" for name in content.columns if name not in columns]
     if unknown:
         named = ", ".join(_REQUIRED + _OPTIONAL)
@@ -123,8 +132,9 @@ def write_table(table: LatencyTable, path: Path) -> None:
         table.overhead_ms or table.is_simulated or any(table.energies.call)
     ):  # its row says so even where all the others are predicted
         cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
-    # Tables of float32 do not say so: they stay as they always were.
-    dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    # Tables of float32 and of single images do not say so: they stay as they always were.
+    dtype: dict[str, Any] = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    dtype |= {} if table.batch == 1 else {"batch": table.batch}
     rows: list[dict[str, Any]] = [
         {
             **part.to_dict(),
@@ -153,6 +163,7 @@ def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, An
     """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
     values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
     dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    values |= {} if table.batch == 1 else {"batch": table.batch}
     call = {"call_energy": table.energies.record(OVERHEAD_PART)} if any(table.energies.call) else {}
     return {**values, **dtype, "origin": table.origin.to_dict(), **call, "cells": table.to_records(parts)}
 
@@ -183,7 +194,7 @@ def _read_json(path: Path) -> LatencyTable:
     named = (cells, record.overhead_ms, record.target, record.correction)
     call = [] if record.call_energy is None else [{**OVERHEAD_PART.to_dict(), **record.call_energy.model_dump()}]
     energies = _energies([*(item.model_dump() for item in record.cells), *call], path)
-    return LatencyTable(*named, stated_dtype=dtype, origin=origin, energies=energies)
+    return LatencyTable(*named, stated_dtype=dtype, origin=origin, energies=energies, batch=record.batch)
 
 
 def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False) -> LatencyOrigin:
@@ -235,7 +246,8 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
     dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
     overhead_ms = 0.0 if overhead is None else overhead.latency_ms
     measured = _energies(energies, path)
-    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, origin=origin, energies=measured)
+    told = {"origin": origin, "energies": measured, "batch": _one_batch(content, path)}
+    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, **told)
 
 
 def _energies(records: Iterable[Mapping[str, Any]], path: Path) -> Energies:
@@ -255,6 +267,29 @@ def _one_dtype(names: Iterable[str], path: Path) -> str:
         return require_dtype(different[0]) if different[0] else ""
     except ValueError as error:
         raise ConfigError(str(path), [f"dtype {error}"]) from error
+
+
+def _one_batch(content: Content, path: Path) -> int:
+    """The batch that all rows name, 1 where none does."""
+    different = list(dict.fromkeys(row.fields.get("batch") or "1" for row in content.rows))
+    if len(different) > 1:
+        raise ConfigError(str(path), [f"rows name different batches ({', '.join(different[:_LISTED])})"])
+    number = int(different[0]) if re.fullmatch(r"[0-9]{1,4}", different[0]) else 0
+    if not 1 <= number <= MOST_IMAGES:
+        raise ConfigError(str(path), [f"batch must be a number of images from 1 to {MOST_IMAGES}"])
+    return number
+
+
+def require_batch(table: LatencyTable, batch: int, where: str) -> None:
+    """Refuses a table of another batch than the one it is to be used for.
+
+    Raises:
+        LatencyError: names both.
+    """
+    if table.batch != batch:
+        raise LatencyError(
+            f"{where} has latencies of {table.batch} image(s) a call, not of {batch}: use it with batch {table.batch}"
+        )
 
 
 def _places(rows: Sequence[str]) -> str:

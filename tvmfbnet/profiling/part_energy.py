@@ -70,7 +70,7 @@ def measure_part_energies(
             copies = weight_copies(modules[part], timer.target)
             executable = build(modules[part], timer.target.for_tvm(), database.records, copies)
             library = save_library(executable, folder / f"{part.slug}.so", timer.target)
-            image = InputSpec(part_input_shape(part), part_input_type(part, timer.target.data_type))
+            image = InputSpec(part_input_shape(part, timer.target.batch), part_input_type(part, timer.target.data_type))
             energy, loop_ms = measure_energy(timer, library, image, source, system)
             library.unlink()
             log.append(_measurement(context, part, trials.get(part, 0), energy, call, copies, loop_ms))

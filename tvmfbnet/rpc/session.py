@@ -174,16 +174,22 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
     return output
 
 
-def run_on_images(session: Session, library: str, images: Array) -> Array:
-    """Runs a compiled function ``main`` on one image after another, as :func:`run_library` does; (images, ...)."""
+def run_on_images(session: Session, library: str, images: Array, batch: int = 1) -> Array:
+    """Runs a compiled function ``main`` on one batch after another, as :func:`run_library` does; (images, ...).
+
+    The last batch is filled up with its last image.
+    """
     import numpy as np
 
     machine = session.virtual_machine(library)
     outputs = []
-    for image in images:
-        machine.set_input("main", session.put(image[None]))
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        lacking = batch - len(some)
+        given = np.concatenate([some, np.repeat(some[-1:], lacking, axis=0)]) if lacking else some
+        machine.set_input("main", session.put(given))
         machine.invoke_stateful("main")
-        outputs.append(machine.get_outputs("main").numpy())
+        outputs.append(machine.get_outputs("main").numpy()[: len(some)])
     return np.concatenate(outputs)
 
 
