@@ -154,6 +154,8 @@ def split_dtype(target: str) -> tuple[str, str | None]:
     name, comma, dtype = target.rpartition(_CHANGE)
     if not comma:
         return target, None
+    dtype, *others = dtype.split(",")  # such as a batch
+    name = ",".join([name, *others])
     if _CHANGE in name:
         raise UserError(f"{target[:80]!r} names two dtypes: write one, as in host,dtype={dtype}")
     if dtype == MIXED:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from tvmfbnet.batches import MOST_IMAGES
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_json, read_model
 
@@ -20,6 +21,7 @@ Share = Annotated[float, Field(ge=-0.5, le=1.5)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=1, le=2**20)]
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+Millijoules = Annotated[float, Field(ge=0, le=1e9)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Name = Annotated[str, Field(min_length=1, max_length=100_000)]
 
@@ -88,8 +90,17 @@ class CellRecord(_Record):
     trials: Count = 0
     canary_ratio: Annotated[float, Field(ge=0, le=1e9)] | None = None
     steady: bool = True
-    energy_mj: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    energy_spread_mj: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    energy_mj: Millijoules | None = None
+    energy_spread_mj: Millijoules | None = None
+    energy_source: Annotated[str, Field(max_length=10_000)] | None = None
+
+
+class CallEnergyRecord(_Record):
+    """What calling a net takes, once per net."""
+
+    energy_mj: Millijoules
+    energy_spread_mj: Millijoules = 0.0
+    energy_source: Annotated[str, Field(max_length=10_000)] = ""
 
 
 class LatencyOriginRecord(Stored):
@@ -110,6 +121,8 @@ class TableRecord(_Record):
     correction: str = ""
     dtype: Name | None = None
     space: SpaceRecord | Name | None = None
+    call_energy: CallEnergyRecord | None = None
+    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
 
 
 class ConstraintRecord(_Record):

@@ -33,6 +33,7 @@ SKIPPED = {
 # Pages whose reader has measured before, and which targets; README tunes its board itself.
 MEASURED = {
     "docs/how-to/dtypes.md": ("host",),
+    "docs/how-to/energy.md": ("host",),
     "docs/how-to/latency-tables.md": ("host", "rpi4"),
     "docs/how-to/search.md": ("host", "rpi4"),
     "docs/how-to/several-devices.md": ("host", "rpi4"),
@@ -90,6 +91,8 @@ def smaller(words, walk):
         words = set_option(words, "--space", walk.space)
     if command != "arch describe":
         words = [ARCH if word in OTHER_ARCHS else word for word in words]
+    if "--energy" in words:  # machines that run tests have no sensor; the page that shows it has this stand-in
+        words = set_option(words, "--energy", "command:python cpu_joules.py")
     match command:
         case "tune":
             words = set_option(words, "--time", "1s") if "--time" in words else words
@@ -130,6 +133,12 @@ def run_line(line: CommandLine, walk: Walk):
             printed = walk.run(tvmfbnet(*smaller(["run", *options], walk)), check=(0, 3))
             if "demo_int8" in options:
                 check_fine_tuning(walk.folder / "runs/small_int8", printed)
+        case ["tvmfbnet", "bench", *options] if "--energy" in options:
+            check_energy(walk, walk.run(tvmfbnet(*smaller(["bench", *options, "--json"], walk))))
+        case ["tvmfbnet", "tune", *options] if "--energy" in options:
+            words = tvmfbnet(*smaller(["tune", *options, "--json"], walk))
+            first, again = (json.loads(walk.run(words)) for _ in range(2))
+            assert (first["energies_now"], again["energies_now"]) == (first["parts"], 0)
         case ["tvmfbnet", *options]:
             walk.run(tvmfbnet(*smaller(options, walk)))
         case ["torchrun", *options]:
@@ -152,6 +161,17 @@ def run_line(line: CommandLine, walk: Walk):
             assert options <= set(re.findall(r"--[a-z-]+", shown.stdout)), line.text
         case _:
             pytest.fail(f"{line.page} line {line.number} shows a command that no test runs: {line.text}")
+
+
+def check_energy(walk, printed):
+    """A net takes what its parts take together, told by the same source; ten watts are what a busy core takes here."""
+    predicted = json.loads((walk.folder / "package/package.json").read_text())["predicted_energy"]
+    timed = json.loads(printed)
+    energy, cpu_mj = timed["energy"], 10 * timed["latency_ms"]
+    assert energy["source"] == predicted["energy_source"] == "command:python cpu_joules.py"
+    assert energy["idle_watts"] < 5 and energy["energy_mj"] < 3 * cpu_mj
+    # Some rounds of tens of milliseconds, beside other work.
+    assert 0.3 < predicted["energy_mj"] / energy["energy_mj"] < 3
 
 
 def check_fine_tuning(run, printed):

@@ -56,6 +56,8 @@ TIMING = {
     "min_repeat_ms": 1,
     "visits": 1,
     "chain_rounds": 1,
+    "energy_rounds": 2,
+    "energy_seconds": 0.05,
 }
 TIMING |= TRIALS
 

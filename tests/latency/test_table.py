@@ -13,7 +13,7 @@ from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import OVERHEAD_PART, net_part, summarise
 from tvmfbnet.latency.repository import journal_path, load_table, table_path, target_folder
 from tvmfbnet.latency.table import LatencyTable
-from tvmfbnet.latency.table_io import read_table, require_stated_dtype, write_table
+from tvmfbnet.latency.table_io import read_table, require_stated_dtype, table_content, write_table
 from tvmfbnet.space.arch_text import parse_arch, resolve_arch
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.space.space import NetPart
@@ -418,23 +418,27 @@ def test_a_real_phones_table_gives_the_latency_of_the_published_net(device: str)
 
 def with_energies(space, path):
     """A table of a space on file, each part with 2 mJ a millisecond, an identity skip without."""
-    lines = ["part,block,cin,cout,height,width,stride,latency_ms,energy_uj,energy_spread_uj"]
+    lines = ["part,block,cin,cout,height,width,stride,latency_ms,energy_uj,energy_spread_uj,energy_source"]
     for number, part in enumerate(space.distinct_parts(), start=1):
-        sizes = [part.cin, part.cout, part.height, part.width, part.stride, number / 100, 20 * number, number]
+        sizes = [part.cin, part.cout, part.height, part.width, part.stride, number / 100, 20 * number, number, "rapl"]
         lines.append(",".join(map(str, [part.part, part.block, *sizes])))
-    path.write_text("\n".join([*lines, "overhead,call,1,1,1,1,1,0.005,,"]) + "\n")
+    path.write_text("\n".join([*lines, "overhead,call,1,1,1,1,1,0.005,7,1,rapl"]) + "\n")
     return read_table(path)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
 def test_the_energy_of_parts_is_one_more_column(suffix, tmp_path):
     space = load_space("fbnet_mini@16")
     table = with_energies(space, tmp_path / "energies.csv")
-    assert {part.part for part in table.energies} == {"stem", "block", "head_conv", "head_pool", "head_linear"}
-    assert all(mj == pytest.approx(2 * table.cells[part].latency_ms) for part, (mj, _) in table.energies.items())
+    parts = {"stem", "block", "head_conv", "head_pool", "head_linear", "overhead"}
+    assert {part.part for part in table.energies.by_part} == parts and table.energies.source == "rapl"
+    assert table.energies.call == (pytest.approx(0.007), pytest.approx(0.001))
+    assert all(table.energies.of(part)[0] == pytest.approx(2 * cell.latency_ms) for part, cell in table.cells.items())
     write_table(table, tmp_path / f"again.{suffix}")
     again = read_table(tmp_path / f"again.{suffix}")
     assert (again.energies, again.cells, again.overhead_ms) == (table.energies, table.cells, table.overhead_ms)
+    record = json.loads(json.dumps(table_content(table, table.cells)))
+    assert LatencyTable.from_record(record).energies == table.energies
 
 
 @pytest.mark.parametrize(
@@ -443,6 +447,8 @@ def test_the_energy_of_parts_is_one_more_column(suffix, tmp_path):
         ("energy_mj", "2000000000", "energy_mj is more than 1e\\+09 mJ"),
         ("energy_mj", "-1", "energy_mj must not be negative"),
         ("energy_mj,energy_spread_mj", ",0.1", "there is a spread of the energy, but no energy"),
+        ("energy_mj,energy_source", ",rapl", "there is a source of the energy, but no energy"),
+        ("energy_source", "rapl", "needs the column\\(s\\) energy_mj"),
         ("energy_spread_mj", "0.1", "needs the column\\(s\\) energy_mj"),
         ("energy_mj,energy_j", "1,1", "energy is given in mj and j; leave one column"),
     ],
@@ -453,8 +459,8 @@ def test_an_energy_that_cannot_be_is_refused(head, row, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
         read_table(path)
     path.write_text(
-        "part,block,cin,cout,height,width,stride,latency_ms,energy_mj\n"
-        "block,k3_e1,16,16,8,8,1,0.1,1\noverhead,call,1,1,1,1,1,0.1,1\n"
+        "part,block,cin,cout,height,width,stride,latency_ms,energy_mj,energy_source\n"
+        "block,k3_e1,16,16,8,8,1,0.1,1,rapl\noverhead,call,1,1,1,1,1,0.1,1,\n"
     )
-    with pytest.raises(ConfigError, match="the overhead row has no energy"):
+    with pytest.raises(ConfigError, match="energies of different sources"):
         read_table(path)

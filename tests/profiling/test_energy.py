@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -129,6 +130,25 @@ def test_a_command_tells_joules(tmp_path):
     source = source_named(f"command:cat {counter}", tmp_path)
     taken, _ = taken_in(source, 0.0, lambda: counter.write_text("4.0\n"))
     assert taken == pytest.approx(2.5)
+    with pytest.raises(UserError, match="told 4 joules and then 3: it must tell all that was taken so far"):
+        taken_in(source, 0.0, lambda: counter.write_text("3.0\n"))
+
+
+def test_a_command_that_takes_long_to_tell_costs_no_inference(tmp_path):
+    machine = RaplMachine(tmp_path)
+
+    class Slow(type(source_named("rapl", tmp_path))):
+        def running(self):
+            @contextmanager
+            def slow():
+                with source_named("rapl", tmp_path).running() as joules:
+                    yield lambda: (machine.pause(1.5), joules())[1]
+
+            return slow()
+
+    energy = machine.measure(Slow("slow", list, ()), rounds=3)
+    assert energy.idle_watts == pytest.approx(10.0, rel=1e-3)
+    assert energy.energy_mj == pytest.approx(50.0, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +171,9 @@ def test_a_source_that_is_not_there_is_one_clear_line(tmp_path, text, said):
     ("command", "said"),
     [
         ("no-such-command-here", "does not tell the energy"),
-        (f"{sys.executable} -c print('warm')", "does not print a number of joules"),
+        ("echo warm", "does not print a number of joules: could not convert"),
+        ("echo nan", "nan is none"),
+        (f"{sys.executable} -c print(warm)", "joules: NameError: name 'warm' is not defined"),
         (f"{sys.executable} -c raise(SystemExit(3))", "exit code 3"),
     ],
 )

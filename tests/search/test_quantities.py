@@ -8,6 +8,8 @@ import pytest
 from test_search_run import table_of
 
 from tvmfbnet.errors import ConstraintError
+from tvmfbnet.latency.energies import Energies
+from tvmfbnet.latency.measurement import OVERHEAD_PART
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.nets.bn_folding import fold_bn
 from tvmfbnet.nets.network import build_net
@@ -34,7 +36,7 @@ def sources_of(space):
     """Latencies, and an energy of every part."""
     table = table_of(space)
     energies = {part: (2 * cell.latency_ms, 0.1 * cell.latency_ms) for part, cell in table.cells.items()}
-    return CostSources(space, replace(table, energies=energies))
+    return CostSources(space, replace(table, energies=Energies({**energies, OVERHEAD_PART: (0.5, 0.1)}, "rapl")))
 
 
 @pytest.fixture(params=QUANTITIES)
@@ -127,10 +129,13 @@ def test_an_energy_is_the_sum_of_the_parts_and_every_part_needs_one(tiny_space):
     model = QUANTITIES["energy"].build(sources)
     for choice in random_choices(tiny_space, 5):
         parts_ms = table.arch_ms(arch_of(choice, tiny_space), tiny_space) - table.overhead_ms
-        assert model.value(choice) == pytest.approx(2 * parts_ms) and model.spread(choice) > 0
-    with pytest.raises(ConstraintError, match="needs a latency table with the energy of every part"):
+        energy = sources.table.arch_energy(arch_of(choice, tiny_space), tiny_space)
+        assert model.value(choice) == pytest.approx(0.5 + 2 * parts_ms) and model.spread(choice) > 0
+        assert energy == (pytest.approx(model.value(choice)), pytest.approx(model.spread(choice)))
+    with pytest.raises(ConstraintError, match="every part: measure it with `tvmfbnet tune --target TARGET"):
         QUANTITIES["energy"].build(CostSources(tiny_space, table))
-    without_stem = dict(list(sources.table.energies.items())[1:])
+    without_stem = Energies(dict(list(sources.table.energies.by_part.items())[1:]), "rapl")
+    assert replace(table, energies=without_stem).arch_energy(arch_of(choice, tiny_space), tiny_space) is None
     with pytest.raises(ConstraintError, match=r"lacks the energy of 1 part\(s\): stem/conv_k3"):
         QUANTITIES["energy"].build(CostSources(tiny_space, replace(table, energies=without_stem)))
 

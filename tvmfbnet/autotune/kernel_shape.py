@@ -12,7 +12,7 @@ Kind = Literal["conv", "depthwise", "matmul", "pool", "move"]
 
 @dataclass(frozen=True)
 class KernelShape:
-    """What a kernel computes, as far as its schedule cares.
+    """What a kernel computes of one image, as far as its schedule cares.
 
     Attributes:
         kind: ``conv`` (also grouped), ``depthwise``, ``matmul`` (one row), ``pool`` (mean over space), ``move``

@@ -47,8 +47,9 @@ class LoweredParts(Mapping[NetPart, IRModule]):
     def __init__(
         self, parts: Sequence[NetPart], target: ResolvedTarget, folder: Path | None = None, writes: bool = True
     ):
-        self._compiled_for, self._dtype = target.for_tvm(), target.data_type
-        self._folder = None if folder is None else folder / f"{_digest(target.tvm_json())}-{target.dtype}"
+        self._compiled_for, self._dtype, self._batch = target.for_tvm(), target.data_type, target.batch
+        batch = "" if target.batch == 1 else f"-batch{target.batch}"
+        self._folder = None if folder is None else folder / f"{_digest(target.tvm_json())}-{target.dtype}{batch}"
         self._writes = writes and folder is not None
         self._modules: dict[NetPart, IRModule] = {}
         self._mods: dict[str, IRModule] = {}
@@ -92,7 +93,7 @@ class LoweredParts(Mapping[NetPart, IRModule]):
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
         for start in range(0, len(parts), _PARTS_PER_CALL):
-            for part, model in export_parts(parts[start : start + _PARTS_PER_CALL], self._dtype).items():
+            for part, model in export_parts(parts[start : start + _PARTS_PER_CALL], self._dtype, self._batch).items():
                 self._modules[part] = lower(model, self._compiled_for)
                 yield part
 

@@ -4,7 +4,7 @@ All share one pattern: the output is split into tiles that fit the vector regist
 during the reduction; bias, residual and activation are applied as the tile is stored; weights are prepacked in the
 order in which tiles read them. On targets with threads, loops over tiles may run in parallel. The results are TVM
 schedules with a trace, so they live in the same database as those of MetaSchedule's search, and are applied at compile
-time in the same way.
+time in the same way. A batch is a loop outside all of these: each image is computed as if it were the only one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.machines import AnyKnobs, Machine
 from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
+from tvmfbnet.batches import MOST_IMAGES
 from tvmfbnet.compiler.integer_kernels import WINDOW
 from tvmfbnet.compiler.stack_buffers import is_x86
 from tvmfbnet.compiler.wide_sums import HALF
@@ -89,11 +90,11 @@ def _loops_of(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
     spatial = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type != _REDUCE]
     reduced = [int(axis.dom.extent) for axis in total.iter_vars if axis.iter_type == _REDUCE]
     extra = len(blocks.after)
-    if total.name_hint in _CONVS and len(spatial) == 4 and spatial[0] == 1 and len(reduced) == 3:
+    if total.name_hint in _CONVS and len(spatial) == 4 and len(reduced) == 3:
         return _conv_shape(mod, schedule, blocks, spatial, reduced)
-    if total.name_hint == "matmul" and spatial[:1] == [1] and len(spatial) == 2:
+    if total.name_hint == "matmul" and len(spatial) == 2 and spatial[0] <= MOST_IMAGES:
         return KernelShape("matmul", 1, 1, spatial[1], reduction=reduced[0], group=spatial[1], extra=extra)
-    if len(reduced) == 2 and len(spatial) == 4 and spatial[:3] == [1, 1, 1] and reduced[0] == reduced[1]:
+    if len(reduced) == 2 and len(spatial) == 4 and spatial[1:3] == [1, 1] and reduced[0] == reduced[1]:
         return KernelShape("pool", 1, 1, spatial[3], kernel=reduced[0], group=spatial[3], extra=extra)
     return None
 

@@ -38,6 +38,13 @@ def bench_command(
             metavar="NAME", help="Also time this runtime, in turn; repeatable (default: onnxruntime where it can run)."
         ),
     ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Then measure energy: auto, rapl, odpm, hwmon, battery, or command:... that prints joules.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Time it although it failed the parity check.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -53,6 +60,7 @@ def bench_command(
     from contextlib import suppress
 
     from tvmfbnet.advice import note
+    from tvmfbnet.batches import split_batch
     from tvmfbnet.deploy.description import read_description, require_same_kind
     from tvmfbnet.deploy.runtimes.registry import rivals
     from tvmfbnet.dtypes import spelled_with_dtype, split_dtype
@@ -63,9 +71,12 @@ def bench_command(
 
     given_ms = parse_latency(latency_target) if latency_target is not None else None
     described = read_description(package)
-    # A package is timed in its own dtype, unless another is asked for, which is refused with both named.
+    # A package is timed in its own dtype and batch, unless another is asked for, which is refused with both named.
     target = spelled_with_dtype(target, dtype or (described.dtype if split_dtype(target)[1] is None else None))
     loaded = load_target(target)
+    if split_batch(target)[1] is None and loaded.batch != described.input_shape[0]:
+        target = f"{target},batch={described.input_shape[0]}"
+        loaded = load_target(target)
     note(target=target, named=loaded.name, package=package)
     require_same_kind(package, described, loaded)
     with suppress(UserError):  # the space may be of a file, whose place the package does not know
@@ -80,7 +91,9 @@ def bench_command(
     opened = Package.load(package, loaded, force=force)
     told = opened.description
     target_ms = told.latency_target_ms if given_ms is None else given_ms
-    result = opened.bench(latency_target_ms=target_ms, sustained_seconds=sustained or 0.0, runtimes=chosen)
+    result = opened.bench(
+        latency_target_ms=target_ms, sustained_seconds=sustained or 0.0, runtimes=chosen, energy_source=energy
+    )
     if as_json:
         print_json(
             {
@@ -90,10 +103,15 @@ def bench_command(
             }
         )
     else:
-        print(f"{opened.arch}, {told.dtype}, {loaded.threads} thread(s)")
+        batch = "" if loaded.batch == 1 else f", {loaded.batch} images a call"
+        print(f"{opened.arch}, {told.dtype}{batch}, {loaded.threads} thread(s)")
         if agreement := told.parity.describe_agreement():
             print(agreement)
         print_table("", *bench_table(result, target_ms, told.predicted_ms, told.on_simulated))
+        if result.energy is not None:
+            print(f"energy: {result.energy.describe()}")
+            if told.predicted_energy is not None:
+                print(f"energy by the latency table when it was compiled: {told.predicted_energy.describe()}")
     end_with_verdict(result.verdict, as_json)
 
 

@@ -46,6 +46,7 @@ def show(
     """
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.latency.cells import SOURCES
+    from tvmfbnet.latency.measurement import OVERHEAD_PART
     from tvmfbnet.latency.sources.source import Missing
     from tvmfbnet.latency.units import unit_for
     from tvmfbnet.space.registry import load_space
@@ -66,9 +67,11 @@ def show(
             {
                 "target": target,
                 "dtype": table.dtype_name,
+                "batch": table.batch,
                 "space": shown.name,
                 "context": table.context.to_dict() if table.context is not None else None,
                 "overhead_ms": table.overhead_ms,
+                **({"call_energy": table.energies.record(OVERHEAD_PART)} if table.energies else {}),
                 "fastest_ms": fastest_ms,
                 "slowest_ms": slowest_ms,
                 "cells": cells,
@@ -87,11 +90,16 @@ def show(
         ]
         for cell in cells
     ]
+    if table.energies:
+        columns += ["energy, mJ", "spread, mJ"]
+        for row, cell in zip(rows, cells, strict=True):
+            row += [_millijoules(cell["energy_mj"]), _millijoules(cell["energy_spread_mj"])]
     if not all(cell["steady"] for cell in cells):  # elsewhere drift says nothing about a cell
         columns.append("drift, %")
         for row, cell in zip(rows, cells, strict=True):
             row.append("" if cell["steady"] else _percent(cell["canary_ratio"]))
-    print_table(f"{target}: {shown.name}, {table.dtype_name}", columns, rows)
+    batch = "" if table.batch == 1 else f", {table.batch} images a call"
+    print_table(f"{target}: {shown.name}, {table.dtype_name}{batch}", columns, rows)
     print(
         f"{counts[table.basis]} {table.basis}, {counts['predicted']} predicted, {len(missing)} missing; "
         f"call overhead {unit.text(table.overhead_ms)}"
@@ -99,6 +107,11 @@ def show(
     if fastest_ms is not None and slowest_ms is not None:
         whole = unit_for((fastest_ms, slowest_ms))
         print(f"nets of the space: {whole.text(fastest_ms)} (fastest) to {whole.text(slowest_ms)} (slowest)")
+    if table.energies:
+        call = _millijoules(table.energies.call[0])
+        print(
+            f"energies are above idle, told by {table.energies.source or 'an unnamed source'}; a call takes {call} mJ"
+        )
     _print_drift(_drift(cells))
 
 
@@ -151,10 +164,11 @@ def import_command(
     """
     import dataclasses
 
+    from tvmfbnet.batches import named_batch
     from tvmfbnet.dtypes import split_dtype
     from tvmfbnet.errors import UserError
     from tvmfbnet.latency.repository import journal_path, table_path
-    from tvmfbnet.latency.table_io import read_table, require_stated_dtype, write_table
+    from tvmfbnet.latency.table_io import read_table, require_batch, require_stated_dtype, write_table
     from tvmfbnet.preflight import require_writable_file
     from tvmfbnet.progress import say
     from tvmfbnet.targets.definition import measured_name
@@ -170,6 +184,7 @@ def import_command(
         raise UserError(f"{destination} exists already; give --replace to put the new table in its place")
     require_writable_file(destination)
     table = read_table(file)
+    require_batch(table, named_batch(target)[1], str(file))
     if dtype is not None:
         require_stated_dtype(table, dtype, str(file))
         table = dataclasses.replace(table, stated_dtype=dtype)
@@ -199,6 +214,10 @@ def _drift(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ratios = [cell["canary_ratio"] for cell in cells if cell["canary_ratio"] is not None]
     unsteady = sum(not cell["steady"] for cell in cells)
     return {"lowest": min(ratios, default=None), "highest": max(ratios, default=None), "unsteady": unsteady}
+
+
+def _millijoules(energy: float | None) -> str:
+    return "" if energy is None else f"{energy:.3g}"
 
 
 def _percent(ratio: float | None) -> str:

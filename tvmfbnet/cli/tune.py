@@ -75,6 +75,13 @@ def tune_command(
             help="Share of the blocks to time, 40% or 0.4: those that tell most about the others, which are predicted.",
         ),
     ] = 1.0,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Also measure energies: auto, rapl, odpm, hwmon, battery, or command:... that prints joules.",
+        ),
+    ] = None,
     learn_from: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,6 +119,7 @@ def tune_command(
         more=more,
         blocks=blocks,
         arch=arch,
+        energy=energy,
         learn_from=tuple(learn_from or ()),
     )
     if dry_run:
@@ -135,11 +143,14 @@ def tune_command(
                 "profile_seconds": report.profile,
                 "measured_now": done.timed,
                 "parts": done.parts,
+                **({"energies_now": done.energies, "energy_source": done.energy_source} if energy else {}),
                 **({"source": SIMULATED} if simulated else {}),
             }
         )
         return
     print(f"{report.new_trials} new trials ({report.trials} in all), {done.timed} of {done.parts} parts timed now")
+    if energy:
+        print(f"energy of {done.energies} parts measured now, told by {done.energy_source}")
     if simulated:
         print(f"all latencies are {SIMULATED} ({NO_DEVICE})")
     if report.new_trials:

@@ -117,8 +117,10 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
     return fold_bn(precise).to(torch_type(dtype.name))
 
 
-def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPart, onnx.ModelProto]:
+def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32, batch: int = 1) -> dict[NetPart, onnx.ModelProto]:
     """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype.
+
+    ``batch`` is the number of images; quantised parts take one.
 
     Raises:
         UserError: a part of a head that is no classifier is to be quantised.
@@ -130,7 +132,7 @@ def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32) -> dict[NetPa
         return {part: quantised_part(part, model) for part, model in export_parts(parts).items()}
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):
-        models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL], dtype))
+        models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL], dtype, batch))
     return models
 
 
@@ -146,9 +148,9 @@ def quantised_part(part: NetPart, model: onnx.ModelProto) -> onnx.ModelProto:
     return quantised
 
 
-def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx.ModelProto]:
+def _export_bundle(parts: Sequence[NetPart], dtype: DType, batch: int) -> dict[NetPart, onnx.ModelProto]:
     inputs = tuple(
-        torch.zeros(part_input_shape(part), dtype=torch_type(part_input_type(part, dtype))) for part in parts
+        torch.zeros(part_input_shape(part, batch), dtype=torch_type(part_input_type(part, dtype))) for part in parts
     )
     names = [f"input{index}" for index in range(len(parts))], [f"output{index}" for index in range(len(parts))]
     extractor = Extractor(export_module(_Bundle(parts, dtype).eval(), inputs, *names))
@@ -160,15 +162,18 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
     return models
 
 
-def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = ()) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output``.
+def export_net(
+    net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = (), batch: int = 1
+) -> onnx.ModelProto:
+    """Exports a whole net, batch norm folded: ``input`` (N, C, H, W) to ``output``.
 
-    The output is (1, classes), of LR-ASPP (1, classes, h, w).
+    The output is (N, classes), of LR-ASPP (N, classes, h, w).
 
     Args:
         net: the net.
         dtype: of the exported model; int8 gives a model in QDQ form.
         images: calibration images (1, C, H, W) as the net sees them in training, for int8 only.
+        batch: N, the number of images; 1 in int8.
 
     Raises:
         UserError: the dtype is int8, and there is no image, or the head is no classifier.
@@ -176,7 +181,7 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
     if dtype.is_quantised:
         require_classifier(net)
         return quantise(export_net(net), images)
-    shape = (1, net.space.input_channels, net.space.height, net.space.width)
+    shape = (batch, net.space.input_channels, net.space.height, net.space.width)
     return export_module(
         _Bordered(folded_in(net, dtype), dtype).eval(),
         (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),

@@ -6,13 +6,13 @@ from tvmfbnet.dtypes import DType
 from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart
 
 
-def part_input_shape(part: NetPart) -> tuple[int, ...]:
-    """Shape of a part's input as exported, batch 1: NHWC inside the net, NCHW for the image, (1, C) at its end."""
+def part_input_shape(part: NetPart, batch: int = 1) -> tuple[int, ...]:
+    """Shape of a part's input as exported: NHWC inside the net, NCHW for the images, (N, C) at its end."""
     if part.part == STEM:
-        return (1, part.cin, part.height, part.width)
+        return (batch, part.cin, part.height, part.width)
     if part.part == HEAD_LINEAR:
-        return (1, part.cin)
-    return (1, part.height, part.width, part.cin)
+        return (batch, part.cin)
+    return (batch, part.height, part.width, part.cin)
 
 
 def part_input_type(part: NetPart, dtype: DType) -> str:

@@ -19,6 +19,8 @@ from tvmfbnet.deploy.runtimes.tvm_runtime import TvmSession
 from tvmfbnet.errors import ParityError, RuntimeUnavailableError, UserError
 from tvmfbnet.latency.measurement import summarise
 from tvmfbnet.latency.verdict import Interval, Verdict, median_interval
+from tvmfbnet.profiling.device_energy import measure_energy, require_source
+from tvmfbnet.profiling.energy import Energy
 from tvmfbnet.profiling.net_latency import NetLatency, measure_latency
 from tvmfbnet.profiling.speed_probe import SpeedProbe
 from tvmfbnet.progress import say, step
@@ -71,6 +73,7 @@ class BenchResult:
             a warm device; None if it was not asked for.
         verdict: on the latency target; None without one.
         values: all of it as plain data.
+        energy: of one inference; None if it was not asked for.
     """
 
     net: NetLatency
@@ -78,6 +81,7 @@ class BenchResult:
     sustained_ms: float | None
     verdict: Verdict | None
     values: dict[str, Any]
+    energy: Energy | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -116,16 +120,20 @@ def bench_on_device(
     sustained_seconds: float = 0.0,
     latency_target_ms: float | None = None,
     runtimes: Sequence[str] | None = None,
+    energy_source: str | None = None,
 ) -> BenchResult:
     """Connects to the target's device and times a package there; arguments as of :func:`bench_package`.
 
     Without ``latency_target_ms`` the package is judged by what it was made to meet.
     """
     require_sustainable(target, sustained_seconds)
+    if energy_source is not None:
+        energy_source = require_source(target, energy_source).name
     require_ready(target)
     target_ms = package.description.latency_target_ms if latency_target_ms is None else latency_target_ms
     with connect_device(target) as endpoint:
-        return bench_package(package, target, endpoint, sustained_seconds, target_ms, runtimes=runtimes)
+        asked: dict[str, Any] = {"runtimes": runtimes, "energy_source": energy_source}
+        return bench_package(package, target, endpoint, sustained_seconds, target_ms, **asked)
 
 
 def require_sustainable(target: Target, sustained_seconds: float) -> None:
@@ -142,6 +150,7 @@ def bench_package(
     latency_target_ms: float | None = None,
     probe: SpeedProbe | None = None,
     runtimes: Sequence[str] | None = None,
+    energy_source: str | None = None,
 ) -> BenchResult:
     """Times the package on the device, and other runtimes in turn with it, with as many threads.
 
@@ -153,6 +162,7 @@ def bench_package(
         latency_target_ms: judge the latency by this; the net is timed again while the verdict is unclear.
         probe: measures the device's speed factor meanwhile.
         runtimes: names of the other runtimes; None for the defaults that can run on the target.
+        energy_source: afterwards, measure the energy of one inference as this source tells it; None for not at all.
 
     Raises:
         UserError: an unknown runtime.
@@ -176,6 +186,10 @@ def bench_package(
         if sustained_seconds:
             with step(f"measuring sustained latency for {sustained_seconds:g} s"):
                 lasting_ms = ours.timer.sustained(package.library, shape, sustained_seconds)
+        energy = None
+        if energy_source is not None:
+            with step("measuring energy"):
+                energy, _ = measure_energy(ours.timer, package.library, files.image, energy_source)
     package_ms = net.interval.value
     mine = RuntimeLatency(OURS.name, OURS.title, OURS.version, package_ms, net.spread_ms, net.interval)
     timed = (mine, *(rival.latency() for rival in opened))
@@ -187,9 +201,10 @@ def bench_package(
         "runtimes": [latency.to_dict(package_ms) for latency in timed],
         "sustained_ms": warm,
         "sustained_seconds": sustained_seconds,
+        **({} if energy is None else {"energy": energy.to_dict()}),
         **({} if verdict is None else verdict.to_dict()),
     }
-    return BenchResult(net, timed, warm, verdict, values)
+    return BenchResult(net, timed, warm, verdict, values, energy)
 
 
 def verdict_on(package: Package, net: NetLatency, target_ms: float) -> Verdict:

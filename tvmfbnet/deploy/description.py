@@ -70,6 +70,18 @@ class Parity(Stored):
         return f"{told}; accuracy {self.accuracy:.2%} instead of {self.float32_accuracy:.2%}"
 
 
+class PredictedEnergy(Stored):
+    """Energy of one inference above idle, summed up over the parts of a latency table, and what told those."""
+
+    energy_mj: Annotated[float, Field(ge=0, le=1e9)]
+    energy_spread_mj: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    energy_source: str = ""
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.energy_mj:.3g} mJ an inference ({self.energy_source or 'source unknown'})"
+
+
 class PackageDescription(Stored):
     """The content of ``package.json``; fields of later versions are ignored."""
 
@@ -116,6 +128,9 @@ class PackageDescription(Stored):
     )
     predicted_ms: _Latency | None = Field(
         default=None, description="latency by the target's table at compile time; None without a table"
+    )
+    predicted_energy: PredictedEnergy | None = Field(
+        default=None, description="energy by the target's table at compile time; None where it has none of every part"
     )
     latency_source: LatencyOriginRecord | None = Field(
         default=None, description="where the latencies come from that the net was chosen or predicted by"
@@ -197,6 +212,8 @@ def _refuse_unfit(
         problems.append(
             f"was compiled for {described.threads} thread(s), and target {target.name} uses {target.threads}"
         )
+    if described.input_shape[0] != target.batch:
+        problems.append(f"computes {described.input_shape[0]} image(s) a call, and target {target.name} {target.batch}")
     if described.dtype != target.dtype:
         problems.append(f"computes in {described.dtype}, and target {target.name} in {target.dtype}")
     if described.tvm_version != tvm_version:

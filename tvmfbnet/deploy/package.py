@@ -125,6 +125,7 @@ class Package:
         latency_target_ms: float | None = None,
         sustained_seconds: float = 0.0,
         runtimes: Sequence[str] | None = None,
+        energy_source: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> BenchResult:
         """Times the package on its device, in turn with other runtimes on the same machine.
@@ -134,6 +135,7 @@ class Package:
             latency_target_ms: judge the latency by this; by default by what it was made to meet.
             sustained_seconds: then measure the sustained latency over this time; 0 for not at all.
             runtimes: names of the other runtimes; by default ONNX Runtime where it can run.
+            energy_source: then measure the energy of one inference: ``auto``, ``rapl`` or ``command:...``.
             on_progress: called with an event for everything that is reported meanwhile.
 
         Raises:
@@ -148,7 +150,8 @@ class Package:
         from tvmfbnet.deploy.bench import bench_on_device
 
         with library_call(on_progress, package=self.folder):
-            return bench_on_device(self, self._opened_for(target), sustained_seconds, latency_target_ms, runtimes)
+            where = self._opened_for(target)
+            return bench_on_device(self, where, sustained_seconds, latency_target_ms, runtimes, energy_source)
 
     def _opened_for(self, target: Target | str | None) -> ResolvedTarget:
         """The target to run on; refused where the package does not fit it."""
@@ -167,7 +170,7 @@ class Package:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(1, channels, height, width)."""
+        """(images of a call, channels, height, width)."""
         return self.description.input_shape
 
     @property
@@ -216,7 +219,8 @@ def compile_net(
         UserError: the toolchain is missing, or the calibration images.
         StorageError: ``out`` is not writable.
     """
-    shape, dtype = (1, net.space.input_channels, net.space.height, net.space.width), target.data_type
+    space, dtype = net.space, target.data_type
+    shape = (target.batch, space.input_channels, space.height, space.width)
     expected_outputs(net, shape, dtype)
     make_folder(out)
     with storage_errors(out / DESCRIPTION, "remove"):  # an older one would not match the new files
@@ -225,7 +229,9 @@ def compile_net(
     records = joined_records(database, None if float32 is None else float32.database)
     if model is None:
         model = (
-            export_net(net.eval(), dtype, images) if float32 is None else export_mixed_net(net, float32.names, images)
+            export_net(net.eval(), dtype, images, target.batch)
+            if float32 is None
+            else export_mixed_net(net, float32.names, images)
         )
     lowered = lower(model, compiled_for)
     kernels = coverage(lowered, compiled_for, records)

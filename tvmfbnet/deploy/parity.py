@@ -151,7 +151,7 @@ def compare_answers(
             batch = images.pixels[start : start + _IMAGES_PER_CALL]
             targets = images.labels[start : start + _IMAGES_PER_CALL]
             given = batch.numpy().astype(target.data_type.boundary)
-            got = worker.call(run_on_images, str(package.library), given, seconds=deadline)
+            got = worker.call(run_on_images, str(package.library), given, target.batch, seconds=deadline)
             with torch.no_grad():
                 expected = precise(batch)
             outputs = torch.from_numpy(got.astype(np.float32)).view(expected.shape)

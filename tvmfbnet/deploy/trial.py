@@ -12,6 +12,7 @@ from tvmfbnet.autotune.database import TuningDatabase, database_of, existing_dat
 from tvmfbnet.autotune.database_folders import TRIALS
 from tvmfbnet.autotune.trial_log import TrialLog
 from tvmfbnet.deploy.bench import BenchResult, bench_package
+from tvmfbnet.deploy.description import PredictedEnergy
 from tvmfbnet.deploy.package import Float32Units, Package, compile_net, random_images, untrained_net
 from tvmfbnet.deploy.parity import LabelledImages, certify
 from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS, MIXED
@@ -109,7 +110,12 @@ def with_prediction(
 def predicted_by(package: Package, table: LatencyTable, arch: Arch, space: Space) -> Package:
     """The package with the net's latency by a table, and where the table's latencies come from."""
     source = LatencyOriginRecord(**table.origin.to_dict())
-    return package.with_description(predicted_ms=table.arch_ms(arch, space), latency_source=source)
+    energy = table.arch_energy(arch, space)
+    told = {"energy_source": table.energies.source}
+    predicted = None if energy is None else PredictedEnergy(energy_mj=energy[0], energy_spread_mj=energy[1], **told)
+    return package.with_description(
+        predicted_ms=table.arch_ms(arch, space), predicted_energy=predicted, latency_source=source
+    )
 
 
 def chosen_dtypes(

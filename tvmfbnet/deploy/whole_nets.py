@@ -122,7 +122,7 @@ def _measure(
                 speed_nets = _speed_nets(speed_parts, target, database, scratch / "speed.so", passes.speed_passes())
         with step("timing an empty call", patience=1.0):
             overhead = timer.overhead_ms()
-        shape = (1, space.input_channels, space.height, space.width)
+        shape = (target.batch, space.input_channels, space.height, space.width)
         timings = _in_turn(libraries, shape, timer, speed_nets, passes)
         speed_factor = None
         if speed_nets is not None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -27,18 +28,41 @@ _LOCK_SECONDS = 60.0
 _LAST_VERSION = 1000
 
 
-class Journal:
-    """The measurements of one target in one file.
+class _Record(Protocol):
+    """What a journal holds."""
+
+    def to_line(self) -> bytes:
+        """As one line."""
+        ...
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+class JournalOf(Generic[RecordT]):
+    """Measurements of one kind, of one target, in one file.
 
     Args:
         path: the ``.jsonl`` file; it and its folder are created with the first measurement.
+        record: their model.
+        called: what a line is, for warnings of those that are not.
+        newest: the largest schema version that is read.
+        upgrade: makes a record of an older version one of today's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        record: type[RecordT],
+        called: str,
+        newest: int,
+        upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         self.path = path
+        self._record, self._called, self._newest, self._upgrade = record, called, newest, upgrade
         self._lock_path = path.with_name(path.name + ".lock")
 
-    def append(self, measurement: Measurement) -> None:
+    def append(self, measurement: RecordT) -> None:
         """Adds one measurement; it is on disk when this returns.
 
         Raises:
@@ -57,7 +81,7 @@ class Journal:
             if is_new:
                 _sync_folder(self.path.parent)
 
-    def read(self) -> list[Measurement]:
+    def read(self) -> list[RecordT]:
         """All measurements in the order they were made; empty if there is no journal yet.
 
         A line that is torn, corrupt or holds impossible values is skipped with a warning. Nothing is written: the
@@ -70,8 +94,8 @@ class Journal:
             return []
         with storage_errors(self.path, "read"):
             data = self.path.read_bytes()
-        measurements: list[Measurement] = []
-        bad = BadLines(self.path, "valid measurement")
+        measurements: list[RecordT] = []
+        bad = BadLines(self.path, self._called)
         for number, line in enumerate(data.split(b"\n"), start=1):
             if not line:
                 continue
@@ -97,16 +121,29 @@ class Journal:
         finally:
             lock.release()
 
-    def _parse(self, number: int, line: bytes) -> Measurement:
+    def _parse(self, number: int, line: bytes) -> RecordT:
         """Parses one line; one of :data:`UNREADABLE` if it is corrupt, StorageError if a newer version wrote it."""
         value = json.loads(line)
         version = value.get("schema_version") if isinstance(value, dict) else None
-        if isinstance(version, int) and SCHEMA_VERSION < version < _LAST_VERSION:
+        if isinstance(version, int) and self._newest < version < _LAST_VERSION:
             raise StorageError(
                 f"{self.path} line {number} was written by a newer tvmfbnet (schema version {version}, this one "
-                f"reads up to {SCHEMA_VERSION}); update tvmfbnet"
+                f"reads up to {self._newest}); update tvmfbnet"
             )
-        return Measurement.model_validate(migrate(value) if isinstance(value, dict) else value)
+        model: Any = self._record
+        parsed: RecordT = model.model_validate(self._upgrade(value) if isinstance(value, dict) else value)
+        return parsed
+
+
+class Journal(JournalOf[Measurement]):
+    """The timings of one target in one file.
+
+    Args:
+        path: the ``.jsonl`` file; it and its folder are created with the first measurement.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, Measurement, "valid measurement", SCHEMA_VERSION, migrate)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 One folder per target, and each fact in it has one owner:
 
 * ``latency.jsonl``, the journal: every measurement of parts and nets (:mod:`tvmfbnet.latency.journal`).
+* ``energy.jsonl``: every measurement of the energy of parts (:mod:`tvmfbnet.latency.energies`).
 * ``table.csv``: an imported table; the journal takes precedence.
 * ``database*/trials.jsonl``: every tuning trial and what it took (:mod:`tvmfbnet.autotune.trial_log`).
 * ``database*/database_*``: the schedules, in TVM's form (:mod:`tvmfbnet.autotune.database`).
@@ -28,6 +29,7 @@ from tvmfbnet.errors import LatencyError, UserError
 from tvmfbnet.files import digest
 from tvmfbnet.latency.additivity import load_correction
 from tvmfbnet.latency.context import Context, choose_context
+from tvmfbnet.latency.energies import measured_energies
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.kernel_map import load_kernel_times
 from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
@@ -183,7 +185,9 @@ def _table_of(
         )
     times = load_kernel_times(journal.with_name(_KERNELS), used[-1].context)
     times = {part: ms for part, ms in times.items() if _is_known(part)}
-    return replace(LatencyTable.from_measurements(used, in_order=True), kernel_ms=times)
+    made = LatencyTable.from_measurements(used, in_order=True)
+    energies = measured_energies(journal, used[-1].context, made.cells)
+    return replace(made, kernel_ms=times, energies=energies)
 
 
 def _is_known(part: NetPart) -> bool:

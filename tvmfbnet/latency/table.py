@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tvmfbnet.batches import named_batch
 from tvmfbnet.dtypes import FLOAT32, MIXED, DType, dtype_named
 from tvmfbnet.errors import LatencyError
 from tvmfbnet.latency.cells import MEASURED, NOTHING, PREDICTED, SIMULATED, SOURCES, Cell, Source, cell_of
 from tvmfbnet.latency.context import Context
-from tvmfbnet.latency.measurement import NET, OVERHEAD, Measurement
+from tvmfbnet.latency.energies import Energies
+from tvmfbnet.latency.measurement import NET, OVERHEAD, OVERHEAD_PART, Measurement
 from tvmfbnet.latency.origin import UNKNOWN, LatencyOrigin, OriginKind, TimedSource
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.borders import CONVERSION
@@ -67,7 +69,8 @@ class LatencyTable:
         context: of the measurements; None for an imported table.
         origin: where its latencies come from.
         stated_dtype: what the file of an imported table says; empty where it says nothing.
-        energies: millijoules of each part and one standard deviation, where the table has them.
+        energies: of its parts, where they were measured.
+        batch: images of a call, whose latencies and energies these are.
         conversions: latency of each timed conversion from and to this dtype (:mod:`tvmfbnet.space.borders`), which
             only nets of mixed dtypes have.
     """
@@ -80,7 +83,8 @@ class LatencyTable:
     context: Context | None = None
     origin: LatencyOrigin = UNKNOWN
     stated_dtype: str = ""
-    energies: Mapping[NetPart, tuple[float, float]] = field(default_factory=dict)
+    energies: Energies = field(default_factory=Energies)
+    batch: int = 1
     conversions: Mapping[NetPart, Cell] = field(default_factory=dict)
 
     @property
@@ -193,7 +197,9 @@ class LatencyTable:
         conversions = {part: cell for part, cell in all_cells.items() if part.part == CONVERSION}
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
-        return cls(cells, overhead_ms, name or last.target, context=last.context, conversions=conversions)
+        batch = named_batch(last.target)[1]
+        told = {"context": last.context, "conversions": conversions, "batch": batch}
+        return cls(cells, overhead_ms, name or last.target, **told)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
         """Those of ``parts`` that the table lacks, without repeats."""
@@ -300,16 +306,9 @@ class LatencyTable:
     def to_records(self, parts: Iterable[NetPart]) -> list[dict[str, Any]]:
         """The cells of ``parts`` as plain data, for JSON: the part's fields and the cell's."""
         return [
-            {"name": part.name, **part.to_dict(), **vars(self.lookup(part)), **self.energy_record(part)}
+            {"name": part.name, **part.to_dict(), **vars(self.lookup(part)), **self.energies.record(part)}
             for part in parts
         ]
-
-    def energy_record(self, part: NetPart) -> dict[str, float | None]:
-        """A part's energy as plain data; nothing for a table without energies."""
-        if not self.energies:
-            return {}
-        energy, spread = self.energies.get(part, (None, None))
-        return {"energy_mj": energy, "energy_spread_mj": spread}
 
     @classmethod
     def from_records(
@@ -320,33 +319,36 @@ class LatencyTable:
         correction: str = "",
         origin: Mapping[str, Any] | None = None,
         dtype: str | None = None,
+        call_energy: Mapping[str, Any] | None = None,
+        batch: int | None = None,
     ) -> LatencyTable:
-        """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`."""
+        """The table with the cells of :meth:`to_records`; ``origin`` as of :meth:`LatencyOrigin.to_dict`.
+
+        ``call_energy`` is the :meth:`Energies.record` of a call.
+        """
         fields, records = vars(NOTHING), list(records)  # fields that an older record lacks keep their defaults
         cells = {
             NetPart.from_dict(record): Cell(**{name: record[name] for name in fields if name in record})
             for record in records
         }
         made_by = LatencyOrigin(**(origin or {}))
-        energies = energies_of(records)
-        return cls(cells, overhead_ms, name, correction, origin=made_by, stated_dtype=dtype or "", energies=energies)
+        called = [] if call_energy is None else [{**OVERHEAD_PART.to_dict(), **call_energy}]
+        energies = Energies.from_records([*records, *called])
+        told = {"origin": made_by, "stated_dtype": dtype or "", "energies": energies, "batch": batch or 1}
+        return cls(cells, overhead_ms, name, correction, **told)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
         """The table of the content of a run's ``table.json``."""
         first = (values["cells"], values["overhead_ms"], values["target"])
-        return cls.from_records(*first, values.get("correction", ""), values.get("origin"), values.get("dtype"))
+        more = {name: values.get(name) for name in ("origin", "dtype", "call_energy", "batch")}
+        return cls.from_records(*first, values.get("correction", ""), **more)
+
+    def arch_energy(self, arch: Arch, space: Space) -> tuple[float, float] | None:
+        """Energy of one inference of a net and one standard deviation, mJ; None where the table lacks a part's."""
+        return self.energies.total([*space.fixed_parts(), *(part for _, part in space.cells_of(arch))])
 
     def _cells_of(self, arch: Arch, space: Space) -> list[Cell]:
         parts = [*space.fixed_parts(), *(part for _, part in space.cells_of(arch))]
         self.require(parts)
         return [self.lookup(part) for part in parts]
-
-
-def energies_of(records: Iterable[Mapping[str, Any]]) -> dict[NetPart, tuple[float, float]]:
-    """The energies of :meth:`LatencyTable.to_records`, of the parts that have one."""
-    return {
-        NetPart.from_dict(record): (record["energy_mj"], record["energy_spread_mj"] or 0.0)
-        for record in records
-        if record.get("energy_mj") is not None
-    }

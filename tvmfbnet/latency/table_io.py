@@ -1,34 +1,37 @@
 """Importing and exporting latency tables as CSV, Parquet or JSON.
 
 Columns ``part,block,cin,cout,height,width,stride,latency_ms`` and optionally ``spread_ms,source,dtype`` and the energy
-of each part, ``energy_mj,energy_spread_mj``; one row per part, sizes are those of its input. A table is of one dtype,
-and names it where it is not float32. Latency, energy and their spreads may be in other units, as the column's name
-says: ``latency_us``, ``spread_s``, ``energy_uj``. A row without energy leaves it empty. Blocks need not be the paper's
-nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of a call. An identity skip may have a row of its
-own (some runtimes copy the tensor there), which is used. The file's suffix, ``.csv``, ``.parquet`` or ``.json``,
-decides its form. Unknown content is refused, never dropped. JSON has the form of a run's ``table.json`` and keeps all
-of a cell: repeats, trials and drift as well.
+of each part, ``energy_mj,energy_spread_mj,energy_source``; one row per part, sizes are those of its input. A table is
+of one dtype, and names it where it is not float32; one source told all its energies. Latency, energy and their spreads
+may be in other units, as the column's name says: ``latency_us``, ``spread_s``, ``energy_uj``. A row without energy
+leaves it empty. Blocks need not be the paper's nine (``k7_e3`` is valid too). One ``overhead`` row may give the cost of
+a call. An identity skip may have a row of its own (some runtimes copy the tensor there), which is used. The file's
+suffix, ``.csv``, ``.parquet`` or ``.json``, decides its form. Unknown content is refused, never dropped. JSON has the
+form of a run's ``table.json`` and keeps all of a cell: repeats, trials and drift as well.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from tvmfbnet.batches import MOST_IMAGES
 from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.dtypes import FLOAT32, require_dtype
 from tvmfbnet.errors import ArchError, ConfigError, LatencyError, UserError
 from tvmfbnet.extras import require
 from tvmfbnet.files import read_model, write_atomically, write_json, write_text
 from tvmfbnet.latency.cells import MEASURED, SIMULATED, SOURCES, Cell, Source
+from tvmfbnet.latency.energies import COLUMNS, Energies
 from tvmfbnet.latency.measurement import OVERHEAD, OVERHEAD_PART
 from tvmfbnet.latency.origin import LatencyOrigin
-from tvmfbnet.latency.table import LatencyTable, energies_of
+from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.latency.table_rows import Content, Row, form_of, number_of, read_content
 from tvmfbnet.progress import say
 from tvmfbnet.run_files import TableRecord
@@ -40,7 +43,7 @@ from tvmfbnet.space.space import BLOCK, HEAD_CONV, HEAD_LINEAR, HEAD_POOL, STEM,
 _SIZES = ("cin", "cout", "height", "width", "stride")
 _REQUIRED = ("part", "block", *_SIZES, "latency_ms")
 _WRITTEN = (*_REQUIRED, "spread_ms", "source")
-_OPTIONAL = ("spread_ms", "source", "dtype", "energy_mj", "energy_spread_mj")
+_OPTIONAL = ("spread_ms", "source", "dtype", "batch", *COLUMNS)
 _TIMES, _ENERGIES = {"ms": 1.0, "us": 1e-3, "s": 1e3}, {"mj": 1.0, "uj": 1e-3, "j": 1e3}
 _UNITS = {"latency": _TIMES, "spread": _TIMES, "energy": _ENERGIES, "energy_spread": _ENERGIES}
 _MOST_ENERGY_MJ = 1e9
@@ -93,10 +96,18 @@ def _factors(content: Content, path: Path) -> Mapping[str, tuple[str, float]]:
             factors[quantity] = (f"{quantity}_{given[0]}", units[given[0]])
     absent = [name for name in _REQUIRED[:-1] if name not in content.columns]
     absent += [] if "latency" in factors else ["latency_ms"]
-    absent += ["energy_mj"] if "energy_spread" in factors and "energy" not in factors else []
+    has_more = "energy_spread" in factors or "energy_source" in content.columns
+    absent += ["energy_mj"] if has_more and "energy" not in factors else []
     if absent:
         raise ConfigError(str(path), [f"a latency table needs the column(s) {', '.join(absent)}"])
-    columns = {*_REQUIRED[:-1], "source", "dtype", *(column for column, _ in factors.values())}
+    columns = {
+        *_REQUIRED[:-1],
+        "source",
+        "dtype",
+        "batch",
+        "energy_source",
+        *(column for column, _ in factors.values()),
+    }
     unknown = [name or "(without a name)" for name in content.columns if name not in columns]
     if unknown:
         named = ", ".join(_REQUIRED + _OPTIONAL)
@@ -117,16 +128,19 @@ def write_table(table: LatencyTable, path: Path) -> None:
         return
     if table.correction:
         raise UserError(f"{path}: a corrected table can only be written as .json, which says that it is corrected")
-    if table.overhead_ms or table.is_simulated:  # its row says so even where all the others are predicted
+    if (
+        table.overhead_ms or table.is_simulated or any(table.energies.call)
+    ):  # its row says so even where all the others are predicted
         cells = {OVERHEAD_PART: Cell(table.overhead_ms, source=table.basis), **cells}
-    # Tables of float32 do not say so: they stay as they always were.
-    dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    # Tables of float32 and of single images do not say so: they stay as they always were.
+    dtype: dict[str, Any] = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
+    dtype |= {} if table.batch == 1 else {"batch": table.batch}
     rows: list[dict[str, Any]] = [
         {
             **part.to_dict(),
             **{"latency_ms": cell.latency_ms, "spread_ms": cell.spread_ms, "source": cell.source},
             **dtype,
-            **table.energy_record(part),
+            **table.energies.record(part),
         }
         for part, cell in cells.items()
     ]
@@ -149,7 +163,9 @@ def table_content(table: LatencyTable, parts: Iterable[NetPart]) -> dict[str, An
     """The cells of ``parts`` and all that goes with them as plain data: the content of a ``.json`` table."""
     values = {"target": table.name or "table", "overhead_ms": table.overhead_ms, "correction": table.correction}
     dtype = {} if table.data_type == FLOAT32 else {"dtype": table.data_type.name}
-    return {**values, **dtype, "origin": table.origin.to_dict(), "cells": table.to_records(parts)}
+    values |= {} if table.batch == 1 else {"batch": table.batch}
+    call = {"call_energy": table.energies.record(OVERHEAD_PART)} if any(table.energies.call) else {}
+    return {**values, **dtype, "origin": table.origin.to_dict(), **call, "cells": table.to_records(parts)}
 
 
 def _read_json(path: Path) -> LatencyTable:
@@ -176,8 +192,9 @@ def _read_json(path: Path) -> LatencyTable:
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([record.dtype or ""], path)
     named = (cells, record.overhead_ms, record.target, record.correction)
-    energies = energies_of(item.model_dump() for item in record.cells)
-    return LatencyTable(*named, stated_dtype=dtype, origin=origin, energies=energies)
+    call = [] if record.call_energy is None else [{**OVERHEAD_PART.to_dict(), **record.call_energy.model_dump()}]
+    energies = _energies([*(item.model_dump() for item in record.cells), *call], path)
+    return LatencyTable(*named, stated_dtype=dtype, origin=origin, energies=energies, batch=record.batch)
 
 
 def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False) -> LatencyOrigin:
@@ -199,7 +216,7 @@ def _checked_origin(sources: Sequence[Source], path: Path, stated: bool = False)
 
 def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: Path) -> LatencyTable:
     cells: dict[NetPart, Cell] = {}
-    energies: dict[NetPart, tuple[float, float]] = {}
+    energies: list[dict[str, Any]] = []
     overhead: Cell | None = None
     problems: dict[str, list[str]] = {}  # what is wrong, and where
     for row in content.rows:
@@ -216,7 +233,8 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
         else:
             cells[part] = cell
         if energy is not None:
-            energies[part] = energy
+            told = {"energy_source": row.fields.get("energy_source") or ""}
+            energies.append({**part.to_dict(), "energy_mj": energy[0], "energy_spread_mj": energy[1], **told})
     if not cells and not problems:
         raise ConfigError(str(path), ["there are no rows"])
     if problems:
@@ -227,7 +245,16 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
     _warn_about_zeros(cells, path)
     dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
     overhead_ms = 0.0 if overhead is None else overhead.latency_ms
-    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, origin=origin, energies=energies)
+    measured = _energies(energies, path)
+    told = {"origin": origin, "energies": measured, "batch": _one_batch(content, path)}
+    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, **told)
+
+
+def _energies(records: Iterable[Mapping[str, Any]], path: Path) -> Energies:
+    try:
+        return Energies.from_records(records)
+    except ValueError as error:
+        raise ConfigError(str(path), [str(error)]) from error
 
 
 def _one_dtype(names: Iterable[str], path: Path) -> str:
@@ -240,6 +267,29 @@ def _one_dtype(names: Iterable[str], path: Path) -> str:
         return require_dtype(different[0]) if different[0] else ""
     except ValueError as error:
         raise ConfigError(str(path), [f"dtype {error}"]) from error
+
+
+def _one_batch(content: Content, path: Path) -> int:
+    """The batch that all rows name, 1 where none does."""
+    different = list(dict.fromkeys(row.fields.get("batch") or "1" for row in content.rows))
+    if len(different) > 1:
+        raise ConfigError(str(path), [f"rows name different batches ({', '.join(different[:_LISTED])})"])
+    number = int(different[0]) if re.fullmatch(r"[0-9]{1,4}", different[0]) else 0
+    if not 1 <= number <= MOST_IMAGES:
+        raise ConfigError(str(path), [f"batch must be a number of images from 1 to {MOST_IMAGES}"])
+    return number
+
+
+def require_batch(table: LatencyTable, batch: int, where: str) -> None:
+    """Refuses a table of another batch than the one it is to be used for.
+
+    Raises:
+        LatencyError: names both.
+    """
+    if table.batch != batch:
+        raise LatencyError(
+            f"{where} has latencies of {table.batch} image(s) a call, not of {batch}: use it with batch {table.batch}"
+        )
 
 
 def _places(rows: Sequence[str]) -> str:
@@ -284,10 +334,9 @@ def _read_energy(row: Row, factors: Mapping[str, tuple[str, float]], comma: bool
         if values[-1] is not None and values[-1] > _MOST_ENERGY_MJ:
             raise ValueError(f"{column} is more than {_MOST_ENERGY_MJ:g} mJ")
     energy, spread = values
-    if energy is not None and row.fields["part"] == OVERHEAD:
-        raise ValueError("the overhead row has no energy: a call's energy belongs to the parts")
-    if energy is None and spread is not None:
-        raise ValueError("there is a spread of the energy, but no energy")
+    if energy is None and (spread is not None or row.fields.get("energy_source")):
+        what = "source" if spread is None else "spread"
+        raise ValueError(f"there is a {what} of the energy, but no energy")
     return None if energy is None else (energy, spread or 0.0)
 
 

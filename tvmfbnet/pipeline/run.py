@@ -39,7 +39,7 @@ from tvmfbnet.latency.sources.registry import table_source
 from tvmfbnet.latency.sources.source import latency_table
 from tvmfbnet.latency.sources.target import TargetSource
 from tvmfbnet.latency.table import LatencyTable, target_by_share
-from tvmfbnet.latency.table_io import require_stated_dtype, table_content
+from tvmfbnet.latency.table_io import require_batch, require_stated_dtype, table_content
 from tvmfbnet.pipeline.recipe import Recipe
 from tvmfbnet.pipeline.result import RunResult, result_values
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
@@ -208,6 +208,8 @@ class Run:
             say("note: the recipe gives the latencies, so nothing is tuned")
             table = latency_table(table_source(self.recipe.latency), self.space)
             require_stated_dtype(table, self.target.dtype, self.recipe.latency)
+            if not table.is_simulated:  # a model's latencies are of one image
+                require_batch(table, self.target.batch, self.recipe.latency)
             return table
         from tvmfbnet.profiling.parts import context_of
 

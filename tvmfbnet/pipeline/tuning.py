@@ -29,7 +29,9 @@ from tvmfbnet.latency.repository import journal_path, kernels_path, target_folde
 from tvmfbnet.pipeline.tuning_options import Quality, TuneOptions
 from tvmfbnet.profiling.active_sampling import blocks_to_measure, measure_share
 from tvmfbnet.profiling.conversions import measure_conversions
+from tvmfbnet.profiling.device_energy import require_source
 from tvmfbnet.profiling.device_timer import device_timer
+from tvmfbnet.profiling.part_energy import measure_part_energies
 from tvmfbnet.profiling.parts import measure_parts
 from tvmfbnet.progress import say, step
 from tvmfbnet.provisioning.loopback import connect_device
@@ -54,11 +56,15 @@ class TuneResult:
         report: trials, failures and seconds of the tuning.
         timed: how many parts were timed in this call.
         parts: how many parts there are.
+        energies: of how many the energy was measured in this call.
+        energy_source: what told it; empty where it was not asked for.
     """
 
     report: TuningReport
     timed: int
     parts: int
+    energies: int = 0
+    energy_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ def forecast(
     Where this target has no rate of its own yet, some kernels are built here for some seconds to estimate one.
     """
     arch, space = _chosen_arch(options, space)
+    if options.energy is not None:
+        require_source(target, options.energy)
     read_sources(options.learn_from, target, root)  # refuses what tuning would refuse
     plan = plan_space(space, target, options.blocks, arch, target_folder(target.name, root), keeps=False)
     log = log_of(target, root)
@@ -136,9 +144,10 @@ def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> Tu
     batch = options.batch
     needed = max(left, batch * fresh)  # every task gets its first round
     estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
+    estimated += _energy_seconds(plan, options)
     if options.seconds is not None:
         timing_seconds = plan.estimated_seconds(0, rate.trials_per_second, rate.slowness, share=share)
-        estimated = min(estimated, options.seconds + timing_seconds)
+        estimated = min(estimated, options.seconds + timing_seconds + _energy_seconds(plan, options))
     return TuningForecast(
         distinct_blocks=plan.blocks,
         measured_blocks=blocks_to_measure(plan.blocks, share),
@@ -152,6 +161,13 @@ def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> Tu
         asked=left,
         batch=batch,
     )
+
+
+def _energy_seconds(plan: Plan, options: TuneOptions) -> float:
+    """Seconds of measuring the energy of every part and of an empty call, where that is asked for."""
+    timing = plan.target.timing
+    rounds = 0 if options.energy is None else timing.energy_rounds * (len(plan.parts) + 1)
+    return 2 * timing.energy_seconds * rounds
 
 
 def _chosen_arch(options: TuneOptions, space: Space) -> tuple[Arch | None, Space]:
@@ -262,9 +278,10 @@ def tune_space(
         root: folder of all targets' logs.
 
     Raises:
-        UserError: the toolchain or the device is not there, said before anything is lowered.
+        UserError: the toolchain, the device or the source of energy is not there, said before anything is lowered.
     """
     require_ready(target)
+    energy_source = "" if options.energy is None else require_source(target, options.energy).name
     arch, space = _chosen_arch(options, space)
     sources = read_sources(options.learn_from, target, root)
     folder = make_folder(target_folder(target.name, root))
@@ -304,4 +321,9 @@ def tune_space(
             )
             if target.data_type.is_quantised:  # few, quickly timed, and all that a net of mixed dtypes lacks
                 measure_conversions(space, timer, journal, context)
-    return TuneResult(report, timed, parts)
+            energies = 0
+            if energy_source:
+                trials = {part: log.trials_of(kernels) for part, kernels in plan.kernels.items()}
+                told = (journal.path, context, energy_source)
+                energies = measure_part_energies(plan.parts, trials, timer, database, *told)
+    return TuneResult(report, timed, parts, energies, energy_source)

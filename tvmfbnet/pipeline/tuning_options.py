@@ -19,6 +19,11 @@ class TuneConfig(Config):
     )
     quality: Quality = Field(default="normal", description="without trials: 8, 24 or 96 trials per task")
     measure_share: float = Field(default=1.0, gt=0, le=1, description="share of blocks timed; the others are predicted")
+    energy: str | None = Field(
+        default=None,
+        min_length=1,
+        description="also measure energies, told by this source: auto, rapl, odpm, hwmon, battery, command:...",
+    )
     seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
     batch: int = Field(default=8, ge=1, le=1024, description="candidates per round; each kernel gets a first round")
 

@@ -61,7 +61,7 @@ class ChainedNets:
 
     def run_pass(self, timer: DeviceTimer) -> ChainTiming:
         """Times all nets once more, with ``timing.chain_runs`` runs each."""
-        shape, runs = part_input_shape(self.nets[0][0]), timer.target.timing.chain_runs
+        shape, runs = part_input_shape(self.nets[0][0], timer.target.batch), timer.target.timing.chain_runs
         self._passes.append(timer.chains(self._library, shape, len(self.nets), runs))
         return self._passes[-1]
 
@@ -96,7 +96,8 @@ def schedule_parts(
     if missing:
         from tvmfbnet.compiler.export import export_parts  # loads torch
 
-        fresh = {part: lower(model, compiled_for) for part, model in export_parts(missing, target.data_type).items()}
+        models = export_parts(missing, target.data_type, target.batch)
+        fresh = {part: lower(model, compiled_for) for part, model in models.items()}
     scheduled: dict[NetPart, IRModule] = {}
     with progress("scheduling blocks", len(parts)) as reporter:
         for part in parts:

@@ -194,9 +194,23 @@ class DeviceTimer:
                 values += latencies
         return tuple(values)
 
-    def overhead_ms(self) -> float:
-        """The device's cost of one call with nothing to compute."""
-        image = self._image((1, 1))
+    def long_job(self, job: Callable[..., Any], *arguments: Any, lasting: float) -> Any:
+        """The result of a job that takes ``lasting`` seconds on the device; no canary runs beside it."""
+        limits, given = self.target.timeouts, self._worker
+        if 2 * lasting < limits.session:
+            return given.persist(job, *arguments, seconds=limits.connect + limits.session)
+        session = limits.session + math.ceil(lasting)
+        with RemoteWorker(given.endpoint, given.device, session, given.connect_seconds, given.demands) as worker:
+            return worker.persist(job, *arguments, seconds=limits.connect + session)
+
+    @property
+    def empty_image(self) -> InputSpec:
+        """The input of an empty call."""
+        return self._image((1, 1))
+
+    def empty_call(self, folder: Path) -> Path:
+        """A library with nothing to compute, in a folder."""
+        image = self.empty_image
         element = helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype))
         graph = helper.make_graph(
             [helper.make_node("Identity", ["input"], ["output"])],
@@ -206,11 +220,13 @@ class DeviceTimer:
         )
         model: onnx.ModelProto = helper.make_model(graph)
         compiled_for = self.target.for_tvm()
+        return save_library(build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target)
+
+    def overhead_ms(self) -> float:
+        """The device's cost of one call with nothing to compute."""
         with scratch_folder() as folder:
-            library = save_library(
-                build(lower(model, compiled_for), compiled_for, None), folder / "call.so", self.target
-            )
-            repeats_ms = self._watched(time_library, str(library), image, self._repeats).value
+            library = self.empty_call(folder)
+            repeats_ms = self._watched(time_library, str(library), self.empty_image, self._repeats).value
             require_times(self._worker.address, repeats_ms, may_be_zero=True)
             return float(summarise(repeats_ms)["latency_ms"])
 

@@ -59,17 +59,17 @@ class _Round:
 
 
 def energy_per_inference(
-    run: Callable[[], object],
+    run: Callable[[], int | None],
     source: EnergySource,
     seconds: float = 2.0,
     rounds: int = 6,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Energy:
-    """Measures the energy of one call.
+    """Measures the energy of one inference.
 
     Args:
-        run: one inference.
+        run: one inference, or as many as it returns.
         source: what tells the energy.
         seconds: of a pause, and of the inferences after it.
         rounds: how many times; at least 2.
@@ -101,18 +101,19 @@ def energy_per_inference(
 
 
 def _round(
-    run: Callable[[], object],
+    run: Callable[[], int | None],
     joules: Callable[[], float],
     seconds: float,
     clock: Callable[[], float],
     pause: Callable[[float], None],
 ) -> _Round:
-    start, before = clock(), joules()
+    # A command takes a while to tell: its answer is of the moment at which it is there.
+    before, start = joules(), clock()
     pause(seconds)
-    middle, between = clock(), joules()
+    between, middle = joules(), clock()
     idle_watts, count = (between - before) / (middle - start), 0
-    while clock() - middle < seconds:
-        run()
-        count += 1
+    while not count or clock() - middle < seconds:
+        made = run()
+        count += 1 if made is None else made
     taken, lasted = joules() - between, clock() - middle
     return _Round((taken - idle_watts * lasted) / count, taken / count, idle_watts, count)

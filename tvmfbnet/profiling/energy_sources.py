@@ -12,6 +12,7 @@ power_supply (its sysfs-class ABI pages), and the driver of the Pixel's on-devic
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
@@ -52,7 +53,7 @@ class Counter:
     Args:
         name: of the source.
         read: the counters, in joules.
-        ranges: for each the joules at which it starts over; 0 for never.
+        ranges: for each the joules at which it starts over; 0 for never, so that one that falls is refused.
     """
 
     name: str
@@ -69,8 +70,12 @@ class Counter:
             now = list(self.read())
             if len(now) != len(last):
                 raise UserError(f"{self.name} told {len(last)} counters of energy and now {len(now)}: measure again")
-            for place, (new, old) in enumerate(zip(now, last, strict=True)):
-                total += new - old if new >= old else new - old + self.ranges[place]
+            for new, old, size in zip(now, last, self.ranges, strict=True):
+                if new < old and not size:
+                    raise UserError(
+                        f"{self.name} told {old:g} joules and then {new:g}: it must tell all that was taken so far"
+                    )
+                total += new - old if new >= old else new - old + size
             last[:] = now
             return total
 
@@ -212,8 +217,13 @@ def _command(command: str) -> EnergySource:
             raise UserError(f"{words[0]} does not tell the energy: {error}") from error
         try:
             if done.returncode != 0:
-                raise ValueError(done.stderr.strip()[-200:] or f"exit code {done.returncode}")
-            return [float(done.stdout)]
+                raise ValueError(
+                    "".join(done.stderr.strip().splitlines()[-1:])[-200:] or f"exit code {done.returncode}"
+                )
+            told = float(done.stdout)
+            if not math.isfinite(told):
+                raise ValueError(f"{told} is none")
+            return [told]
         except ValueError as error:
             raise UserError(f"{words[0]} does not print a number of joules: {error}") from error
 

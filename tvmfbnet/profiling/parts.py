@@ -268,7 +268,7 @@ def _time_alone(bench: _Bench, part: NetPart) -> bool:
     executable = build(mod, bench.compiled_for, bench.database.records, copies)
     library = save_library(executable, bench.folder / f"{part.slug}.so", bench.timer.target)
     dtype = part_input_type(part, bench.timer.target.data_type)
-    timing = bench.timer.steadily(library, part_input_shape(part), dtype)
+    timing = bench.timer.steadily(library, part_input_shape(part, bench.timer.target.batch), dtype)
     library.unlink()
     # One copy's share plus the cost of a call: the latency of the part alone with its weights as cold as in a net.
     overhead = bench.overhead_ms

@@ -14,6 +14,7 @@ from tvmfbnet.machine import describe_machine
 from tvmfbnet.report.run_data import RECIPE, RunData
 from tvmfbnet.run_files import FineTuningRecord, stage_title
 from tvmfbnet.search.quantities import QUANTITIES
+from tvmfbnet.search.quantities.energy import ENERGY
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.space.counts import count_arch
 
@@ -38,6 +39,7 @@ def net_rows(run: RunData) -> Rows:
         (f"{source.capitalize()} latency", _timed(result, unit)),
         ("Predicted latency", _predicted(result, unit, run.origin is not None and run.origin.simulated)),
         ("Latencies that it was found on", run.origin and run.origin.describe()),
+        ("Energy of one inference, by the latency table", _energy(run)),
         *_constraints(result, unit),
         ("Constraint that binds", binding(result.get("constraints") or [])),
         ("Correction from whole nets", (run.table.correction or None) if run.table else None),
@@ -58,6 +60,16 @@ def net_rows(run: RunData) -> Rows:
 def _metric(result: Mapping[str, Any]) -> str:
     """What the task calls its accuracy."""
     return "Top-1 accuracy" if result.get("metric", "accuracy") == "accuracy" else str(result["metric"])
+
+
+def _energy(run: RunData) -> str | None:
+    """What the parts take together, above idle; None where the table lacks the energy of one."""
+    energy = run.table.arch_energy(run.arch, run.space) if run.table and run.arch and run.space else None
+    if run.table is None or energy is None:
+        return None
+    return (
+        f"{ENERGY.text(energy[0])} (spread {ENERGY.text(energy[1], 2)}; {run.table.energies.source or 'as imported'})"
+    )
 
 
 def _accuracies(result: Mapping[str, Any]) -> str | None:

@@ -174,16 +174,22 @@ def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Arra
     return output
 
 
-def run_on_images(session: Session, library: str, images: Array) -> Array:
-    """Runs a compiled function ``main`` on one image after another, as :func:`run_library` does; (images, ...)."""
+def run_on_images(session: Session, library: str, images: Array, batch: int = 1) -> Array:
+    """Runs a compiled function ``main`` on one batch after another, as :func:`run_library` does; (images, ...).
+
+    The last batch is filled up with its last image.
+    """
     import numpy as np
 
     machine = session.virtual_machine(library)
     outputs = []
-    for image in images:
-        machine.set_input("main", session.put(image[None]))
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        lacking = batch - len(some)
+        given = np.concatenate([some, np.repeat(some[-1:], lacking, axis=0)]) if lacking else some
+        machine.set_input("main", session.put(given))
         machine.invoke_stateful("main")
-        outputs.append(machine.get_outputs("main").numpy())
+        outputs.append(machine.get_outputs("main").numpy()[: len(some)])
     return np.concatenate(outputs)
 
 
@@ -201,7 +207,7 @@ class InputSpec:
 
 def time_library(session: Session, library: str, image: InputSpec, repeats: Repeats) -> tuple[float, ...]:
     """Times a compiled function ``main`` on the device; milliseconds, one value per repeat."""
-    module = _on_random_image(session, library, image)
+    module = on_random_image(session, library, image)
     if repeats.warmup:
         module.time_evaluator("timed", session.device, number=repeats.warmup)()
     evaluator = module.time_evaluator(
@@ -212,7 +218,7 @@ def time_library(session: Session, library: str, image: InputSpec, repeats: Repe
 
 def time_sustained(session: Session, library: str, image: InputSpec, seconds: float) -> tuple[float, ...]:
     """Runs a compiled function ``main`` on the device continuously; milliseconds, one value per second."""
-    module = _on_random_image(session, library, image)
+    module = on_random_image(session, library, image)
     evaluator = module.time_evaluator("timed", session.device, number=1, repeat=1, min_repeat_ms=1000)
     values: list[float] = []
     end = time.monotonic() + seconds
@@ -221,7 +227,7 @@ def time_sustained(session: Session, library: str, image: InputSpec, seconds: fl
     return tuple(values)
 
 
-def _on_random_image(session: Session, library: str, image: InputSpec) -> Any:
+def on_random_image(session: Session, library: str, image: InputSpec) -> Any:
     """A module whose function ``timed`` runs the library's ``main`` on an image in device memory."""
     machine = session.virtual_machine(library)
     machine.save_function("main", "timed", session.put(image.random()), include_return=False)

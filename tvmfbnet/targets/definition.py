@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from tvmfbnet.batches import MOST_IMAGES, name_with_batch, named_batch, split_batch
 from tvmfbnet.config import MOST_THREADS, Config, validate
 from tvmfbnet.dtypes import DTYPES, FLOAT32, DType, dtype_named, require_dtype, split_dtype
 from tvmfbnet.errors import UserError
@@ -46,6 +47,7 @@ class Target(Config):
         default=FLOAT32.name,
         description=f"of weights and activations: {' or '.join(f'`{name}`' for name in DTYPES)}",
     )
+    batch: int = Field(default=1, ge=1, le=MOST_IMAGES, description="images that a call computes; above 1 on CPUs only")
     layout: Literal["NHWC"] = Field(default="NHWC", description="of activations inside a net")
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()
@@ -54,7 +56,7 @@ class Target(Config):
     def load(cls, name_or_file: str | Path) -> Target:
         """A target by its name in ``./targets`` or among the shipped ones, or from a ``.yaml`` file.
 
-        ``,dtype=float16`` at the end changes its dtype: ``host,dtype=float16``.
+        ``,dtype=float16`` at the end changes its dtype: ``host,dtype=float16``; ``,batch=8`` its batch.
 
         Raises:
             UserError: there is no target of that name, or the file is missing or malformed; lists all problems.
@@ -69,7 +71,11 @@ class Target(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_simulated(cls, value: Any) -> Any:
-        return simulated.with_defaults(value)
+        value = simulated.with_defaults(value)
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return value
+        batch = value.get("batch", 1)
+        return {**value, "name": name_with_batch(value["name"], batch) if isinstance(batch, int) else value["name"]}
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -105,7 +111,19 @@ class Target(Config):
         if kind == "c" and self.threads > 1:
             raise ValueError("threads is more than 1, but TVM's C code has no parallel loops: use tvm.kind llvm")
         simulated.check(self)
+        if self.batch > 1:
+            self._check_batch()
         return self
+
+    def _check_batch(self) -> None:
+        if not self.on_cpu:
+            raise ValueError(f"batch is {self.batch}, but kernels of {self.device} take one image: leave it out")
+        if self.data_type.is_quantised:
+            raise ValueError(
+                f"batch is {self.batch}, but kernels in {self.dtype} take one image: use float32 or float16"
+            )
+        if self.is_simulated:
+            raise ValueError(f"batch is {self.batch}, but simulated cores time one image: leave it out")
 
     @property
     def is_simulated(self) -> bool:
@@ -176,28 +194,35 @@ def list_targets() -> list[str]:
 
 
 def load_target(name_or_file: str) -> Target:
-    """Reads a target by name, or from a ``.yaml`` file; ``,dtype=float16`` at the end goes before the file's dtype.
+    """Reads a target by name, or from a ``.yaml`` file; ``,dtype=float16`` at the end goes before the file's dtype,
+    and ``,batch=8`` before its batch.
 
     Raises:
         UserError: unknown target (lists the known ones), or a malformed file (lists every problem).
     """
     name_or_file, dtype = split_dtype(name_or_file)
+    name_or_file, batch = split_batch(name_or_file)
     if name_or_file.startswith("simulated:"):
         raise UserError(
             f"{name_or_file[:80]} is a simulated processor: it has latencies to search on, and no device to compile "
             "for, tune or time; name a target"
         )
+    if batch is None and not is_file_name(name_or_file) and name_or_file not in list_targets():
+        plain, named = named_batch(name_or_file)  # as packages name it
+        name_or_file, batch = (plain, named) if named > 1 else (name_or_file, None)
     path = _shipped().path(name_or_file)
     content = read_yaml(path)
-    if dtype is not None and isinstance(content, dict):
-        content = {**content, "dtype": dtype}
+    changes = {"dtype": dtype, "batch": batch}
+    if isinstance(content, dict):
+        content = {**content, **{name: value for name, value in changes.items() if value is not None}}
     return validate(Target, content, str(path))
 
 
 def is_target(text: str) -> bool:
     """Whether a text spells a target: a ``.yaml`` file, or the name of one that there is, with or without a dtype."""
-    name, _ = split_dtype(text)
-    return is_file_name(name) or name in list_targets()
+    name, _ = split_batch(split_dtype(text)[0])
+    names = list_targets()
+    return is_file_name(name) or name in names or named_batch(name)[0] in names
 
 
 def measured_name(name_or_file: str) -> str:
@@ -209,7 +234,13 @@ def measured_name(name_or_file: str) -> str:
     Raises:
         UserError: the file is missing or malformed.
     """
-    return load_target(name_or_file).name if is_target(name_or_file) else split_dtype(name_or_file)[0]
+    return load_target(name_or_file).name if is_target(name_or_file) else _imported(name_or_file)
+
+
+def _imported(text: str) -> str:
+    """The name of an imported table, of its own for each batch."""
+    name, batch = split_batch(split_dtype(text)[0])
+    return name_with_batch(name, batch or 1)
 
 
 def measured_dtype(name_or_file: str) -> str | None:
@@ -309,6 +340,8 @@ def target_key(target: ResolvedTarget) -> str:
         "layout": target.layout,
         "emulator": list(target.transport.emulator) if target.transport.kind == "local" else [],
     }
+    if target.batch > 1:
+        identity["batch"] = target.batch
     if (core := simulated.core_of(target)) is not None:
         identity["simulation"] = simulated.model_digest(core)
     if target.tvm.get("kind") == "c":

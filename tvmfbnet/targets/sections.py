@@ -96,6 +96,10 @@ class TimingPolicy(Config):
         le=4096,
         description="on CPUs: MiB of weight copies that the timing of a trial cycles through",
     )
+    energy_rounds: int = Field(
+        default=5, ge=2, le=1000, description="rounds of a measurement of energy: an idle device, then a running one"
+    )
+    energy_seconds: float = Field(default=0.5, gt=0, le=600, description="seconds of either half of such a round")
     trial_repeats: int = Field(default=2, ge=1, le=1000, description="repeats of one tuning trial")
     trial_min_ms: int = Field(default=5, ge=0, le=60_000, description="minimum time of a trial's repeat, milliseconds")
     cooldown_seconds: float = Field(default=0, ge=0, le=86_400, description="cooldown before a measurement, seconds")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmfbnet.batches import name_with_batch, split_batch
 from tvmfbnet.dtypes import FLOAT32, dtype_named, is_mixed, split_dtype, without_mixed
 from tvmfbnet.errors import ConfigError, UserError
 from tvmfbnet.files import read_yaml
@@ -42,11 +43,14 @@ class SourceKind:
 def _target(text: str, tuning_logs: Path | None, device_model: str | None) -> TargetSource:
     """The measurements of a target by its name, or by its ``.yaml`` file, which has name and dtype."""
     name, dtype = split_dtype(text)
+    name, batch = split_batch(name)
     if is_file_name(name):
         content = read_yaml(Path(name))
         if not content.get("name"):
             raise ConfigError(name, ["a target needs a name"])
+        batch = batch or (content["batch"] if isinstance(content.get("batch"), int) else None)
         name, dtype = str(content["name"]), dtype or dtype_named(str(content.get("dtype", FLOAT32.name))).name
+    name = name_with_batch(name, batch or 1)
     return TargetSource(name, tuning_logs, device_model=device_model, dtype=dtype)
 
 

@@ -1,40 +1,43 @@
 """Energy of one inference on the target, in millijoules, from the energies of the latency table.
 
-Energies add up over parts as latencies do. None is predicted and none simulated: every block that a net may have needs
-one.
+Energies add up over parts as latencies do, and calling a net takes its own. None is predicted and none simulated: every
+block that a net may have needs one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tvmfbnet import advice
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.search.cost_model import AdditiveCosts, CostSources, Quantity
-from tvmfbnet.space.space import NetPart, Space
+from tvmfbnet.space.space import Space
+
+if TYPE_CHECKING:  # loads numpy, which settings do without
+    from tvmfbnet.latency.table import LatencyTable
 
 # How many parts without energy are listed.
 _LISTED = 4
 
 
 def _build(sources: CostSources) -> AdditiveCosts:
-    energies = {} if sources.table is None else sources.table.energies
-    if not energies:
+    table, space = sources.table, sources.space
+    if table is None or not table.energies:
         raise ConstraintError(
-            "a bound on energy needs a latency table with the energy of every part: a .csv with a column energy_mj"
+            f"a bound on energy needs a latency table with the energy of every part: {_advice(table)}, or bring a file "
+            "with a column energy_mj"
         )
-    space = sources.space
-    lacking = [part for part in space.distinct_parts() if part not in energies]
+    energies = table.energies
+    lacking = energies.missing(space.distinct_parts())
     if lacking:
         names = ", ".join(part.name for part in lacking[:_LISTED]) + (", ..." if len(lacking) > _LISTED else "")
-        raise ConstraintError(f"the latency table lacks the energy of {len(lacking)} part(s): {names}")
-
-    def energy_of(part: NetPart) -> tuple[float, float]:
-        return energies.get(part, (0.0, 0.0))  # an identity skip computes nothing
-
-    layers = [[energy_of(layer.cell(block)) for block in layer.blocks] for layer in space.layers]
-    fixed = [energy_of(part) for part in space.fixed_parts()]
+        raise ConstraintError(
+            f"the latency table lacks the energy of {len(lacking)} part(s): {names}; {_advice(table)}"
+        )
+    layers = [[energies.of(layer.cell(block)) for block in layer.blocks] for layer in space.layers]
+    fixed = [energies.call, *map(energies.of, space.fixed_parts())]
     return AdditiveCosts(
         ENERGY,
         tuple(tuple(energy for energy, _ in row) for row in layers),
@@ -42,6 +45,12 @@ def _build(sources: CostSources) -> AdditiveCosts:
         tuple(tuple(spread for _, spread in row) for row in layers),
         fixed_spread=math.sqrt(sum(spread**2 for _, spread in fixed)),
     )
+
+
+def _advice(table: LatencyTable | None) -> str:
+    """How energies are measured beside the latencies of a target."""
+    name = "TARGET" if table is None or table.context is None else table.name
+    return f"measure it with {advice.tune(name, energy='auto')}"
 
 
 def _load(record: Mapping[str, Any], space: Space) -> AdditiveCosts:

@@ -36,25 +36,27 @@ class PeakMemory:
         dtype: of the activations; int8 codes take a byte.
         cells: for each layer and candidate what is live at once while its block runs.
         fixed: the same of stem and head.
+        batch: images of a call: all activations are as many times as large.
     """
 
     space: Space = field(repr=False)
     dtype: DType
     cells: tuple[tuple[float, ...], ...]
     fixed: float
+    batch: int = 1
     _values: dict[Choice, float] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, space: Space, dtype: DType) -> PeakMemory:
+    def of(cls, space: Space, dtype: DType, batch: int = 1) -> PeakMemory:
         """Of every arch of a space."""
 
         def live(part: NetPart) -> float:
             image = part == space.stem
             taken = 0 if image else part.cin * part.height * part.width * dtype.bytes
-            return float(max(live_bytes(outputs_of(part, dtype), taken), taken))
+            return float(batch * max(live_bytes(outputs_of(part, dtype), taken), taken))
 
         layers = tuple(tuple(live(layer.cell(block)) for block in layer.blocks) for layer in space.layers)
-        return cls(space, dtype, layers, max(map(live, space.fixed_parts())))
+        return cls(space, dtype, layers, max(map(live, space.fixed_parts())), batch)
 
     @property
     def quantity(self) -> Quantity:
@@ -94,7 +96,7 @@ class PeakMemory:
                 self._values.clear()
             layers, stem, head = self._outputs
             blocks = [row[index] for row, index in zip(layers, key, strict=True)]
-            self._values[key] = float(peak_bytes([stem, *blocks, *head]))
+            self._values[key] = float(self.batch * peak_bytes([stem, *blocks, *head]))
         return self._values[key]
 
     def spread(self, choice: Sequence[int]) -> float:
@@ -112,19 +114,20 @@ class PeakMemory:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"dtype": self.dtype.name, "cells_B": [list(row) for row in self.cells], "fixed_B": self.fixed}
+        batch = {"batch": self.batch} if self.batch > 1 else {}
+        return {"dtype": self.dtype.name, **batch, "cells_B": [list(row) for row in self.cells], "fixed_B": self.fixed}
 
 
 def _build(sources: CostSources) -> PeakMemory:
     if sources.is_mixed:  # storages of different dtypes are not shared, and which block has which is chosen later
         raise ConstraintError("a bound on peak_memory is not for mixed dtypes: bound it in float32 or in int8")
     require_known_kernels(sources.space, "peak_memory")
-    return PeakMemory.of(sources.space, sources.data_type)
+    return PeakMemory.of(sources.space, sources.data_type, 1 if sources.table is None else sources.table.batch)
 
 
 def _load(record: Mapping[str, Any], space: Space) -> PeakMemory:
     """ValueError where it is not of ``space``."""
-    model = PeakMemory.of(space, dtype_named(record["dtype"]))
+    model = PeakMemory.of(space, dtype_named(record["dtype"]), int(record.get("batch", 1)))
     recorded = tuple(tuple(float(cell) for cell in row) for row in record["cells_B"])
     if recorded != model.cells:
         raise ValueError("peak_memory is not that of the space")
