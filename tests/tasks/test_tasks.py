@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tvmfbnet.nets.boxes import as_centres, as_corners, decoded, encoded
 from tvmfbnet.tasks import TASK_NAMES, task_named
 from tvmfbnet.tasks.average_precision import average_precision, score_histogram
-from tvmfbnet.tasks.boxes import as_centres, as_corners, decoded, encoded
 from tvmfbnet.tasks.detection import answers, match
 
 

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy.typing as npt
 import onnx
@@ -26,7 +26,7 @@ from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
 from tvmfbnet.errors import UserError
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
-from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.network import ArchNet, ExportedNet
 from tvmfbnet.nets.own_blocks import randomise_constants
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
@@ -63,9 +63,11 @@ class _Bordered(nn.Module):
         self.inner = torch_type(dtype.name) if takes and differs else None
         self.outer = torch_type(dtype.boundary) if gives and differs else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         y = self.body(x if self.inner is None else x.to(self.inner))
-        return y if self.outer is None else y.to(self.outer)  # type: ignore[no-any-return]
+        if self.outer is None:
+            return y  # type: ignore[no-any-return]
+        return tuple(each.to(self.outer) for each in y) if isinstance(y, tuple) else y.to(self.outer)
 
 
 class _InteriorPart(nn.Module):
@@ -161,9 +163,10 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType) -> dict[NetPart, onnx
 
 
 def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = ()) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to ``output``.
+    """Exports a whole net, batch norm folded: ``input`` (1, C, H, W) to the outputs of its head.
 
-    The output is (1, classes), of LR-ASPP (1, classes, h, w).
+    These are ``output`` (1, classes), of LR-ASPP (1, classes, h, w); of SSDLite ``scores`` (1, anchors, classes) and
+    ``boxes`` (1, anchors, 4): see :meth:`tvmfbnet.nets.heads.SsdliteHead.exported`.
 
     Args:
         net: the net.
@@ -177,11 +180,12 @@ def export_net(net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArra
         require_classifier(net)
         return quantise(export_net(net), images)
     shape = (1, net.space.input_channels, net.space.height, net.space.width)
+    exported = ExportedNet(cast(ArchNet, folded_in(net, dtype)))
     return export_module(
-        _Bordered(folded_in(net, dtype), dtype).eval(),
+        _Bordered(exported, dtype).eval(),
         (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),
         ["input"],
-        ["output"],
+        list(exported.output_names),
     )
 
 

@@ -167,24 +167,30 @@ def load_library(session: Session, library: str) -> None:
 
 def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
     """Runs a compiled function ``main`` once and returns its only output."""
-    machine = session.virtual_machine(library)
-    machine.set_input("main", *[session.put(array) for array in inputs])
-    machine.invoke_stateful("main")
-    output: Array = machine.get_outputs("main").numpy()
+    (output,) = run_net(session, library, inputs)
     return output
 
 
-def run_on_images(session: Session, library: str, images: Array) -> Array:
-    """Runs a compiled function ``main`` on one image after another, as :func:`run_library` does; (images, ...)."""
+def run_net(session: Session, library: str, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """Runs a compiled function ``main`` once and returns its outputs in order."""
+    return _run_main(session, session.virtual_machine(library), inputs)
+
+
+def run_on_images(session: Session, library: str, images: Array) -> tuple[Array, ...]:
+    """Runs a compiled function ``main`` on one image after another; each of its outputs, (images, ...)."""
     import numpy as np
 
     machine = session.virtual_machine(library)
-    outputs = []
-    for image in images:
-        machine.set_input("main", session.put(image[None]))
-        machine.invoke_stateful("main")
-        outputs.append(machine.get_outputs("main").numpy())
-    return np.concatenate(outputs)
+    outputs = [_run_main(session, machine, [image[None]]) for image in images]
+    return tuple(np.concatenate(each) for each in zip(*outputs, strict=True))
+
+
+def _run_main(session: Session, machine: Any, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    machine.set_input("main", *[session.put(array) for array in inputs])
+    machine.invoke_stateful("main")
+    given = machine.get_outputs("main")
+    several = given if isinstance(given, list | tuple) else [given]
+    return tuple(output.numpy() for output in several)
 
 
 @dataclass(frozen=True)

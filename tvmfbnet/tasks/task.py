@@ -9,6 +9,7 @@ add up to that of the whole set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,11 @@ class Task(ABC):
 
     distils: bool = True
     """Whether the targets of a data set and a net's outputs have a mean to learn from (:meth:`mixed`)."""
+
+    def joined(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The outputs of an exported net as the one tensor that :meth:`tally` and :meth:`agreement` take."""
+        (output,) = outputs
+        return output
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
