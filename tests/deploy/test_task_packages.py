@@ -8,15 +8,14 @@ import onnx
 import pytest
 import torch
 
-from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.deploy.bench import bench_package
 from tvmfbnet.deploy.description import read_description
 from tvmfbnet.deploy.net_files import write_net
 from tvmfbnet.deploy.outputs import output_errors, outputs_of_model
-from tvmfbnet.deploy.package import Package, compile_net, random_images, untrained_net
+from tvmfbnet.deploy.package import Package, compile_net, untrained_net
 from tvmfbnet.deploy.parity import LabelledImages, certify, check_outputs, compare_answers, expected_outputs
-from tvmfbnet.dtypes import FLOAT32, INT8, random_tensor
-from tvmfbnet.errors import ParityError, StorageError, UserError
+from tvmfbnet.dtypes import FLOAT32, random_tensor
+from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.provisioning.loopback import connect_device
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.heads import anchors_of
@@ -122,11 +121,3 @@ def test_a_package_with_a_map_of_answers_equals_pytorch_and_tells_its_task(net, 
     assert compared.metric == "mIoU"
     told = Package.load(tmp_path / "package").description
     assert told.task == "segmentation" and told.class_names == names
-
-
-def test_a_net_without_a_classifier_cannot_be_quantised_and_says_so(net, tmp_path):
-    target = resolve(load_target("host").model_copy(update={"dtype": INT8.name}))
-    with pytest.raises(UserError, match="head lraspp cannot be quantised: compile in float32"):
-        compile_net(net, target, None, tmp_path, images=random_images(net.space, INT8))
-    with pytest.raises(UserError, match=r"part head_aspp/.* cannot be quantised"):
-        export_parts(net.space.head, INT8)

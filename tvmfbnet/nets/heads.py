@@ -61,7 +61,9 @@ class SsdliteHead(nn.Module):
         Scores (N, anchors, classes) are probabilities, class 0 being background; boxes (N, anchors, 4) are corners
         (left, top, right, bottom) as shares of the image, within it. Non-maximum suppression is what follows.
         """
-        answers = self._answers(maps).float()
+        answers = self._answers(maps)
+        if answers.dtype != torch.float32:  # a conversion of nothing would be exported, too
+            answers = answers.float()
         # From numbers, as the buffer has the dtype that the net computes in.
         anchors = torch.tensor([self._anchors], device=answers.device)
         boxes = decoded(answers[..., -4:], anchors).clamp(0, 1)

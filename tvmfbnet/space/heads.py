@@ -34,8 +34,6 @@ _ONE_OUTPUT = ("output",)
 HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE = "head_aspp", "head_logits", "head_resize"
 # The part that SSDLite has for each feature map, and the anchors of a place.
 HEAD_BOXES, ANCHORS = "head_boxes", 4
-OTHER_PARTS = (HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE, HEAD_BOXES)
-"""Parts of heads that are no classifier."""
 # Side of the smallest anchors as a share of the image's; those of all maps divide the way to 1.
 _SMALLEST = 0.15
 # Channels of the gated map, and the most and the finest of the feature maps besides the last one.
