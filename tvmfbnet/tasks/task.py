@@ -59,6 +59,10 @@ class Task(ABC):
     def soft(self, outputs: torch.Tensor) -> torch.Tensor:
         """What another net may learn from a net's outputs, in place of targets; as detached as ``outputs``."""
 
+    def distilled_loss(self, outputs: torch.Tensor, others: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The loss of a net's outputs on another's, scalar; ``temperature`` softens both, where the task can use it."""
+        return self.loss(outputs, self.soft(others))
+
     @abstractmethod
     def mixed(self, targets: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """The mean of a data set's targets and :meth:`soft` ones."""
