@@ -76,10 +76,24 @@ def test_each_output_has_a_scale_of_its_own_and_the_worst_is_named(tiny_space_fi
 
 def test_outputs_that_differ_in_number_or_shape_are_no_match():
     one, other = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
-    assert output_errors([[one, other]], [[one, other]]) == [0.0, 0.0]
-    assert output_errors([[one]], [[one, other]]) == [np.inf]
-    assert output_errors([[one], [other]], [[one], [one]]) == [np.inf]
-    assert output_errors([[other]], [[one]]) == [np.inf]
+    two = ("output", "boxes")
+    assert output_errors([[one, other]], [[one, other]], two) == [0.0, 0.0]
+    assert output_errors([[one]], [[one, other]], two) == [np.inf]
+    assert output_errors([[one], [other]], [[one], [one]], ["output"]) == [np.inf]
+    assert output_errors([[one, one]], [[one, other]], two) == [0.0, np.inf]
+
+
+def test_scores_are_held_to_what_logits_are_held_to():
+    logits = np.array([[[6.0, 6.0, -4.0], [9.0, 0.0, -9.0]]], np.float32)
+
+    def scores(values):
+        return [[torch.from_numpy(values).softmax(dim=2).numpy()]]
+
+    for error in (0.02, 0.2):  # of one logit, where two classes are equal
+        moved = logits + np.array([[[error * 9, 0, 0], [0, 0, 0]]], np.float32)
+        (told,) = output_errors(scores(moved), scores(logits), ["scores"])
+        assert error / 4 < told < error, "the same scale"
+    assert output_errors([[np.float32([[np.nan]])]], [[np.float32([[0.5]])]], ["scores"]) == [np.inf]
 
 
 def test_a_package_of_before_outputs_were_named_has_one(tmp_path):

@@ -161,7 +161,9 @@ def bench_package(
     """
     asked = None if runtimes is None else tuple(runtimes)
     others = rivals(asked, target)
-    files = NetFiles(package.library, package.model, InputSpec(package.input_shape, package.description.input_dtype))
+    described = package.description
+    image = InputSpec(package.input_shape, described.input_dtype)
+    files = NetFiles(package.library, package.model, image, described.output_names)
     with ExitStack() as stack:
         ours = stack.enter_context(closing(OURS.open(files, target, endpoint)))
         opened = _open_rivals(others, asked is not None, stack, ours, files, target, endpoint)
@@ -214,7 +216,10 @@ def _open_rivals(
     for runtime in runtimes:
         try:
             session = stack.enter_context(closing(runtime.open(files, target, endpoint)))
-            error, limit = max(output_errors([session.run(image)], [expected])), target.data_type.parity_limit
+            error, limit = (
+                max(output_errors([session.run(image)], [expected], files.output_names)),
+                target.data_type.parity_limit,
+            )
             if not error <= limit:
                 raise ParityError(
                     f"{runtime.title}'s output differs from the package's by {error:.2e} relative (limit {limit:g})"

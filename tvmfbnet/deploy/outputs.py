@@ -18,8 +18,11 @@ from pydantic import Field, field_validator
 from tvmfbnet.dtypes import bytes_of
 from tvmfbnet.files import Stored
 from tvmfbnet.relative_error import relative_error
+from tvmfbnet.space.heads import SCORES
 
 Outputs = Sequence[npt.NDArray[Any]]
+# Of scores, below which none matters.
+_LEAST_SCORE = 1e-6
 
 
 class OutputTensor(Stored):
@@ -53,22 +56,37 @@ def outputs_of_model(model: onnx.ModelProto) -> tuple[OutputTensor, ...]:
     return tuple(described)
 
 
-def output_errors(got: Sequence[Outputs], expected: Sequence[Outputs]) -> list[float]:
+def output_errors(got: Sequence[Outputs], expected: Sequence[Outputs], names: Sequence[str]) -> list[float]:
     """The relative error of each output, over all images together.
 
-    An image whose own outputs happen to cancel to almost nothing says little by itself.
+    An image whose own outputs happen to cancel to almost nothing says little by itself. Scores are compared by their
+    logarithms, which are a classifier's logits but for one number for each anchor: so both are held to the same. In
+    int8 a tie moves a logit by one of 255 steps, which may move a score of 0.5 by a fiftieth.
 
     Args:
         got: for each image the outputs of a net.
         expected: what they must be.
+        names: of the outputs.
 
     Returns:
         Of each output; infinite where a value is not finite, or a shape differs, and [inf] where their number differs.
     """
-    if {len(each) for each in (*got, *expected)} != {len(expected[0])}:
+    if {len(each) for each in (*got, *expected)} != {len(names)}:
         return [float("inf")]
-    try:
-        pairs = [(np.stack(mine), np.stack(theirs)) for mine, theirs in zip(zip(*got), zip(*expected), strict=True)]  # noqa: B905
-    except ValueError:  # shapes differ from image to image
-        return [float("inf")]
-    return [relative_error(mine, theirs) for mine, theirs in pairs]
+    errors = []
+    for number, name in enumerate(names):
+        sides = [[outputs[number] for outputs in side] for side in (got, expected)]
+        if len({output.shape for side in sides for output in side}) > 1:
+            errors.append(float("inf"))
+            continue
+        mine, theirs = (np.stack([_compared(name, output) for output in side]) for side in sides)
+        errors.append(relative_error(mine, theirs))
+    return errors
+
+
+def _compared(name: str, output: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An output as it is compared."""
+    if name != SCORES:
+        return output
+    compared: npt.NDArray[Any] = np.log(np.maximum(output.astype(np.float64), _LEAST_SCORE))
+    return compared

@@ -194,7 +194,8 @@ def check_outputs(
             f"the compiled net's output on the device is not finite, PyTorch's is; package {package.folder} "
             "must not be shipped"
         )
-    names, errors, limit = package.description.output_names, output_errors(got, expected), dtype.parity_limit
+    names, limit = package.description.output_names, dtype.parity_limit
+    errors = output_errors(got, expected, names)
     worst = max(errors)
     if not worst <= limit:
         which = f" in output {names[errors.index(worst)]!r}" if len(errors) > 1 else ""

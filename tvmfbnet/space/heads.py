@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 CLASSIFIER, LRASPP, SSDLITE = "classifier", "lraspp", "ssdlite"
 HEADS = (CLASSIFIER, LRASPP, SSDLITE)
 # Outputs of exported and compiled nets, in order; of SSDLite as :meth:`tvmfbnet.nets.heads.SsdliteHead.exported` says.
-_OUTPUTS = {SSDLITE: ("scores", "boxes")}
+SCORES, BOXES = "scores", "boxes"
+_OUTPUTS = {SSDLITE: (SCORES, BOXES)}
 _ONE_OUTPUT = ("output",)
 
 # Parts that LR-ASPP has in place of the classifier's; a resize has the factor as its stride.

@@ -29,11 +29,13 @@ class NetFiles:
         library: compiled for the target.
         model: the same net as ONNX, in the same dtype.
         image: shape and type of its input.
+        output_names: of its outputs, in order.
     """
 
     library: Path
     model: Path
     image: InputSpec
+    output_names: tuple[str, ...] = ("output",)
 
 
 class RuntimeSession(Protocol):
