@@ -23,10 +23,11 @@ last_channels: 8
 """
 
 
-def compile_small(target, out):
+def compile_small(target, out, change=""):
+    """A net of the space, spelled with a change such as ``,head=ssdlite``, and its package."""
     file = out / "tiny.yaml"
     file.write_text(SMALL_SPACE)
-    arch, space = resolve_arch("k3_e1/k3_e3,k3_e1", load_space(str(file)))
+    arch, space = resolve_arch("k3_e1/k3_e3,k3_e1", load_space(f"{file}{change}"))
     net = untrained_net(arch, space)
     return net, compile_net(net, resolve(load_target(target)), None, out / "package")
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "provisioning": {"rpc", "targets", "simulation"},
     "nets": {"space"},
     # Losses and metrics of what nets are trained for; a data set names its task.
-    "tasks": set(),
+    "tasks": {"nets"},
     "quantisation": {"nets"},
     "compiler": {"space", "nets", "targets", "rpc", "quantisation"},
     "autotune": {"compiler", "rpc", "targets", "latency", "space"},

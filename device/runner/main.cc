@@ -23,15 +23,16 @@ namespace {
 constexpr const char* kHelp = R"(tvmfbnet-run: runs a compiled package and times it.
   --package DIR        the folder that `tvmfbnet compile` wrote (package.json and the library)
   --input FILE         raw little-endian values of the package's input_dtype in the input's shape; zeros if not given
-  --output FILE        where the raw output of that type goes; not written if not given
+  --output FILE        where the raw output of that type goes; not written if not given. Of several outputs each goes to
+                       a file of its own: FILE.NAME, with the names of package.json
   --repeats N          timed repeats; 0 only runs the net once; default 10
   --min-repeat-ms MS   each repeat calls the net for at least this long; default 20
   --warmup N           calls before the first repeat; default 3
   --sustained SECONDS  afterwards run without a pause for so long, to see what is left when the device is warm
   --threads N          worker threads of TVM's runtime; default 1
   --cores LIST         cores to run on, such as 4-7
-Prints one JSON object: latency_ms (median), min_ms, p10_ms, p90_ms, repeats_ms, with --sustained a latency for every
-second and the median of the last quarter, and the device.
+Prints one JSON object: outputs (values of all), output_values (of each by name), latency_ms (median), min_ms, p10_ms,
+p90_ms, repeats_ms, with --sustained a latency for every second and the median of the last quarter, and the device.
 )";
 
 std::vector<char> read_input(const std::string& file, int64_t wanted) {
@@ -49,13 +50,19 @@ std::vector<char> read_input(const std::string& file, int64_t wanted) {
   return bytes;
 }
 
-void write_output(const std::string& file, const std::vector<char>& bytes) {
+void write_file(const std::string& file, const std::vector<char>& bytes) {
   std::ofstream stream(file, std::ios::binary | std::ios::trunc);
   stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   stream.close();
   if (!stream) {
     std::remove(file.c_str());
     throw UsageError("cannot write " + file + ": " + std::strerror(errno));
+  }
+}
+
+void write_outputs(const std::string& file, const Package& package, const std::vector<std::vector<char>>& outputs) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    write_file(outputs.size() == 1 ? file : file + "." + package.outputs[i], outputs[i]);
   }
 }
 
@@ -107,8 +114,16 @@ void print_list(const char* name, const std::vector<double>& values) {
 }
 
 void print_result(const Package& package, const std::vector<double>& times, const std::vector<double>& sustained,
-                  size_t outputs) {
-  std::cout << "{\"arch\": " << json_quote(package.arch) << ", \"outputs\": " << outputs;
+                  const std::vector<std::vector<char>>& outputs) {
+  size_t total = 0;
+  std::string each;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    size_t values = outputs[i].size() / static_cast<size_t>(package.value_bytes());
+    total += values;
+    each += (i == 0 ? "" : ", ") + json_quote(package.outputs[i]) + ": " + std::to_string(values);
+  }
+  std::cout << "{\"arch\": " << json_quote(package.arch) << ", \"outputs\": " << total << ", \"output_values\": {" << each
+            << "}";
   if (!times.empty()) {
     std::cout << ", \"latency_ms\": " << quantile(times, 0.5) << ", \"min_ms\": " << quantile(times, 0)
               << ", \"p10_ms\": " << quantile(times, 0.1) << ", \"p90_ms\": " << quantile(times, 0.9);
@@ -141,10 +156,10 @@ int run(int argc, char** argv) {
   Net net(package);
   net.set_input(input);
   net.call();
-  std::vector<char> output = net.output();
-  if (options.has("output")) write_output(options.text("output", ""), output);
+  std::vector<std::vector<char>> outputs = net.outputs();
+  if (options.has("output")) write_outputs(options.text("output", ""), package, outputs);
   std::vector<double> times = time_net(&net, repeats > 0 ? warmup : 0, repeats, min_repeat_ms);
-  print_result(package, times, run_sustained(&net, sustained), output.size() / static_cast<size_t>(package.value_bytes()));
+  print_result(package, times, run_sustained(&net, sustained), outputs);
   return 0;
 }
 

@@ -4,8 +4,6 @@
 #include <tvm/runtime/device_api.h>
 #include <tvm/runtime/memory/memory_manager.h>
 
-#include <optional>
-
 #include "../common/options.h"
 
 namespace tvmfbnet {
@@ -59,21 +57,30 @@ void Net::set_input(const std::vector<char>& bytes) { input_.CopyFromBytes(bytes
 
 void Net::call() {
   ffi::Any result = main_(input_);
-  auto several = result.try_cast<ffi::Array<Tensor>>();
-  auto output = several.has_value() && !several->empty() ? std::optional<Tensor>((*several)[0]) : result.try_cast<Tensor>();
-  if (!output.has_value()) throw UsageError(package_.library + " gives no tensor");
-  output_ = *output;
+  outputs_.clear();
+  if (auto several = result.try_cast<ffi::Array<Tensor>>()) {
+    outputs_.assign(several->begin(), several->end());
+  } else if (auto one = result.try_cast<Tensor>()) {
+    outputs_.push_back(*one);
+  }
+  if (outputs_.size() != package_.outputs.size()) {
+    throw UsageError(package_.library + " gives " + std::to_string(outputs_.size()) + " tensors, but package.json names " +
+                     std::to_string(package_.outputs.size()));
+  }
   DeviceAPI::Get(device_)->StreamSync(device_, nullptr);
 }
 
-std::vector<char> Net::output() const {
-  DLDataType type = output_->dtype, told = package_.type;
-  if (type.code != told.code || type.bits != told.bits || type.lanes != told.lanes) {
-    throw UsageError(package_.library + " gives values that are not " + std::string(ffi::DLDataTypeToString(told)));
+std::vector<std::vector<char>> Net::outputs() const {
+  std::vector<std::vector<char>> all;
+  for (const Tensor& output : outputs_) {
+    DLDataType type = output->dtype, told = package_.type;
+    if (type.code != told.code || type.bits != told.bits || type.lanes != told.lanes) {
+      throw UsageError(package_.library + " gives values that are not " + std::string(ffi::DLDataTypeToString(told)));
+    }
+    all.emplace_back(static_cast<size_t>(output.numel() * package_.value_bytes()));
+    output.CopyToBytes(all.back().data(), all.back().size());
   }
-  std::vector<char> bytes(static_cast<size_t>(output_.numel() * package_.value_bytes()));
-  output_.CopyToBytes(bytes.data(), bytes.size());
-  return bytes;
+  return all;
 }
 
 }  // namespace tvmfbnet

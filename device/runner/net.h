@@ -20,15 +20,16 @@ class Net {
   void set_input(const std::vector<char>& bytes);
   // One inference; returns when the device is done.
   void call();
-  // The last call's output, raw; of the input's type.
-  std::vector<char> output() const;
+  // The last call's outputs in order, raw; all of the input's type.
+  std::vector<std::vector<char>> outputs() const;
 
  private:
   Package package_;
   DLDevice device_;
   tvm::ffi::Module machine_;
   tvm::ffi::Function main_;
-  tvm::runtime::Tensor input_, output_;
+  tvm::runtime::Tensor input_;
+  std::vector<tvm::runtime::Tensor> outputs_;
 };
 
 }  // namespace tvmfbnet

@@ -74,6 +74,31 @@ std::string read_text(const std::string& file) {
   return text;
 }
 
+// A name that becomes part of a file's name.
+std::string output_name(const json::Object& output, const std::string& file) {
+  std::string name(field<String>(output, "name", file));
+  if (name.empty() || name.find_first_of("/\\") != std::string::npos) {
+    throw UsageError(file + ": an output's 'name' is empty or holds a slash");
+  }
+  return name;
+}
+
+// Of packages that name none, which have one.
+constexpr const char* kOnlyOutput = "output";
+
+std::vector<std::string> output_names(const json::Object& object, const std::string& file) {
+  std::vector<std::string> names;
+  if (object.find(String("outputs")) != object.end()) {
+    for (const json::Value& value : field<json::Array>(object, "outputs", file)) {
+      auto output = value.try_cast<json::Object>();
+      if (!output.has_value()) throw UsageError(file + ": 'outputs' is not a list of objects");
+      names.push_back(output_name(*output, file));
+    }
+  }
+  if (names.empty()) names.emplace_back(kOnlyOutput);
+  return names;
+}
+
 }  // namespace
 
 Package load_package(const std::string& folder) {
@@ -94,6 +119,7 @@ Package load_package(const std::string& folder) {
   if (object->find(String("input_dtype")) != object->end()) {
     package.type = type_named(field<String>(*object, "input_dtype", file), file);
   }
+  package.outputs = output_names(*object, file);
   for (const json::Value& size : field<json::Array>(*object, "input_shape", file)) {
     auto number = size.try_cast<int64_t>();
     if (!number.has_value() || *number < 1 || *number > kMostValues / package.input_values) {

@@ -14,7 +14,8 @@ struct Package {
   std::string library;  // path
   std::string arch;
   std::string device;  // cpu, opencl or metal
-  DLDataType type{kDLFloat, 32, 1};  // of the input and the output
+  DLDataType type{kDLFloat, 32, 1};  // of the input and the outputs
+  std::vector<std::string> outputs;  // their names, in order
   std::vector<int64_t> input_shape;
   int64_t input_values = 1;
 

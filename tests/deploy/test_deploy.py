@@ -110,7 +110,7 @@ def test_a_compiled_net_equals_torch_on_the_device_and_another_net_is_refused(tu
     package = compile_net(net, tuned.target, database, tmp_path)
     assert package.kernels.missing == ()
     with connect_device(tuned.target) as endpoint:
-        assert check_parity(package, net, tuned.target, endpoint) < 1e-4
+        assert check_parity(package, net, tuned.target, endpoint).error < 1e-4
         with pytest.raises(ParityError, match="differs from PyTorch"):
             check_parity(package, random_net(tuned.space, 4), tuned.target, endpoint)
         result = bench_package(load_package(tmp_path), tuned.target, endpoint, sustained_seconds=1)

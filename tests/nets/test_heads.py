@@ -1,5 +1,7 @@
 """LR-ASPP on a backbone: parts that add up to the net, shapes at every size, weights that a supernet hands over."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -47,9 +49,10 @@ def test_ssdlite_answers_for_the_anchors_of_every_map_in_their_order():
     anchors = torch.tensor(anchors_of(space))
     assert torch.equal(outputs[1, :, -4:], anchors)
     assert anchors[0, :2].tolist() == [0.5 / 8, 0.5 / 8] and anchors[4, :2].tolist() == [1.5 / 8, 0.5 / 8]
-    assert anchors[0, 2:].tolist() == pytest.approx([0.8, 0.8]) and anchors[-4, 2:].tolist() == pytest.approx(
-        [0.15] * 2
-    )
+    squares = [anchors[place, 2].item() for place in (-4, -3, 0, 1)]
+    assert squares[0] == pytest.approx(0.15) and all(
+        after / before == pytest.approx(0.15**-0.25) for before, after in pairwise(squares)
+    ), "sides grow by one factor across the maps"
     assert count_arch(ARCH, space).params == sum(parameter.numel() for parameter in net.parameters())
     part = space.head[0]
     assert build_part(part)(torch.zeros(input_shape(part))).shape == (1, part.cout, part.out_height, part.out_width)

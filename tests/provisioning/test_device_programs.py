@@ -16,9 +16,11 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+import torch
 from device_samples import compile_small, run_package
 
 from tvmfbnet.errors import DeviceError
+from tvmfbnet.nets.network import ExportedNet
 from tvmfbnet.provisioning.loopback import free_port, local_tracker
 from tvmfbnet.provisioning.programs import build_programs
 from tvmfbnet.provisioning.server_command import server_command
@@ -247,6 +249,23 @@ def test_the_runner_equals_pytorch_and_times_the_net(programs, compiled, tmp_pat
     assert 0 < printed["min_ms"] <= printed["latency_ms"] <= printed["p90_ms"] < 1000
 
 
+def test_the_runner_writes_each_of_several_outputs_to_a_file_of_its_name(programs, tmp_path):
+    net, package = compile_small("host", tmp_path, "@16,classes=3,head=ssdlite")
+    image = np.random.default_rng(3).standard_normal(package.input_shape).astype(np.float32)
+    image.tofile(tmp_path / "input.bin")
+    command = [programs.runner, "--package", package.folder, "--input", tmp_path / "input.bin", "--repeats", "0"]
+    done = subprocess.run([*command, "--output", tmp_path / "answers"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        expected = dict(zip(("scores", "boxes"), ExportedNet(net.eval())(torch.from_numpy(image)), strict=True))
+    for name, values in expected.items():
+        got = np.fromfile(tmp_path / f"answers.{name}", np.float32)
+        assert np.abs(got - values.numpy().reshape(-1)).max() < 1e-4
+    printed = json.loads(done.stdout)
+    assert printed["output_values"] == {name: values.numel() for name, values in expected.items()}
+    assert printed["outputs"] == sum(printed["output_values"].values())
+
+
 def test_the_runner_takes_values_of_the_type_that_the_package_names(programs, compiled, tmp_path):
     folder = Path(shutil.copytree(compiled[1].folder, tmp_path / "package"))
     described = json.loads((folder / "package.json").read_text())
@@ -260,8 +279,9 @@ def test_the_runner_takes_values_of_the_type_that_the_package_names(programs, co
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert run().returncode == 0
-    older = run(input_dtype=None)
-    assert older.returncode == 0, "a package that does not say is float32"
+    older = run(input_dtype=None, outputs=None)
+    assert older.returncode == 0, "a package that does not say is float32 and has one output"
+    assert json.loads(older.stdout)["output_values"] == {"output": 10}
     doubled = run(input_dtype="float64")
     assert doubled.returncode == 2
     assert f"holds {size} bytes, but the net's input takes {2 * size}" in doubled.stderr
@@ -280,11 +300,15 @@ def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_pa
         "large": json.dumps({**described, "input_shape": [2**40, 2**40]}),
         "foreign": json.dumps(described),
         "typeless": json.dumps({**described, "input_dtype": "words"}),
+        "climbing": json.dumps({**described, "outputs": [{"name": "../x"}]}),
+        "listless": json.dumps({**described, "outputs": ["x"]}),
+        "more": json.dumps({**described, "outputs": [{"name": "x"}, {"name": "y"}]}),
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "package.json").write_text(text)
     source = tmp_path / "foreign.c"
     source.write_text("int nothing_here;\n")
+    shutil.copy(package.library, tmp_path / "more")
     foreign = tmp_path / "foreign" / described["library"]
     subprocess.run(["cc", "-shared", "-fPIC", "-o", foreign, source], check=True)
     for arguments, message in (
@@ -295,6 +319,9 @@ def test_the_runner_refuses_what_is_wrong_in_one_line(programs, compiled, tmp_pa
         (["--package", tmp_path / "outside"], "'library' is not a file's name"),
         (["--package", tmp_path / "large"], "not a list of sizes, or too large"),
         (["--package", tmp_path / "typeless"], "'input_dtype' is not a type that this program knows: words"),
+        (["--package", tmp_path / "climbing"], "an output's 'name' is empty or holds a slash"),
+        (["--package", tmp_path / "listless"], "'outputs' is not a list of objects"),
+        (["--package", tmp_path / "more"], "gives 1 tensors, but package.json names 2"),
         (["--package", tmp_path / "foreign"], "is no compiled net: it has no function"),
         (["--package", package.folder, "--input", tmp_path / "short.bin"], "holds 12 bytes, but the net's input takes"),
         (["--package", package.folder, "--output", "/nowhere/x", "--repeats", "0"], "cannot write /nowhere/x"),

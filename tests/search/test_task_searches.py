@@ -3,7 +3,7 @@
 import pytest
 from test_search_run import TINY, table_of
 
-from tvmfbnet.errors import ConfigError
+from tvmfbnet.errors import UserError
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.search import search
 from tvmfbnet.space.arch import Arch
@@ -33,5 +33,5 @@ def test_a_net_of_another_task_is_no_net_to_learn_from(tiny_space_file, tiny_dat
     ).checkpoint
     data = f"fashion_scenes:{place}?task=multi_label&images=40"
     config = SearchConfig(**{**SETTINGS, "distil_from": str(net)})
-    with pytest.raises(ConfigError, match="was trained for classification, the search is for multi_label"):
+    with pytest.raises(UserError, match="was trained for classification, the data set is for multi_label"):
         search(space, data, table_of(space), config, tmp_path / "search")

@@ -2,14 +2,13 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from test_searcher import make, run_to_end, snapshot  # noqa: F401
 
 from tvmfbnet.data.datasets import load_data
-from tvmfbnet.errors import ConfigError, DivergedError, StorageError
+from tvmfbnet.errors import DivergedError, StorageError, UserError
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.distillation import net_to_distil
 from tvmfbnet.search.judge import Judge
@@ -114,9 +113,9 @@ def test_a_net_to_distil_from_takes_part_and_a_missing_one_is_named(make, traine
 
 
 def test_a_net_of_other_images_is_refused(tiny_space, tiny_data, trained_net):
-    data = load_data(tiny_data, 28, 28, 1, 10)
-    with pytest.raises(ConfigError, match=r"distil_from: .* for 1x28x28 images and 10 classes, the search for 1x32x28"):
-        net_to_distil(Path(trained_net), replace(tiny_space, height=32), data, torch.device("cpu"))
+    data = load_data(tiny_data, 32, 28, 1, 10)
+    with pytest.raises(UserError, match=r"distil_from: .* for 1x28x28 images and 10 classes, the data set has 1x32x28"):
+        net_to_distil(trained_net, data, torch.device("cpu"))
 
 
 def test_tuned_archs_fit_what_they_were_tuned_on_and_the_supernet_stays_as_it_is(make):  # noqa: F811

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tvmfbnet.nets.boxes import as_centres, as_corners, decoded, encoded
 from tvmfbnet.tasks import TASK_NAMES, task_named
 from tvmfbnet.tasks.average_precision import average_precision, score_histogram
-from tvmfbnet.tasks.boxes import as_centres, as_corners, decoded, encoded
 from tvmfbnet.tasks.detection import answers, match
 
 
@@ -94,6 +94,8 @@ def test_soft_targets_take_the_place_of_targets_and_mix_with_them(task):
     soft = task.soft(ignorant(outputs))
     for learned in (soft, task.mixed(targets, soft)):
         assert learned.shape == outputs.shape and bool(torch.isfinite(task.loss(outputs, learned)))
+    same, other = (float(task.distilled_loss(each, outputs, 2.0)) for each in (outputs, ignorant(outputs)))
+    assert same < other, "a net learns from another until both say the same"
     # Half of what is learned are the targets: nearer to them than the soft ones alone.
     assert not task.distils or float(task.loss(outputs, task.mixed(targets, soft))) < float(task.loss(outputs, soft))
 

@@ -17,7 +17,8 @@ from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import load_checkpoint
 from tvmfbnet.training.config import TrainConfig
 from tvmfbnet.training.device import place_batch, place_net
-from tvmfbnet.training.distillation import Distillation, Renormalised, distilled_identity, load_distillation
+from tvmfbnet.training.distillation import Distillation, distilled_identity, load_distillation
+from tvmfbnet.training.distilled_net import Renormalised
 from tvmfbnet.training.mixing import Mixing, hard_labels
 from tvmfbnet.training.recipe import list_training_recipes, training_recipe
 from tvmfbnet.training.timm_parts import create_scheduler_v2
@@ -182,7 +183,7 @@ def test_the_loss_is_mixed_with_the_divergence_from_the_trained_net():
     pixels, logits = torch.randn(4, 5), torch.randn(4, 3, requires_grad=True)
     trained = Distillation(nn.Linear(5, 3), 0.25, 3.0, "float32")
     mixed = trained.loss(torch.tensor(2.0), logits, pixels)
-    p, q = (trained.logits(pixels) / 3).softmax(1), (logits / 3).softmax(1)
+    p, q = (trained.outputs(pixels) / 3).softmax(1), (logits / 3).softmax(1)
     divergence = (p * (p / q).log()).sum(dim=1).mean() * 9
     torch.testing.assert_close(mixed, 0.75 * 2.0 + 0.25 * divergence)
     assert not trained.net.weight.requires_grad and not trained.net.training
@@ -213,7 +214,7 @@ def test_a_model_of_timms_is_distilled_from_with_weights_of_a_file(data, tmp_pat
     trained = load_distillation(config, data, torch.device("cpu"), "float32")
     x = torch.randn(2, 1, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(trained.logits(x), theirs(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(trained.outputs(x), theirs(x), rtol=1e-4, atol=1e-5)
     assert len(distilled_identity(config)["distilled"]) == 64
     wrong = TrainConfig(**PLAIN, distil_from="timm:no_such_model")
     with pytest.raises(UserError, match="timm has no model 'no_such_model'"):
@@ -231,7 +232,7 @@ def test_a_published_model_sees_images_normalised_as_it_was_trained(data):
 
 
 def test_a_trained_net_of_other_classes_or_channels_is_refused(tiny_space, data, tmp_path, monkeypatch):
-    from tvmfbnet.training import distillation as module
+    from tvmfbnet.training import distilled_net as module
 
     arch = parse_arch("k3_e1/k3_e1,skip", tiny_space)
     config = TrainConfig(**PLAIN, distil_from="net.pt")
@@ -239,7 +240,7 @@ def test_a_trained_net_of_other_classes_or_channels_is_refused(tiny_space, data,
         (build_net(arch, tiny_space.with_classes(7)), "tells 7 classes apart, the data set has 10"),
         (nn.Sequential(nn.Conv2d(3, 10, 28), nn.Flatten()), "takes no 1x28x28 images"),
     ):
-        monkeypatch.setattr(module, "_net", lambda spec, data, net=net: net)
+        monkeypatch.setattr(module, "_net", lambda spec, data, shape, net=net: net)
         with pytest.raises(UserError, match=said):
             load_distillation(config, data, torch.device("cpu"), "float32")
 

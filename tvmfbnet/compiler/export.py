@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy.typing as npt
 import onnx
@@ -20,19 +20,19 @@ import torch
 from onnx.utils import Extractor
 from torch import nn
 
+from tvmfbnet.compiler.float_tail import tail_nodes
 from tvmfbnet.compiler.quantised_model import CODES, INPUT, OUTPUT
 from tvmfbnet.compiler.shapes import part_input_shape, part_input_type
 from tvmfbnet.dtypes import FLOAT32, DType, random_tensor
-from tvmfbnet.errors import UserError
 from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.bn_folding import fold_bn, randomise_bn
-from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.network import ArchNet, ExportedNet
 from tvmfbnet.nets.own_blocks import randomise_constants
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.blocks import parse_block
-from tvmfbnet.space.heads import CLASSIFIER, OTHER_PARTS
+from tvmfbnet.space.heads import HEAD_BOXES, HEAD_LOGITS, HEAD_RESIZE
 from tvmfbnet.space.own_blocks import OwnBlock
 from tvmfbnet.space.space import BLOCK, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 
@@ -40,6 +40,8 @@ from tvmfbnet.space.space import BLOCK, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 _CALIBRATION_IMAGES = 2
 # A call of the exporter has costs of its own, so this many parts share one.
 _PARTS_PER_CALL = 24
+# Parts whose output is that of a net, or what its tail in float32 takes.
+_GIVE_REALS = (HEAD_LINEAR, HEAD_LOGITS, HEAD_BOXES)
 # The newest that the tracing exporter knows.
 _OPSET = 20
 
@@ -63,9 +65,11 @@ class _Bordered(nn.Module):
         self.inner = torch_type(dtype.name) if takes and differs else None
         self.outer = torch_type(dtype.boundary) if gives and differs else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         y = self.body(x if self.inner is None else x.to(self.inner))
-        return y if self.outer is None else y.to(self.outer)  # type: ignore[no-any-return]
+        if self.outer is None:
+            return y  # type: ignore[no-any-return]
+        return tuple(each.to(self.outer) for each in y) if isinstance(y, tuple) else y.to(self.outer)
 
 
 class _InteriorPart(nn.Module):
@@ -120,16 +124,13 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
 def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32, batch: int = 1) -> dict[NetPart, onnx.ModelProto]:
     """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype.
 
-    ``batch`` is the number of images; quantised parts take one.
-
-    Raises:
-        UserError: a part of a head that is no classifier is to be quantised.
+    ``batch`` is the number of images; quantised parts take one. Of a quantised net, too, logits are enlarged in float32.
     """
     if dtype.is_quantised:
-        other = next((part for part in parts if part.part in OTHER_PARTS), None)
-        if other is not None:
-            raise UserError(f"part {other.name} cannot be quantised: tune it in float32 or float16")
-        return {part: quantised_part(part, model) for part, model in export_parts(parts).items()}
+        exported = export_parts(parts)
+        return {
+            part: model if part.part == HEAD_RESIZE else quantised_part(part, model) for part, model in exported.items()
+        }
     models: dict[NetPart, onnx.ModelProto] = {}
     for start in range(0, len(parts), _PARTS_PER_CALL):
         models.update(_export_bundle(parts[start : start + _PARTS_PER_CALL], dtype, batch))
@@ -143,7 +144,7 @@ def quantised_part(part: NetPart, model: onnx.ModelProto) -> onnx.ModelProto:
     """
     images = [random_tensor(part_input_shape(part), "float32", seed) for seed in range(_CALIBRATION_IMAGES)]
     quantised = quantise(model, images)
-    borders = {INPUT: part.part != STEM, OUTPUT: part.part != HEAD_LINEAR}
+    borders = {INPUT: part.part != STEM, OUTPUT: part.part not in _GIVE_REALS}
     onnx.helper.set_model_props(quantised, {key: CODES for key, is_inner in borders.items() if is_inner})
     return quantised
 
@@ -165,9 +166,10 @@ def _export_bundle(parts: Sequence[NetPart], dtype: DType, batch: int) -> dict[N
 def export_net(
     net: ArchNet, dtype: DType = FLOAT32, images: Sequence[npt.NDArray[Any]] = (), batch: int = 1
 ) -> onnx.ModelProto:
-    """Exports a whole net, batch norm folded: ``input`` (N, C, H, W) to ``output``.
+    """Exports a whole net, batch norm folded: ``input`` (N, C, H, W) to the outputs of its head.
 
-    The output is (N, classes), of LR-ASPP (N, classes, h, w).
+    These are ``output`` (N, classes), of LR-ASPP (N, classes, h, w); of SSDLite ``scores`` (N, anchors, classes) and
+    ``boxes`` (N, anchors, 4): see :meth:`tvmfbnet.nets.heads.SsdliteHead.exported`.
 
     Args:
         net: the net.
@@ -176,24 +178,19 @@ def export_net(
         batch: N, the number of images; 1 in int8.
 
     Raises:
-        UserError: the dtype is int8, and there is no image, or the head is no classifier.
+        UserError: the dtype is int8, and there is no image.
     """
     if dtype.is_quantised:
-        require_classifier(net)
-        return quantise(export_net(net), images)
+        model = export_net(net)
+        return quantise(model, images, [node.name for node in tail_nodes(model)])
     shape = (batch, net.space.input_channels, net.space.height, net.space.width)
+    exported = ExportedNet(cast(ArchNet, folded_in(net, dtype)))
     return export_module(
-        _Bordered(folded_in(net, dtype), dtype).eval(),
+        _Bordered(exported, dtype).eval(),
         (torch.zeros(shape, dtype=torch_type(dtype.boundary)),),
         ["input"],
-        ["output"],
+        list(exported.output_names),
     )
-
-
-def require_classifier(net: ArchNet) -> None:
-    """UserError where a net that is to be quantised has another head than a classifier."""
-    if net.space.head_kind != CLASSIFIER:
-        raise UserError(f"nets with the head {net.space.head_kind} cannot be quantised: compile in float32 or float16")
 
 
 def export_module(

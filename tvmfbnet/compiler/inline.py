@@ -51,23 +51,25 @@ class _Splicer(relax.PyExprMutator):  # type: ignore[misc]
         return relax.const(values * values.dtype.type(self._scale), str(values.dtype))
 
 
-def splice(builder: relax.BlockBuilder, part: IRModule, value: relax.Expr, number: int = 0) -> relax.Expr:
-    """Emits the calls of a part's ``main`` with ``value`` as its input, kernels included; returns its output.
+def splice(builder: relax.BlockBuilder, part: IRModule, *values: relax.Expr, number: int = 0) -> relax.Expr:
+    """Emits the calls of a part's ``main`` with ``values`` as its inputs, kernels included; returns its output.
 
     Args:
         builder: inside a dataflow block of the larger function.
-        part: a module of kernels whose ``main`` takes one tensor and is one dataflow of calls.
-        value: the input.
+        part: a module of kernels whose ``main`` is one dataflow of calls.
+        values: what it takes.
         number: weights are scaled by 1 + number / 1000, or rotated by that many places if they are integers, so that
             each copy of a part that is spliced several times has its own weights.
     """
     main, splicer = part["main"], _Splicer(number)
-    (given,) = main.params
-    splicer.replace(given, value)
+    for given, value in zip(main.params, values, strict=True):
+        splicer.replace(given, value)
     for name, function in part.functions_items():
         if isinstance(function, PrimFunc):
             splicer.kernels[name.name_hint] = builder.add_func(function, name.name_hint)
     for block in main.body.blocks:
         for binding in block.bindings:
-            splicer.replace(binding.var, builder.emit(splicer.visit_expr(binding.value)))
+            value = splicer.visit_expr(binding.value)
+            # Several outputs are no tensor of their own.
+            splicer.replace(binding.var, value if isinstance(value, relax.Tuple) else builder.emit(value))
     return splicer.visit_expr(main.body.body)

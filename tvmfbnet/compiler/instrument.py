@@ -63,7 +63,7 @@ def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule],
             readings.append(_read_clock(builder, value, target))
             for number, part in enumerate(parts):
                 given = _fitting(values, part)
-                value = splice(builder, part, given, sum(part is other for other in parts[:number]))
+                value = splice(builder, part, given, number=sum(part is other for other in parts[:number]))
                 values.append(value)
                 readings.append(_read_clock(builder, value, target))
             readings.append(_read_clock(builder, value, target))
@@ -72,13 +72,17 @@ def _emit_net(builder: relax.BlockBuilder, name: str, parts: Sequence[IRModule],
 
 
 def _fitting(values: Sequence[relax.Expr], part: IRModule) -> relax.Expr:
-    """The value that a part takes: the last one, or the last of its shape where the head goes back to a finer map.
+    """The value that a part takes: the last one, or the last of its shape and type where the head goes back.
 
     Pooling returns (1, C, 1, 1), and the classifier takes (1, C): that is reshaped.
     """
     (given,) = part["main"].params
     wanted = [int(size) for size in given.ty.shape.values]
-    fitting = [value for value in values if [int(size) for size in value.ty.shape.values] == wanted]
+    fitting = [
+        value
+        for value in values
+        if [int(size) for size in value.ty.shape.values] == wanted and value.ty.dtype == given.ty.dtype
+    ]
     return fitting[-1] if fitting else relax.op.reshape(values[-1], wanted)
 
 

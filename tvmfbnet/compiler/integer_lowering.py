@@ -50,7 +50,7 @@ class _Value:
 
 
 def lower_quantised(model: onnx.ModelProto, target: tvm.target.Target) -> IRModule:
-    """A QDQ model as a module of integer kernels, which ``main`` calls.
+    """A QDQ model as a module of integer kernels, which ``main`` calls; outputs are in the interior layout.
 
     Raises:
         UserError: it has an operation for which there is no kernel.
@@ -90,8 +90,9 @@ class _Lowering:
                 for node in model.nodes:
                     if not (node.op_type == "DequantizeLinear" and model.is_constant(node.output[0])):
                         self._values[node.output[0]] = self._handler(node)(node)
-                result = builder.emit_output(self._result(self._values[model.output]))
-            builder.emit_func_output(result)
+                results = [self._result(self._values[name]) for name in model.outputs]
+                output = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+            builder.emit_func_output(output)
         # Kernels are fused already; only reshapes are left.
         return relax.transform.DeadCodeElimination()(relax.transform.LegalizeOps()(builder.get()))
 

@@ -24,6 +24,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm_ffi import structural_hash
 
 from tvmfbnet.compiler.executable import build_executable, is_conv_name
+from tvmfbnet.compiler.float_tail import split_tail, with_tail
 from tvmfbnet.compiler.integer_lowering import lower_quantised
 from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
 from tvmfbnet.compiler.mixed_lowering import lower_mixed
@@ -158,12 +159,14 @@ def fuse(mod: IRModule, target: tvm.target.Target) -> IRModule:
 def lower(model: onnx.ModelProto, target: tvm.target.Target) -> IRModule:
     """ONNX model to fused kernels: :func:`import_onnx`, then :func:`fuse`; integer kernels for one in QDQ form.
 
-    A model of mixed dtypes is lowered stretch by stretch.
+    A model of mixed dtypes is lowered stretch by stretch, and a quantised net's tail in float32.
     """
     if units_in(model):
         return lower_mixed(model, target, lambda stretch: fuse(import_onnx(stretch), target))
     if is_quantised(model):
-        return lower_quantised(model, target)
+        core, tail = split_tail(model)
+        lowered = lower_quantised(core, target)
+        return lowered if tail is None else with_tail(lowered, fuse(import_onnx(tail), target))
     return fuse(import_onnx(model), target)
 
 

@@ -15,13 +15,14 @@ import onnx
 import torch
 from torch import nn
 
-from tvmfbnet.compiler.export import export_module, folded_in, require_classifier
+from tvmfbnet.compiler.export import export_module, folded_in
 from tvmfbnet.compiler.mixed_model import UNITS, UnitTensor, nodes_between
 from tvmfbnet.dtypes import FLOAT32, INT8
 from tvmfbnet.errors import UserError
 from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.quantisation.post_training import quantise
 from tvmfbnet.space.borders import NetUnit, units_of
+from tvmfbnet.space.heads import CLASSIFIER
 
 
 class _BorderedNet(nn.Module):
@@ -51,7 +52,8 @@ def export_mixed_net(net: ArchNet, floats: Collection[str], images: Sequence[npt
     Raises:
         UserError: a name is of no unit, there is no image, or the head is no classifier.
     """
-    require_classifier(net)
+    if net.space.head_kind != CLASSIFIER:
+        raise UserError(f"nets with the head {net.space.head_kind} have no mixed dtypes: compile in one, such as int8")
     return quantised_but(export_with_borders(net), units_of(net.arch, net.space), floats, images)
 
 

@@ -36,10 +36,9 @@ class QuantisedModel:
         self._uses = Counter(name for node in self.nodes for name in node.input)
         for value in model.graph.output:
             self._uses[value.name] += 1
-        borders = {item.key: item.value for item in model.metadata_props}
-        self.takes_codes, self.gives_codes = (borders.get(key) == CODES for key in (INPUT, OUTPUT))
-        (given,), (result,) = model.graph.input, model.graph.output
-        self.input, self.output = given.name, result.name
+        self.takes_codes, self.gives_codes = (_has_codes(model, border) for border in (INPUT, OUTPUT))
+        (given,) = model.graph.input
+        self.input, self.outputs = given.name, [value.name for value in model.graph.output]
         self.input_shape = [int(size.dim_value) for size in given.type.tensor_type.shape.dim]
 
     def constant(self, name: str) -> _Array:
@@ -86,6 +85,15 @@ class QuantisedModel:
         through = [node for node in direct if node.op_type == "DequantizeLinear"]
         others = self._uses[name] - len(through)
         return others + sum(self._uses[node.output[0]] for node in through)
+
+
+def takes_codes(model: onnx.ModelProto) -> bool:
+    """Whether a model's input is codes: that of a part inside a net."""
+    return _has_codes(model, INPUT)
+
+
+def _has_codes(model: onnx.ModelProto, border: str) -> bool:
+    return {item.key: item.value for item in model.metadata_props}.get(border) == CODES
 
 
 def attributes(node: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tvmfbnet.dtypes import DType
+from tvmfbnet.space.heads import HEAD_RESIZE
 from tvmfbnet.space.space import HEAD_LINEAR, STEM, NetPart
 
 
@@ -16,5 +17,9 @@ def part_input_shape(part: NetPart, batch: int = 1) -> tuple[int, ...]:
 
 
 def part_input_type(part: NetPart, dtype: DType) -> str:
-    """Name of the type of a part's input as exported: the image's for the stem, else that of activations."""
-    return dtype.boundary if part.part == STEM else dtype.name
+    """Name of the type of a part's input as exported: the image's for the stem, else that of activations.
+
+    Logits that a quantised net enlarges are floats (:mod:`tvmfbnet.compiler.float_tail`).
+    """
+    is_real = part.part == STEM or (dtype.is_quantised and part.part == HEAD_RESIZE)
+    return dtype.boundary if is_real else dtype.name

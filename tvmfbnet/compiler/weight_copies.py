@@ -39,7 +39,7 @@ def repeat_main(mod: IRModule, copies: int) -> IRModule:
         result: relax.Expr = source
         with builder.dataflow():
             for number in reversed(range(copies)):
-                result = splice(builder, mod, source, number)
+                result = splice(builder, mod, source, number=number)
             result = builder.emit_output(result)
         builder.emit_func_output(result)
     repeated = builder.get()

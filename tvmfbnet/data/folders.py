@@ -22,7 +22,8 @@ import torch
 
 from tvmfbnet.data.formats import fault_of_image, has_colour
 from tvmfbnet.data.images import FolderImages, ImageData
-from tvmfbnet.data.places import IMAGE_SUFFIXES, find_test_folder, folder_classes, no_images, visible_files
+from tvmfbnet.data.kinds import IMAGE_SUFFIXES
+from tvmfbnet.data.places import find_test_folder, folder_classes, no_images, visible_files
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 from tvmfbnet.progress import progress, say

@@ -16,3 +16,5 @@ FORMS = {
 KINDS = tuple(FORMS)
 SPECS = f"{', '.join(list(FORMS.values())[:-1])} or {list(FORMS.values())[-1]}"
 DATA_HELP = f"{SPECS}."
+# Of files that are images, in small letters.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})

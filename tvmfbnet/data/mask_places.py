@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmfbnet.data.kinds import IMAGE_SUFFIXES
 from tvmfbnet.errors import DataError
 
 IGNORED = 255
 _TRIMAPS, _LISTS = "annotations/trimaps", ("annotations/trainval.txt", "annotations/test.txt")
 # Of a trimap's pixels: the animal, what is behind it, and the border between, which is neither.
 _TRIMAP_CODES = {1: 1, 2: 0, 3: IGNORED}
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LISTED = 5
 
 
@@ -89,7 +89,7 @@ def _beside(part: Path) -> tuple[tuple[Path, Path], ...]:
     if not images.is_dir() or not masks.is_dir():
         raise DataError(f"{part} lacks images or masks: maskfolder:DIR needs DIR/train/images and DIR/train/masks")
     files = sorted(
-        file for file in images.iterdir() if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+        file for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     )
     return _pairs([(file, masks / f"{file.stem}.png") for file in files], images)
 

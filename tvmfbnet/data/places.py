@@ -15,13 +15,12 @@ from pathlib import Path
 from tvmfbnet.data.clutter_options import OBJECT_SIDE, ClutterOptions
 from tvmfbnet.data.coco_places import TASKS, coco_parts
 from tvmfbnet.data.generated_options import GeneratedOptions
-from tvmfbnet.data.kinds import KINDS, SPECS
+from tvmfbnet.data.kinds import IMAGE_SUFFIXES, KINDS, SPECS
 from tvmfbnet.data.mask_places import mask_classes, masked_files
 from tvmfbnet.data.scene_options import SceneOptions
 from tvmfbnet.errors import DataError
 from tvmfbnet.files import storage_errors
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 SYSTEM_FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian package dataset-fashion-mnist
 # Of the data sets with files of their own: channels.
 _CHANNELS = {"fashion_mnist": 1, "cluttered_fashion_mnist": 1, "fashion_scenes": 1, "cifar10": 3}

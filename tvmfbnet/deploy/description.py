@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from tvmfbnet.deploy.outputs import OutputTensor
 from tvmfbnet.dtypes import FLOAT32, bytes_of
 from tvmfbnet.errors import ArchError, PackageError, ParityError, StorageError
 from tvmfbnet.files import Stored, read_model
@@ -41,7 +42,8 @@ class Parity(Stored):
 
     Attributes:
         verdict: ``unchecked`` until it has run on a device.
-        error: largest relative difference; None if unknown or not finite.
+        error: largest relative difference; None if unknown or not finite. Of several outputs that of the worst.
+        output_errors: the same of each output by its name, where there are several.
         limit: the largest that passes.
         reason: why it failed.
         agreement: with the answers of the net in float32 on test images: in classification the share that gets the same
@@ -53,6 +55,7 @@ class Parity(Stored):
 
     verdict: Literal["passed", "failed", "unchecked"] = "unchecked"
     error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    output_errors: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     reason: str = ""
     agreement: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
@@ -98,7 +101,11 @@ class PackageDescription(Stored):
     float32_units: tuple[str, ...] = Field(
         default=(), description="stem, layers and head that compute in float32 in a net of mixed dtypes"
     )
-    input_dtype: str = Field(default=FLOAT32.name, description="of the input and the output")
+    input_dtype: str = Field(default=FLOAT32.name, description="of the input and the outputs")
+    outputs: tuple[OutputTensor, ...] = Field(
+        default=(),
+        description="name, shape and dtype of each, in order; older packages, which have one, do not say",
+    )
     context: dict[str, Any] = Field(default_factory=dict)
     library: str = LIBRARY
     model: str = MODEL
@@ -135,6 +142,11 @@ class PackageDescription(Stored):
     latency_source: LatencyOriginRecord | None = Field(
         default=None, description="where the latencies come from that the net was chosen or predicted by"
     )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the outputs, in order."""
+        return tuple(output.name for output in self.outputs) or ("output",)
 
     @property
     def on_simulated(self) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvmfbnet.deploy.description import Parity
 from tvmfbnet.deploy.package import Package
 from tvmfbnet.deploy.parity import check_outputs
 from tvmfbnet.nets.network import ArchNet
@@ -72,5 +71,5 @@ def _check(compiled: CompiledNet, timer: DeviceTimer) -> None:
     """Compares outputs with PyTorch's, unless an earlier call did; the package remembers it."""
     package, dtype = compiled.package, timer.target.data_type
     if package.description.parity.verdict != "passed":
-        error = check_outputs(package, compiled.net, dtype, lambda image: timer.run(package.library, image))
-        package.with_description(parity=Parity(verdict="passed", limit=dtype.parity_limit, error=error))
+        parity = check_outputs(package, compiled.net, dtype, lambda image: timer.run(package.library, image))
+        package.with_description(parity=parity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -12,8 +13,9 @@ from tvmfbnet.extras import require
 from tvmfbnet.files import write_atomically
 from tvmfbnet.nets.bn_folding import fold_bn
 from tvmfbnet.nets.features import FeatureNet
-from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.network import ArchNet, ExportedNet
 from tvmfbnet.nets.timm_weights import to_timm
+from tvmfbnet.space.heads import output_names
 
 FORMS = {".onnx": "ONNX", ".pt2": "torch.export", ".safetensors": "weights by timm's names"}
 
@@ -66,6 +68,10 @@ def _write_onnx(net: ArchNet | FeatureNet, image: torch.Tensor, path: Path) -> N
 
     from tvmfbnet.compiler.export import export_module
 
-    names = ["output"] if isinstance(net, ArchNet) else [f"feature{index}" for index in net.feature_info.out_indices]
-    model = export_module(fold_bn(net), (image,), ["input"], names)
+    folded = fold_bn(net)
+    if isinstance(net, ArchNet):
+        folded, names = ExportedNet(cast(ArchNet, folded)), list(output_names(net.space.head_kind))
+    else:
+        names = [f"feature{index}" for index in net.feature_info.out_indices]
+    model = export_module(folded.eval(), (image,), ["input"], names)
     write_atomically(path, lambda part: onnx.save(model, str(part)))

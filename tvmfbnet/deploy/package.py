@@ -34,6 +34,7 @@ from tvmfbnet.deploy.description import (
     require_fit,
     require_parity,
 )
+from tvmfbnet.deploy.outputs import outputs_of_model
 from tvmfbnet.deploy.parity import expected_outputs
 from tvmfbnet.dtypes import DType, random_tensor
 from tvmfbnet.errors import StorageError
@@ -254,6 +255,7 @@ def compile_net(
         context=vars(context_of(target)),
         task=task,
         class_names=tuple(class_names),
+        outputs=outputs_of_model(model),
         library_sha256=checksum(out / LIBRARY),
         model_sha256=checksum(out / MODEL),
         peak_memory_bytes=memory.peak_bytes,

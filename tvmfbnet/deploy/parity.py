@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 
 from tvmfbnet.deploy.description import Parity
+from tvmfbnet.deploy.outputs import output_errors
 from tvmfbnet.dtypes import FLOAT32, MAX_ACCURACY_LOSS, DType, random_tensor
 from tvmfbnet.errors import ParityError
-from tvmfbnet.nets.network import ArchNet
+from tvmfbnet.nets.network import ArchNet, ExportedNet
 from tvmfbnet.nets.precision import torch_type
 from tvmfbnet.progress import progress, say
-from tvmfbnet.relative_error import relative_error
 from tvmfbnet.rpc.remote import worker_for
-from tvmfbnet.rpc.session import run_library, run_on_images
+from tvmfbnet.rpc.session import run_net, run_on_images
 from tvmfbnet.rpc.tracker import Endpoint
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -84,11 +84,10 @@ def certify(
     """
     limit = target.data_type.parity_limit
     try:
-        error = check_parity(package, net, target, endpoint)
+        parity = check_parity(package, net, target, endpoint)
     except ParityError as problem:
         package.with_description(parity=Parity(verdict="failed", limit=limit, reason=str(problem)))
         raise
-    parity = Parity(verdict="passed", limit=limit, error=error)
     if images is not None and target.dtype != FLOAT32.name:
         compared = compare_answers(package, net, target, endpoint, images)
         parity = parity.model_copy(
@@ -144,7 +143,7 @@ def compare_answers(
         DeviceError: the device did not answer.
     """
     deadline = target.timeouts.connect + target.timeouts.session
-    precise, total, task = net.eval(), len(images.labels), task_named(images.task)
+    precise, total, task = ExportedNet(net).eval(), len(images.labels), task_named(images.task)
     agreed, right, right_in_float32 = 0.0, list[torch.Tensor](), list[torch.Tensor]()
     with worker_for(target, endpoint) as worker, progress("comparing answers with float32's", total) as reporter:
         for start in range(0, total, _IMAGES_PER_CALL):
@@ -153,8 +152,8 @@ def compare_answers(
             given = batch.numpy().astype(target.data_type.boundary)
             got = worker.call(run_on_images, str(package.library), given, target.batch, seconds=deadline)
             with torch.no_grad():
-                expected = precise(batch)
-            outputs = torch.from_numpy(got.astype(np.float32)).view(expected.shape)
+                expected = task.joined(precise(batch))
+            outputs = task.joined([torch.from_numpy(output.astype(np.float32)) for output in got])
             agreed += float(task.agreement(outputs, expected).sum())
             right.append(task.tally(outputs, targets))
             right_in_float32.append(task.tally(expected, targets))
@@ -163,48 +162,52 @@ def compare_answers(
     return ComparedAnswers(agreed / total, accuracy, in_float32, task.metric)
 
 
-def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> float:
-    """Runs the package on the device and compares its outputs with PyTorch's; returns the relative error.
+def check_parity(package: Package, net: ArchNet, target: ResolvedTarget, endpoint: Endpoint) -> Parity:
+    """Runs the package on the device and compares its outputs with PyTorch's.
 
-    It is the largest difference over the largest output, both of all images together.
+    The error of an output is the largest difference over the largest value, both of all images together.
 
     Raises:
-        ParityError: the error is above the limit of the target's dtype, or an output of either side is not finite.
+        ParityError: an error is above the limit of the target's dtype, or an output of either side is not finite.
         DeviceError: the device did not answer.
     """
     deadline = target.timeouts.connect + target.timeouts.session
     with worker_for(target, endpoint) as worker:
 
-        def run(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            output: npt.NDArray[Any] = worker.call(run_library, str(package.library), [image], seconds=deadline)
-            return output
+        def run(image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+            outputs: tuple[npt.NDArray[Any], ...] = worker.call(
+                run_net, str(package.library), [image], seconds=deadline
+            )
+            return outputs
 
         return check_outputs(package, net, target.data_type, run)
 
 
 def check_outputs(
-    package: Package, net: ArchNet, dtype: DType, run: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-) -> float:
+    package: Package, net: ArchNet, dtype: DType, run: Callable[[npt.NDArray[Any]], tuple[npt.NDArray[Any], ...]]
+) -> Parity:
     """As :func:`check_parity`, with what runs the package on one image; for a device that is connected already."""
     expected = _expected(package, net, dtype)
     got = [run(image) for image in parity_inputs(package.input_shape, dtype)]
-    if not all(np.isfinite(output).all() for output in got):
+    if not all(np.isfinite(output).all() for outputs in got for output in outputs):
         raise ParityError(
             f"the compiled net's output on the device is not finite, PyTorch's is; package {package.folder} "
             "must not be shipped"
         )
-    # Of all images together: an image whose own outputs happen to cancel to almost nothing says little by itself.
-    error = relative_error(np.stack(got), np.stack(expected))
-    limit = dtype.parity_limit
-    if not error <= limit:
+    names, limit = package.description.output_names, dtype.parity_limit
+    errors = output_errors(got, expected, names)
+    worst = max(errors)
+    if not worst <= limit:
+        which = f" in output {names[errors.index(worst)]!r}" if len(errors) > 1 else ""
         raise ParityError(
-            f"the compiled net differs from PyTorch by {error:.2e} relative on the device (limit {limit:g}); "
+            f"the compiled net differs from PyTorch by {worst:.2e} relative{which} on the device (limit {limit:g}); "
             f"package {package.folder} must not be shipped"
         )
-    return error
+    by_name = dict(zip(names, errors, strict=True)) if len(errors) > 1 else {}
+    return Parity(verdict="passed", limit=limit, error=worst, output_errors=by_name)
 
 
-def _expected(package: Package, net: ArchNet, dtype: DType) -> list[npt.NDArray[Any]]:
+def _expected(package: Package, net: ArchNet, dtype: DType) -> list[tuple[npt.NDArray[Any], ...]]:
     """What a package has to compute: PyTorch's outputs, or those of its own quantised model in ONNX Runtime."""
     if not dtype.is_quantised:
         return expected_outputs(net, package.input_shape, dtype)
@@ -213,17 +216,17 @@ def _expected(package: Package, net: ArchNet, dtype: DType) -> list[npt.NDArray[
     from tvmfbnet.quantisation.reference import QuantisedReference
 
     reference = QuantisedReference(onnx.load(str(package.model)))
-    return [reference.run(image) for image in parity_inputs(package.input_shape, dtype)]
+    return [reference.outputs(image) for image in parity_inputs(package.input_shape, dtype)]
 
 
-def expected_outputs(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[npt.NDArray[Any]]:
-    """PyTorch's outputs for the parity images, in the dtype's reference type; ParityError if one is not finite."""
+def expected_outputs(net: ArchNet, shape: Sequence[int], dtype: DType) -> list[tuple[npt.NDArray[Any], ...]]:
+    """PyTorch's outputs for each parity image, in the dtype's reference type; ParityError if one is not finite."""
     reference = torch_type(dtype.reference)
-    precise = copy.deepcopy(net).eval().to(reference)
+    precise = ExportedNet(copy.deepcopy(net).eval().to(reference)).eval()
     with torch.no_grad():
         images = (torch.from_numpy(image).to(reference) for image in parity_inputs(shape, dtype))
-        outputs = [precise(image).numpy() for image in images]
-    if not all(np.isfinite(output).all() for output in outputs):
+        outputs = [tuple(output.numpy() for output in precise(image)) for image in images]
+    if not all(np.isfinite(output).all() for given in outputs for output in given):
         raise ParityError(
             f"net {format_arch(net.arch, net.space)} is refused: PyTorch's own output is not finite (NaN or infinity "
             "in its weights or statistics); train it again"

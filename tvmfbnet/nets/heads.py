@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
 from tvmfbnet.nets.blocks import build_part
+from tvmfbnet.nets.boxes import decoded
 from tvmfbnet.space.heads import CLASSIFIER, LRASPP, SSDLITE, anchors_of, head_maps
 from tvmfbnet.space.space import Space
 
@@ -45,16 +47,35 @@ class SsdliteHead(nn.Module):
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.predictors, self._each = nn.ModuleList(build_part(part) for part in space.head), space.classes + 4
-        self.register_buffer("anchors", torch.tensor([anchors_of(space)]), persistent=False)
+        self._anchors = anchors_of(space)
+        self.register_buffer("anchors", torch.tensor([self._anchors]), persistent=False)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Feature maps, coarsest first, to (N, anchors, classes + 8): logits, offsets, and the anchor itself."""
+        joined = self._answers(maps)
+        return torch.cat([joined, self.anchors.to(joined.dtype).expand(len(joined), -1, -1)], dim=2)
+
+    def exported(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What an application takes, which knows no anchors: scores and boxes, both float32.
+
+        Scores (N, anchors, classes) are probabilities, class 0 being background; boxes (N, anchors, 4) are corners
+        (left, top, right, bottom) as shares of the image, within it. Non-maximum suppression is what follows.
+        """
+        answers = self._answers(maps)
+        if answers.dtype != torch.float32:  # a conversion of nothing would be exported, too
+            answers = answers.float()
+        # From numbers, as the buffer has the dtype that the net computes in.
+        anchors = torch.tensor([self._anchors], device=answers.device)
+        boxes = decoded(answers[..., -4:], anchors).clamp(0, 1)
+        return answers[..., :-4].softmax(dim=2), boxes
+
+    def _answers(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits and offsets, (N, anchors, classes + 4)."""
         flattened = []
         for predictor, given in zip(self.predictors, maps, strict=True):
             answers = predictor(given).permute(0, 2, 3, 1)
             flattened.append(answers.reshape(len(answers), -1, self._each))
-        joined = torch.cat(flattened, dim=1)
-        return torch.cat([joined, self.anchors.to(joined.dtype).expand(len(joined), -1, -1)], dim=2)
+        return torch.cat(flattened, dim=1)
 
 
 _OTHERS: dict[str, Callable[[Space], nn.Module]] = {LRASPP: LrasppHead, SSDLITE: SsdliteHead}
@@ -89,6 +110,12 @@ class HeadedNet(nn.Module):
             return self.head([maps[layer] for layer in self._taken])  # type: ignore[no-any-return]
         x = self.head_pool(self.head_conv(maps[self._taken[0]]))
         return self.head_linear(self.dropout(x))  # type: ignore[no-any-return]
+
+    def exported_head(self, maps: dict[int, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """As :meth:`run_head`, to the outputs of an exported net: :func:`tvmfbnet.space.heads.output_names`."""
+        if self.space.head_kind != SSDLITE:
+            return (self.run_head(maps),)
+        return cast(SsdliteHead, self.head).exported([maps[layer] for layer in self._taken])
 
     def head_state(self) -> dict[str, torch.Tensor]:
         """The head's part of the state, by its names in the net."""

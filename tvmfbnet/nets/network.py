@@ -9,7 +9,7 @@ from tvmfbnet.nets.blocks import build_part
 from tvmfbnet.nets.heads import HeadedNet
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
-from tvmfbnet.space.heads import feature_maps
+from tvmfbnet.space.heads import feature_maps, output_names
 from tvmfbnet.space.space import Space
 
 
@@ -47,6 +47,23 @@ class ArchNet(HeadedNet):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (N, channels, height, width) to the head's outputs: of a classifier logits (N, classes)."""
         return self.run_head(self.features(x))
+
+
+class ExportedNet(nn.Module):
+    """A net with the outputs that it is exported with: :func:`tvmfbnet.space.heads.output_names` names them."""
+
+    def __init__(self, net: ArchNet) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the outputs, in order."""
+        return output_names(self.net.space.head_kind)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (N, channels, height, width) to the outputs, in the order of their names."""
+        return self.net.exported_head(self.net.features(x))
 
 
 def build_net(arch: Arch, space: Space, dropout: float = 0.0) -> ArchNet:

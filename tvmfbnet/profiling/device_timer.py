@@ -28,7 +28,7 @@ from tvmfbnet.rpc.session import (
     Repeats,
     load_library,
     read_clocks,
-    run_library,
+    run_net,
     time_library,
     time_sustained,
 )
@@ -116,11 +116,11 @@ class DeviceTimer:
 
         return self._watch.measure(time_it)
 
-    def run(self, library: Path, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The output of the library's ``main`` for one image."""
+    def run(self, library: Path, image: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        """The outputs of the library's ``main`` for one image, in order."""
         limits = self.target.timeouts
         seconds = limits.connect + limits.session
-        return self._worker.persist(run_library, str(library), [image], seconds=seconds)
+        return self._worker.persist(run_net, str(library), [image], seconds=seconds)
 
     def check(self, library: Path) -> None:
         """Loads a library on the device; :class:`RemoteError` if that fails."""

@@ -69,7 +69,7 @@ class ActivationRange(nn.Module):
 
 
 class FakeQuantisedNet(nn.Module):
-    """A net that rounds as its QDQ model does; (N, C, H, W) to (N, classes).
+    """A net that rounds as its QDQ model does; (N, C, H, W) to (N, classes), or to another head's output.
 
     Args:
         model: in float32, which gives the weights.
@@ -108,7 +108,7 @@ class FakeQuantisedNet(nn.Module):
         self._unused_after = [{name for name in node.input if last[name] == i} for i, node in enumerate(self._nodes)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, H, W) to logits (N, classes)."""
+        """Images (N, C, H, W) to logits (N, classes), of LR-ASPP (N, classes, h, w)."""
         values = {self._model.graph.input[0].name: x}
         for node, unused in zip(self._nodes, self._unused_after, strict=True):
             values[node.output[0]] = self._run(node, values)
@@ -129,7 +129,7 @@ class FakeQuantisedNet(nn.Module):
                 weight, scales, torch.zeros_like(scales, dtype=torch.int32), 0, -_LARGEST_WEIGHT, _LARGEST_WEIGHT
             )
             return _OPERATIONS[node.op_type](_attributes(node), [x, rounded, bias])
-        others = [values[name] if name in values else self._constants[name] for name in node.input[1:]]
+        others = [values[name] if name in values else self._constants[name] for name in node.input[1:] if name]
         return _OPERATIONS[node.op_type](_attributes(node), [x, *others])
 
     def _weights_of(self, node: onnx.NodeProto) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,6 +216,12 @@ def _mean(settings: dict[str, Any], inputs: Sequence[Any]) -> torch.Tensor:
     return inputs[0].mean(dim=axes, keepdim=bool(settings.get("keepdims", 1)))  # type: ignore[no-any-return]
 
 
+def _enlarge(settings: dict[str, Any], inputs: Sequence[Any]) -> torch.Tensor:
+    """Whole factors and bilinear, as LR-ASPP has them."""
+    factor = int(np.asarray(inputs[-1]).reshape(-1)[-1])
+    return F.interpolate(inputs[0], scale_factor=factor, mode="bilinear", align_corners=False)
+
+
 def _unsqueeze(_: dict[str, Any], inputs: Sequence[Any]) -> torch.Tensor:
     x, axes = inputs[0], _whole(inputs[1])
     for axis in sorted(axis % (x.dim() + len(axes)) for axis in axes):
@@ -228,7 +234,7 @@ def _whole(values: npt.NDArray[Any]) -> list[int]:
 
 
 _WEIGHTED = ("Conv", "Gemm")
-# Those that have integer kernels (:mod:`tvmfbnet.compiler.integer_lowering`).
+# Those that have integer kernels (:mod:`tvmfbnet.compiler.integer_lowering`), and LR-ASPP's in a net's float tail.
 _OPERATIONS: dict[str, Callable[[dict[str, Any], Sequence[Any]], torch.Tensor]] = {
     "Conv": _convolve,
     "Gemm": lambda _, inputs: F.linear(*inputs),
@@ -243,6 +249,7 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any], Sequence[Any]], torch.Tensor]] 
     "Reshape": _reshape,
     "Transpose": lambda given, inputs: inputs[0].permute(given["perm"]),
     "Unsqueeze": _unsqueeze,
+    "Resize": _enlarge,
     "Flatten": lambda given, inputs: inputs[0].flatten(given.get("axis", 1)),
     "Identity": lambda _, inputs: inputs[0],
 }

@@ -46,8 +46,12 @@ class QuantisedReference:
         return _codes(image, self.input_scale, self.input_zero)
 
     def run(self, image: _Array) -> _Array:
-        """The float output for a float input."""
-        return np.asarray(self._session.run(None, {"input": image})[0])
+        """The float output for a float input; of several, the first."""
+        return self.outputs(image)[0]
+
+    def outputs(self, image: _Array) -> tuple[_Array, ...]:
+        """The float outputs for a float input, in order."""
+        return tuple(np.asarray(output) for output in self._session.run(None, {"input": image}))
 
     def output_codes(self, output: _Array) -> _Array:
         """A float output as uint8 codes."""

@@ -167,15 +167,17 @@ def load_library(session: Session, library: str) -> None:
 
 def run_library(session: Session, library: str, inputs: Sequence[Array]) -> Array:
     """Runs a compiled function ``main`` once and returns its only output."""
-    machine = session.virtual_machine(library)
-    machine.set_input("main", *[session.put(array) for array in inputs])
-    machine.invoke_stateful("main")
-    output: Array = machine.get_outputs("main").numpy()
+    (output,) = run_net(session, library, inputs)
     return output
 
 
-def run_on_images(session: Session, library: str, images: Array, batch: int = 1) -> Array:
-    """Runs a compiled function ``main`` on one batch after another, as :func:`run_library` does; (images, ...).
+def run_net(session: Session, library: str, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    """Runs a compiled function ``main`` once and returns its outputs in order."""
+    return _run_main(session, session.virtual_machine(library), inputs)
+
+
+def run_on_images(session: Session, library: str, images: Array, batch: int = 1) -> tuple[Array, ...]:
+    """Runs a compiled function ``main`` on one batch after another; each of its outputs, (images, ...).
 
     The last batch is filled up with its last image.
     """
@@ -187,10 +189,16 @@ def run_on_images(session: Session, library: str, images: Array, batch: int = 1)
         some = images[start : start + batch]
         lacking = batch - len(some)
         given = np.concatenate([some, np.repeat(some[-1:], lacking, axis=0)]) if lacking else some
-        machine.set_input("main", session.put(given))
-        machine.invoke_stateful("main")
-        outputs.append(machine.get_outputs("main").numpy()[: len(some)])
-    return np.concatenate(outputs)
+        outputs.append([output[: len(some)] for output in _run_main(session, machine, [given])])
+    return tuple(np.concatenate(each) for each in zip(*outputs, strict=True))
+
+
+def _run_main(session: Session, machine: Any, inputs: Sequence[Array]) -> tuple[Array, ...]:
+    machine.set_input("main", *[session.put(array) for array in inputs])
+    machine.invoke_stateful("main")
+    given = machine.get_outputs("main")
+    several = given if isinstance(given, list | tuple) else [given]
+    return tuple(output.numpy() for output in several)
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,27 @@
-"""A trained net from whose outputs a supernet learns (Hinton et al. 2015): the setting ``distil_from``."""
+"""The trained net from whose outputs a supernet and short trainings learn (Hinton et al. 2015): ``distil_from``."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
+from torch import nn
 
 from tvmfbnet.data.images import ImageData
 from tvmfbnet.errors import ConfigError
-from tvmfbnet.nets.network import ArchNet
-from tvmfbnet.space.space import Space
 from tvmfbnet.tasks import task_named
-from tvmfbnet.training.device import place_net
-from tvmfbnet.training.train import load_net
+from tvmfbnet.training.distilled_net import load_distilled_net
 
 
-def net_to_distil(path: Path, space: Space, data: ImageData, device: torch.device) -> ArchNet:
-    """The net of a training's ``net.pt``, ready to teach.
+def net_to_distil(spec: str | None, data: ImageData, device: torch.device) -> nn.Module | None:
+    """The net that a search's settings name; None where they name none.
 
-    Args:
-        path: the file.
-        space: the search's; the net may be of another with the same images.
-        data: the search's images.
-        device: where it computes.
+    Targets and its outputs are averaged, where a training adds up two losses: so their mean must mean something.
 
     Raises:
-        StorageError: the file is missing or damaged.
-        ConfigError: it takes other images, tells other classes apart, or was trained for another task.
+        ConfigError: in this task it does not.
+        UserError, StorageError: as of :func:`tvmfbnet.training.distilled_net.load_distilled_net`.
     """
-    net, about = load_net(path)
-    own = (net.space.input_channels, net.space.height, net.space.width, net.space.classes)
-    wanted = (space.input_channels, space.height, space.width, data.classes)
-    if own != wanted:
-        shape = "{0}x{1}x{2} images and {3} classes".format
-        raise ConfigError(
-            "search settings", [f"distil_from: {path} is for {shape(*own)}, the search for {shape(*wanted)}"]
-        )
+    if spec is None:
+        return None
     if not task_named(data.task).distils:
         raise ConfigError("search settings", [f"distil_from: nets for {data.task} have no outputs to learn from so"])
-    if about["task"] != data.task:
-        raise ConfigError(
-            "search settings", [f"distil_from: {path} was trained for {about['task']}, the search is for {data.task}"]
-        )
-    for parameter in net.parameters():
-        parameter.requires_grad_(False)
-    return place_net(net, device).eval()
+    return load_distilled_net(spec, data, device)

@@ -16,7 +16,7 @@ from tvmfbnet.data.images import ImageData
 from tvmfbnet.data.loader import split_indices
 from tvmfbnet.data.places import relocated
 from tvmfbnet.errors import DataError
-from tvmfbnet.files import checksum, clear_leftovers, folder_lock, make_folder
+from tvmfbnet.files import clear_leftovers, folder_lock, make_folder
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.constraints import Constraint
 from tvmfbnet.search.cost_model import AdditiveCosts
@@ -26,6 +26,7 @@ from tvmfbnet.search.rungs import FINALISTS_FILE, SHORTER_FILES
 from tvmfbnet.space.space import Space
 from tvmfbnet.training.checkpoint import seeded
 from tvmfbnet.training.device import pick_device
+from tvmfbnet.training.distilled_net import distilled_digest
 from tvmfbnet.training.identity import identity_of, require_settings
 from tvmfbnet.training.memory import memory_advice
 from tvmfbnet.training.workers import Workers, is_first
@@ -114,7 +115,7 @@ def identity_of_search(
         if name not in _FREE_SETTINGS and (name not in _LATER_SETTINGS or value != _LATER_SETTINGS[name])
     }
     if config.distil_from is not None:
-        settings["distil_from"] = checksum(Path(config.distil_from))
+        settings["distil_from"] = distilled_digest(config.distil_from) or config.distil_from
     if "constraints" in settings:
         settings["constraints"] = ", ".join(settings["constraints"])
     measured = {

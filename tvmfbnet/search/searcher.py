@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -91,8 +90,7 @@ class Searcher:
     def _weight_training(self) -> WeightTraining:
         config = self.config
         batches = self._loader(self.weight_indices, config.batch_size, 1)
-        path = config.distil_from
-        distilled = net_to_distil(Path(path), self.space, self.data, self.device) if path else None
+        distilled = net_to_distil(config.distil_from, self.data, self.device)
         return WeightTraining(
             self.supernet, batches, config, self.constraints, self.workers, self._generator, self.task, distilled
         )

@@ -90,8 +90,7 @@ class ShortTraining:
         self._space, self._data, self._config, self._workers = space, data, config, workers
         self._training_indices, self._judged = indices
         self._identity, self._file, self._keep, self._start = identity, file, keep, start
-        path = config.distil_from
-        self._distilled = net_to_distil(Path(path), space, data, workers.device) if path else None
+        self._distilled = net_to_distil(config.distil_from, data, workers.device)
         self._steps = config.finalist_steps if steps is None else steps
         before = trained_before(file, identity)
         self.accuracies, self.repeated = before.accuracies, before.repeated

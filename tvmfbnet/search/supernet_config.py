@@ -32,7 +32,7 @@ class SupernetConfig(Config):
     )
     distil_from: str | None = Field(
         None,
-        description="a training's net.pt, whose output w and short trainings learn from as much as from the labels",
+        description="trained net that w and short trainings learn from as much as from the labels: as in a training",
     )
     weight_ema: float = Field(
         0.0,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from tvmfbnet.data.loader import Loader
-from tvmfbnet.nets.network import ArchNet
 from tvmfbnet.nets.precision import computing_in
 from tvmfbnet.nets.supernet import Mix, Supernet
 from tvmfbnet.search.config import SearchConfig
@@ -55,7 +55,7 @@ class WeightTraining:
         workers: Workers,
         generator: torch.Generator,
         task: Task,
-        distilled: ArchNet | None = None,
+        distilled: nn.Module | None = None,
     ) -> None:
         self.supernet, self.batches, self._config, self._constraints = supernet, batches, config, constraints
         self._workers, self._generator, self._task, self._distilled = workers, generator, task, distilled

@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 
 CLASSIFIER, LRASPP, SSDLITE = "classifier", "lraspp", "ssdlite"
 HEADS = (CLASSIFIER, LRASPP, SSDLITE)
+# Outputs of exported and compiled nets, in order; of SSDLite as :meth:`tvmfbnet.nets.heads.SsdliteHead.exported` says.
+SCORES, BOXES = "scores", "boxes"
+_OUTPUTS = {SSDLITE: (SCORES, BOXES)}
+_ONE_OUTPUT = ("output",)
 
 # Parts that LR-ASPP has in place of the classifier's; a resize has the factor as its stride.
 HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE = "head_aspp", "head_logits", "head_resize"
 # The part that SSDLite has for each feature map, and the anchors of a place.
 HEAD_BOXES, ANCHORS = "head_boxes", 4
-OTHER_PARTS = (HEAD_ASPP, HEAD_LOGITS, HEAD_RESIZE, HEAD_BOXES)
-"""Parts of heads that are no classifier."""
-# Sides of anchors as shares of the image's, on the finest and on the coarsest map.
-_SMALLEST, _LARGEST = 0.15, 0.8
+# Side of the smallest anchors as a share of the image's; those of all maps divide the way to 1.
+_SMALLEST = 0.15
 # Channels of the gated map, and the most and the finest of the feature maps besides the last one.
 ASPP_CHANNELS, FINER_MAPS, FINEST_STRIDE = 128, 2, 4
+
+
+def output_names(head_kind: str) -> tuple[str, ...]:
+    """The names of the outputs of exported and compiled nets with a head, in order."""
+    return _OUTPUTS.get(head_kind, _ONE_OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -114,13 +121,14 @@ def anchors_of(space: Space) -> list[tuple[float, float, float, float]]:
     """SSDLite's anchors in the order of its answers: centre and size, as shares of the image's width and height.
 
     Each place has a square, a larger one on the way to the next map's, and one of twice the width or height each (SSD,
-    section 2.2).
+    section 2.2). Sides grow by one factor from square to square: SSD's six maps can have them at equal differences,
+    but with those of two or three maps, boxes between two sides would overlap neither square by half.
     """
     maps, boxes = head_maps(space), list[tuple[float, float, float, float]]()
-    step = (_LARGEST - _SMALLEST) / max(1, len(maps) - 1)
+    factor = _SMALLEST ** (-1 / len(maps))
     for number, each in enumerate(maps):  # coarsest first
-        side = _LARGEST - step * number
-        larger = math.sqrt(side * (side + step if number else 1.0))
+        side = factor ** -(number + 1)
+        larger = side * math.sqrt(factor)
         long, short = side * math.sqrt(2), side / math.sqrt(2)
         shapes = ((side, side), (larger, larger), (long, short), (short, long))
         for row in range(each.height):

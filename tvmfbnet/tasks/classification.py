@@ -34,6 +34,14 @@ class Classification(Task):
         """Probabilities."""
         return outputs.softmax(dim=1)
 
+    def distilled_loss(self, outputs: torch.Tensor, others: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The Kullback-Leibler divergence of the softened outputs, times the temperature squared.
+
+        So its gradient keeps its size (Hinton et al. 2015, section 2.1).
+        """
+        own, theirs = (F.log_softmax(values / temperature, dim=1) for values in (outputs, others))
+        return F.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2
+
     def mixed(self, targets: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         """Probabilities, of which half are the class's."""
         return (soft + F.one_hot(targets, soft.shape[1])) / 2

@@ -11,19 +11,23 @@ average precision, as COCO has it, but for its interpolation (mAP).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from tvmfbnet.nets.boxes import as_centres, as_corners, decoded, encoded, overlap
 from tvmfbnet.tasks.average_precision import BINS, average_precision, score_histogram
-from tvmfbnet.tasks.boxes import as_corners, decoded, encoded, overlap
 from tvmfbnet.tasks.chance import Chance
 from tvmfbnet.tasks.task import Task
 
 # An anchor is matched with a box from this intersection over union on, and each box at least with its best anchor.
 _MATCHED = 0.5
 _HARD_PER_MATCHED = 3
+# Scores of 0 have a logarithm then.
+_TINY = 1e-30
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 # Of what is answered: the lowest score, boxes before and after suppression, and the overlap that is suppressed.
 _SCORE, _CANDIDATES, _ANSWERS, _SUPPRESSED = 0.01, 300, 50, 0.5
@@ -33,6 +37,11 @@ class Detection(Task):
     """Soft targets are another net's outputs."""
 
     name, metric, distils = "detection", "mAP", False
+
+    def joined(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores and boxes of :meth:`tvmfbnet.nets.heads.SsdliteHead.exported`: each box as an anchor of its own."""
+        scores, boxes = outputs
+        return torch.cat([scores.clamp_min(_TINY).log(), torch.zeros_like(boxes), as_centres(boxes)], dim=2)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """The sum over anchors, divided by the number of matched ones."""
@@ -137,7 +146,8 @@ def answers(outputs: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, tor
     """What a net says of each image, surest first, on the CPU: scores (k,), classes from 1 on (k,), corners (k, 4)."""
     from torchvision.ops import batched_nms
 
-    logits, offsets, anchors = _split(outputs.float().cpu())
+    outputs = outputs.float().cpu()
+    logits, offsets, anchors = outputs[..., :-8], outputs[..., -8:-4], outputs[..., -4:]
     boxes, probabilities = decoded(offsets, anchors).clamp(0, 1), logits.softmax(dim=2)[..., 1:]
     answered = []
     for corners, shares in zip(boxes, probabilities, strict=True):

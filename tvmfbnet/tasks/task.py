@@ -9,6 +9,7 @@ add up to that of the whole set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,11 @@ class Task(ABC):
 
     distils: bool = True
     """Whether the targets of a data set and a net's outputs have a mean to learn from (:meth:`mixed`)."""
+
+    def joined(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The outputs of an exported net as the one tensor that :meth:`tally` and :meth:`agreement` take."""
+        (output,) = outputs
+        return output
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
@@ -52,6 +58,10 @@ class Task(ABC):
     @abstractmethod
     def soft(self, outputs: torch.Tensor) -> torch.Tensor:
         """What another net may learn from a net's outputs, in place of targets; as detached as ``outputs``."""
+
+    def distilled_loss(self, outputs: torch.Tensor, others: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The loss of a net's outputs on another's, scalar; ``temperature`` softens both, where the task can use it."""
+        return self.loss(outputs, self.soft(others))
 
     @abstractmethod
     def mixed(self, targets: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:

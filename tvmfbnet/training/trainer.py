@@ -28,8 +28,12 @@ from tvmfbnet.training.timm_parts import ModelEmaV3, create_scheduler_v2
 from tvmfbnet.training.workers import Workers
 
 TEST_BATCH = 500
-# They mix labels, move what targets describe, or compare outputs of one class for each image.
-_FOR_CLASSIFICATION = ("mixup", "cutmix", "rand_augment", "distil_from")
+# The tasks of settings that mix the classes of images, or move what targets may describe.
+_TASKS_OF = {
+    "mixup": (CLASSIFICATION,),
+    "cutmix": (CLASSIFICATION,),
+    "rand_augment": (CLASSIFICATION, "multi_label"),
+}
 
 
 class Epoch(State):
@@ -74,15 +78,13 @@ class Trainer(Generic[NetT]):
         workers: the processes that share every batch; this one alone if None.
 
     Raises:
-        UserError: a setting is for classification, and the data set's task is another; or the net to distil from
-            cannot be loaded, or does not fit the data set.
+        UserError: a setting is not for the data set's task; or the net to distil from cannot be loaded, or does not
+            fit the data set.
     """
 
     def __init__(self, net: NetT, data: ImageData, config: TrainConfig, workers: Workers | None = None) -> None:
         self.data, self.config, self.task = data, config, task_named(data.task)
-        given = [name for name in _FOR_CLASSIFICATION if getattr(config, name)]
-        if given and self.task.name != CLASSIFICATION:
-            raise UserError(f"{', '.join(given)}: for classification; the task of this data set is {self.task.name}")
+        _require_task(config, self.task.name)
         self.workers = workers or Workers.alone(pick_device(config.device))
         self.device = self.workers.device
         self.precision = precision_on(self.device) if config.precision == "auto" else config.precision
@@ -254,6 +256,14 @@ class Trainer(Generic[NetT]):
         restore_rng(checked.rng)
         self.done_steps, self._sums = checked.done_steps, checked.sums.model_dump()
         self.history = [record.model_dump() for record in checked.history]
+
+
+def _require_task(config: TrainConfig, task: str) -> None:
+    """UserError where a setting is on that is not for this task."""
+    refused = [name for name, tasks in _TASKS_OF.items() if getattr(config, name) and task not in tasks]
+    if refused:
+        tasks = " and ".join(_TASKS_OF[refused[0]])
+        raise UserError(f"{refused[0]}: for {tasks}; the task of this data set is {task}")
 
 
 def _parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -49,10 +49,9 @@ class OnnxSession:
         """Worker threads within an operator."""
         return int(self._session.get_session_options().intra_op_num_threads)
 
-    def run(self, image: Array) -> Array:
-        """The net's output for one image."""
-        output: Array = self._session.run(None, {"input": image})[0]
-        return output
+    def run(self, image: Array) -> tuple[Array, ...]:
+        """The net's outputs for one image, in order."""
+        return tuple(self._session.run(None, {"input": image}))
 
     def time_pass(self) -> tuple[float, ...]:
         """One pass: warm-up calls, then milliseconds of each repeat."""

@@ -2,8 +2,8 @@
 
 A runtime is one object in :data:`tvmfbnet.deploy.runtimes.registry.RUNTIMES`. It says why it cannot run on a target
 before anything is loaded, and opens a net into a session. A session is timed pass by pass, so that several runtimes can
-take turns and a slow spell of the machine affects all of them alike; ``run`` gives the output, which is compared with
-the package's before a time is believed. ``tests/deploy/test_runtimes.py`` holds every runtime to this.
+take turns and a slow spell of the machine affects all of them alike; ``run`` gives the outputs, which are compared
+with the package's before a time is believed. ``tests/deploy/test_runtimes.py`` holds every runtime to this.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class NetFiles:
         library: compiled for the target.
         model: the same net as ONNX, in the same dtype.
         image: shape and type of its input.
+        output_names: of its outputs, in order.
     """
 
     library: Path
     model: Path
     image: InputSpec
+    output_names: tuple[str, ...] = ("output",)
 
 
 class RuntimeSession(Protocol):
@@ -43,8 +45,8 @@ class RuntimeSession(Protocol):
     def threads(self) -> int:
         """Worker threads in force, as the runtime itself says; 0 if it does not."""
 
-    def run(self, image: Array) -> Array:
-        """The net's output for one image."""
+    def run(self, image: Array) -> tuple[Array, ...]:
+        """The net's outputs for one image, in the order of the package's."""
 
     def time_pass(self) -> tuple[float, ...]:
         """One pass by the target's timing policy: milliseconds of each repeat."""

@@ -44,8 +44,8 @@ class TvmSession:
             self.timer.overhead_ms()
         return int(self.timer.fingerprint.get("threads") or 0)
 
-    def run(self, image: Array) -> Array:
-        """The net's output for one image."""
+    def run(self, image: Array) -> tuple[Array, ...]:
+        """The net's outputs for one image, in order."""
         return self.timer.run(self._net.library, image)
 
     def time_pass(self) -> tuple[float, ...]:

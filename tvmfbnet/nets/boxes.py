@@ -33,8 +33,8 @@ def encoded(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
 def decoded(offsets: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     """The boxes, as corners, that :func:`encoded` gives these offsets for."""
     centre = anchors[..., :2] + offsets[..., :2] * _CENTRE * anchors[..., 2:]
-    size = anchors[..., 2:] * (offsets[..., 2:] * _SIZE).clamp(-_MOST, _MOST).exp()
-    return as_corners(torch.cat([centre, size], dim=-1))
+    half = anchors[..., 2:] * (offsets[..., 2:] * _SIZE).clamp(-_MOST, _MOST).exp() / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def overlap(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
