@@ -28,7 +28,7 @@ class PruneConfig(Config):
     rewind_epochs: int = Field(
         0, ge=0, le=MOST_EPOCHS, description="rewind to the weights after this number of epochs; 0: the initial ones"
     )
-    control: bool = Field(False, description="also train every pruned net from other random weights")
+    control: bool = Field(False, description="also train each net of a size asked for from other random weights")
     latency_target_ms: float | None = Field(
         None, gt=0, le=MOST_LATENCY_MS, description="remove channels until the net meets this; single weights if unset"
     )
