@@ -46,7 +46,11 @@ def prune_command(
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to each share; the same fraction goes in each.")] = None,
     scope: Annotated[
-        str | None, typer.Option(metavar="SCOPE", help="global: the net's smallest weights; layer: the same of each.")
+        str | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="global: the net's smallest weights; layer: the same share of each; adaptive: by LAMP.",
+        ),
     ] = None,
     rewind_epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Rewind to the weights after N epochs, not to the initial ones.")
