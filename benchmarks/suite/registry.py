@@ -212,7 +212,17 @@ BENCHMARKS = (
             cores=2,
         ),
     ),
-    Benchmark("ticket_study", "tickets.md", _HOURS, Form(("--out {work}/ticket_study",))),
+    Benchmark(
+        "ticket_study",
+        "tickets.md",
+        Form(
+            (
+                "--out {work}/ticket_study --seeds 1 --images 400 --test-images 400 --epochs 1 --rounds 1 "
+                "--search-epochs 2 --channel-rounds 1 --latency-shares 0.5 --timing-rounds 20",
+            )
+        ),
+        Form(("--out {work}/ticket_study",)),
+    ),
     Benchmark("int8_accuracy", "int8.md", "it trains nets", Form(("--out {work}/int8_accuracy",))),
     # Simulated and emulated devices.
     Benchmark("core_throughput", "simulated-cores.md", Form(programs=_LLVM), Form(programs=_LLVM)),
@@ -313,5 +323,6 @@ HELPERS = {
     "simulating": "simulated devices for several benchmarks",
     "tflite_block": "makes models for simulated_tflite",
     "tflite_net": "makes a model for simulated_rivals",
+    "ticket_nets": "trains the nets of ticket_study",
     "truth_tables": "tables for search_strategies and front",
 }

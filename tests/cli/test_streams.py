@@ -13,7 +13,8 @@ import typer
 
 from tvmfbnet.cli.main import app, main
 from tvmfbnet.cli.search import parse_latency
-from tvmfbnet.cli.tune import parse_duration, parse_share
+from tvmfbnet.cli.shares import parse_share
+from tvmfbnet.cli.tune import parse_duration
 from tvmfbnet.pruning.config import PruneConfig
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.training.config import TrainConfig

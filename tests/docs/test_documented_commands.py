@@ -98,6 +98,9 @@ def smaller(words, walk):
             words = set_option(words, "--time", "1s") if "--time" in words else words
             return set_option(set_option(words, "--trials", "1"), "--batch", "1")
         case "prune":
+            if "--run" in words:
+                walk.finish_runs([words[words.index("--run") + 1]])
+                return set_option(words, "--epochs", "2")
             words = set_option(set_option([words[0], ARCH, *words[2:]], "--config", "train.yaml"), "--epochs", "2")
             if "--latency-target" not in words:
                 return words

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tvmfbnet.cli.tune import parse_share
+from tvmfbnet.cli.shares import parse_share
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.journal import Journal
 from tvmfbnet.latency.measurement import IN_NET, Measurement, summarise

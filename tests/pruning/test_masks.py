@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tvmfbnet.nets.network import build_net
-from tvmfbnet.pruning.masks import MaskedTicket, prunable, smallest_removed
+from tvmfbnet.pruning.masks import MaskedTicket, adaptive_scores, prunable, smallest_removed
 from tvmfbnet.space.arch_text import parse_arch
 from tvmfbnet.training.checkpoint import seeded
 
@@ -20,8 +20,8 @@ def net(arch, tiny_space):
         return build_net(arch, tiny_space)
 
 
-def whole(arch, space, per_layer=False):
-    return MaskedTicket.whole(arch, space, per_layer, dropout=0.0)
+def whole(arch, space, scope="global"):
+    return MaskedTicket.whole(arch, space, scope, dropout=0.0)
 
 
 def weights_of(net):
@@ -30,7 +30,7 @@ def weights_of(net):
 
 def test_the_smallest_weights_of_the_whole_net_are_removed_and_the_net_stays_as_it_is(arch, tiny_space, net):
     before, state = weights_of(net), {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    masks = smallest_removed(net, whole(arch, tiny_space).masks, 0.3, per_layer=False)
+    masks = smallest_removed(net, whole(arch, tiny_space).masks, 0.3, scope="global")
     total = sum(mask.numel() for mask in masks.values())
     kept = torch.cat([before[name][masks[name] == 1].abs() for name in masks])
     removed = torch.cat([before[name][masks[name] == 0].abs() for name in masks])
@@ -40,10 +40,25 @@ def test_the_smallest_weights_of_the_whole_net_are_removed_and_the_net_stays_as_
 
 
 def test_every_layer_keeps_the_same_share_and_at_least_one_weight(arch, tiny_space, net):
-    masks = smallest_removed(net, whole(arch, tiny_space).masks, 0.25, per_layer=True)
+    masks = smallest_removed(net, whole(arch, tiny_space).masks, 0.25, scope="layer")
     assert [int(mask.sum()) for mask in masks.values()] == [round(0.25 * mask.numel()) for mask in masks.values()]
-    least = smallest_removed(net, masks, 1e-6, per_layer=True)
+    least = smallest_removed(net, masks, 1e-6, scope="layer")
     assert {int(mask.sum()) for mask in least.values()} == {1}
+
+
+def test_adaptive_scores_are_shares_of_the_squares_that_are_no_smaller_and_no_layer_is_left_empty(
+    arch, tiny_space, net
+):
+    scores = adaptive_scores(torch.tensor([[2.0, -1.0], [0.0, 4.0]]))
+    assert scores.tolist() == [[4 / 20, 1 / 21], [0, 1]]
+    with torch.no_grad():  # by magnitude alone the whole layer would go
+        net.head_linear.weight *= 1e-6
+    masks = smallest_removed(net, whole(arch, tiny_space).masks, 0.1, scope="adaptive")
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.1 * sum(mask.numel() for mask in masks.values()))
+    assert all(mask.any() for mask in masks.values())
+    assert not smallest_removed(net, whole(arch, tiny_space).masks, 0.1, scope="global")["head_linear"].any()
+    fewer = smallest_removed(net, masks, 0.05, scope="adaptive")
+    assert all((fewer[name] <= mask).all() and fewer[name].any() for name, mask in masks.items())
 
 
 def test_what_was_removed_stays_removed_even_where_it_was_the_largest(arch, tiny_space, net):

@@ -48,12 +48,12 @@ def test_rounds_prune_by_equal_factors_from_the_rewound_weights_and_resume_to_th
     shares = [each.size.remaining for each in result.rounds]
     assert shares == pytest.approx([1, 0.4**0.5, 0.4], abs=0.002)
     made = states(tmp_path / "whole")
-    assert list(made) == ["control-01", "control-02", "round-00", "round-01", "round-02"]
+    assert list(made) == ["control-02", "round-00", "round-01", "round-02"], "no control between the sizes"
     kept = [made[name]["head_linear.weight"] != 0 for name in ("round-00", "round-01", "round-02")]
     assert kept[0].all() and (kept[2] <= kept[1]).all() and not kept[2].all()
     saved = load_checkpoint(tmp_path / "whole/prune.ckpt", "pruning")["rewind"]
     histories = [json.loads((tmp_path / "whole" / name / "history.json").read_text()) for name in made]
-    dense, first = histories[2], histories[3]
+    dense, first = histories[1], histories[2]
     with seeded(TRAINING.seed):
         initial = build_net(parse_arch(ARCH, tiny_space), tiny_space).state_dict()
     early = saved["weights"]["head_linear.weight"]
@@ -69,7 +69,7 @@ def test_rounds_prune_by_equal_factors_from_the_rewound_weights_and_resume_to_th
     advance, steps = Trainer.advance, iter(range(10_000))
 
     def dying(self):
-        if next(steps) % 7 == 6:
+        if next(steps) % 5 == 4:
             raise Killed
         return advance(self)
 
@@ -134,7 +134,7 @@ def test_the_command_prunes_weights_and_channels_and_refuses_bad_input_in_one_li
     code, out, _ = run(capsys, *given, *table, "--out", tmp_path / "channels")
     assert code == 0 and "predicted, ms" in out
     for words, line in (
-        (("--remaining", "half"), "--remaining 'half' is no share: write 20% or 0.2"),
+        (("--remaining", "half"), "'half' is no share; write 40% or 0.4"),
         (("--rewind-epochs", 1), r"rewind_epochs (1) must be below the training's epochs (1)"),
         (table[:2], "give both or neither"),
         ((*table[:3], "1ms"), "no more than the latency target: nothing to prune"),

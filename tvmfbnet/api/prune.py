@@ -1,4 +1,4 @@
-"""``tvmfbnet.prune``: a net that is made small by pruning."""
+"""``tvmfbnet.prune``: a net that is made small by pruning; also one that a run found."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tvmfbnet.api.arguments import as_arch, as_settings, as_space, names_of
 from tvmfbnet.errors import UserError
 from tvmfbnet.latency.table import LatencyTable
 from tvmfbnet.library_calls import OnProgress, library_call
+from tvmfbnet.pipeline.found_net import PRUNINGS, read_found_net
 from tvmfbnet.progress import loading
 from tvmfbnet.pruning.config import PruneConfig, require_rewind_within
 from tvmfbnet.pruning.widths import widths_space
@@ -83,6 +84,38 @@ def prune(
         if latencies is None:
             return prune_weights(net_arch, net_space, data, checked, trained, folder)
         return prune_channels(net_arch, net_space, latencies, data, checked, trained, folder)
+
+
+def prune_run(
+    run: str | Path,
+    settings: PruneConfig | Mapping[str, Any] | None = None,
+    training: TrainConfig | Mapping[str, Any] | None = None,
+    *,
+    table: LatencyTable | str | Path | None = None,
+    out: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> PruneResult:
+    """As :func:`prune`, of the net that a run found; the run's report shows it.
+
+    Args:
+        run: the run's folder.
+        settings: as there.
+        training: a :class:`TrainConfig` in place of the run's, or fields that replace the run's.
+        table: with a latency target: as there; by default the latencies that the net was found on.
+        out: folder of the files; by default ``pruning/weights`` or ``pruning/channels`` in the run's.
+        on_progress: as there.
+
+    Raises:
+        UserError: there is no such run, it has found no net yet, or its latencies cannot be read.
+    """
+    checked = as_settings(PruneConfig, settings, "prune settings")
+    net = read_found_net(Path(run))
+    if not isinstance(training, TrainConfig):
+        training = {**net.training.model_dump(exclude_unset=True), **(training or {})}
+    kind = "channels" if checked.of_channels else "weights"
+    latencies = net.latencies if checked.of_channels and table is None else table
+    folder = Path(run) / PRUNINGS / kind if out is None else out
+    return prune(net.arch, net.space, net.data, checked, training, table=latencies, out=folder, on_progress=on_progress)
 
 
 def _latencies(

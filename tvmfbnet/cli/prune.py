@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json, print_table
+from tvmfbnet.cli.shares import parse_share
 from tvmfbnet.cli.training_options import (
     BatchOption,
     ConfigOption,
@@ -25,23 +26,37 @@ if TYPE_CHECKING:
 
 
 def prune_command(
-    arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
-    space: Annotated[str, typer.Option(help=SPACE_HELP)],
-    data: Annotated[str, typer.Option(help=DATA_HELP)],
-    out: Annotated[Path, typer.Option(help="Folder of the pruning; an interrupted one resumes.")] = Path("pruning"),
+    arch: Annotated[str | None, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")] = None,
+    space: Annotated[str | None, typer.Option(help=SPACE_HELP)] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Prune the net that this run found, trained as it was there.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the pruning; an interrupted one resumes. By default pruning, in a run's pruning."),
+    ] = None,
     remaining: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SHARE", help="Weights to reach, such as 20%; repeatable, each after --rounds more."),
+        list[float] | None,
+        typer.Option(
+            parser=parse_share,
+            metavar="SHARE",
+            help="Weights to reach, such as 20%; repeatable, each after --rounds more.",
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to each share; the same fraction goes in each.")] = None,
     scope: Annotated[
-        str | None, typer.Option(metavar="SCOPE", help="global: the net's smallest weights; layer: the same of each.")
+        str | None,
+        typer.Option(
+            metavar="SCOPE",
+            help="global: the net's smallest weights; layer: the same share of each; adaptive: by LAMP.",
+        ),
     ] = None,
     rewind_epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Rewind to the weights after N epochs, not to the initial ones.")
     ] = None,
     control: Annotated[
-        bool, typer.Option("--control", help="Also train each pruned net from other random weights.")
+        bool, typer.Option("--control", help="Also train each net of a size asked for from other random weights.")
     ] = False,
     latency_target: Annotated[
         str | None,
@@ -66,20 +81,26 @@ def prune_command(
     """Prune a net in rounds (lottery tickets): train, remove the smallest weights, rewind the others, repeat.
 
     Every round leaves a net.pt that other commands take. Zeros among the weights save no time on a device; narrower
-    blocks do: --latency-target removes channels, those first that save most latency per loss of magnitude.
+    blocks do: --latency-target removes channels, those first that save most latency per loss of magnitude. With
+    --run the net is a run's, and the run's report shows the rounds.
 
     Example: tvmfbnet prune k3_e6,k3_e6/k5_e3,k3_e6,k3_e6/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist --control
+
+    Example: tvmfbnet prune --run runs/demo --remaining 20% --control
     """
-    from tvmfbnet.api.prune import prune
+    from tvmfbnet.advice import command
+    from tvmfbnet.api.prune import prune, prune_run
     from tvmfbnet.cli.search import parse_latency
     from tvmfbnet.config import validate
+    from tvmfbnet.errors import UserError
+    from tvmfbnet.progress import say
     from tvmfbnet.pruning.config import PruneConfig
 
-    training, _ = training_settings(
+    training, changes = training_settings(
         config, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, threads=threads, device=device
     )
     given: dict[str, Any] = {
-        "remaining": [_share(text, "--remaining") for text in remaining] if remaining else None,
+        "remaining": remaining or None,
         "rounds": rounds,
         "scope": scope,
         "rewind_epochs": rewind_epochs,
@@ -87,28 +108,26 @@ def prune_command(
         "multiple": multiple,
     }
     if latency_target is not None and latency_target.strip().endswith("%"):
-        given["latency_target_share"] = _share(latency_target, "--latency-target")
+        given["latency_target_share"] = parse_share(latency_target)
     elif latency_target is not None:
         given["latency_target_ms"] = parse_latency(latency_target)
     settings = validate(
         PruneConfig, {name: value for name, value in given.items() if value is not None}, "prune settings"
     )
-    result = prune(arch, space, data, settings, training, table=latency_table, out=out)
+    if run is not None:
+        if not arch is space is data is None:
+            raise UserError("a run says which net, space and data: give --run, or ARCH, --space and --data, not both")
+        result = prune_run(run, settings, changes if config is None else training, table=latency_table, out=out)
+    elif arch is None or space is None or data is None:
+        raise UserError("which net? Give ARCH, --space and --data, or --run with the folder of a run")
+    else:
+        result = prune(arch, space, data, settings, training, table=latency_table, out=out or "pruning")
     if as_json:
         print_json(result.to_dict())
     else:
         _show(result)
-
-
-def _share(text: str, option: str) -> float:
-    """``20%`` or ``0.2``, as a number; UserError names the option otherwise."""
-    from tvmfbnet.errors import UserError
-
-    number = text.strip()
-    try:
-        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
-    except ValueError as error:
-        raise UserError(f"{option} {text[:40]!r} is no share: write 20% or 0.2") from error
+    if run is not None and out is None:
+        say(f"{command('report', run)} shows these rounds")
 
 
 def _show(result: PruneResult) -> None:

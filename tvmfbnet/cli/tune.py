@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tvmfbnet.cli.output import MOST_SEED, SPACE_HELP, DtypeOption, JsonFlag, print_json
+from tvmfbnet.cli.shares import parse_share
 
 _MOST_SECONDS = 30 * 86_400.0
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -32,15 +33,6 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds <= _MOST_SECONDS:
         raise typer.BadParameter(f"{text[:40]!r} is not a duration up to 30 days; write 90s, 45min or 2h")
     return seconds
-
-
-def parse_share(text: str) -> float:
-    """A share above 0 and up to 1, written ``40%`` or ``0.4``."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(%?)", str(text).strip())
-    share = float(match[1]) / (100.0 if match[2] else 1.0) if match else 0.0
-    if not 0.0 < share <= 1.0:
-        raise typer.BadParameter(f"{str(text)[:40]!r} is not a share of the blocks; write 40% or 0.4")
-    return share
 
 
 def tune_command(

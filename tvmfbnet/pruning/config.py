@@ -12,6 +12,7 @@ from tvmfbnet.training.config import TrainConfig
 
 MOST_ROUNDS = 100
 
+Scope = Literal["global", "layer", "adaptive"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -22,13 +23,15 @@ class PruneConfig(Config):
         (0.2,), min_length=1, max_length=100, description="shares of the weights to reach, one after the other"
     )
     rounds: int = Field(3, ge=1, le=MOST_ROUNDS, description="rounds to each share; each prunes the same fraction")
-    scope: Literal["global", "layer"] = Field(
-        "global", description="smallest weights of the whole net, or the same share of every layer"
+    scope: Scope = Field(
+        "global",
+        description="which weights go: the smallest of the whole net (global), the same share of every layer (layer), "
+        "or the smallest by LAMP, which leaves more to small layers (adaptive)",
     )
     rewind_epochs: int = Field(
         0, ge=0, le=MOST_EPOCHS, description="rewind to the weights after this number of epochs; 0: the initial ones"
     )
-    control: bool = Field(False, description="also train every pruned net from other random weights")
+    control: bool = Field(False, description="also train each net of a size asked for from other random weights")
     latency_target_ms: float | None = Field(
         None, gt=0, le=MOST_LATENCY_MS, description="remove channels until the net meets this; single weights if unset"
     )

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from tvmfbnet.nets.network import ArchNet, build_net
+from tvmfbnet.pruning.config import Scope
 from tvmfbnet.pruning.ticket import Size, Ticket
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.space import Space
@@ -29,21 +30,22 @@ def prunable(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def smallest_removed(
-    net: nn.Module, masks: Mapping[str, torch.Tensor], level: float, per_layer: bool
+    net: nn.Module, masks: Mapping[str, torch.Tensor], level: float, scope: Scope
 ) -> dict[str, torch.Tensor]:
     """Masks with fewer weights: of those that remain, the ones of least magnitude are removed.
 
     Args:
         net: trained, with the weights themselves; unchanged.
         masks: of each prunable module: 1 where a weight remains.
-        level: share of all prunable weights that shall remain; of each layer, at least one does if ``per_layer``.
-        per_layer: the same share of every layer, in place of the smallest of the whole net.
+        level: share of all prunable weights that shall remain; at least one of each layer, unless ``scope`` is global.
+        scope: ``global`` removes the smallest of the whole net, ``layer`` the same share of every layer, ``adaptive``
+            the smallest of the whole net by :func:`adaptive_scores`.
     """
     modules = prunable(net)
     for name, module in modules.items():
         prune.custom_from_mask(module, _WEIGHT, masks[name])
     try:
-        if per_layer:
+        if scope == "layer":
             for name, module in modules.items():
                 count = _excess(masks[name], max(1, round(level * masks[name].numel())))
                 prune.l1_unstructured(module, _WEIGHT, amount=count)
@@ -51,11 +53,34 @@ def smallest_removed(
             every = torch.cat([mask.flatten() for mask in masks.values()])
             count = _excess(every, max(1, round(level * every.numel())))
             pairs = [(module, _WEIGHT) for module in modules.values()]
-            prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=count)
+            scores = None
+            if scope == "adaptive":
+                weights = (adaptive_scores(getattr(module, _WEIGHT).detach()) for module in modules.values())
+                scores = dict(zip(pairs, weights, strict=True))
+            prune.global_unstructured(pairs, prune.L1Unstructured, importance_scores=scores, amount=count)
         return {name: module.get_buffer(f"{_WEIGHT}_mask").clone() for name, module in modules.items()}
     finally:
         for module in modules.values():
             _restore(module)
+
+
+def adaptive_scores(weight: torch.Tensor) -> torch.Tensor:
+    """Scores of a layer's weights that can be compared between layers: LAMP (Lee et al. 2021, arXiv 2010.07611).
+
+    A weight's square as a share of the sum of all squares of its layer that are no smaller. The largest has 1, the most
+    that any has, so small layers keep their last weights.
+
+    Args:
+        weight: of a layer, zeros where weights were removed.
+
+    Returns:
+        Scores of the same shape, in float64, between 0 and 1.
+    """
+    squares, order = weight.double().square().flatten().sort(stable=True)
+    sums = squares.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[order] = squares / sums.clamp_min(torch.finfo(sums.dtype).tiny)
+    return scores.reshape(weight.shape)
 
 
 def _excess(mask: torch.Tensor, wanted: int) -> int:
@@ -77,22 +102,22 @@ class MaskedTicket:
         arch: the net.
         space: its macro-architecture.
         masks: of each prunable module: 1 where a weight remains.
-        per_layer: whether every layer loses the same share.
+        scope: of which weights the smallest go; see :func:`smallest_removed`.
         dropout: before the classifier, in training.
     """
 
     arch: Arch
     space: Space
     masks: Mapping[str, torch.Tensor]
-    per_layer: bool = False
+    scope: Scope = "global"
     dropout: float = 0.0
 
     @classmethod
-    def whole(cls, arch: Arch, space: Space, per_layer: bool, dropout: float) -> MaskedTicket:
+    def whole(cls, arch: Arch, space: Space, scope: Scope, dropout: float) -> MaskedTicket:
         """All weights."""
         net = build_net(arch, space)
         masks = {name: torch.ones_like(module.get_parameter(_WEIGHT)) for name, module in prunable(net).items()}
-        return cls(arch, space, masks, per_layer, dropout)
+        return cls(arch, space, masks, scope, dropout)
 
     @property
     def size(self) -> Size:
@@ -128,5 +153,5 @@ class MaskedTicket:
 
     def pruned(self, trained: ArchNet, level: float) -> Ticket:
         """See :meth:`.ticket.Ticket.pruned`; ``level`` is a share of the prunable weights."""
-        masks = smallest_removed(trained, self.masks, level, self.per_layer)
-        return MaskedTicket(self.arch, self.space, masks, self.per_layer, self.dropout)
+        masks = smallest_removed(trained, self.masks, level, self.scope)
+        return MaskedTicket(self.arch, self.space, masks, self.scope, self.dropout)

@@ -38,7 +38,7 @@ def prune_weights(
         DataError, StorageError, DivergedError, OutOfMemoryError: as :func:`.rounds.run_rounds`.
     """
     space = with_subset(space, data_spec)
-    dense = MaskedTicket.whole(arch, space, config.scope == "layer", training.dropout)
+    dense = MaskedTicket.whole(arch, space, config.scope, training.dropout)
     settings = _settings(config, "weights", "remaining", "scope")
     return run_rounds(dense, arch, space, data_spec, training, config.shares[1:], settings, out)
 

@@ -137,7 +137,7 @@ def run_rounds(
         data_spec: see :func:`tvmfbnet.data.datasets.load_data`.
         training: of every round.
         levels: for :meth:`.ticket.Ticket.pruned`, one per round after the first.
-        settings: of the pruning: what its result depends on, ``rewind_epochs`` and ``control`` among them.
+        settings: of the pruning: what its result depends on, ``rewind_epochs``, ``rounds`` and ``control`` among them.
         out: folder of the files.
 
     Raises:
@@ -154,7 +154,7 @@ def run_rounds(
         kept = {**training.content(), **distilled_identity(training)}
         identity = identity_of({**kept, **settings}, space, data.fingerprint, arch=format_arch(arch, space))
         pruning = _Pruning(out, space, data, data_spec, training, identity)
-        rewind_epochs, control = int(settings["rewind_epochs"]), bool(settings["control"])
+        rewind_epochs = int(settings["rewind_epochs"])
         trained, accuracy, rewind = _dense_round(pruning, dense, arch, space, rewind_epochs)
         rounds = [_round(pruning, 0, dense, trained, accuracy)]
         ticket = dense
@@ -163,7 +163,7 @@ def run_rounds(
             net = ticket.build(rewind.weights)
             trained, accuracy = pruning.train(_folder(number), net, ticket, begin=rewind.begin)
             record = _round(pruning, number, ticket, trained, accuracy)
-            if control:
+            if settings["control"] and number % int(settings["rounds"]) == 0:  # a size that was asked for
                 record = _with_control(pruning, ticket, record)
             rounds.append(record)
         result = PruneResult(tuple(rounds), rewind_epochs)

@@ -19,6 +19,7 @@ from tvmfbnet.latency.origin import timed_of
 from tvmfbnet.report import figures, net_figures, table_figure
 from tvmfbnet.report.document import Drawing, document
 from tvmfbnet.report.front import front_figure, front_html
+from tvmfbnet.report.pruning import pruning_figure, pruning_heading, pruning_html
 from tvmfbnet.report.run_data import (
     FRONT,
     LOOP,
@@ -30,7 +31,7 @@ from tvmfbnet.report.run_data import (
     damage,
     read_run,
 )
-from tvmfbnet.report.summary import Rows, made_rows, net_rows, stage_rows, warnings_of
+from tvmfbnet.report.summary import Rows, made_rows, metric_name, net_rows, stage_rows, warnings_of
 from tvmfbnet.report.terms import with_hint
 from tvmfbnet.report.verdict import arch_html, attempts_html, verdict_html
 
@@ -65,8 +66,9 @@ def write_report(run: Path) -> Path:
     loaded = read_run(run)
     out = make_folder(run / "report")
     parts = [_section_html(section, run, out) for section in _sections(loaded)]
+    prunings = [_pruning_html(loaded, name, out) for name in loaded.prunings]
     page = out / "index.html"
-    write_text(page, _page(loaded, parts))
+    write_text(page, _page(loaded, parts, prunings))
     return page
 
 
@@ -142,7 +144,19 @@ def _section_html(section: _Section, run: Path, out: Path) -> str:
     return heading + drawing.write(out)
 
 
-def _page(run: RunData, sections: Sequence[str]) -> str:
+def _pruning_html(run: RunData, name: str, out: Path) -> str:
+    """A pruning of the run's net: its figure, whose files are written, and its table."""
+    record, metric = run.prunings[name], metric_name(run.result or {})
+    heading, alt = (
+        pruning_heading(name, record),
+        "Accuracy of the nets of all rounds against what remains of them",
+    )
+    place = list(run.prunings).index(name) + 1  # a folder's name may be none for a file or an id
+    drawing = Drawing.of(partial(pruning_figure, record, metric), f"pruning_{place}", alt)
+    return f"<h2>{escape(heading)}</h2>\n" + drawing.write(out) + pruning_html(record, metric)
+
+
+def _page(run: RunData, sections: Sequence[str], prunings: Sequence[str]) -> str:
     name = escape(run.folder.resolve().name)
     with damage(run.folder / RESULT):
         verdict, net, made, stages = verdict_html(run.result or {}), net_rows(run), made_rows(run), stage_rows(run)
@@ -164,6 +178,7 @@ def _page(run: RunData, sections: Sequence[str]) -> str:
         + "".join(sections[_BEFORE_TABLES:][:1] if run.front else [])
         + front
         + "".join(sections[_BEFORE_TABLES + bool(run.front) :])
+        + "".join(prunings)
         + ("<h2>Time by stage</h2>\n" + _table_html(stages) if stages else "")
     )
     return document(name, body)

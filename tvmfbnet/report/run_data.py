@@ -12,6 +12,7 @@ from tvmfbnet.errors import MissingBlockError, StorageError, UserError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.origin import LatencyOrigin
 from tvmfbnet.latency.table import LatencyTable
+from tvmfbnet.report.pruning_files import PruneRecord, read_prunings
 from tvmfbnet.run_files import read_run_file
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import parse_arch
@@ -40,6 +41,7 @@ class RunData:
         result: ``result.json``.
         loop: ``closed_loop.json``: the nets that were timed before one was trained.
         arch: the found net.
+        prunings: of the found net, by name.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class RunData:
     result: Mapping[str, Any] | None
     loop: Mapping[str, Any] | None
     arch: Arch | None
+    prunings: Mapping[str, PruneRecord]
 
     @property
     def origin(self) -> LatencyOrigin | None:
@@ -96,7 +99,8 @@ def read_run(folder: Path) -> RunData:
             arch = parse_arch(arch_text, space)
     searched, trained, bench, loop = (_read(folder, name) for name in (SEARCH_HISTORY, TRAIN_HISTORY, BENCH, LOOP))
     front = _read(folder, FRONT)
-    return RunData(folder, recipe, space, table, search, front, searched, trained, bench, result, loop, arch)
+    prunings = read_prunings(folder)
+    return RunData(folder, recipe, space, table, search, front, searched, trained, bench, result, loop, arch, prunings)
 
 
 def _read(folder: Path, name: str) -> Any:

@@ -34,7 +34,7 @@ def net_rows(run: RunData) -> Rows:
     counts = count_arch(run.arch, run.space) if run.arch and run.space else None
     return _known_rows(
         ("Arch", result.get("arch")),
-        (f"{_metric(result)}, test images", _format(result.get("test_accuracy"), "{:.2%}")),
+        (f"{metric_name(result)}, test images", _format(result.get("test_accuracy"), "{:.2%}")),
         ("Latency target", _latency(run.target_ms, unit)),
         (f"{source.capitalize()} latency", _timed(result, unit)),
         ("Predicted latency", _predicted(result, unit, run.origin is not None and run.origin.simulated)),
@@ -51,13 +51,13 @@ def net_rows(run: RunData) -> Rows:
         ("Data type of weights and activations", result.get("dtype")),
         ("In float32 all the same (mixed dtypes)", ", ".join(result.get("float32_units") or []) or None),
         ("Agreement with the float32 net, test images", _format(result.get("agreement"), "{:.2%}")),
-        (f"{_metric(result)} on these images, in the dtype and in float32", _accuracies(result)),
+        (f"{metric_name(result)} on these images, in the dtype and in float32", _accuracies(result)),
         ("Fine-tuning in the dtype", _fine_tuning(result)),
         ("Kernels with a tuning record", _kernels(result)),
     )
 
 
-def _metric(result: Mapping[str, Any]) -> str:
+def metric_name(result: Mapping[str, Any]) -> str:
     """What the task calls its accuracy."""
     return "Top-1 accuracy" if result.get("metric", "accuracy") == "accuracy" else str(result["metric"])
 

@@ -58,6 +58,11 @@ TERMS = {
         "The architecture parameters that the search learns, one for each block of each layer; their softmax is "
         "the probability of each block."
     ),
+    "lottery ticket": (
+        "A part of the found net, trained alone from the weights that the whole net once had: a winning one if it "
+        "reaches the whole net's accuracy, and more than its control."
+    ),
+    "control": "The same pruned net, trained from other random weights.",
     "temperature": (
         "Temperature of the Gumbel softmax: the randomness of the choice of blocks during the search, high at "
         "first, then annealed."
