@@ -1,14 +1,13 @@
-"""What tests of several packages share: a tiny space, tiny images in Fashion-MNIST's file format."""
+"""Fixtures that tests of several packages share, and what holds for every test."""
 
 from __future__ import annotations
 
-import gzip
 import os
-import struct
 import sys
 from collections import Counter
 
 import pytest
+from tiny import TINY_SPACE, write_tiny_data
 
 from tvmfbnet import advice, progress
 from tvmfbnet.cli import terminal
@@ -24,17 +23,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch  # which reads these as it is loaded
 
 torch.set_num_threads(1)  # tensors are tiny
-
-TINY_SPACE = """
-input: {channels: 1, height: 28, width: 28}
-classes: 10
-stem: {channels: 4, stride: 2}
-stages:
-  - {channels: 4, layers: 1, stride: 2}
-  - {channels: 8, layers: 2, stride: 2}
-blocks: [k3_e1, k3_e3, k5_e1_g2, skip]
-last_channels: 8
-"""
 
 
 def pytest_collection_modifyitems(items):
@@ -84,16 +72,4 @@ def tiny_space(tiny_space_file):
 @pytest.fixture
 def tiny_data(tmp_path):
     """Spec of a learnable data set of 120 + 40 images: the class is where the bright square is."""
-    folder = tmp_path / "images"
-    folder.mkdir(exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 120), ("t10k", 40)):
-        labels = torch.arange(count) % 10
-        pixels = torch.randint(0, 60, (count, 28, 28), generator=generator)
-        for image, label in zip(pixels, labels.tolist(), strict=True):
-            image[2 * label : 2 * label + 8, 4:20] += 150
-        for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
-            header = b"\0\0\x08" + bytes([array.dim()]) + struct.pack(f">{array.dim()}I", *array.shape)
-            content = header + array.to(torch.uint8).numpy().tobytes()
-            (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    return f"fashion_mnist:{folder}"
+    return write_tiny_data(tmp_path)

@@ -7,13 +7,12 @@ held against the real command line; and errors that users meet are brought about
 import ast
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from forked import run_command
 
 from tvmfbnet import advice
 from tvmfbnet.cli.main import app, main
@@ -141,7 +140,7 @@ def desk(tmp_path, tiny_space_file, monkeypatch):
 
 
 def error_of(*words):
-    done = subprocess.run([sys.executable, "-m", "tvmfbnet", *words], capture_output=True, text=True, timeout=120)
+    done = run_command(words)
     assert done.returncode == 2, done.stderr
     return done.stderr.strip().splitlines()[-1]
 

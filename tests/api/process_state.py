@@ -1,8 +1,8 @@
 """Calls the library as a user's program does, and prints what it left changed in the process.
 
-``python process_state.py search|compile|bench FOLDER``: the folder has ``table.csv`` and a data set. Prints one JSON
-object: ``changed`` names every part of the process's state that differs, ``kept`` says whether the allocator was told
-to keep freed memory.
+``python process_state.py FOLDER``: the folder has ``table.csv`` and a data set. Prints one JSON object: ``changed``
+names every part of the process's state that differs after a call, by the call, ``kept`` says whether the allocator was
+told to keep freed memory.
 """
 
 from __future__ import annotations
@@ -109,13 +109,6 @@ def search(tf, folder):
     assert tf.train(ARCH, space, f"fashion_mnist:{folder}", settings, out=folder / "training").checkpoint.is_file()
 
 
-def compile_untrained(tf, folder):
-    package = tf.compile(
-        ARCH, SPACE, "host", {"build_only": True}, out=folder / "package", tuning_logs=folder / "tuning_logs"
-    )
-    assert package.library.is_file()
-
-
 def bench(tf, folder):
     """Compiles, checks and times on this machine: starts a tracker, a server and workers."""
     package = tf.compile(ARCH, SPACE, "host", out=folder / "timed", tuning_logs=folder / "tuning_logs")
@@ -123,20 +116,22 @@ def bench(tf, folder):
 
 
 def main():
-    what, folder = sys.argv[1], Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     for module in LOADED_BEFORE:
         importlib.import_module(module)
     import tvmfbnet as tf
     from tvmfbnet.training import memory
 
-    kept = []
+    kept, changed = [], {}
     memory._set = lambda *policy: kept.append(policy) or True
-    if what != "search":
-        import tvm.relax.frontend.onnx  # noqa: F401
-    before = state()
-    {"search": search, "compile": compile_untrained, "bench": bench}[what](tf, folder)
-    after = state()
-    changed = {name: [repr(before[name]), repr(after[name])] for name in before if before[name] != after[name]}
+    for call in (search, bench):
+        if call is bench:
+            import tvm.relax.frontend.onnx  # noqa: F401
+        before = state()
+        call(tf, folder)
+        after = state()
+        differing = [name for name in before if before[name] != after[name]]
+        changed[call.__name__] = {name: [repr(before[name]), repr(after[name])] for name in differing}
     print(json.dumps({"changed": changed, "kept": bool(kept)}))
 
 

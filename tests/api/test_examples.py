@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from brief_target import write_host
 from doctest_files import write_fashion_mnist, write_own_block, write_table_of
+from forked import run_command
 
 import tvmfbnet as tf
 from tvmfbnet.space import own_blocks
@@ -119,7 +120,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder):
     code = "".join(blocks_of(page))
     for setting, value in SMALLER.items():
         code = code.replace(setting, value)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=600)
+    done = run_command(["-c", code], folder)
     assert done.returncode == 0, done.stderr
     if page == HOW_TO:
         assert re.search(r"(?m)^[\d.]+ ms on this machine$", done.stdout), done.stdout

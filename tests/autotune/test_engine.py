@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +46,8 @@ last_channels: 16
 
 # Candidates of a round: as few as the tests need, as each is built and timed.
 ROUND = 3
+# Of the tuning that several tests look at: enough to know a rate.
+BUDGET = 32
 
 pytestmark = [pytest.mark.rpc, pytest.mark.slow]
 
@@ -71,6 +75,16 @@ def fleet(devices):
         while query_tracker(endpoint.host, endpoint.port).serving("host") < devices:
             time.sleep(0.1)
         yield endpoint, servers
+
+
+@pytest.fixture(scope="module")
+def tuned(plan, tmp_path_factory):
+    """A tuning whose budget is no whole number of rounds: its folder, report, and what its live view said."""
+    notes, note, folder = [], Engine._note, tmp_path_factory.mktemp("tuned")
+    with fleet(1) as (endpoint, _), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "_note", lambda engine, started: notes.append(note(engine, started)) or notes[-1])
+        report = tune(plan, endpoint, folder, Budget(BUDGET), EngineOptions(batch=ROUND))
+    return SimpleNamespace(folder=folder, report=report, notes=notes)
 
 
 def test_several_devices_and_a_foreign_executor_share_the_trials(plan, tmp_path):
@@ -135,23 +149,17 @@ def test_what_was_timed_when_a_ctrl_c_comes_is_recorded_before_leaving(plan, tmp
     assert not log.failures and time.monotonic() - began < 120
 
 
-def test_the_live_view_shows_a_device_as_busy_while_it_times(plan, tmp_path, monkeypatch):
-    notes = []
-    told = Engine._note
-    monkeypatch.setattr(Engine, "_note", lambda engine, started: notes.append(told(engine, started)) or notes[-1])
-    with fleet(1) as (endpoint, _):
-        report = tune(plan, endpoint, tmp_path, Budget(ROUND * len(plan.tasks)), EngineOptions(batch=ROUND))
-    busy = [note for note in notes if "1 device(s) busy" in note]
-    assert len(busy) >= report.trials / 3, notes
+def test_the_live_view_shows_a_device_as_busy_while_it_times(tuned):
+    busy = [note for note in tuned.notes if "1 device(s) busy" in note]
+    assert len(busy) >= tuned.report.trials / 3, tuned.notes
 
 
-def test_the_budget_is_met_to_the_trial(plan, tmp_path):
+def test_the_budget_is_met_to_the_trial(plan, tuned, tmp_path):
+    assert tuned.report.trials == BUDGET > ROUND * len(plan.tasks) and BUDGET % ROUND
+    shutil.copytree(tuned.folder, tmp_path / "again")
     with fleet(1) as (endpoint, _):
-        budget, options = ROUND * len(plan.tasks) + 2, EngineOptions(batch=ROUND)  # no whole number of rounds
-        report = tune(plan, endpoint, tmp_path, Budget(budget), options)
-        again = tune(plan, endpoint, tmp_path, Budget(budget + 1), options)
-    assert report.trials == budget
-    assert (again.trials, again.new_trials) == (report.trials + 1, 1)
+        again = tune(plan, endpoint, tmp_path / "again", Budget(BUDGET + 1), EngineOptions(batch=ROUND))
+    assert (again.trials, again.new_trials) == (BUDGET + 1, 1)
 
 
 def first_round(folder, key):
@@ -184,12 +192,11 @@ def test_the_first_round_holds_the_best_ways_of_a_kernel_that_differs_in_its_epi
     assert len(best) == 2 and first_round(tmp_path, other.kernel.key)[:2] == best
 
 
-def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path):
+def test_another_targets_trials_choose_the_first_round(siblings, plan, tuned, tmp_path):
+    path = tuned.folder / "database" / "trials.jsonl"
+    trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
+    before = path.read_bytes()
     with fleet(1) as (endpoint, _):
-        tune(plan, endpoint, tmp_path / "other", Budget(8 * len(plan.tasks)))
-        path = tmp_path / "other" / "database" / "trials.jsonl"
-        trials = tuple(trial for trials in TrialLog(path).templated.values() for trial in trials)
-        before = path.read_bytes()
         registers = registers_of(plan.target.for_tvm())
         sources = [TransferSource("other", registers, trials)]
         only = replace(siblings, tasks=siblings.tasks[:1])
@@ -202,7 +209,7 @@ def test_another_targets_trials_choose_the_first_round(siblings, plan, tmp_path)
     assert first_round(tmp_path / "own", task.kernel.key)[:6] == [ways[index] for index in order[:6]]
 
 
-def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan, tmp_path):
+def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan, tuned, tmp_path):
     target = plan.target
     tasks = len(plan.tasks)
     fresh = forecast(plan.space, target, TuneOptions(trials=1), tmp_path)
@@ -214,8 +221,7 @@ def test_a_forecast_counts_what_is_left_and_names_tasks_that_get_too_little(plan
     assert "--blocks" in fresh.describe() and "--arch" in fresh.describe()
     assert "built on this machine" in fresh.estimated_from and not fresh.rate_is_measured
     assert "all the same" not in forecast(plan.space, target, root=tmp_path).describe()
-    with fleet(1) as (endpoint, _):
-        tune(plan, endpoint, tmp_path / "host", Budget(32), EngineOptions(batch=4))  # enough for a rate
+    shutil.copytree(tuned.folder, tmp_path / "host")
     assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).trials == 0
     assert forecast(plan.space, target, TuneOptions(trials=1), tmp_path).estimated_from == "this target's trials so far"
     half = forecast(plan.space, target, TuneOptions(trials=1, measure_share=0.5), tmp_path)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from brief_target import brief_target
+from forked import UNHEARD, run_command, start_command
 
 from tvmfbnet.latency.journal import Journal
 
@@ -40,7 +41,7 @@ def place(tmp_path_factory):
 
 def command(place, logs, *words):
     given = ["--target", str(place / "mine.yaml"), "--space", str(place / "small.yaml"), "--tuning-logs", str(logs)]
-    return [sys.executable, "-m", "tvmfbnet.cli.main", *words, *given]
+    return [*words, *given]
 
 
 def lines(path):
@@ -54,10 +55,10 @@ def more_than(path, count):
 
 def live_until(started, enough, signal_number=signal.SIGKILL):
     """Lets a command live until something has happened, then ends it alone: its children have to see to themselves."""
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    process = start_command(started, out=UNHEARD)
     deadline = time.monotonic() + 400
     while not enough():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, f"ended with {process.returncode}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -73,7 +74,9 @@ def tuning(place, logs):
 
 
 def finish(started):
-    return json.loads(subprocess.run([*started, "--json"], capture_output=True, text=True, check=True).stdout)
+    done = run_command([*started, "--json"])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def test_a_ctrl_c_ends_a_tuning_within_seconds_and_blames_no_kernel(place, tmp_p
     trials = tmp_path / "mine" / "database" / "trials.jsonl"
     tune = command(place, tmp_path, "tune", "--trials", "200")
     process = subprocess.Popen(
-        tune,
+        [sys.executable, "-m", "tvmfbnet.cli.main", *tune],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from brief_target import write_host
-from forked import run_command
+from forked import UNHEARD, run_command, start_command
 
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.kernel_shape import KernelShape
@@ -170,23 +168,15 @@ def test_what_is_no_duration_is_refused(text):
 def test_two_tunings_of_one_target_share_the_work_and_repeat_nothing(tmp_path):
     space, logs = tmp_path / "small.yaml", tmp_path / "logs"
     space.write_text(SMALL_SPACE)
-    command = [
-        sys.executable,
-        "-m",
-        "tvmfbnet.cli.main",
-        "tune",
-        "--target",
-        str(write_host(tmp_path)),
-        "--space",
-        str(space),
-    ]
-    command += ["--space", str(space), "--trials", "40", "--tuning-logs", str(logs), "--json"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outcomes = [json.loads(process.communicate(timeout=400)[0]) for process in both]
+    command = ["tune", "--target", str(write_host(tmp_path)), "--space", str(space)]
+    command += ["--trials", "20", "--tuning-logs", str(logs), "--json"]
+    both = [start_command(command, out=(str(tmp_path / name), os.devnull)) for name in ("first", "second")]
+    assert [process.wait(400) for process in both] == [0, 0]
+    outcomes = [json.loads((tmp_path / name).read_text()) for name in ("first", "second")]
     assert sorted(outcome["new_trials"] == 0 for outcome in outcomes) == [False, True]
     lines = [json.loads(line) for line in (logs / "host" / "database" / "trials.jsonl").read_text().splitlines()]
     tried = [(line["task"], json.dumps(line["knobs"])) for line in lines if line["knobs"]]
-    assert len(tried) == len(set(tried)) >= 30
+    assert len(tried) == len(set(tried)) >= 15
     assert all(outcome["trials"] == len(lines) for outcome in outcomes)
 
 
@@ -195,19 +185,10 @@ def test_two_tunings_of_one_target_share_the_work_and_repeat_nothing(tmp_path):
 def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     space, logs = tmp_path / "small.yaml", tmp_path / "logs"
     space.write_text(SMALL_SPACE)
-    command = [
-        sys.executable,
-        "-m",
-        "tvmfbnet.cli.main",
-        "tune",
-        "--target",
-        str(write_host(tmp_path)),
-        "--space",
-        str(space),
-    ]
-    command += ["--space", str(space), "--trials", "24", "--tuning-logs", str(logs), "--json"]
+    command = ["tune", "--target", str(write_host(tmp_path)), "--space", str(space)]
+    command += ["--trials", "24", "--tuning-logs", str(logs), "--json"]
     trials = logs / "host" / "database" / "trials.jsonl"
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = start_command(command, out=UNHEARD)
     deadline = time.monotonic() + 240
     while not trials.exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.05)
@@ -216,7 +197,7 @@ def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     before = trials.read_text().splitlines()
     assert before, "nothing was tuned before the kill"
     assert (logs / "host" / "kernels.json").exists(), "written before the first trial"
-    done = run_command(command[3:])
+    done = run_command(command)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     after = trials.read_text().splitlines()
@@ -226,5 +207,5 @@ def test_tuning_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     table = load_table("host", logs)
     assert set(table.kernel_ms) == set(table.cells), "the log and kernels.json tell what each tuned part's kernels take"
     assert json.loads(after[0])["task"] in (logs / "host" / "kernels.json").read_text()
-    again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=400).stdout)
+    again = json.loads(run_command(command).stdout)
     assert again["new_trials"] == 0 and again["measured_now"] == 0

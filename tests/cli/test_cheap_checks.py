@@ -1,13 +1,15 @@
 """What a command can know to be wrong in a moment, it says before TVM or torch is loaded or anything is begun."""
 
+import atexit
+import functools
 import json
-import subprocess
-import sys
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
-from forked import run_forked
+from forked import Forking, run_command
 
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.table import LatencyTable
@@ -57,10 +59,6 @@ def desk(tmp_path, tiny_space_file, monkeypatch):
     return tmp_path
 
 
-def tvmfbnet(*words):
-    return [sys.executable, "-m", "tvmfbnet", *map(str, words)]
-
-
 def error_of(done):
     """The error line of a command that must fail, and what was loaded for it."""
     assert done.returncode == 2, done.stderr
@@ -71,8 +69,15 @@ def error_of(done):
 
 def said_by(*words, seconds=300):
     """What :func:`error_of` gives for a command."""
-    (done,) = run_forked(PRELOAD, RUN, [[str(word) for word in words]], seconds)
-    return error_of(done)
+    return error_of(_light().run([str(word) for word in words], Path.cwd(), dict(os.environ), seconds))
+
+
+@functools.cache
+def _light():
+    """The process that commands fork from."""
+    process = Forking(PRELOAD, RUN)
+    atexit.register(process.stop)
+    return process
 
 
 COMPILE = ("compile", ARCH, "--space", "tiny.yaml", "--out", "package", "--target")
@@ -115,9 +120,8 @@ WRONG = [
 
 @pytest.mark.usefixtures("desk")
 def test_it_is_said_before_anything_heavy_is_loaded():
-    told = run_forked(PRELOAD, RUN, [words for words, _ in WRONG])
-    for (words, said), done in zip(WRONG, told, strict=True):
-        error, loaded, _ = error_of(done)
+    for words, said in WRONG:
+        error, loaded, _ = said_by(*words)
         assert not loaded, (words, error)
         assert all(part in error for part in said), (words, error)
 
@@ -131,7 +135,7 @@ def test_a_table_without_the_spaces_head_says_so_and_names_the_way_out(desk, tin
     assert "its width (last_channels) is 24 in the table and 8 in the space" in error, error
     assert "its number of classes is 1000 in the table and 10 in the space" in error, error
     assert "add --predict-missing to have them predicted" in error, error
-    done = subprocess.run(tvmfbnet(*words, "--predict-missing", "--dry-run"), capture_output=True, text=True)
+    done = run_command([*words, "--predict-missing", "--dry-run"])
     assert done.returncode == 0, done.stderr
 
 

@@ -3,11 +3,10 @@
 import os
 import pty
 import re
-import subprocess
-import sys
+import select
 
 import pytest
-from forked import run_command
+from forked import run_command, start_command
 
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.table import LatencyTable
@@ -33,24 +32,19 @@ def place(tmp_path_factory):
 
 def printed(folder, words, terminal):
     """Stdout of a command, on a terminal of 80 columns or in a pipe; stderr is left alone."""
-    command = [sys.executable, "-m", "tvmfbnet", *words]
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}
     if not terminal:
         done = run_command(words, folder, environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs, stderr=subprocess.DEVNULL)
+    process = start_command(words, folder, environment, (os.ttyname(theirs), os.devnull))
+    shown, has_ended = b"", False
+    while not has_ended or select.select([ours], [], [], 0)[0]:
+        has_ended = process.poll() is not None
+        if select.select([ours], [], [], 0.05)[0]:
+            shown += os.read(ours, 65536)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not chunk:
-            break
-        shown += chunk
     os.close(ours)
     assert process.wait() == 0
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")

@@ -72,10 +72,10 @@ def test_a_package_of_a_batch_equals_onnx_runtime_and_takes_as_much_memory_as_fo
     images = random_tensor((6, 3, 16, 16), "float32")
     filled = np.concatenate([images, images[-1:], images[-1:]])
     reference = OnnxSession(package.model, InputSpec(package.input_shape, "float32"), 1, target.timing)
-    expected = np.concatenate([reference.run(filled[:4]), reference.run(filled[4:])[:2]])
+    expected = np.concatenate([reference.run(filled[:4])[0], reference.run(filled[4:])[0][:2]])
     with connect_device(target) as endpoint:
         with worker_for(target, endpoint) as worker:  # a batch, and one of two images that is filled up
-            outputs = worker.call(run_on_images, str(package.library), images, 4, seconds=60)
+            (outputs,) = worker.call(run_on_images, str(package.library), images, 4, seconds=60)
         assert outputs.shape == (6, 10) and relative_error(outputs, expected) < 1e-4
         package = certify(package, net, target, endpoint)
         assert package.description.parity.verdict == "passed"

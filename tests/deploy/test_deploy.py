@@ -41,7 +41,7 @@ stem: {channels: 16, stride: 2}
 stages:
   - {channels: 16, layers: 1, stride: 1}
   - {channels: 32, layers: 2, stride: 2}
-blocks: [k3_e1, k3_e3, k5_e1_g2, k5_e3, skip]
+blocks: [k3_e1, k5_e1_g2, k5_e3, skip]
 last_channels: 64
 """
 PASSES, CHAIN_RUNS = 3, 4

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from brief_target import TRIALS
+from brief_target import ONCE
 from documented import ROOT
 from finished_runs import write_finished_run
 from forked import run_command
@@ -47,19 +47,6 @@ RECIPE = {
 }
 # Simulated targets are this machine, too: tests/provisioning/test_simulated_device.py has real ones.
 BOARDS = ("rpi4", "rpi5", "phone", "sim_a76")
-# Measured once, quickly, on a machine that other work may share.
-TIMING = {
-    "drift_limit": 5.0,
-    "rest_seconds": 0,
-    "cooldown_seconds": 0,
-    "repeats": 3,
-    "min_repeat_ms": 1,
-    "visits": 1,
-    "chain_rounds": 1,
-    "energy_rounds": 2,
-    "energy_seconds": 0.05,
-}
-TIMING |= TRIALS
 
 
 def tvmfbnet(*words):
@@ -99,7 +86,7 @@ class Walk:
         np.zeros((1, 1, 28, 28), np.float32).tofile(folder / "image.bin")
 
     def _write_target(self, name):
-        board = {"name": name, "description": "this machine", "exercised": False, "timing": TIMING}
+        board = {"name": name, "description": "this machine", "exercised": False, "timing": ONCE}
         # What is walked is commands, not the speed of kernels: LLVM takes a third of the time without optimising.
         board["tvm"] = {"kind": "llvm", "mcpu": "native", "num-cores": 1, "opt-level": 0}
         remote = self.ssh_options and name == "rpi4"

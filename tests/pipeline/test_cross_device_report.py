@@ -9,7 +9,7 @@ import torch
 import yaml
 from brief_target import host_values
 from finished_runs import write_finished_run, write_json
-from test_runs import TIMING, recipe_values
+from test_runs import recipe_values
 from typer.testing import CliRunner
 
 import tvmfbnet as tf
@@ -41,7 +41,7 @@ def write_run(folder, target, space_file, data, dtype):
 def target(tmp_path):
     """This machine, timed briefly."""
     path = tmp_path / "host.yaml"
-    path.write_text(yaml.safe_dump(host_values(timing=TIMING)))
+    path.write_text(yaml.safe_dump(host_values()))
     return path
 
 

@@ -112,11 +112,11 @@ def test_a_tiny_tuning_completes_with_every_part_measured(target, tmp_path):
     space = tmp_path / "small.yaml"
     space.write_text(SMALL_SPACE.replace("layers: 2", "layers: 1").replace("[k3_e1, k3_e3]", "[k3_e1]"))
     command = ["tune", "--target", target.name, "--space", str(space)]
-    command += ["--trials", "16", "--batch", "2", "--tuning-logs", str(tmp_path / "logs"), "--json"]
+    command += ["--trials", "1", "--batch", "1", "--tuning-logs", str(tmp_path / "logs"), "--json"]
     done = run_command(command)
     assert done.returncode == 0, done.stderr[-2000:]
     outcome = json.loads(done.stdout)
-    assert outcome["new_trials"] >= 16 and outcome["untuned"] == []
+    assert outcome["new_trials"] >= outcome["parts"] and outcome["untuned"] == []
     assert outcome["measured_now"] == outcome["parts"] > 2
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 from device_samples import SMALL_SPACE
+from forked import run_command
 from test_emulated import skip_where_missing
 
 from tvmfbnet.compiler.library import linker
@@ -150,8 +151,7 @@ def test_float16_on_a_driver_without_halves_is_refused_in_one_line_before_anythi
         pytest.skip("this driver computes with halves")
     (tmp_path / "small.yaml").write_text(SMALL_SPACE)
     options = ["--space", str(tmp_path / "small.yaml"), "--blocks", "k3_e1", "--tuning-logs", str(tmp_path / "logs")]
-    command = [sys.executable, "-m", "tvmfbnet", "tune", "--target", "pocl", "--dtype", "float16", *options]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_command(["tune", "--target", "pocl", "--dtype", "float16", *options])
     assert result.returncode == 2
     assert "the OpenCL driver of pocl has no cl_khr_fp16, so it runs no kernel in float16" in result.stderr
     assert not list((tmp_path / "logs").rglob("trials.jsonl"))

@@ -10,8 +10,11 @@ import psutil
 import pytest
 
 from tvmfbnet.autotune.builder_pool import _LocalBuilders
-from tvmfbnet.provisioning.loopback import local_tracker
+from tvmfbnet.errors import DeviceError
+from tvmfbnet.provisioning.loopback import connect_device, local_tracker
+from tvmfbnet.provisioning.service import Service
 from tvmfbnet.rpc.worker import Stage, Worker
+from tvmfbnet.targets.definition import load_target
 
 
 def busy(folder):
@@ -129,3 +132,15 @@ def test_a_stopped_tracker_leaves_neither_process_nor_pipe():
         (tracker,) = own_children(others)
         assert not [item.path for item in tracker.memory_maps() if "torch" in item.path], "loads what it never uses"
     assert psutil.Process().num_fds() <= pipes and not own_children(others)
+
+
+@pytest.mark.rpc
+def test_a_server_that_brings_its_tracker_ends_with_it_and_says_where_that_cannot_listen():
+    others = own_children()
+    with connect_device(load_target("host")) as endpoint:
+        (server,) = own_children(others)
+        (tracker,) = server.children()
+        told = Service(["server", "--port", "0", "--tracker", endpoint.address, "--key", "k", "--with-tracker"])
+        with pytest.raises(DeviceError, match=f"the server did not start: cannot listen on {endpoint.address}"):
+            told.wait_until_ready()
+    assert not psutil.pid_exists(tracker.pid) or tracker.status() == psutil.STATUS_ZOMBIE

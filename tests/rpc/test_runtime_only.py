@@ -57,10 +57,12 @@ def test_every_job_can_be_imported_without_the_compiler_and_the_next_process_is_
 
 @pytest.mark.rpc
 def test_tracker_server_and_worker_do_not_load_the_compiler():
-    before = set(psutil.Process().children())
+    before = set(psutil.Process().children(recursive=True))
     with connect_device(load_target("host")) as endpoint, RemoteWorker(endpoint, "cpu", 60) as worker:
         worker.start()
-        for process in set(psutil.Process().children()) - before:
+        started = set(psutil.Process().children(recursive=True)) - before
+        assert len(started) == 3
+        for process in started:
             libraries = {Path(region.path).name for region in process.memory_maps()}
             assert "libtvm_runtime.so" in libraries, process.cmdline()
             assert "libtvm_compiler.so" not in libraries, process.cmdline()

@@ -40,27 +40,34 @@ TRAINING = 2 * 16 + 24 / 3
 class Searched:
     """A tiny search for a front of four bounds under a bound on parameters."""
 
-    def __init__(self, space, data, folder, strategy):
-        self.space, self.data, self.strategy, self.folder = space, data, strategy, folder
+    def __init__(self, space, data, folder, strategy, once=None):
+        self.space, self.data, self.strategy, self.folder, self._once = space, data, strategy, folder, once
         self.table = table_of(space)
         self.latency, self.params = latency_costs(self.table, space), params_costs(space)
         self.most_params = math.floor(self.params.least + 0.7 * (self.params.most - self.params.least))
 
     def go(self, name="search", **changes):
+        return self._search(self.folder / name, **changes)
+
+    def done(self, name="search"):
+        """The same in a folder of that name, run once for all tests."""
+        return self._once.copy(self.strategy, self._search, self.folder / name)
+
+    def _search(self, folder, **changes):
         settings = {**TINY, "strategy": self.strategy, "front": 4, "finalist_steps": 2, "target_tolerance": 0.2}
         settings |= {"epochs": 2, "budget_images": round(12 * TRAINING)}
         settings |= {"constraints": [f"params<={self.most_params}"], "stop_on_collapse": False}
         config = SearchConfig(**{**settings, **changes})
-        return search(self.space, self.data, self.table, config, self.folder / name)
+        return search(self.space, self.data, self.table, config, folder)
 
 
 @pytest.fixture(params=STRATEGY_NAMES)
-def searched(request, tiny_space, tiny_data, tmp_path):
-    return Searched(tiny_space, tiny_data, tmp_path, request.param)
+def searched(request, once, tmp_path):
+    return Searched(once.space, once.data, tmp_path, request.param, once)
 
 
 def test_every_net_of_the_front_meets_its_bound_and_the_other_constraints(searched):
-    result = searched.go()
+    result = searched.done()
     assert 2 <= len(result.front) <= 4
     bounds = [net.bound_ms for net in result.front]
     assert bounds == sorted(bounds) and len({net.arch for net in result.front}) == len(bounds)
@@ -79,7 +86,7 @@ def test_every_net_of_the_front_meets_its_bound_and_the_other_constraints(search
 
 
 def test_the_front_is_a_file_and_the_search_is_used_like_any_other(searched):
-    result = searched.go()
+    result = searched.done()
     record = read_front(searched.folder / "search")
     assert [net.arch for net in record.nets] == [net.arch for net in result.front]
     assert record.strategy == searched.strategy and record.evaluations == len(result.candidates)
@@ -91,7 +98,7 @@ def test_the_front_is_a_file_and_the_search_is_used_like_any_other(searched):
 
 @pytest.mark.parametrize("after", [3, 11])
 def test_interrupted_anywhere_a_front_ends_bit_equal(searched, monkeypatch, after):
-    whole = searched.go("whole")
+    whole = searched.done("whole")
     count, real = [0], torch.nn.functional.cross_entropy
 
     def interrupted(*arguments, **options):
@@ -119,14 +126,14 @@ def test_under_a_latency_target_the_front_ends_there_and_the_choice_may_be_repea
 
 
 def test_it_spends_no_more_than_planned(searched):
-    result = searched.go()
+    result = searched.done()
     record = json.loads((searched.folder / "search/search.json").read_text())
     plan = strategy_named(searched.strategy).plan(SearchConfig(**record["config"]), 120)
     assert 0 < result.spent_images <= plan.images * (1 + 1e-9)
 
 
 def test_a_search_without_a_front_is_another_search(searched):
-    searched.go()
+    searched.done()
     with pytest.raises(StorageError, match="front was 4, now none"):
         searched.go(front=None)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_search_run import TINY, table_of
+from tiny import write_tiny_data
 
 from tvmfbnet.errors import DataError, OutOfMemoryError, StorageError, UserError
 from tvmfbnet.files import folder_lock
@@ -23,10 +24,22 @@ from tvmfbnet.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
-def searched(tiny_space, tiny_data, tmp_path):
+def searched(once, tmp_path):
     """A finished search's folder."""
-    search(tiny_space, tiny_data, table_of(tiny_space), SearchConfig(**TINY), tmp_path / "out")
+    once.copy("search", lambda folder: continued(once.space, once.data, folder), tmp_path / "out")
     return tmp_path / "out"
+
+
+@pytest.fixture
+def tiny_data(once):
+    """What was searched on."""
+    return once.data
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """A data set that a test may damage or move."""
+    return write_tiny_data(tmp_path)
 
 
 def continued(tiny_space, data, out, **changes):
@@ -43,9 +56,9 @@ def another(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(
-    searched, tiny_space, tiny_data, tmp_path
-):
+def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(tiny_space, own_data, tmp_path):
+    searched = tmp_path / "out"
+    continued(tiny_space, own_data, searched)
     before = (searched / "archs.json").read_text()
     drawn = sample_run(searched, 3, 0, validate=True)
     other = another(tmp_path / "images", tmp_path / "other")
@@ -64,13 +77,13 @@ def test_a_data_set_that_moved_continues_the_search_its_samples_and_its_choice(
     assert sample_run(searched, 3, 0, validate=True) == drawn, "the new place is known from now on"
 
 
-def test_another_searchs_folder_is_refused_before_the_data_set_is_read(searched, tiny_space, tiny_data, tmp_path):
+def test_another_searchs_folder_is_refused_before_the_data_set_is_read(searched, tiny_space, own_data, tmp_path):
     for file in (tmp_path / "images").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(StorageError, match=r"search\.ckpt belongs to a run with other settings \(.*space had other"):
-        continued(tiny_space.with_last_channels(16), tiny_data, searched)
+        continued(tiny_space.with_last_channels(16), own_data, searched)
     with pytest.raises(DataError, match="get the file again"):
-        continued(tiny_space, tiny_data, searched)
+        continued(tiny_space, own_data, searched)
 
 
 def test_a_search_of_an_earlier_version_continues_under_the_name_it_knows(searched, tiny_space, tiny_data):

@@ -39,8 +39,8 @@ from tvmfbnet.training.workers import Workers
 class Searched:
     """A tiny search under a latency target and a bound on parameters that both exclude archs."""
 
-    def __init__(self, space, data, folder, strategy):
-        self.space, self.data, self.strategy, self.folder = space, data, strategy, folder
+    def __init__(self, space, data, folder, strategy, once=None):
+        self.space, self.data, self.strategy, self.folder, self._once = space, data, strategy, folder, once
         self.table = table_of(space)
         self.latency, self.params = latency_costs(self.table, space), params_costs(space)
         self.target_ms = self.latency.least + 0.7 * (self.latency.most - self.latency.least)
@@ -52,7 +52,14 @@ class Searched:
         return SearchConfig(**{**settings, **changes})
 
     def go(self, name="run/search", **changes):
-        return search(self.space, self.data, self.table, self.config(**changes), self.folder / name)
+        return self._search(self.folder / name, self.config(**changes))
+
+    def done(self, name="run/search"):
+        """The same in a folder of that name, run once for all tests."""
+        return self._once.copy(self.strategy, lambda folder: self._search(folder, self.config()), self.folder / name)
+
+    def _search(self, folder, config):
+        return search(self.space, self.data, self.table, config, folder)
 
     def of(self, arch):
         """Latency by the table, and parameters as counted."""
@@ -61,12 +68,12 @@ class Searched:
 
 
 @pytest.fixture(params=STRATEGY_NAMES)
-def searched(request, tiny_space, tiny_data, tmp_path):
-    return Searched(tiny_space, tiny_data, tmp_path, request.param)
+def searched(request, once, tmp_path):
+    return Searched(once.space, once.data, tmp_path, request.param, once)
 
 
 def test_archs_meet_all_constraints_are_distinct_and_best_first(searched):
-    result = searched.go()
+    result = searched.done()
     assert result.strategy == searched.strategy and result.candidates[0] == result.best
     assert len({candidate.arch for candidate in result.candidates}) == len(result.candidates) > 1
     accuracies = [candidate.accuracy for candidate in result.candidates]
@@ -82,7 +89,7 @@ def test_archs_meet_all_constraints_are_distinct_and_best_first(searched):
 
 
 def test_its_records_are_read_by_all_that_come_after(searched):
-    result = searched.go()
+    result = searched.done()
     run = searched.folder / "run"
     (run / "recipe.yaml").write_text("space: tiny\n")
     folder, record = read_result(run)
@@ -101,7 +108,7 @@ def test_its_records_are_read_by_all_that_come_after(searched):
 
 
 def test_the_same_seed_gives_the_same_and_a_second_start_trains_nothing(searched, monkeypatch):
-    first = searched.go("first")
+    first = searched.done("first")
     assert searched.go("second").candidates == first.candidates
 
     def forbidden(*_, **__):
@@ -112,7 +119,7 @@ def test_the_same_seed_gives_the_same_and_a_second_start_trains_nothing(searched
 
 
 def test_interrupted_anywhere_it_ends_bit_equal(searched, monkeypatch):
-    whole = searched.go("whole")
+    whole = searched.done("whole")
     real = torch.nn.functional.cross_entropy
 
     for after in (1, 6, 8):  # steps of one start, each of which resumes where the last one stopped
@@ -137,7 +144,7 @@ def test_interrupted_anywhere_it_ends_bit_equal(searched, monkeypatch):
 
 
 def test_the_choice_is_repeated_for_other_latencies_and_keeps_the_other_constraints(searched):
-    searched.go()
+    searched.done()
     run = searched.folder / "run"
     slower = choose_again(run, 1.1)
     assert slower
@@ -152,7 +159,7 @@ def test_the_choice_is_repeated_for_other_latencies_and_keeps_the_other_constrai
 
 
 def test_more_archs_are_sampled_and_judged_without_a_trace(searched):
-    searched.go()
+    searched.done()
     run = searched.folder / "run"
     before = {path: path.read_bytes() for path in (run / "search").iterdir()}
     bound = parse_bound(f"params<={searched.most_params}")
@@ -174,7 +181,7 @@ def test_no_more_than_the_budget_is_spent_and_a_larger_one_is_used(searched):
     plan = strategy_named(searched.strategy).plan
     spent = []
     for epochs in (3, 5):
-        result = searched.go(f"{epochs}", epochs=epochs)
+        result = searched.done("3") if epochs == TINY["epochs"] else searched.go(f"{epochs}", epochs=epochs)
         equal = strategy_named("differentiable").plan(searched.config(epochs=epochs), images).images
         assert 0 < result.spent_images <= equal
         assert result.spent_images <= plan(searched.config(epochs=epochs), images).images * (1 + 1e-9)
@@ -186,7 +193,7 @@ def test_no_more_than_the_budget_is_spent_and_a_larger_one_is_used(searched):
 
 
 def test_a_search_under_another_strategy_or_other_constraints_is_refused_in_its_folder(searched):
-    searched.go()
+    searched.done()
     other = next(name for name in STRATEGY_NAMES if name != searched.strategy)
     state = strategy_named(searched.strategy).state_file
     with pytest.raises(StorageError, match=rf"{state} .*strategy was {searched.strategy}, now {other}"):
@@ -224,7 +231,7 @@ def test_contradicting_constraints_are_refused_before_anything_is_written(search
 
 
 def test_a_damaged_state_is_one_line_that_names_the_file(searched):
-    searched.go()
+    searched.done()
     file = searched.folder / "run/search" / strategy_named(searched.strategy).state_file
     file.write_bytes(b"{torn")
     with pytest.raises(StorageError, match=file.name) as caught:

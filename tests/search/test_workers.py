@@ -1,15 +1,11 @@
 """Several processes go through the same search as one process with the same batches."""
 
 import json
-import os
-import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from together import run_together
 
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
@@ -20,8 +16,7 @@ from tvmfbnet.training.checkpoint import load_checkpoint
 PROGRAM = """
 import sys
 from pathlib import Path
-if {folder!r} not in sys.path:
-    sys.path.insert(0, {folder!r})
+sys.path.insert(0, {folder!r})
 from test_search_run import TINY, table_of
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.search import search
@@ -34,29 +29,13 @@ search(space, {data!r}, table_of(space), config, Path({out!r}))
 """
 
 
-def run(processes, program):
-    """Several processes through torchrun; a single one is this one, which has loaded all that it needs."""
-    if processes == 1:
-        runpy.run_path(str(program))
-        return
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    starter = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    starter += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*starter, str(program)], capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.slow
 def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_path):
     states, finalists = [], []
     for processes in (1, 2):
         out = tmp_path / str(processes)
         values = {"space": str(tiny_space_file), "data": tiny_data, "out": str(out)}
-        program = tmp_path / f"search{processes}.py"
-        program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), **values))
-        run(processes, program)
+        run_together(PROGRAM.format(folder=str(Path(__file__).parent), **values), processes, tmp_path)
         states.append(load_checkpoint(out / "search.ckpt", "search")["searcher"])
         finalists.append(json.loads((out / "finalists.json").read_text())["accuracies"])
     one, two = states
@@ -75,10 +54,8 @@ def test_two_processes_learn_the_theta_of_one(tiny_space_file, tiny_data, tmp_pa
 def test_two_processes_rank_random_archs_as_one_does(tiny_space_file, tiny_data, tmp_path):
     for processes in (1, 2):
         values = {"space": str(tiny_space_file), "data": tiny_data, "out": str(tmp_path / str(processes))}
-        program = tmp_path / f"search{processes}.py"
-        text = PROGRAM.format(folder=str(Path(__file__).parent), **values)
-        program.write_text(text.replace("finalists=5", 'strategy="random", finalists=0'))
-        run(processes, program)
+        program = PROGRAM.format(folder=str(Path(__file__).parent), **values)
+        run_together(program.replace("finalists=5", 'strategy="random", finalists=0'), processes, tmp_path)
     one, two = ((tmp_path / name / "archs.json").read_text() for name in ("1", "2"))
     assert one == two and len(json.loads(one)) > 3
 

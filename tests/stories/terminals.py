@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brief_target import brief_target
+from forked import Started, start_command
 
 from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.space.registry import load_space
@@ -57,22 +56,13 @@ def lines(path: Path) -> list[bytes]:
 class Watched:
     """A command under way in a session of its own, as in a terminal; its stderr is read as it comes."""
 
-    process: subprocess.Popen[str]
+    process: Started
     said: list[str] = field(default_factory=list)
     heard: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     @classmethod
     def start(cls, *words: str) -> Watched:
-        command = [sys.executable, "-m", "tvmfbnet.cli.main", *words]
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # What runs the tests may be deaf to Ctrl-C, as the background jobs of a shell are.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = start_command(words)
         watched = cls(process)
         watched.reader = threading.Thread(target=watched._read, daemon=True)
         watched.reader.start()

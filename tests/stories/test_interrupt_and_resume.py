@@ -34,7 +34,7 @@ def write_recipe(folder, data):
         "tune": {"trials": 1, "batch": 2},
         "search": {
             **STEPS,
-            **{"epochs": 40, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},
+            **{"epochs": 12, "warmup_epochs": 2, "device": "cpu", "candidates": 2, "bn_images": 32},
             **{"finalists": 2, "finalist_steps": 150, "stop_on_collapse": False},
         },
         "train": {**STEPS, "epochs": 60, "warmup_epochs": 1, "device": "cpu"},

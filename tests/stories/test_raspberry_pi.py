@@ -16,6 +16,7 @@ import time
 
 import pytest
 import yaml
+from forked import start_command
 from loopback_ssh import has_sshd, loopback_sshd
 
 from tvmfbnet.provisioning.loopback import free_port
@@ -33,14 +34,7 @@ class Shown:
 
     def __init__(self, words, environment):
         self.words, self.lines, self.longest = words, [], 0.0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tvmfbnet", *map(str, words)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        self._process = start_command(words, environment=environment)
         reader = threading.Thread(target=self._read)
         reader.start()
         self.out = self._process.stdout.read()
@@ -51,7 +45,6 @@ class Shown:
         last = None
         for line in self._process.stderr:
             now = time.monotonic()
-            # How long Python takes to load is no step's silence.
             self.longest, last = max(self.longest, now - (last or now)), now
             self.lines.append(line.rstrip())
 
@@ -76,7 +69,7 @@ def pi(tmp_path, tiny_space_file, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing was ever built
     target = {
         **{"name": "pi", "description": "this machine behind sshd", "exercised": False, "timing": TIMING},
-        "tvm": {"kind": "llvm", "mcpu": "native", "num-cores": 1},
+        "tvm": {"kind": "llvm", "mcpu": "native", "num-cores": 1, "opt-level": 0},
         "transport": {"kind": "tracker", "port": free_port(), "key": "pi"},
     }
     (tmp_path / "pi.yaml").write_text(yaml.safe_dump(target))

@@ -3,12 +3,12 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
+import signal
 import time
 
 import pytest
 import torch
+from forked import UNHEARD, start_command
 
 from tvmfbnet.cli.main import main
 from tvmfbnet.errors import DataError, StorageError
@@ -90,9 +90,9 @@ def test_two_trainings_in_one_folder_are_refused_and_a_killed_ones_leftovers_are
     tiny_space, tiny_space_file, tiny_data, tmp_path
 ):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tvmfbnet.cli.main", "train", ARCH, "--space", str(tiny_space_file)]
+    command = ["train", ARCH, "--space", str(tiny_space_file)]
     command += ["--data", tiny_data, "--out", str(out), "--epochs", "100000", "--threads", "1", "--device", "cpu"]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    first = start_command(command, out=UNHEARD)
     try:
         deadline = time.monotonic() + 120
         while not (out / "train.ckpt").exists():
@@ -103,7 +103,7 @@ def test_two_trainings_in_one_folder_are_refused_and_a_killed_ones_leftovers_are
             continued(tiny_space, tiny_data, out)
         assert before <= {path.name for path in out.iterdir()}
     finally:
-        first.kill()
+        first.send_signal(signal.SIGKILL)
         first.wait()
     (out / "train.ckpt").unlink()
     for name in (".train.ckpt.0123abcd.tmp", ".net.pt.x_y.tmp", ".mine.tmp"):

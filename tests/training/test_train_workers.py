@@ -1,14 +1,11 @@
 """Several processes train one net together: the result of one process with the same batches, stopped and resumed."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from together import run_together
 from torch import distributed, nn
 
 from tvmfbnet.training.checkpoint import load_checkpoint
@@ -22,10 +19,10 @@ SETTINGS = {
 
 # What the command does, ended by the system after a number of steps.
 PROGRAM = """
-import os, sys
+import os
 from tvmfbnet.cli.main import main
 from tvmfbnet.training.trainer import Trainer
-last, arguments = int(sys.argv[1]), sys.argv[2:]
+last, arguments = {last}, {arguments}
 advance = Trainer.advance
 def step(self):
     if self.done_steps == last:
@@ -37,28 +34,18 @@ main(arguments)
 
 
 class Training:
-    """Calls ``tvmfbnet train`` as one process or through torchrun."""
+    """Calls ``tvmfbnet train`` as one process or as several."""
 
     def __init__(self, space_file, data, home: Path) -> None:
         self.home = home
         (home / "train.json").write_text(json.dumps(SETTINGS))
         (home / "train.json").rename(home / "train.yaml")
-        (home / "program.py").write_text(PROGRAM)
         self.arguments = ["train", ARCH, "--space", str(space_file), "--data", data]
         self.arguments += ["--config", str(home / "train.yaml"), "--json"]
 
-    def run(self, processes: int, out: str, last: int = 10**9) -> subprocess.CompletedProcess[str]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        starter = [sys.executable]
-        if processes > 1:
-            starter += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1"]
-            starter += [f"--master-port={port}"]
-        command = [*starter, str(self.home / "program.py"), str(last), *self.arguments, "--out", str(self.home / out)]
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done
+    def run(self, processes: int, out: str, last: int = 10**9) -> str:
+        arguments = [*self.arguments, "--out", str(self.home / out)]
+        return run_together(PROGRAM.format(last=last, arguments=arguments), processes, self.home)
 
     def outcome(self, out: str):
         net = load_checkpoint(self.home / out / "net.pt", "net")
@@ -89,7 +76,7 @@ def test_two_processes_train_the_net_of_one_and_resume_each_others_training(trai
         ended = training.run(second, out)
         assert_same(training.outcome(out), training.outcome("one"))
         # However many processes there are, one prints and one writes.
-        assert len(ended.stdout.splitlines()) == len(json.dumps(json.loads(ended.stdout), indent=2).splitlines())
+        assert len(ended.splitlines()) == len(json.dumps(json.loads(ended), indent=2).splitlines())
         files = [".lock", "history.json", "net.pt", "train.ckpt"]
         assert sorted(path.name for path in (training.home / out).iterdir()) == files
 

@@ -39,8 +39,13 @@ def require_free_port(host: str, port: int) -> None:
         )
 
 
-def start_server(target: Target, endpoint: Endpoint) -> Service:
+def start_server(target: Target, endpoint: Endpoint, with_tracker: bool = False) -> Service:
     """Starts a server for ``target`` on this machine, registered with the endpoint's tracker under its key.
+
+    Args:
+        target: whose server it is.
+        endpoint: of the tracker, and the key.
+        with_tracker: whether the server, which is the Python one, brings that tracker along.
 
     Raises:
         UserError: a native server cannot be built, its emulator is not installed, or the target names cores that this
@@ -57,6 +62,8 @@ def start_server(target: Target, endpoint: Endpoint) -> Service:
     arguments += ["--tracker", endpoint.address, "--key", endpoint.key]
     if target.cores:
         arguments += ["--cores", target.cores]
+    if with_tracker:
+        arguments.append("--with-tracker")
     return Service(arguments, threads=target.threads)
 
 
@@ -66,13 +73,16 @@ def local_device(target: Target) -> Iterator[Endpoint]:
     endpoint = Endpoint(LOOPBACK, free_port(), target.transport.key)
     with ExitStack() as stack:
         with step("starting a tracker and a device server on this machine"):
-            # Both start in parallel; a server waits for its tracker.
-            tracker = _start_tracker(endpoint)
-            stack.callback(tracker.stop)
-            server = start_server(target, endpoint)
-            stack.callback(server.stop)
-            tracker.wait_until_ready()
-            server.wait_until_ready()
+            services = []
+            # The Python server forks its tracker, which then has nothing to load; beside any other one it starts alone.
+            in_python = not target.is_simulated and target.transport.server != "native"
+            if not in_python:
+                services.append(_start_tracker(endpoint))
+                stack.callback(services[-1].stop)
+            services.append(start_server(target, endpoint, with_tracker=in_python))
+            stack.callback(services[-1].stop)
+            for service in services:
+                service.wait_until_ready()
             require_key(endpoint, target.timeouts.connect)
         yield endpoint
 

@@ -79,18 +79,26 @@ def save(figure: Figure, path: Path) -> None:
     if kind == "svg":
         write_text(path, svg_text(figure, path.stem))
     else:
+        _lay_out(figure)
         write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=_DPI))
 
 
 def svg_text(figure: Figure, name: str) -> str:
     """A figure as an SVG document; its ids derive from ``name``, so equal figures give equal text."""
     buffer = io.StringIO()
+    _lay_out(figure)
     # Text stays text: selectable, searchable and readable by screen readers.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # The layout is done; another format need not repeat it.
-    figure.set_layout_engine("none")
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Places all that a figure has, once: matplotlib does it twice for every format, and draws in vain in between."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def inline_svg(document: str, name: str, alt: str) -> str:

@@ -61,6 +61,7 @@ class _Map:
 
     def __init__(self, axes: Axes, table: LatencyTable, unit: Unit, top: float, canvas: Canvas) -> None:
         self.axes, self.table, self.unit, self.top, self.narrow = axes, table, unit, top, canvas.narrow
+        self.colours = matplotlib.colormaps["Blues"]  # a new one at every look-up, which takes longer than a box
 
     def label(self, layers: Sequence[Layer], blocks: Sequence[str], columns: int) -> None:
         """Names of the rows and columns, and room for ``columns`` columns."""
@@ -81,13 +82,13 @@ class _Map:
         text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.2 if self.narrow else SMALL}
         if cell is None:
             box = Rectangle(place, 0.96, 0.92, facecolor=_FREE, edgecolor=_FREE_EDGE, linestyle=":")
-            self.axes.add_patch(box)
+            self.axes.add_artist(box)  # `label` sets the limits
             self.axes.text(column, row, "free" if part.is_identity else "?", color=GREY, **text)
             return
         share = cell.latency_ms / self.top
-        colour = matplotlib.colormaps["Blues"](0.08 + 0.8 * share)
+        colour = self.colours(0.08 + 0.8 * share)
         dark = share > 0.6
-        self.axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor=colour, linewidth=0))
+        self.axes.add_artist(Rectangle(place, 0.96, 0.92, facecolor=colour, linewidth=0))
         if cell.source == PREDICTED:
             hatch_area(self.axes, place, 0.96, 0.92, "#ffffff" if dark else "#8a97a8")
             # A plain patch keeps the hatching out of the digits.

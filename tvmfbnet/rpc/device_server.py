@@ -36,6 +36,12 @@ _PR_SET_PDEATHSIG = 1
 _TELL_SECONDS = 2
 
 
+def die_with_parent() -> None:
+    """Has Linux kill this process when the one that forked it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of a server.
@@ -99,8 +105,7 @@ class _Session:
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            die_with_parent()
             if os.getppid() == server:
                 os.chdir(self._folder)
                 serve(self._client.connection, self._folder)

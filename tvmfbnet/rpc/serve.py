@@ -42,6 +42,34 @@ def _serve_tracker(options: argparse.Namespace) -> None:
     serve_tracker(options.host, options.port, _say_ready)
 
 
+def _fork_tracker(host: str, port: int) -> None:
+    """Runs a tracker in a fork of this process, which has loaded the same; it ends with this process.
+
+    Raises:
+        DeviceError: it cannot listen there.
+    """
+    from tvmfbnet.errors import DeviceError
+
+    told, tell = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(tell)
+        with os.fdopen(told, "rb") as pipe:  # closed by a tracker that serves
+            problem = pipe.read().decode()
+        if problem:
+            raise DeviceError(problem)
+        return
+    try:
+        from tvmfbnet.rpc.device_server import die_with_parent
+        from tvmfbnet.rpc.tracker_server import serve_tracker
+
+        die_with_parent()
+        serve_tracker(host, port, lambda: os.close(tell))
+    except BaseException as error:
+        os.write(tell, (str(error) or type(error).__name__).encode())
+    os._exit(1)
+
+
 def _serve_device(options: argparse.Namespace) -> None:
     from tvmfbnet.rpc.addresses import split_address
     from tvmfbnet.rpc.cores import apply_cores
@@ -52,6 +80,8 @@ def _serve_device(options: argparse.Namespace) -> None:
     if options.cores:
         apply_cores(options.cores)
     load_runtime()
+    if options.with_tracker:
+        _fork_tracker(*tracker)
     load_device_runtimes()
     settings = Settings(options.host, options.port, options.key, tracker, options.max_session)
     server = DeviceServer(settings, lambda: device_info(options.max_session))
@@ -86,6 +116,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--tracker", default="", help="host:port of the tracker that a server registers with")
+    parser.add_argument("--with-tracker", action="store_true", help="run that tracker, too, in a fork of the server")
     parser.add_argument("--key", default="", help="the key that a server registers under")
     parser.add_argument("--cores", default="", help="cores that a server runs on, such as 4-7")
     parser.add_argument("--max-session", type=float, default=3600, help="longest session, whatever the client asks for")
