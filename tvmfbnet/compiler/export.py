@@ -124,7 +124,7 @@ def folded_in(module: nn.Module, dtype: DType) -> nn.Module:
 def export_parts(parts: Sequence[NetPart], dtype: DType = FLOAT32, batch: int = 1) -> dict[NetPart, onnx.ModelProto]:
     """Exports each part to an ONNX model from ``input`` to ``output``; weights depend only on part and dtype.
 
-    ``batch`` is the number of images; quantised parts take one. Of a quantised net, too, logits are enlarged in float32.
+    ``batch`` is the number of images; quantised parts take one. Logits are enlarged in float32, of a quantised net too.
     """
     if dtype.is_quantised:
         exported = export_parts(parts)
