@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tvmfbnet.deploy.bench import bench_package
-from tvmfbnet.deploy.description import read_description
+from tvmfbnet.deploy.description import describe_outputs, read_description
 from tvmfbnet.deploy.net_files import write_net
 from tvmfbnet.deploy.outputs import output_errors, outputs_of_model
 from tvmfbnet.deploy.package import Package, compile_net, untrained_net
@@ -103,6 +103,13 @@ def test_a_package_of_before_outputs_were_named_has_one(tmp_path):
     (tmp_path / "package.json").write_text(json.dumps(older))
     described = read_description(tmp_path)
     assert described.output_names == ("output",) and described.parity.output_errors == {}
+    assert describe_outputs(described, tmp_path) == []
+    sizes = (("scores", 11), ("boxes", 4))
+    several = [{"name": name, "shape": [1, 9, size], "dtype": "float32"} for name, size in sizes]
+    named = {"outputs": several, "class_names": [f"class {number}" for number in range(11)]}
+    (tmp_path / "package.json").write_text(json.dumps({**older, **named}))
+    told = describe_outputs(read_description(tmp_path), tmp_path)
+    assert told == ["outputs: scores 1x9x11, boxes 1x9x4", f"11 classes, named in {tmp_path / 'package.json'}"]
     (tmp_path / "package.json").write_text(
         json.dumps({**older, "outputs": [{"name": "x", "shape": [0], "dtype": "y"}]})
     )

@@ -60,7 +60,7 @@ def compile_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.api.compile import CompileOptions, compile_and_time
-    from tvmfbnet.deploy.description import MEMORY
+    from tvmfbnet.deploy.description import MEMORY, describe_outputs
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
     from tvmfbnet.targets.definition import load_target
@@ -95,6 +95,7 @@ def compile_command(
                 "fine_tuning": None if tuning is None else tuning.model_dump(),
                 "float32_units": list(package.description.float32_units),
                 "class_names": class_names,
+                "outputs": [output.model_dump() for output in package.description.outputs],
                 "latency_ms": None if latency is None else latency.interval.value,
                 "predicted_ms": predicted_ms,
                 **({} if verdict is None else verdict.to_dict()),
@@ -112,10 +113,7 @@ def compile_command(
         print(f"{package.description.dtype}: {agreement}")
     if tuning is not None and not as_json:
         print(f"fine-tuning: {tuning.describe()}")
-    if class_names and not as_json:
-        print(
-            f"outputs, in order: {', '.join(class_names)}"
-            if len(class_names) <= 10
-            else f"{len(class_names)} outputs, named in {out / 'package.json'}"
-        )
+    if not as_json:
+        for line in describe_outputs(package.description, out):
+            print(line)
     end_with_verdict(verdict, as_json)

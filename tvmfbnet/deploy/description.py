@@ -33,6 +33,9 @@ MEMORY = ("peak_memory_bytes", "weight_bytes", "library_bytes")
 # What a comparison of a package's classes with those of the float32 net tells, in files of packages and runs.
 COMPARED = ("agreement", "images", "accuracy", "float32_accuracy")
 
+# Classes that are listed for people.
+_NAMED = 10
+
 _Count = Annotated[int, Field(ge=0)]
 _Latency = Annotated[float, Field(gt=0, le=1e9)]
 
@@ -166,6 +169,18 @@ class PackageDescription(Stored):
     def _check_numeric(cls, value: str) -> str:
         bytes_of(value)
         return value
+
+
+def describe_outputs(described: PackageDescription, folder: Path) -> list[str]:
+    """What a package answers, for people: its outputs where there are several, and its classes where they are known."""
+    several, names = len(described.outputs) > 1, described.class_names
+    shapes = [f"{output.name} {'x'.join(map(str, output.shape))}" for output in described.outputs]
+    lines, what = ([f"outputs: {', '.join(shapes)}"], "classes") if several else (list[str](), "outputs")
+    if names:
+        all_named = len(names) <= _NAMED
+        where = f"{what}, in order: {', '.join(names)}"
+        lines.append(where if all_named else f"{len(names)} {what}, named in {folder / DESCRIPTION}")
+    return lines
 
 
 def read_description(folder: Path) -> PackageDescription:
