@@ -18,7 +18,12 @@ from tvmfbnet.provisioning.loopback import free_port, local_tracker
 from tvmfbnet.targets.definition import load_target
 
 ARCH = "k3_e1/k3_e1,skip"
-PRELOAD = "import json, sys\nfrom tvmfbnet.cli.main import main\n"
+# What commands load at once, none of which is heavy: what each of them loads besides is what is tested.
+PRELOAD = """
+import json, sys
+import tvmfbnet.api.run, tvmfbnet.api.tune, tvmfbnet.latency.table_io, tvmfbnet.provisioning.loopback
+from tvmfbnet.cli.main import main
+"""
 # Runs a command as the shell does, and says then what it had loaded.
 RUN = """
 try:

@@ -1,6 +1,7 @@
 """Searches that several tests of a file start from: each is run once, and every test gets a copy of its folder."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from tiny import TINY_SPACE, write_tiny_data
@@ -21,7 +22,7 @@ class Once:
         if name not in self._results:
             self._results[name] = run(self._folder / name)
         shutil.copytree(self._folder / name, to)
-        return self._results[name]
+        return replace(self._results[name], out=to)
 
 
 @pytest.fixture(scope="module")
