@@ -39,6 +39,7 @@ EXTRAS = (
     Extra("report", "drawing figures and reports", ("matplotlib",)),
     Extra("parquet", "a Parquet table", ("pyarrow",)),
     Extra("nsga2", "the strategy nsga2", ("optuna",)),
+    Extra("detection", "judging boxes", ("pycocotools",)),
     Extra("distributed", "training in several processes", ("lightning_fabric",)),
     Extra("tensorboard", "the tensorboard logger", ("tensorboard",)),
 )

@@ -153,6 +153,13 @@ def test_a_strategy_that_needs_optuna_says_so_before_anything_is_written(tiny_sp
     assert not (tmp_path / "search").exists()
 
 
+def test_boxes_that_nothing_judges_say_so_before_anything_is_written(tmp_path):
+    code = "import tvmfbnet as tf\nfrom tvmfbnet.data.datasets import load_data\n"
+    code += "try: load_data('fashion_scenes?task=detection', 32, 32, 1)\n"
+    code += "except tf.MissingExtraError as error: sys.exit(print('error:', error, file=sys.stderr) or 2)"
+    assert len(refused("detection", code)) == 1
+
+
 def test_every_extra_is_tested_above():
     tested = set(re.findall(r'refused\(\s*"(\w+)"', Path(__file__).read_text()))
     assert tested >= {extra.name for extra in extras.EXTRAS}

@@ -62,8 +62,8 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(task):
     targets, outputs = sample(task.name)
     outputs = (outputs + ignorant(outputs)) / 2
     whole = task.tally(outputs, targets)
-    parts = task.tally(outputs[:70], targets[:70]) + task.tally(outputs[70:], targets[70:])
-    assert whole.dtype == torch.float64 and whole.dim() == 1 and torch.allclose(whole, parts)
+    parts = task.added([task.tally(outputs[:70], targets[:70]), task.tally(outputs[70:], targets[70:])])
+    assert whole.dtype == torch.float64 and torch.allclose(whole, parts)
     assert 0.0 < task.accuracy(whole) < 1.0
 
 
@@ -154,6 +154,8 @@ def test_a_box_counts_at_the_thresholds_that_it_reaches_and_once():
     outputs[0, 2, :2] = torch.tensor([-3.0, 3.0])  # surer, and nowhere near a box
     assert task.accuracy(task.tally(outputs, targets)) == pytest.approx(0.15)
     assert task.accuracy(task.tally(outputs, torch.zeros(1, 2, 5))) == 0.0
+    outputs[..., :2] = torch.tensor([9.0, -9.0])  # nothing but background
+    assert task.accuracy(task.tally(outputs, targets)) == 0.0
 
 
 def test_every_box_has_an_anchor_and_offsets_lead_back_to_it():

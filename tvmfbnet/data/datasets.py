@@ -33,6 +33,7 @@ from tvmfbnet.data.places import (
 from tvmfbnet.data.scene_options import SceneOptions
 from tvmfbnet.data.scenes import scene_data
 from tvmfbnet.errors import DataError
+from tvmfbnet.extras import require
 
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"),
@@ -61,6 +62,7 @@ def load_data(
 
     Raises:
         DataError: unknown spec, missing or damaged files, or a data set that does not fit the space.
+        MissingExtraError: what judges answers to the data's targets is not installed.
     """
     asked = DataSpec.of(spec)
     if asked.kind == "imagefolder":
@@ -77,6 +79,8 @@ def load_data(
         require_shape(asked.kind, height, width, channels)
         data = _LOADERS[asked.kind](asked, height, width)
     require_classes(asked, data.classes, classes)
+    if data.task == "detection":
+        require("detection")
     return data
 
 

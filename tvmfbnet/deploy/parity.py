@@ -158,7 +158,7 @@ def compare_answers(
             right.append(task.tally(outputs, targets))
             right_in_float32.append(task.tally(expected, targets))
             reporter.update(start + len(batch))
-    accuracy, in_float32 = (task.accuracy(torch.stack(tallies).sum(dim=0)) for tallies in (right, right_in_float32))
+    accuracy, in_float32 = (task.accuracy(task.added(tallies)) for tallies in (right, right_in_float32))
     return ComparedAnswers(agreed / total, accuracy, in_float32, task.metric)
 
 

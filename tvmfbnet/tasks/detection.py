@@ -5,22 +5,20 @@ anchor itself, which the net hands on so that its answer can be read by itself. 
 top, right, bottom as shares of the image; class 0 fills up images with fewer boxes.
 
 Loss: cross entropy of matched anchors and of three times as many of the hardest others, and smooth L1 of offsets (Liu
-et al. 2016, "SSD"). Accuracy: the mean over classes and over ten thresholds of intersection over union, 0.5 to 0.95, of
-average precision, as COCO has it, but for its interpolation (mAP).
+et al. 2016, "SSD"). Accuracy: COCO's mAP, the mean over classes and over ten thresholds of intersection over union,
+0.5 to 0.95, of average precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
 from tvmfbnet.nets.boxes import as_centres, as_corners, decoded, encoded, overlap
-from tvmfbnet.tasks.average_precision import BINS, average_precision, score_histogram
 from tvmfbnet.tasks.chance import Chance
+from tvmfbnet.tasks.coco_precision import MOST_ANSWERS, box_rows, mean_average_precision
 from tvmfbnet.tasks.task import Task
 
 # An anchor is matched with a box from this intersection over union on, and each box at least with its best anchor.
@@ -28,9 +26,8 @@ _MATCHED = 0.5
 _HARD_PER_MATCHED = 3
 # Scores of 0 have a logarithm then.
 _TINY = 1e-30
-THRESHOLDS = np.arange(0.5, 0.96, 0.05)
-# Of what is answered: the lowest score, boxes before and after suppression, and the overlap that is suppressed.
-_SCORE, _CANDIDATES, _ANSWERS, _SUPPRESSED = 0.01, 300, 50, 0.5
+# Of what is answered: the lowest score, boxes before suppression, and the overlap that is suppressed.
+_SCORE, _CANDIDATES, _SUPPRESSED = 0.01, 300, 0.5
 
 
 class Detection(Task):
@@ -60,27 +57,25 @@ class Detection(Task):
         return (losses[judged].sum() + places) / matched.sum().clamp_min(1)
 
     def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Boxes by class; then answers by threshold, class, whether they are right, and bin of their score."""
-        classes = outputs.shape[-1] - 9
-        wanted = targets.detach().cpu()
-        positives = torch.bincount(wanted[..., 0].long().flatten(), minlength=classes + 1)[1:].double()
-        scores, labels, hits = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
-        for (score, label, boxes), truth in zip(answers(outputs), wanted, strict=True):
-            scores.append(score)
-            labels.append(label)
-            hits.append(torch.from_numpy(_hits(label, boxes, truth[truth[:, 0] > 0])))
-        given = torch.cat(scores), torch.cat(labels) - 1, torch.cat(hits, dim=1)
-        histograms = [score_histogram(given[0], given[1], row, classes) for row in given[2]]
-        return torch.cat([positives, torch.stack(histograms).flatten()])
+        """The boxes that there are and those that are answered, as :func:`.coco_precision.box_rows` has them, (k, 7)."""
+        rows = []
+        for image, (answer, truth) in enumerate(zip(answers(outputs), targets.detach().cpu(), strict=True)):
+            scores, labels, corners = answer
+            present = truth[truth[:, 0] > 0]
+            rows += [box_rows(image, present[:, 0], present[:, 1:], None), box_rows(image, labels, corners, scores)]
+        return torch.cat(rows)
+
+    def added(self, tallies: Sequence[torch.Tensor]) -> torch.Tensor:
+        """All boxes, images numbered on."""
+        numbered, first = [], 0.0
+        for tally in tallies:
+            numbered.append(tally + torch.tensor([first, 0, 0, 0, 0, 0, 0], dtype=torch.float64))
+            first += float(tally[:, 0].max()) + 1 if len(tally) else 0.0
+        return torch.cat(numbered)
 
     def accuracy(self, tally: torch.Tensor) -> float:
         """mAP; 0 where there are no boxes."""
-        classes = len(tally) // (1 + 2 * BINS * len(THRESHOLDS))
-        positives, histogram = tally[:classes], tally[classes:].view(len(THRESHOLDS), classes, 2, BINS)
-        if not bool((positives > 0).any()):
-            return 0.0
-        precisions = torch.stack([average_precision(row, positives) for row in histogram])
-        return float(precisions[:, positives > 0].mean())
+        return mean_average_precision(tally)
 
     def batch_accuracy(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
         """The share of matched anchors that get their box's class: quick, as this is asked in every step."""
@@ -155,24 +150,9 @@ def answers(outputs: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, tor
         count = min(_CANDIDATES, int((scores > _SCORE).sum()))
         scores, order = scores[:count], order[:count]
         chosen, labels = corners[order // shares.shape[1]], order % shares.shape[1] + 1
-        kept = batched_nms(chosen, scores, labels, _SUPPRESSED)[:_ANSWERS]
+        kept = batched_nms(chosen, scores, labels, _SUPPRESSED)[:MOST_ANSWERS]
         answered.append((scores[kept], labels[kept], chosen[kept]))
     return answered
-
-
-def _hits(labels: torch.Tensor, boxes: torch.Tensor, truth: torch.Tensor) -> npt.NDArray[np.bool_]:
-    """Whether each answer, surest first, finds a box that none before it found: (thresholds, answers)."""
-    hits = np.zeros((len(THRESHOLDS), len(labels)), dtype=bool)
-    if not len(truth) or not len(labels):
-        return hits
-    shares = overlap(boxes[None], truth[None, :, 1:])[0] * (labels.unsqueeze(1) == truth[:, 0].long())
-    free, rows = np.ones((len(THRESHOLDS), len(truth)), dtype=bool), np.arange(len(THRESHOLDS))
-    for number, row in enumerate(shares.numpy()):
-        left = np.where(free, row, 0.0)
-        best = left.argmax(axis=1)
-        hits[:, number] = left[rows, best] >= THRESHOLDS
-        free[rows[hits[:, number]], best[hits[:, number]]] = False
-    return hits
 
 
 TASK = Detection()

@@ -2,8 +2,8 @@
 
 Outputs are the net's, one tensor (n, ...) in float32; targets are what the data set says of the images, (n, ...). An
 accuracy lies between 0 and 1 and is better the higher, whatever the task calls it: so searches rank archs the same way
-in all of them. It follows from a *tally*, a vector of sums over images, so tallies of batches and of several processes
-add up to that of the whole set.
+in all of them. It follows from a *tally*, mostly a vector of sums over images, so tallies of batches and of several
+processes are added to that of the whole set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ class Task(ABC):
 
     @abstractmethod
     def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The sums that :meth:`accuracy` follows from, float64 (k,), on the CPU; k depends on the outputs' shape."""
+        """What :meth:`accuracy` follows from, float64, on the CPU: sums (k,), unless the task says otherwise."""
+
+    def added(self, tallies: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The tally of all images of several tallies, at least one."""
+        return torch.stack(list(tallies)).sum(dim=0)
 
     @abstractmethod
     def accuracy(self, tally: torch.Tensor) -> float:

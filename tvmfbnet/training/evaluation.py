@@ -22,16 +22,15 @@ def accuracy(
 def tally(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device, task: Task
 ) -> torch.Tensor:
-    """The sums over all images that the task's accuracy follows from, float64 (k,).
+    """What the task's accuracy follows from, of all images (:meth:`tvmfbnet.tasks.task.Task.tally`).
 
     Raises:
         ValueError: there is no batch.
     """
-    total: torch.Tensor | None = None
+    tallies = []
     for batch in batches:
         pixels, targets = place_batch(*batch, device)
-        own = task.tally(net(pixels).float(), targets)
-        total = own if total is None else total + own
-    if total is None:
+        tallies.append(task.tally(net(pixels).float(), targets))
+    if not tallies:
         raise ValueError("no images to judge a net on")
-    return total
+    return task.added(tallies)

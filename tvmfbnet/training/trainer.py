@@ -210,7 +210,8 @@ class Trainer(Generic[NetT]):
         """The task's accuracy of :attr:`result_net` on the test images, between 0 and 1."""
         indices = torch.arange(len(self.data.test))[self.workers.rank :: self.workers.size]
         batches = in_order(self.data, self.data.test, indices, TEST_BATCH)
-        return self.task.accuracy(self.workers.sum(tally(self.result_net.eval(), batches, self.device, self.task)))
+        own = tally(self.result_net.eval(), batches, self.device, self.task)
+        return self.task.accuracy(self.task.added(self.workers.gathered(own)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain data and tensors; called by all processes together."""

@@ -130,12 +130,13 @@ class Workers:
         """The sum of each figure over the processes."""
         return self._reduced(figures, "sum")
 
-    def sum(self, figures: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor, float64 on the CPU, over the processes."""
+    def gathered(self, tally: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor of each process, in their order, on the CPU; lengths may differ."""
         if self.size == 1:
-            return figures
-        total: torch.Tensor = self._fabric.all_reduce(figures.to(self.device), reduce_op="sum")
-        return total.cpu()
+            return [tally]
+        every: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(every, tally.cpu())
+        return every
 
     def _reduced(self, figures: Mapping[str, float], operation: str) -> dict[str, float]:
         if self.size == 1:
