@@ -184,12 +184,12 @@ def run_on_images(session: Session, library: str, images: Array, batch: int = 1)
     machine = session.virtual_machine(library)
     outputs = []
     for start in range(0, len(images), batch):
-        some = images[start : start + batch]
-        lacking = batch - len(some)
-        given = np.concatenate([some, np.repeat(some[-1:], lacking, axis=0)]) if lacking else some
+        chunk = images[start : start + batch]
+        lacking = batch - len(chunk)
+        given = np.concatenate([chunk, np.repeat(chunk[-1:], lacking, axis=0)]) if lacking else chunk
         machine.set_input("main", session.put(given))
         machine.invoke_stateful("main")
-        outputs.append(machine.get_outputs("main").numpy()[: len(some)])
+        outputs.append(machine.get_outputs("main").numpy()[: len(chunk)])
     return np.concatenate(outputs)
 
 
