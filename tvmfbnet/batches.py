@@ -10,7 +10,7 @@ import re
 
 from tvmfbnet.errors import UserError
 
-MOST_IMAGES = 256
+LARGEST_BATCH = 256
 _SPELLED = re.compile(r"(.*),batch=([^,]*)(.*)", re.DOTALL)
 _NAMED = re.compile(r"(.+)-batch([1-9][0-9]{0,2})")
 
@@ -27,8 +27,8 @@ def split_batch(target: str) -> tuple[str, int | None]:
     if _SPELLED.fullmatch(match[1]):
         raise UserError(f"{target[:80]!r} names two batches: write one, as in host,batch=8")
     number = int(match[2]) if re.fullmatch(r"[0-9]{1,4}", match[2]) else 0
-    if not 1 <= number <= MOST_IMAGES:
-        raise UserError(f"{target[:80]!r}: a batch is a number of images from 1 to {MOST_IMAGES}, as in host,batch=8")
+    if not 1 <= number <= LARGEST_BATCH:
+        raise UserError(f"{target[:80]!r}: a batch is a number of images from 1 to {LARGEST_BATCH}, as in host,batch=8")
     return match[1] + match[3], number
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from tvmfbnet.batches import MOST_IMAGES
+from tvmfbnet.batches import LARGEST_BATCH
 from tvmfbnet.errors import StorageError
 from tvmfbnet.files import Stored, read_json, read_model
 
@@ -122,7 +122,7 @@ class TableRecord(_Record):
     dtype: Name | None = None
     space: SpaceRecord | Name | None = None
     call_energy: CallEnergyRecord | None = None
-    batch: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
+    batch: Annotated[int, Field(ge=1, le=LARGEST_BATCH)] = 1
 
 
 class ConstraintRecord(_Record):

@@ -5,12 +5,14 @@ import random
 import numpy as np
 import pytest
 from brief_target import brief_target
+from typer.testing import CliRunner
 
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.batches import name_with_batch, named_batch, split_batch
+from tvmfbnet.cli.main import app
 from tvmfbnet.compiler.export import export_net
 from tvmfbnet.compiler.lowering import kernels_of, lower
 from tvmfbnet.deploy.bench import bench_package
@@ -138,6 +140,11 @@ def test_a_table_says_its_batch_and_is_refused_for_another(suffix, tiny_space, t
     require_batch(table, 4, "table")
     with pytest.raises(LatencyError, match=r"table has latencies of 4 image\(s\) a call, not of 1"):
         require_batch(table, 1, "table")
+    imported = ["latency", "import", str(path), "--tuning-logs", str(tmp_path), "--target"]
+    with pytest.raises(LatencyError, match="use it with batch 4"):
+        CliRunner().invoke(app, [*imported, "pixel3"], catch_exceptions=False)
+    assert CliRunner().invoke(app, [*imported, "pixel3,batch=4"]).exit_code == 0
+    assert LatencyTable.load("pixel3,batch=4", tuning_logs=tmp_path).batch == 4
 
 
 def test_a_batch_of_a_table_that_is_no_number_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
 from tvmfbnet.search.quantities import QUANTITIES, quantity_named
 from tvmfbnet.search.quantities.latency import LATENCY
 from tvmfbnet.search.quantities.params import params_costs
+from tvmfbnet.search.quantities.size import weight_bytes
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.counts import count_arch
 from tvmfbnet.space.registry import list_spaces, load_space
@@ -112,6 +113,18 @@ def test_size_is_what_the_folded_weights_take(dtype, bytes_each, tiny_space):
 def test_size_is_refused_where_the_target_decides_how_weights_are_stored(dtype, said, tiny_space):
     with pytest.raises(ConstraintError, match=f"a bound on size is {said}.*bound params"):
         QUANTITIES["size"].build(CostSources(tiny_space, dtype=dtype))
+    choice = random_choices(tiny_space, 1)[0]
+    assert weight_bytes(CostSources(tiny_space, dtype=dtype), choice) is None
+    sources = CostSources(tiny_space)
+    assert weight_bytes(sources, choice) == QUANTITIES["size"].build(sources).value(choice)
+
+
+def test_peak_memory_is_of_all_images_of_a_call_from_a_search_to_its_file(tiny_space):
+    choice, table = random_choices(tiny_space, 1)[0], replace(table_of(tiny_space), batch=4)
+    one, four = (QUANTITIES["peak_memory"].build(CostSources(tiny_space, batch=batch)) for batch in (1, 4))
+    assert four.value(choice) == 4 * one.value(choice) and (four.least, four.fixed) == (4 * one.least, 4 * one.fixed)
+    assert QUANTITIES["peak_memory"].build(CostSources(tiny_space, table)) == four
+    assert QUANTITIES["peak_memory"].load(json.loads(json.dumps(four.to_dict())), tiny_space) == four
 
 
 def test_peak_memory_follows_the_dtype_which_must_be_one(tiny_space):

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_mixable_target, as_path, as_settings, as_space, names_of
-from tvmfbnet.config import MOST_EPOCHS, MOST_LATENCY_MS, Config
+from tvmfbnet.config import MOST_BYTES, MOST_EPOCHS, MOST_LATENCY_MS, Config
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
-from tvmfbnet.errors import ArchError
+from tvmfbnet.errors import ArchError, PackageError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -56,6 +56,9 @@ class CompileOptions(Config):
         le=MOST_EPOCHS,
         description="passes over the training images with rounded weights and activations, for int8; kept if held-out "
         "training images get better by it",
+    )
+    max_package_bytes: int | None = Field(
+        None, ge=1, le=MOST_BYTES, description="refuse it where a device needs more on disk: library and package.json"
     )
     device_model: str | None = Field(None, description="schedules of this device model; the last measured if unset")
 
@@ -169,6 +172,7 @@ def compile_and_time(
         made = _made(arch, space, weights)
         resolved = resolve(loaded)
         package = _built(made, resolved, chosen, folder, logs, mixed)
+        require_size(package, chosen.max_package_bytes)  # before a device is asked
         latency = verdict = None
         if not chosen.build_only:
             images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
@@ -176,7 +180,22 @@ def compile_and_time(
             package, latency = certify_and_time(package, made.net, resolved, *limits)
             target_ms = chosen.latency_target_ms
             verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
+            require_size(package, chosen.max_package_bytes)  # its description says more now
         return Compiled(package, latency, verdict, made.spelled)
+
+
+def require_size(package: Package, most: int | None) -> None:
+    """Refuses a package of which a device needs more than ``most`` bytes.
+
+    Raises:
+        PackageError: says how large its files are; it stays on disk.
+    """
+    if most is not None and package.shipped_bytes > most:
+        library = package.library.stat().st_size
+        raise PackageError(
+            f"package {package.folder} takes {package.shipped_bytes:,} bytes on a device (the library {library:,}), "
+            f"{package.shipped_bytes - most:,} more than the {most:,} allowed: compile a smaller net"
+        )
 
 
 @dataclass(frozen=True)

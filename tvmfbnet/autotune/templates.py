@@ -25,7 +25,7 @@ from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.machines import AnyKnobs, Machine
 from tvmfbnet.autotune.registers import Registers
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
-from tvmfbnet.batches import MOST_IMAGES
+from tvmfbnet.batches import LARGEST_BATCH
 from tvmfbnet.compiler.integer_kernels import WINDOW
 from tvmfbnet.compiler.stack_buffers import is_x86
 from tvmfbnet.compiler.wide_sums import HALF
@@ -92,7 +92,7 @@ def _loops_of(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
     extra = len(blocks.after)
     if total.name_hint in _CONVS and len(spatial) == 4 and len(reduced) == 3:
         return _conv_shape(mod, schedule, blocks, spatial, reduced)
-    if total.name_hint == "matmul" and len(spatial) == 2 and spatial[0] <= MOST_IMAGES:
+    if total.name_hint == "matmul" and len(spatial) == 2 and spatial[0] <= LARGEST_BATCH:
         return KernelShape("matmul", 1, 1, spatial[1], reduction=reduced[0], group=spatial[1], extra=extra)
     if len(reduced) == 2 and len(spatial) == 4 and spatial[1:3] == [1, 1] and reduced[0] == reduced[1]:
         return KernelShape("pool", 1, 1, spatial[3], kernel=reduced[0], group=spatial[3], extra=extra)

@@ -48,6 +48,10 @@ def compile_command(
             help="Train on in int8 for these epochs; kept if held-out images get better by it.",
         ),
     ] = 0,
+    max_package_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Refuse it where a device needs more on disk than this, such as 600kB."),
+    ] = None,
     tuning_logs: Annotated[Path | None, typer.Option(help="Folder of all targets' measurements.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,9 +64,10 @@ def compile_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.api.compile import CompileOptions, compile_and_time
-    from tvmfbnet.deploy.description import MEMORY, describe_outputs
+    from tvmfbnet.deploy.description import DESCRIPTION, MEMORY, describe_outputs
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
+    from tvmfbnet.search.quantities.size import SIZE
     from tvmfbnet.targets.definition import load_target
 
     target = spelled_with_dtype(target, dtype)
@@ -76,6 +81,7 @@ def compile_command(
         device_model=device_model,
         max_accuracy_loss=max_accuracy_loss,
         fine_tune_epochs=fine_tune_epochs,
+        max_package_bytes=None if max_package_size is None else max(1, int(SIZE.parse(max_package_size))),
     )
     made = compile_and_time(arch, space, target, options, out=out, tuning_logs=tuning_logs)
     # The verdict's advice repeats these.
@@ -90,6 +96,7 @@ def compile_command(
                 **{"package": str(out), "arch": package.arch},
                 **{"kernels_needed": kernels.needed, "kernels_found": kernels.tuned},
                 **{name: getattr(package.description, name) for name in MEMORY},
+                **{"package_bytes": package.package_bytes, "shipped_bytes": package.shipped_bytes},
                 **{"parity": package.description.parity.verdict, "parity_error": error},
                 **{"dtype": package.description.dtype, "agreement": package.description.parity.agreement},
                 "fine_tuning": None if tuning is None else tuning.model_dump(),
@@ -108,6 +115,8 @@ def compile_command(
         print(f"package {out}: {tuned}, parity error {error:.1e}, {latency.interval.describe()}")
     if not as_json:
         print(package.description.describe_memory())
+        total, shipped = package.package_bytes / 1e3, package.shipped_bytes / 1e3
+        print(f"on disk: {total:.1f} kB, of which a device needs {shipped:.1f} kB (the library and {DESCRIPTION})")
     agreement = package.description.parity.describe_agreement()
     if agreement is not None and not as_json:
         print(f"{package.description.dtype}: {agreement}")

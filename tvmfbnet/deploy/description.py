@@ -28,7 +28,7 @@ _NATIVE_FIELDS = ("mcpu", "mattr", "num-cores", "host")
 LIBRARY, MODEL, DESCRIPTION = "net.so", "net.onnx", "package.json"
 
 # What a compiled net takes, in bytes.
-MEMORY = ("peak_memory_bytes", "weight_bytes", "library_bytes")
+MEMORY = ("peak_memory_bytes", "weight_bytes", "library_bytes", "model_bytes")
 
 # What a comparison of a package's classes with those of the float32 net tells, in files of packages and runs.
 COMPARED = ("agreement", "images", "accuracy", "float32_accuracy")
@@ -119,6 +119,7 @@ class PackageDescription(Stored):
     )
     weight_bytes: _Count | None = Field(default=None, description="of the weights in the library")
     library_bytes: _Count | None = Field(default=None, description="of the library file: weights and kernels")
+    model_bytes: _Count | None = Field(default=None, description="of the same net as ONNX, for other runtimes")
     task: str = Field(default=CLASSIFICATION, description="what the net was trained for; older packages do not say")
     class_names: tuple[str, ...] = Field(
         default=(), description="the class (or value) of each output, in order; empty if unknown"
@@ -158,7 +159,7 @@ class PackageDescription(Stored):
 
     def describe_memory(self) -> str:
         """What the compiled net takes, for people; older packages do not say."""
-        peak, weights, library = (getattr(self, name) for name in MEMORY)
+        peak, weights, library = (getattr(self, name) for name in MEMORY[:3])
         if None in (peak, weights, library):
             return "memory: not recorded"
         kilobytes = [f"{taken / 1e3:.1f} kB" for taken in (peak, weights, library)]

@@ -190,6 +190,17 @@ class Package:
         """The same net as ONNX, for other runtimes."""
         return self.folder / MODEL
 
+    @property
+    def package_bytes(self) -> int:
+        """Bytes on disk, now: library, ONNX model and description."""
+        with storage_errors(self.folder, "read"):
+            return sum((self.folder / name).stat().st_size for name in (LIBRARY, MODEL, DESCRIPTION))
+
+    @property
+    def shipped_bytes(self) -> int:
+        """Bytes on disk, now, of what a device needs: library and description."""
+        return self.package_bytes - self.model.stat().st_size
+
     def with_description(self, **changes: Any) -> Package:
         """The package with fields of its description changed, on disk as well."""
         changed = self.description.model_copy(update=changes)
@@ -261,6 +272,7 @@ def compile_net(
         peak_memory_bytes=memory.peak_bytes,
         weight_bytes=memory.weight_bytes,
         library_bytes=(out / LIBRARY).stat().st_size,
+        model_bytes=(out / MODEL).stat().st_size,
         kernels_needed=kernels.needed,
         kernels_found=kernels.tuned,
         kernels_missing=tuple(kernels.missing),

@@ -198,7 +198,7 @@ class LatencyTable:
         calls = [item.latency_ms for item in chosen if item.part.part == OVERHEAD]
         overhead_ms, last = calls[-1] if calls else chosen[-1].overhead_ms, chosen[-1]
         batch = named_batch(last.target)[1]
-        told = {"context": last.context, "conversions": conversions, "batch": batch}
+        told: dict[str, Any] = {"context": last.context, "conversions": conversions, "batch": batch}
         return cls(cells, overhead_ms, name or last.target, **told)
 
     def missing(self, parts: Iterable[NetPart]) -> tuple[NetPart, ...]:
@@ -334,14 +334,19 @@ class LatencyTable:
         made_by = LatencyOrigin(**(origin or {}))
         called = [] if call_energy is None else [{**OVERHEAD_PART.to_dict(), **call_energy}]
         energies = Energies.from_records([*records, *called])
-        told = {"origin": made_by, "stated_dtype": dtype or "", "energies": energies, "batch": batch or 1}
+        told: dict[str, Any] = {
+            "origin": made_by,
+            "stated_dtype": dtype or "",
+            "energies": energies,
+            "batch": batch or 1,
+        }
         return cls(cells, overhead_ms, name, correction, **told)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> LatencyTable:
         """The table of the content of a run's ``table.json``."""
         first = (values["cells"], values["overhead_ms"], values["target"])
-        more = {name: values.get(name) for name in ("origin", "dtype", "call_energy", "batch")}
+        more: dict[str, Any] = {name: values.get(name) for name in ("origin", "dtype", "call_energy", "batch")}
         return cls.from_records(*first, values.get("correction", ""), **more)
 
     def arch_energy(self, arch: Arch, space: Space) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tvmfbnet.batches import MOST_IMAGES
+from tvmfbnet.batches import LARGEST_BATCH
 from tvmfbnet.config import MOST_LATENCY_MS
 from tvmfbnet.dtypes import FLOAT32, require_dtype
 from tvmfbnet.errors import ArchError, ConfigError, LatencyError, UserError
@@ -246,8 +246,8 @@ def _table_of(content: Content, factors: Mapping[str, tuple[str, float]], path: 
     dtype = _one_dtype([row.fields.get("dtype") or "" for row in content.rows], path)
     overhead_ms = 0.0 if overhead is None else overhead.latency_ms
     measured = _energies(energies, path)
-    told = {"origin": origin, "energies": measured, "batch": _one_batch(content, path)}
-    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, **told)
+    labels: dict[str, Any] = {"origin": origin, "energies": measured, "batch": _one_batch(content, path)}
+    return LatencyTable(cells, overhead_ms, path.stem, stated_dtype=dtype, **labels)
 
 
 def _energies(records: Iterable[Mapping[str, Any]], path: Path) -> Energies:
@@ -275,8 +275,8 @@ def _one_batch(content: Content, path: Path) -> int:
     if len(different) > 1:
         raise ConfigError(str(path), [f"rows name different batches ({', '.join(different[:_LISTED])})"])
     number = int(different[0]) if re.fullmatch(r"[0-9]{1,4}", different[0]) else 0
-    if not 1 <= number <= MOST_IMAGES:
-        raise ConfigError(str(path), [f"batch must be a number of images from 1 to {MOST_IMAGES}"])
+    if not 1 <= number <= LARGEST_BATCH:
+        raise ConfigError(str(path), [f"batch must be a number of images from 1 to {LARGEST_BATCH}"])
     return number
 
 

@@ -186,10 +186,10 @@ def run_on_images(session: Session, library: str, images: Array, batch: int = 1)
     machine = session.virtual_machine(library)
     outputs = []
     for start in range(0, len(images), batch):
-        some = images[start : start + batch]
-        lacking = batch - len(some)
-        given = np.concatenate([some, np.repeat(some[-1:], lacking, axis=0)]) if lacking else some
-        outputs.append([output[: len(some)] for output in _run_main(session, machine, [given])])
+        chunk = images[start : start + batch]
+        lacking = batch - len(chunk)
+        given = np.concatenate([chunk, np.repeat(chunk[-1:], lacking, axis=0)]) if lacking else chunk
+        outputs.append([output[: len(chunk)] for output in _run_main(session, machine, [given])])
     return tuple(np.concatenate(each) for each in zip(*outputs, strict=True))
 
 

@@ -38,11 +38,18 @@ class CostSources:
         space: the search space.
         table: its latencies; None where only quantities that follow from the space and the dtype are asked for.
         dtype: of the nets, or ``mixed``; where there is a table, its own counts.
+        batch: images of a call; likewise.
     """
 
     space: Space
     table: LatencyTable | None = None
     dtype: str = FLOAT32.name
+    batch: int = 1
+
+    @property
+    def images(self) -> int:
+        """How many images a call of the nets computes."""
+        return self.batch if self.table is None else self.table.batch
 
     @property
     def dtype_name(self) -> str:

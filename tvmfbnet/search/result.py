@@ -71,6 +71,8 @@ class SearchRecord(Stored):
         spent_seconds: the time that it took, all starts together; None in files of earlier versions.
         latency_source: where the latencies come from (:class:`tvmfbnet.latency.origin.LatencyOrigin`); likewise.
         dtype: of the nets by the latency table, or ``mixed``; files of earlier versions do not say.
+        batch: images of a call by the latency table; likewise.
+        weight_bytes: of the best net in its library; None where the target decides how weights are stored.
     """
 
     best: Best
@@ -90,6 +92,8 @@ class SearchRecord(Stored):
     spent_seconds: float | None = Field(default=None, ge=0)
     latency_source: LatencyOriginRecord | None = None
     dtype: str = FLOAT32.name
+    batch: int = Field(default=1, ge=1)
+    weight_bytes: int | None = Field(default=None, ge=0)
 
     def require_consistent(self) -> None:
         """ValueError (or another exception, for contents of other types) where the parts do not fit each other."""
@@ -144,7 +148,9 @@ def constraint_from(record: Mapping[str, Any], bound: Bound) -> Constraint:
         return Constraint(latency_of(record), bound.value)
     if name in record["cost_models"]:
         return Constraint(bound.quantity.load(record["cost_models"][name], space), bound.value)
-    return Constraint(bound.quantity.build(CostSources(space, dtype=record["dtype"])), bound.value)
+    return Constraint(
+        bound.quantity.build(CostSources(space, dtype=record["dtype"], batch=record["batch"])), bound.value
+    )
 
 
 def constraints_from(folder: Path, record: Mapping[str, Any]) -> tuple[Constraint, ...]:

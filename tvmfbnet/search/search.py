@@ -24,11 +24,12 @@ from tvmfbnet.search.choice import choose_again, sample_run
 from tvmfbnet.search.clock import spent_time
 from tvmfbnet.search.config import SearchConfig
 from tvmfbnet.search.cost_model import CostSources
-from tvmfbnet.search.derive import ScoredArch, search_constraints
+from tvmfbnet.search.derive import ScoredArch, choice_of, search_constraints
 from tvmfbnet.search.front.nets import FrontNet, front_bounds, write_front
 from tvmfbnet.search.notices import Notice, few_images, notices_of
 from tvmfbnet.search.problem import SearchProblem, identity_of_search, locked_folder, require_own
 from tvmfbnet.search.quantities.latency import latency_costs
+from tvmfbnet.search.quantities.size import weight_bytes
 from tvmfbnet.search.result import Best, SearchRecord, advice_for, read_result
 from tvmfbnet.search.strategies import STRATEGY_NAMES, strategy_named
 from tvmfbnet.search.strategies.base import Outcome
@@ -166,6 +167,8 @@ def _conclude(problem: SearchProblem, outcome: Outcome, table: LatencyTable, sec
         spent_seconds=seconds,
         latency_source=LatencyOriginRecord(**table.origin.to_dict()),
         dtype=table.dtype_name,
+        batch=table.batch,
+        weight_bytes=weight_bytes(CostSources(space, table), choice_of(best.arch, space)),
     )
     out = problem.out
     if problem.workers.rank == 0:

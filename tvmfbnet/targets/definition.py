@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from tvmfbnet.batches import MOST_IMAGES, name_with_batch, named_batch, split_batch
+from tvmfbnet.batches import LARGEST_BATCH, name_with_batch, named_batch, split_batch
 from tvmfbnet.config import MOST_THREADS, Config, validate
 from tvmfbnet.dtypes import DTYPES, FLOAT32, DType, dtype_named, require_dtype, split_dtype
 from tvmfbnet.errors import UserError
@@ -47,7 +47,7 @@ class Target(Config):
         default=FLOAT32.name,
         description=f"of weights and activations: {' or '.join(f'`{name}`' for name in DTYPES)}",
     )
-    batch: int = Field(default=1, ge=1, le=MOST_IMAGES, description="images that a call computes; above 1 on CPUs only")
+    batch: int = Field(default=1, ge=1, le=LARGEST_BATCH, description="images of a call; above 1 on CPUs only")
     layout: Literal["NHWC"] = Field(default="NHWC", description="of activations inside a net")
     timing: TimingPolicy = TimingPolicy()
     timeouts: Timeouts = Timeouts()

@@ -57,7 +57,7 @@ class Detection(Task):
         return (losses[judged].sum() + places) / matched.sum().clamp_min(1)
 
     def tally(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The boxes that there are and those that are answered, as :func:`.coco_precision.box_rows` has them, (k, 7)."""
+        """The boxes that there are and those that are answered, by :func:`.coco_precision.box_rows`, (k, 7)."""
         rows = []
         for image, (answer, truth) in enumerate(zip(answers(outputs), targets.detach().cpu(), strict=True)):
             scores, labels, corners = answer

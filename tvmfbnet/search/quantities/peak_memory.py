@@ -122,7 +122,7 @@ def _build(sources: CostSources) -> PeakMemory:
     if sources.is_mixed:  # storages of different dtypes are not shared, and which block has which is chosen later
         raise ConstraintError("a bound on peak_memory is not for mixed dtypes: bound it in float32 or in int8")
     require_known_kernels(sources.space, "peak_memory")
-    return PeakMemory.of(sources.space, sources.data_type, 1 if sources.table is None else sources.table.batch)
+    return PeakMemory.of(sources.space, sources.data_type, sources.images)
 
 
 def _load(record: Mapping[str, Any], space: Space) -> PeakMemory:

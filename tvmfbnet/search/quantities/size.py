@@ -11,7 +11,7 @@ from typing import Any
 
 from tvmfbnet.dtypes import DType
 from tvmfbnet.errors import ConstraintError
-from tvmfbnet.search.cost_model import AdditiveCosts, CostSources
+from tvmfbnet.search.cost_model import AdditiveCosts, Choice, CostSources
 from tvmfbnet.search.quantities.bytes import in_bytes
 from tvmfbnet.search.quantities.kernels import require_known_kernels
 from tvmfbnet.space.counts import convs_of
@@ -37,6 +37,14 @@ def _build(sources: CostSources) -> AdditiveCosts:
         raise ConstraintError("a bound on size is not for mixed dtypes: bound params")
     require_known_kernels(sources.space, "size")
     return size_costs(sources.space, sources.data_type)
+
+
+def weight_bytes(sources: CostSources, choice: Choice) -> int | None:
+    """The bytes of an arch's weights; None where a bound on them is refused."""
+    try:
+        return round(_build(sources).value(choice))
+    except ConstraintError:
+        return None
 
 
 def _load(record: Mapping[str, Any], space: Space) -> AdditiveCosts:
