@@ -8,6 +8,7 @@ from tvm import relax
 
 from tvmfbnet.compiler.export import export_net, export_parts
 from tvmfbnet.compiler.float_tail import split_tail, tail_nodes
+from tvmfbnet.compiler.instrument import chain_nets, net_function
 from tvmfbnet.compiler.lowering import build, kernels_of, lower
 from tvmfbnet.compiler.shapes import part_input_type
 from tvmfbnet.deploy.package import random_images, untrained_net
@@ -57,6 +58,21 @@ def test_logits_are_enlarged_in_float32_as_a_part_too(tiny_space_file, target):
     lowered = lower(export_parts([resize], INT8)[resize], target)
     assert str(lowered["main"].params[0].ty.dtype) == str(lowered["main"].ret_ty.dtype) == "float32"
     assert len(kernels_of(lowered, target)) == 1
+
+
+@pytest.mark.parametrize("head", ["lraspp", "ssdlite"])
+def test_parts_in_int8_hand_codes_on_and_chain_into_a_net(tiny_space_file, target, head):
+    net = a_net(tiny_space_file, head)
+    parts = net.space.parts_of(net.arch)
+    lowered = {part: lower(model, target) for part, model in export_parts([*dict.fromkeys(parts)], INT8).items()}
+    codes = str(lowered[parts[1]]["main"].params[0].ty.dtype)
+    for part in parts:
+        reals = part.part in ("head_logits", "head_boxes", "head_resize")
+        assert str(lowered[part]["main"].ret_ty.dtype) == ("float32" if reals else codes), part.name
+    chained = chain_nets([[lowered[part] for part in parts]], target)
+    result = chained[net_function(0)].ret_ty.fields[0]
+    last = parts[-1]
+    assert [int(size) for size in result.shape.values] == [1, last.out_height, last.out_width, last.cout]
 
 
 def test_the_tail_is_what_no_sum_and_no_rounding_follows(tiny_space_file):

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from tvmfbnet.compiler.inline import splice
-from tvmfbnet.compiler.quantised_model import takes_codes
+from tvmfbnet.compiler.quantised_model import is_part
 
 _SUMS = ("Conv", "Gemm")
 _ROUNDED = ("QuantizeLinear", "DequantizeLinear")
@@ -40,7 +40,7 @@ def split_tail(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto
 
     The tail's inputs are the quantised model's outputs in order, those of four dimensions in the interior layout.
     """
-    if takes_codes(model):  # a part: its layout at the border is the interior one already
+    if is_part(model):  # its layout at the border is the interior one already
         return model, None
     tail = tail_nodes(model)
     made = {name for node in tail for name in node.output}

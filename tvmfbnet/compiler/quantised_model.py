@@ -87,9 +87,9 @@ class QuantisedModel:
         return others + sum(self._uses[node.output[0]] for node in through)
 
 
-def takes_codes(model: onnx.ModelProto) -> bool:
-    """Whether a model's input is codes: that of a part inside a net."""
-    return _has_codes(model, INPUT)
+def is_part(model: onnx.ModelProto) -> bool:
+    """Whether a model takes or gives codes: it is a part inside a net."""
+    return _has_codes(model, INPUT) or _has_codes(model, OUTPUT)
 
 
 def _has_codes(model: onnx.ModelProto, border: str) -> bool:
