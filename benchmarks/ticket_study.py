@@ -123,11 +123,12 @@ def draw_kinds(axes: Any, records: Sequence[dict[str, Any]], place: Any) -> None
     for kind in dict.fromkeys(record["kind"] for record in records):
         own = sorted((record for record in records if record["kind"] == kind), key=place)
         bars = [0.0 if math.isnan(record["interval"]) else record["interval"] for record in own]
-        style = "--" if "control" in kind else "-"
+        style = "s" if "control" in kind else "-o"
         places = [place(record) for record in own]
-        axes.errorbar(places, [r["accuracy"] for r in own], yerr=bars, fmt=f"{style}o", capsize=3, label=kind)
+        axes.errorbar(places, [r["accuracy"] for r in own], yerr=bars, fmt=style, capsize=3, label=kind)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if records:
+        axes.legend(fontsize=8)
 
 
 def main() -> None:
@@ -166,7 +167,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--rewind-epochs", type=int, nargs="+", default=[0], help="of tickets; 0: the initial weights")
     parser.add_argument("--search-epochs", type=int, default=6)
     parser.add_argument("--latency-table", default=TABLE, help="what channels are removed and nets searched by")
-    parser.add_argument("--latency-shares", type=float, nargs="+", default=[0.55, 0.3], help="of the dense net's")
+    parser.add_argument("--latency-shares", type=float, nargs="+", default=[0.67, 0.45], help="of the dense net's")
     parser.add_argument("--channel-rounds", type=int, default=2, help="to the least of them; each by the same factor")
     parser.add_argument("--timing-rounds", type=int, default=200, help="0: nothing is compiled and timed")
     parser.add_argument("--figure", type=Path)

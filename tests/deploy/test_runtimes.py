@@ -194,7 +194,7 @@ class Wrong(Twin):
     def open(self, net, target, endpoint):
         session = super().open(net, target, endpoint)
         computed = session.run
-        session.run = lambda image: computed(image) + 1
+        session.run = lambda image: tuple(output + 1 for output in computed(image))
         return session
 
 
