@@ -85,8 +85,6 @@ def prune_command(
     --run the net is a run's, and the run's report shows the rounds.
 
     Example: tvmfbnet prune k3_e6,k3_e6/k5_e3,k3_e6,k3_e6/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist --control
-
-    Example: tvmfbnet prune --run runs/demo --remaining 20% --control
     """
     from tvmfbnet.advice import command
     from tvmfbnet.api.prune import prune, prune_run
