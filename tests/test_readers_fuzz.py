@@ -299,7 +299,7 @@ def write_run(folder: Path, values: dict[str, Any]) -> None:
 
 def use_run(folder: Path) -> None:
     run = read_run(folder)
-    _page(run, [])
+    _page(run, [], [])
 
 
 def test_an_undamaged_run_is_read(tmp_path):

@@ -71,10 +71,14 @@ _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_lo
 
 def _target_key(target: Target) -> str:
     core = simulated.core_of(target)
+    # How energy is measured changes no net.
+    places: dict[str, Any] = {**dict.fromkeys(_TARGET_PLACES, True), "timing": {"energy_rounds", "energy_seconds"}}
     if core is None:  # as of before there were simulated targets
-        return digest(target.model_dump(mode="json", exclude={*_TARGET_PLACES, "simulation"}))
-    content = target.model_dump(mode="json", exclude=set(_TARGET_PLACES))
-    return digest({**content, "simulation": simulated.model_digest(core)})
+        places["simulation"] = True
+    if target.batch == 1:  # and batches
+        places["batch"] = True
+    content = target.model_dump(mode="json", exclude=places)
+    return digest(content if core is None else {**content, "simulation": simulated.model_digest(core)})
 
 
 class Run:
