@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -98,6 +99,13 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return records
 
 
+_KINDS = (
+    *("dense", "ticket", "control", "channels", "channels control", "searched by latency", "searched by size"),
+    *("ticket, rewound to epoch 1", "control, rewound to epoch 1"),
+)
+_COLOURS = defaultdict(lambda: "black", {kind: f"C{number}" for number, kind in enumerate(_KINDS)})
+
+
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Accuracy against remaining weights, and against measured latency."""
     import matplotlib
@@ -111,6 +119,8 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2 if by_latency else 1, figsize=(12 if by_latency else 6, 4.5), squeeze=False)
     draw_kinds(axes[0][0], by_weights, lambda record: 100 * record["weight_share"])
     axes[0][0].set(xscale="log", xlabel="weights that remain, %", ylabel="top-1 accuracy on test images, %")
+    axes[0][0].set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+    axes[0][0].minorticks_off()
     if by_latency:
         draw_kinds(axes[0][1], by_latency, lambda record: record["latency_ms"])
         axes[0][1].set(xlabel="measured latency on this host, ms", ylabel="top-1 accuracy on test images, %")
@@ -119,13 +129,15 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_kinds(axes: Any, records: Sequence[dict[str, Any]], place: Any) -> None:
-    """A line for each kind of net, with intervals."""
+    """A line for each kind of net, with intervals; a kind has the same colour in all axes."""
     for kind in dict.fromkeys(record["kind"] for record in records):
         own = sorted((record for record in records if record["kind"] == kind), key=place)
         bars = [0.0 if math.isnan(record["interval"]) else record["interval"] for record in own]
         style = "s" if "control" in kind else "-o"
         places = [place(record) for record in own]
-        axes.errorbar(places, [r["accuracy"] for r in own], yerr=bars, fmt=style, capsize=3, label=kind)
+        axes.errorbar(
+            places, [r["accuracy"] for r in own], yerr=bars, fmt=style, capsize=3, label=kind, color=_COLOURS[kind]
+        )
     axes.grid(alpha=0.3)
     if records:
         axes.legend(fontsize=8)
