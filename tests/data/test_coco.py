@@ -10,7 +10,7 @@ from PIL import Image
 from tvmfbnet.data.augment import Augment
 from tvmfbnet.data.datasets import load_data
 from tvmfbnet.data.loader import Loader
-from tvmfbnet.data.places import check_data, classes_of, task_of
+from tvmfbnet.data.places import check_data, classes_of, task_of, with_task
 from tvmfbnet.errors import DataError
 
 
@@ -46,6 +46,22 @@ def extents(images):
         rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
         corners.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     return torch.tensor(corners) / 64
+
+
+def test_a_task_may_be_named_beside_the_data(folder):
+    assert with_task("fashion_scenes", "detection") == "fashion_scenes?task=detection"
+    assert with_task("fashion_scenes?images=20", "regression") == "fashion_scenes?images=20&task=regression"
+    assert with_task(f"coco:{folder}", "multi_label") == f"coco:{folder}?task=multi_label"
+    for same in ("fashion_scenes?task=detection", f"coco:{folder}?task=detection"):
+        assert with_task(same, "detection") == with_task(same, None) == same
+    assert with_task("fashion_mnist", "classification") == "fashion_mnist"
+    for spec, task, problem in (
+        ("fashion_mnist", "detection", "fashion_mnist are for classification, not for detection"),
+        ("fashion_scenes?task=regression", "detection", "are for regression, not for detection"),
+        ("fashion_scenes", "juggling", "there is no task 'juggling'"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            with_task(spec, task)
 
 
 def test_boxes_lie_where_the_images_show_something(folder):

@@ -24,6 +24,10 @@ DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", metavar="DTYPE", help=f"{' or '.join(DTYPES)}, in place of the target's own."),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="What the data's targets are for, where it has several: detection."),
+]
 MixableDtypeOption = Annotated[
     str | None,
     typer.Option(

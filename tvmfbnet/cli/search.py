@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, MixableDtypeOption
+from tvmfbnet.cli.output import SPACE_HELP, TORCH_DEVICE_HELP, JsonFlag, MixableDtypeOption, TaskOption
 from tvmfbnet.cli.search_output import print_plan, print_result
 from tvmfbnet.cli.tables import TABLE_METAVAR, DeviceModelOption, space_table
 from tvmfbnet.data.kinds import DATA_HELP
@@ -92,6 +92,7 @@ def with_bounds(settings: dict[str, Any], constraints: list[str] | None, latency
 def search_command(
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
+    task: TaskOption = None,
     target: Annotated[
         str | None, typer.Option(help="Measured latencies of this target: a name or a .yaml file.")
     ] = None,
@@ -170,7 +171,7 @@ def search_command(
     """
     from tvmfbnet.advice import note
     from tvmfbnet.config import validate
-    from tvmfbnet.data.places import check_data
+    from tvmfbnet.data.places import check_data, with_task
     from tvmfbnet.dtypes import spelled_with_dtype, without_mixed
     from tvmfbnet.errors import UserError
     from tvmfbnet.files import read_yaml
@@ -210,6 +211,7 @@ def search_command(
     if print_config:
         print(commented_yaml(SearchConfig, settings), end="")
         return
+    data = with_task(data, task)
     net_space = fit_classes(load_space(space), data)
     single = None if target is None else without_mixed(target)
     note(

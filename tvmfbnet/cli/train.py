@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, print_json
+from tvmfbnet.cli.output import SPACE_HELP, JsonFlag, TaskOption, print_json
 from tvmfbnet.cli.training_options import (
     BatchOption,
     ConfigOption,
@@ -26,6 +26,7 @@ def train_command(
     arch: Annotated[str, typer.Argument(help="Arch string, or a published net: fbnet_a, fbnet_c.")],
     space: Annotated[str, typer.Option(help=SPACE_HELP)],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
+    task: TaskOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the training; an interrupted one resumes.")] = Path("training"),
     config: ConfigOption = None,
     epochs: EpochsOption = None,
@@ -45,6 +46,7 @@ def train_command(
     Example: tvmfbnet train k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3 --space fbnet_mini --data fashion_mnist
     """
     from tvmfbnet.api.train import train
+    from tvmfbnet.data.places import with_task
     from tvmfbnet.settings import commented_yaml
     from tvmfbnet.training.config import TrainConfig
 
@@ -61,7 +63,7 @@ def train_command(
     if print_config:
         print(commented_yaml(TrainConfig, settings), end="")
         return
-    result = train(arch, space, data, checked, out=out)
+    result = train(arch, space, with_task(data, task), checked, out=out)
 
     from tvmfbnet.training.workers import is_first  # torch, which training has loaded
 

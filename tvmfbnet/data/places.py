@@ -197,6 +197,22 @@ def task_of(text: str) -> str:
     return SceneOptions.of(spec.options, text).task if spec.kind == "fashion_scenes" else "classification"
 
 
+def with_task(text: str, task: str | None) -> str:
+    """The spec of a data set whose targets are for a task; as it is for None.
+
+    Raises:
+        DataError: unknown spec, or it has no targets for that task, or says another one itself.
+    """
+    if task is None:
+        return text
+    spec = DataSpec.of(text)
+    if spec.kind in ("coco", "fashion_scenes") and "task" not in spec.options:
+        text = f"{text}{'&' if spec.options else '?'}task={task}"
+    if task_of(text) != task:
+        raise DataError(f"the targets of data set {text} are for {task_of(text)}, not for {task}")
+    return text
+
+
 def coco_task(spec: DataSpec) -> str:
     """What the boxes of a data set in COCO's layout are for; DataError for another option or task."""
     task = spec.options.get("task", TASKS[0])
