@@ -223,6 +223,12 @@ BENCHMARKS = (
         ),
         Form(("--out {work}/ticket_study",)),
     ),
+    Benchmark(
+        "training_options",
+        "training-options.md",
+        Form(("--out {work}/training_options --seeds 1 --images 320 --epochs 1 --options none mixup distilled",)),
+        Form(("--out {work}/training_options",)),
+    ),
     Benchmark("int8_accuracy", "int8.md", "it trains nets", Form(("--out {work}/int8_accuracy",))),
     # Simulated and emulated devices.
     Benchmark("core_throughput", "simulated-cores.md", Form(programs=_LLVM), Form(programs=_LLVM)),
