@@ -48,8 +48,8 @@ def accuracy(options: argparse.Namespace, name: str, seed: int) -> float:
     settings = {**PLAIN, **OPTIONS[name], "epochs": options.epochs, "train_images": options.images}
     settings |= {"seed": seed, "threads": 1, "device": "cpu", "test_every": options.epochs}
     if "distil_from" in settings:
-        teacher = {**PLAIN, "epochs": options.epochs, "train_images": options.images, "seed": seed, "threads": 1}
-        trained = tf.train(LARGEST, options.space, options.data, teacher, out=options.out / f"largest-{seed}")
+        larger = {**PLAIN, "epochs": options.epochs, "train_images": options.images, "seed": seed, "threads": 1}
+        trained = tf.train(LARGEST, options.space, options.data, larger, out=options.out / f"largest-{seed}")
         settings["distil_from"] = str(trained.checkpoint)
     folder = options.out / f"{name.replace(' ', '-')}-{seed}"
     return 100 * float(tf.train(ARCH, options.space, options.data, settings, out=folder).test_accuracy)
