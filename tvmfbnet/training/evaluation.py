@@ -27,10 +27,11 @@ def tally(
     Raises:
         ValueError: there is no batch.
     """
-    tallies = []
+    total: torch.Tensor | None = None
     for batch in batches:
         pixels, targets = place_batch(*batch, device)
-        tallies.append(task.tally(net(pixels).float(), targets))
-    if not tallies:
+        own = task.tally(net(pixels).float(), targets)
+        total = own if total is None else task.added([total, own])
+    if total is None:
         raise ValueError("no images to judge a net on")
-    return task.added(tallies)
+    return total
