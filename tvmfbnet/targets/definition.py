@@ -70,7 +70,7 @@ class Target(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_simulated(cls, value: Any) -> Any:
+    def _fill_in(cls, value: Any) -> Any:
         value = simulated.with_defaults(value)
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return value
