@@ -74,12 +74,17 @@ def _described(space: str, data: str, config: TrainConfig) -> dict[str, Any]:
     return {"space": space, "data": data, "settings": config.model_dump(exclude=_IRRELEVANT)}
 
 
+def _description(stored: dict[str, Any]) -> dict[str, Any]:
+    """What a file says its trainings are of; settings that were added since have their defaults."""
+    return _described(stored["space"], stored["data"], validate(TrainConfig, stored["settings"], "known trainings"))
+
+
 def _stored(name: str, described: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
     """A task's trainings by arch and seed; none where its file is of other settings."""
     if not trainings_file(name).exists():
         return {}
     stored = read_json(trainings_file(name))
-    if {key: stored[key] for key in described} != described:
+    if _description(stored) != described:
         return {}
     return {(row["arch"], row["seed"]): row for row in stored["trainings"]}
 

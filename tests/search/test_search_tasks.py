@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tvmfbnet.errors import UserError
-from tvmfbnet.files import read_json
+from tvmfbnet.files import read_json, write_json
 from tvmfbnet.search.quantities.latency import latency_costs
 from tvmfbnet.space.arch_text import format_arch, parse_arch
 from tvmfbnet.space.registry import load_space
@@ -70,6 +70,9 @@ def test_the_archs_of_the_task_differ_by_three_times_the_noise(searching, benchm
     high = costs.least + given.share * (costs.most - costs.least)
     archs = searching.archs_between(space, costs, (1 - given.width) * high, high, 24, seed=0)
     texts = [format_arch(arch, space) for arch in archs]
+    known = benchmark_modules[1].known_training
+    settings = benchmark_modules[1].load_task("cluttered").train
+    assert all(known("cluttered", given.space, given.data, settings, text) == accuracies[text, 0] for text in texts)
     spread = statistics.stdev(accuracies[text, 0] for text in texts)
     noise = statistics.stdev(accuracies[texts[0], seed] for seed in range(1, 7))
     assert spread / noise >= 3
@@ -95,6 +98,15 @@ def test_a_known_training_is_not_repeated_and_another_setting_is(searching, task
     given.train = {**given.train, "lr": 0.1}
     assert searching.trained(arch, space, given, 0)["test_accuracy"] == 0.5  # other settings
     assert trainings == [1, 0]
+
+
+def test_known_trainings_count_when_a_setting_was_added_since(tasks):
+    task = tasks.load_task("mine")
+    tasks.keep_trainings("mine", [{"arch": "a", "seed": 0, "test_accuracy": 0.75}])
+    stored = read_json(tasks.trainings_file("mine"))
+    del stored["settings"]["accumulate"]
+    write_json(tasks.trainings_file("mine"), stored)
+    assert tasks.known_training("mine", task.space, task.data, task.train, "a") == 0.75
 
 
 def test_trainings_are_added_and_those_of_other_settings_dropped(tasks, tmp_path):
