@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +48,8 @@ def gemm_gflops(size: int = 512, turns: int = 30) -> float:
     return 2 * size**3 / min(milliseconds(lambda: left @ right, 3) for _ in range(turns)) / 1e6
 
 
-def compare(package: Package, turns: int) -> tuple[np.ndarray, np.ndarray]:
+def both(package: Package) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Calls of a package and of ONNX Runtime's session of the same net, both on the same noise."""
     image = np.random.default_rng(0).standard_normal(package.input_shape).astype(np.float32)
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(package.library)), tvm.cpu())
     machine.set_input("main", tvm.runtime.tensor(image, tvm.cpu()))
@@ -55,13 +57,11 @@ def compare(package: Package, turns: int) -> tuple[np.ndarray, np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(package.model), options, providers=["CPUExecutionProvider"])
+    return lambda: machine.invoke_stateful("main"), lambda: session.run(None, {"input": image})
 
-    def run_ours() -> None:
-        machine.invoke_stateful("main")
 
-    def run_theirs() -> None:
-        session.run(None, {"input": image})
-
+def compare(package: Package, turns: int) -> tuple[np.ndarray, np.ndarray]:
+    run_ours, run_theirs = both(package)
     count = max(2, int(60 / max(milliseconds(run_ours, 3), 1e-3)))
     milliseconds(run_theirs, count)
     pairs = [(milliseconds(run_ours, count), milliseconds(run_theirs, count)) for _ in range(turns)]
@@ -89,7 +89,7 @@ def main() -> None:
             seconds = time.perf_counter() - started
             ours, theirs = compare(package, options.turns)
         low, middle, high = np.percentile(ours / theirs, (10, 50, 90))
-        share = 2 * count_arch(arch, space).macs / np.median(ours) / 1e6 / peak
+        share = 2 * target.batch * count_arch(arch, space).macs / np.median(ours) / 1e6 / peak
         report_figure(f"{name}, latency over ONNX Runtime's", ours / theirs, "ratio", better="lower")
         fastest = float(ours.min() / theirs.min())  # other work on the machine changes it least
         report_figure(f"{name}, fastest pass over ONNX Runtime's", fastest, "ratio", better="lower")

@@ -13,6 +13,7 @@ _MINI = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3"
 _PROCESSOR = "simulated:gflops=16,gbps=3,kernel_us=5"
 
 _TUNED_MINI = (f"tune --target host --space fbnet_mini --arch {_MINI} --quality quick",)
+_TUNED_MINI_BATCH = (f"tune --target host,batch=8 --space fbnet_mini --arch {_MINI} --quality quick",)
 _TUNED_MINI_INT8 = (f"tune --target host --dtype int8 --space fbnet_mini --arch {_MINI} --quality quick",)
 _TUNED = ("tune --target host --space fbnet",)
 _TUNED_INT8 = ("tune --target host --dtype int8 --space fbnet --arch fbnet_c",)
@@ -58,6 +59,12 @@ BENCHMARKS = (
             ("fbnet_c --space fbnet --wheels {inputs}/rivals", "fbnet_a --space fbnet --wheels {inputs}/rivals"),
             (_TUNED,),
         ),
+    ),
+    Benchmark(
+        "batches",
+        "batches.md",
+        Form((f"{_MINI} --turns 20",), (*_TUNED_MINI, *_TUNED_MINI_BATCH)),
+        Form((f"{_MINI} --batches 1 8 --turns 60",), (*_TUNED_MINI, *_TUNED_MINI_BATCH)),
     ),
     Benchmark(
         "packages_in_turn",
