@@ -89,9 +89,9 @@ def time_in_turn(plan: Plan, tasks: dict[TuningTask, list[Knobs]], turns: int) -
     target, result = plan.target, {}
     with (
         connect_device(target) as endpoint,
-        BuilderPool(target, allowed_cores()) as pool,
-        worker_for(target, endpoint) as worker,
         TemporaryDirectory() as folder,
+        BuilderPool(target, allowed_cores(), Path(folder)) as pool,
+        worker_for(target, endpoint) as worker,
     ):
         built = {task: [(c, pool.submit(c)) for c in map(candidate_of(task), ways)] for task, ways in tasks.items()}
         for number, (task, builds) in enumerate(built.items()):

@@ -17,7 +17,6 @@ from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.cpu_space import all_knobs
 from tvmfbnet.autotune.database import TuningDatabase
-from tvmfbnet.autotune.engine_options import builders_and_rounds
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.kernel_shape import KernelShape
 from tvmfbnet.autotune.knobs import Knobs
@@ -225,23 +224,6 @@ def test_a_tuned_schedule_stays_as_tuning_left_it(kernels, lowered, tmp_path):
             )
     prepared = prepare(mod, compiled_for(2), database.records)
     assert "TVMBackendParallelLaunch" not in _code(build_prepared(prepared, compiled_for(2)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "threads", "cores", "expected"),
-    [
-        ("local", 1, 2, (1, 3)),
-        ("local", 2, 8, (6, 3)),
-        ("local", 2, 2, (2, 1)),
-        ("local", 1, 1, (1, 3)),
-        ("tracker", 4, 2, (2, 3)),
-    ],
-)
-def test_builders_leave_the_cores_to_what_is_timed_here(kind, threads, cores, expected):
-    host = load_target("host")
-    transport = host.transport.model_copy(update={"kind": kind})
-    target = host.model_copy(update={"threads": threads, "transport": transport})
-    assert builders_and_rounds(target, 1, cores) == expected
 
 
 def threads_there(session):

@@ -144,6 +144,7 @@ def test_the_tracker_command_ends_whole_by_any_signal_to_it_alone(number):
 
 
 BUILDING = """
+import sys
 import time
 from tvmfbnet.targets.definition import load_target, resolve
 from tvmfbnet.scratch import new_folder
@@ -152,20 +153,26 @@ from tvmfbnet.autotune.builder_pool import BuilderPool
 pool = BuilderPool(resolve(load_target("host")), 1, new_folder())
 pool._pool.submit(time.sleep, 1).result()
 pool._pool.submit(time.sleep, 60)
+if "stopped" in sys.argv:
+    way = pool.making_way()
+    way.__enter__()
 print("building", flush=True)
 time.sleep(600)
 """
 
 
-def test_a_kill_of_the_parent_ends_a_builder_in_the_middle_of_a_long_build():
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_a_kill_of_the_parent_ends_a_builder_in_the_middle_of_a_long_build(state):
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        [sys.executable, "-c", BUILDING], stdout=subprocess.PIPE, env={**os.environ, "TVMFBNET_TEST_MARK": mark}
+        [sys.executable, "-c", BUILDING, state], stdout=subprocess.PIPE, env={**os.environ, "TVMFBNET_TEST_MARK": mark}
     )
     try:
         assert process.stdout.readline() == b"building\n"
         time.sleep(0.5)
-        assert len(family(mark)) >= 2
+        others = [one for one in family(mark) if one.pid != process.pid]
+        stopped = [one.status() for one in others].count(psutil.STATUS_STOPPED)
+        assert others and stopped == (state == "stopped")
         process.kill()
         process.wait()
         assert_all_ended(mark)

@@ -6,18 +6,23 @@ one whose workers are on other machines.
 
 The workers die with this process, even in the middle of a build, and never see a Ctrl-C: an interrupted build would
 look like a kernel that cannot be built.
+
+Kernels that are timed on this machine need cores of their own. Workers are stopped meanwhile (SIGSTOP), so that all
+cores build in between.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,9 @@ class Built:
     pool: Pool | None
     seconds: float
 
+
+# Of a build's deadline: a build that began so long ago is not stopped, and none stays stopped for longer.
+_STOPPED_SHARE = 0.25
 
 # The result of a build as plain data: workers on other machines may run it.
 BuildResult = tuple[bytes, tuple[int, int, int] | None, float]
@@ -108,8 +116,14 @@ class _LocalBuilders(Executor):
 
     def _run(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         worker: _Builder = self._own.worker
-        worker.send(function, arguments, named, self._seconds)
-        return worker.recv()
+        with worker.at_work():
+            worker.send(function, arguments, named, self._seconds)
+            return worker.recv()
+
+    def run_only(self, count: int) -> None:
+        """Stops all workers but ``count``, and lets these run; a build that began long ago is not stopped."""
+        for place, worker in enumerate(self._all):
+            worker.stop(_STOPPED_SHARE * self._seconds) if place >= count else worker.resume()
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
         """Runs ``function(*arguments, **named)`` in the next free worker."""
@@ -135,6 +149,32 @@ class _Builder(PopenWorker):  # type: ignore[misc]
         self._lifeline = -1
         self._folder = folder
         self._lock, self._ended = threading.Lock(), False
+        self._began: float | None = None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Notes since when it builds."""
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
+
+    def stop(self, seconds: float) -> None:
+        """Stops the process until :meth:`resume`, unless its build began that long ago: it has a deadline."""
+        began = self._began
+        if began is None or time.monotonic() - began < seconds:
+            self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it run."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        """Sends a signal to the process and what it runs."""
+        with self._lock, suppress(ProcessLookupError):
+            if self._proc is not None and self._proc.poll() is None:
+                os.killpg(self._proc.pid, number)
 
     def _start(self) -> None:
         with self._lock:
@@ -178,19 +218,21 @@ class BuilderPool:
 
     Args:
         target: what to compile for.
-        workers: number of processes on this machine.
+        workers: number of processes on this machine; for a local target one for each core.
         folder: for their temporary files.
         executor: runs the builds instead of those processes.
     """
 
     def __init__(self, target: ResolvedTarget, workers: int, folder: Path, executor: Executor | None = None) -> None:
+        self._workers, self._threads = workers, target.threads if target.transport.kind == "local" else 0
+        self._timed, self._lock = 0, threading.Lock()
         self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
         self._seconds = target.timeouts.build
         # A GPU's kernels cannot call each other, and TVM's C has no words for slices of a tensor.
         rotates = target.on_cpu and target.tvm["kind"] != "c"
         self._pool_mb = target.timing.trial_rotate_mb if rotates else 0.0
-        self._owned = executor is None
-        self._pool = _LocalBuilders(workers, self._seconds, folder) if executor is None else executor
+        self._local = _LocalBuilders(workers, self._seconds, folder) if executor is None else None
+        self._pool: Executor = executor or self._local  # type: ignore[assignment]
 
     def submit(self, candidate: ScheduleCandidate) -> Future[BuildResult]:
         """Starts one build."""
@@ -207,10 +249,33 @@ class BuilderPool:
         except Exception as error:
             return KernelTiming(error=last_line(str(error)), kind="build")
 
+    @contextmanager
+    def making_way(self) -> Iterator[None]:
+        """While a kernel of a local target is timed, as many workers are stopped as it has threads."""
+        if self._local is None or not self._threads:
+            yield
+            return
+        self._count_timed(1)
+        # A kernel that hangs must not make builds miss their deadline.
+        timer = threading.Timer(_STOPPED_SHARE * self._seconds, self._local.run_only, [self._workers])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._count_timed(-1)
+
+    def _count_timed(self, change: int) -> None:
+        with self._lock:
+            self._timed += change
+            if self._local is not None:
+                self._local.run_only(max(0, self._workers - self._threads * self._timed))
+
     def close(self) -> None:
         """Ends the workers that this pool started."""
-        if self._owned:
-            self._pool.shutdown(wait=False)
+        if self._local is not None:
+            self._local.shutdown(wait=False)
 
     def __enter__(self) -> BuilderPool:
         return self

@@ -20,7 +20,7 @@ from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
-from tvmfbnet.autotune.engine_options import DEFAULTS, Budget, EngineOptions, TuningReport, builders_and_rounds
+from tvmfbnet.autotune.engine_options import DEFAULTS, ROUNDS_AHEAD, Budget, EngineOptions, TuningReport
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.machines import is_templated
 from tvmfbnet.autotune.plan import Plan, TuningTask
@@ -115,19 +115,18 @@ class Engine:
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
-        builders, rounds = builders_and_rounds(self.target, devices, allowed_cores())
         before = self._spent()
         with ExitStack() as stack:
             reporter = stack.enter_context(progress("tuning trials", self._aim(), done=before))
             folder = stack.enter_context(scratch_folder())
-            pool = stack.enter_context(BuilderPool(self.target, builders, folder, self.options.executor))
+            pool = stack.enter_context(BuilderPool(self.target, allowed_cores(), folder, self.options.executor))
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
                 worker = stack.enter_context(worker_for(self.target, self.endpoint))
                 threading.Thread(target=start_worker, args=(worker, workers), daemon=True).start()
             runner = RoundRunner(self.target, self.endpoint, pool, workers, folder, self._activity)
             try:
-                self._loop(runner, rounds, reporter, started)
+                self._loop(runner, devices + ROUNDS_AHEAD, reporter, started)
             finally:  # also after a Ctrl-C, or when a round found no device: keep what other rounds timed
                 runner.stop()
                 with undisturbed(), suppress(queue.Empty):

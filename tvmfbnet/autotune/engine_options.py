@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tvmfbnet.autotune.estimate import RunningEstimate
     from tvmfbnet.autotune.transfer import TransferSource
-    from tvmfbnet.targets.definition import ResolvedTarget
 
 # Candidates per round.
 BATCH = 8
 # Rounds in flight beyond one per device.
-_ROUNDS_AHEAD = 2
+ROUNDS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -68,22 +67,3 @@ class TuningReport:
     untuned: tuple[str, ...]
     seconds: float
     profile: dict[str, float]
-
-
-def builders_and_rounds(target: ResolvedTarget, devices: int, cores: int) -> tuple[int, int]:
-    """The number of builder processes, and of rounds in flight.
-
-    A local target's kernels are timed on this machine, so builders leave the cores of their threads free. If that
-    leaves no core for builders, building and timing alternate, and builders use all cores in between.
-
-    Args:
-        target: to tune.
-        devices: how many devices serve it.
-        cores: how many this process may use.
-    """
-    if target.transport.kind != "local":
-        return cores, devices + _ROUNDS_AHEAD
-    spare_cores = cores - target.threads * devices
-    if spare_cores < 1 < target.threads:
-        return cores, 1
-    return max(1, spare_cores), devices + _ROUNDS_AHEAD

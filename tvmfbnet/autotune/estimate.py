@@ -110,14 +110,13 @@ class _Here(Executor):
 
 def _rate_by_build(target: ResolvedTarget, build_seconds: float) -> float:
     """Trials per second for a build time and the target's timing policy."""
-    from tvmfbnet.autotune.engine_options import builders_and_rounds
-
-    timing = target.timing
+    timing, cores = target.timing, allowed_cores()
     timing_seconds = _SENDING_SECONDS + (timing.trial_repeats + 1) * timing.trial_min_ms / 1e3
-    builders, rounds = builders_and_rounds(target, 1, allowed_cores())
-    if rounds == 1:  # building and timing alternate
-        return 1.0 / (build_seconds / builders + timing_seconds)
-    return 1.0 / max(build_seconds / builders, timing_seconds)
+    if target.transport.kind != "local":
+        return 1.0 / max(build_seconds / cores, timing_seconds)
+    # A trial is built by one core and timed by as many as it has threads, some of which build otherwise.
+    threads = min(target.threads, cores)
+    return 1.0 / max((build_seconds + threads * timing_seconds) / cores, timing_seconds)
 
 
 class RunningEstimate:

@@ -210,9 +210,10 @@ class RoundRunner:
                 del untimed[place]
                 self._tell(told, place, timed[1])
 
-            if isinstance(self._attempt(list(jobs.values()), worker, given), RemoteError):
-                for place, job in untimed.items():
-                    self._tell(told, place, self._time_alone(job, worker))
+            with self.pool.making_way():
+                if isinstance(self._attempt(list(jobs.values()), worker, given), RemoteError):
+                    for place, job in untimed.items():
+                        self._tell(told, place, self._time_alone(job, worker))
         finally:
             self._activity.count(busy=-1)
             self._workers.put(worker)
