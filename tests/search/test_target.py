@@ -99,6 +99,16 @@ def test_where_no_arch_is_just_under_the_target_the_next_faster_ones_are_propose
     )
 
 
+def test_where_few_archs_are_near_the_target_faster_ones_join_them(tiny_space):
+    costs, generator = AdditiveCosts(LATENCY, CELLS, fixed=1.0), torch.Generator().manual_seed(0)
+    uniform, target = torch.zeros(3, 4).log_softmax(dim=1), [Constraint(costs, costs.most)]
+    few = propose(uniform, tiny_space, costs, target, 200, generator)
+    many = propose(uniform, tiny_space, costs, target, 200, generator, fewest=30)
+    assert len(few) < 30 <= len(many) and {c.arch for c in few} <= {c.arch for c in many}
+    all_of_them = propose(uniform, tiny_space, costs, target, 2000, generator, fewest=2000)
+    assert len(all_of_them) == len({c.arch for c in all_of_them}) > 50
+
+
 def test_an_archs_spread_adds_its_cells_in_squares(tiny_space):
     spreads = ((0.3, 0, 0, 0), (0.4, 0, 0, 0), (0, 0, 0, 1.2))
     costs = AdditiveCosts(LATENCY, CELLS, 1.0, spreads)

@@ -46,7 +46,7 @@ class Built:
     seconds: float
 
 
-# Of a build's deadline: a build that began so long ago is not stopped, and none stays stopped for longer.
+# Of a build's deadline: a build that began earlier is not stopped, and none stays stopped for longer.
 _STOPPED_SHARE = 0.25
 
 # The result of a build as plain data: workers on other machines may run it.

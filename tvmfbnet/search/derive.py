@@ -92,12 +92,13 @@ def propose(
     samples: int,
     generator: torch.Generator,
     tolerance: float = 0.03,
+    fewest: int = 1,
 ) -> list[ScoredArch]:
     """Distinct archs sampled from theta that meet all constraints, most probable first, not validated; never none.
 
     They are sampled from those that some constraint nearly binds: its quantity is at most ``tolerance`` below the
-    bound. Where a space has no such arch (a small one, or bounds beyond its largest arch), the window is opened
-    downwards until it has.
+    bound. Where fewer than ``fewest`` such archs come (in a small space, or with bounds beyond its largest arch), the
+    window is opened downwards until there are so many, or all within the constraints are in it.
 
     Raises:
         ConstraintError: no arch meets the constraints.
@@ -108,15 +109,15 @@ def propose(
         choices.add(most_probable_within(rows.tolist(), ()))
         return score_choices(choices, rows, space, latency, constraints)
     share = math.ceil(samples / len(constraints))
-    while tolerance < 1:
-        drawn: dict[Choice, None] = {}
+    drawn: dict[Choice, None] = {}
+    while tolerance < 1 and len(drawn) < min(fewest, samples):
         for binding in constraints:
             tight = Window(binding.model, (1 - tolerance) * binding.bound, binding.bound)
             windows = [tight, *(Window.up_to(other) for other in constraints if other is not binding)]
             drawn.update(dict.fromkeys(choices_between(rows.tolist(), windows, share, generator)))
-        if drawn:
-            return score_choices(drawn, rows, space, latency, constraints)
         tolerance *= 2
+    if drawn:
+        return score_choices(drawn, rows, space, latency, constraints)
     return score_choices([most_probable_within(rows.tolist(), constraints)], rows, space, latency, constraints)
 
 

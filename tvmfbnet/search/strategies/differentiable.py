@@ -142,7 +142,9 @@ def _choose(
     with torch.no_grad():
         logs = searcher.supernet.log_probabilities()
     tolerance = config.target_tolerance
-    proposed = propose(logs, searcher.space, latency, constraints, config.samples, generator, tolerance)
+    proposed = propose(
+        logs, searcher.space, latency, constraints, config.samples, generator, tolerance, config.candidates
+    )
     proposed = proposed[: config.screened]
     if len(proposed) > config.candidates:
         judge = Judge.of(searcher, config.screen_images, config.screen_images)
