@@ -98,7 +98,7 @@ def propose(
 
     They are sampled from those that some constraint nearly binds: its quantity is at most ``tolerance`` below the
     bound. Where fewer than ``fewest`` such archs come (in a small space, or with bounds beyond its largest arch), the
-    window is opened downwards until there are so many, or all within the constraints are in it.
+    window is opened downwards until that number comes, or all within the constraints are in it.
 
     Raises:
         ConstraintError: no arch meets the constraints.
