@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
@@ -37,6 +38,22 @@ def _hold_the_lock(session, seconds):
 
 def _stop(session, seconds):
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _filled(session, jobs, repeats):
+    """How many arguments are filled to time kernels."""
+    fill, count = session.remote.get_function("tvm.contrib.random.random_fill_for_measure"), []
+
+    class Remote:
+        def __getattr__(self, name):
+            return getattr(session.remote, name)
+
+        def get_function(self, name):
+            return lambda argument: (count.append(name), fill(argument))
+
+    timings = time_kernels(replace(session, remote=Remote()), jobs, repeats)
+    assert all(timing.best_ms for timing in timings)
+    return len(count)
 
 
 def _crash_here(session):
@@ -133,6 +150,9 @@ def test_a_session_that_ends_in_the_last_kernel_of_a_round_is_a_fault_and_no_fai
     job = KernelJob(str(library), arguments)
     with RemoteWorker(endpoint, "cpu", session_seconds=60) as worker:
         assert worker.call(time_kernels, [job], Repeats(1, 1), seconds=60)[0].best_ms
+        # Kernels share their arguments of noise, unless they are run only once.
+        filled = [worker.call(_filled, [job, job], Repeats(1, least_ms), seconds=60) for least_ms in (1, 0)]
+        assert filled == [len(arguments), 2 * len(arguments)]
         alive = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
         (server,) = (child for child in alive if "server" in child.cmdline())
         # The kernel is timed for five seconds; its session, the youngest process there, dies meanwhile.

@@ -276,17 +276,22 @@ def time_kernels(session: Session, jobs: Sequence[KernelJob], repeats: Repeats) 
     Each timing is given as ``(job index, timing)`` as soon as it is available.
     """
     fill = session.remote.get_function("tvm.contrib.random.random_fill_for_measure")
-    pools: dict[Any, Any] = {}
+    filled: dict[Any, Any] = {}
     timings = []
     for index, job in enumerate(jobs):
-        timings.append(_time_kernel(session, job, repeats, fill, pools))
+        timings.append(_time_kernel(session, job, repeats, fill, filled))
         session.give((index, timings[-1]))
     return timings
 
 
 def _time_kernel(
-    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], pools: dict[Any, Any]
+    session: Session, job: KernelJob, repeats: Repeats, fill: Callable[[Any], None], filled: dict[Any, Any]
 ) -> KernelTiming:
+    """Times one kernel on arguments of noise.
+
+    It shares them with earlier kernels of the session, as filling takes as long as timing. But a kernel that is run
+    only once has its own, apart from the pool: how long it takes depends on what it finds in the caches.
+    """
     import tvm
 
     try:
@@ -297,19 +302,20 @@ def _time_kernel(
             shapes[job.pool.argument] = (shapes[job.pool.argument][0], (job.pool.values,))
         arguments = []
         for index, (dtype, shape) in enumerate(shapes):
-            pooled = job.pool is not None and index == job.pool.argument
-            argument = pools.get((dtype, shape)) if pooled else None
+            is_shared = repeats.min_repeat_ms > 0 or (job.pool is not None and index == job.pool.argument)
+            place = (index, dtype, shape)
+            argument = filled.get(place) if is_shared else None
             if argument is None:
                 argument = tvm.runtime.empty(shape, dtype, session.device)
                 fill(argument)
-            if pooled:
-                pools[dtype, shape] = argument  # candidates of one kernel share it
+            if is_shared:
+                filled[place] = argument
             arguments.append(argument)
         evaluator = module.time_evaluator(
             name, session.device, number=1, repeat=repeats.repeats, min_repeat_ms=repeats.min_repeat_ms
         )
         timing = KernelTiming.of([1e3 * seconds / calls for seconds in evaluator(*arguments).results])
-        return timing if job.check is None else _checked(session, module, job.check, timing, pools)
+        return timing if job.check is None else _checked(session, module, job.check, timing, filled)
     except UploadError:
         raise  # not the kernel's fault
     except Exception as error:
