@@ -60,7 +60,7 @@ def kernel(target: tvm.target.Target, shape: str, packed: bool) -> IRModule:
         total = widening_convolution(draft, source, weights, 7, window)
     terms = kernels.SumTerms(np.zeros(channels, "int32"), np.full(channels, 1e-3, "float32"))
     codes = kernels.scaled_sum(draft, total, terms, kernels.Quantisation(0.05, 7, 0, 255), channels)
-    return IRModule({"main": draft.finish(kernels.store(codes, dot.codes)).with_attr("global_symbol", "main")})
+    return IRModule({"main": draft.finish(kernels.store(codes, dot)).with_attr("global_symbol", "main")})
 
 
 def scheduled(mod: IRModule, target: tvm.target.Target, count: int) -> list[Timed]:

@@ -92,8 +92,10 @@ def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, k
 def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs) -> list[Any]:
     """Splits the output into tiles; returns the loops over tiles, outermost first."""
     loops = schedule.get_loops(last)
-    # Tiles of pairs are taken apart before, so their lanes are no limit.
+    # Tiles of pairs are taken apart before, so their lanes are no limit. Two registers of sums are packed as one of codes.
     widest = shape.dot_lanes if shape.dot_pixels == 1 else knobs.channels
+    if DOT_PRODUCTS[shape.dot].packs and knobs.channels % (2 * widest) == 0:
+        widest *= 2
     width = next(width for width in _WIDTHS if widest % width == 0 and shape.group % width == 0)
     channel, groups = loops[-1], []
     if shape.group < shape.channels:
