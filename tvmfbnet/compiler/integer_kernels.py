@@ -6,7 +6,7 @@ weights and the calibrated net, are one kernel with one tuned schedule.
 
 A tensor is either in memory as codes, or inside a draft as floats: codes before rounding, clipped to their range
 (:func:`requantise`), or reals. Rounding is to the nearest even code, as ONNX says. Where instructions clip while they
-narrow (:attr:`.DotProduct.packs`), codes before rounding are clipped from above only, and the rest is left to them.
+narrow (:attr:`.DotProduct.saturates`), codes before rounding are clipped from above only, and the rest is left to them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def store(tensor: te.Tensor, dot: DotProduct) -> te.Tensor:
     """Clipped codes before rounding as codes in memory."""
 
     def code(*at: Any) -> Any:
-        if dot.packs:
+        if dot.saturates:
             # LLVM makes this vcvtps2dq, whose result for what is too small is the smallest integer, and saturating
             # packs, which clip.
             rounded = tirx.call_llvm_pure_intrin("int32", "llvm.lrint", tensor[at])
@@ -105,10 +105,13 @@ def elementwise(tensor: te.Tensor, function: Callable[[Any], Any], name: str) ->
 
 
 def clipped(value: Any, quantisation: Quantisation, dot: DotProduct) -> Any:
-    """A real code within its range; where storing it clips, only from above, as integers have no room for all floats."""
+    """A real code within its range.
+
+    Where storing it clips, only from above: floats that are too large for an integer have to stay large.
+    """
     low, high = (tirx.const(float(bound), "float32") for bound in (quantisation.low, quantisation.high))
     below = tirx.min(value, high)
-    return below if dot.packs else tirx.max(below, low)
+    return below if dot.saturates else tirx.max(below, low)
 
 
 def requantise(draft: Draft, reals: te.Tensor, quantisation: Quantisation) -> te.Tensor:
@@ -123,7 +126,7 @@ def reals_of(draft: Draft, codes: te.Tensor, quantisation: Quantisation) -> te.T
     in_memory = str(codes.dtype) != "float32"
 
     def real(code: Any) -> Any:
-        if not in_memory and draft.dot.packs:
+        if not in_memory and draft.dot.saturates:
             code = tirx.max(code, tirx.const(float(quantisation.low), "float32"))
         rounded = code.astype("int32").astype("float32") if in_memory else tirx.nearbyint(code)
         return (rounded - terms[1]) * terms[0]
