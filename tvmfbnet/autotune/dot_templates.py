@@ -132,7 +132,12 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
     else:
         vectors, first = schedule.split(spatial[-1], [None, knobs.lanes])
         tiles, inner = [*spatial[1:-1], vectors], [first]
-    schedule.reorder(*window, deep, unrolled, *tiles, *inner, group)
+    if shape.dot_rows > 1:
+        # Rows have weights of their own, and one register of channels at a time needs fewest.
+        (words, taps), (rows, columns, vectors) = window, tiles
+        schedule.reorder(words, deep, unrolled, vectors, rows, taps, columns, *inner, group)
+    else:
+        schedule.reorder(*window, deep, unrolled, *tiles, *inner, group)
     for loop in (*window, unrolled, *tiles):
         schedule.unroll(loop)
     return first

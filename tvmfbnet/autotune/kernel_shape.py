@@ -29,7 +29,7 @@ class KernelShape:
         dot_group, dot_lanes: elements that it multiplies per lane, and its lanes. Output channels of a group are padded
             to whole lanes.
         dot_pixels: neighbouring pixels that it multiplies at once.
-        dot_rows: rows of the output that share packed rows of the input; tiles begin with the first of them.
+        dot_rows: neighbouring rows of the output that share packed rows of the input, with weights of their own.
     """
 
     kind: Kind
