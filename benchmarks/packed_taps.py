@@ -30,7 +30,7 @@ from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import dot_product_of
 from tvmfbnet.compiler.integer_sums import widening_convolution
-from tvmfbnet.compiler.scheduled_kernels import without_prepacking
+from tvmfbnet.compiler.scheduled_kernels import for_codegen, without_prepacking
 from tvmfbnet.compiler.tap_products import tap_convolution
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -78,7 +78,8 @@ def timed(mod: IRModule, target: tvm.target.Target, way: Knobs) -> Timed:
     shape = shape_of(mod)
     assert shape is not None
     whole = without_prepacking(apply_knobs(mod, shape, way).mod)
-    function, tensors = build(whole, target=target)["main"], arguments_of(whole)
+    compiled, compiled_for = for_codegen(whole, target)
+    function, tensors = build(compiled, target=compiled_for)["main"], arguments_of(whole)
     return Timed(lambda: function(*tensors))
 
 
