@@ -30,7 +30,7 @@ from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler import integer_kernels as kernels
 from tvmfbnet.compiler.dot_products import dot_product_of
 from tvmfbnet.compiler.integer_sums import widening_convolution
-from tvmfbnet.compiler.scheduled_kernels import without_prepacking
+from tvmfbnet.compiler.scheduled_kernels import for_codegen, without_prepacking
 from tvmfbnet.compiler.tap_products import tap_convolution
 from tvmfbnet.targets.definition import load_target, resolve
 
@@ -60,7 +60,7 @@ def kernel(target: tvm.target.Target, shape: str, packed: bool) -> IRModule:
         total = widening_convolution(draft, source, weights, 7, window)
     terms = kernels.SumTerms(np.zeros(channels, "int32"), np.full(channels, 1e-3, "float32"))
     codes = kernels.scaled_sum(draft, total, terms, kernels.Quantisation(0.05, 7, 0, 255), channels)
-    return IRModule({"main": draft.finish(kernels.store(codes, dot.codes)).with_attr("global_symbol", "main")})
+    return IRModule({"main": draft.finish(kernels.store(codes, dot)).with_attr("global_symbol", "main")})
 
 
 def scheduled(mod: IRModule, target: tvm.target.Target, count: int) -> list[Timed]:
@@ -78,7 +78,8 @@ def timed(mod: IRModule, target: tvm.target.Target, way: Knobs) -> Timed:
     shape = shape_of(mod)
     assert shape is not None
     whole = without_prepacking(apply_knobs(mod, shape, way).mod)
-    function, tensors = build(whole, target=target)["main"], arguments_of(whole)
+    compiled, compiled_for = for_codegen(whole, target)
+    function, tensors = build(compiled, target=compiled_for)["main"], arguments_of(whole)
     return Timed(lambda: function(*tensors))
 
 

@@ -47,6 +47,15 @@ def test_tiles_divide_the_output_and_fit_the_registers(shape, registers):
         assert len(features(shape, knobs, registers)) == len(FEATURES)
 
 
+@pytest.mark.parametrize(("side", "rows"), [(14, {1, 2}), (28, {1, 2, 4}), (7, {1, 7})])
+def test_tiles_of_rows_that_share_words_begin_with_the_first_of_them_where_the_height_is_even(side, rows):
+    taps = {"kernel": 5, "padded": True, "dot": "vpmaddwd", "dot_group": 2, "dot_lanes": 8}
+    shape = KernelShape("depthwise", side, side, 384, group=384, **taps)
+    avx2 = Registers(16, 32)
+    assert {knobs.rows for knobs in all_knobs(replace(shape, dot_rows=2), avx2)} == rows
+    assert rows <= {knobs.rows for knobs in all_knobs(shape, avx2)}
+
+
 @pytest.mark.parametrize(("width", "padded"), [(14, False), (7, True)])
 def test_tiles_of_pixel_pairs_end_between_pairs_or_with_the_row(width, padded):
     pairs = {"element_bytes": 1, "dot": "smmla", "dot_group": 8, "dot_lanes": 2, "dot_pixels": 2}

@@ -69,6 +69,8 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
+        if shape.height % shape.dot_rows == 0:  # else no tile of more rows begins with the same one everywhere
+            rows = [row for row in rows if row % shape.dot_rows == 0 or row == 1]
         # Tiles end between pairs of pixels, or with the row.
         columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
         for tile, row, column in product(channels, rows, columns):

@@ -18,7 +18,7 @@ from tvmfbnet.autotune.knobs import Knobs
 from tvmfbnet.autotune.tiles import KernelBlocks, finish_tiles
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, intrinsic_name
 from tvmfbnet.compiler.integer_kernels import DOT, WINDOW
-from tvmfbnet.compiler.tap_products import register_integer_intrinsics, tap_intrinsic
+from tvmfbnet.compiler.tap_products import register_integer_intrinsics, tap_intrinsic, window_starts
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
 # What kernels compute, by the number of axes of their sums. A conv has five (batch, y, x, group and channel), one of
@@ -62,6 +62,7 @@ def dot_shape(mod: IRModule, schedule: Schedule, blocks: KernelBlocks) -> Kernel
         dot_group=dot.group,
         dot_lanes=int(lanes),
         dot_pixels=dot.pixels,
+        dot_rows=window_starts(dot, stride) if kind == "depthwise" else 1,
     )
 
 
@@ -92,8 +93,11 @@ def schedule_dot(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, k
 def _tile_output(schedule: Schedule, last: Any, shape: KernelShape, knobs: Knobs) -> list[Any]:
     """Splits the output into tiles; returns the loops over tiles, outermost first."""
     loops = schedule.get_loops(last)
-    # Tiles of pairs are taken apart before, so their lanes are no limit.
+    # Tiles of pairs are taken apart before, so their lanes are no limit. Where packs saturate, two registers of sums
+    # take little more than one.
     widest = shape.dot_lanes if shape.dot_pixels == 1 else knobs.channels
+    if DOT_PRODUCTS[shape.dot].saturates and knobs.channels % (2 * widest) == 0:
+        widest *= 2
     width = next(width for width in _WIDTHS if widest % width == 0 and shape.group % width == 0)
     channel, groups = loops[-1], []
     if shape.group < shape.channels:
@@ -128,7 +132,12 @@ def _tile_sum(schedule: Schedule, total: Any, shape: KernelShape, knobs: Knobs) 
     else:
         vectors, first = schedule.split(spatial[-1], [None, knobs.lanes])
         tiles, inner = [*spatial[1:-1], vectors], [first]
-    schedule.reorder(*window, deep, unrolled, *tiles, *inner, group)
+    if shape.dot_rows > 1:
+        # Rows have weights of their own, and one register of channels at a time needs fewest.
+        (words, taps), (rows, columns, vectors) = window, tiles
+        schedule.reorder(words, deep, unrolled, vectors, rows, taps, columns, *inner, group)
+    else:
+        schedule.reorder(*window, deep, unrolled, *tiles, *inner, group)
     for loop in (*window, unrolled, *tiles):
         schedule.unroll(loop)
     return first

@@ -29,6 +29,7 @@ class KernelShape:
         dot_group, dot_lanes: elements that it multiplies per lane, and its lanes. Output channels of a group are padded
             to whole lanes.
         dot_pixels: neighbouring pixels that it multiplies at once.
+        dot_rows: neighbouring rows of the output that share packed rows of the input, with weights of their own.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class KernelShape:
     dot_group: int = 1
     dot_lanes: int = 1
     dot_pixels: int = 1
+    dot_rows: int = 1
 
     @property
     def steps(self) -> int:

@@ -45,7 +45,7 @@ def conversion(shape: Sequence[int], kind: str, quantisation: Quantisation, targ
             # Flat: few channels would not fill a vector, and reshapes are free.
             tensor = draft.argument(builder.emit(relax.op.reshape(source, [count])))
             if kind == QUANTISE:
-                tensor = kernels.store(kernels.requantise(draft, tensor, quantisation), dot.codes)
+                tensor = kernels.store(kernels.requantise(draft, tensor, quantisation), dot)
             else:
                 tensor = kernels.reals_of(draft, tensor, quantisation)
             kernel = builder.add_func(_scheduled(draft.finish(tensor), target), f"fused_{kind}")

@@ -46,6 +46,9 @@ class DotProduct:
         intrinsics: LLVM's name of the instruction by number of lanes, each of which is an output channel.
         pixels: neighbouring pixels of a row that it multiplies with the same weights.
         paired: the CPU's other instruction, which multiplies pairs of pixels, if it has one.
+        saturates: whether results become codes by instructions that round, and that clip as they narrow; else floats
+            are clipped, and rounded by an addition.
+        shares_rows: whether all windows of a depthwise convolution share the words into which taps are packed.
     """
 
     name: str
@@ -56,6 +59,8 @@ class DotProduct:
     intrinsics: Mapping[int, str] = field(default_factory=dict)
     pixels: int = 1
     paired: DotProduct | None = None
+    saturates: bool = False
+    shares_rows: bool = False
 
     @property
     def offset(self) -> int:
@@ -102,7 +107,16 @@ _VNNI = DotProduct(
 )
 _MADD = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 _AVX512 = DotProduct("vpmaddwd512", 2, "uint8", "int16", "int16", _MADD)
-_AVX2 = DotProduct("vpmaddwd", 2, "uint8", "int16", "int16", {lanes: _MADD[lanes] for lanes in (4, 8)})
+_AVX2 = DotProduct(
+    "vpmaddwd",
+    2,
+    "uint8",
+    "int16",
+    "int16",
+    {lanes: _MADD[lanes] for lanes in (4, 8)},
+    saturates=True,
+    shares_rows=True,
+)
 _SDOT = DotProduct("sdot", 4, "int8", "int8", "int8", {4: "llvm.aarch64.neon.sdot.v4i32.v16i8"})
 _SMMLA = DotProduct("smmla", 8, "int8", "int8", "int8", {2: "llvm.aarch64.neon.smmla.v4i32.v16i8"}, pixels=2)
 _WIDENING = DotProduct("", 1, "int8", "int8", "int8")

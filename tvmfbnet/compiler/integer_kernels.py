@@ -5,7 +5,8 @@ biases are arguments and not part of the code, so that equal operations of diffe
 weights and the calibrated net, are one kernel with one tuned schedule.
 
 A tensor is either in memory as codes, or inside a draft as floats: codes before rounding, clipped to their range
-(:func:`requantise`), or reals. Rounding is to the nearest even code, as ONNX says.
+(:func:`requantise`), or reals. Rounding is to the nearest even code, as ONNX says. Where instructions clip while they
+narrow (:attr:`.DotProduct.saturates`), codes before rounding are clipped from above only, and the rest is left to them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tvmfbnet.compiler.dot_products import DotProduct
 DOT, WINDOW = "tvmfbnet.dot", "tvmfbnet.window"
 # Added to a small float, it moves the rounded integer to the lowest bits.
 _ROUNDER = 1.5 * 2**23
+_MOST = 255  # of unsigned codes
 _Array = npt.NDArray[Any]
 
 
@@ -82,12 +84,17 @@ class Draft:
         return function.with_attr("layout_free_buffers", self.free) if self.free else function
 
 
-def store(tensor: te.Tensor, codes: str) -> te.Tensor:
+def store(tensor: te.Tensor, dot: DotProduct) -> te.Tensor:
     """Clipped codes before rounding as codes in memory."""
 
     def code(*at: Any) -> Any:
+        if dot.saturates:
+            # LLVM makes this vcvtps2dq, whose result for what is too small is the smallest integer, and saturating
+            # packs, which clip.
+            rounded = tirx.call_llvm_pure_intrin("int32", "llvm.lrint", tensor[at])
+            return tirx.max(tirx.min(rounded, _MOST), 0).astype(dot.codes)
         # One addition rounds, and leaves the code in the lowest byte.
-        return tirx.reinterpret("int32", tensor[at] + tirx.const(_ROUNDER, "float32")).astype(codes)
+        return tirx.reinterpret("int32", tensor[at] + tirx.const(_ROUNDER, "float32")).astype(dot.codes)
 
     return te.compute(tensor.shape, code, name="codes")
 
@@ -97,16 +104,20 @@ def elementwise(tensor: te.Tensor, function: Callable[[Any], Any], name: str) ->
     return te.compute(tensor.shape, lambda *at: function(tensor[at]), name=name)
 
 
-def clipped(value: Any, quantisation: Quantisation) -> Any:
-    """A real code within its range."""
+def clipped(value: Any, quantisation: Quantisation, dot: DotProduct) -> Any:
+    """A real code within its range.
+
+    Where storing it clips, only from above: floats that are too large for an integer have to stay large.
+    """
     low, high = (tirx.const(float(bound), "float32") for bound in (quantisation.low, quantisation.high))
-    return tirx.max(tirx.min(value, high), low)
+    below = tirx.min(value, high)
+    return below if dot.saturates else tirx.max(below, low)
 
 
 def requantise(draft: Draft, reals: te.Tensor, quantisation: Quantisation) -> te.Tensor:
     """Reals as clipped codes before rounding."""
     terms = draft.constant(np.array([1.0 / quantisation.scale, quantisation.zero], "float32"), "to_codes")
-    return elementwise(reals, lambda real: clipped(real * terms[0] + terms[1], quantisation), "requantised")
+    return elementwise(reals, lambda real: clipped(real * terms[0] + terms[1], quantisation, draft.dot), "requantised")
 
 
 def reals_of(draft: Draft, codes: te.Tensor, quantisation: Quantisation) -> te.Tensor:
@@ -115,6 +126,8 @@ def reals_of(draft: Draft, codes: te.Tensor, quantisation: Quantisation) -> te.T
     in_memory = str(codes.dtype) != "float32"
 
     def real(code: Any) -> Any:
+        if not in_memory and draft.dot.saturates:
+            code = tirx.max(code, tirx.const(float(quantisation.low), "float32"))
         rounded = code.astype("int32").astype("float32") if in_memory else tirx.nearbyint(code)
         return (rounded - terms[1]) * terms[0]
 
@@ -133,7 +146,7 @@ def scaled_sum(draft: Draft, total: te.Tensor, terms: SumTerms, quantisation: Qu
         where = (*place, channel // per_group, channel % per_group) if per_group < channels else at
         where = where if len(where) == len(total.shape) else (*place, 0, channel)
         value = (total[where] + bias[channel]).astype("float32") * scale[channel] + zero[0]
-        return clipped(value, quantisation)
+        return clipped(value, quantisation, draft.dot)
 
     return te.compute((*outer, channels), code, name="requantised")
 

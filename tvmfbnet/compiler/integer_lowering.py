@@ -116,7 +116,7 @@ class _Lowering:
             return value
         tensor = value.tensor
         if value.quantisation is not None:
-            tensor = kernels.store(tensor, self._dot.codes)
+            tensor = kernels.store(tensor, self._dot)
         return _Value(value.quantisation, self._emit(value.draft, tensor))
 
     def _emit(self, draft: Draft, tensor: te.Tensor) -> relax.Expr:
@@ -198,7 +198,7 @@ class _Lowering:
         if value.draft is not None and value.quantisation is not None and self._is_image(value.draft):
             # The image is quantised as the convolution reads it.
             draft, source = value.draft, value.quantisation
-            tensor = kernels.store(value.tensor, self._dot.codes)
+            tensor = kernels.store(value.tensor, self._dot)
         else:
             draft, tensor, source = self._new_sum(node.input[0])
         total = convolution(draft, tensor, weights, source.zero, window)

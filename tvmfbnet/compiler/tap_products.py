@@ -5,6 +5,9 @@ a tap. So a kernel first packs the elements of neighbouring rows of one column a
 column then serves all windows over it: one instruction a column multiplies up to four taps of as many channels as
 there are lanes, where widening element by element takes one a tap.
 
+With AVX2 (:attr:`.DotProduct.shares_rows`) windows at all heights share the same words, each of two rows. Those of
+every other output row begin with a word's second row: their weights are moved by a row, with a zero before them.
+
 Only x86 gains: on ARM widening a byte to 32 bits takes two instructions, and ``smlal`` multiplies eight 16-bit words.
 """
 
@@ -40,7 +43,8 @@ def tap_lanes(draft: Draft, weights: npt.NDArray[Any], window: ConvWindow) -> in
     if not _packs(dot) or window.kernel == 1 or not is_depthwise(weights, window):
         return 0
     # With a stride too few windows share a packed column to pay for more than one pack of it.
-    return dot.whole_lanes(window.groups) if window.stride == 1 or window.kernel <= dot.group else 0
+    few = window.stride > 1 and window.kernel > dot.group and not dot.shares_rows
+    return 0 if few else dot.whole_lanes(window.groups)
 
 
 def tap_convolution(
@@ -57,19 +61,42 @@ def tap_convolution(
         lanes: of the instruction, from :func:`tap_lanes`.
     """
     dot, kernel, stride = draft.dot, window.kernel, window.stride
-    packs = math.ceil(kernel / dot.group)
     height, width = output_size(source, window)
-    taps = _packed_taps(draft, source, zero, window, packs)
-    packed = draft.constant(_packed_weights(weights, packs, dot), "weights", free=True)
+    starts = window_starts(dot, stride)
+    packs = math.ceil((kernel + starts - 1) / dot.group)
+    if dot.shares_rows:
+        taps = _shared_taps(draft, source, zero, window, packs)
+        shifted = np.stack([_packed_weights(weights, packs, dot, start) for start in range(starts)])
+        packed = draft.constant(shifted, "weights", free=True)
+    else:
+        taps = _packed_taps(draft, source, zero, window, packs)
+        packed = draft.constant(_packed_weights(weights, packs, dot), "weights", free=True)
     g, kx = te.reduce_axis((0, packs), name="g"), te.reduce_axis((0, kernel), name="kx")
     k, i = te.reduce_axis((0, 1), name="k"), te.reduce_axis((0, dot.group), name="i")
 
     def total(b: Any, y: Any, x: Any, c: Any) -> Any:
-        element = _element(dot, taps[b, g, y, x * stride + kx, c], i)
-        return te.sum(element * packed[g, kx, k, c, i].astype("int32"), axis=[g, kx, k, i])
+        column = x * stride + kx
+        if dot.shares_rows:
+            first, start = _first_word(dot, stride, y)
+            word, weight = taps[b, first + g, column, c], packed[start, g, kx, k, c, i]
+        else:
+            word, weight = taps[b, g, y, column, c], packed[g, kx, k, c, i]
+        return te.sum(_element(dot, word, i) * weight.astype("int32"), axis=[g, kx, k, i])
 
     attrs = {DOT: f"{dot.name} {lanes}", WINDOW: f"{kernel} {stride} 1 {int(window.padding > 0)}"}
     return te.compute((1, height, width, window.groups), total, name="conv2d_taps", attrs=attrs)
+
+
+def window_starts(dot: DotProduct, stride: int) -> int:
+    """With how many rows of a word windows begin, where they share words: neighbouring output rows, in turn."""
+    return dot.group // math.gcd(dot.group, stride) if dot.shares_rows else 1
+
+
+def _first_word(dot: DotProduct, stride: int, y: Any) -> tuple[Any, Any]:
+    """The first shared word of the windows of an output row, and the row in it with which they begin."""
+    if stride % dot.group == 0:
+        return y * (stride // dot.group), 0
+    return y * stride // dot.group, y * stride % dot.group
 
 
 def _packed_taps(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, packs: int) -> te.Tensor:
@@ -77,23 +104,50 @@ def _packed_taps(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow,
     dot, kernel, margin = draft.dot, window.kernel, window.padding
     _, height, width, channels = (int(size) for size in source.shape)
     code = zero_code(draft, zero, window, dot.codes)
-    bits = _WORD // dot.group
 
     def taps(b: Any, g: Any, y: Any, x: Any, c: Any) -> Any:
-        word: Any = None
+        elements = []
         for row in range(min(dot.group, kernel)):
             at = y * window.stride + g * dot.group + row - margin
             inside = [at >= 0, at < height, x >= margin, x < width + margin] if margin else []
             if kernel > dot.group and kernel % dot.group:  # rows below the window are multiplied by 0
                 inside.append(g * dot.group + row < kernel)
             element = source[b, at, x - margin, c]
-            element = tirx.if_then_else(tirx.all(*inside), element, code) if inside else element
-            part = element.astype("int32") << (bits * row) if row else element.astype("int32")
-            word = part if word is None else word | part
-        return word
+            elements.append(tirx.if_then_else(tirx.all(*inside), element, code) if inside else element)
+        return _word(dot, elements)
 
     rows, _ = output_size(source, window)
     return te.compute((1, packs, rows, width + 2 * margin, channels), taps, name="taps")
+
+
+def _shared_taps(draft: Draft, source: te.Tensor, zero: int, window: ConvWindow, packs: int) -> te.Tensor:
+    """(1, words, padded columns, C) of int32: each holds one column's elements in the next few padded rows."""
+    dot, margin = draft.dot, window.padding
+    _, height, width, channels = (int(size) for size in source.shape)
+    code = zero_code(draft, zero, window, dot.codes)
+    rows, _ = output_size(source, window)
+    words = (rows - 1) * window.stride // dot.group + packs
+
+    def taps(b: Any, r: Any, x: Any, c: Any) -> Any:
+        elements = []
+        for row in range(dot.group):
+            at = r * dot.group + row - margin
+            inside = [at >= 0, x >= margin, x < width + margin] if margin else []
+            if margin or words * dot.group > height:  # rows below the last window are multiplied by 0
+                inside.append(at < height)
+            element = source[b, at, x - margin, c]
+            elements.append(tirx.if_then_else(tirx.all(*inside), element, code) if inside else element)
+        return _word(dot, elements)
+
+    return te.compute((1, words, width + 2 * margin, channels), taps, name="taps")
+
+
+def _word(dot: DotProduct, elements: list[Any]) -> Any:
+    """Elements in one word, the first in its lowest bits."""
+    bits, word = _WORD // dot.group, elements[0].astype("int32")
+    for place, element in enumerate(elements[1:], 1):
+        word = word | element.astype("int32") << (bits * place)
+    return word
 
 
 def _element(dot: DotProduct, word: Any, index: Any) -> Any:
@@ -102,11 +156,11 @@ def _element(dot: DotProduct, word: Any, index: Any) -> Any:
     return (word >> (index * bits)) & (2**bits - 1)
 
 
-def _packed_weights(weights: npt.NDArray[Any], packs: int, dot: DotProduct) -> npt.NDArray[Any]:
-    """(C, 1, k, k) as (packs, k, 1, C, group): the rows of a pack together, padded with zeros."""
+def _packed_weights(weights: npt.NDArray[Any], packs: int, dot: DotProduct, start: int = 0) -> npt.NDArray[Any]:
+    """(C, 1, k, k) as (packs, k, 1, C, group): a pack's rows together, with zeros in ``start`` rows above and below."""
     channels, _, kernel, _ = weights.shape
     padded = np.zeros((channels, packs * dot.group, kernel), dot.weights)
-    padded[:, :kernel] = weights[:, 0]
+    padded[:, start : start + kernel] = weights[:, 0]
     split = padded.reshape(channels, packs, dot.group, kernel)
     return np.ascontiguousarray(split.transpose(1, 3, 0, 2)[:, :, None])
 
