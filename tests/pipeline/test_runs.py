@@ -15,7 +15,7 @@ import yaml
 from brief_target import host_values
 
 from tvmfbnet.cli.main import app
-from tvmfbnet.errors import DataError, DeviceError, LatencyError, StorageError, UserError
+from tvmfbnet.errors import DataError, DeviceError, LatencyError, PackageError, StorageError, UserError
 from tvmfbnet.files import folder_lock
 from tvmfbnet.latency.cells import Cell
 from tvmfbnet.latency.sources.registry import source_of
@@ -69,10 +69,11 @@ def test_a_malformed_recipe_says_every_problem(recipe_file):
     values = yaml.safe_load(recipe_file.read_text())
     values["search"]["epochs"] = "many"
     values["trane"] = values.pop("train")
+    values["max_package_size"] = "6 apples"
     recipe_file.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as caught:
         load_recipe(str(recipe_file))
-    assert all(part in str(caught.value) for part in ("search.epochs", "trane", "train"))
+    assert all(part in str(caught.value) for part in ("search.epochs", "trane", "train", "'6 apples' is no bound"))
 
 
 @pytest.mark.parametrize(
@@ -303,6 +304,12 @@ def test_a_run_ends_with_the_verdict_on_what_was_measured_in_all_its_places(reci
 
     simulated = "simulated:gflops=16,gbps=8"
     given = small(recipe, None).model_copy(update={"latency": simulated, "tune": TuneConfig()})
+    with pytest.raises(PackageError, match=r"more than the 1,000 allowed: compile a smaller net") as refused:
+        Run(given.model_copy(update={"max_package_size": "1kB"}), tmp_path / "free", logs).go()
+    assert "\n" not in str(refused.value)
+    assert list(json.loads((tmp_path / "free/state.json").read_text())) == ["tune", "search", "train"], (
+        "nothing is lost"
+    )
     free = Run(given, tmp_path / "free", logs).go()
     source = {"kind": "simulated", "name": simulated, "simulated": True}
     assert free.values["latency_source"] == source and free.values["measured_share"] == 0.0

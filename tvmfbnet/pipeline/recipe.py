@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from tvmfbnet.config import Config, validate
 from tvmfbnet.data.kinds import SPECS
 from tvmfbnet.dtypes import DTYPES, INT8, MAX_ACCURACY_LOSS, MIXED, require_dtype, spelled_with_dtype
-from tvmfbnet.errors import ConfigError
+from tvmfbnet.errors import ConfigError, ConstraintError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
 from tvmfbnet.latency.sources.simulated import PREFIX
@@ -67,7 +67,7 @@ class Recipe(Config):
         if value is not None:
             try:
                 SIZE.parse(value)
-            except ConfigError as error:
+            except ConstraintError as error:
                 raise ValueError(str(error)) from error
         return value
 
