@@ -26,6 +26,8 @@ import tvm, tvm.relax.frontend.onnx, xgboost
 import tvmfbnet.autotune.engine, tvmfbnet.cli.main, tvmfbnet.deploy.bench, tvmfbnet.deploy.parity
 import tvmfbnet.latency.regressor, tvmfbnet.pipeline.run, tvmfbnet.pipeline.tuning, tvmfbnet.profiling.parts
 import tvmfbnet.quantisation.post_training, tvmfbnet.report.page, tvmfbnet.search.search, tvmfbnet.training.train
+from tvmfbnet.compiler.intrinsics import load_tensor_intrinsics
+load_tensor_intrinsics(of_gpus=False)
 """
 UNHEARD = (os.devnull, os.devnull)
 COMMAND = """

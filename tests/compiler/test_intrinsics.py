@@ -1,7 +1,11 @@
 """A CPU target does without the tensor intrinsics of GPUs; a GPU target of the same process gets them all the same."""
 
+import inspect
 import subprocess
 import sys
+
+from tvmfbnet.compiler.instrument import _clock
+from tvmfbnet.compiler.tap_products import register_integer_intrinsics
 
 PROGRAM = """
 import tvm
@@ -23,3 +27,12 @@ from tvm.s_tir.tensor_intrin.cuda import get_wmma_intrin_group
 def test_a_cpu_target_loads_no_intrinsics_of_gpus_which_a_later_gpu_target_still_gets():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_our_own_functions_are_parsed_without_looking_through_all_modules(monkeypatch):
+    def looked(context=1):
+        raise AssertionError("looks through the source of every loaded module")
+
+    monkeypatch.setattr(inspect, "stack", looked)
+    assert _clock.__wrapped__((1, 2), "float32", 1).params[0] is not None
+    register_integer_intrinsics()

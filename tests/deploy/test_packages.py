@@ -12,7 +12,6 @@ import torch
 import yaml
 from brief_target import host_values
 
-from tvmfbnet.api.compile import require_size
 from tvmfbnet.cli.main import app
 from tvmfbnet.deploy.package import compile_net, load_package, untrained_net
 from tvmfbnet.deploy.parity import certify, check_outputs, expected_outputs, parity_inputs
@@ -96,10 +95,10 @@ def test_a_package_that_takes_more_on_a_device_than_allowed_is_refused_to_the_by
     files = {path.name: path.stat().st_size for path in package.folder.iterdir()}
     assert package.package_bytes == sum(files.values())
     assert package.shipped_bytes == files["net.so"] + files["package.json"]
-    require_size(package, None)
-    require_size(package, package.shipped_bytes)
+    package.require_size(None)
+    package.require_size(package.shipped_bytes)
     with pytest.raises(PackageError, match=r"1 more than the .* allowed: compile a smaller net"):
-        require_size(package, package.shipped_bytes - 1)
+        package.require_size(package.shipped_bytes - 1)
 
 
 def test_a_package_for_another_machine_is_refused_with_both_named(package, host):

@@ -11,7 +11,7 @@ from tvmfbnet.compiler.lowering import build_prepared, lower, plan_memory, prepa
 from tvmfbnet.compiler.memory_plan import net_memory
 from tvmfbnet.deploy.description import PackageDescription
 from tvmfbnet.deploy.package import untrained_net
-from tvmfbnet.dtypes import FLOAT32
+from tvmfbnet.dtypes import FLOAT16, FLOAT32
 from tvmfbnet.pipeline.result import _as_measured
 from tvmfbnet.profiling.allocated_memory import allocated_peak, used_bytes
 from tvmfbnet.search.constraints import ConstraintCheck
@@ -42,6 +42,17 @@ def test_search_plan_and_runtime_agree_to_the_byte(tiny, seed):
     assert used_bytes() == before
     assert PeakMemory.of(tiny, FLOAT32).value(choice) == memory.peak_bytes
     assert size_costs(tiny, FLOAT32).value(choice) == memory.weight_bytes
+
+
+@pytest.mark.parametrize(("head", "dtype"), [("lraspp", FLOAT16), ("ssdlite", FLOAT16), ("ssdlite", FLOAT32)])
+def test_other_heads_agree_as_well_with_the_feature_maps_that_they_keep(tiny_space_file, head, dtype):
+    space = load_space(f"{tiny_space_file}@32,classes=3,head={head}")
+    arch = Arch(tuple(random.Random(3).choice(layer.blocks) for layer in space.layers))
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
+    prepared = prepare(lower(export_net(untrained_net(arch, space).eval(), dtype, batch=2), target), target, None)
+    memory, choice = net_memory(plan_memory(prepared, target)), choice_of(format_arch(arch, space), space)
+    assert PeakMemory.of(space, dtype, 2).value(choice) == memory.peak_bytes
+    assert size_costs(space, dtype).value(choice) == memory.weight_bytes
 
 
 def test_a_package_tells_what_it_takes():

@@ -17,6 +17,8 @@ from tvmfbnet.deploy.parity import LabelledImages, certify, check_outputs, compa
 from tvmfbnet.dtypes import FLOAT32, random_tensor
 from tvmfbnet.errors import ParityError, StorageError
 from tvmfbnet.provisioning.loopback import connect_device
+from tvmfbnet.search.quantities.peak_memory import PeakMemory
+from tvmfbnet.search.quantities.size import size_costs
 from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.heads import anchors_of
 from tvmfbnet.space.registry import load_space
@@ -30,6 +32,13 @@ def net(tiny_space_file):
     return untrained_net(Arch(tuple(layer.blocks[0] for layer in space.layers)), space)
 
 
+def require_foreseen(package, space):
+    """What a search says of its memory and weights, of the first block of every layer, is what was compiled."""
+    choice = (0,) * len(space.layers)
+    assert package.description.peak_memory_bytes == PeakMemory.of(space, FLOAT32).value(choice)
+    assert package.description.weight_bytes == size_costs(space, FLOAT32).value(choice)
+
+
 @pytest.mark.rpc
 @pytest.mark.slow
 def test_a_package_that_answers_with_boxes_equals_pytorch(tiny_space_file, tmp_path):
@@ -39,6 +48,7 @@ def test_a_package_that_answers_with_boxes_equals_pytorch(tiny_space_file, tmp_p
     anchors = len(anchors_of(space))
     told = {output.name: (output.shape, output.dtype) for output in package.description.outputs}
     assert told == {"scores": ((1, anchors, 3), "float32"), "boxes": ((1, anchors, 4), "float32")}
+    require_foreseen(package, space)
     pixels = torch.from_numpy(random_tensor((2, 1, 32, 32), "float32", 1))
     with torch.no_grad():
         answered = [(labels[:2], boxes[:2]) for _, labels, boxes in answers(net.eval()(pixels))]
@@ -130,6 +140,7 @@ def test_a_package_with_a_map_of_answers_equals_pytorch_and_tells_its_task(net, 
     target = resolve(load_target("host"))
     names = ("background", "one", "other")
     package = compile_net(net, target, None, tmp_path / "package", names, task="segmentation")
+    require_foreseen(package, net.space)
     pixels = torch.from_numpy(random_tensor((3, 1, 32, 32), "float32", 1))
     with torch.no_grad():
         answers = torch.nn.functional.interpolate(net.eval()(pixels), size=(32, 32), mode="bilinear").argmax(dim=1)

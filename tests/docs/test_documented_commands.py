@@ -30,6 +30,12 @@ SKIPPED = {
     "adb forward": "needs a phone; tests/provisioning/test_shells.py walks the same way with a stand-in",
     "ANDROID_NDK_HOME=/path/to/ndk": "needs an NDK; tests/provisioning/test_programs.py builds with a stand-in",
 }
+# Lines that another page shows as well, with the page that runs them.
+SHOWN_TWICE = {
+    ("README.md", "tvmfbnet run demo --out runs/demo"): "docs/tutorial/demo.md",
+    ("README.md", "tvmfbnet report runs/demo"): "docs/tutorial/demo.md",
+    ("README.md", "tvmfbnet tune --target sim_a76 --space fbnet_mini"): "docs/how-to/simulated-devices.md",
+}
 # Pages whose reader has measured before, and which targets; README tunes its board itself.
 MEASURED = {
     "docs/how-to/dtypes.md": ("host",),
@@ -142,6 +148,8 @@ def run_line(line: CommandLine, walk: Walk):
             words = tvmfbnet(*smaller(["tune", *options, "--json"], walk))
             first, again = (json.loads(walk.run(words)) for _ in range(2))
             assert (first["energies_now"], again["energies_now"]) == (first["parts"], 0)
+        case ["tvmfbnet", "tune", *options] if line.page.startswith("docs/results/"):  # pages of how-to tune
+            walk.run(tvmfbnet(*smaller(["tune", *options], walk), "--dry-run"))
         case ["tvmfbnet", *options]:
             walk.run(tvmfbnet(*smaller(options, walk)))
         case ["torchrun", *options]:
@@ -211,8 +219,9 @@ def serve_by_python(words, walk):
 
 
 def shown_on(page):
-    """What a page shows that can run here."""
-    return [line for line in command_lines(page) if not line.text.startswith(tuple(SKIPPED))]
+    """What a page shows that can run here, and that no other page runs for it."""
+    lines = [line for line in command_lines(page) if not line.text.startswith(tuple(SKIPPED))]
+    return [line for line in lines if (page, line.text) not in SHOWN_TWICE]
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +289,12 @@ def test_what_is_skipped_is_still_shown():
     shown = [line.text for page in pages() for line in command_lines(page)]
     for skipped, reason in SKIPPED.items():
         assert any(text.startswith(skipped) for text in shown), f"{skipped} is no longer shown ({reason})"
+
+
+def test_what_another_page_runs_is_shown_on_both():
+    for (page, text), other in SHOWN_TWICE.items():
+        assert text in [line.text for line in command_lines(page)]
+        assert text in [line.text for line in shown_on(other)]
 
 
 def test_a_command_that_nothing_knows_is_told(tmp_path):

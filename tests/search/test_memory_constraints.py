@@ -144,8 +144,14 @@ def test_a_search_proposes_only_nets_within_memory_and_size(tiny_space, tiny_dat
         QUANTITIES["peak_memory"].load(damaged, tiny_space)
 
 
-@pytest.mark.parametrize("quantity", ["size", "peak_memory"])
-def test_bounds_in_bytes_are_for_nets_with_a_classifier(tiny_space_file, quantity):
-    headed = load_space(f"{tiny_space_file}@32,head=lraspp")
-    with pytest.raises(ConstraintError, match=f"{quantity} is for nets with a classifier; the head is lraspp"):
-        QUANTITIES[quantity].build(CostSources(headed, None))
+@pytest.mark.parametrize("head", ["lraspp", "ssdlite"])
+def test_peak_memory_of_other_heads_is_refused_where_their_kernels_are_not_known(tiny_space_file, head):
+    headed = load_space(f"{tiny_space_file}@32,head={head}")
+    with pytest.raises(
+        ConstraintError, match=rf"the kernels of the head {head} in int8, some in floats, are not known"
+    ):
+        QUANTITIES["peak_memory"].build(CostSources(headed, None, dtype="int8"))
+    tiny_space_file.write_text(tiny_space_file.read_text().replace("stride: 2}\n  -", "stride: 1}\n  -"))
+    tiny_space_file.write_text(tiny_space_file.read_text().replace("layers: 2, stride: 2", "layers: 2, stride: 1"))
+    with pytest.raises(ConstraintError, match="for two feature maps and three, not one"):
+        QUANTITIES["peak_memory"].build(CostSources(load_space(f"{tiny_space_file}@32,head={head}"), None))

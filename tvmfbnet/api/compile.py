@@ -13,7 +13,7 @@ from tvmfbnet import advice
 from tvmfbnet.api.arguments import as_arch, as_mixable_target, as_path, as_settings, as_space, names_of
 from tvmfbnet.config import MOST_BYTES, MOST_EPOCHS, MOST_LATENCY_MS, Config
 from tvmfbnet.dtypes import MAX_ACCURACY_LOSS
-from tvmfbnet.errors import ArchError, PackageError
+from tvmfbnet.errors import ArchError
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.pipeline.sampled_images import images_to_calibrate, images_to_compare
 from tvmfbnet.preflight import check_all, require_checkpoint, require_writable_folder
@@ -172,7 +172,7 @@ def compile_and_time(
         made = _made(arch, space, weights)
         resolved = resolve(loaded)
         package = _built(made, resolved, chosen, folder, logs, mixed)
-        require_size(package, chosen.max_package_bytes)  # before a device is asked
+        package.require_size(chosen.max_package_bytes)  # before a device is asked
         latency = verdict = None
         if not chosen.build_only:
             images = None if made.data is None else images_to_compare(made.data, made.net.space, resolved)
@@ -180,22 +180,8 @@ def compile_and_time(
             package, latency = certify_and_time(package, made.net, resolved, *limits)
             target_ms = chosen.latency_target_ms
             verdict = None if target_ms is None else verdict_on(package, latency, target_ms)
-            require_size(package, chosen.max_package_bytes)  # its description says more now
+            package.require_size(chosen.max_package_bytes)  # its description says more now
         return Compiled(package, latency, verdict, made.spelled)
-
-
-def require_size(package: Package, most: int | None) -> None:
-    """Refuses a package of which a device needs more than ``most`` bytes.
-
-    Raises:
-        PackageError: says how large its files are; it stays on disk.
-    """
-    if most is not None and package.shipped_bytes > most:
-        library = package.library.stat().st_size
-        raise PackageError(
-            f"package {package.folder} takes {package.shipped_bytes:,} bytes on a device (the library {library:,}), "
-            f"{package.shipped_bytes - most:,} more than the {most:,} allowed: compile a smaller net"
-        )
 
 
 @dataclass(frozen=True)

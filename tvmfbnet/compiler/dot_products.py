@@ -26,6 +26,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from tvmfbnet.compiler.intrinsics import cheap_stacks
 from tvmfbnet.compiler.paired_products import paired_intrinsic
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
@@ -150,6 +151,7 @@ def intrinsic_name(dot: DotProduct, lanes: int, strided: bool = False) -> str:
     return f"{PREFIX}{dot.name}_{lanes}" + ("_strided" if strided else "")
 
 
+@cheap_stacks()
 def register_dot_products() -> None:
     """Registers the tensor intrinsics of all instructions; what applies schedules with them needs this."""
     if TensorIntrin.get(intrinsic_name(_VNNI, 16), allow_missing=True) is not None:

@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from tvmfbnet.compiler.inline import splice
+from tvmfbnet.compiler.intrinsics import cheap_stacks
 from tvmfbnet.errors import UserError
 from tvmfbnet.targets.tvm_target import compiles_for_cpu
 
@@ -95,9 +96,12 @@ def _read_clock(builder: relax.BlockBuilder, value: relax.Expr, target: tvm.targ
 
 
 @cache  # TVM's parsing takes longer than everything else here
+@cheap_stacks()
 def _clock(shape: tuple[int, ...], dtype: str, clockid: int) -> PrimFunc:
     @T.prim_func(s_tir=True, private=True)  # type: ignore[untyped-decorator]
-    def clock(value: T.Buffer(shape, dtype), reading: T.Buffer((1, 2), "int64")):  # type: ignore[no-untyped-def,valid-type]
+    def clock(a: T.handle, b: T.handle):  # type: ignore[no-untyped-def]
+        value = T.match_buffer(a, shape, dtype)
+        reading = T.match_buffer(b, (1, 2), "int64")
         # struct timespec is two 64-bit integers on every 64-bit system.
         for row in range(1):
             with T.sblock("clock"):

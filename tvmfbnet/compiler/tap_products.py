@@ -24,6 +24,7 @@ from tvm.script import tirx as T
 
 from tvmfbnet.compiler.dot_products import DOT_PRODUCTS, PREFIX, DotProduct, register_dot_products
 from tvmfbnet.compiler.integer_kernels import DOT, WINDOW, ConvWindow, Draft, output_size, zero_code
+from tvmfbnet.compiler.intrinsics import cheap_stacks
 
 _WORD = 32
 
@@ -170,6 +171,7 @@ def tap_intrinsic(dot: DotProduct, lanes: int) -> str:
     return f"{PREFIX}{dot.name}_taps_{lanes}"
 
 
+@cheap_stacks()
 def register_integer_intrinsics() -> None:
     """Registers the tensor intrinsics of integer kernels; what applies schedules with them needs this."""
     register_dot_products()

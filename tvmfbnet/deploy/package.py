@@ -37,7 +37,7 @@ from tvmfbnet.deploy.description import (
 from tvmfbnet.deploy.outputs import outputs_of_model
 from tvmfbnet.deploy.parity import expected_outputs
 from tvmfbnet.dtypes import DType, random_tensor
-from tvmfbnet.errors import StorageError
+from tvmfbnet.errors import PackageError, StorageError
 from tvmfbnet.files import checksum, make_folder, storage_errors, write_atomically, write_json
 from tvmfbnet.library_calls import OnProgress, library_call
 from tvmfbnet.nets.bn_folding import randomise_bn
@@ -200,6 +200,19 @@ class Package:
     def shipped_bytes(self) -> int:
         """Bytes on disk, now, of what a device needs: library and description."""
         return self.package_bytes - self.model.stat().st_size
+
+    def require_size(self, most: int | None) -> None:
+        """Refuses it where a device needs more than ``most`` bytes of it.
+
+        Raises:
+            PackageError: says how large its files are; it stays on disk.
+        """
+        if most is not None and self.shipped_bytes > most:
+            library = self.library.stat().st_size
+            raise PackageError(
+                f"package {self.folder} takes {self.shipped_bytes:,} bytes on a device (the library {library:,}), "
+                f"{self.shipped_bytes - most:,} more than the {most:,} allowed: compile a smaller net"
+            )
 
     def with_description(self, **changes: Any) -> Package:
         """The package with fields of its description changed, on disk as well."""

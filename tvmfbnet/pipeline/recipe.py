@@ -10,13 +10,14 @@ from pydantic import Field, field_validator, model_validator
 from tvmfbnet.config import Config, validate
 from tvmfbnet.data.kinds import SPECS
 from tvmfbnet.dtypes import DTYPES, INT8, MAX_ACCURACY_LOSS, MIXED, require_dtype, spelled_with_dtype
-from tvmfbnet.errors import ConfigError
+from tvmfbnet.errors import ConfigError, ConstraintError
 from tvmfbnet.files import read_yaml
 from tvmfbnet.latency.sources.registry import kind_of, table_source
 from tvmfbnet.latency.sources.simulated import PREFIX
 from tvmfbnet.pipeline.tuning_options import TuneConfig
 from tvmfbnet.quantisation.config import QuantisationConfig
 from tvmfbnet.search.config import SearchConfig
+from tvmfbnet.search.quantities.size import SIZE
 from tvmfbnet.shipped import Shipped
 from tvmfbnet.training.config import TrainConfig
 
@@ -50,11 +51,30 @@ class Recipe(Config):
         le=100,
         description="percentage points of top-1 accuracy on test images that the net may lose in the target's dtype",
     )
+    max_package_size: str | None = Field(
+        default=None,
+        description="refuse a net of which a device needs more on disk (library and package.json), such as 600kB",
+    )
 
     @field_validator("dtype", mode="before")
     @classmethod
     def _check_dtype(cls, value: Any) -> Any:
         return value if value in (None, MIXED) else require_dtype(value)
+
+    @field_validator("max_package_size")
+    @classmethod
+    def _check_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                SIZE.parse(value)
+            except ConstraintError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def max_package_bytes(self) -> int | None:
+        """``max_package_size`` in bytes."""
+        return None if self.max_package_size is None else max(1, int(SIZE.parse(self.max_package_size)))
 
     @property
     def spelled_target(self) -> str:

@@ -63,7 +63,7 @@ from tvmfbnet.training.inputs import require_torch_device
 _ON_DEVICE = frozenset({"tune", "search", "compile", "bench"})
 _CONTENTS = {"space": "search space", "target": "target", "data": "data set"}
 # What decides whether a net may be shipped, and nothing else: a run that was refused resumes with another value.
-_GATES = ("max_accuracy_loss",)
+_GATES = ("max_accuracy_loss", "max_package_size")
 # How to connect to a target, and its description: neither affects measurements.
 _TARGET_PLACES = frozenset({"description", "exercised", "transport", "timeouts"})
 _FILES = ("recipe.yaml", "identity.json", "state.json", "table.json", "closed_loop.json", "bench.json", "result.json")
@@ -323,6 +323,7 @@ class Run:
             model, out = fine_tuned_model(tuning, self.folder / FOLDER), self.folder / "package"
             package = compile_net(net, target, database, out, classes, images, model, float32, about["task"])
         package = package.with_description(fine_tuning=tuning)
+        package.require_size(self.recipe.max_package_bytes)  # before a device is asked
         compared = images_to_compare(self.recipe.data, self.space, self.target)
         with connect_device(target) as endpoint, step("checking parity with PyTorch on the device"):
             package = certify(package, net, target, endpoint, compared, self.recipe.max_accuracy_loss)
@@ -331,6 +332,7 @@ class Run:
         else:
             package = with_mixed_prediction(package, dtypes, target)
         package = package.with_description(latency_target_ms=self._target_ms())
+        package.require_size(self.recipe.max_package_bytes)  # its description says more now
         parity = package.description.parity
         classes = {} if parity.agreement is None else {name: getattr(parity, name) for name in COMPARED}
         write_json(self.folder / "parity.json", {"parity_error": parity.error, **classes})

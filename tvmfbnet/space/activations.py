@@ -18,18 +18,25 @@ from tvmfbnet.space.space import BLOCK, HEAD_LINEAR, HEAD_POOL, STEM, NetPart
 PART_INPUT = -1
 
 
+def feature_map(number: int) -> int:
+    """As a tensor that a kernel of the head reads: the feature map of this number among those that the head takes."""
+    return PART_INPUT - 1 - number
+
+
 @dataclass(frozen=True)
 class Output:
     """The tensor that one kernel writes.
 
     Attributes:
         bytes: its size, for one image.
-        reads: which tensors the kernel reads: places in the part's outputs, or :data:`PART_INPUT`; none for a kernel
-            that reads the image, which belongs to the caller.
+        reads: which tensors the kernel reads: places in the part's outputs, :data:`PART_INPUT`, or a
+            :func:`feature_map`; none for a kernel that reads the image, which belongs to the caller.
+        converted: of another type than the net computes in; the plan puts tensors of one type into a storage.
     """
 
     bytes: int
     reads: tuple[int, ...]
+    converted: bool = False
 
 
 def outputs_of(part: NetPart, dtype: DType) -> tuple[Output, ...]:

@@ -22,24 +22,32 @@ Part = Sequence[Output]
 """The outputs of a part's kernels; an identity skip has none."""
 
 
-def peak_bytes(parts: Sequence[Part]) -> int:
+def peak_bytes(parts: Sequence[Part], maps: Sequence[int] = (), returned: Sequence[int] = (-1,)) -> int:
     """The peak of the static memory plan of a net, in bytes.
 
     Args:
         parts: stem, blocks and head in order of execution.
+        maps: which parts give the feature maps that kernels of the head read.
+        returned: places in the last part of the net's outputs.
     """
-    sizes, lasts, reads = _tensors(parts)
+    sizes, lasts, reads = _tensors(parts, maps)
+    outputs = {place % len(parts[-1]) + len(sizes) - len(parts[-1]) for place in returned}
+    for kernel in outputs:
+        lasts[kernel] = len(sizes) - 1
+    converted = [output.converted for part in parts for output in part]
     storages: list[int] = []
+    types: list[bool] = []
     first: list[int] = []
     until: list[int] = []
     free: list[int] = []
     used: list[int] = []
-    final = len(sizes) - 1
     for kernel, size in enumerate(sizes):
-        place = None if kernel == final else _reusable(size, free, storages)  # what a net returns is never reused
+        fitting = [place for place in free if types[place] == converted[kernel]]
+        place = None if kernel in outputs else _reusable(size, fitting, storages)  # what a net returns is never reused
         if place is None:
             place = len(storages)
             storages.append(size)
+            types.append(converted[kernel])
             first.append(kernel)
             until.append(kernel)
         else:
@@ -48,7 +56,7 @@ def peak_bytes(parts: Sequence[Part]) -> int:
         used.append(place)
         until[place] = lasts[kernel]
         for tensor in reads[kernel]:
-            if lasts[tensor] == kernel:
+            if lasts[tensor] == kernel and tensor not in outputs:
                 free.append(used[tensor])
     totals = [0] * (len(sizes) + 1)
     for size, start, end in zip(storages, first, until, strict=True):
@@ -82,17 +90,19 @@ def live_bytes(part: Part, input_bytes: int) -> int:
     return max(alive, default=0)
 
 
-def _tensors(parts: Sequence[Part]) -> tuple[list[int], list[int], list[tuple[int, ...]]]:
+def _tensors(parts: Sequence[Part], maps: Sequence[int] = ()) -> tuple[list[int], list[int], list[tuple[int, ...]]]:
     """Of each kernel of a net: the size of its output, the last kernel that reads it, and the kernels that it reads."""
     sizes: list[int] = []
     lasts: list[int] = []
     reads: list[tuple[int, ...]] = []
     before = -1
+    ends: list[int] = []
     for part in parts:
         start = len(sizes)
+        taken = [ends[place] for place in maps if place < len(ends)]
         for output in part:
             kernel = len(sizes)
-            read = tuple(before if place == PART_INPUT else start + place for place in output.reads)
+            read = tuple(_tensor(place, start, before, taken) for place in output.reads)
             read = tuple(tensor for tensor in read if tensor >= 0)  # not the image
             sizes.append(output.bytes)
             lasts.append(kernel)
@@ -100,4 +110,12 @@ def _tensors(parts: Sequence[Part]) -> tuple[list[int], list[int], list[tuple[in
             for tensor in read:
                 lasts[tensor] = kernel
         before = len(sizes) - 1
+        ends.append(before)
     return sizes, lasts, reads
+
+
+def _tensor(place: int, start: int, before: int, taken: Sequence[int]) -> int:
+    """The number of a tensor that a kernel reads: of its part, of the part before it, or a feature map."""
+    if place >= 0:
+        return start + place
+    return before if place == PART_INPUT else taken[PART_INPUT - 1 - place]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from tvmfbnet.errors import ConstraintError
 from tvmfbnet.space.blocks import parse_block
-from tvmfbnet.space.heads import CLASSIFIER
 from tvmfbnet.space.own_blocks import OwnBlock
 from tvmfbnet.space.space import Space
 
 
 def require_known_kernels(space: Space, quantity: str) -> None:
-    """Raises ConstraintError where the space has blocks of a user's own, or a head that is no classifier.
+    """Raises ConstraintError where the space has blocks of a user's own.
 
     Args:
         space: to be searched.
@@ -22,5 +21,3 @@ def require_known_kernels(space: Space, quantity: str) -> None:
         raise ConstraintError(
             f"a bound on {quantity} is not for blocks of your own, whose kernels only the compiler knows: {own}"
         )
-    if space.head_kind != CLASSIFIER:
-        raise ConstraintError(f"a bound on {quantity} is for nets with a classifier; the head is {space.head_kind}")

@@ -15,11 +15,13 @@ from functools import cached_property
 from typing import Any
 
 from tvmfbnet.dtypes import DType, dtype_named
-from tvmfbnet.errors import ConstraintError
+from tvmfbnet.errors import ConstraintError, UserError
 from tvmfbnet.search.cost_model import Choice, CostSources, Quantity
 from tvmfbnet.search.quantities.bytes import in_bytes
 from tvmfbnet.search.quantities.kernels import require_known_kernels
 from tvmfbnet.space.activations import Output, outputs_of
+from tvmfbnet.space.head_activations import HeadOutputs, head_outputs
+from tvmfbnet.space.heads import CLASSIFIER
 from tvmfbnet.space.memory_plan import live_bytes, peak_bytes
 from tvmfbnet.space.space import NetPart, Space
 
@@ -35,7 +37,7 @@ class PeakMemory:
         space: whose archs.
         dtype: of the activations; int8 codes take a byte.
         cells: for each layer and candidate what is live at once while its block runs.
-        fixed: the same of stem and head.
+        fixed: the same of the stem and of a classifier; of another head its largest tensor.
         batch: images of a call: all activations are as many times as large.
     """
 
@@ -56,7 +58,10 @@ class PeakMemory:
             return float(batch * max(live_bytes(outputs_of(part, dtype), taken), taken))
 
         layers = tuple(tuple(live(layer.cell(block)) for block in layer.blocks) for layer in space.layers)
-        return cls(space, dtype, layers, max(map(live, space.fixed_parts())), batch)
+        if space.head_kind == CLASSIFIER:
+            return cls(space, dtype, layers, max(map(live, space.fixed_parts())), batch)
+        largest = batch * max(output.bytes for output in head_outputs(space, dtype).kernels)
+        return cls(space, dtype, layers, max(live(space.stem), float(largest)), batch)
 
     @property
     def quantity(self) -> Quantity:
@@ -81,12 +86,12 @@ class PeakMemory:
         return best
 
     @cached_property
-    def _outputs(self) -> tuple[list[list[tuple[Output, ...]]], tuple[Output, ...], list[tuple[Output, ...]]]:
+    def _outputs(self) -> tuple[list[list[tuple[Output, ...]]], tuple[Output, ...], HeadOutputs]:
         def of(part: NetPart) -> tuple[Output, ...]:
             return outputs_of(part, self.dtype)
 
         layers = [[of(layer.cell(block)) for block in layer.blocks] for layer in self.space.layers]
-        return layers, of(self.space.stem), [of(part) for part in self.space.head]
+        return layers, of(self.space.stem), head_outputs(self.space, self.dtype)
 
     def value(self, choice: Sequence[int]) -> float:
         """Of the arch that takes candidate ``choice[l]`` in layer l."""
@@ -96,7 +101,8 @@ class PeakMemory:
                 self._values.clear()
             layers, stem, head = self._outputs
             blocks = [row[index] for row, index in zip(layers, key, strict=True)]
-            self._values[key] = float(self.batch * peak_bytes([stem, *blocks, *head]))
+            peak = peak_bytes([stem, *blocks, head.kernels], head.maps, head.returned)
+            self._values[key] = float(self.batch * peak)
         return self._values[key]
 
     def spread(self, choice: Sequence[int]) -> float:
@@ -122,7 +128,10 @@ def _build(sources: CostSources) -> PeakMemory:
     if sources.is_mixed:  # storages of different dtypes are not shared, and which block has which is chosen later
         raise ConstraintError("a bound on peak_memory is not for mixed dtypes: bound it in float32 or in int8")
     require_known_kernels(sources.space, "peak_memory")
-    return PeakMemory.of(sources.space, sources.data_type, sources.images)
+    try:
+        return PeakMemory.of(sources.space, sources.data_type, sources.images)
+    except UserError as error:
+        raise ConstraintError(f"a bound on peak_memory is not for this net: {error}") from error
 
 
 def _load(record: Mapping[str, Any], space: Space) -> PeakMemory:

@@ -15,6 +15,7 @@ from tvmfbnet.search.cost_model import AdditiveCosts, Choice, CostSources
 from tvmfbnet.search.quantities.bytes import in_bytes
 from tvmfbnet.search.quantities.kernels import require_known_kernels
 from tvmfbnet.space.counts import convs_of
+from tvmfbnet.space.head_activations import constant_bytes
 from tvmfbnet.space.space import NetPart, Space
 
 
@@ -29,7 +30,8 @@ def size_costs(space: Space, dtype: DType) -> AdditiveCosts:
             f"a bound on size is not for {dtype.name}: how kernels store weights depends on the target; bound params"
         )
     layers = tuple(tuple(_stored(layer.cell(block), dtype) for block in layer.blocks) for layer in space.layers)
-    return AdditiveCosts(SIZE, layers, sum(_stored(part, dtype) for part in space.fixed_parts()))
+    fixed = sum(_stored(part, dtype) for part in space.fixed_parts()) + constant_bytes(space)
+    return AdditiveCosts(SIZE, layers, fixed)
 
 
 def _build(sources: CostSources) -> AdditiveCosts:
