@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "tvmfbnet"
 
 ROOT_MODULES = {"errors", "files", "config", "progress", "strict_yaml", "machine", "settings", "run_files"}
 ROOT_MODULES |= {"scratch", "interrupts", "advice", "preflight", "durations", "shipped"}
-ROOT_MODULES |= {"process", "extras", "library_calls", "dtypes", "batches", "relative_error", "tools"}
+ROOT_MODULES |= {"process", "extras", "library_calls", "dtypes", "batches", "relative_error", "tools", "native_output"}
 
 MAY_IMPORT = {
     "space": set(),

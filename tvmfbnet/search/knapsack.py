@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tvmfbnet.native_output import native_output_discarded
 from tvmfbnet.search.cost_model import AdditiveCosts, Choice
 
 if TYPE_CHECKING:
@@ -167,13 +168,14 @@ class _Program:
                     return None
                 scale = spare or 1.0
                 limits.append(LinearConstraint(self._row(cells) / scale, -np.inf, spare / scale * (1.0 - tighter)))
-            solved = milp(
-                self._cost,
-                integrality=(np.arange(len(self._cost)) < self._singles).astype(float),
-                bounds=Bounds(0.0, self._allowed(constraints, share)),
-                constraints=[*self._structure, *limits, *cuts],
-                options={"mip_rel_gap": 0.0},
-            )
+            with native_output_discarded():
+                solved = milp(
+                    self._cost,
+                    integrality=(np.arange(len(self._cost)) < self._singles).astype(float),
+                    bounds=Bounds(0.0, self._allowed(constraints, share)),
+                    constraints=[*self._structure, *limits, *cuts],
+                    options={"mip_rel_gap": 0.0},
+                )
             if solved.x is None:
                 return None
             places = zip(self._starts, self._widths, strict=True)
