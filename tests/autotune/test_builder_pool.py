@@ -5,6 +5,7 @@ import time
 import psutil
 import pytest
 
+from tvmfbnet.autotune import engine_options
 from tvmfbnet.autotune.builder_pool import BuilderPool
 from tvmfbnet.scratch import new_folder
 from tvmfbnet.targets.definition import load_target, resolve
@@ -47,8 +48,9 @@ def started():
 def pool(started, monkeypatch):
     """The pool for a target with some threads, and with a deadline for builds."""
 
-    def of(threads, seconds=600.0):
+    def of(threads, seconds=600.0, cores=BUILDERS):
         monkeypatch.setattr(started, "_threads", threads)
+        monkeypatch.setattr(started, "_cores", cores)
         monkeypatch.setattr(started, "_seconds", seconds)
         monkeypatch.setattr(started._local, "_seconds", seconds)
         return started
@@ -66,6 +68,18 @@ def test_builders_are_stopped_while_kernels_are_timed_on_their_cores(threads, on
         await_stopped(one)
     await_stopped(0)
     assert pool._local.submit(len, "four").result() == 4
+
+
+def test_builders_run_beside_a_timed_kernel_where_cores_are_left(pool):
+    with pool(1, cores=BUILDERS + 1).making_way():
+        assert pool(1)._local.submit(len, "four").result() == 4
+        await_stopped(0)
+
+
+@pytest.mark.parametrize(("trials", "cores", "expected"), [(0, 4, 1), (47, 4, 1), (48, 4, 2), (96, 4, 4), (9999, 2, 2)])
+def test_a_builder_is_started_for_each_core_but_not_for_a_few_trials(trials, cores, expected, monkeypatch):
+    monkeypatch.setattr(engine_options, "allowed_cores", lambda: cores)
+    assert engine_options.builders_for(trials) == expected
 
 
 @pytest.mark.parametrize(("kind", "threads"), [("local", 2), ("tracker", 0)])

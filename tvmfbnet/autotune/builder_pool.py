@@ -32,6 +32,7 @@ from tvm.support.popen_pool import PopenWorker
 from tvmfbnet.autotune.builder import load
 from tvmfbnet.autotune.candidate import ScheduleCandidate
 from tvmfbnet.compiler.library import linker
+from tvmfbnet.machine import allowed_cores
 from tvmfbnet.rpc.session import KernelTiming, Pool, last_line
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -218,13 +219,13 @@ class BuilderPool:
 
     Args:
         target: what to compile for.
-        workers: number of processes on this machine; for a local target one for each core.
+        workers: number of processes on this machine.
         folder: for their temporary files.
         executor: runs the builds instead of those processes.
     """
 
     def __init__(self, target: ResolvedTarget, workers: int, folder: Path, executor: Executor | None = None) -> None:
-        self._workers, self._threads = workers, target.threads if target.transport.kind == "local" else 0
+        self._cores, self._threads = allowed_cores(), target.threads if target.transport.kind == "local" else 0
         self._timed, self._lock = 0, threading.Lock()
         self._target_json, self._linking = target.tvm_json(), linker(target, trial=True)
         self._seconds = target.timeouts.build
@@ -251,13 +252,13 @@ class BuilderPool:
 
     @contextmanager
     def making_way(self) -> Iterator[None]:
-        """While a kernel of a local target is timed, as many workers are stopped as it has threads."""
+        """While a kernel of a local target is timed, only as many workers run as it leaves cores."""
         if self._local is None or not self._threads:
             yield
             return
         self._count_timed(1)
         # A kernel that hangs must not make builds miss their deadline.
-        timer = threading.Timer(_STOPPED_SHARE * self._seconds, self._local.run_only, [self._workers])
+        timer = threading.Timer(_STOPPED_SHARE * self._seconds, self._local.run_only, [self._cores])
         timer.daemon = True
         timer.start()
         try:
@@ -270,7 +271,7 @@ class BuilderPool:
         with self._lock:
             self._timed += change
             if self._local is not None:
-                self._local.run_only(max(0, self._workers - self._threads * self._timed))
+                self._local.run_only(max(0, self._cores - self._threads * self._timed))
 
     def close(self) -> None:
         """Ends the workers that this pool started."""

@@ -20,7 +20,7 @@ from tvmfbnet.autotune.candidate import Search
 from tvmfbnet.autotune.cost_model import TrialCostModel
 from tvmfbnet.autotune.database import TuningDatabase
 from tvmfbnet.autotune.database_folders import TRIALS, folder_to_write
-from tvmfbnet.autotune.engine_options import DEFAULTS, ROUNDS_AHEAD, Budget, EngineOptions, TuningReport
+from tvmfbnet.autotune.engine_options import DEFAULTS, ROUNDS_AHEAD, Budget, EngineOptions, TuningReport, builders_for
 from tvmfbnet.autotune.evolution import EvolutionSearch, new_cost_model
 from tvmfbnet.autotune.machines import is_templated
 from tvmfbnet.autotune.plan import Plan, TuningTask
@@ -32,7 +32,6 @@ from tvmfbnet.autotune.trial_runner import Activity, News, OpenRound, RoundRunne
 from tvmfbnet.interrupts import raise_if_interrupted, undisturbed
 from tvmfbnet.latency.context import Context
 from tvmfbnet.latency.lock import target_lock
-from tvmfbnet.machine import allowed_cores
 from tvmfbnet.progress import Reporter, progress, say
 from tvmfbnet.rpc.device_context import ask_context
 from tvmfbnet.rpc.remote import RemoteWorker, worker_for
@@ -115,11 +114,13 @@ class Engine:
 
     def _tune(self, started: float) -> None:
         devices = max(1, query_tracker(self.endpoint.host, self.endpoint.port).serving(self.endpoint.key))
-        before = self._spent()
+        before, aim = self._spent(), self._aim()
         with ExitStack() as stack:
-            reporter = stack.enter_context(progress("tuning trials", self._aim(), done=before))
+            reporter = stack.enter_context(progress("tuning trials", aim, done=before))
             folder = stack.enter_context(scratch_folder())
-            pool = stack.enter_context(BuilderPool(self.target, allowed_cores(), folder, self.options.executor))
+            pool = stack.enter_context(
+                BuilderPool(self.target, builders_for(aim - before), folder, self.options.executor)
+            )
             workers: queue.Queue[RemoteWorker] = queue.Queue()
             for _ in range(devices):
                 worker = stack.enter_context(worker_for(self.target, self.endpoint))

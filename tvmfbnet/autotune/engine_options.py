@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tvmfbnet.machine import allowed_cores
+
 if TYPE_CHECKING:
     from tvmfbnet.autotune.estimate import RunningEstimate
     from tvmfbnet.autotune.transfer import TransferSource
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 BATCH = 8
 # Rounds in flight beyond one per device.
 ROUNDS_AHEAD = 2
+# Fewer trials than these are not worth another builder, which takes as long to start as ten builds.
+_TRIALS_OF_A_BUILDER = 24
 
 
 @dataclass(frozen=True)
@@ -67,3 +71,12 @@ class TuningReport:
     untuned: tuple[str, ...]
     seconds: float
     profile: dict[str, float]
+
+
+def builders_for(trials: int) -> int:
+    """How many builder processes to start: one for each core, but none for a few trials.
+
+    Args:
+        trials: that are left to build.
+    """
+    return max(1, min(allowed_cores(), trials // _TRIALS_OF_A_BUILDER))
