@@ -195,6 +195,7 @@ def test_a_bad_file_of_blocks_is_told_with_its_line(tmp_path):
     cases = {
         "a.py": ("x = 1\nx.y\n", "fails in line 2: AttributeError"),
         "b.py": ("a b\n", "fails in line 1: SyntaxError"),
+        "d.py": ("import sys\nsys.exit(0)\n", "fails in line 2: SystemExit"),
     }
     for name, (code, said) in cases.items():
         (tmp_path / name).write_text(code)

@@ -76,7 +76,7 @@ def build_own(spec: OwnBlock, cin: int, cout: int, stride: int) -> nn.Module:
     """The module of an own block; :class:`ArchError` where its builder fails or gives no module."""
     try:
         module = spec.build(cin, cout, stride)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArchError(f"block {spec.label} of {cin} to {cout} channels, stride {stride}: {_told(error)}") from error
     if not isinstance(module, nn.Module):
         raise ArchError(f"block {spec.label}: its builder gives {type(module).__name__}, not a torch.nn.Module")
@@ -129,7 +129,7 @@ def _told_run(spec: OwnBlock, part: NetPart) -> tuple[list[Conv], tuple[int, ...
         return _run(spec, part, "cpu")
     except ArchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArchError(f"block {spec.label} as {part.name}: {_told(error)}") from error
 
 
@@ -145,5 +145,5 @@ def _run(spec: OwnBlock, part: NetPart, device: str) -> tuple[list[Conv], tuple[
     return trace.convs, tuple(y.shape), sum(parameter.numel() for parameter in module.parameters())
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -64,7 +64,7 @@ def _run(path: Path) -> None:
     try:
         with _importable(path.parent):
             exec(compile(text, str(path), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's sys.exit() must not end the command that reads it
         del sys.modules[name]
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"block file {path} fails{_line_of(error, path)}: {what}") from error
@@ -73,7 +73,7 @@ def _run(path: Path) -> None:
         raise
 
 
-def _line_of(error: Exception, path: Path) -> str:
+def _line_of(error: BaseException, path: Path) -> str:
     """`` in line 7`` where the error comes from a line of the file."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
