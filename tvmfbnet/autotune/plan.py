@@ -17,7 +17,7 @@ from tvmfbnet.compiler.lowering import Kernel
 from tvmfbnet.space.space import BLOCK, NetPart, Space
 from tvmfbnet.targets.definition import ResolvedTarget
 
-# Measured on two quiet cores, one building while the other proposes and times.
+# Older than building on all cores, with which two quiet cores reached 9.8: a forecast on the safe side.
 TRIALS_PER_SECOND = 6.0
 # On the same host: compiling and timing one of the nets that parts are timed in, or a single part.
 _SECONDS_PER_NET, _SECONDS_PER_PART = 4.5, 1.5
