@@ -1,4 +1,4 @@
-"""How a benchmark hands a figure to `run.py`, beside what it prints for people.
+"""How a benchmark hands a figure to `run.py`, beside what it prints for people, and the interval of a mean.
 
 `run.py` names a file in the environment; each figure becomes a line of it at once, so that a benchmark that is killed
 keeps what it had. Without that file nothing is written, and the benchmark is what it always was.
@@ -7,8 +7,10 @@ keeps what it had. Without that file nothing is written, and the benchmark is wh
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -50,3 +52,12 @@ def report_figure(
     figure = {"name": name, "unit": unit, "better": better, "exact": exact, "values": numbers}
     with Path(file).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(figure, allow_nan=False) + "\n")
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean (Student's t); not a number for a single value."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return math.nan
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))

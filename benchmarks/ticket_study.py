@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import report_figure
-from scipy import stats
+from figures import interval, report_figure
 from ticket_nets import REMAINING, TABLE, Row, Study
 
 import tvmfbnet as tf
@@ -68,13 +67,6 @@ def time_nets(rows: Sequence[Row], out: Path, rounds: int) -> None:
             times[key].append((time.perf_counter() - began) / _CALLS * 1e3)
     for row, key in zip(rows, timed, strict=True):
         row["latency_ms"], row["latency_quartile_ms"] = min(times[key]), float(np.quantile(times[key], 0.25))
-
-
-def interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of a mean (Student's t); not a number for a single value."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:

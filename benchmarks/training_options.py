@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from figures import report_figure
-from scipy import stats
+from figures import interval, report_figure
 
 import tvmfbnet as tf
 from tvmfbnet.cli.terminal import as_command
@@ -53,13 +50,6 @@ def accuracy(options: argparse.Namespace, name: str, seed: int) -> float:
         settings["distil_from"] = str(trained.checkpoint)
     folder = options.out / f"{name.replace(' ', '-')}-{seed}"
     return 100 * float(tf.train(ARCH, options.space, options.data, settings, out=folder).test_accuracy)
-
-
-def interval(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of a mean; not a number for a single value."""
-    if len(values) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def main() -> None:
