@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from tiny import TINY_SPACE, write_tiny_data
@@ -55,6 +57,13 @@ def every_update(monkeypatch):
             print(self.describe(), file=sys.stderr)
 
     monkeypatch.setattr(progress.Reporter, "update", update)
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch):
+    """Imports a script of ``benchmarks/`` by name, as a run of it does: modules beside it can be imported."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture

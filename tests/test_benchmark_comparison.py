@@ -1,23 +1,18 @@
 """Two files of benchmarks' figures are compared fairly, and the page shows machines side by side with their load."""
 
-import importlib
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tvmfbnet.errors import UserError
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def suite(monkeypatch):
+def suite(benchmark_script):
     """The entry point, the files of figures and their comparison."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     names = ("run", "suite.records", "suite.compare")
-    return SimpleNamespace(**{name.rpartition(".")[2]: importlib.import_module(name) for name in names})
+    return SimpleNamespace(**{name.rpartition(".")[2]: benchmark_script(name) for name in names})
 
 
 def record_of(suite, form="quick", cpu="znver3", status="done", **values):

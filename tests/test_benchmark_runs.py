@@ -1,7 +1,6 @@
 """The benchmarks' entry point: figures are kept whatever fails, nothing is repeated, no script is left out."""
 
 import ast
-import importlib
 import json
 import os
 import re
@@ -30,11 +29,10 @@ HANGS = HANDS_OVER + (
 
 
 @pytest.fixture
-def suite(monkeypatch):
+def suite(benchmark_script):
     """The entry point and its modules."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     names = ("run", "figures", "suite.records", "suite.runner", "suite.registry", "suite.forms")
-    return SimpleNamespace(**{name.rpartition(".")[2]: importlib.import_module(name) for name in names})
+    return SimpleNamespace(**{name.rpartition(".")[2]: benchmark_script(name) for name in names})
 
 
 @pytest.fixture

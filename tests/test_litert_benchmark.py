@@ -1,6 +1,5 @@
 """LiteRT beside the other int8 nets: what is said where it is missing, and whether one delegate runs a whole net."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from tvmfbnet.space.arch import Arch
 from tvmfbnet.space.arch_text import format_arch
 from tvmfbnet.space.registry import load_space
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 CONV = {"op_name": "CONV_2D", "inputs": [0, 5], "outputs": [1]}
 MEAN = {"op_name": "MEAN", "inputs": [1], "outputs": [2]}
 WHOLE = {"op_name": "DELEGATE", "inputs": [0, 5], "outputs": [2]}
@@ -21,12 +19,11 @@ AFTER = {"op_name": "DELEGATE", "inputs": [1], "outputs": [2]}
 
 
 @pytest.fixture
-def script(monkeypatch):
+def script(benchmark_script, monkeypatch):
     """Imports a benchmark by name, without LiteRT."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     for name in ("ai_edge_litert", "ai_edge_litert.interpreter", "litert_torch", "ai_edge_quantizer"):
         monkeypatch.setitem(sys.modules, name, None)
-    return importlib.import_module
+    return benchmark_script
 
 
 @pytest.mark.parametrize(
@@ -51,16 +48,15 @@ def test_outputs_of_another_net_are_refused(script):
             correlation(other, image)
 
 
-def test_a_missing_or_damaged_model_is_told_in_one_line(monkeypatch, tmp_path):
+def test_a_missing_or_damaged_model_is_told_in_one_line(benchmark_script, tmp_path):
     """Only where LiteRT is installed."""
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
     file = tmp_path / "net.tflite"
     for content in (None, b"no model"):
         if content:
             file.write_bytes(content)
         with pytest.raises(StorageError, match="no model that LiteRT can load"):
-            importlib.import_module("litert_net").LiteRtNet(file, np.zeros((1, 3, 8, 8), "float32"))
+            benchmark_script("litert_net").LiteRtNet(file, np.zeros((1, 3, 8, 8), "float32"))
 
 
 @pytest.mark.parametrize(("name", "option"), [("int8_net", "--tflite"), ("litert_model", "--out")])

@@ -1,6 +1,5 @@
 """Other runtimes are timed in processes of their own, which install nothing; those that are not there say so."""
 
-import importlib
 import re
 from pathlib import Path
 
@@ -15,11 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def rivals(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def rivals(benchmark_script, monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS"):
         monkeypatch.setenv(name, "1")  # the module sets them for its processes, and tests after this one keep theirs
-    return importlib.import_module("rivals")
+    return benchmark_script("rivals")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Other runtimes on the simulated cores see the core that is simulated, by a clock that is right, or say why not."""
 
-import importlib
 import os
 import subprocess
 from pathlib import Path
@@ -10,15 +9,6 @@ import pytest
 
 from tvmfbnet.errors import DeviceError, ParityError, UserError
 from tvmfbnet.simulation.cores import list_cores, load_core
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a benchmark by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 @pytest.fixture
@@ -36,38 +26,38 @@ def arm_python():
     return Path(named).resolve()
 
 
-def test_every_shipped_core_has_a_part_number_of_its_own(script):
-    cpuinfo = script("emulated_machine").cpuinfo
+def test_every_shipped_core_has_a_part_number_of_its_own(benchmark_script):
+    cpuinfo = benchmark_script("emulated_machine").cpuinfo
     texts = [cpuinfo(load_core(name)) for name in list_cores()]
     parts = {line for text in texts for line in text.splitlines() if line.startswith("CPU part")}
     assert len(parts) == len(texts)
 
 
-def test_a_core_without_a_part_number_and_a_missing_system_are_told(script, system, tmp_path):
-    machine_root, core = script("emulated_machine").machine_root, load_core("a76")
+def test_a_core_without_a_part_number_and_a_missing_system_are_told(benchmark_script, system, tmp_path):
+    machine_root, core = benchmark_script("emulated_machine").machine_root, load_core("a76")
     with pytest.raises(UserError, match="no part number of core mine is listed"):
         machine_root(core.model_copy(update={"name": "mine"}), system, tmp_path)
     with pytest.raises(UserError, match="scripts/arm_python"):
         machine_root(core, tmp_path / "nowhere", tmp_path)
 
 
-def test_an_output_of_another_net_is_refused(script):
-    module, output = script("simulated_rivals"), np.arange(10.0)
+def test_an_output_of_another_net_is_refused(benchmark_script):
+    module, output = benchmark_script("simulated_rivals"), np.arange(10.0)
     module.require_same(module.Rival("1", (2.0, 1.0, 1.0), output + 1e-4, {}), output[None], "A runtime")
     for other in (output + 1, np.arange(9.0), output * np.nan):
         with pytest.raises(ParityError, match=r"^A runtime: .*not the same net"):
             module.require_same(module.Rival("1", (2.0, 1.0, 1.0), other, {}), output[None], "A runtime")
 
 
-def test_a_core_without_documented_figures_cannot_check_its_clock(script, tmp_path):
-    module, core = script("simulated_rivals"), load_core("a76").model_copy(update={"documented": None})
+def test_a_core_without_documented_figures_cannot_check_its_clock(benchmark_script, tmp_path):
+    module, core = benchmark_script("simulated_rivals"), load_core("a76").model_copy(update={"documented": None})
     with pytest.raises(UserError, match="no section documented"):
         module.clock_error(module.EmulatedPython(core, tmp_path, tmp_path, tmp_path))
 
 
 @pytest.mark.emulated
-def test_an_emulated_program_sees_the_simulated_core(script, arm_python, tmp_path):
-    root = script("emulated_machine").machine_root(load_core("a55"), arm_python / "root", tmp_path)
+def test_an_emulated_program_sees_the_simulated_core(benchmark_script, arm_python, tmp_path):
+    root = benchmark_script("emulated_machine").machine_root(load_core("a55"), arm_python / "root", tmp_path)
     command = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", str(root), str(arm_python / "root/usr/bin/python3.11"), "-c"]
     code = "print(open('/proc/cpuinfo').read(), open('/sys/devices/system/cpu/possible').read())"
     told = subprocess.run([*command, code], capture_output=True, text=True, check=True).stdout
@@ -76,8 +66,8 @@ def test_an_emulated_program_sees_the_simulated_core(script, arm_python, tmp_pat
 
 @pytest.mark.emulated
 @pytest.mark.slow
-def test_a_loop_of_known_length_takes_that_long_and_a_missing_runtime_is_told(script, arm_python, tmp_path):
-    module = script("simulated_rivals")
+def test_a_loop_of_known_length_takes_that_long_and_a_missing_runtime_is_told(benchmark_script, arm_python, tmp_path):
+    module = benchmark_script("simulated_rivals")
     python = module.EmulatedPython(load_core("a76"), arm_python, tmp_path, tmp_path)
     assert abs(module.check_clock(python)) < 0.01
     with pytest.raises(DeviceError, match=r"^onnxruntime failed: ModuleNotFoundError: .*onnxruntime"):

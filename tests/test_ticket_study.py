@@ -1,6 +1,5 @@
 """The study of lottery tickets runs all its parts, resumes, and tells means, intervals and gains as it should."""
 
-import importlib
 import json
 import shutil
 import sys
@@ -9,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = "--seeds 1 --images 120 --test-images 40 --epochs 1 --rounds 1 --search-epochs 2 --channel-rounds 1"
 
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("ticket_study")
+def study(benchmark_script):
+    return benchmark_script("ticket_study")
 
 
 @pytest.mark.slow

@@ -1,25 +1,17 @@
 """The benchmark of all forms of a step, at tiny sizes on a CPU: what it will do on a GPU runs from end to end."""
 
-import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_steps.py"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    spec = importlib.util.spec_from_file_location("gpu_steps", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_steps", module)
-    spec.loader.exec_module(module)
+def benchmark(benchmark_script):
     threads = torch.get_num_threads()
-    yield module
+    yield benchmark_script("gpu_steps")
     torch.set_num_threads(threads)
 
 

@@ -147,12 +147,16 @@ BUILDING = """
 import sys
 import time
 from tvmfbnet.targets.definition import load_target, resolve
-from tvmfbnet.scratch import new_folder
 from tvmfbnet.autotune.builder_pool import BuilderPool
+from tvmfbnet.machine import allowed_cores
+from tvmfbnet.scratch import new_folder
 
-pool = BuilderPool(resolve(load_target("host")), 1, new_folder())
-pool._pool.submit(time.sleep, 1).result()
-pool._pool.submit(time.sleep, 60)
+workers = allowed_cores()  # one is stopped while a kernel is timed on one core
+pool = BuilderPool(resolve(load_target("host")), workers, new_folder())
+for started in [pool._pool.submit(time.sleep, 1) for _ in range(workers)]:
+    started.result()
+for _ in range(workers):
+    pool._pool.submit(time.sleep, 60)
 if "stopped" in sys.argv:
     way = pool.making_way()
     way.__enter__()

@@ -1,7 +1,5 @@
 """The benchmark of strategies on tables of trained archs: its problems, and what `bayesian` reaches there."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +7,15 @@ import pytest
 
 from tvmfbnet.search.strategies import strategy_named
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 MACRO, ACCEL = DATA / "nas-bench-macro_cifar10.json", DATA / "accel-nasbench_dataset_jsons.tar.gz"
 
 
-@pytest.fixture(scope="module")
-def tables():
+@pytest.fixture
+def tables(benchmark_script):
     if not MACRO.exists() or not ACCEL.exists():
         pytest.skip(f"no tables of trained archs in {DATA}")
-    spec = importlib.util.spec_from_file_location("truth_tables", ROOT / "benchmarks" / "truth_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["truth_tables"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["truth_tables"]
+    return benchmark_script("truth_tables")
 
 
 def test_a_training_is_one_of_the_tables_and_the_best_is_within_the_bound(tables):
