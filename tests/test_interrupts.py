@@ -121,3 +121,18 @@ def _interrupted_while_undisturbed():
         time.sleep(0.05)
         done.append(True)
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_no_progress_is_reported_after_the_line():
+    process = start("""
+        from tvmfbnet.cli import terminal
+        from tvmfbnet.progress import step
+        terminal.SILENCE = 0.02
+        with terminal.shown(), step("counting"), interrupts.undisturbed():
+            time.sleep(0.3)
+            print('ready', flush=True)
+            threading.Event().wait(60)
+    """)
+    process.send_signal(signal.SIGINT)
+    said = end(process)[3].splitlines()
+    assert said.count("counting: (0 s)") > 2 and said[-1].startswith("interrupted: stopping")

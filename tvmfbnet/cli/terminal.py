@@ -30,6 +30,7 @@ from rich.progress import (
 from rich.text import Text
 
 from tvmfbnet import process
+from tvmfbnet.interrupts import is_stopping
 from tvmfbnet.progress import Message, Reporter, observed
 
 console = Console(stderr=True, highlight=False)
@@ -150,7 +151,10 @@ def _live_step() -> Progress:
 
 
 class _Lines:
-    """Plain lines on stderr: explicit ones, and one on the innermost work after too long a silence."""
+    """Plain lines on stderr: explicit ones, and one on the innermost work after too long a silence.
+
+    A command that was interrupted has said how long it takes to stop; nothing is reported after that.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -183,7 +187,7 @@ class _Lines:
 
     def _run(self) -> None:
         with self._changed:
-            while self._active:
+            while self._active and not is_stopping():
                 work, first = self._active[-1]
                 now = time.monotonic()
                 # A young step reports after its patience, however recently another one did.
