@@ -1,6 +1,7 @@
 """Hand-written schedules: whatever the knobs, a kernel computes what its unscheduled form computes."""
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from tvmfbnet.autotune.templates import apply_knobs, registers_of, shape_of
 from tvmfbnet.compiler.export import export_parts
 from tvmfbnet.compiler.lowering import build as build_library
 from tvmfbnet.compiler.lowering import kernels_of, lower
+from tvmfbnet.compiler.scheduled_kernels import for_codegen
 from tvmfbnet.space.registry import load_space
 from tvmfbnet.targets.definition import load_target, resolve
 
+# Whether the last tile has fewer channels, and whether fewer pixels.
+CUTS = [(True, False), (False, True), (True, True)]
 SPACE = """
 input: {channels: 3, height: 28, width: 28}
 classes: 10
@@ -103,6 +107,34 @@ def test_inputs_that_are_loaded_as_vectors_give_the_same_sums(kernels, compiled_
         actual = output_of(apply_knobs(kernel.mod, shape, knobs).mod, arguments, compiled_for)
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4, err_msg=f"{shape} {knobs}")
     assert staged == {2, 4}
+
+
+def kind_of(shape, knobs):
+    return shape.cuts(knobs.columns, knobs.channels), knobs.parallel
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tiles_that_end_with_the_image_and_with_the_channels_are_cut(kernels, threads):
+    """What CPUs with 16 registers get where 7x7 pixels and five vectors of channels have no good divisor."""
+    chooser, rng, seen = random.Random(2), np.random.default_rng(2), set()
+    registers = Registers(16, 32, threads)
+    options = {**resolve(load_target("host")).tvm, "num-cores": threads}
+    for kernel in kernels:
+        shape = shape_of(kernel.mod)
+        ways = [] if shape is None else all_knobs(shape, registers)
+        cuts = {kind: [way for way in ways if kind_of(shape, way) == kind] for kind in product(CUTS, range(threads))}
+        infos = ArgInfo.from_prim_func(kernel.mod["main"])
+        arguments = [rng.standard_normal([int(size) for size in info.shape]).astype("float32") for info in infos]
+        for kind, fitting in cuts.items():
+            for knobs in chooser.sample(fitting, min(2, len(fitting))):
+                scheduled = ScheduleCandidate.of(apply_knobs(kernel.mod, shape, knobs), knobs).schedule.mod
+                mod, compiled = for_codegen(scheduled, tvm.target.Target(options))
+                # A loop over tiles and what is left of it, unless threads share it.
+                assert mod.script().count("T.alloc_buffer") > 1 or knobs.parallel
+                expected = output_of(kernel.mod, arguments, compiled)
+                np.testing.assert_allclose(output_of(mod, arguments, compiled), expected, rtol=2e-4, atol=2e-4)
+                seen.add(kind)
+    assert seen == set(cuts)
 
 
 def test_a_trial_gets_its_weights_prepacked(kernels, compiled_for):

@@ -18,6 +18,8 @@ from tvmfbnet.autotune.registers import Registers, accumulators, holds_window, o
 
 # Larger tiles only spill registers or bloat the code.
 _MAX_ROWS, _MAX_COLUMNS = 7, 28
+# Sizes of good tiles where registers are few: pixels, and vectors of channels of each.
+_FEW_PIXELS, _FEW_VECTORS = (3, 4, 5, 6), (2, 3, 4)
 _UNROLLS = (1, 2, 4, 8)
 # Input channels up to which ARM kernels may have no loop over them: a tile's stores then overlap with its products.
 _FEW_STEPS = 32
@@ -68,20 +70,51 @@ def _tiles(shape: KernelShape, registers: Registers) -> Iterator[Knobs]:
     orders = _orders(shape, registers)
     for lanes in [shape.dot_lanes] if shape.dot else _widths(shape, spans, registers):
         channels = [tile for tile in divisors(spans) if tile % lanes == 0 and tile // lanes <= registers.count]
+        channels += _cut_channels(shape, lanes, registers)
         rows, columns = divisors(shape.height, _MAX_ROWS), divisors(shape.width, _MAX_COLUMNS)
         if shape.height % shape.dot_rows == 0:  # else no tile of more rows begins with the same one everywhere
             rows = [row for row in rows if row % shape.dot_rows == 0 or row == 1]
         # Tiles end between pairs of pixels, or with the row.
         columns = [column for column in columns if column % shape.dot_pixels == 0 or column == shape.width] or columns
-        for tile, row, column in product(channels, rows, columns):
+        for tile, (row, column) in product(channels, [*product(rows, columns), *_cut_pixels(shape, registers)]):
             positions, wide = shape.positions(row, column), vectors(shape, tile, lanes, registers)
             free = registers.count - positions * wide
-            fitting = [order for order in orders if operands(shape, positions, wide, registers, order) <= free]
+            distinct = [order for order in orders if order != "ycx"] if shape.runs_on(column) else orders
+            fitting = [order for order in distinct if operands(shape, positions, wide, registers, order) <= free]
             for order, unroll, padding in product(fitting, _unrolls(shape, registers), _paddings(shape, registers)):
                 for staged in _stages(shape, unroll, padding, registers):
                     knobs = Knobs(row, column, tile, lanes, order, unroll, padding, staged=staged)
                     if shape.kind != "depthwise" or not staged or holds_window(shape, knobs, wide, registers):
                         yield knobs
+
+
+def _cut_pixels(shape: KernelShape, registers: Registers) -> list[tuple[int, int]]:
+    """Tiles of one row and more pixels than fit into it, where rows and columns of the image leave none of a good size.
+
+    An image of 7x7 pixels is ten tiles of 5, the last one cut. In few registers, one of 7 has room for one vector each,
+    whose sums do not hide the latency of multiply-adds.
+    """
+    whole = {row * column for row in divisors(shape.height) for column in divisors(shape.width)}
+    if not _takes_cut_tiles(shape, registers) or whole.intersection(_FEW_PIXELS):
+        return []
+    few = [pixels for pixels in _FEW_PIXELS if pixels < shape.height * shape.width]
+    return [(1, pixels) for pixels in few if shape.runs_on(pixels)]
+
+
+def _cut_channels(shape: KernelShape, lanes: int, registers: Registers) -> list[int]:
+    """Tiles of channels that do not divide them, the last one cut, where none of a good size does: of 184 in vectors
+    of 8, for example."""
+    wide, fit = shape.group // lanes, lanes == registers.lanes(shape.sum_bytes)
+    few = [tile for tile in _FEW_VECTORS if tile <= wide]
+    if not fit or shape.group % lanes or shape.group < shape.channels or not _takes_cut_tiles(shape, registers):
+        return []
+    return [] if any(wide % tile == 0 for tile in few) else [tile * lanes for tile in few]
+
+
+def _takes_cut_tiles(shape: KernelShape, registers: Registers) -> bool:
+    """Whether tiles may end with the image or the channels: those of pointwise kernels on CPUs with few registers."""
+    pointwise = shape.kind == "conv" and shape.kernel == shape.stride == 1 and not shape.padded and not shape.dot
+    return pointwise and registers.reads_operands and registers.count <= 16 and registers.vector_bytes > 0
 
 
 def _orders(shape: KernelShape, registers: Registers) -> tuple[str, ...]:

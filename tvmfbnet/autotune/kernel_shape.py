@@ -69,6 +69,14 @@ class KernelShape:
         """Steps in which a tile's pixels are multiplied; an odd one at the end of a row takes a whole step."""
         return rows * math.ceil(columns / self.dot_pixels)
 
+    def runs_on(self, columns: int) -> bool:
+        """Whether a tile of that many columns runs on into the next row: the image is one row of pixels then."""
+        return self.kind == "conv" and self.width % columns > 0
+
+    def cuts(self, columns: int, channels: int) -> tuple[bool, bool]:
+        """Whether the last tile of such tiles has fewer channels than the others, and whether it has fewer pixels."""
+        return self.kind == "conv" and not self.dot and self.group % channels > 0, self.runs_on(columns)
+
     @property
     def narrows(self) -> bool:
         """Whether a schedule may keep the sums in the type of the elements: float32 sums of products of halves."""

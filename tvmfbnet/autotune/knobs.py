@@ -21,7 +21,9 @@ class Knobs:
     """One way to schedule a kernel.
 
     Attributes:
-        rows, columns, channels: output tile kept in registers.
+        rows, columns, channels: output tile kept in registers. Columns that do not divide those of the image are pixels
+            of the image as one row, and the last tile ends with it; so it does where channels do not divide those of
+            the kernel.
         lanes: vector width in elements.
         order: outer loops, outermost first: c (channels), y and x.
         unroll: unroll factor of the inner reduction loop.

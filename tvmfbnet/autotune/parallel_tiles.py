@@ -46,6 +46,8 @@ def _extents(shape: KernelShape, knobs: Knobs) -> list[int]:
     }
     if shape.dot and shape.group < shape.channels:
         return []  # the loop over groups stands among them
+    if shape.runs_on(knobs.columns):
+        return [extents["c"]] if knobs.order[0] == "c" else []  # the loop over tiles of pixels is cut at the last one
     order = "c" if shape.kind in ("matmul", "pool") else knobs.order
     most = {"outer": 1, "middle": 2}.get(knobs.padding, len(order))
     return [extents[axis] for axis in order[:most]]

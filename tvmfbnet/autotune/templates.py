@@ -199,6 +199,8 @@ def _move(schedule: Schedule, last: Any, knobs: Knobs) -> None:
 
 def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: Knobs) -> None:
     total, last = blocks.total, blocks.after[-1]
+    if shape.runs_on(knobs.columns):
+        _flatten(schedule, total, last, shape.width)
     partial = _narrow(schedule, total, knobs) if knobs.sum_bytes else None
     outer = _tile_output(schedule, last, knobs)
     schedule.set_scope(total, 0, "local")
@@ -214,6 +216,13 @@ def _tile(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape, knobs: K
     _decompose(schedule, total, outside)
     if partial is not None:  # within the loop over chunks
         _decompose(schedule, partial, outside + 1)
+
+
+def _flatten(schedule: Schedule, total: Any, last: Any, width: int) -> None:
+    """Makes the image one row of pixels, so that a tile that has no room in its row runs on into the next."""
+    schedule.transform_layout(total, ("write", 0), lambda n, y, x, c: (n, y * width + x, c))
+    schedule.transform_block_layout(total, lambda n, y, x, c, _, __, k: (n, y * width + x, c, k))
+    schedule.transform_block_layout(last, lambda n, y, x, c: (n, y * width + x, c))
 
 
 def _decompose(schedule: Schedule, total: Any, outside: int) -> None:
@@ -254,16 +263,17 @@ def _tile_chunks(schedule: Schedule, total: Any, partial: Any, outside: int, kno
 def _tile_output(schedule: Schedule, last: Any, knobs: Knobs) -> list[Any]:
     """Splits the output into tiles; returns the loops over tiles, outermost first."""
     loops = schedule.get_loops(last)
-    split = {"c": schedule.split(loops[-1], [None, knobs.channels])}
+    vectors, lanes = schedule.split(loops[-1], [None, knobs.lanes])
+    split = {"c": schedule.split(vectors, [None, knobs.channels // knobs.lanes])}
     if len(loops) == 4:
         split["y"] = schedule.split(loops[1], [None, knobs.rows])
-        split["x"] = schedule.split(loops[2], [None, knobs.columns])
+    if len(loops) > 2:
+        split["x"] = schedule.split(loops[len(loops) - 2], [None, knobs.columns])
     order = [axis for axis in knobs.order if axis in split]
     outer = [split[axis][0] for axis in order]
     inner = [split[axis][1] for axis in "yxc" if axis in split]
     schedule.reorder(*outer, *inner)
-    whole, lanes = schedule.split(inner[-1], [None, knobs.lanes])
-    for loop in (*inner[:-1], whole):
+    for loop in inner:
         schedule.unroll(loop)
     schedule.vectorize(lanes)
     return outer

@@ -14,6 +14,7 @@ from tvmfbnet.compiler.border_loops import mark_loop
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
 _VECTOR_BYTES = (64, 32, 16)
+_PREPACKS = "meta_schedule.layout_rewrite_preproc"
 # How often unrolling may repeat what packs taps.
 _MOST_COPIES = 32
 
@@ -38,22 +39,40 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
             _load_in_halves(schedule, block, schedule.get_loops(blocks.total)[len(outer) + 1], knobs)
         else:
             _place_padding(schedule, block, outer, shape, knobs)
-    ms.postproc.RewriteLayout().apply(schedule)
+    cut = "".join(axis for axis, is_cut in zip("cx", shape.cuts(knobs.columns, knobs.channels), strict=True) if is_cut)
+    if "c" in cut:
+        _pack_vectors(schedule, blocks.total, knobs.lanes)
+    else:
+        ms.postproc.RewriteLayout().apply(schedule)
     outside = len(outer) + 1
     if knobs.parallel:
         _make_parallel(schedule, blocks, knobs)
         outside -= knobs.parallel - 1
-    if knobs.padding == "border":
-        _mark_borders(schedule, blocks.after[-1], knobs)
+    order = knobs.order.replace("y", "") if "x" in cut else knobs.order
+    _mark_cuts(schedule, blocks.after[-1], order, knobs.parallel, "yx" if knobs.padding == "border" else cut)
     return outside
 
 
-def _mark_borders(schedule: Schedule, last: Any, knobs: Knobs) -> None:
-    """Has loops over rows and columns of tiles cut at the image's borders; not those that one parallel loop fuses."""
-    fused = max(0, knobs.parallel - 1)
-    axes = ["" if knobs.parallel > 1 else knobs.order[0], *knobs.order[fused + 1 :]]
+def _pack_vectors(schedule: Schedule, total: Any, lanes: int) -> None:
+    """Brings weights into the order of vectors of outputs, where the last tile has fewer of them than the others."""
+    packed = schedule.cache_read(total, 1, "global")
+    schedule.annotate(packed, _PREPACKS, True)
+
+    def order(*axes: Any) -> list[Any]:
+        *window, channel = axes
+        return [channel // lanes, *window, channel % lanes]
+
+    schedule.transform_layout(total, ("read", 1), order)
+
+
+def _mark_cuts(schedule: Schedule, last: Any, order: str, parallel: int, cut: str) -> None:
+    """Has loops over tiles cut where the last tile or those at the image's borders differ from the others.
+
+    Not those that one parallel loop fuses.
+    """
+    axes = ["" if parallel > 1 else order[0], *order[max(1, parallel) :]]
     for axis, loop in zip(axes, schedule.get_loops(last)[1:], strict=False):
-        if axis in ("y", "x"):
+        if axis and axis in cut:
             mark_loop(schedule, loop)
 
 

@@ -1,9 +1,12 @@
-"""Loops over an image are cut at its borders, where a kernel's padding is never stored.
+"""Loops over an image are cut at its borders, where a kernel's padding is never stored, and at tiles that end early.
 
 A kernel that reads padded input where it is tests each pixel for the border of the image. Only the first and the last
 tiles of a loop can be there: cut into a loop for each border and one for the interior, the interior tests nothing, and
 in the borders LLVM and TVM drop the products with zeros. That saves the padded copy of the input, and with it the
 transfers of an image that fits no near cache.
+
+Where tiles do not divide an image or its channels, the last one is cut off in the same way, and no other one tests for
+the end.
 
 TVM has the pass, but by default applies it to loops of variable length only, and after loop variables have been
 replaced, so that it no longer finds those that a schedule marks. Here it runs before.
