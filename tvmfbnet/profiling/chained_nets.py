@@ -7,6 +7,7 @@ the next pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tvm.ir import IRModule
@@ -16,9 +17,10 @@ from tvmfbnet.compiler.instrument import chain_nets
 from tvmfbnet.compiler.library import save_library
 from tvmfbnet.compiler.lowering import build_prepared, lower, prepare
 from tvmfbnet.compiler.shapes import part_input_shape
+from tvmfbnet.machine import allowed_cores
 from tvmfbnet.profiling.canary import HonestTiming, pooled
 from tvmfbnet.profiling.device_timer import ChainTiming, DeviceTimer
-from tvmfbnet.progress import progress
+from tvmfbnet.progress import Reporter, progress
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
@@ -81,6 +83,41 @@ class ChainedNets:
     def whole(self) -> HonestTiming:
         """The same for all passes together."""
         return pooled([done.whole for done in self._passes])
+
+
+def compile_groups(
+    groups: Mapping[int, Sequence[Sequence[NetPart]]],
+    schedule: Callable[[Sequence[NetPart]], Mapping[NetPart, IRModule]],
+    target: ResolvedTarget,
+    folder: Path,
+    passes: Callable[[int], Iterable[ChainTiming]],
+    reporter: Reporter,
+) -> dict[int, ChainedNets]:
+    """Groups of nets, each compiled into a library of its own, as many at the same time as there are cores.
+
+    Args:
+        groups: nets of each library, by its number.
+        schedule: gives parts as :func:`schedule_parts` does; called only if a library is missing.
+        target: a CPU target.
+        folder: of the libraries; those that an earlier run compiled are reused.
+        passes: what an earlier run timed of a library.
+        reporter: counts nets.
+    """
+    paths = {number: folder / f"{number}.so" for number in groups}
+    missing = [net for number, nets in groups.items() if not paths[number].exists() for net in nets]
+    parts = list(dict.fromkeys(part for net in missing for part in net))
+    scheduled = schedule(parts) if parts else {}
+
+    def compiled(number: int) -> ChainedNets:
+        return ChainedNets(groups[number], scheduled, target, paths[number], passes(number))
+
+    libraries = {}
+    with ThreadPoolExecutor(allowed_cores()) as threads:  # LLVM works without Python's lock
+        begun = {threads.submit(compiled, number): number for number in groups}
+        for finished in as_completed(begun):
+            libraries[begun[finished]] = finished.result()
+            reporter.advance(len(groups[begun[finished]]))
+    return {number: libraries[number] for number in groups}
 
 
 def schedule_parts(

@@ -14,7 +14,6 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from tvmfbnet.latency.measurement import IN_NET, ISOLATED, Measurement, summaris
 from tvmfbnet.latency.origin import SIMULATED
 from tvmfbnet.latency.passes import PassLog
 from tvmfbnet.profiling.canary import HonestTiming, Sample, drop_outliers
-from tvmfbnet.profiling.chained_nets import ChainedNets, schedule_parts
+from tvmfbnet.profiling.chained_nets import ChainedNets, compile_groups, schedule_parts
 from tvmfbnet.profiling.device_timer import DeviceTimer
 from tvmfbnet.profiling.probe_networks import probe_networks
 from tvmfbnet.profiling.probe_passes import NetsRun, PassesDone, runs_begun
@@ -195,21 +194,15 @@ def _time_nets(bench: _Bench, run: NetsRun, log: PassLog) -> int:
     """
     bench = replace(bench, overhead_ms=run.overhead_ms)
     made = PassesDone(run, log)
-    target, wanted, unsteady = bench.timer.target, bench.timer.target.timing.visits, 0
+    wanted, unsteady = bench.timer.target.timing.visits, 0
     groups = {number: group for number, group in enumerate(_groups(run.nets)) if number not in made.recorded}
     folder = make_folder(bench.journal.path.parent / f"carriers-{run.key}")
 
-    @cache
-    def scheduled() -> Mapping[NetPart, IRModule]:
-        parts = list(dict.fromkeys(part for net in run.nets for part in net))
-        return schedule_parts(parts, target, bench.database, bench.plan.parts)
+    def schedule(parts: Sequence[NetPart]) -> Mapping[NetPart, IRModule]:
+        return schedule_parts(parts, bench.timer.target, bench.database, bench.plan.parts)
 
-    libraries: dict[int, ChainedNets] = {}
     with progress("compiling nets of blocks", sum(map(len, groups.values()))) as reporter:
-        for number, group in groups.items():
-            library = folder / f"{number}.so"
-            libraries[number] = ChainedNets(group, scheduled, target, library, made.passes(number))
-            reporter.advance(len(group))
+        libraries = compile_groups(groups, schedule, bench.timer.target, folder, made.passes, reporter)
     # In turn, so that a slow spell of the device affects all blocks alike.
     done = sum(probe_nets.pass_count * len(probe_nets.nets) for probe_nets in libraries.values())
     with progress("timing blocks in nets", wanted * sum(map(len, groups.values())), done=done) as reporter:
