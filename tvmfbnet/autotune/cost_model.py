@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xgboost
 
 from tvmfbnet.autotune.kernel_shape import KernelShape
-from tvmfbnet.autotune.machines import AnyKnobs, Machine, feature_count, features_of, heuristic
+from tvmfbnet.autotune.machines import AnyKnobs, Machine, feature_count, features_of, heuristic, prior
 from tvmfbnet.autotune.transfer import TransferSource
 
 Array = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ _HALVED_AT = 100
 
 
 class TrialCostModel:
-    """Gradient-boosted trees on log(milliseconds per multiply-add).
+    """Gradient-boosted trees on log(milliseconds per multiply-add), relative to what is known before any trial.
 
     Args:
         machine: what is known of the target.
@@ -57,6 +57,7 @@ class TrialCostModel:
         self._shapes: list[KernelShape] = []
         self._rows: list[list[float]] = []
         self._logs: list[float] = []
+        self._priors: list[float] = []
         self._fitted = 0
         self.fits = 0
         self._trees: xgboost.Booster | None = None
@@ -74,20 +75,20 @@ class TrialCostModel:
         self._shapes.append(shape)
         self._rows.append(features_of(shape, knobs, self.machine))
         self._logs.append(_log(shape, latency_ms))
+        self._priors.append(prior(shape, knobs, self.machine))
 
     def rows(self, shape: KernelShape, candidates: Sequence[AnyKnobs]) -> Array:
-        """The input of :meth:`predict_ms` and :meth:`slowness`: (candidates, features).
+        """The input of :meth:`predict_ms` and :meth:`slowness`: (candidates, features and the prior).
 
         With transfer sources there is one more column, the mean prediction of the sources.
         """
-        return self._with_sources(
-            np.array([features_of(shape, knobs, self.machine) for knobs in candidates], dtype=np.float64)
-        )
+        known = [[*features_of(shape, one, self.machine), prior(shape, one, self.machine)] for one in candidates]
+        return self._with_sources(np.array(known, dtype=np.float64))
 
     def _with_sources(self, rows: Array) -> Array:
         if not self._sources or not len(rows):
             return rows
-        data = xgboost.DMatrix(rows)
+        data = xgboost.DMatrix(rows[:, : feature_count(self.machine)])
         return np.column_stack([rows, np.mean([source.predict(data) for source in self._sources], axis=0)])
 
     def predict_ms(self, shape: KernelShape, rows: Array) -> Array | None:
@@ -113,9 +114,9 @@ class TrialCostModel:
         The kernel's overall level comes from own trials alone; the transfer sources only shift candidates within it.
         """
         count = feature_count(self.machine)
-        logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64)
+        logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64) + rows[:, count]
         if self._sources and self._trust > 0:
-            transferred = rows[:, count] - rows[:, count].mean() + logs.mean()
+            transferred = rows[:, -1] - rows[:, -1].mean() + logs.mean()
             logs = (1.0 - self._trust) * logs + self._trust * transferred
         return np.asarray(logs, dtype=np.float64)
 
@@ -131,7 +132,7 @@ class TrialCostModel:
         if np.isfinite(logs).sum() < _FIRST_FIT // 2:
             return
         rows = np.array(self._rows)
-        self._trees, self._fitted = _fit(rows, _filled(logs), self.seed), total
+        self._trees, self._fitted = _fit(rows, _filled(logs - np.array(self._priors)), self.seed), total
         if self._sources:
             self._weigh_sources(self._with_sources(rows)[:, -1], logs)
         self.fits += 1
