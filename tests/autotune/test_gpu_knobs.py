@@ -108,7 +108,7 @@ def test_the_cost_model_ranks_by_the_static_model_first_and_learns_gpu_trials():
     ways = gpu_ways(POINTWISE, MALI)
     cost_model = TrialCostModel(MALI)
     rows = cost_model.rows(POINTWISE, ways)
-    assert rows.shape == (len(ways), len(FEATURES)) and cost_model.slowness(rows) is None
+    assert rows.shape == (len(ways), len(FEATURES) + 1) and cost_model.slowness(rows) is None
     assert cost_model.heuristic(POINTWISE, ways[0]) == slowness(POINTWISE, ways[0], MALI)
     for knobs in ways[::12]:  # an invented GPU that wants large tiles
         cost_model.add(POINTWISE, knobs, 1.0 / (knobs.columns * knobs.channels))

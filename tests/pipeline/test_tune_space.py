@@ -36,7 +36,7 @@ def test_the_seed_reaches_the_draw_of_neighbours_and_all_is_done_under_the_targe
         given["locked"] = not _free(lock)
         return 0
 
-    plan = SimpleNamespace(target=target, tasks=(), kernels={}, parts={}, blocks=0)
+    plan = SimpleNamespace(target=target, tasks=(), kernels={}, parts={}, blocks=0, gpu_templated=frozenset())
     monkeypatch.setattr(tuning, "plan_space", lambda *_: plan)
     monkeypatch.setattr(tuning, "_say_plan", lambda *_: None)
     monkeypatch.setattr(tuning, "connect_device", endpoint)

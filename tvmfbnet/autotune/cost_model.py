@@ -57,7 +57,6 @@ class TrialCostModel:
         self._shapes: list[KernelShape] = []
         self._rows: list[list[float]] = []
         self._logs: list[float] = []
-        self._priors: list[float] = []
         self._fitted = 0
         self.fits = 0
         self._trees: xgboost.Booster | None = None
@@ -73,17 +72,18 @@ class TrialCostModel:
     def add(self, shape: KernelShape, knobs: AnyKnobs, latency_ms: float | None) -> None:
         """Takes one trial; None where it failed."""
         self._shapes.append(shape)
-        self._rows.append(features_of(shape, knobs, self.machine))
+        self._rows.append(self._row(shape, knobs))
         self._logs.append(_log(shape, latency_ms))
-        self._priors.append(prior(shape, knobs, self.machine))
 
     def rows(self, shape: KernelShape, candidates: Sequence[AnyKnobs]) -> Array:
         """The input of :meth:`predict_ms` and :meth:`slowness`: (candidates, features and the prior).
 
         With transfer sources there is one more column, the mean prediction of the sources.
         """
-        known = [[*features_of(shape, one, self.machine), prior(shape, one, self.machine)] for one in candidates]
-        return self._with_sources(np.array(known, dtype=np.float64))
+        return self._with_sources(np.array([self._row(shape, knobs) for knobs in candidates], dtype=np.float64))
+
+    def _row(self, shape: KernelShape, knobs: AnyKnobs) -> list[float]:
+        return [*features_of(shape, knobs, self.machine), prior(shape, knobs, self.machine)]
 
     def _with_sources(self, rows: Array) -> Array:
         if not self._sources or not len(rows):
@@ -113,8 +113,8 @@ class TrialCostModel:
 
         The kernel's overall level comes from own trials alone; the transfer sources only shift candidates within it.
         """
-        count = feature_count(self.machine)
-        logs = trees.predict(xgboost.DMatrix(rows[:, :count])).astype(np.float64) + rows[:, count]
+        place = feature_count(self.machine)  # of the prior
+        logs = trees.predict(xgboost.DMatrix(rows[:, : place + 1])).astype(np.float64) + rows[:, place]
         if self._sources and self._trust > 0:
             transferred = rows[:, -1] - rows[:, -1].mean() + logs.mean()
             logs = (1.0 - self._trust) * logs + self._trust * transferred
@@ -132,7 +132,7 @@ class TrialCostModel:
         if np.isfinite(logs).sum() < _FIRST_FIT // 2:
             return
         rows = np.array(self._rows)
-        self._trees, self._fitted = _fit(rows, _filled(logs - np.array(self._priors)), self.seed), total
+        self._trees, self._fitted = _fit(rows, _filled(logs - rows[:, -1]), self.seed), total
         if self._sources:
             self._weigh_sources(self._with_sources(rows)[:, -1], logs)
         self.fits += 1

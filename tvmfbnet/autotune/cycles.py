@@ -22,7 +22,7 @@ _TAP_SPILL, _ROW = 0.5, 0.08
 # Cycles around a tile for each of its sums: zeroing, addresses, storing; and those of each step's loop.
 _AROUND, _STEP = 4.0, 0.5
 # Cycles a byte of what the first and the second cache do not hold; bytes that they hold beside all else.
-_SECOND, _THIRD = 0.05, 0.15
+_SECOND, _THIRD = 0.02, 0.06
 _FIRST_BYTES, _SECOND_BYTES = 24e3, 400e3
 # Cycles of a sum to test for the border of an image, and to copy a vector of it where padding is stored.
 _TEST, _COPY = 1.0, 10.0

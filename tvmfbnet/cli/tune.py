@@ -83,8 +83,14 @@ def tune_command(
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Trials of a round; each kernel gets a first round of as many.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Trials of a round; each kernel gets a first round of as many (default: 8, or 4 where that is over "
+            "the budget).",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=MOST_SEED, help="Of the choice of blocks and the search of schedules.")
     ] = 0,
@@ -104,9 +110,9 @@ def tune_command(
     options = TuneOptions(
         trials=trials,
         **({} if quality is None else {"quality": quality.value}),
+        **({} if batch is None else {"batch": batch}),
         measure_share=measure,
         seed=seed,
-        batch=batch,
         seconds=time_limit,
         more=more,
         blocks=blocks,

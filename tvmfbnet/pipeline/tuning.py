@@ -43,6 +43,9 @@ from tvmfbnet.space.choice import choose_parts
 from tvmfbnet.space.space import NetPart, Space
 from tvmfbnet.targets.definition import Target, resolve
 
+# Of a round, where a budget has no usual round for each kernel: most of the best candidates that are known at first.
+_SMALL_BATCH = 4
+
 T = TypeVar("T")
 DEFAULT_OPTIONS = TuneOptions()
 TRIALS_A_TASK: dict[Quality, int] = {"quick": 8, "normal": 24, "best": 96}
@@ -140,8 +143,8 @@ def forecast(
 def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> TuningForecast:
     granted, share = granted_trials(plan, options), options.measure_share
     left = granted if options.more else max(0, granted - spent_on(plan, log))
-    fresh = sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
-    batch = options.batch
+    fresh = _never_tried(plan, log)
+    batch = round_size(options, left, fresh)
     needed = max(left, batch * fresh)  # every task gets its first round
     estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
     estimated += _energy_seconds(plan, options)
@@ -208,6 +211,22 @@ def granted_trials(plan: Plan, options: TuneOptions) -> int:
         return options.trials
     is_default = "quality" not in options.model_fields_set
     return default_trials(plan, "quick" if is_default and plan.target.is_simulated else options.quality)
+
+
+def round_size(options: TuneOptions, left: int, fresh: int) -> int:
+    """Trials of a round: as many as asked for, or fewer than usual where the budget has no usual round for each kernel.
+
+    Args:
+        options: may say how many.
+        left: trials that the budget leaves.
+        fresh: kernels that were never tried, each of which gets a first round.
+    """
+    is_asked = "batch" in options.model_fields_set
+    return options.batch if is_asked or left >= options.batch * fresh else min(_SMALL_BATCH, options.batch)
+
+
+def _never_tried(plan: Plan, log: TrialLog) -> int:
+    return sum(1 for task in plan.tasks if not log.spent[task.kernel.key])
 
 
 def log_of(target: Target, root: Path | None = None) -> TrialLog:
@@ -303,7 +322,8 @@ def tune_space(
         spent = spent_on(plan, log) if options.more else 0
         budget = Budget(granted_trials(plan, options) + spent, options.seconds)
         estimate = RunningEstimate(remaining_seconds, say) if options.seconds is None else None
-        seed, batch = options.seed, options.batch
+        left = budget.trials - spent_on(plan, log)
+        seed, batch = options.seed, round_size(options, left, _never_tried(plan, log))
         engine_options = EngineOptions(seed, batch, sources=sources, estimate=estimate)
         report = tune(plan, endpoint, folder, budget, engine_options, context)
         database, log = open_database(context, root), TrialLog(log.path)

@@ -25,7 +25,12 @@ class TuneConfig(Config):
         description="also measure energies, told by this source: auto, rapl, odpm, hwmon, battery, command:...",
     )
     seed: Seed = Field(default=0, description="seed of the search of schedules and the choice of blocks")
-    batch: int = Field(default=8, ge=1, le=1024, description="candidates per round; each kernel gets a first round")
+    batch: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="candidates per round; each kernel gets a first round, of 4 where the budget is below that",
+    )
 
 
 class TuneOptions(TuneConfig):
