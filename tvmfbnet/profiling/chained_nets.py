@@ -6,6 +6,7 @@ the next pass.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -24,6 +25,9 @@ from tvmfbnet.progress import Reporter, progress
 from tvmfbnet.scratch import scratch_folder
 from tvmfbnet.space.space import NetPart
 from tvmfbnet.targets.definition import ResolvedTarget
+
+# All of a process's block builders of TVM share one stack.
+_CHAINING = threading.Lock()
 
 
 class ChainedNets:
@@ -51,7 +55,8 @@ class ChainedNets:
             return
         parts = scheduled() if callable(scheduled) else scheduled
         compiled_for = target.for_tvm()
-        chains = chain_nets([[parts[part] for part in net] for net in nets], compiled_for)
+        with _CHAINING:
+            chains = chain_nets([[parts[part] for part in net] for net in nets], compiled_for)
         with scratch_folder(library.parent) as folder:
             executable = build_prepared(chains, compiled_for, checks=False)
             save_library(executable, folder / library.name, target).replace(library)
