@@ -49,6 +49,12 @@ BENCHMARKS = (
         Form(("fbnet_c fbnet_a --turns 40",), (_TUNED,)),
     ),
     Benchmark(
+        "cut_tiles",
+        "tuning.md",
+        Form(("--shapes 7x184-1104 --candidates 2 --rounds 1",)),
+        Form(("",)),
+    ),
+    Benchmark(
         "rivals",
         "onnxruntime.md",
         Form(
