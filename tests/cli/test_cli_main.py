@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tvmfbnet.cli import main as main_module
+
 HEAVY = ("torch", "tvm", "numpy", "pydantic", "xgboost", "matplotlib", "scipy", "timm", "onnx")
 MINI_ARCH = "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3"
 
@@ -204,3 +206,17 @@ def test_a_piped_table_has_no_width():
 def test_an_arch_is_never_cut_by_a_narrow_terminal():
     arch, shown = long_table(60)
     assert any(arch in line for line in shown.splitlines()) and "one two three" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}),
+        ({"GOMP_SPINCOUNT": "0"}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_torchs_threads_spin_for_a_bounded_time_unless_the_environment_says_how_they_wait(given, then):
+    environment = dict(given)
+    main_module._bound_spinning(environment)
+    assert environment == then

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import MutableMapping
 
 import typer
 from typer.exceptions import TyperException
@@ -78,9 +79,7 @@ app.add_typer(report.app, name="report")
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exit code 0 on success, 2 for bad input (one line), 1 for an internal failure."""
-    # Torch's threads spin while they wait; where other work shares the cores that slows training down several times.
-    # Read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _bound_spinning(os.environ)  # read when torch is loaded, which is later
     streams.prepare()
     with interrupts.handled() as handler, terminal.as_command():
         code = _code_of(arguments)
@@ -93,6 +92,17 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and _SLOW_TO_END & sys.modules.keys() and "RANK" not in os.environ:
         streams.end(code)
     sys.exit(code)
+
+
+def _bound_spinning(environment: MutableMapping[str, str]) -> None:
+    """Has torch's threads wait for each other without spinning for long, unless the environment says how they wait.
+
+    Where other work shares the cores, spinning slows training down several times. Where none does, threads that sleep
+    at once do: waking them takes longer than many operations of a small net. GNU's threads take a number of tries.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment["OMP_WAIT_POLICY"] = "passive"
+        environment.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 # Taken apart in order, these keep the prompt away for seconds. All files are closed by then, and all children ended.

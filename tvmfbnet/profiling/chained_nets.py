@@ -140,10 +140,13 @@ def schedule_parts(
 
         models = export_parts(missing, target.data_type, target.batch)
         fresh = {part: lower(model, compiled_for) for part, model in models.items()}
+
+    def schedule(part: NetPart) -> IRModule:
+        return prepare(fresh[part] if part in fresh else already_lowered[part], compiled_for, database.records)
+
     scheduled: dict[NetPart, IRModule] = {}
-    with progress("scheduling blocks", len(parts)) as reporter:
-        for part in parts:
-            mod = fresh[part] if part in fresh else already_lowered[part]
-            scheduled[part] = prepare(mod, compiled_for, database.records)
+    with progress("scheduling blocks", len(parts)) as reporter, ThreadPoolExecutor(allowed_cores()) as threads:
+        for part, mod in zip(parts, threads.map(schedule, parts), strict=True):
+            scheduled[part] = mod
             reporter.advance()
     return scheduled
