@@ -145,7 +145,7 @@ def test_a_bad_line_of_the_trial_log_is_passed_over_and_named(tmp_path, capsys, 
 def test_a_trial_without_a_time_of_this_world_has_failed(tmp_path, impossible):
     path, shape, knobs = tmp_path / "trials.jsonl", KernelShape("conv", 4, 4, 16, group=16), Knobs(1, 2, 16, 16)
     TrialLog(path).append(Kernel, shape, [knobs], [KernelTiming((1.5,))])
-    path.write_text(path.read_text().replace("1.5", impossible))
+    path.write_text(path.read_text().replace('"best_ms": 1.5', f'"best_ms": {impossible}'))
     log = TrialLog(path)
     assert (log.spent["b"], log.failures.total(), dict(log.best_ms)) == (1, 1, {})
     assert [trial.best_ms for trial in log.templated["b"]] == [None]

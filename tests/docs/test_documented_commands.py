@@ -51,7 +51,7 @@ MEASURED = {
     "README.md": ("host",),
 }
 # Nets of shipped spaces that pages show.
-OTHER_ARCHS = ("fbnet_c", "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3")
+OTHER_ARCHS = ("fbnet_a", "fbnet_c", "k3_e1,skip/k5_e3,k3_e1,skip/k3_e6,k3_e3")
 # Pages whose reader has a file with a table of another device.
 HAVE_A_TABLE = ("docs/how-to/latency-tables.md", "docs/how-to/several-devices.md")
 
