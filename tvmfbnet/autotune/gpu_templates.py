@@ -19,11 +19,9 @@ from tvm.s_tir import Schedule
 from tvmfbnet.autotune.gpu_knobs import ACROSS, GpuKnobs
 from tvmfbnet.autotune.gpu_model import GpuModel, gpu_model
 from tvmfbnet.autotune.kernel_shape import KernelShape
-from tvmfbnet.autotune.tiles import KernelBlocks
+from tvmfbnet.autotune.tiles import KernelBlocks, pack_weights
 
 _REDUCE = 2  # tvm.tirx.IterVar.CommReduce
-# How TVM knows a block that brings weights into the order of their use; compiling runs it once, when weights are known.
-_PREPACKS = "meta_schedule.layout_rewrite_preproc"
 
 
 def model_of(target: tvm.target.Target) -> GpuModel:
@@ -49,7 +47,7 @@ def schedule_on_gpu(schedule: Schedule, blocks: KernelBlocks, shape: KernelShape
     else:
         first, window, step = _tile_sum(schedule, total, shape, knobs)
         _stage_inputs(schedule, blocks, window, shape, knobs)
-        _pack_weights(schedule, total, knobs)
+        pack_weights(schedule, total, knobs.vectors * knobs.channels)
         _stage_weights(schedule, total, step, knobs)
     outside = next(at for at, loop in enumerate(schedule.get_loops(total)) if _same(schedule, loop, first))
     init = schedule.decompose_reduction(total, first)
@@ -150,19 +148,6 @@ def _stage_inputs(schedule: Schedule, blocks: KernelBlocks, window: Any, shape: 
     schedule.compute_at(staged, window, preserve_unit_loops=True)
     loops = schedule.get_loops(staged)[-len(schedule.get(staged).iter_vars) :]
     _vectorise(schedule, loops, knobs.lanes if shape.kind == "depthwise" else knobs.staged)
-
-
-def _pack_weights(schedule: Schedule, total: Any, knobs: GpuKnobs) -> None:
-    """Brings weights into the order in which work groups read them: one after the other, its vectors side by side."""
-    width = knobs.vectors * knobs.channels
-    packed = schedule.cache_read(total, 1, "global")
-    schedule.annotate(packed, _PREPACKS, True)
-
-    def order(*axes: Any) -> list[Any]:
-        *window, channel = axes
-        return [channel // width, *window, channel % width]
-
-    schedule.transform_layout(total, ("read", 1), order)
 
 
 def _stage_weights(schedule: Schedule, total: Any, step: Any, knobs: GpuKnobs) -> None:

@@ -14,6 +14,7 @@ from tvmfbnet.compiler.border_loops import mark_loop
 
 # Widths in which padded input is written, the widest that fits first; narrower machines use several registers.
 _VECTOR_BYTES = (64, 32, 16)
+# How TVM knows a block that brings weights into the order of their use; compiling runs it once, when weights are known.
 _PREPACKS = "meta_schedule.layout_rewrite_preproc"
 # How often unrolling may repeat what packs taps.
 _MOST_COPIES = 32
@@ -41,7 +42,7 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
             _place_padding(schedule, block, outer, shape, knobs)
     cut = "".join(axis for axis, is_cut in zip("cx", shape.cuts(knobs.columns, knobs.channels), strict=True) if is_cut)
     if "c" in cut:
-        _pack_vectors(schedule, blocks.total, knobs.lanes)
+        pack_weights(schedule, blocks.total, knobs.lanes)
     else:
         ms.postproc.RewriteLayout().apply(schedule)
     outside = len(outer) + 1
@@ -53,14 +54,14 @@ def finish_tiles(schedule: Schedule, blocks: KernelBlocks, outer: list[Any], sha
     return outside
 
 
-def _pack_vectors(schedule: Schedule, total: Any, lanes: int) -> None:
-    """Brings weights into the order of vectors of outputs, where the last tile has fewer of them than the others."""
+def pack_weights(schedule: Schedule, total: Any, width: int) -> None:
+    """Brings weights into the order of groups of ``width`` output channels: one after the other, each side by side."""
     packed = schedule.cache_read(total, 1, "global")
     schedule.annotate(packed, _PREPACKS, True)
 
     def order(*axes: Any) -> list[Any]:
         *window, channel = axes
-        return [channel // lanes, *window, channel % lanes]
+        return [channel // width, *window, channel % width]
 
     schedule.transform_layout(total, ("read", 1), order)
 

@@ -141,10 +141,9 @@ def forecast(
 
 
 def _forecast(plan: Plan, log: TrialLog, rate: Rate, options: TuneOptions) -> TuningForecast:
-    granted, share = granted_trials(plan, options), options.measure_share
-    left = granted if options.more else max(0, granted - spent_on(plan, log))
+    left, share = _trials_left(plan, log, options), options.measure_share
     fresh = _never_tried(plan, log)
-    batch = round_size(options, left, fresh)
+    batch = _round_size(options, left, fresh)
     needed = max(left, batch * fresh)  # every task gets its first round
     estimated = plan.estimated_seconds(needed, rate.trials_per_second, rate.slowness, share)
     estimated += _energy_seconds(plan, options)
@@ -213,7 +212,12 @@ def granted_trials(plan: Plan, options: TuneOptions) -> int:
     return default_trials(plan, "quick" if is_default and plan.target.is_simulated else options.quality)
 
 
-def round_size(options: TuneOptions, left: int, fresh: int) -> int:
+def _trials_left(plan: Plan, log: TrialLog, options: TuneOptions) -> int:
+    granted = granted_trials(plan, options)
+    return granted if options.more else max(0, granted - spent_on(plan, log))
+
+
+def _round_size(options: TuneOptions, left: int, fresh: int) -> int:
     """Trials of a round: as many as asked for, or fewer than usual where the budget has no usual round for each kernel.
 
     Args:
@@ -322,8 +326,8 @@ def tune_space(
         spent = spent_on(plan, log) if options.more else 0
         budget = Budget(granted_trials(plan, options) + spent, options.seconds)
         estimate = RunningEstimate(remaining_seconds, say) if options.seconds is None else None
-        left = budget.trials - spent_on(plan, log)
-        seed, batch = options.seed, round_size(options, left, _never_tried(plan, log))
+        left = _trials_left(plan, log, options)
+        seed, batch = options.seed, _round_size(options, left, _never_tried(plan, log))
         engine_options = EngineOptions(seed, batch, sources=sources, estimate=estimate)
         report = tune(plan, endpoint, folder, budget, engine_options, context)
         database, log = open_database(context, root), TrialLog(log.path)

@@ -35,7 +35,7 @@ class ChainedNets:
 
     Args:
         nets: the parts of each, in order of execution.
-        scheduled: gives each of these parts as :func:`schedule_parts` does; called only if there is no library yet.
+        scheduled: each of these parts, from :func:`schedule_parts`; not needed where there is a library.
         target: a CPU target.
         library: the file to write, atomically; an existing one is reused.
         passes: what an earlier run timed.
@@ -44,7 +44,7 @@ class ChainedNets:
     def __init__(
         self,
         nets: Sequence[Sequence[NetPart]],
-        scheduled: Mapping[NetPart, IRModule] | Callable[[], Mapping[NetPart, IRModule]],
+        scheduled: Mapping[NetPart, IRModule],
         target: ResolvedTarget,
         library: Path,
         passes: Iterable[ChainTiming] = (),
@@ -53,10 +53,9 @@ class ChainedNets:
         self._passes = list(passes)
         if library.exists():
             return
-        parts = scheduled() if callable(scheduled) else scheduled
         compiled_for = target.for_tvm()
         with _CHAINING:
-            chains = chain_nets([[parts[part] for part in net] for net in nets], compiled_for)
+            chains = chain_nets([[scheduled[part] for part in net] for net in nets], compiled_for)
         with scratch_folder(library.parent) as folder:
             executable = build_prepared(chains, compiled_for, checks=False)
             save_library(executable, folder / library.name, target).replace(library)
